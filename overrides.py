@@ -1,0 +1,297 @@
+"""The command line and recipe files, turned into edits of the constants atop `config.py` (or of a script).
+
+    python training.py recipes/coco18.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5
+
+has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a
+Python file of such lines. Every value is checked against its annotation before anything else happens.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import re
+import sys
+import tokenize
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from utils import InputError
+
+SECTION = re.compile(r"^# -+ (.+?) -+$")
+
+
+class Constant(NamedTuple):
+    """One annotated assignment at the top level of a module."""
+
+    name: str
+    section: str
+    comment: str
+    annotation: Any
+    value: Any
+
+
+def apply(arguments: list[str], *modules: ModuleType) -> None:
+    """Edit the constants of `modules` by `arguments`: recipe files, `--NAME value` and `--NAME=value`.
+
+    `--help` prints all constants and exits. Raises InputError, in one line, for an unknown name (with the
+    nearest right one), a value of the wrong type, and constants that contradict each other.
+    """
+    edits: dict[str, Callable[[dict[str, Any]], Any]] = {}  # name -> its new value, given the module's namespace
+    names = [name for module in modules for name in _assignments(module)]
+    arguments = list(arguments)
+    show_help = False
+    while arguments:
+        argument = arguments.pop(0)
+        if argument in ("-h", "--help"):
+            show_help = True
+        elif argument.startswith("--"):
+            name, has_value, text = argument[2:].partition("=")
+            _require_known(name, names, "the command line")
+            if not has_value and not arguments:
+                raise InputError(f"--{name} needs a value: --{name} VALUE")
+            text = text if has_value else arguments.pop(0)
+            annotation = next(_annotation(m, name) for m in modules if name in _assignments(m))
+            edits[name] = lambda _, text=text, annotation=annotation: parse(text, annotation)
+        elif argument.endswith(".py"):
+            for name, expression in _read_recipe(Path(argument)).items():
+                _require_known(name, names, argument)
+                edits[name] = lambda namespace, expression=expression: eval(expression, namespace)
+        else:
+            raise InputError(f"{argument!r} is neither a recipe (.py) nor --NAME value; --help lists the names")
+    for module in modules:
+        _assign(module, edits)
+        _refuse_contradictions(vars(module))
+    if show_help:
+        print_help(*modules)
+        raise SystemExit(0)
+
+
+def list_constants(module: ModuleType) -> list[Constant]:
+    """The constants of `module` with their section, comment and present value, in order."""
+    source = _source(module)
+    comments, sections = {}, {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            title = SECTION.match(token.line.strip())
+            if title:
+                sections[token.start[0]] = title[1]
+            else:
+                text = token.string.lstrip("# ")
+                comments[token.start[0]] = re.sub(r"^fmt: skip\s*#?\s*", "", text)
+    constants = []
+    for name, node in _assignments(module).items():
+        section = next((sections[line] for line in sorted(sections, reverse=True) if line < node.lineno), "")
+        comment = next((comments[line] for line in range(node.lineno, _end(node) + 1) if comments.get(line)), "")
+        constants.append(Constant(name, section, comment, _annotation(module, name), vars(module)[name]))
+    return constants
+
+
+def resolved(module: ModuleType) -> dict[str, Any]:
+    """All constants as plain Python values (paths as text, tuples as lists), for checkpoints and logs."""
+    plain = {}
+    for constant in list_constants(module):
+        value = constant.value
+        plain[constant.name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+    return plain
+
+
+def print_help(*modules: ModuleType) -> None:
+    """Print every constant by section: name, present value, comment."""
+    script = Path(sys.argv[0]).name
+    print(f"usage: python {script} [recipe.py ...] [--NAME value ...]\n")
+    print((sys.modules["__main__"].__doc__ or "").strip())
+    for module in modules:
+        section = None
+        for constant in list_constants(module):
+            if constant.section != section:
+                section = constant.section
+                print(f"\n{section}")
+            value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
+            value = value if len(value) <= 60 else value[:57] + "..."
+            print(f"  --{constant.name} {value}")
+            choices = " | ".join(map(str, typing.get_args(constant.annotation))) if _is_choice(constant.annotation) else ""
+            for line in filter(None, (constant.comment, choices)):
+                print(f"        {line}")
+
+
+def parse(text: str, annotation: Any) -> Any:
+    """`text` from the command line as a value of type `annotation`; what does not fit stays text."""
+    members = _members(annotation)
+    if text == "None" and types.NoneType in members:
+        return None
+    if typing.get_origin(members[0]) is tuple:
+        items = text.strip().strip("()[]")
+        kind = typing.get_args(members[0])[0]
+        return tuple(parse(item.strip().strip("'\""), kind) for item in items.split(",") if item.strip())
+    if members[0] is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if members[0] in (int, float):
+        try:
+            return members[0](text)
+        except ValueError:
+            return text
+    return text
+
+
+def check(name: str, value: Any, annotation: Any) -> Any:
+    """`value` as its annotation wants it (1 as 1.0, text as a path); raises InputError when it does not fit."""
+    members = _members(annotation)
+    for member in members:
+        if typing.get_origin(member) is tuple and isinstance(value, tuple | list):
+            kinds = typing.get_args(member)
+            kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
+            if len(kinds) == len(value):
+                return tuple(check(name, item, kind) for item, kind in zip(value, kinds, strict=True))
+        elif _is_choice(member):
+            if value in typing.get_args(member):
+                return value
+        elif member is Path and isinstance(value, str | Path):
+            return Path(value).expanduser()
+        elif member is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        elif member is int and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        elif member in (bool, str, types.NoneType) and isinstance(value, member):
+            return value
+    if any(_is_choice(member) for member in members):
+        choices = [str(choice) for member in members if _is_choice(member) for choice in typing.get_args(member)]
+        raise InputError(f"{name} is {value!r}{_nearest(str(value), choices)}; it takes {', '.join(choices)}")
+    wanted = " or ".join(getattr(m, "__name__", str(m)) if m is not types.NoneType else "None" for m in members)
+    raise InputError(f"{name} is {value!r}, which is not of type {wanted}")
+
+
+def _assign(module: ModuleType, edits: dict[str, Callable[[dict[str, Any]], Any]]) -> None:
+    """Run the module's assignments again, in order, with the edited values in place."""
+    namespace = vars(module)
+    for name, node in _assignments(module).items():
+        try:
+            value = edits[name](namespace) if name in edits else eval(_expression(node.value), namespace)
+        except InputError:
+            raise
+        except Exception as error:  # whatever an edited line may raise
+            raise InputError(f"{name}: {type(error).__name__}: {error}") from error
+        namespace[name] = check(name, value, _annotation(module, name))
+
+
+def _refuse_contradictions(values: dict[str, Any]) -> None:
+    """Raise InputError for the first rule broken among constants that `values` holds."""
+    for rule, message in CONTRADICTIONS:
+        needed = rule.__code__.co_varnames[: rule.__code__.co_argcount]
+        if all(name in values for name in needed) and rule(*(values[name] for name in needed)):
+            raise InputError(message.format(**{name: values[name] for name in needed}))
+
+
+def _read_recipe(path: Path) -> dict[str, types.CodeType]:
+    """The assignments of a recipe file: name -> compiled expression."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InputError(f"cannot read recipe {path}: {error.strerror}") from error
+    except SyntaxError as error:
+        raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
+    edits = {}
+    for node in tree.body:
+        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+            edits[target.id] = _expression(node.value)
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring may stand
+            raise InputError(f"{path}:{node.lineno}: a recipe holds lines NAME = value only")
+    return edits
+
+
+def _require_known(name: str, names: list[str], where: str) -> None:
+    if name not in names:
+        raise InputError(f"{where}: there is no constant {name!r}{_nearest(name, names)}; --help lists them")
+
+
+def _nearest(word: str, words: list[str]) -> str:
+    by_upper = {candidate.upper(): candidate for candidate in words}
+    near = difflib.get_close_matches(word.upper(), by_upper, n=1)
+    return f" (did you mean {by_upper[near[0]]}?)" if near else ""
+
+
+def _source(module: ModuleType) -> str:
+    assert module.__file__ is not None
+    return Path(module.__file__).read_text(encoding="utf-8")
+
+
+def _assignments(module: ModuleType) -> dict[str, ast.AnnAssign]:
+    """The annotated assignments at a module's top level whose names are in capitals."""
+    return {
+        node.target.id: node
+        for node in ast.parse(_source(module)).body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper()
+    }
+
+
+def _annotation(module: ModuleType, name: str) -> Any:
+    return eval(_expression(_assignments(module)[name].annotation), vars(module))
+
+
+def _expression(node: ast.expr | None) -> types.CodeType:
+    assert node is not None
+    return compile(ast.Expression(node), "<constant>", "eval")
+
+
+def _end(node: ast.AnnAssign) -> int:
+    return node.end_lineno or node.lineno
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+
+
+def _is_choice(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is typing.Literal
+
+
+# (rule, message): the rule's parameters are the names of the constants it looks at
+CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
+    (lambda NUM_EPOCHS: NUM_EPOCHS < 1, "NUM_EPOCHS is {NUM_EPOCHS}: it must be at least 1"),
+    (
+        lambda TRAIN_BATCH_SIZE: TRAIN_BATCH_SIZE < 2,
+        "TRAIN_BATCH_SIZE is {TRAIN_BATCH_SIZE}: BatchNorm in training needs 2 or more",
+    ),
+    (lambda TEST_BATCH_SIZE: TEST_BATCH_SIZE < 1, "TEST_BATCH_SIZE is {TEST_BATCH_SIZE}: it must be at least 1"),
+    (lambda IMAGE_SIZE: IMAGE_SIZE < 32, "IMAGE_SIZE is {IMAGE_SIZE}: the backbones need 32 pixels or more"),
+    (lambda VAL_SPLIT: not 0 < VAL_SPLIT < 1, "VAL_SPLIT is {VAL_SPLIT}: it must lie between 0 and 1"),
+    (lambda VAL_EVERY_N_EPOCHS: VAL_EVERY_N_EPOCHS < 1, "VAL_EVERY_N_EPOCHS is {VAL_EVERY_N_EPOCHS}: at least 1"),
+    (
+        lambda TRAIN_METRICS_EVERY_N_EPOCHS: TRAIN_METRICS_EVERY_N_EPOCHS < 0,
+        "TRAIN_METRICS_EVERY_N_EPOCHS is {TRAIN_METRICS_EVERY_N_EPOCHS}: 0 (never) or more",
+    ),
+    (lambda NUM_WORKERS: NUM_WORKERS < 0, "NUM_WORKERS is {NUM_WORKERS}: 0 (no extra process) or more"),
+    (lambda TH_MULTI_LABEL: not 0 <= TH_MULTI_LABEL <= 1, "TH_MULTI_LABEL is {TH_MULTI_LABEL}: a probability, 0 to 1"),
+    (lambda CROP_SCALE_MIN: not 0 < CROP_SCALE_MIN <= 1, "CROP_SCALE_MIN is {CROP_SCALE_MIN}: a share, 0 to 1"),
+    (lambda POS_WEIGHT_CAP: POS_WEIGHT_CAP < 0, "POS_WEIGHT_CAP is {POS_WEIGHT_CAP}: 0 (no cap) or more"),
+    (
+        lambda LEARNING_RATE, BACKBONE_BASE_LR, HEAD_BASE_LR: min(LEARNING_RATE, BACKBONE_BASE_LR, HEAD_BASE_LR) <= 0,
+        "LEARNING_RATE, BACKBONE_BASE_LR and HEAD_BASE_LR must be above 0; to keep the backbone as it is, set "
+        "FREEZE_BACKBONE_AT_START = True and UNFREEZE_BACKBONE_EPOCH = 0",
+    ),
+    (
+        lambda LR_MILESTONES: list(LR_MILESTONES) != sorted({epoch for epoch in LR_MILESTONES if epoch > 0}),
+        "LR_MILESTONES is {LR_MILESTONES}: epochs from 1 on, in rising order",
+    ),
+    (lambda LR_DECAY_FACTOR: not 0 < LR_DECAY_FACTOR <= 1, "LR_DECAY_FACTOR is {LR_DECAY_FACTOR}: above 0, at most 1"),
+    (
+        lambda WARMUP_EPOCHS, NUM_EPOCHS: not 0 <= WARMUP_EPOCHS < NUM_EPOCHS,
+        "WARMUP_EPOCHS is {WARMUP_EPOCHS} and NUM_EPOCHS {NUM_EPOCHS}: warm-up must end before the run does",
+    ),
+    (
+        lambda EARLY_STOPPING_ENABLED, EARLY_STOPPING_PATIENCE: EARLY_STOPPING_ENABLED and EARLY_STOPPING_PATIENCE < 1,
+        "EARLY_STOPPING_ENABLED is True but EARLY_STOPPING_PATIENCE is {EARLY_STOPPING_PATIENCE}: at least 1",
+    ),
+    (
+        lambda FREEZE_BACKBONE_AT_START, PRETRAINED_WEIGHTS: FREEZE_BACKBONE_AT_START and PRETRAINED_WEIGHTS is None,
+        "FREEZE_BACKBONE_AT_START is True but PRETRAINED_WEIGHTS is None: a frozen random backbone learns nothing; "
+        "set FREEZE_BACKBONE_AT_START = False",
+    ),
+    (lambda CLASSES: len(set(CLASSES)) != len(CLASSES), "CLASSES names a class twice"),
+]

@@ -1,0 +1,152 @@
+"""Devices, processes, progress and printing for every script; nothing here knows about labels."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.py needs none of it
+    import torch
+
+
+class InputError(ValueError):
+    """Bad input: the message is the one line a person sees (what, where, what to do)."""
+
+
+def run_script(main: Callable[[list[str]], None]) -> None:
+    """Run a script's `main` on the command line; bad input becomes one line on stderr and exit status 1."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk and rename: complete or absent.
+
+    Raises InputError when the file cannot be written; what was at `path` before is then untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        raise InputError(f"cannot write {path}: {error} (free some space or choose another folder)") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is the first GPU, or the CPU where there is none."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"DEVICE {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def choose_autocast(precision: str, device: torch.device) -> tuple[Callable[[], Any], bool]:
+    """(a maker of autocast contexts, whether gradients need scaling) for MIXED_PRECISION on `device`."""
+    import torch
+
+    if precision == "auto":  # bf16 on a CPU without its instructions is ten times slower than float32
+        precision = "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "off":
+        return nullcontext, False
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return lambda: torch.autocast(device.type, dtype=dtype), precision == "fp16"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch; on a GPU also choose deterministic kernels."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def format_duration(seconds: float) -> str:
+    """`75` -> `1:15`, `4000` -> `1:06:40`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Progress:
+    """Progress over `total` images: a live bar in a terminal or notebook, a line now and then in a pipe.
+
+    Each step says how many images it was and may say more (`loss=...`); the values shown are the latest.
+    """
+
+    SECONDS_BETWEEN_LINES = 20.0
+
+    def __init__(self, title: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as LiveProgress
+
+        self.title, self.total, self.done, self.values = title, total, 0, ""
+        self.start = self.last_line = time.perf_counter()
+        console = Console()
+        self.live = None
+        if console.is_terminal or console.is_jupyter:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+            self.live = LiveProgress(*columns, console=console, transient=True)
+            self.task = self.live.add_task(title, total=total, text="")
+
+    def __enter__(self) -> Progress:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def step(self, num_images: int, **values: float) -> None:
+        self.done += num_images
+        if values:
+            self.values = "".join(f"  {name} {value:.4f}" for name, value in values.items())
+        rate = self.done / max(self.seconds, 1e-9)
+        left = format_duration((self.total - self.done) / max(rate, 1e-9))
+        text = f"{self.done}/{self.total}{self.values}  {rate:.1f} images/s  {left} left"
+        if self.live:
+            self.live.update(self.task, completed=self.done, text=text)
+        elif time.perf_counter() - self.last_line > self.SECONDS_BETWEEN_LINES and self.done < self.total:
+            self.last_line = time.perf_counter()
+            print(f"{self.title}  {text}", flush=True)
+
+
+def track(batches: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """Yield `batches` (whose `images` say how many they are) while showing progress."""
+    with Progress(title, total) as progress:
+        for batch in batches:
+            yield batch
+            progress.step(len(batch.images))
