@@ -10,7 +10,7 @@ from typing import Literal
 
 # ---- Files and folders ----
 LOCAL_ROOT: Path = Path.home() / "ms-coco"  # holds the data set and everything a run writes
-DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # images/, labels/ and, if it has its own classes, classes.txt
+DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # images/, labels/ and, for its own classes, classes.txt
 IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"
 LABELS_DIR: Path = Path(DATASET_FOLDER) / "labels"
 TRAIN_IMAGES_DIR: Path = Path(IMAGES_DIR) / "train-resized"

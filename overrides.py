@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import io
 import re
 import sys
@@ -96,8 +97,8 @@ def resolved(module: ModuleType) -> dict[str, Any]:
     """All constants as plain Python values (paths as text, tuples as lists), for checkpoints and logs."""
     plain = {}
     for constant in list_constants(module):
-        value = constant.value
-        plain[constant.name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        value = list(constant.value) if isinstance(constant.value, tuple) else constant.value
+        plain[constant.name] = str(value) if isinstance(value, Path) else value
     return plain
 
 
@@ -115,8 +116,8 @@ def print_help(*modules: ModuleType) -> None:
             value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
             value = value if len(value) <= 60 else value[:57] + "..."
             print(f"  --{constant.name} {value}")
-            choices = " | ".join(map(str, typing.get_args(constant.annotation))) if _is_choice(constant.annotation) else ""
-            for line in filter(None, (constant.comment, choices)):
+            choices = typing.get_args(constant.annotation) if _is_choice(constant.annotation) else ()
+            for line in filter(None, (constant.comment, " | ".join(map(str, choices)))):
                 print(f"        {line}")
 
 
@@ -155,9 +156,7 @@ def check(name: str, value: Any, annotation: Any) -> Any:
             return Path(value).expanduser()
         elif member is float and isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-        elif member is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        elif member in (bool, str, types.NoneType) and isinstance(value, member):
+        elif member in (int, bool, str, types.NoneType) and type(value) is member:  # True is no int here
             return value
     if any(_is_choice(member) for member in members):
         choices = [str(choice) for member in members if _is_choice(member) for choice in typing.get_args(member)]
@@ -197,9 +196,10 @@ def _read_recipe(path: Path) -> dict[str, types.CodeType]:
         raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
     edits = {}
     for node in tree.body:
-        target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
-        if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            edits[target.id] = _expression(node.value)
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            edits[node.targets[0].id] = _expression(node.value)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            edits[node.target.id] = _expression(node.value)
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring may stand
             raise InputError(f"{path}:{node.lineno}: a recipe holds lines NAME = value only")
     return edits
@@ -221,6 +221,7 @@ def _source(module: ModuleType) -> str:
     return Path(module.__file__).read_text(encoding="utf-8")
 
 
+@functools.cache
 def _assignments(module: ModuleType) -> dict[str, ast.AnnAssign]:
     """The annotated assignments at a module's top level whose names are in capitals."""
     return {

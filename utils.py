@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.
 class InputError(ValueError):
     """Bad input: the message is the one line a person sees (what, where, what to do)."""
 
+    def __init__(self, message: str) -> None:
+        # an error of a data loading process comes back with that process's traceback before it
+        super().__init__(message.rpartition("InputError: ")[2].strip())
+
 
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Run a script's `main` on the command line; bad input becomes one line on stderr and exit status 1."""
@@ -30,7 +34,12 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         sys.exit(130)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def warn(message: str) -> None:
+    """One line on stderr about something that does not stop the run."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk and rename: complete or absent.
 
     Raises InputError when the file cannot be written; what was at `path` before is then untouched.
@@ -46,6 +55,11 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise InputError(f"cannot write {path}: {error} (free some space or choose another folder)") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`text` as UTF-8 in `path`, complete or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def choose_device(name: str) -> torch.device:

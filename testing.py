@@ -1,0 +1,146 @@
+"""Runs a saved model over the test images: predictions as JSON and, where labels are there, how good they are.
+
+    python testing.py [recipe.py ...] [--NAME value ...]
+
+Writes {image file name without ending: [class indices]} into PREDICTIONS_FOLDER, and evaluate_result.json beside
+it when TEST_LABELS_DIR exists. Classes, image size and threshold come from the checkpoint MODEL_PATH.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import config
+import dataset_readers
+import metrics
+import overrides
+import predictor
+import utils
+from predictor import Predictor, Record
+from utils import InputError
+
+
+def main(arguments: list[str]) -> None:
+    overrides.apply(arguments, config)
+    model = predictor.load(config.MODEL_PATH, config.DEVICE, config.TH_MULTI_LABEL)
+    table = read_test_table(model)
+    paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)
+    print_configuration(model, len(paths))
+
+    records = list(model.predict(paths, config.TEST_BATCH_SIZE, config.NUM_WORKERS, title="predicting"))
+
+    file = config.PREDICTIONS_FOLDER / name_predictions(model)
+    predictions = {Path(record.path).stem: record.labels for record in records}
+    utils.write_text(file, json.dumps(predictions, indent=1))
+    print_summary(records, file)
+    if table:
+        result = evaluate(records, table, model)
+        utils.write_text(config.PREDICTIONS_FOLDER / "evaluate_result.json", json.dumps(result, indent=1))
+        print_metrics(result["metrics"])
+
+
+def read_test_table(model: Predictor) -> dataset_readers.Table | None:
+    """The labelled test images; None where there is no TEST_LABELS_DIR.
+
+    Raises InputError when the data set's classes are not the model's: an index would mean something else.
+    """
+    if not config.TEST_LABELS_DIR.is_dir():
+        return None
+    table = dataset_readers.read_dataset(
+        config.DATASET_FOLDER,
+        config.DATASET_FORMAT,
+        "test",
+        images_dir=config.TEST_IMAGES_DIR,
+        labels_dir=config.TEST_LABELS_DIR,
+        classes=config.CLASSES,
+    )
+    if table.classes != model.classes:
+        raise InputError(
+            f"the data set's {len(table.classes)} classes are not the model's {len(model.classes)}, or not in their "
+            f"order: {', '.join(table.classes)} / {', '.join(model.classes)}"
+        )
+    return table
+
+
+def name_predictions(model: Predictor) -> str:
+    """A file name that says which model made the predictions, and how."""
+    metadata, constants = model.metadata, model.metadata.get("config", {})
+    lr = constants.get("HEAD_BASE_LR" if constants.get("USE_DIFFERENTIAL_LR") else "LEARNING_RATE")
+    parts = {
+        "f1-": metadata.get("best_f1"),
+        "epoch": metadata.get("epoch"),
+        "bs": constants.get("TRAIN_BATCH_SIZE"),
+        "lr": lr,
+        "th": model.threshold,
+        "testbs": config.TEST_BATCH_SIZE,
+    }
+    known = [f"{name}{value:.4g}" for name, value in parts.items() if value is not None]
+    return "_".join(["predictions", metadata["model_name"], *known]) + ".json"
+
+
+def evaluate(records: list[Record], table: dataset_readers.Table, model: Predictor) -> dict[str, Any]:
+    """Every metric of the predictions, and each class's own numbers."""
+    probabilities = np.stack([record.probabilities for record in records])
+    measured = metrics.measure(probabilities, table.targets, model.thresholds)
+    ap = metrics.average_precision(probabilities, table.targets)
+    positives = (table.targets == 1).sum(axis=0)
+    classes = {
+        name: {"positives": int(count), "AP": _null_if_nan(value)}
+        for name, count, value in zip(table.classes, positives, ap, strict=True)
+    }
+    return {
+        "model": str(config.MODEL_PATH),
+        "num_images": len(table),
+        "metrics": {name: _null_if_nan(value) for name, value in measured.items()},
+        "classes": classes,
+    }
+
+
+def _null_if_nan(value: float) -> float | None:
+    """JSON has no not-a-number."""
+    return None if np.isnan(value) else float(value)
+
+
+def print_configuration(model: Predictor, num_images: int) -> None:
+    """What is about to happen."""
+    metadata = model.metadata
+    trained = (
+        f"best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}" if "best_f1" in metadata else ""
+    )
+    rows = {
+        "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}, {trained}",
+        "images": f"{config.TEST_IMAGES_DIR}: {num_images}, {metadata['image_size']} px",
+        "classes": f"{len(model.classes)}, predicted from probability {model.threshold:.4f} on",
+        "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
+    }
+    for name, text in rows.items():
+        print(f"{name:>8}  {text}")
+    print(flush=True)
+
+
+def print_summary(records: list[Record], file: Path) -> None:
+    """What came out, labels or not."""
+    counts = np.array([len(record.labels) for record in records])
+    print(f"{len(records)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
+    print(f"saved: {file}")
+
+
+def print_metrics(measured: dict[str, float | None]) -> None:
+    """The metrics as a table of two columns."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    grid = Grid("metric", "value", title="test images", title_justify="left")
+    grid.columns[1].justify = "right"
+    for name, value in measured.items():
+        text = "undefined" if value is None else f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
+        grid.add_row(name, text)
+    Console().print(grid)
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

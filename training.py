@@ -1,0 +1,433 @@
+"""Trains one run on the constants of config.py: freeze, unfreeze, validate, tune the threshold, keep the best.
+
+    python training.py [recipe.py ...] [--NAME value ...]
+
+Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MODEL_PATH, and in the folder
+<configuration>/ what an interrupted run resumes from (last.pt), log.csv and training_curves.png.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import augmentations
+import checkpoints
+import config
+import dataset_readers
+import losses
+import metrics
+import models_factory
+import optimization
+import overrides
+import predictor
+import thresholds
+import utils
+from checkpoints import RunFiles, RunState
+from dataset_readers import Batch, Table
+from tensorboard_logging import TensorBoardLogger, save_training_curves
+from utils import InputError
+
+PICTURES = 16  # validation pictures shown in TensorBoard
+
+
+def main(arguments: list[str]) -> None:
+    overrides.apply(arguments, config)
+    device = utils.choose_device(config.DEVICE)
+    utils.seed_everything(config.SEED)
+
+    table = read_training_table()
+    train_table, val_table = dataset_readers.split_table(table, config.VAL_SPLIT, config.SEED)
+    warn_of_missing_classes(train_table, val_table)
+    train_loader, val_loader = make_loaders(train_table, val_table, device)
+
+    engine = make_engine(train_table, len(train_loader), device)
+    files = name_files(table)
+    state = resume(files, engine)
+    print_configuration(files, train_table, val_table, engine, state)
+
+    events = config.TENSORBOARD_FOLDER / config.MODEL_NAME / files.folder.name
+    with TensorBoardLogger(events if config.USE_TENSORBOARD else None) as logger:
+        for epoch in range(state.epoch + 1, config.NUM_EPOCHS + 1):
+            utils.seed_everything(config.SEED + epoch)  # a resumed epoch draws what it would have drawn
+            engine.model.freeze_backbone(is_frozen(epoch))
+            record = train_epoch(engine, train_loader, epoch)
+            state.seconds += record["seconds"]
+
+            if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
+                scores = score(engine, val_loader, f"epoch {epoch} validation")
+                threshold = thresholds.tune_global(scores.probabilities, scores.targets)
+                measured = metrics.measure(scores.probabilities, scores.targets, threshold)
+                measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
+                record |= name_validation(scores, threshold, measured)
+                if state.note_validation(epoch, measured["f1_weighted"], threshold, config.EARLY_STOPPING_MIN_DELTA):
+                    save_if_best(files, make_checkpoint(engine, table, train_table, val_table, state, measured))
+                log_validation(logger, engine, scores, val_table, threshold, epoch)
+
+            if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
+                record |= measure_training(engine, train_table, state)
+
+            state.close_epoch(record)
+            state.finished = epoch == config.NUM_EPOCHS or has_stalled(state)
+            print_epoch(record)
+            logger.add_epoch(record)
+            checkpoints.write_log(files.log, state.history)
+            save_training_curves(state.history, files.curves)
+            save_last(files, engine, make_checkpoint(engine, table, train_table, val_table, state, {}), state)
+            if state.finished:
+                break
+        finish(files, logger, state)
+
+
+# ---- data ----
+
+
+def read_training_table() -> Table:
+    """The training images with their labels, in the classes of the data set or of config.py."""
+    table = dataset_readers.read_dataset(
+        config.DATASET_FOLDER,
+        config.DATASET_FORMAT,
+        "train",
+        images_dir=config.TRAIN_IMAGES_DIR,
+        labels_dir=config.TRAIN_LABELS_DIR,
+        classes=config.CLASSES,
+    )
+    if config.NUM_CLASSES not in (len(config.CLASSES), len(table.classes)):
+        raise InputError(
+            f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(table.classes)} classes: "
+            "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
+        )
+    return table
+
+
+def warn_of_missing_classes(train_table: Table, val_table: Table) -> None:
+    """Name the classes that cannot be learned, and those that validation cannot see."""
+    for split, table in (("training", train_table), ("validation", val_table)):
+        positives = (table.targets == 1).sum(axis=0)
+        names = [name for name, count in zip(table.classes, positives, strict=True) if count == 0]
+        if names:
+            utils.warn(f"{len(names)} class(es) without a positive in the {split} split: {', '.join(names)}")
+
+
+def make_loaders(
+    train_table: Table, val_table: Table, device: torch.device
+) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    """(training, shuffled and augmented; validation, in order)."""
+    train_transform = augmentations.make_train_transform(
+        config.AUGMENTATION, config.IMAGE_SIZE, config.CROP_SCALE_MIN, config.RESIZE_RULE
+    )
+    train_loader = dataset_readers.make_loader(
+        train_table,
+        train_transform,
+        config.TRAIN_BATCH_SIZE,
+        shuffle=True,
+        seed=config.SEED,
+        num_workers=config.NUM_WORKERS,
+        pin_memory=device.type == "cuda",
+    )
+    return train_loader, make_eval_loader(val_table, device)
+
+
+def make_eval_loader(table: Table, device: torch.device) -> DataLoader[Batch]:
+    return dataset_readers.make_loader(
+        table,
+        augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE),
+        config.TEST_BATCH_SIZE,
+        num_workers=config.NUM_WORKERS,
+        pin_memory=device.type == "cuda",
+    )
+
+
+# ---- what trains ----
+
+
+@dataclass
+class Engine:
+    """The parts that a step needs, and whose state an interrupted run resumes."""
+
+    model: models_factory.MultiLabelModel
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    scaler: torch.amp.GradScaler
+    autocast: Callable[[], Any]
+    device: torch.device
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in ("optimizer", "schedule", "scaler")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("optimizer", "schedule", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def make_engine(train_table: Table, steps_per_epoch: int, device: torch.device) -> Engine:
+    """Model, loss, optimizer and schedule of the constants, on `device`."""
+    model = models_factory.make_model(
+        config.MODEL_NAME,
+        len(train_table.classes),
+        config.HEAD,
+        config.PRETRAINED_WEIGHTS,
+        config.IMAGE_SIZE,
+        config.PRETRAINED_MODELS_FOLDER,
+    )
+    model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
+    cap = config.POS_WEIGHT_CAP
+    pos_weight = losses.count_pos_weight(train_table.targets, cap) if config.USE_POS_WEIGHT else None
+    backbone_lr, head_lr = (
+        (config.BACKBONE_BASE_LR, config.HEAD_BASE_LR)
+        if config.USE_DIFFERENTIAL_LR
+        else (config.LEARNING_RATE, config.LEARNING_RATE)
+    )
+    optimizer = optimization.make_optimizer(config.OPTIMIZER, model, backbone_lr, head_lr, config.WEIGHT_DECAY)
+    schedule = optimization.make_schedule(
+        config.SCHEDULE,
+        optimizer,
+        steps_per_epoch,
+        config.NUM_EPOCHS,
+        config.LR_MILESTONES,
+        config.LR_DECAY_FACTOR,
+        config.WARMUP_EPOCHS,
+    )
+    autocast, scales = utils.choose_autocast(config.MIXED_PRECISION, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=scales)
+    loss = losses.LOSSES[config.LOSS](pos_weight=pos_weight).to(device)
+    return Engine(model, loss, optimizer, schedule, scaler, autocast, device)
+
+
+def is_frozen(epoch: int) -> bool:
+    """Whether the backbone stands still in `epoch` (from 1)."""
+    never = config.UNFREEZE_BACKBONE_EPOCH == 0
+    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
+
+
+def train_epoch(engine: Engine, loader: DataLoader[Batch], epoch: int) -> dict[str, Any]:
+    """One pass over the training split; the epoch's record: mean loss, rates, speed."""
+    model, optimizer = engine.model, engine.optimizer
+    model.train()
+    dataset_readers.set_epoch(loader, epoch)
+    rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+    total, num_images = torch.zeros((), device=engine.device), 0
+    with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
+        for step, batch in enumerate(loader):
+            batch = batch.to(engine.device)
+            with engine.autocast():
+                logits = model(batch.images)
+            loss = losses.reduce_loss(engine.loss(logits, batch.targets), batch.targets, batch.weights)
+            engine.scaler.scale(loss).backward()
+            engine.scaler.step(optimizer)
+            engine.scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            engine.schedule.step()
+            total += loss.detach() * len(batch.images)
+            num_images += len(batch.images)
+            # reading a number back waits for the GPU: not at every step
+            progress.step(len(batch.images), **({"loss": total.item() / num_images} if step % 10 == 0 else {}))
+    mean_loss = total.item() / num_images
+    if not np.isfinite(mean_loss):
+        raise InputError(f"epoch {epoch} ended with loss {mean_loss}: lower the rates, or set MIXED_PRECISION = 'off'")
+    return {
+        "epoch": epoch,
+        "frozen": model.backbone_is_frozen,
+        "train_loss": mean_loss,
+        **rates,
+        "images_per_second": num_images / progress.seconds,
+        "seconds": progress.seconds,
+    }
+
+
+# ---- validation ----
+
+
+class Scores(NamedTuple):
+    """Probabilities (N, C), targets (N, C) with NaN unknown, and the mean loss over them."""
+
+    probabilities: np.ndarray
+    targets: np.ndarray
+    loss: float
+
+
+def score(engine: Engine, loader: DataLoader[Batch], title: str) -> Scores:
+    """Run the model as it is over `loader`."""
+    targets: list[Tensor] = []
+    total = torch.zeros((), device=engine.device)
+
+    def note(batch: Batch, logits: Tensor) -> None:
+        targets.append(batch.targets)
+        total.add_(losses.reduce_loss(engine.loss(logits, batch.targets), batch.targets, batch.weights) * len(logits))
+
+    batches: Iterator[Batch] = utils.track(loader, title, count_images(loader))
+    rows = list(predictor.compute_probabilities(engine.model, batches, engine.device, engine.autocast, note))
+    all_targets = torch.cat(targets).cpu().numpy()
+    return Scores(np.concatenate(rows), all_targets, total.item() / len(all_targets))
+
+
+def count_images(loader: DataLoader[Batch]) -> int:
+    assert isinstance(loader.dataset, dataset_readers.ImageDataset)
+    return len(loader.dataset)
+
+
+def name_validation(scores: Scores, threshold: float, measured: dict[str, float]) -> dict[str, float]:
+    """The part of an epoch's record that validation adds."""
+    return {
+        "val_loss": scores.loss,
+        "val_f1": measured["f1_weighted"],
+        "val_f1_cross_fitted": measured["f1_weighted_cross_fitted"],
+        "val_mAP": measured["mAP"],
+        "threshold": threshold,
+    }
+
+
+def measure_training(engine: Engine, train_table: Table, state: RunState) -> dict[str, float]:
+    """F1 and mAP on the training split, without augmentation, at the last validation's threshold."""
+    scores = score(engine, make_eval_loader(train_table, engine.device), "training split")
+    threshold = config.TH_MULTI_LABEL if state.threshold is None else state.threshold
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
+    return {"train_f1": measured["f1_weighted"], "train_mAP": measured["mAP"]}
+
+
+def log_validation(
+    logger: TensorBoardLogger, engine: Engine, scores: Scores, val_table: Table, threshold: float, epoch: int
+) -> None:
+    """PR curves and pictures for TensorBoard."""
+    if not config.USE_TENSORBOARD:
+        return
+    logger.add_pr_curves(scores.probabilities, scores.targets, val_table.classes, epoch)
+    shown = val_table.select(range(min(PICTURES, len(val_table))))
+    images = np.stack([image for batch in make_eval_loader(shown, engine.device) for image in batch.images.numpy()])
+    probabilities = scores.probabilities[: len(shown)]
+    logger.add_pictures(images, shown.targets, probabilities, threshold, shown.classes, epoch)
+
+
+# ---- what a run leaves ----
+
+
+def name_files(table: Table) -> RunFiles:
+    """The files of this configuration: same constants (of the sections marked *) and data, same names."""
+    constants = overrides.resolved(config)
+    decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
+    identity = {name: constants[name] for name in decides} | {"data": table.fingerprint()}
+    name = checkpoints.name_configuration(constants, identity)
+    return RunFiles(config.TRAINED_MODELS_FOLDER / config.MODEL_NAME / name)
+
+
+def resume(files: RunFiles, engine: Engine) -> RunState:
+    """The state of an interrupted run of this configuration, put back into `engine`; else a fresh one."""
+    if config.RESUME == "never" or not files.last.is_file():
+        return RunState()
+    last = checkpoints.load(files.last)
+    state = RunState(**last["training_state"]["state"])
+    if state.finished:
+        return RunState()
+    engine.model.load_state_dict(last["model_state"])
+    engine.load_state_dict(last["training_state"]["engine"])
+    return state
+
+
+def make_checkpoint(
+    engine: Engine, table: Table, train_table: Table, val_table: Table, state: RunState, measured: dict[str, float]
+) -> dict[str, Any]:
+    """The model as it is, with all that using it later takes, and where it comes from."""
+    model = engine.model
+    return {
+        "model_state": model.state_dict(),
+        "model_name": config.MODEL_NAME,
+        "head": config.HEAD,
+        "classes": list(table.classes),
+        "image_size": config.IMAGE_SIZE,
+        "resize_rule": config.RESIZE_RULE,
+        "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
+        "best_threshold": state.best_threshold,
+        "best_f1": state.best_f1,
+        "epoch": state.best_epoch,
+        "metrics": measured,
+        "config": overrides.resolved(config),
+        "dataset": {"fingerprint": table.fingerprint(), "num_train": len(train_table), "num_val": len(val_table)},
+        "environment": checkpoints.describe_environment(str(engine.device)),
+        "seconds": state.seconds,
+        "saved": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def save_if_best(files: RunFiles, checkpoint: dict[str, Any]) -> None:
+    """Keep `checkpoint` for its configuration unless an earlier run of the same one reached as high an F1."""
+    if checkpoint["best_f1"] > checkpoints.read_best_f1(files.checkpoint):
+        checkpoints.save(files.checkpoint, checkpoint)
+
+
+def save_last(files: RunFiles, engine: Engine, checkpoint: dict[str, Any], state: RunState) -> None:
+    """Write what an interrupted run resumes from."""
+    training_state = {"state": asdict(state), "engine": engine.state_dict()}
+    checkpoints.save(files.last, checkpoint | {"training_state": training_state})
+
+
+def has_stalled(state: RunState) -> bool:
+    """Whether early stopping ends the run."""
+    return config.EARLY_STOPPING_ENABLED and state.validations_without_gain >= config.EARLY_STOPPING_PATIENCE
+
+
+def finish(files: RunFiles, logger: TensorBoardLogger, state: RunState) -> None:
+    """Copy the selected checkpoint to BEST_MODEL_PATH and say what came out."""
+    selected = checkpoints.load(files.checkpoint)
+    checkpoints.save(config.BEST_MODEL_PATH, selected)
+    logger.add_hparams(overrides.resolved(config), {"best_f1": state.best_f1})
+    print(f"\nbest validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}", end="")
+    print(f", threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}")
+    if selected["best_f1"] > state.best_f1:
+        print(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
+    measured = selected["metrics"]
+    print(
+        f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
+        f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
+    )
+    print(f"saved: {files.checkpoint}\n       {config.BEST_MODEL_PATH}\n       {files.curves}")
+
+
+# ---- printing ----
+
+
+def print_configuration(files: RunFiles, train_table: Table, val_table: Table, engine: Engine, state: RunState) -> None:
+    """What is about to happen, in a few lines."""
+    parameters = sum(parameter.numel() for parameter in engine.model.parameters()) / 1e6
+    weights = {"default": "ImageNet weights", None: "random weights"}.get(config.PRETRAINED_WEIGHTS, "own weights")
+    frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
+    rates = ", ".join(f"{g['name']} {g['initial_lr']:g}" for g in engine.optimizer.param_groups)
+    drops = f"x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
+    images = f"{len(train_table)} training, {len(val_table)} validation images, {len(train_table.classes)} classes"
+    stopping = f", stops after {config.EARLY_STOPPING_PATIENCE} without gain" if config.EARLY_STOPPING_ENABLED else ""
+    rows = {
+        "run": files.checkpoint.stem,
+        "data": f"{config.DATASET_FOLDER}: {images}",
+        "model": f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}",
+        "images": f"{config.IMAGE_SIZE} px, {config.AUGMENTATION}, batches of {config.TRAIN_BATCH_SIZE}",
+        "epochs": f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}{stopping}",
+        "rates": f"{rates}; {config.OPTIMIZER}, {config.SCHEDULE} {drops if config.SCHEDULE == 'multistep' else ''}",
+        "device": f"{engine.device}, {torch.get_num_threads()} threads, precision {config.MIXED_PRECISION}",
+    }
+    if state.epoch:
+        rows["resumes"] = f"after epoch {state.epoch}, best F1 so far {state.best_f1:.4f}"
+    for name, text in rows.items():
+        print(f"{name:>8}  {text.strip()}")
+    print(flush=True)
+
+
+def print_epoch(record: dict[str, Any]) -> None:
+    """One line an epoch."""
+    text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  loss {record['train_loss']:.4f}"
+    if "val_f1" in record:
+        text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
+        text += f"  threshold {record['threshold']:.3f}"
+    if "train_f1" in record:
+        text += f"  train F1 {record['train_f1']:.4f}  mAP {record['train_mAP']:.4f}"
+    print(f"{text}  {record['images_per_second']:.1f} images/s  {utils.format_duration(record['seconds'])}", flush=True)
+
+
+if __name__ == "__main__":
+    utils.run_script(main)
