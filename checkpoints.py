@@ -41,8 +41,9 @@ def load(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many ways, all of them the file's
-        code = "Unsupported" in str(error) or "WeightsUnpickler" in str(error)
-        reason = "it holds Python objects that could run code" if code else "it is damaged or cut short"
+        reason = (
+            "it holds Python objects that could run code" if "GLOBAL" in str(error) else "it is damaged or cut short"
+        )
         raise InputError(f"cannot load checkpoint {path}: {reason}") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this project (no format {FORMAT!r} in it)")

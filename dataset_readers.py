@@ -268,6 +268,7 @@ def make_loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
+        generator=torch.Generator(),  # else each epoch would draw a number from the run's own
     )
 
 

@@ -37,11 +37,12 @@ class BCEWithLogits(nn.Module):
 def count_pos_weight(targets: ArrayLike, cap: float | None = None) -> Tensor:
     """Negatives / positives of each class, (C,) float32, from an (N, C) 0 / 1 / -1 matrix; -1 and NaN left out.
 
-    No weight exceeds `cap` (None or 0: no cap). A class without positives gets 1.
+    No weight exceeds `cap` (None or 0: no cap). A class without positives, or without negatives, gets 1.
     """
     targets = np.asarray(targets)
     positives, negatives = (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
-    weight = np.where(positives > 0, negatives / np.maximum(positives, 1), 1.0)
+    both = (positives > 0) & (negatives > 0)  # a weight of 0 would keep an ever-present class from being learned
+    weight = np.where(both, negatives / np.maximum(positives, 1), 1.0)
     return torch.tensor(np.minimum(weight, cap) if cap else weight, dtype=torch.float32)
 
 

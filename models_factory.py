@@ -6,7 +6,6 @@ logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 from collections import OrderedDict
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from heads import HEADS
-from utils import InputError
+from utils import InputError, suggest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
@@ -90,8 +89,7 @@ def make_model(
     the network. Raises InputError for an unknown name (with the nearest) and weights that cannot be had.
     """
     if name not in BACKBONES:
-        near = difflib.get_close_matches(name, BACKBONES, n=3)
-        raise InputError(f"there is no backbone {name!r}; nearest: {', '.join(near or BACKBONES)}")
+        raise InputError(f"there is no backbone {name!r}{suggest(name, BACKBONES)}; known: {', '.join(BACKBONES)}")
     if head not in HEADS:
         raise InputError(f"there is no head {head!r}: it is one of {', '.join(HEADS)}")
     parts = BACKBONES[name]

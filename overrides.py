@@ -9,9 +9,9 @@ Python file of such lines. Every value is checked against its annotation before 
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import io
+import math
 import re
 import sys
 import tokenize
@@ -22,8 +22,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from utils import InputError
+from utils import InputError, suggest
 
+UNIONS = (types.UnionType, typing.Union)  # int | None, and Literal[...] | None
 SECTION = re.compile(r"^# -+ (.+?) -+$")
 
 
@@ -37,13 +38,20 @@ class Constant(NamedTuple):
     value: Any
 
 
+class Edit(NamedTuple):
+    """A constant's new value, as text from the command line or an expression from a recipe, and where that stands."""
+
+    value: str | ast.expr
+    where: str
+
+
 def apply(arguments: list[str], *modules: ModuleType) -> None:
     """Edit the constants of `modules` by `arguments`: recipe files, `--NAME value` and `--NAME=value`.
 
     `--help` prints all constants and exits. Raises InputError, in one line, for an unknown name (with the
     nearest right one), a value of the wrong type, and constants that contradict each other.
     """
-    edits: dict[str, Callable[[dict[str, Any]], Any]] = {}  # name -> its new value, given the module's namespace
+    edits: dict[str, Edit] = {}
     names = [name for module in modules for name in _assignments(module)]
     arguments = list(arguments)
     show_help = False
@@ -54,15 +62,13 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
         elif argument.startswith("--"):
             name, has_value, text = argument[2:].partition("=")
             _require_known(name, names, "the command line")
-            if not has_value and not arguments:
+            if not has_value and (not arguments or arguments[0].startswith("--")):
                 raise InputError(f"--{name} needs a value: --{name} VALUE")
-            text = text if has_value else arguments.pop(0)
-            annotation = next(_annotation(m, name) for m in modules if name in _assignments(m))
-            edits[name] = lambda _, text=text, annotation=annotation: parse(text, annotation)
+            edits[name] = Edit(text if has_value else arguments.pop(0), "")
         elif argument.endswith(".py"):
-            for name, expression in _read_recipe(Path(argument)).items():
-                _require_known(name, names, argument)
-                edits[name] = lambda namespace, expression=expression: eval(expression, namespace)
+            for name, edit in _read_recipe(Path(argument)).items():
+                _require_known(name, names, edit.where)
+                edits[name] = edit
         else:
             raise InputError(f"{argument!r} is neither a recipe (.py) nor --NAME value; --help lists the names")
     for module in modules:
@@ -127,11 +133,15 @@ def parse(text: str, annotation: Any) -> Any:
     if text == "None" and types.NoneType in members:
         return None
     if typing.get_origin(members[0]) is tuple:
-        items = text.strip().strip("()[]")
+        items = text.strip()
+        if items[:1] + items[-1:] in ("()", "[]"):
+            items = items[1:-1]
         kind = typing.get_args(members[0])[0]
         return tuple(parse(item.strip().strip("'\""), kind) for item in items.split(",") if item.strip())
     if members[0] is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if _is_choice(members[0]):
+        return next((choice for choice in typing.get_args(members[0]) if str(choice) == text), text)
     if members[0] in (int, float):
         try:
             return members[0](text)
@@ -155,27 +165,42 @@ def check(name: str, value: Any, annotation: Any) -> Any:
         elif member is Path and isinstance(value, str | Path):
             return Path(value).expanduser()
         elif member is float and isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise InputError(f"{name} is {value}: it must be a finite number")
             return float(value)
         elif member in (int, bool, str, types.NoneType) and type(value) is member:  # True is no int here
             return value
     if any(_is_choice(member) for member in members):
         choices = [str(choice) for member in members if _is_choice(member) for choice in typing.get_args(member)]
-        raise InputError(f"{name} is {value!r}{_nearest(str(value), choices)}; it takes {', '.join(choices)}")
+        raise InputError(f"{name} is {value!r}{suggest(str(value), choices)}; it takes {', '.join(choices)}")
     wanted = " or ".join(getattr(m, "__name__", str(m)) if m is not types.NoneType else "None" for m in members)
     raise InputError(f"{name} is {value!r}, which is not of type {wanted}")
 
 
-def _assign(module: ModuleType, edits: dict[str, Callable[[dict[str, Any]], Any]]) -> None:
-    """Run the module's assignments again, in order, with the edited values in place."""
+def _assign(module: ModuleType, edits: dict[str, Edit]) -> None:
+    """Run the module's assignments again with the edited values in place, each after those it is computed from."""
     namespace = vars(module)
-    for name, node in _assignments(module).items():
+    waiting = dict(_assignments(module))
+
+    def assign(name: str) -> None:
+        new, where = edits.get(name, Edit(waiting[name].value or ast.Constant(None), ""))
+        del waiting[name]
+        annotation = _annotation(module, name)
+        if isinstance(new, ast.expr):
+            for node in ast.walk(new):
+                if isinstance(node, ast.Name) and node.id in waiting:
+                    assign(node.id)
         try:
-            value = edits[name](namespace) if name in edits else eval(_expression(node.value), namespace)
-        except InputError:
-            raise
+            value = parse(new, annotation) if isinstance(new, str) else eval(_expression(new), namespace)
+            namespace[name] = check(name, value, annotation)
+        except InputError as error:
+            raise InputError(f"{where}: {error}" if where else str(error)) from error
         except Exception as error:  # whatever an edited line may raise
-            raise InputError(f"{name}: {type(error).__name__}: {error}") from error
-        namespace[name] = check(name, value, _annotation(module, name))
+            raise InputError(f"{where}{': ' if where else ''}{name}: {type(error).__name__}: {error}") from error
+
+    for name in list(waiting):
+        if name in waiting:
+            assign(name)
 
 
 def _refuse_contradictions(values: dict[str, Any]) -> None:
@@ -186,20 +211,22 @@ def _refuse_contradictions(values: dict[str, Any]) -> None:
             raise InputError(message.format(**{name: values[name] for name in needed}))
 
 
-def _read_recipe(path: Path) -> dict[str, types.CodeType]:
-    """The assignments of a recipe file: name -> compiled expression."""
+def _read_recipe(path: Path) -> dict[str, Edit]:
+    """The assignments of a recipe file."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read recipe {path}: it is not UTF-8 text ({error})") from error
     except SyntaxError as error:
         raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
     edits = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            edits[node.targets[0].id] = _expression(node.value)
+            edits[node.targets[0].id] = Edit(node.value, f"{path}:{node.lineno}")
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            edits[node.target.id] = _expression(node.value)
+            edits[node.target.id] = Edit(node.value, f"{path}:{node.lineno}")
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring may stand
             raise InputError(f"{path}:{node.lineno}: a recipe holds lines NAME = value only")
     return edits
@@ -207,13 +234,7 @@ def _read_recipe(path: Path) -> dict[str, types.CodeType]:
 
 def _require_known(name: str, names: list[str], where: str) -> None:
     if name not in names:
-        raise InputError(f"{where}: there is no constant {name!r}{_nearest(name, names)}; --help lists them")
-
-
-def _nearest(word: str, words: list[str]) -> str:
-    by_upper = {candidate.upper(): candidate for candidate in words}
-    near = difflib.get_close_matches(word.upper(), by_upper, n=1)
-    return f" (did you mean {by_upper[near[0]]}?)" if near else ""
+        raise InputError(f"{where}: there is no constant {name!r}{suggest(name, names)}; --help lists them")
 
 
 def _source(module: ModuleType) -> str:
@@ -245,7 +266,7 @@ def _end(node: ast.AnnAssign) -> int:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
 
 
 def _is_choice(annotation: Any) -> bool:
@@ -270,6 +291,15 @@ CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
     (lambda NUM_WORKERS: NUM_WORKERS < 0, "NUM_WORKERS is {NUM_WORKERS}: 0 (no extra process) or more"),
     (lambda TH_MULTI_LABEL: not 0 <= TH_MULTI_LABEL <= 1, "TH_MULTI_LABEL is {TH_MULTI_LABEL}: a probability, 0 to 1"),
     (lambda CROP_SCALE_MIN: not 0 < CROP_SCALE_MIN <= 1, "CROP_SCALE_MIN is {CROP_SCALE_MIN}: a share, 0 to 1"),
+    (lambda WEIGHT_DECAY: WEIGHT_DECAY < 0, "WEIGHT_DECAY is {WEIGHT_DECAY}: 0 (none) or more"),
+    (
+        lambda UNFREEZE_BACKBONE_EPOCH: UNFREEZE_BACKBONE_EPOCH < 0,
+        "UNFREEZE_BACKBONE_EPOCH is {UNFREEZE_BACKBONE_EPOCH}: 0 (never) or more",
+    ),
+    (
+        lambda EARLY_STOPPING_MIN_DELTA: EARLY_STOPPING_MIN_DELTA < 0,
+        "EARLY_STOPPING_MIN_DELTA is {EARLY_STOPPING_MIN_DELTA}: 0 or more",
+    ),
     (lambda POS_WEIGHT_CAP: POS_WEIGHT_CAP < 0, "POS_WEIGHT_CAP is {POS_WEIGHT_CAP}: 0 (no cap) or more"),
     (
         lambda LEARNING_RATE, BACKBONE_BASE_LR, HEAD_BASE_LR: min(LEARNING_RATE, BACKBONE_BASE_LR, HEAD_BASE_LR) <= 0,
@@ -294,5 +324,6 @@ CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
         "FREEZE_BACKBONE_AT_START is True but PRETRAINED_WEIGHTS is None: a frozen random backbone learns nothing; "
         "set FREEZE_BACKBONE_AT_START = False",
     ),
+    (lambda CLASSES: not CLASSES, "CLASSES is empty: name the classes, in index order"),
     (lambda CLASSES: len(set(CLASSES)) != len(CLASSES), "CLASSES names a class twice"),
 ]

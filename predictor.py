@@ -82,7 +82,9 @@ def load(path: str | Path, device: str = "auto", default_threshold: float = 0.5)
     try:
         model.load_state_dict(checkpoint["model_state"])
     except RuntimeError as error:
-        raise InputError(f"the tensors in {path} do not fit {checkpoint['model_name']}: {error}") from error
+        raise InputError(
+            f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
+        ) from error
     target = choose_device(device)
     model.to(target).to(memory_format=torch.channels_last)
     return Predictor(model, checkpoint, target, default_threshold)

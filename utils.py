@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import random
 import sys
@@ -27,11 +28,22 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     """Run a script's `main` on the command line; bad input becomes one line on stderr and exit status 1."""
     try:
         main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except InputError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def suggest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean X?)` with the one of `words` nearest to a misspelt one; empty where none is near."""
+    by_upper = {candidate.upper(): candidate for candidate in words}
+    near = difflib.get_close_matches(word.upper(), by_upper, n=1)
+    return f" (did you mean {by_upper[near[0]]}?)" if near else ""
 
 
 def warn(message: str) -> None:

@@ -1,0 +1,140 @@
+"""Images a second before the model: the plain way against this repository's, in one process on one thread.
+
+    python benchmarks/input_pipeline.py [FOLDER]    # a folder of image files; without it, drawn JPEGs
+
+Plain is PIL -> torchvision.transforms (v1) -> ToTensor -> Normalize -> default collate: float batches. Ours is
+dataset_readers.py and augmentations.py: uint8 batches; the model normalises them, and training_step.py counts that.
+The two ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import augmentations
+import dataset_readers
+import utils
+
+NUM_IMAGES = 96  # at most, of FOLDER
+ROUNDS = 7  # and one more before, which fills the file cache
+BATCH_SIZE = 32
+IMAGE_SIZE = 224
+CROP_SCALE_MIN = 0.5
+DRAWN_WIDTH, DRAWN_HEIGHT = 640, 480  # pixels, as most of MS-COCO
+
+Way = Callable[[], object]  # works through all images once
+
+
+def main(argv: list[str]) -> None:
+    torch.set_num_threads(1)  # what a data loader worker has
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(argv[0]) if argv else draw_images(Path(temporary), NUM_IMAGES)
+        paths = dataset_readers.list_images(folder)[:NUM_IMAGES]
+        width, height = np.median([Image.open(path).size for path in paths], axis=0)
+        size = statistics.median(Path(path).stat().st_size for path in paths)
+        print(
+            f"{len(paths)} images, median {width:.0f} x {height:.0f} pixels and {size / 1024:.0f} KiB; {ROUNDS} rounds"
+        )
+        print(f"\n{'images/s':24}{'plain':>8}{'ours':>8}{'ratio':>8}{'lowest':>9}{'highest':>9}")
+        for stage, (plain, ours) in make_stages(paths).items():
+            seconds = [*measure_in_turns(plain, ours, ROUNDS)]
+            ratios = [p / o for p, o in seconds]
+            rates = [len(paths) / statistics.median(column) for column in zip(*seconds, strict=True)]
+            print(f"{stage:24}{rates[0]:8.0f}{rates[1]:8.0f}{statistics.median(ratios):8.2f}", end="")
+            print(f"{min(ratios):9.2f}{max(ratios):9.2f}", flush=True)
+
+
+def draw_images(folder: Path, num_images: int) -> Path:
+    """Fill `folder` with JPEGs of soft colours under fine noise, which compress about as photographs do."""
+    rng = np.random.default_rng(0)
+    for i in range(num_images):
+        shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        soft = np.asarray(shapes.resize((DRAWN_WIDTH, DRAWN_HEIGHT), Image.Resampling.BICUBIC))
+        noisy = np.clip(soft + rng.normal(0, 8, soft.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{i:04}.jpg", quality=90)
+    return folder
+
+
+def measure_in_turns(plain: Way, ours: Way, rounds: int) -> list[tuple[float, float]]:
+    """(seconds of plain, seconds of ours) for each round; which one goes first alternates."""
+    seconds = []
+    for i in range(rounds + 1):
+        taken = {}
+        for way in (plain, ours) if i % 2 else (ours, plain):
+            start = time.perf_counter()
+            way()
+            taken[way] = time.perf_counter() - start
+        seconds.append((taken[plain], taken[ours]))
+    return seconds[1:]
+
+
+class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """What most tutorials write."""
+
+    def __init__(self, paths: list[str], transform: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.paths, self.transform = paths, transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.transform(Image.open(self.paths[index]).convert("RGB")), torch.zeros(80)
+
+
+def make_stages(paths: list[str]) -> dict[str, tuple[Way, Way]]:
+    """What is measured: name -> (the plain way, ours)."""
+    to_normal = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    crop = transforms.RandomResizedCrop(IMAGE_SIZE, scale=(CROP_SCALE_MIN, 1.0))
+    plain_train = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *to_normal])
+    plain_eval = transforms.Compose([transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)), *to_normal])
+    train = augmentations.make_train_transform("crop_flip", IMAGE_SIZE, CROP_SCALE_MIN)
+    squash = augmentations.make_eval_transform("squash", IMAGE_SIZE)
+    classes = tuple(map(str, range(80)))
+    table = dataset_readers.Table(paths, np.zeros((len(paths), len(classes)), np.int8), classes)
+
+    def decode_plain(path: str) -> Image.Image:
+        return Image.open(path).convert("RGB")
+
+    def decode(path: str) -> torch.Tensor:
+        return torch.from_numpy(dataset_readers.decode_image(path)).permute(2, 0, 1)
+
+    def over(items: Iterable[Any], function: Callable[[Any], object]) -> Way:
+        return lambda: deque(map(function, items), maxlen=0)  # keeps no result: memory is reused, as in training
+
+    return {
+        "decode": (over(paths, decode_plain), over(paths, decode)),
+        "decode, train transform": (
+            over(paths, lambda path: plain_train(decode_plain(path))),
+            over(paths, lambda path: train(decode(path))),
+        ),
+        "decode, eval transform": (
+            over(paths, lambda path: plain_eval(decode_plain(path))),
+            over(paths, lambda path: squash(decode(path))),
+        ),
+        "training loader": (
+            over(DataLoader(PlainDataset(paths, plain_train), BATCH_SIZE, shuffle=True), len),
+            over(dataset_readers.make_loader(table, train, BATCH_SIZE, shuffle=True), len),
+        ),
+        "validation loader": (
+            over(DataLoader(PlainDataset(paths, plain_eval), BATCH_SIZE), len),
+            over(dataset_readers.make_loader(table, squash, BATCH_SIZE), len),
+        ),
+    }
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -1,0 +1,99 @@
+"""Seconds of one training step: the plain way against this repository's, with the backbone frozen and not.
+
+    python benchmarks/training_step.py [MODEL_NAME ...]    # names of models_factory.py
+
+Both ways: the same network with random weights, forward, BCE with logits, backward, Adam step. Plain gets float32
+NCHW images that were normalised before, and freezes by requires_grad_(False) alone: the backbone stays in train().
+Ours gets uint8 images, normalises them itself, works in channels_last, and has its frozen backbone in eval().
+The two ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import models_factory
+import utils
+
+MODEL_NAMES = ["resnet18", "efficientnet_lite0"]
+BATCH_SIZE = 8
+IMAGE_SIZE = 224
+NUM_CLASSES = 80
+ROUNDS = 5  # and one more before, in which memory is allocated
+DEVICE = "auto"
+
+Step = Callable[[], object]
+
+
+def main(argv: list[str]) -> None:
+    device = utils.choose_device(DEVICE)
+    print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH_SIZE}, {ROUNDS} rounds")
+    print(f"\n{'seconds/step':32}{'plain':>8}{'ours':>8}{'ratio':>8}{'lowest':>9}{'highest':>9}")
+    for name in argv or MODEL_NAMES:
+        for frozen in (True, False):
+            plain, ours = make_steps(name, frozen, device)
+            seconds = measure_in_turns(plain, ours, ROUNDS, device)
+            ratios = [p / o for p, o in seconds]
+            medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
+            title = f"{name}, {'frozen' if frozen else 'unfrozen'}"
+            print(f"{title:32}{medians[0]:8.3f}{medians[1]:8.3f}{statistics.median(ratios):8.2f}", end="")
+            print(f"{min(ratios):9.2f}{max(ratios):9.2f}", flush=True)
+
+
+def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Step, Step]:
+    """(a plain step, our step) of two copies of one network on the same images."""
+    torch.manual_seed(0)
+    model = models_factory.make_model(name, NUM_CLASSES, head="linear_bn", weights=None, image_size=IMAGE_SIZE)
+    model.to(device).train()
+    images = torch.randint(0, 256, (BATCH_SIZE, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, device=device)
+    targets = (torch.rand(BATCH_SIZE, NUM_CLASSES, device=device) < 0.05).float()
+
+    backbone, head = copy.deepcopy(model.backbone), copy.deepcopy(model.head)
+    backbone.requires_grad_(not frozen)
+    plain = make_step(nn.Sequential(backbone, head), (images.float() - model.mean) / model.std, targets)
+
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
+    model.freeze_backbone(frozen)
+    return plain, make_step(model, images, targets)
+
+
+def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Step:
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    criterion = nn.BCEWithLogitsLoss()
+
+    def step() -> None:
+        loss = criterion(model(images), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def measure_in_turns(plain: Step, ours: Step, rounds: int, device: torch.device) -> list[tuple[float, float]]:
+    """(seconds of plain, seconds of ours) for each round; which one goes first alternates."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None  # a GPU works on after the call returns
+    seconds = []
+    for i in range(rounds + 1):
+        taken = {}
+        for step in (plain, ours) if i % 2 else (ours, plain):
+            wait()
+            start = time.perf_counter()
+            step()
+            wait()
+            taken[step] = time.perf_counter() - start
+        seconds.append((taken[plain], taken[ours]))
+    return seconds[1:]
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -1,0 +1,230 @@
+"""What `python dataset_tools.py VERB` writes, and what it refuses to touch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import config
+import dataset_tools
+import demo_images
+from utils import InputError
+
+
+@pytest.fixture(autouse=True)
+def _restore_constants() -> Iterator[None]:
+    """Overrides edit the modules' constants: put them back."""
+    before = [(module, dict(vars(module))) for module in (config, dataset_tools)]
+    yield
+    for module, values in before:
+        vars(module).update(values)
+
+
+def draw_demo(root: Path, **constants: int) -> None:
+    values = {"DEMO_TRAIN_IMAGES": 12, "DEMO_TEST_IMAGES": 4, "DEMO_IMAGE_SIZE": 64, **constants}
+    overridden = [text for name, value in values.items() for text in (f"--{name}", str(value))]
+    dataset_tools.main(["demo", "--DATASET_FOLDER", str(root), *overridden])
+
+
+def read_files(root: Path) -> dict[str, bytes]:
+    """Every file under `root` but the marker: its relative path -> its bytes."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != dataset_tools.MARKER)
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def test_demo_writes_images_and_labels_that_agree(tmp_path: Path) -> None:
+    draw_demo(tmp_path)
+    classes = (tmp_path / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert classes == list(demo_images.KINDS)
+    for split, count in (("train", 12), ("test", 4)):
+        images = sorted((tmp_path / "images" / f"{split}-resized").iterdir())
+        labels = sorted((tmp_path / "labels" / split).iterdir())
+        assert len(images) == count
+        assert [path.stem for path in images] == [path.stem for path in labels]
+        assert {path.suffix for path in images} == {".jpg"}
+        for image, label in zip(images, labels, strict=True):
+            with Image.open(image) as picture:
+                assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (64, 64))
+            indices = [int(line) for line in label.read_text(encoding="utf-8").splitlines()]
+            assert indices == sorted(set(indices))
+            assert set(indices) <= set(range(len(classes)))
+
+
+def test_demo_summary_counts_the_label_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_demo(tmp_path)
+    printed = capsys.readouterr().out
+    assert f"{tmp_path}: 12 train and 4 test images" in printed
+    rows = {line.split()[0]: [int(n) for n in line.split()[1:]] for line in printed.splitlines()[-10:]}
+    for index, name in enumerate(demo_images.KINDS):
+        shown = [
+            sum(
+                str(index) in path.read_text(encoding="utf-8").split()
+                for path in (tmp_path / "labels" / split).iterdir()
+            )
+            for split in ("train", "test")
+        ]
+        assert rows[name] == shown
+
+
+def test_demo_is_decided_by_the_seed(tmp_path: Path) -> None:
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        draw_demo(tmp_path / name, DEMO_SEED=seed)
+    first, again, other = (read_files(tmp_path / name) for name in ("first", "again", "other"))
+    assert first == again
+    images = [name for name in first if name.endswith(".jpg")]
+    assert len(images) == 16
+    assert all(first[name] != other[name] for name in images)
+
+
+def test_demo_image_does_not_depend_on_the_counts(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "few", DEMO_TRAIN_IMAGES=5, DEMO_TEST_IMAGES=2)
+    draw_demo(tmp_path / "more", DEMO_TRAIN_IMAGES=7, DEMO_TEST_IMAGES=3)
+    few, more = read_files(tmp_path / "few"), read_files(tmp_path / "more")
+    assert len(few) == 2 * (5 + 2) + 1
+    assert {name: more[name] for name in few} == few
+
+
+def test_demo_test_images_are_not_training_images(tmp_path: Path) -> None:
+    draw_demo(tmp_path)
+    images = [data for name, data in read_files(tmp_path).items() if name.endswith(".jpg")]
+    assert len(set(images)) == len(images) == 16
+
+
+def test_demo_labels_have_a_long_tail() -> None:
+    rows = [demo_images.sample_kinds(np.random.default_rng([0, 0, index])) for index in range(3000)]
+    targets = np.zeros((len(rows), len(demo_images.KINDS)))
+    for index, kinds in enumerate(rows):
+        targets[index, kinds] = 1
+    shares = targets.mean(0)
+    wanted = [share for _, share, _ in demo_images.KINDS.values()]
+    np.testing.assert_allclose(shares, wanted, atol=0.03)  # 3 standard deviations of the largest
+    assert 0.45 < shares.max() < 0.55
+    assert 0.05 < shares.min() < 0.09
+    assert 1.8 < targets.sum(1).mean() < 2.3
+    assert 0.04 < (targets.sum(1) == 0).mean() < 0.15  # some images show none
+    correlations = np.asarray(np.corrcoef(targets.T))[~np.eye(len(shares), dtype=bool)]
+    assert 0.05 < correlations.max() < 0.3
+
+
+@pytest.mark.parametrize("kind", range(len(demo_images.KINDS)), ids=list(demo_images.KINDS))
+def test_demo_draws_what_it_labels(kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same background with and without an object, no distractors: the object is there, and not tiny."""
+    monkeypatch.setattr(demo_images, "draw_distractor", lambda pen, rng, colors: None)
+    image, shown = demo_images.draw_image(np.random.default_rng(kind), [kind], 96)
+    empty, none = demo_images.draw_image(np.random.default_rng(kind), [], 96)
+    assert (shown, none) == ([kind], [])
+    change = np.abs(np.asarray(image, dtype=int) - np.asarray(empty, dtype=int)).max(2)
+    assert 0.01 < (change > 60).mean() < 0.4
+
+
+def test_demo_keeps_labelled_objects_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kinds in one crowded picture: none ends up covered or cut beyond the limit."""
+    areas: dict[int, int] = {}
+    latest: list[np.ndarray] = []
+    cover = demo_images.cover
+
+    def cover_and_keep(owner: np.ndarray, cells: np.ndarray, left: int, top: int, piece: int) -> np.ndarray:
+        areas[piece] = int(cells.sum())
+        latest.append(cover(owner, cells, left, top, piece))
+        return latest[-1]
+
+    monkeypatch.setattr(demo_images, "cover", cover_and_keep)
+    kinds = list(range(len(demo_images.KINDS)))
+    _, shown = demo_images.draw_image(np.random.default_rng(0), kinds, 96)
+    assert shown == kinds
+    for kind in kinds:
+        assert (latest[-1] == kind).sum() >= demo_images.MIN_VISIBLE * areas[kind] > 0
+
+
+def test_cover_cuts_at_the_edges() -> None:
+    owner = np.full((4, 5), -1)
+    cells = np.ones((3, 2), dtype=bool)
+    cells[0, 0] = False
+    assert (demo_images.cover(owner, cells, 1, 1, 7) == 7).sum() == 5
+    assert np.argwhere(demo_images.cover(owner, cells, -1, -1, 7) == 7).tolist() == [[0, 0], [1, 0]]
+    assert np.argwhere(demo_images.cover(owner, cells, 4, 2, 7) == 7).tolist() == [[3, 4]]
+    assert (demo_images.cover(owner, cells, 9, -9, 7) == -1).all()
+    assert (owner == -1).all()
+
+
+def test_demo_leaves_a_folder_that_it_did_not_draw(tmp_path: Path) -> None:
+    foreign = tmp_path / "images" / "train-resized" / "holiday.jpg"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"a photograph")
+    with pytest.raises(InputError, match=r"holiday\.jpg was not drawn by demo: choose another DATASET_FOLDER"):
+        draw_demo(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [foreign]
+    assert foreign.read_bytes() == b"a photograph"
+
+
+def test_demo_is_drawn_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_demo(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    capsys.readouterr()
+    draw_demo(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert "already" in capsys.readouterr().out
+
+
+def test_demo_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    draw_demo(tmp_path / "changed", DEMO_TRAIN_IMAGES=14)
+    notes = tmp_path / "changed" / "notes.txt"
+    notes.write_text("mine")
+    draw_demo(tmp_path / "changed", DEMO_SEED=3)
+    assert notes.read_text() == "mine"
+    notes.unlink()
+    draw_demo(tmp_path / "fresh", DEMO_SEED=3)
+    assert read_files(tmp_path / "changed") == read_files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("stage", ["drawing", "replacing"])
+def test_demo_that_was_interrupted_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    draw_demo(tmp_path / "whole")
+    if stage == "replacing":
+        draw_demo(tmp_path / "cut", DEMO_SEED=1, DEMO_TRAIN_IMAGES=15)
+    draw_image, drawn = demo_images.draw_image, []
+
+    def draw_and_stop(*arguments: object) -> object:
+        drawn.append(arguments)
+        if len(drawn) == 6:
+            raise KeyboardInterrupt
+        return draw_image(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dataset_tools, "draw_image", draw_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        draw_demo(tmp_path / "cut")
+    assert not json.loads((tmp_path / "cut" / dataset_tools.MARKER).read_text())["complete"]
+    monkeypatch.setattr(dataset_tools, "draw_image", draw_image)
+    draw_demo(tmp_path / "cut")
+    assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
+
+
+def test_demo_refuses_impossible_constants(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="DEMO_TRAIN_IMAGES 1"):
+        draw_demo(tmp_path, DEMO_TRAIN_IMAGES=0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dmeo"], r"'dmeo' is not a verb \(did you mean demo\?\); dataset_tools.py takes: demo"),
+        ([], r"'' is not a verb; dataset_tools.py takes: demo"),
+        (["demo", "--DEMO_SED", "1"], r"no constant 'DEMO_SED' \(did you mean DEMO_SEED\?\)"),
+    ],
+)
+def test_unknown_verbs_and_constants_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dataset_tools.main(arguments)
+
+
+def test_help_lists_the_constants_of_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        dataset_tools.main(["--help"])
+    assert stop.value.code == 0
+    assert "--DEMO_SEED 0" in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""metrics.py against scikit-learn, on random and heavily tied scores, and by hand where it has no such number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+import metrics
+
+
+def draw(seed: int, ties: int = 0, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
+    """(300, 7) scores and targets; class 2 has no positive, class 3 no negative. `ties` > 0: so many values."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.random((300, 7))
+    probabilities = np.floor(probabilities * ties) / ties if ties else probabilities
+    targets = (rng.random((300, 7)) < rng.random(7) * 0.5).astype(np.int8)
+    targets[:, 2], targets[:, 3] = 0, 1
+    return probabilities.astype(dtype), targets
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ties", [0, 2, 10])
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_is_scikit_learns(seed: int, ties: int, dtype: type) -> None:
+    probabilities, targets = draw(seed, ties, dtype)
+    ap = metrics.average_precision(probabilities, targets)
+    assert np.isnan(ap[2])
+    for label in (0, 1, 3, 4, 5, 6):
+        expected = reference.average_precision_score(targets[:, label], probabilities[:, label])
+        assert ap[label] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [0, 10])
+@pytest.mark.parametrize("thresholds", [0.5, np.linspace(0.1, 0.95, 7)])
+def test_measure_is_scikit_learns(ties: int, thresholds: float | np.ndarray) -> None:
+    probabilities, targets = draw(4, ties)
+    measured = metrics.measure(probabilities, targets, thresholds)
+    predicted = probabilities >= np.asarray(thresholds, dtype=np.float32)
+    with_positives = [label for label in range(7) if targets[:, label].any()]
+    assert measured["mAP"] == pytest.approx(
+        reference.average_precision_score(targets[:, with_positives], probabilities[:, with_positives]), abs=1e-9
+    )
+    assert measured["num_classes_in_mAP"] == 6
+    for average in ("micro", "macro", "weighted", "samples"):
+        expected = reference.f1_score(targets, predicted, average=average, zero_division=0)
+        assert measured[f"f1_{average}"] == pytest.approx(expected, abs=1e-9)
+    for name, average in (("C", "macro"), ("O", "micro")):
+        precision = reference.precision_score(targets, predicted, average=average, zero_division=0)
+        recall = reference.recall_score(targets, predicted, average=average, zero_division=0)
+        assert measured[f"{name}P"] == pytest.approx(precision, abs=1e-9)
+        assert measured[f"{name}R"] == pytest.approx(recall, abs=1e-9)
+        assert measured[f"{name}F1"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-9)
+    assert measured["exact_match"] == pytest.approx(reference.accuracy_score(targets, predicted), abs=1e-9)
+    assert measured["hamming_loss"] == pytest.approx(reference.hamming_loss(targets, predicted), abs=1e-9)
+
+
+def test_cf1_is_not_macro_f1() -> None:
+    targets = np.array([[1, 1], [1, 0], [0, 0], [0, 0]])
+    probabilities = np.array([[0.9, 0.9], [0.9, 0.9], [0.1, 0.9], [0.1, 0.9]])
+    measured = metrics.measure(probabilities, targets, 0.5)
+    assert measured["CF1"] == pytest.approx(2 * (1.25 / 2) * 1 / (1.25 / 2 + 1))
+    assert measured["f1_macro"] == pytest.approx((1 + 2 * 0.25 / 1.25) / 2)
+
+
+@pytest.mark.parametrize("unknown", [-1, np.nan])
+def test_unknown_entries_count_nowhere(unknown: float) -> None:
+    probabilities, targets = draw(5)
+    hidden = np.random.default_rng(0).random(targets.shape) < 0.3
+    marked = np.where(hidden, unknown, targets.astype(float))
+    ap = metrics.average_precision(probabilities, marked)
+    for label in (0, 1, 4, 5, 6):
+        known = ~hidden[:, label]
+        expected = reference.average_precision_score(targets[known, label], probabilities[known, label])
+        assert ap[label] == pytest.approx(expected, abs=1e-12)
+    measured = metrics.measure(probabilities, marked, 0.5)
+    known = ~hidden
+    assert measured["f1_micro"] == pytest.approx(reference.f1_score(targets[known], probabilities[known] >= 0.5))
+    assert measured["hamming_loss"] == pytest.approx((targets[known] != (probabilities[known] >= 0.5)).mean())
+    assert measured["exact_match"] == pytest.approx((((probabilities >= 0.5) == targets) | hidden).all(axis=1).mean())
+
+
+def test_a_score_equal_to_the_threshold_is_predicted() -> None:
+    threshold = 0.3  # not a float32: compared as the nearest one
+    assert metrics.predict(np.array([[0.3]], dtype=np.float32), threshold).all()
+    assert not metrics.predict(np.array([[np.nextafter(np.float32(0.3), np.float32(0))]]), threshold).any()
+
+
+def test_no_positive_at_all_has_no_map() -> None:
+    measured = metrics.measure(np.full((3, 2), 0.4), np.zeros((3, 2)), 0.5)
+    assert np.isnan(measured["mAP"])
+    assert measured["num_classes_in_mAP"] == 0
+    assert measured["f1_weighted"] == measured["CF1"] == 0
+    assert measured["exact_match"] == 1
+
+
+@pytest.mark.parametrize("score", [np.nan, 1.5, -0.1])
+def test_scores_that_are_no_probabilities_are_refused(score: float) -> None:
+    with pytest.raises(ValueError, match=r"0\.\.\.1"):
+        metrics.measure(np.array([[0.2], [score]]), np.array([[0], [1]]), 0.5)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        metrics.average_precision(np.zeros((3, 2)), np.zeros((3, 1)))
+
+
+def test_negative_zero_is_zero() -> None:
+    ap = metrics.average_precision(np.array([[-0.0], [0.0], [0.5]], dtype=np.float32), np.array([[1], [0], [0]]))
+    assert ap[0] == pytest.approx(1 / 3)

@@ -1,0 +1,514 @@
+"""overrides.py: every constant of config.py overridden, against an edited copy of config.py.
+
+pytest tests/test_overrides.py
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import config
+import model_performance_table
+import overrides
+from utils import InputError
+
+SOURCE = Path(config.__file__).read_text(encoding="utf-8")
+NAMES = re.findall(r"^([A-Z][A-Z0-9_]*): ", SOURCE, re.MULTILINE)  # found otherwise than overrides.py finds them
+DEFAULTS = {name: vars(config)[name] for name in NAMES}
+
+
+@pytest.fixture(autouse=True)
+def _restore_constants() -> Iterator[None]:
+    kept = [(module, dict(vars(module))) for module in (config, model_performance_table)]
+    yield
+    for module, values in kept:
+        vars(module).clear()
+        vars(module).update(values)
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[..., str]:
+    """Write a recipe file and give its path."""
+
+    def write(text: str | bytes, name: str = "recipe.py") -> str:
+        path = tmp_path / name
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return str(path)
+
+    return write
+
+
+def read_constants() -> dict[str, Any]:
+    return {name: vars(config)[name] for name in NAMES}
+
+
+def import_file(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def import_edited(tmp_path: Path, **edits: Any) -> dict[str, Any]:
+    """The constants of a copy of config.py in which a person has edited some lines."""
+    lines = SOURCE.encode().splitlines(keepends=True)
+    for node in reversed(ast.parse(SOURCE).body):  # from below, so that the lines above keep their numbers
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in edits:
+            assert node.value is not None
+            assert node.value.end_lineno is not None
+            value = edits[node.target.id]
+            text = f"Path({str(value)!r})" if isinstance(value, Path) else repr(value)
+            first, last = node.value.lineno - 1, node.value.end_lineno - 1
+            tail = lines[last][node.value.end_col_offset :]
+            lines[first : last + 1] = [lines[first][: node.value.col_offset] + text.encode() + tail]
+    path = tmp_path / "edited_config.py"
+    path.write_bytes(b"".join(lines))
+    module = import_file(path, "edited_config")
+    return {name: vars(module)[name] for name in NAMES}
+
+
+def change(value: Any, annotation: Any) -> Any:
+    """Another value that the annotation allows; the same one where it is the only one."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return next((choice for choice in typing.get_args(annotation) if choice != value), value)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        first = next(member for member in typing.get_args(annotation) if member is not types.NoneType)
+        return change(value, first) if value is not None else change(first(), first)
+    if annotation is bool:
+        return not value
+    if annotation is int:
+        return value + 1
+    if annotation is float:
+        return value / 2 or 0.25
+    if annotation is Path:
+        return Path("/elsewhere/of its own")
+    if annotation == tuple[str, ...]:
+        return ("one", "two words")
+    if typing.get_origin(annotation) is tuple:
+        return (*value, value[-1] + 1) if value else (1,)
+    assert annotation is str, f"a new kind of annotation, {annotation}: say here how to change it"
+    return f"{value}_changed"
+
+
+def write_argument(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@pytest.mark.parametrize("constant", overrides.list_constants(config), ids=lambda constant: constant.name)
+def test_every_constant_is_overridden_as_if_edited(constant: overrides.Constant, tmp_path: Path) -> None:
+    value = change(constant.value, constant.annotation)
+    overrides.apply([f"--{constant.name}", write_argument(value)], config)
+    assert vars(config)[constant.name] == value
+    assert type(vars(config)[constant.name]) is type(value)
+    assert read_constants() == import_edited(tmp_path, **{constant.name: value})
+
+
+def test_constants_are_all_listed_in_order_with_their_sections() -> None:
+    section, expected = "", []
+    for line in SOURCE.splitlines():
+        if title := re.match(r"# ---- (.*) ----$", line):
+            section = title[1]
+        elif name := re.match(r"([A-Z][A-Z0-9_]*): ", line):
+            expected.append((name[1], section))
+    listed = overrides.list_constants(config)
+    assert [(constant.name, constant.section) for constant in listed] == expected
+    assert len(expected) > 50
+    assert {constant.name: constant.value for constant in listed} == DEFAULTS
+
+
+def test_comments_are_those_of_the_source() -> None:
+    comments = {constant.name: constant.comment for constant in overrides.list_constants(config)}
+    on_their_line = re.findall(r"^([A-Z][A-Z0-9_]*): [^#\n]*?(?:  # (.*))?$", SOURCE, re.MULTILINE)
+    on_their_line = {name: comment for name, comment in on_their_line if name not in ("MODEL_NAME", "CLASSES")}
+    assert len(on_their_line) > 45
+    for name, comment in on_their_line.items():
+        assert comments[name] == comment, name
+    assert comments["MODEL_NAME"] == "the backbone"  # several lines, the comment behind the last
+    assert comments["CLASSES"].startswith("in index order; a classes.txt")  # behind a `# fmt: skip`
+
+
+def test_nothing_to_override_changes_nothing() -> None:
+    overrides.apply([], config)
+    assert read_constants() == DEFAULTS
+
+
+def test_constants_computed_from_others_follow() -> None:
+    folders = ["--LOCAL_ROOT", "/data", "--DATASET_FOLDER", "/coco"]
+    overrides.apply([*folders, "--CLASSES", "cat,dog", "--FREEZE_BACKBONE", "0"], config)
+    assert Path("/coco/images") == config.IMAGES_DIR
+    assert Path("/coco/labels/test") == config.TEST_LABELS_DIR
+    assert Path("/data/trained_models/best_model.pt") == config.BEST_MODEL_PATH == config.MODEL_PATH
+    assert config.CLASSES == ("cat", "dog")
+    assert config.NUM_CLASSES == 2
+    assert config.FREEZE_BACKBONE_AT_START is False
+
+
+def test_a_computed_constant_that_is_set_itself_stays(tmp_path: Path) -> None:
+    edits = {"LOCAL_ROOT": Path("/data"), "IMAGES_DIR": Path("/pictures"), "FREEZE_BACKBONE": False}
+    arguments = [text for name, value in edits.items() for text in (f"--{name}", str(value))]
+    overrides.apply([*arguments, "--FREEZE_BACKBONE_AT_START", "True"], config)
+    assert Path("/pictures/train-resized") == config.TRAIN_IMAGES_DIR
+    assert Path("/data/ms-coco-dataset/labels/train") == config.TRAIN_LABELS_DIR
+    assert config.FREEZE_BACKBONE_AT_START is True
+    assert read_constants() == import_edited(tmp_path, **edits, FREEZE_BACKBONE_AT_START=True)
+
+
+def test_a_home_folder_is_expanded() -> None:
+    overrides.apply(["--LOCAL_ROOT", "~/elsewhere"], config)
+    assert Path.home() / "elsewhere" == config.LOCAL_ROOT
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3,5", (3, 5)), ("(3, 5)", (3, 5)), ("[3,5]", (3, 5)), ("3", (3,)), ("(3,)", (3,)), ("", ()), ("()", ())],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_tuples_on_the_command_line(text: str, value: tuple[int, ...], joined: bool) -> None:
+    overrides.apply([f"--LR_MILESTONES={text}"] if joined else ["--LR_MILESTONES", text], config)
+    assert value == config.LR_MILESTONES
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--PRETRAINED_WEIGHTS=/a=b.pt", "/a=b.pt"),
+        ("--CLASSES='hot dog', \"tie\"", ("hot dog", "tie")),
+        ("--USE_TENSORBOARD=TRUE", True),
+        ("--USE_TENSORBOARD=1", True),
+        ("--CHANNELS_LAST=false", False),
+        ("--CHANNELS_LAST=0", False),
+        ("--WARMUP_EPOCHS=1", 1.0),
+        ("--LEARNING_RATE=3e-4", 0.0003),
+        ("--SEED=-3", -3),
+    ],
+)
+def test_values_on_the_command_line(argument: str, value: Any) -> None:
+    overrides.apply([argument], config)
+    name = argument[2:].partition("=")[0]
+    assert vars(config)[name] == value
+    assert type(vars(config)[name]) is type(value)
+
+
+def test_none_for_an_optional_constant(write_recipe: Callable[..., str]) -> None:
+    overrides.apply(["--PRETRAINED_WEIGHTS", "None", "--FREEZE_BACKBONE_AT_START", "False"], config)
+    assert config.PRETRAINED_WEIGHTS is None
+    overrides.apply([write_recipe("PRETRAINED_WEIGHTS = None\nFREEZE_BACKBONE = False\n")], config)
+    assert config.PRETRAINED_WEIGHTS is None
+
+
+def test_a_recipe_has_the_effect_of_the_command_line(write_recipe: Callable[..., str], tmp_path: Path) -> None:
+    recipe = write_recipe(
+        '"""What a paper did."""\n\nMODEL_NAME = "resnet50"  # a comment\n'
+        "LR_MILESTONES: tuple[int, ...] = (3, 5)\nWARMUP_EPOCHS = 1\n"
+        'LOCAL_ROOT = "/data"\nCLASSES = ["cat", "dog"]\n'
+    )
+    overrides.apply([recipe], config)
+    from_recipe = read_constants()
+    arguments = ["--MODEL_NAME", "resnet50", "--LR_MILESTONES", "3,5", "--WARMUP_EPOCHS", "1"]
+    overrides.apply([*arguments, "--LOCAL_ROOT", "/data", "--CLASSES", "cat,dog"], config)
+    assert from_recipe == read_constants() != DEFAULTS
+    edits = {"MODEL_NAME": "resnet50", "LR_MILESTONES": (3, 5), "WARMUP_EPOCHS": 1.0}
+    assert from_recipe == import_edited(tmp_path, **edits, LOCAL_ROOT=Path("/data"), CLASSES=("cat", "dog"))
+
+
+def test_later_wins(write_recipe: Callable[..., str]) -> None:
+    first, second = write_recipe("NUM_EPOCHS = 20\nSEED = 1\n", "a.py"), write_recipe("NUM_EPOCHS = 30\n", "b.py")
+    for arguments, num_epochs in (
+        ([first, "--NUM_EPOCHS", "40"], 40),
+        (["--NUM_EPOCHS", "40", first], 20),
+        ([first, second], 30),
+        ([second, first], 20),
+        (["--NUM_EPOCHS=40", "--NUM_EPOCHS=50"], 50),
+    ):
+        overrides.apply(arguments, config)
+        assert num_epochs == config.NUM_EPOCHS
+        assert (1 if first in arguments else 0) == config.SEED
+
+
+def test_a_recipe_may_compute_from_other_constants(write_recipe: Callable[..., str]) -> None:
+    recipe = write_recipe('PREDICTIONS_FOLDER = LOCAL_ROOT / "p"\nLR_MILESTONES = (NUM_EPOCHS // 2,)\n')
+    overrides.apply([recipe, "--LOCAL_ROOT", "/data", "--NUM_EPOCHS", "30"], config)
+    assert Path("/data/p") == config.PREDICTIONS_FOLDER
+    assert config.LR_MILESTONES == (15,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("NUM_EPOCHS = 3\nimport os\n", ":2: a recipe holds lines NAME = value only"),
+        ("def f():\n    pass\n", ":1: a recipe holds"),
+        ("\n\nprint(3)\n", ":3: a recipe holds"),
+        ("NUM_EPOCHS += 1\n", ":1: a recipe holds"),
+        ("NUM_EPOCHS = SEED = 3\n", ":1: a recipe holds"),
+        ("NUM_EPOCHS, SEED = 3, 4\n", ":1: a recipe holds"),
+        ("NUM_EPOCHS: int\n", ":1: a recipe holds"),
+        ("if True:\n    NUM_EPOCHS = 3\n", ":1: a recipe holds"),
+        ("SEED = 1\nNUM_EPOCHS = = 3\n", ":2: invalid syntax"),
+        ("SEED = (1\n", ":1: '(' was never closed"),
+        ("NUM_EPOCS = 3\n", "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
+        ("NUM_EPOCHS = 1 // 0\n", "NUM_EPOCHS: ZeroDivisionError: "),
+        ("NUM_EPOCHS = 3 * EPOCHS\n", "NUM_EPOCHS: NameError: name 'EPOCHS' is not defined"),
+        ("USE_POS_WEIGHT = 1\n", "USE_POS_WEIGHT is 1, which is not of type bool"),
+        ("NUM_EPOCHS = True\n", "NUM_EPOCHS is True, which is not of type int"),
+        ("NUM_EPOCHS = 3.0\n", "NUM_EPOCHS is 3.0, which is not of type int"),
+        ("WEIGHT_DECAY = False\n", "WEIGHT_DECAY is False, which is not of type float"),
+        ("LOCAL_ROOT = 3\n", "LOCAL_ROOT is 3, which is not of type Path"),
+        ("DEVICE = None\n", "DEVICE is None, which is not of type str"),
+        ("PRETRAINED_WEIGHTS = 3\n", "PRETRAINED_WEIGHTS is 3, which is not of type str or None"),
+        ("LR_MILESTONES = 5\n", "LR_MILESTONES is 5, which is not of type tuple"),
+        ("LR_MILESTONES = (3, 5.5)\n", "LR_MILESTONES is 5.5, which is not of type int"),
+        ("CLASSES = 'cat'\n", "CLASSES is 'cat', which is not of type tuple"),
+        ("MODEL_NAME = 18\n", "MODEL_NAME is 18; it takes resnet18, "),
+    ],
+)
+def test_a_bad_recipe_is_refused_in_one_line(write_recipe: Callable[..., str], text: str, message: str) -> None:
+    recipe = write_recipe(text)
+    with pytest.raises(InputError) as caught:
+        overrides.apply([recipe], config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if message[0] == ":":
+        assert str(caught.value).startswith(recipe + message)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read recipe .*absent\.py: No such file or directory"):
+        overrides.apply([str(tmp_path / "absent.py")], config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--NUM_EPOCHS", "ten"], "NUM_EPOCHS is 'ten', which is not of type int"),
+        (["--NUM_EPOCHS", "2.5"], "NUM_EPOCHS is '2.5', which is not of type int"),
+        (["--NUM_EPOCHS", "None"], "NUM_EPOCHS is 'None', which is not of type int"),
+        (["--LEARNING_RATE", "fast"], "LEARNING_RATE is 'fast', which is not of type float"),
+        (["--USE_POS_WEIGHT", "yes"], "USE_POS_WEIGHT is 'yes', which is not of type bool"),
+        (["--LR_MILESTONES", "3,x"], "LR_MILESTONES is 'x', which is not of type int"),
+        (
+            ["--MODEL_NAME", "resnet5O"],
+            "MODEL_NAME is 'resnet5O' (did you mean resnet50?); it takes resnet18, resnet50",
+        ),
+        (["--MODEL_NAME", "RESNET50"], "(did you mean resnet50?)"),
+        (["--SCHEDULE=multi_step"], "SCHEDULE is 'multi_step' (did you mean multistep?); it takes multistep, cosine"),
+        (["--RESUME", "qqqq"], "RESUME is 'qqqq'; it takes auto, never"),
+        (["--NUM_EPOCS", "3"], "the command line: there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
+        (["--num_epochs", "3"], "there is no constant 'num_epochs' (did you mean NUM_EPOCHS?)"),
+        (["--train_batchsize=3"], "(did you mean TRAIN_BATCH_SIZE?)"),
+        (["--ZZZZ", "3"], "there is no constant 'ZZZZ'; --help lists them"),
+        (["--NUM_EPOCHS"], "--NUM_EPOCHS needs a value"),
+        (["NUM_EPOCHS", "3"], "'NUM_EPOCHS' is neither a recipe (.py) nor --NAME value"),
+        (["NUM_EPOCHS=3"], "'NUM_EPOCHS=3' is neither"),
+    ],
+)
+def test_a_bad_command_line_is_refused_in_one_line(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        overrides.apply(arguments, config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+CONTRADICTORY = [  # at least one for each rule of overrides.CONTRADICTIONS, and a piece of the message
+    ("--NUM_EPOCHS 0", "NUM_EPOCHS is 0"),
+    ("--TRAIN_BATCH_SIZE 1", "TRAIN_BATCH_SIZE is 1: BatchNorm"),
+    ("--TEST_BATCH_SIZE 0", "TEST_BATCH_SIZE is 0"),
+    ("--IMAGE_SIZE 31", "IMAGE_SIZE is 31"),
+    ("--VAL_SPLIT 0", "VAL_SPLIT is 0.0"),
+    ("--VAL_SPLIT 1", "VAL_SPLIT is 1.0"),
+    ("--VAL_EVERY_N_EPOCHS 0", "VAL_EVERY_N_EPOCHS is 0"),
+    ("--TRAIN_METRICS_EVERY_N_EPOCHS -1", "TRAIN_METRICS_EVERY_N_EPOCHS is -1"),
+    ("--NUM_WORKERS -1", "NUM_WORKERS is -1"),
+    ("--TH_MULTI_LABEL 1.01", "TH_MULTI_LABEL is 1.01"),
+    ("--CROP_SCALE_MIN 0", "CROP_SCALE_MIN is 0.0"),
+    ("--POS_WEIGHT_CAP -1", "POS_WEIGHT_CAP is -1.0"),
+    ("--BACKBONE_BASE_LR 0", "BACKBONE_BASE_LR and HEAD_BASE_LR must be above 0"),
+    ("--LEARNING_RATE=-0.1", "LEARNING_RATE, BACKBONE_BASE_LR"),
+    ("--LR_MILESTONES 5,3", "LR_MILESTONES is (5, 3)"),
+    ("--LR_MILESTONES 3,3", "LR_MILESTONES is (3, 3)"),
+    ("--LR_MILESTONES 0,3", "LR_MILESTONES is (0, 3)"),
+    ("--LR_DECAY_FACTOR 0", "LR_DECAY_FACTOR is 0.0"),
+    ("--LR_DECAY_FACTOR 1.5", "LR_DECAY_FACTOR is 1.5"),
+    ("--WARMUP_EPOCHS 3 --NUM_EPOCHS 3", "WARMUP_EPOCHS is 3.0 and NUM_EPOCHS 3"),
+    ("--EARLY_STOPPING_ENABLED true --EARLY_STOPPING_PATIENCE 0", "but EARLY_STOPPING_PATIENCE is 0"),
+    ("--PRETRAINED_WEIGHTS None", "PRETRAINED_WEIGHTS is None: a frozen random backbone"),
+    ("--CLASSES cat,dog,cat", "CLASSES names a class twice"),
+]
+
+
+def find_broken_rules() -> list[int]:
+    """The numbers of the rules that the present constants break."""
+    values = vars(config)
+    broken = []
+    for number, (rule, _) in enumerate(overrides.CONTRADICTIONS):
+        names = rule.__code__.co_varnames[: rule.__code__.co_argcount]
+        if all(name in values for name in names) and rule(*(values[name] for name in names)):
+            broken.append(number)
+    return broken
+
+
+@pytest.mark.parametrize(("line", "message"), CONTRADICTORY)
+def test_contradictions_are_refused_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        overrides.apply(line.split(), config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_rule_is_provoked_by_a_case_above() -> None:
+    provoked = set()
+    for line, _ in CONTRADICTORY:
+        overrides.apply([], config)
+        with pytest.raises(InputError):
+            overrides.apply(line.split(), config)
+        provoked.add(find_broken_rules()[0])
+    missing = [message for number, (_, message) in enumerate(overrides.CONTRADICTIONS) if number not in provoked]
+    assert missing == []
+
+
+def test_every_rule_looks_at_constants_that_exist() -> None:
+    for rule, message in overrides.CONTRADICTIONS:
+        looked_at = set(rule.__code__.co_varnames[: rule.__code__.co_argcount])
+        assert looked_at <= set(NAMES), message
+        assert set(re.findall(r"\{(\w+)\}", message)) <= looked_at
+    assert find_broken_rules() == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--TRAIN_BATCH_SIZE 2 --IMAGE_SIZE 32 --TH_MULTI_LABEL 1 --CROP_SCALE_MIN 1 --POS_WEIGHT_CAP 0",
+        "--WARMUP_EPOCHS 2.5 --NUM_EPOCHS 3 --LR_DECAY_FACTOR 1",
+        "--EARLY_STOPPING_PATIENCE 0",
+        "--PRETRAINED_WEIGHTS None --FREEZE_BACKBONE False",
+    ],
+)
+def test_the_limits_themselves_are_allowed(line: str) -> None:
+    overrides.apply(line.split(), config)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--NUM_EPOCHS", "77", "--help"]])
+def test_help_prints_every_constant(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        overrides.apply(arguments, config)
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^  --([A-Z0-9_]+) ", text, re.MULTILINE) == NAMES
+    for constant in overrides.list_constants(config):
+        below = text.partition(f"\n  --{constant.name} ")[2].partition("\n  --")[0]
+        assert constant.comment in below
+    assert f"  --NUM_EPOCHS {77 if '77' in arguments else DEFAULTS['NUM_EPOCHS']}\n" in text
+    assert f"  --LOCAL_ROOT {DEFAULTS['LOCAL_ROOT']}\n        holds the data set" in text
+    assert "\nClasses\n  --CLASSES ('person', 'bicycle', " in text
+    assert "\n        multistep | cosine\n" in text
+    for title in re.findall(r"^# ---- (.*) ----$", SOURCE, re.MULTILINE):
+        assert f"\n\n{title}\n" in text
+
+
+def test_resolved_is_complete_and_plain() -> None:
+    plain = overrides.resolved(config)
+    assert list(plain) == NAMES
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["LR_MILESTONES"] == list(config.LR_MILESTONES)
+    assert plain["LOCAL_ROOT"] == str(config.LOCAL_ROOT)
+    overrides.apply(["--NUM_EPOCHS", "3", "--LOCAL_ROOT", "/data"], config)
+    changed = overrides.resolved(config)
+    assert (changed["NUM_EPOCHS"], changed["BEST_MODEL_PATH"]) == (3, "/data/trained_models/best_model.pt")
+
+
+def test_a_script_may_have_constants_of_its_own(write_recipe: Callable[..., str]) -> None:
+    table = model_performance_table
+    overrides.apply(["--LOCAL_ROOT", "/data", "--SORT_BY", "mAP", "--GROUP_BY_COLUMNS", "HEAD,LOSS"], config, table)
+    assert table.SORT_BY == "mAP"
+    assert table.GROUP_BY_COLUMNS == ("HEAD", "LOSS")
+    assert Path("/data/trained_models") == table.CHECKPOINTS_ROOT  # computed from a constant of config
+    overrides.apply([write_recipe('NUM_EPOCHS = 3\nGROUP_MODE = "mean"\n'), "--SORT_BY=epoch"], config, table)
+    assert (config.NUM_EPOCHS, table.GROUP_MODE, table.SORT_BY) == (3, "mean", "epoch")
+    assert table.CHECKPOINTS_ROOT == config.TRAINED_MODELS_FOLDER == DEFAULTS["TRAINED_MODELS_FOLDER"]
+    with pytest.raises(InputError, match=r"there is no constant 'SORTBY'.*did you mean SORT_BY"):
+        overrides.apply(["--SORTBY", "mAP"], config, table)
+    with pytest.raises(InputError, match="there is no constant 'SORT_BY'"):
+        overrides.apply(["--SORT_BY", "mAP"], config)
+
+
+def test_help_of_a_script_lists_its_own_constants_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        overrides.apply(["--help"], config, model_performance_table)
+    text = capsys.readouterr().out
+    assert "\nTable\n  --SORT_BY 'best_f1'\n" in text
+    assert "\n        best | mean\n" in text
+    assert "  --NUM_EPOCHS " in text
+
+
+def test_other_annotations(tmp_path: Path) -> None:
+    """Kinds of constants that config.py may come to have."""
+    path = tmp_path / "other_script.py"
+    path.write_text(
+        "from pathlib import Path\nfrom typing import Literal\n"
+        "LIMIT: int | None = None\nRATE: float | None = 0.5\nSIZES: tuple[float, ...] = ()\n"
+        "PAIR: tuple[int, str] = (1, 'a')\nFOLDER: Path | None = None\nlower: int = 3\nPLAIN = 4\n"
+    )
+    module = import_file(path, "other_script")
+    names = [constant.name for constant in overrides.list_constants(module)]
+    assert names == ["LIMIT", "RATE", "SIZES", "PAIR", "FOLDER"]
+    overrides.apply(["--LIMIT", "3", "--RATE", "None", "--SIZES", "1,0.5", "--FOLDER", "/data"], module)
+    assert [vars(module)[name] for name in ("LIMIT", "RATE", "SIZES", "FOLDER")] == [3, None, (1.0, 0.5), Path("/data")]
+    with pytest.raises(InputError, match="PLAIN"):
+        overrides.apply(["--PLAIN", "3"], module)
+    assert "other_script" not in sys.modules
+
+
+def test_a_recipe_sees_the_new_value_of_a_constant_below(write_recipe: Callable[..., str]) -> None:
+    overrides.apply([write_recipe("UNFREEZE_BACKBONE_EPOCH = NUM_EPOCHS // 2\n"), "--NUM_EPOCHS", "30"], config)
+    assert config.UNFREEZE_BACKBONE_EPOCH == 15
+
+
+def test_an_optional_choice(tmp_path: Path) -> None:
+    path = tmp_path / "other_script.py"
+    path.write_text("from typing import Literal\nKIND: Literal['a', 'b'] | None = None\nDEPTH: Literal[18, 50] = 18\n")
+    module = import_file(path, "other_script")
+    overrides.apply(["--KIND", "b", "--DEPTH", "50"], module)
+    assert (module.KIND, module.DEPTH) == ("b", 50)
+    overrides.apply(["--KIND", "None"], module)
+    assert module.KIND is None
+
+
+def test_brackets_that_belong_to_a_name_stay() -> None:
+    overrides.apply(["--CLASSES", "cat,dog (small)"], config)
+    assert config.CLASSES == ("cat", "dog (small)")
+
+
+def test_a_recipe_that_is_not_text(write_recipe: Callable[..., str]) -> None:
+    with pytest.raises(InputError, match=r"cannot read recipe .*recipe\.py"):
+        overrides.apply([write_recipe(b"DEVICE = '\xff'\n")], config)
+
+
+def test_a_forgotten_value_does_not_swallow_the_next_name() -> None:
+    with pytest.raises(InputError, match="--PREDICTIONS_FOLDER needs a value"):
+        overrides.apply(["--PREDICTIONS_FOLDER", "--NUM_EPOCHS=3"], config)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf"])
+def test_numbers_must_be_finite(text: str) -> None:
+    with pytest.raises(InputError, match="LEARNING_RATE is"):
+        overrides.apply(["--LEARNING_RATE", text], config)
+
+
+@pytest.mark.parametrize("line", ["NUM_EPOCS = 3", "NUM_EPOCHS = 'x'", "NUM_EPOCHS = 1 // 0"])
+def test_a_bad_line_of_a_recipe_is_named(write_recipe: Callable[..., str], line: str) -> None:
+    recipe = write_recipe(f"SEED = 1\n{line}\n")
+    with pytest.raises(InputError, match=rf"{re.escape(recipe)}:2: "):
+        overrides.apply([recipe], config)

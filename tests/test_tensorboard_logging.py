@@ -1,0 +1,337 @@
+"""What tensorboard_logging.py writes, read back with TensorBoard's own reader and compared."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.metrics import confusion_matrix, precision_score, recall_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]  # made by protobuf
+from tensorboard.util.tensor_util import make_ndarray
+
+import tensorboard_logging
+import utils
+from tensorboard_logging import TensorBoardLogger, draw_pictures, draw_training_curves, save_training_curves
+
+ROOT = Path(tensorboard_logging.__file__).parent
+CLASSES = ("person", "dog", "cat")
+
+RECORD = {
+    "epoch": 3,
+    "frozen": True,
+    "train_loss": 0.41,
+    "lr_backbone": 1e-4,
+    "lr_head": 1e-3,
+    "images_per_second": 88.1,
+    "seconds": 40.2,
+    "val_loss": 0.39,
+    "val_f1": 0.61,
+    "val_f1_cross_fitted": 0.60,
+    "val_mAP": 0.66,
+    "threshold": 0.47,
+    "train_f1": 0.7,
+    "train_mAP": 0.75,
+}
+TAGS = {
+    "frozen": 1,
+    "loss/train": 0.41,
+    "loss/val": 0.39,
+    "learning_rate/backbone": 1e-4,
+    "learning_rate/head": 1e-3,
+    "speed/images_per_second": 88.1,
+    "speed/seconds": 40.2,
+    "f1/val": 0.61,
+    "f1/val_cross_fitted": 0.60,
+    "f1/train": 0.7,
+    "mAP/val": 0.66,
+    "mAP/train": 0.75,
+    "threshold": 0.47,
+}
+
+
+def read_events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    return events.Reload()
+
+
+def draw_scores(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Random (N, 3) probabilities and targets."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 2, (num_images, 3)).astype(np.int8)
+    return np.clip(0.3 * targets + 0.7 * rng.random(targets.shape), 0, 1).astype(np.float32), targets
+
+
+# ---- scalars ----
+
+
+def test_an_epochs_record_becomes_grouped_scalars(tmp_path: Path) -> None:
+    with TensorBoardLogger(tmp_path / "run") as logger:
+        logger.add_epoch(RECORD)
+    events = read_events(tmp_path / "run")
+    assert set(events.Tags()["scalars"]) == set(TAGS)
+    for tag, value in TAGS.items():
+        (event,) = events.Scalars(tag)
+        assert event.step == 3
+        assert event.value == pytest.approx(value)
+
+
+def test_keys_that_are_absent_or_unknown(tmp_path: Path) -> None:
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.add_epoch({"epoch": 1, "train_loss": 0.5, "gpu_memory_gib": 7})
+        logger.add_epoch({"epoch": 2, "train_loss": 0.4, "val_f1": 0.3})
+    events = read_events(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"loss/train", "gpu_memory_gib", "f1/val"}
+    assert [(e.step, round(e.value, 6)) for e in events.Scalars("loss/train")] == [(1, 0.5), (2, 0.4)]
+    assert [e.step for e in events.Scalars("f1/val")] == [2]
+
+
+def test_an_epoch_is_on_disk_before_the_logger_is_closed(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    logger.add_epoch({"epoch": 1, "val_f1": 0.61})
+    assert read_events(tmp_path).Scalars("f1/val")[0].value == pytest.approx(0.61)
+    logger.close()
+
+
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(utils.InputError, match="file"):
+        TensorBoardLogger(tmp_path / "file" / "run")
+
+
+# ---- PR curves ----
+
+
+@pytest.mark.parametrize("unknown", [-1, np.nan])
+def test_pr_curves_count_known_entries_as_scikit_learn_does(tmp_path: Path, unknown: float) -> None:
+    probabilities, targets = draw_scores(300)
+    targets = targets.astype(np.int8 if unknown == -1 else np.float32)
+    targets[np.random.default_rng(1).random(targets.shape) < 0.2] = unknown
+    targets[:, 2] = np.where(targets[:, 2] == 1, 0, targets[:, 2])  # a class without a positive
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.add_pr_curves(probabilities, targets, CLASSES, epoch=5)
+    events = read_events(tmp_path)
+    assert set(events.Tags()["tensors"]) == {"pr_curve/micro", "pr_curve/class/person", "pr_curve/class/dog"}
+    known = targets >= 0
+    expected = {
+        "pr_curve/micro": (targets[known], probabilities[known]),
+        "pr_curve/class/person": (targets[known[:, 0], 0], probabilities[known[:, 0], 0]),
+        "pr_curve/class/dog": (targets[known[:, 1], 1], probabilities[known[:, 1], 1]),
+    }
+    for tag, (labels, scores) in expected.items():
+        (event,) = events.Tensors(tag)
+        assert event.step == 5
+        curve = make_ndarray(event.tensor_proto)  # rows: TP, FP, TN, FN, precision, recall
+        assert curve.shape == (6, 127)
+        for i in (0, 20, 63, 100):
+            predicted = scores >= i / 126
+            tn, fp, fn, tp = confusion_matrix(labels, predicted, labels=[0, 1]).ravel()
+            assert curve[:4, i].tolist() == [tp, fp, tn, fn]
+            assert predicted.any()
+            assert curve[4, i] == pytest.approx(precision_score(labels, predicted))
+            assert curve[5, i] == pytest.approx(recall_score(labels, predicted))
+
+
+def test_no_pr_curve_without_any_positive(tmp_path: Path) -> None:
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.add_pr_curves(np.full((4, 3), 0.5), np.array([[0, -1, 0]] * 4), CLASSES, epoch=1)
+    assert read_events(tmp_path).Tags()["tensors"] == []
+
+
+# ---- pictures ----
+
+
+def make_images(num_images: int, height: int = 40, width: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num_images, 3, height, width), dtype=np.uint8)
+
+
+def test_pictures_are_one_grid(tmp_path: Path) -> None:
+    probabilities, targets = draw_scores(6)
+    drawn = draw_pictures(make_images(6), targets, probabilities, 0.5, CLASSES)
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.add_pictures(make_images(6), targets, probabilities, 0.5, CLASSES, epoch=2)
+        logger.add_pictures(make_images(0), targets[:0], probabilities[:0], 0.5, CLASSES, epoch=3)
+    (event,) = read_events(tmp_path).Images("pictures/val")
+    assert event.step == 2
+    (tmp_path / "grid.png").write_bytes(event.encoded_image_string)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")), drawn)
+    # four columns of 2.4 + 0.15 inches, two rows with six lines below each, a line of explanation on top
+    assert drawn.shape[:2] == pytest.approx(
+        (100 * (0.34 + 2 * (2.4 + 6 * 0.17 + 0.15)), 100 * (0.15 + 4 * 2.55)), abs=1
+    )
+    one = draw_pictures(make_images(1), targets[:1], probabilities[:1], 0.5, CLASSES)
+    assert one.shape[:2] == pytest.approx((100 * (0.34 + 3.57), 100 * 2.7), abs=1)
+
+
+def text_colours(targets: list[float], probabilities: list[float], thresholds: float | list[float] = 0.5) -> set[str]:
+    """The colours (as the file names them) that occur below the picture."""
+    grid = draw_pictures(np.zeros((1, 3, 8, 8), np.uint8), [targets], [probabilities], thresholds, CLASSES)
+    pixels = {tuple(pixel) for pixel in grid[275:].reshape(-1, 3).tolist()}
+    found = set()
+    for name in ("GREEN", "BLUE", "ORANGE"):
+        code = getattr(tensorboard_logging, name).lstrip("#")
+        if tuple(int(code[i : i + 2], 16) for i in (0, 2, 4)) in pixels:
+            found.add(name)
+    return found
+
+
+def test_right_missed_and_false_predictions_differ_in_colour() -> None:
+    assert text_colours([1, 0, 0], [0.9, 0.1, 0.1]) == {"GREEN"}
+    assert text_colours([1, 0, 0], [0.4, 0.1, 0.1]) == {"BLUE"}
+    assert text_colours([0, 0, 0], [0.9, 0.1, 0.1]) == {"ORANGE"}
+    assert text_colours([1, 1, 0], [0.9, 0.1, 0.8]) == {"GREEN", "BLUE", "ORANGE"}
+    assert text_colours([0, 0, 0], [0.1, 0.1, 0.1]) == set()
+    assert text_colours([np.nan, -1, 0], [0.9, 0.9, 0.1]) == set()  # unknown: neither right nor false
+    assert text_colours([1, 0, 0], [0.4, 0.4, 0.4], [0.4, 0.5, 0.5]) == {"GREEN"}  # probability >= threshold
+
+
+def test_the_signs_tell_without_colour() -> None:
+    targets, probabilities = np.array([1, 1, 0, -1]), np.array([0.9, 0.2, 0.8, 0.7])
+    lines = tensorboard_logging._describe(targets, probabilities, 0.5, (*CLASSES, "US$ and a very, very long name $"))
+    texts = [text for text, _ in lines]
+    assert texts == ["✗ cat 0.80", "○ dog missed 0.20", "✓ person 0.90", "? US$ and a very, ver… not annotated 0.70"]
+
+
+def test_many_labels_are_counted_and_dollar_signs_are_text() -> None:
+    names = [rf"$\bad{i}$" for i in range(20)]  # read as a formula, these would raise
+    lines = tensorboard_logging._describe(np.ones(20), np.linspace(0.6, 0.9, 20), 0.5, names)
+    assert len(lines) == 6
+    assert lines[0][0] == r"✓ $\bad19$ 0.90"
+    assert lines[-1][0] == "and 15 more"
+    draw_pictures(make_images(1), np.ones((1, 20)), np.full((1, 20), 0.9), 0.5, names)
+
+
+# ---- hparams ----
+
+
+def test_hparams_lie_in_the_runs_own_event_file(tmp_path: Path) -> None:
+    constants: dict[str, object] = {
+        "NUM_EPOCHS": 10,
+        "WEIGHT_DECAY": 0.5,
+        "USE_POS_WEIGHT": True,
+        "MODEL_NAME": "resnet18",
+        "LR_MILESTONES": (6, 8),
+        "PRETRAINED_WEIGHTS": None,
+        "TENSORBOARD_FOLDER": Path("runs"),
+    }
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.add_hparams(constants, {"val_f1": 0.61})
+        logger.add_epoch(RECORD)
+    assert len(list(tmp_path.iterdir())) == 1
+    events = read_events(tmp_path)
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    values = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert values["NUM_EPOCHS"].number_value == 10
+    assert values["WEIGHT_DECAY"].number_value == 0.5
+    assert values["USE_POS_WEIGHT"].number_value == 1  # torch writes booleans as numbers
+    assert values["MODEL_NAME"].string_value == "resnet18"
+    assert values["LR_MILESTONES"].string_value == "(6, 8)"
+    assert values["PRETRAINED_WEIGHTS"].string_value == "None"
+    assert values["TENSORBOARD_FOLDER"].string_value == "runs"
+    assert events.Scalars("hparam/val_f1")[0].value == pytest.approx(0.61)
+    assert events.Scalars("f1/val")[0].step == 3  # what comes after is still read
+
+
+# ---- switched off ----
+
+
+def test_switched_off_imports_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from tensorboard_logging import TensorBoardLogger
+with TensorBoardLogger(None) as logger:
+    logger.add_epoch({"epoch": 1, "train_loss": 0.5})
+    logger.add_pr_curves(np.ones((2, 1)), np.ones((2, 1)), ["a"], 1)
+    logger.add_pictures(np.zeros((1, 3, 8, 8), np.uint8), np.ones((1, 1)), np.ones((1, 1)), 0.5, ["a"], 1)
+    logger.add_hparams({"a": 1}, {"b": 2.0})
+logger.close()
+print(sorted({"torch", "tensorboard", "matplotlib", "config"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code, str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- curves ----
+
+
+def make_history(num_epochs: int) -> list[tensorboard_logging.Record]:
+    scores = {"train_loss": 0.5, "val_loss": 0.5, "val_mAP": 0.7, "lr_head": 1e-3, "threshold": 0.4}
+    return [{"epoch": e, "frozen": e < 3} | scores | {"val_f1": e / 100} for e in range(1, num_epochs + 1)]
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    image = Image.open(path)
+    assert image.format == "PNG"
+    assert image.size == (1100, 700)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
+    """Legend label -> (epochs, values) of every line in the figure."""
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}  # pyright: ignore
+
+
+def test_curves_show_their_history(tmp_path: Path) -> None:
+    history = make_history(5)
+    history[2] |= {"train_f1": 0.7, "train_mAP": 0.8, "lr_backbone": 1e-4}
+    del history[1]["val_loss"]
+    lines = read_lines(draw_training_curves(history))
+    assert lines["train"] == ([1, 2, 3, 4, 5], [0.5] * 5)
+    assert lines["validation"] == ([1, 3, 4, 5], [0.5] * 4)
+    assert lines["F1 validation"] == ([1, 2, 3, 4, 5], [0.01, 0.02, 0.03, 0.04, 0.05])
+    assert lines["mAP validation"] == ([1, 2, 3, 4, 5], [0.7] * 5)
+    assert lines["F1 train"] == ([3], [0.7])
+    assert lines["mAP train"] == ([3], [0.8])
+    assert lines["head"] == ([1, 2, 3, 4, 5], [1e-3] * 5)
+    assert lines["backbone"] == ([3], [1e-4])
+    assert lines["threshold"] == ([1, 2, 3, 4, 5], [0.4] * 5)
+    assert lines["backbone unfrozen"][0] == [2.5, 2.5]  # epoch 3 is the first that trains the backbone
+    assert "backbone unfrozen" not in read_lines(draw_training_curves(history[2:]))
+    save_training_curves(history, tmp_path / "run" / "curves.png")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["curves.png"]
+    save_training_curves(history[:4], tmp_path / "shorter.png")
+    assert (read_pixels(tmp_path / "run" / "curves.png") != read_pixels(tmp_path / "shorter.png")).any()
+
+
+def test_the_best_epoch_is_the_first_of_equals() -> None:
+    scores = (float("nan"), 0.3, 0.6, 0.6, 0.5)
+    history: list[tensorboard_logging.Record] = [{"epoch": e, "val_f1": f1} for e, f1 in enumerate(scores, start=1)]
+    assert read_lines(draw_training_curves(history))["best: 0.600, epoch 3"] == ([3], [0.6])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [{"epoch": 1, "train_loss": 0.5}],
+        [{"epoch": 1, "val_f1": float("nan"), "lr_head": 0.0}],
+        make_history(1),
+        make_history(100),
+    ],
+)
+def test_curves_of_any_history(tmp_path: Path, history: list[tensorboard_logging.Record]) -> None:
+    save_training_curves(history, tmp_path / "curves.png")
+    read_pixels(tmp_path / "curves.png")
+
+
+def test_curves_choose_no_backend(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import tensorboard_logging
+tensorboard_logging.save_training_curves([{"epoch": 1, "val_f1": 0.5}], Path("curves.png"))
+assert "matplotlib.pyplot" not in sys.modules  # which would choose a backend for the whole process
+"""
+    subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, check=True)

@@ -1,0 +1,261 @@
+"""training.py end to end on a small data set: what it writes, that it repeats, resumes, stops and warns."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_small_run
+
+import checkpoints
+import config
+import dataset_readers
+import metrics
+import predictor
+import thresholds
+import training
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_checkpoint(folder: Path) -> Path:
+    (path,) = (folder / "trained_models").glob("*/*.pt")
+    return path
+
+
+def assert_same_tensors(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_tensors(one[key], other[key])
+    elif isinstance(one, list):
+        for a, b in zip(one, other, strict=True):
+            assert_same_tensors(a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(shared_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four epochs, frozen for one, with TensorBoard and training metrics."""
+    folder = tmp_path_factory.mktemp("run")
+    before = dict(config.__dict__)
+    training.main([*make_small_run(shared_dataset, folder), *LONGER])
+    config.__dict__.update(before)
+    return folder
+
+
+LONGER = ["--NUM_EPOCHS=4", "--USE_TENSORBOARD=True", "--TRAIN_METRICS_EVERY_N_EPOCHS=2", "--VAL_EVERY_N_EPOCHS=3"]
+
+
+def test_checkpoint_reproduces_the_validation_it_was_chosen_by(finished: Path, shared_dataset: Path) -> None:
+    """Weights, classes, size and threshold in the file give the F1, mAP and threshold that the file states."""
+    checkpoint = checkpoints.load(find_checkpoint(finished))
+    _, val_table = dataset_readers.split_table(dataset_readers.read_dataset(shared_dataset, split="train"), 0.25, 0)
+    model = predictor.load(find_checkpoint(finished), "cpu")
+    probabilities = np.stack([record.probabilities for record in model.predict(val_table.paths, batch_size=3)])
+    threshold = thresholds.tune_global(probabilities, val_table.targets)
+    assert checkpoint["best_threshold"] == pytest.approx(threshold, abs=1e-5)
+    measured = metrics.measure(probabilities, val_table.targets, checkpoint["best_threshold"])
+    assert checkpoint["best_f1"] == checkpoint["metrics"]["f1_weighted"]
+    for name in ("f1_weighted", "mAP", "CF1", "exact_match"):
+        assert checkpoint["metrics"][name] == pytest.approx(measured[name], abs=1e-5)
+    assert checkpoint["classes"] == ["red", "green", "blue"]
+    assert checkpoint["dataset"]["num_train"] == 40 - len(val_table)
+    assert checkpoint["config"]["IMAGE_SIZE"] == 32
+    assert checkpoint["config"]["DATASET_FOLDER"] == str(shared_dataset)
+
+
+def test_best_model_is_the_selected_checkpoint(finished: Path) -> None:
+    best = checkpoints.load(finished / "trained_models" / "best_model.pt")
+    assert_same_tensors(best["model_state"], checkpoints.load(find_checkpoint(finished))["model_state"])
+    assert (finished / "trained_models" / "best_model.json").is_file()
+
+
+def test_cadences_are_kept_and_the_last_epoch_validates(finished: Path) -> None:
+    last = checkpoints.load(find_checkpoint(finished).with_suffix("") / "last.pt")
+    history = last["training_state"]["state"]["history"]
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4]
+    assert [record["epoch"] for record in history if "val_f1" in record] == [3, 4]
+    assert [record["epoch"] for record in history if "train_f1" in record] == [2, 4]
+    assert all(0 <= record["train_mAP"] <= 1 for record in history if "train_mAP" in record)
+    log = (find_checkpoint(finished).with_suffix("") / "log.csv").read_text().splitlines()
+    assert len(log) == 5
+    assert float(log[1].split(",")[log[0].split(",").index("train_loss")]) == history[0]["train_loss"]
+
+
+def test_curves_and_tensorboard_are_written(finished: Path) -> None:
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with Image.open(find_checkpoint(finished).with_suffix("") / "training_curves.png") as image:
+        assert image.width > 400
+    events = EventAccumulator(str(finished / "runs" / "resnet18" / find_checkpoint(finished).stem)).Reload()
+    tags = events.Tags()
+    for tag in ("loss/train", "loss/val", "f1/val", "mAP/val", "threshold", "learning_rate/backbone"):
+        assert tag in tags["scalars"]
+    assert [event.step for event in events.Scalars("f1/val")] == [3, 4]
+    assert tags["images"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_same_constants_same_weights_and_killed_is_resumed(
+    finished: Path, shared_dataset: Path, tmp_path: Path, num_workers: int
+) -> None:
+    """Killed after an epoch and started again: the same tensors as a run that nothing happened to."""
+    arguments = [*make_small_run(shared_dataset, tmp_path), *LONGER, f"--NUM_WORKERS={num_workers}"]
+    command = [sys.executable, "training.py", *arguments]
+    with (tmp_path / "out.txt").open("w") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        while process.poll() is None and not list(tmp_path.glob("trained_models/*/*/last.json")):
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    (last,) = tmp_path.glob("trained_models/*/*/last.pt")
+    interrupted_after = checkpoints.load(last)["training_state"]["state"]["epoch"]
+    assert interrupted_after < 4, f"it was to be killed before it ended: {(tmp_path / 'out.txt').read_text()}"
+
+    training.main(arguments)
+    assert_same_tensors(
+        checkpoints.load(last)["training_state"]["engine"],
+        checkpoints.load(finished / last.relative_to(tmp_path))["training_state"]["engine"],
+    )
+    for name in (find_checkpoint(tmp_path), last):
+        expected = checkpoints.load(finished / name.relative_to(tmp_path))
+        resumed = checkpoints.load(name)
+        assert_same_tensors(resumed["model_state"], expected["model_state"])
+        for key in ("best_f1", "best_threshold", "epoch", "metrics"):
+            assert resumed[key] == expected[key]
+
+
+def test_the_same_configuration_keeps_its_file_unless_f1_improves(small_run: list[str], tmp_path: Path) -> None:
+    training.main(small_run)
+    path = find_checkpoint(tmp_path)
+    better = checkpoints.load(path) | {"best_f1": 2.0, "epoch": 77}
+    checkpoints.save(path, better)
+    training.main(small_run)
+    assert checkpoints.load(path)["epoch"] == 77, "2.0 cannot be beaten"
+    assert checkpoints.load(tmp_path / "trained_models" / "best_model.pt")["epoch"] == 77
+    checkpoints.save(path, better | {"best_f1": 0.0})
+    training.main(small_run)
+    assert checkpoints.load(path)["epoch"] in (1, 2)
+
+
+def test_another_configuration_has_another_file(small_run: list[str], tmp_path: Path) -> None:
+    training.main([*small_run, "--NUM_EPOCHS=1"])
+    training.main([*small_run, "--NUM_EPOCHS=1", "--WEIGHT_DECAY=0.1"])
+    training.main([*small_run, "--NUM_EPOCHS=1", "--TEST_BATCH_SIZE=5"])  # decides nothing
+    assert len(list((tmp_path / "trained_models").glob("*/*.pt"))) == 2
+
+
+def test_backbone_stands_still_until_its_epoch(small_run: list[str], tmp_path: Path, shared_dataset: Path) -> None:
+    torch.manual_seed(1)
+    own = tmp_path / "own.pth"
+    import torchvision
+
+    torch.save(torchvision.models.resnet18().state_dict(), own)
+    frozen = [*small_run, f"--PRETRAINED_WEIGHTS={own}", "--FREEZE_BACKBONE=True"]
+    for epoch, moves in ((0, False), (3, False), (2, True)):
+        training.main([*frozen, f"--UNFREEZE_BACKBONE_EPOCH={epoch}"])
+        state = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))["model_state"]
+        original = torch.load(own, weights_only=True)
+        same = all(torch.equal(state[f"backbone.{key}"], value) for key, value in original.items() if "fc" not in key)
+        assert same is not moves
+
+
+def test_early_stopping_ends_the_run(small_run: list[str], tmp_path: Path) -> None:
+    options = ["--NUM_EPOCHS=9", "--EARLY_STOPPING_ENABLED=True", "--EARLY_STOPPING_PATIENCE=2"]
+    training.main([*small_run, *options, "--EARLY_STOPPING_MIN_DELTA=1.0"])
+    history = checkpoints.load(next(tmp_path.glob("trained_models/*/*/last.pt")))["training_state"]["state"]["history"]
+    assert len(history) == 3, "the first validation gains, the two after it do not"
+
+
+def test_one_rate_or_one_for_each_part(small_run: list[str], tmp_path: Path) -> None:
+    rates = ["--LEARNING_RATE=0.03", "--BACKBONE_BASE_LR=0.01", "--HEAD_BASE_LR=0.02", "--LR_MILESTONES=1"]
+    for differential in (True, False):
+        training.main([*small_run, *rates, f"--USE_DIFFERENTIAL_LR={differential}"])
+    for last in tmp_path.glob("trained_models/*/*/last.pt"):
+        checkpoint = checkpoints.load(last)
+        expected = (0.01, 0.02) if checkpoint["config"]["USE_DIFFERENTIAL_LR"] else (0.03, 0.03)
+        first, second = checkpoint["training_state"]["state"]["history"]
+        assert (first["lr_backbone"], first["lr_head"]) == pytest.approx(expected)
+        assert (second["lr_backbone"], second["lr_head"]) == pytest.approx([rate * 0.1 for rate in expected])
+
+
+def test_a_class_without_positives_is_a_warning(
+    small_run: list[str], dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (dataset / "classes.txt").write_text("red\ngreen\nblue\nunseen\n")
+    training.main([*small_run, f"--DATASET_FOLDER={dataset}", "--NUM_EPOCHS=1"])
+    err = capsys.readouterr().err
+    assert "warning: 1 class(es) without a positive in the training split: unseen\n" in err
+
+
+def test_it_learns(shared_dataset: Path, tmp_path: Path) -> None:
+    """Bars of three colours are learned from scratch in seconds; chance is about .5."""
+    training.main([*make_small_run(shared_dataset, tmp_path), "--NUM_EPOCHS=12", "--BACKBONE_BASE_LR=0.001"])
+    sidecar = json.loads(find_checkpoint(tmp_path).with_suffix(".json").read_text())
+    assert sidecar["metrics"]["mAP"] > 0.85
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        (None, ["--DATASET_FOLDER=/nowhere"], "cannot read folder /nowhere/images/train-resized"),
+        (lambda root: (root / "labels/train/train000.cls").unlink(), [], "image(s) without a label file"),
+        (lambda root: (root / "images/train-resized/train000.jpg").unlink(), [], "label file(s) without an image"),
+        (lambda root: (root / "labels/train/train000.cls").write_text("7"), [], "class index 7 is outside 0...2"),
+        (lambda root: (root / "labels/train/train000.cls").write_text("x"), [], "'x' is not a class index"),
+        (lambda root: cut(root / "images/train-resized/train000.jpg"), [], "cannot read image"),
+        (None, ["--VAL_SPLIT=0.01"], "VAL_SPLIT 0.01 of 40 images leaves 0 for validation"),
+        (None, ["--VAL_SPLIT=0.03"], "VAL_SPLIT 0.03 of 40 images leaves 1 for validation"),
+        (None, ["--MODEL_NAME=resnet81"], "MODEL_NAME is 'resnet81' (did you mean resnet18?)"),
+        (None, ["--NUM_EPOCS=3"], "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
+        (None, ["--NUM_CLASSES=5"], "NUM_CLASSES is 5 but the data set has 3 classes"),
+        (None, ["--FREEZE_BACKBONE=True"], "a frozen random backbone learns nothing"),
+        (None, ["--DEVICE=gpu"], "DEVICE 'gpu' is not to be had here"),
+    ],
+)
+def test_bad_input_is_one_line(
+    change: Callable[[Path], object] | None,
+    arguments: list[str],
+    message: str,
+    dataset: Path,
+    tmp_path: Path,
+    fails: Callable[[Callable[[list[str]], None], list[str]], str],
+) -> None:
+    if change:
+        change(dataset)
+    assert message in fails(training.main, [*make_small_run(dataset, tmp_path), *arguments])
+    assert not list(tmp_path.glob("trained_models/*/*.pt"))
+
+
+def test_folder_without_images(dataset: Path, tmp_path: Path, fails: Callable[..., str]) -> None:
+    for path in (dataset / "images" / "train-resized").iterdir():
+        path.unlink()
+    assert "no images in" in fails(training.main, make_small_run(dataset, tmp_path))
+
+
+def test_a_script_says_it_in_one_line_with_status_1(tmp_path: Path) -> None:
+    command = [sys.executable, "training.py", f"--DATASET_FOLDER={tmp_path}", "--PRETRAINED_WEIGHTS=None"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: FREEZE_BACKBONE_AT_START is True but PRETRAINED_WEIGHTS is None: a frozen random backbone learns "
+        "nothing; set FREEZE_BACKBONE_AT_START = False"
+    ]

@@ -1,0 +1,105 @@
+"""utils.py: one-line errors, atomic writing, progress in a pipe, devices."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import utils
+from utils import InputError
+
+
+def test_durations_read_as_clocks() -> None:
+    assert [utils.format_duration(seconds) for seconds in (0, 75, 3599.6, 4000)] == [
+        "0:00",
+        "1:15",
+        "1:00:00",
+        "1:06:40",
+    ]
+
+
+def test_bad_input_ends_a_script_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(arguments: list[str]) -> None:
+        assert arguments == ["--A", "1"]
+        raise InputError("no images in here")
+
+    monkeypatch.setattr("sys.argv", ["script.py", "--A", "1"])
+    with pytest.raises(SystemExit) as exit_info:
+        utils.run_script(main)
+    assert exit_info.value.code == "error: no images in here"
+
+
+def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["script.py"])
+    with pytest.raises(ZeroDivisionError):
+        utils.run_script(lambda _: print(1 // 0))
+
+
+def test_writing_is_complete_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    utils.write_text(path, "first")
+
+    def break_off(temporary: Path) -> None:
+        temporary.write_text("sec")
+        raise OSError("No space left on device")
+
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left on device"):
+        utils.write_atomically(path, break_off)
+    assert path.read_text() == "first"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_progress_in_a_pipe_prints_lines_without_control_codes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(utils.Progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with utils.Progress("epoch 1", 4) as progress:
+        progress.step(2, loss=0.5)
+        progress.step(2)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1, "the last step needs no line: what comes after says it"
+    assert lines[0].startswith("epoch 1  2/4  loss 0.5000  ")
+    assert "images/s" in lines[0]
+    assert "left" in lines[0]
+    assert "\x1b" not in lines[0]
+
+
+def test_progress_in_a_pipe_is_sparse(capsys: pytest.CaptureFixture[str]) -> None:
+    with utils.Progress("epoch 1", 1000) as progress:
+        for _ in range(999):
+            progress.step(1)
+    assert capsys.readouterr().out == ""
+    assert progress.done == 999
+    assert 0 < progress.seconds < time.perf_counter()
+
+
+def test_devices() -> None:
+    assert utils.choose_device("cpu") == torch.device("cpu")
+    assert utils.choose_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(InputError, match=f"DEVICE '{name}' is not to be had here"):
+            utils.choose_device(name)
+
+
+def test_precision_follows_the_device() -> None:
+    for precision, dtype in (("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)):
+        autocast, scales = utils.choose_autocast(precision, torch.device("cpu"))
+        with autocast():
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+        assert not scales
+    assert utils.choose_autocast("fp16", torch.device("cpu"))[1]
+
+
+def test_seeding_repeats_every_source() -> None:
+    import random
+
+    import numpy as np
+
+    def draw() -> list[float]:
+        utils.seed_everything(5)
+        return [random.random(), float(np.random.rand()), torch.rand(1).item()]
+
+    assert draw() == draw()
