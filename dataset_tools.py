@@ -22,9 +22,9 @@ from demo_images import KINDS, draw_image, sample_kinds
 from utils import InputError
 
 # ---- Demo ----
-DEMO_TRAIN_IMAGES: int = 700  # images to draw for training; 1 or more
+DEMO_TRAIN_IMAGES: int = 1000  # images to draw for training; 1 or more
 DEMO_TEST_IMAGES: int = 200  # images to draw for testing; 0: none
-DEMO_IMAGE_SIZE: int = 160  # pixels, side of the square images; 32 or more
+DEMO_IMAGE_SIZE: int = 128  # pixels, side of the square images; 32 or more
 DEMO_SEED: int = 0  # 0 or more; image k of a split depends on this and the size, not on how many there are
 
 DRAWING = 1  # raised when the pictures change, so that a demo drawn before is replaced

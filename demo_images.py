@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 GROUPS = 3  # kinds of the same group (position modulo GROUPS) are found together more often
-MIN_VISIBLE = 0.6  # share of an object that must lie in the image and uncovered, or it is drawn elsewhere
+MIN_VISIBLE = 0.7  # share of an object that must lie in the image and uncovered, or it is drawn elsewhere
 
 Rng = np.random.Generator
 Color = tuple[int, int, int]
@@ -40,13 +40,13 @@ def draw_image(rng: Rng, kinds: Sequence[int], size: int) -> tuple[Image.Image, 
     canvas, background = draw_background(rng, side)
     table = list(KINDS.values())
     objects = [*kinds, *(kind for kind in kinds if rng.random() < 0.15)]
-    num_pieces = len(objects) + rng.integers(0, 4)  # the others are distractors
+    num_pieces = len(objects) + rng.integers(0, 3)  # the others are distractors
     owner = np.full((side // 4 + 1, side // 4 + 1), -1)  # the piece on top, in cells of 4 x 4 pixels
     areas: dict[int, int] = {}  # of the objects so far, in cells
     for piece in rng.permutation(num_pieces).tolist():
         is_object = piece < len(objects)
         draw, _, tilt = table[objects[piece]] if is_object else (draw_distractor, 0, 180)
-        scale = rng.uniform(0.27, max(0.33, 0.68 - 0.06 * len(objects))) if is_object else rng.uniform(0.1, 0.28)
+        scale = rng.uniform(0.4, max(0.46, 0.86 - 0.07 * len(objects))) if is_object else rng.uniform(0.1, 0.28)
         for _ in range(60):
             layer = draw_layer(rng, draw, tilt, scale * side, background)
             cells = np.asarray(layer.getchannel("A").reduce(4)) > 127
@@ -155,7 +155,7 @@ class Pen:
 
     def pattern(self, rng: Rng, color: Color) -> None:
         """Stripes, dots or nothing over what is drawn so far, so that no texture belongs to a class."""
-        style, step = rng.integers(4), rng.uniform(0.13, 0.25)
+        style, step = rng.integers(6), rng.uniform(0.13, 0.25)
         if style > 1:
             return
         clear, self.image = self.image, self.image.copy()
@@ -325,14 +325,14 @@ Draw = Callable[[Pen, Rng, Colors], None]
 
 # name: (how it is drawn, the share of images that show it, degrees by which it may be turned), in index order
 KINDS = {
-    "house": (draw_house, 0.5, 25.0),
+    "house": (draw_house, 0.45, 25.0),
     "tree": (draw_tree, 0.36, 25.0),
-    "fish": (draw_fish, 0.28, 60.0),
-    "car": (draw_car, 0.22, 25.0),
-    "flower": (draw_flower, 0.18, 60.0),
-    "star": (draw_star, 0.15, 180.0),
-    "umbrella": (draw_umbrella, 0.12, 40.0),
-    "ball": (draw_ball, 0.1, 180.0),
-    "ring": (draw_ring, 0.08, 180.0),
-    "cup": (draw_cup, 0.07, 25.0),
+    "fish": (draw_fish, 0.3, 30.0),
+    "car": (draw_car, 0.25, 25.0),
+    "flower": (draw_flower, 0.21, 30.0),
+    "star": (draw_star, 0.18, 180.0),
+    "umbrella": (draw_umbrella, 0.15, 25.0),
+    "ball": (draw_ball, 0.13, 180.0),
+    "ring": (draw_ring, 0.11, 180.0),
+    "cup": (draw_cup, 0.09, 25.0),
 }
