@@ -11,11 +11,11 @@ from typing import Literal
 # ---- Files and folders ----
 LOCAL_ROOT: Path = Path.home() / "ms-coco"  # holds the data set and everything a run writes
 DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # images/, labels/ and, for its own classes, classes.txt
-IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"
-LABELS_DIR: Path = Path(DATASET_FOLDER) / "labels"
-TRAIN_IMAGES_DIR: Path = Path(IMAGES_DIR) / "train-resized"
+IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"  # the splits' images lie in here
+LABELS_DIR: Path = Path(DATASET_FOLDER) / "labels"  # and their labels in here
+TRAIN_IMAGES_DIR: Path = Path(IMAGES_DIR) / "train-resized"  # training and validation images
 TRAIN_LABELS_DIR: Path = Path(LABELS_DIR) / "train"  # one .cls file an image: a class index a line
-TEST_IMAGES_DIR: Path = Path(IMAGES_DIR) / "test-resized"
+TEST_IMAGES_DIR: Path = Path(IMAGES_DIR) / "test-resized"  # what testing.py predicts
 TEST_LABELS_DIR: Path = Path(LABELS_DIR) / "test"  # where it exists, testing.py measures as well as predicts
 TRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "trained_models"  # <model>/<configuration>.pt and .json
 BEST_MODEL_PATH: Path = Path(TRAINED_MODELS_FOLDER) / "best_model.pt"  # copy of the checkpoint the last run selected
@@ -45,10 +45,10 @@ FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from 
 UNFREEZE_BACKBONE_EPOCH: int = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
 
 # ---- Optimisation * ----
-NUM_EPOCHS: int = 10
+NUM_EPOCHS: int = 10  # passes over the training split
 TRAIN_BATCH_SIZE: int = 32  # images
-OPTIMIZER: Literal["adam", "adamw", "sgd"] = "adam"
-WEIGHT_DECAY: float = 0.0
+OPTIMIZER: Literal["adam", "adamw", "sgd"] = "adam"  # sgd: momentum 0.9, Nesterov
+WEIGHT_DECAY: float = 0.0  # of all parameters; 0: none
 USE_DIFFERENTIAL_LR: bool = True  # True: BACKBONE_BASE_LR and HEAD_BASE_LR; False: LEARNING_RATE for all
 LEARNING_RATE: float = 1e-3  # without differential LR
 BACKBONE_BASE_LR: float = 1e-4  # with differential LR
@@ -57,15 +57,15 @@ SCHEDULE: Literal["multistep", "cosine"] = "multistep"  # one schedule over the 
 LR_MILESTONES: tuple[int, ...] = (6, 8)  # multistep: epochs after which the rate drops; () never
 LR_DECAY_FACTOR: float = 0.1  # multistep: what a drop multiplies by
 WARMUP_EPOCHS: float = 0.0  # cosine: epochs of linear rise before the fall to 0
-LOSS: Literal["bce_with_logits"] = "bce_with_logits"
+LOSS: Literal["bce_with_logits"] = "bce_with_logits"  # binary cross-entropy of each class
 USE_POS_WEIGHT: bool = True  # weigh each class's positives by negatives / positives of the training split
 POS_WEIGHT_CAP: float = 20.0  # largest such weight; 0: no cap
 MIXED_PRECISION: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: what the GPU does well; off on a CPU
-SEED: int = 0
+SEED: int = 0  # of the split, the order, the augmentation and the new head
 
 # ---- Validation and stopping * ----
 VAL_EVERY_N_EPOCHS: int = 1  # the last epoch always validates
-EARLY_STOPPING_ENABLED: bool = False
+EARLY_STOPPING_ENABLED: bool = False  # stop when validation F1 no longer rises
 EARLY_STOPPING_PATIENCE: int = 3  # validations without a better F1 before stopping
 EARLY_STOPPING_MIN_DELTA: float = 0.0  # a gain in F1 no larger than this does not count for early stopping
 
@@ -81,7 +81,7 @@ RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run
 
 # ---- Reports ----
 TRAIN_METRICS_EVERY_N_EPOCHS: int = 0  # measure the training split too, every so many epochs; 0: never
-USE_TENSORBOARD: bool = False
+USE_TENSORBOARD: bool = False  # scalars, PR curves, pictures and hparams into TENSORBOARD_FOLDER
 
 # ---- Classes ----
 CLASSES: tuple[str, ...] = (

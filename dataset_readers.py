@@ -199,9 +199,6 @@ class Batch(NamedTuple):
         """The batch on `device`; the copy overlaps computing when the tensors are pinned."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
-    def pin_memory(self) -> Batch:
-        return Batch(*(tensor.pin_memory() for tensor in self))
-
 
 class ImageDataset(Dataset[Any]):
     """Image and targets of a key, which says which image in which epoch: key = epoch * N + index.

@@ -109,9 +109,7 @@ def resolved(module: ModuleType) -> dict[str, Any]:
 
 
 def print_help(*modules: ModuleType) -> None:
-    """Print every constant by section: name, present value, comment."""
-    script = Path(sys.argv[0]).name
-    print(f"usage: python {script} [recipe.py ...] [--NAME value ...]\n")
+    """Print the script's own text, then every constant by section: name, present value, comment."""
     print((sys.modules["__main__"].__doc__ or "").strip())
     for module in modules:
         section = None
@@ -237,6 +235,7 @@ def _require_known(name: str, names: list[str], where: str) -> None:
         raise InputError(f"{where}: there is no constant {name!r}{suggest(name, names)}; --help lists them")
 
 
+@functools.cache  # a run goes by what it began with, though the file be edited meanwhile
 def _source(module: ModuleType) -> str:
     assert module.__file__ is not None
     return Path(module.__file__).read_text(encoding="utf-8")

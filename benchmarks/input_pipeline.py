@@ -12,7 +12,6 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import augmentations
 import dataset_readers
 import utils
+from benchmarks.turns import HEADER, Way, measure_in_turns, print_row
 
 NUM_IMAGES = 96  # at most, of FOLDER
 ROUNDS = 7  # and one more before, which fills the file cache
@@ -35,8 +35,6 @@ BATCH_SIZE = 32
 IMAGE_SIZE = 224
 CROP_SCALE_MIN = 0.5
 DRAWN_WIDTH, DRAWN_HEIGHT = 640, 480  # pixels, as most of MS-COCO
-
-Way = Callable[[], object]  # works through all images once
 
 
 def main(argv: list[str]) -> None:
@@ -49,13 +47,9 @@ def main(argv: list[str]) -> None:
         print(
             f"{len(paths)} images, median {width:.0f} x {height:.0f} pixels and {size / 1024:.0f} KiB; {ROUNDS} rounds"
         )
-        print(f"\n{'images/s':24}{'plain':>8}{'ours':>8}{'ratio':>8}{'lowest':>9}{'highest':>9}")
+        print(f"\n{'images/s':32}{HEADER}")
         for stage, (plain, ours) in make_stages(paths).items():
-            seconds = [*measure_in_turns(plain, ours, ROUNDS)]
-            ratios = [p / o for p, o in seconds]
-            rates = [len(paths) / statistics.median(column) for column in zip(*seconds, strict=True)]
-            print(f"{stage:24}{rates[0]:8.0f}{rates[1]:8.0f}{statistics.median(ratios):8.2f}", end="")
-            print(f"{min(ratios):9.2f}{max(ratios):9.2f}", flush=True)
+            print_row(stage, measure_in_turns(plain, ours, ROUNDS), len(paths))
 
 
 def draw_images(folder: Path, num_images: int) -> Path:
@@ -67,19 +61,6 @@ def draw_images(folder: Path, num_images: int) -> Path:
         noisy = np.clip(soft + rng.normal(0, 8, soft.shape), 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(folder / f"{i:04}.jpg", quality=90)
     return folder
-
-
-def measure_in_turns(plain: Way, ours: Way, rounds: int) -> list[tuple[float, float]]:
-    """(seconds of plain, seconds of ours) for each round; which one goes first alternates."""
-    seconds = []
-    for i in range(rounds + 1):
-        taken = {}
-        for way in (plain, ours) if i % 2 else (ours, plain):
-            start = time.perf_counter()
-            way()
-            taken[way] = time.perf_counter() - start
-        seconds.append((taken[plain], taken[ours]))
-    return seconds[1:]
 
 
 class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -11,10 +11,7 @@ The two ways take turns; a figure is the median over rounds, a ratio the median 
 from __future__ import annotations
 
 import copy
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,6 +20,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import models_factory
 import utils
+from benchmarks.turns import HEADER, Way, measure_in_turns, print_row
 
 MODEL_NAMES = ["resnet18", "efficientnet_lite0"]
 BATCH_SIZE = 8
@@ -31,25 +29,20 @@ NUM_CLASSES = 80
 ROUNDS = 5  # and one more before, in which memory is allocated
 DEVICE = "auto"
 
-Step = Callable[[], object]
-
 
 def main(argv: list[str]) -> None:
     device = utils.choose_device(DEVICE)
     print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH_SIZE}, {ROUNDS} rounds")
-    print(f"\n{'seconds/step':32}{'plain':>8}{'ours':>8}{'ratio':>8}{'lowest':>9}{'highest':>9}")
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None  # a GPU works on after the call returns
+    print(f"\n{'seconds/step':32}{HEADER}")
     for name in argv or MODEL_NAMES:
         for frozen in (True, False):
             plain, ours = make_steps(name, frozen, device)
-            seconds = measure_in_turns(plain, ours, ROUNDS, device)
-            ratios = [p / o for p, o in seconds]
-            medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
             title = f"{name}, {'frozen' if frozen else 'unfrozen'}"
-            print(f"{title:32}{medians[0]:8.3f}{medians[1]:8.3f}{statistics.median(ratios):8.2f}", end="")
-            print(f"{min(ratios):9.2f}{max(ratios):9.2f}", flush=True)
+            print_row(title, measure_in_turns(plain, ours, ROUNDS, wait))
 
 
-def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Step, Step]:
+def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Way, Way]:
     """(a plain step, our step) of two copies of one network on the same images."""
     torch.manual_seed(0)
     model = models_factory.make_model(name, NUM_CLASSES, head="linear_bn", weights=None, image_size=IMAGE_SIZE)
@@ -66,7 +59,7 @@ def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Step, Ste
     return plain, make_step(model, images, targets)
 
 
-def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Step:
+def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Way:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     criterion = nn.BCEWithLogitsLoss()
 
@@ -77,22 +70,6 @@ def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> 
         optimizer.step()
 
     return step
-
-
-def measure_in_turns(plain: Step, ours: Step, rounds: int, device: torch.device) -> list[tuple[float, float]]:
-    """(seconds of plain, seconds of ours) for each round; which one goes first alternates."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None  # a GPU works on after the call returns
-    seconds = []
-    for i in range(rounds + 1):
-        taken = {}
-        for step in (plain, ours) if i % 2 else (ours, plain):
-            wait()
-            start = time.perf_counter()
-            step()
-            wait()
-            taken[step] = time.perf_counter() - start
-        seconds.append((taken[plain], taken[ours]))
-    return seconds[1:]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The drawn data set of `make demo`: EfficientNet-Lite0 with ImageNet weights, about a minute of training on two cores."""
+"""The drawn data set of `make demo`: ImageNet weights, about a minute of training on two CPU cores."""
 
 LOCAL_ROOT = "demo"
 MODEL_NAME = "efficientnet_lite0"

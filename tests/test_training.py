@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import make_small_run
 
 import checkpoints
 import config
 import dataset_readers
 import metrics
+import model_performance_table
+import models_factory
 import predictor
+import testing
 import thresholds
 import training
 
@@ -101,7 +105,7 @@ def test_curves_and_tensorboard_are_written(finished: Path) -> None:
 
     with Image.open(find_checkpoint(finished).with_suffix("") / "training_curves.png") as image:
         assert image.width > 400
-    events = EventAccumulator(str(finished / "runs" / "resnet18" / find_checkpoint(finished).stem)).Reload()
+    events = EventAccumulator(str(finished / "runs" / "mobilenet_v2" / find_checkpoint(finished).stem)).Reload()
     tags = events.Tags()
     for tag in ("loss/train", "loss/val", "f1/val", "mAP/val", "threshold", "learning_rate/backbone"):
         assert tag in tags["scalars"]
@@ -160,17 +164,16 @@ def test_another_configuration_has_another_file(small_run: list[str], tmp_path: 
 
 
 def test_backbone_stands_still_until_its_epoch(small_run: list[str], tmp_path: Path, shared_dataset: Path) -> None:
-    torch.manual_seed(1)
     own = tmp_path / "own.pth"
-    import torchvision
-
-    torch.save(torchvision.models.resnet18().state_dict(), own)
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), own)
     frozen = [*small_run, f"--PRETRAINED_WEIGHTS={own}", "--FREEZE_BACKBONE=True"]
     for epoch, moves in ((0, False), (3, False), (2, True)):
         training.main([*frozen, f"--UNFREEZE_BACKBONE_EPOCH={epoch}"])
         state = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))["model_state"]
         original = torch.load(own, weights_only=True)
-        same = all(torch.equal(state[f"backbone.{key}"], value) for key, value in original.items() if "fc" not in key)
+        same = all(
+            torch.equal(state[f"backbone.{key}"], value) for key, value in original.items() if "classifier" not in key
+        )
         assert same is not moves
 
 
@@ -204,9 +207,36 @@ def test_a_class_without_positives_is_a_warning(
 
 def test_it_learns(shared_dataset: Path, tmp_path: Path) -> None:
     """Bars of three colours are learned from scratch in seconds; chance is about .5."""
-    training.main([*make_small_run(shared_dataset, tmp_path), "--NUM_EPOCHS=12", "--BACKBONE_BASE_LR=0.001"])
+    options = ["--MODEL_NAME=resnet18", "--NUM_EPOCHS=12", "--BACKBONE_BASE_LR=0.001"]
+    training.main([*make_small_run(shared_dataset, tmp_path), *options])
     sidecar = json.loads(find_checkpoint(tmp_path).with_suffix(".json").read_text())
     assert sidecar["metrics"]["mAP"] > 0.85
+
+
+def test_real_photographs_from_labels_to_table(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The three scripts in turn on MS-COCO photographs of 80 classes, with ImageNet weights and a frozen backbone."""
+    pytest.importorskip(models_factory.LITE0_PACKAGE)
+    options = {
+        "LOCAL_ROOT": tmp_path,
+        "DATASET_FOLDER": photographs / "coco-mini80",
+        "MODEL_NAME": "efficientnet_lite0",
+        "IMAGE_SIZE": 128,
+        "NUM_EPOCHS": 2,
+        "UNFREEZE_BACKBONE_EPOCH": 0,
+        "HEAD_BASE_LR": 0.01,
+        "USE_POS_WEIGHT": False,
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    training.main(arguments)
+    testing.main(arguments)
+    result = json.loads((tmp_path / "predictions" / "evaluate_result.json").read_text())
+    assert result["num_images"] == 102
+    assert result["metrics"]["mAP"] > 0.25, "chance is .05, and features of ImageNet at this size give about .4"
+    capsys.readouterr()
+    model_performance_table.main(arguments)
+    assert f"{checkpoints.read_best_f1(find_checkpoint(tmp_path)):.4f}" in capsys.readouterr().out
 
 
 def cut(path: Path) -> None:
