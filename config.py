@@ -43,6 +43,7 @@ PRETRAINED_WEIGHTS: str | None = "default"  # default: ImageNet's; None: from sc
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
 UNFREEZE_BACKBONE_EPOCH: int = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
+KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains
 
 # ---- Optimisation * ----
 NUM_EPOCHS: int = 10  # passes over the training split

@@ -154,21 +154,22 @@ def split_table(table: Table, val_share: float, seed: int) -> tuple[Table, Table
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
     num_val = round(len(table) * val_share)
-    if num_val < 2 or len(table) - num_val < 2:
-        raise InputError(
-            f"VAL_SPLIT {val_share} of {len(table)} images leaves {num_val} for validation and "
-            f"{len(table) - num_val} for training: each needs at least 2"
+    if 2 <= num_val <= len(table) - 2:
+        splitter = MultilabelStratifiedShuffleSplit(
+            n_splits=1,
+            test_size=val_share,  # pyright: ignore[reportArgumentType]
+            random_state=seed,
         )
-    splitter = MultilabelStratifiedShuffleSplit(
-        n_splits=1,
-        test_size=val_share,  # pyright: ignore[reportArgumentType]
-        random_state=seed,
+        present = (table.targets == 1).astype(int)
+        # images without a label make a class of their own, so that they too are shared out evenly
+        strata = np.column_stack([present, present.sum(axis=1) == 0])
+        train, val = next(splitter.split(np.zeros(len(table)), strata))
+        if min(len(train), len(val)) >= 2:  # labels come before the exact number
+            return table.select(np.sort(train)), table.select(np.sort(val))
+    raise InputError(
+        f"VAL_SPLIT {val_share} of {len(table)} images leaves {num_val} for validation and "
+        f"{len(table) - num_val} for training: each needs at least 2"
     )
-    present = (table.targets == 1).astype(int)
-    # images without a label make a class of their own, so that they too are shared out evenly
-    strata = np.column_stack([present, present.sum(axis=1) == 0])
-    train, val = next(splitter.split(np.zeros(len(table)), strata))
-    return table.select(np.sort(train)), table.select(np.sort(val))
 
 
 def decode_image(path: str | Path) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from heads import HEADS
 from utils import InputError, suggest
@@ -38,6 +39,7 @@ class MultiLabelModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
         self.backbone_is_frozen = False
+        self.keeps_statistics = False  # True: the backbone's BatchNorm normalises in training as it does in use
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images uint8, or float in the same 0-255 range."""
@@ -54,8 +56,9 @@ class MultiLabelModel(nn.Module):
 
     def train(self, mode: bool = True) -> MultiLabelModel:
         super().train(mode)
-        if self.backbone_is_frozen:
-            self.backbone.eval()
+        for module in self.backbone.modules():
+            if self.backbone_is_frozen or (self.keeps_statistics and isinstance(module, _BatchNorm)):
+                module.training = False
         return self
 
 

@@ -51,17 +51,18 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#00795A", "#666666"
 class TensorBoardLogger:
     """Writes a run's numbers, PR curves and pictures to `folder`; with None every method does nothing.
 
+    Of an earlier run that stopped, what it wrote of `first_epoch` and later is no longer shown.
     Raises utils.InputError when the folder cannot be written.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, first_epoch: int = 1) -> None:
         self.writer = None
         if folder is None:
             return
         from torch.utils.tensorboard.writer import SummaryWriter
 
         try:
-            self.writer = SummaryWriter(str(folder))
+            self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
         except OSError as error:
             raise utils.InputError(f"cannot write TensorBoard files to {folder}: {error}") from error
 

@@ -26,6 +26,7 @@ from utils import InputError
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
+    utils.keep_freed_memory()
     model = predictor.load(config.MODEL_PATH, config.DEVICE, config.TH_MULTI_LABEL)
     table = read_test_table(model)
     paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)

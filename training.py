@@ -40,21 +40,18 @@ PICTURES = 16  # validation pictures shown in TensorBoard
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
+    utils.keep_freed_memory()
     device = utils.choose_device(config.DEVICE)
     utils.seed_everything(config.SEED)
 
-    table = read_training_table()
-    train_table, val_table = dataset_readers.split_table(table, config.VAL_SPLIT, config.SEED)
-    warn_of_missing_classes(train_table, val_table)
-    train_loader, val_loader = make_loaders(train_table, val_table, device)
-
-    engine = make_engine(train_table, len(train_loader), device)
-    files = name_files(table)
+    data = read_data()
+    train_loader, val_loader = make_loaders(data, device)
+    engine = make_engine(data, len(train_loader), device)
+    files = name_files(data)
     state = resume(files, engine)
-    print_configuration(files, train_table, val_table, engine, state)
+    print_configuration(files, data, engine, state)
 
-    events = config.TENSORBOARD_FOLDER / config.MODEL_NAME / files.folder.name
-    with TensorBoardLogger(events if config.USE_TENSORBOARD else None) as logger:
+    with make_logger(files, state) as logger:
         for epoch in range(state.epoch + 1, config.NUM_EPOCHS + 1):
             utils.seed_everything(config.SEED + epoch)  # a resumed epoch draws what it would have drawn
             engine.model.freeze_backbone(is_frozen(epoch))
@@ -62,17 +59,14 @@ def main(arguments: list[str]) -> None:
             state.seconds += record["seconds"]
 
             if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
-                scores = score(engine, val_loader, f"epoch {epoch} validation")
-                threshold = thresholds.tune_global(scores.probabilities, scores.targets)
-                measured = metrics.measure(scores.probabilities, scores.targets, threshold)
-                measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
-                record |= name_validation(scores, threshold, measured)
-                if state.note_validation(epoch, measured["f1_weighted"], threshold, config.EARLY_STOPPING_MIN_DELTA):
-                    save_if_best(files, make_checkpoint(engine, table, train_table, val_table, state, measured))
-                log_validation(logger, engine, scores, val_table, threshold, epoch)
+                validation = validate(engine, val_loader, epoch)
+                record |= validation.make_record()
+                if state.note_validation(epoch, validation.f1, validation.threshold, config.EARLY_STOPPING_MIN_DELTA):
+                    save_if_best(files, make_checkpoint(engine, data, state, validation.measured))
+                log_validation(logger, engine, data, validation, epoch)
 
             if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
-                record |= measure_training(engine, train_table, state)
+                record |= measure_training(engine, data, state)
 
             state.close_epoch(record)
             state.finished = epoch == config.NUM_EPOCHS or has_stalled(state)
@@ -80,7 +74,7 @@ def main(arguments: list[str]) -> None:
             logger.add_epoch(record)
             checkpoints.write_log(files.log, state.history)
             save_training_curves(state.history, files.curves)
-            save_last(files, engine, make_checkpoint(engine, table, train_table, val_table, state, {}), state)
+            save_last(files, engine, make_checkpoint(engine, data, state, {}), state)
             if state.finished:
                 break
         finish(files, logger, state)
@@ -89,8 +83,16 @@ def main(arguments: list[str]) -> None:
 # ---- data ----
 
 
-def read_training_table() -> Table:
-    """The training images with their labels, in the classes of the data set or of config.py."""
+class Data(NamedTuple):
+    """The labelled images: all of them, and their two splits."""
+
+    table: Table
+    train: Table
+    val: Table
+
+
+def read_data() -> Data:
+    """Read and split the training images, in the classes of the data set or of config.py."""
     table = dataset_readers.read_dataset(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
@@ -104,27 +106,21 @@ def read_training_table() -> Table:
             f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(table.classes)} classes: "
             "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
         )
-    return table
+    data = Data(table, *dataset_readers.split_table(table, config.VAL_SPLIT, config.SEED))
+    for name, split in (("training", data.train), ("validation", data.val)):
+        missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
+        if missing:
+            utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
+    return data
 
 
-def warn_of_missing_classes(train_table: Table, val_table: Table) -> None:
-    """Name the classes that cannot be learned, and those that validation cannot see."""
-    for split, table in (("training", train_table), ("validation", val_table)):
-        positives = (table.targets == 1).sum(axis=0)
-        names = [name for name, count in zip(table.classes, positives, strict=True) if count == 0]
-        if names:
-            utils.warn(f"{len(names)} class(es) without a positive in the {split} split: {', '.join(names)}")
-
-
-def make_loaders(
-    train_table: Table, val_table: Table, device: torch.device
-) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+def make_loaders(data: Data, device: torch.device) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     """(training, shuffled and augmented; validation, in order)."""
     train_transform = augmentations.make_train_transform(
         config.AUGMENTATION, config.IMAGE_SIZE, config.CROP_SCALE_MIN, config.RESIZE_RULE
     )
     train_loader = dataset_readers.make_loader(
-        train_table,
+        data.train,
         train_transform,
         config.TRAIN_BATCH_SIZE,
         shuffle=True,
@@ -132,7 +128,7 @@ def make_loaders(
         num_workers=config.NUM_WORKERS,
         pin_memory=device.type == "cuda",
     )
-    return train_loader, make_eval_loader(val_table, device)
+    return train_loader, make_eval_loader(data.val, device)
 
 
 def make_eval_loader(table: Table, device: torch.device) -> DataLoader[Batch]:
@@ -168,19 +164,20 @@ class Engine:
             getattr(self, name).load_state_dict(state[name])
 
 
-def make_engine(train_table: Table, steps_per_epoch: int, device: torch.device) -> Engine:
+def make_engine(data: Data, steps_per_epoch: int, device: torch.device) -> Engine:
     """Model, loss, optimizer and schedule of the constants, on `device`."""
     model = models_factory.make_model(
         config.MODEL_NAME,
-        len(train_table.classes),
+        len(data.table.classes),
         config.HEAD,
         config.PRETRAINED_WEIGHTS,
         config.IMAGE_SIZE,
         config.PRETRAINED_MODELS_FOLDER,
     )
+    model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
     model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
     cap = config.POS_WEIGHT_CAP
-    pos_weight = losses.count_pos_weight(train_table.targets, cap) if config.USE_POS_WEIGHT else None
+    pos_weight = losses.count_pos_weight(data.train.targets, cap) if config.USE_POS_WEIGHT else None
     backbone_lr, head_lr = (
         (config.BACKBONE_BASE_LR, config.HEAD_BASE_LR)
         if config.USE_DIFFERENTIAL_LR
@@ -274,46 +271,72 @@ def count_images(loader: DataLoader[Batch]) -> int:
     return len(loader.dataset)
 
 
-def name_validation(scores: Scores, threshold: float, measured: dict[str, float]) -> dict[str, float]:
-    """The part of an epoch's record that validation adds."""
-    return {
-        "val_loss": scores.loss,
-        "val_f1": measured["f1_weighted"],
-        "val_f1_cross_fitted": measured["f1_weighted_cross_fitted"],
-        "val_mAP": measured["mAP"],
-        "threshold": threshold,
-    }
+class Validation(NamedTuple):
+    """Scores of the validation split, the threshold tuned on them, and every metric at that threshold."""
+
+    scores: Scores
+    threshold: float
+    measured: dict[str, float]
+
+    @property
+    def f1(self) -> float:
+        """What checkpoints are chosen by."""
+        return self.measured["f1_weighted"]
+
+    def make_record(self) -> dict[str, float]:
+        """The part of an epoch's record that validation adds."""
+        return {
+            "val_loss": self.scores.loss,
+            "val_f1": self.f1,
+            "val_f1_cross_fitted": self.measured["f1_weighted_cross_fitted"],
+            "val_mAP": self.measured["mAP"],
+            "threshold": self.threshold,
+        }
 
 
-def measure_training(engine: Engine, train_table: Table, state: RunState) -> dict[str, float]:
+def validate(engine: Engine, loader: DataLoader[Batch], epoch: int) -> Validation:
+    """Score the validation split, tune the threshold on it, measure."""
+    scores = score(engine, loader, f"epoch {epoch} validation")
+    threshold = thresholds.tune_global(scores.probabilities, scores.targets)
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
+    measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
+    return Validation(scores, threshold, measured)
+
+
+def measure_training(engine: Engine, data: Data, state: RunState) -> dict[str, float]:
     """F1 and mAP on the training split, without augmentation, at the last validation's threshold."""
-    scores = score(engine, make_eval_loader(train_table, engine.device), "training split")
+    scores = score(engine, make_eval_loader(data.train, engine.device), "training split")
     threshold = config.TH_MULTI_LABEL if state.threshold is None else state.threshold
     measured = metrics.measure(scores.probabilities, scores.targets, threshold)
     return {"train_f1": measured["f1_weighted"], "train_mAP": measured["mAP"]}
 
 
-def log_validation(
-    logger: TensorBoardLogger, engine: Engine, scores: Scores, val_table: Table, threshold: float, epoch: int
-) -> None:
+def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
+    """TensorBoard's files of this run, or a logger that does nothing."""
+    folder = config.TENSORBOARD_FOLDER / config.MODEL_NAME / files.folder.name
+    return TensorBoardLogger(folder if config.USE_TENSORBOARD else None, first_epoch=state.epoch + 1)
+
+
+def log_validation(logger: TensorBoardLogger, engine: Engine, data: Data, validation: Validation, epoch: int) -> None:
     """PR curves and pictures for TensorBoard."""
     if not config.USE_TENSORBOARD:
         return
-    logger.add_pr_curves(scores.probabilities, scores.targets, val_table.classes, epoch)
-    shown = val_table.select(range(min(PICTURES, len(val_table))))
+    scores, classes = validation.scores, data.table.classes
+    logger.add_pr_curves(scores.probabilities, scores.targets, classes, epoch)
+    shown = data.val.select(range(min(PICTURES, len(data.val))))
     images = np.stack([image for batch in make_eval_loader(shown, engine.device) for image in batch.images.numpy()])
     probabilities = scores.probabilities[: len(shown)]
-    logger.add_pictures(images, shown.targets, probabilities, threshold, shown.classes, epoch)
+    logger.add_pictures(images, shown.targets, probabilities, validation.threshold, classes, epoch)
 
 
 # ---- what a run leaves ----
 
 
-def name_files(table: Table) -> RunFiles:
+def name_files(data: Data) -> RunFiles:
     """The files of this configuration: same constants (of the sections marked *) and data, same names."""
     constants = overrides.resolved(config)
     decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
-    identity = {name: constants[name] for name in decides} | {"data": table.fingerprint()}
+    identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
     name = checkpoints.name_configuration(constants, identity)
     return RunFiles(config.TRAINED_MODELS_FOLDER / config.MODEL_NAME / name)
 
@@ -331,16 +354,14 @@ def resume(files: RunFiles, engine: Engine) -> RunState:
     return state
 
 
-def make_checkpoint(
-    engine: Engine, table: Table, train_table: Table, val_table: Table, state: RunState, measured: dict[str, float]
-) -> dict[str, Any]:
+def make_checkpoint(engine: Engine, data: Data, state: RunState, measured: dict[str, float]) -> dict[str, Any]:
     """The model as it is, with all that using it later takes, and where it comes from."""
     model = engine.model
     return {
         "model_state": model.state_dict(),
         "model_name": config.MODEL_NAME,
         "head": config.HEAD,
-        "classes": list(table.classes),
+        "classes": list(data.table.classes),
         "image_size": config.IMAGE_SIZE,
         "resize_rule": config.RESIZE_RULE,
         "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
@@ -349,7 +370,11 @@ def make_checkpoint(
         "epoch": state.best_epoch,
         "metrics": measured,
         "config": overrides.resolved(config),
-        "dataset": {"fingerprint": table.fingerprint(), "num_train": len(train_table), "num_val": len(val_table)},
+        "dataset": {
+            "fingerprint": data.table.fingerprint(),
+            "num_train": len(data.train),
+            "num_val": len(data.val),
+        },
         "environment": checkpoints.describe_environment(str(engine.device)),
         "seconds": state.seconds,
         "saved": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -393,14 +418,14 @@ def finish(files: RunFiles, logger: TensorBoardLogger, state: RunState) -> None:
 # ---- printing ----
 
 
-def print_configuration(files: RunFiles, train_table: Table, val_table: Table, engine: Engine, state: RunState) -> None:
+def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunState) -> None:
     """What is about to happen, in a few lines."""
     parameters = sum(parameter.numel() for parameter in engine.model.parameters()) / 1e6
     weights = {"default": "ImageNet weights", None: "random weights"}.get(config.PRETRAINED_WEIGHTS, "own weights")
     frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
     rates = ", ".join(f"{g['name']} {g['initial_lr']:g}" for g in engine.optimizer.param_groups)
     drops = f"x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
-    images = f"{len(train_table)} training, {len(val_table)} validation images, {len(train_table.classes)} classes"
+    images = f"{len(data.train)} training, {len(data.val)} validation images, {len(data.table.classes)} classes"
     stopping = f", stops after {config.EARLY_STOPPING_PATIENCE} without gain" if config.EARLY_STOPPING_ENABLED else ""
     rows = {
         "run": files.checkpoint.stem,

@@ -4,7 +4,8 @@
 
 Both ways: the same network with random weights, forward, BCE with logits, backward, Adam step. Plain gets float32
 NCHW images that were normalised before, and freezes by requires_grad_(False) alone: the backbone stays in train().
-Ours gets uint8 images, normalises them itself, works in channels_last, and has its frozen backbone in eval().
+Ours gets uint8 images, normalises them itself, works in channels_last, has its frozen backbone in eval(), and keeps
+the memory it frees, as training.py does.
 The two ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
 """
 
@@ -56,14 +57,15 @@ def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Way, Way]
 
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     model.freeze_backbone(frozen)
-    return plain, make_step(model, images, targets)
+    return plain, make_step(model, images, targets, keeps_memory=True)
 
 
-def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Way:
+def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, keeps_memory: bool = False) -> Way:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     criterion = nn.BCEWithLogitsLoss()
 
     def step() -> None:
+        utils.keep_freed_memory(keeps_memory)
         loss = criterion(model(images), targets)
         optimizer.zero_grad()
         loss.backward()

@@ -7,10 +7,10 @@ without pos_weight mAP and weighted F1 end higher than with it.
 
 MODEL_NAME = "efficientnet_lite0"
 IMAGE_SIZE = 224
-NUM_EPOCHS = 5
-UNFREEZE_BACKBONE_EPOCH = 2
+NUM_EPOCHS = 8
+UNFREEZE_BACKBONE_EPOCH = 3
+KEEP_BACKBONE_STATISTICS = True
 SCHEDULE = "cosine"
 HEAD_BASE_LR = 1e-2
-BACKBONE_BASE_LR = 5e-4
+BACKBONE_BASE_LR = 2e-4
 USE_POS_WEIGHT = False
-CROP_SCALE_MIN = 0.6

@@ -77,6 +77,17 @@ def test_frozen_backbone_keeps_weights_and_statistics() -> None:
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
 
 
+def test_a_trained_backbone_may_keep_its_statistics() -> None:
+    model = models_factory.make_model("efficientnet_lite0", 3, image_size=64)
+    model.keeps_statistics = True
+    model.train()
+    before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    model(IMAGES).square().sum().backward()
+    assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+    assert model.head.norm.training
+
+
 def test_lite0_package_weights_classify_as_imagenet_does(photographs: Path) -> None:
     """The renamed weights load strictly, and the network sees in photographs what is in them."""
     network = timm.create_model("tf_efficientnet_lite0")
