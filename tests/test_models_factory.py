@@ -85,7 +85,7 @@ def test_a_trained_backbone_may_keep_its_statistics() -> None:
     model(IMAGES).square().sum().backward()
     assert all(torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items())
     assert all(parameter.grad is not None for parameter in model.backbone.parameters())
-    assert model.head.norm.training
+    assert model.head.get_submodule("norm").training
 
 
 def test_lite0_package_weights_classify_as_imagenet_does(photographs: Path) -> None:

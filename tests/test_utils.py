@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from pathlib import Path
 
@@ -103,3 +104,22 @@ def test_seeding_repeats_every_source() -> None:
         return [random.random(), float(np.random.rand()), torch.rand(1).item()]
 
     assert draw() == draw()
+
+
+def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Library:
+        def mallopt(self, option: int, value: int) -> int:
+            calls.append((option, value))
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
+    utils.keep_freed_memory()
+    assert calls == [(-4, 0), (-1, -1)], "no separate blocks, no giving back: M_MMAP_MAX, M_TRIM_THRESHOLD"
+
+    def refuse(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    utils.keep_freed_memory()
