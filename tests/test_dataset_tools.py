@@ -103,8 +103,7 @@ def test_demo_labels_have_a_long_tail() -> None:
     shares = targets.mean(0)
     wanted = [share for _, share, _ in demo_images.KINDS.values()]
     np.testing.assert_allclose(shares, wanted, atol=0.03)  # 3 standard deviations of the largest
-    assert 0.45 < shares.max() < 0.55
-    assert 0.05 < shares.min() < 0.09
+    assert 4 < shares.max() / shares.min() < 7
     assert 1.8 < targets.sum(1).mean() < 2.3
     assert 0.04 < (targets.sum(1) == 0).mean() < 0.15  # some images show none
     correlations = np.asarray(np.corrcoef(targets.T))[~np.eye(len(shares), dtype=bool)]

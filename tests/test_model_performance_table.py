@@ -337,7 +337,7 @@ def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
         (["--SORT_BY", "train_batchsize"], "did you mean TRAIN_BATCH_SIZE?"),
         (["--SORT_BY", "runs"], "SORT_BY: there is no column 'runs'"),
         (["--GROUP_BY_COLUMNS", "hed"], "GROUP_BY_COLUMNS: there is no column 'hed' (did you mean HEAD?)"),
-        (["--COLUMNS", "epoch,qqqqqq"], "COLUMNS: there is no column 'qqqqqq'; --csv shows them all"),
+        (["--COLUMNS", "epoch,qqqqqq"], "COLUMNS: there is no column 'qqqqqq'; --csv shows all"),
         (["--GROUP_MODE", "means"], "did you mean mean?"),
         (["--CHECKPOINT_GLOB", "*.pth"], "no checkpoint matches *.pth in"),
         (["--CHECKPOINT_GLOB", "/*.pt"], "CHECKPOINT_GLOB '/*.pt'"),
