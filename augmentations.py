@@ -5,6 +5,7 @@ Scaling and normalisation are the model's first layer; here pixels stay uint8, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,6 +40,22 @@ def make_train_transform(name: str, image_size: int, crop_scale_min: float, resi
     """The transform called `name` in AUGMENTATIONS; "none" is `resize_rule` alone."""
     augment = AUGMENTATIONS[name]
     return augment(image_size, crop_scale_min) if augment else make_eval_transform(resize_rule, image_size)
+
+
+def identity(image: Tensor) -> Tensor:
+    """For images that are prepared already."""
+    return image
+
+
+def shrink(short_side: int) -> Transform:
+    """Resize to `short_side` pixels; an image that is no larger stays as it is."""
+    resize = v2.Resize(short_side, antialias=True)
+    return lambda image: image if min(image.shape[-2:]) <= short_side else resize(image)
+
+
+def find_short_side(image_size: int, crop_scale_min: float) -> int:
+    """The short side, in pixels, at which the smallest random crop of a square image still has `image_size`."""
+    return math.ceil(image_size / math.sqrt(crop_scale_min))
 
 
 def apply_seeded(transform: Transform, image: Tensor, seed: int) -> Tensor:

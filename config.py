@@ -21,6 +21,7 @@ TRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "trained_models"  # <model>/<co
 BEST_MODEL_PATH: Path = Path(TRAINED_MODELS_FOLDER) / "best_model.pt"  # copy of the checkpoint the last run selected
 MODEL_PATH: Path = Path(BEST_MODEL_PATH)  # what testing.py loads
 PRETRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "pretrained_models"  # pretrained weights, downloaded once
+CACHE_FOLDER: Path = Path(LOCAL_ROOT) / "cache"  # features and decoded images; can be deleted at any time
 PREDICTIONS_FOLDER: Path = Path(LOCAL_ROOT) / "predictions"  # what testing.py writes
 TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 
@@ -31,6 +32,7 @@ IMAGE_SIZE: int = 224  # pixels, side of the square the model sees
 RESIZE_RULE: Literal["squash", "center_crop"] = "squash"  # center_crop keeps the shape but loses the edges
 AUGMENTATION: Literal["none", "crop_flip"] = "crop_flip"  # of training images
 CROP_SCALE_MIN: float = 0.5  # smallest share of an image's area that a random crop keeps
+IMAGE_CACHE: Literal["none", "memory", "disk"] = "none"  # keep decoded images, shrunk to what the crops need
 
 # ---- Model * ----
 MODEL_NAME: Literal[
@@ -43,6 +45,8 @@ PRETRAINED_WEIGHTS: str | None = "default"  # default: ImageNet's; None: from sc
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
 UNFREEZE_BACKBONE_EPOCH: int = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
+FROZEN_FEATURE_VIEWS: int = 1  # augmented views of an image to compute frozen features of, once; 0: anew each epoch
+GROWING_IMAGE_SIZES: tuple[int, ...] = ()  # pixels, of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains
 
 # ---- Optimisation * ----
@@ -76,8 +80,11 @@ TH_MULTI_LABEL: float = 0.5  # probability threshold where a checkpoint has no b
 
 # ---- Machine ----
 DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps
-NUM_WORKERS: int = 0  # data loading processes; 0: in the main process
+NUM_WORKERS: int | None = None  # data loading processes; None: chosen (none on a CPU); 0: none
+IMAGE_CACHE_GB: float = 8.0  # largest size of the image cache; what lies beyond is decoded each time
+FEATURE_CACHE_GB: float = 20.0  # largest size of one run's frozen features; larger: anew each epoch
 CHANNELS_LAST: bool = True  # memory order that is faster for convolutions
+COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
 RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same configuration
 
 # ---- Reports ----

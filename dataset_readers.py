@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import simplejpeg
@@ -23,9 +23,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from augmentations import Transform, apply_seeded
+from image_cache import CachedImages
 from utils import InputError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
@@ -201,25 +202,58 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
-class ImageDataset(Dataset[Any]):
-    """Image and targets of a key, which says which image in which epoch: key = epoch * N + index.
+class BatchDataset(Protocol):
+    """What a loader reads from: whole batches by their keys."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, keys: list[int]) -> Batch: ...
+
+
+class ImageDataset:
+    """Batches of images and targets by keys, which say which image in which epoch: key = epoch * N + index.
 
     A random transform is seeded by `seed` and the key, so an epoch's pictures are the same whatever the
-    number of workers, and whatever ran before.
+    number of workers, and whatever ran before. Nothing here is a Python object per image: each worker would copy it.
     """
 
-    def __init__(self, table: Table, transform: Transform, seed: int = 0) -> None:
-        self.paths, self.transform, self.seed = table.paths, transform, seed
-        self.targets = np.where(table.targets < 0, np.float32("nan"), table.targets.astype(np.float32))
+    def __init__(self, table: Table, transform: Transform, seed: int = 0, cached: CachedImages | None = None) -> None:
+        self.paths, self.targets = PackedPaths(table.paths), table.targets
+        self.transform, self.seed, self.cached = transform, seed, cached
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.targets)
 
-    def __getitem__(self, key: int) -> tuple[Tensor, Tensor]:
-        index = key % len(self.paths)
-        image = torch.from_numpy(decode_image(self.paths[index])).permute(2, 0, 1)
+    def __getitems__(self, keys: list[int]) -> Batch:
+        indices = np.array(keys) % len(self)
+        images = [self._make_picture(key, index) for key, index in zip(keys, indices.tolist(), strict=True)]
+        return Batch(torch.stack(images), as_float_targets(self.targets[indices]), torch.ones(len(keys)))
+
+    def _make_picture(self, key: int, index: int) -> Tensor:
+        image = self.cached.read(index) if self.cached else None
+        if image is None:
+            image = decode_image(self.paths[index])
+            image = self.cached.keep(index, image) if self.cached else image
         seed = (self.seed * 0x9E3779B1 + key) % 2**32  # the golden ratio keeps the runs of two seeds apart
-        return apply_seeded(self.transform, image, seed), torch.from_numpy(self.targets[index])
+        return apply_seeded(self.transform, torch.from_numpy(image).permute(2, 0, 1), seed)
+
+
+class PackedPaths:
+    """File paths in two arrays instead of a Python object each."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __getitem__(self, index: int) -> str:
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.text[start : self.ends[index]].tobytes())
+
+
+def as_float_targets(targets: NDArray[np.int8]) -> Tensor:
+    """(B, C) float32 of 1, 0 and, for unknown, NaN."""
+    return torch.from_numpy(np.where(targets < 0, np.float32("nan"), targets.astype(np.float32)))
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -240,11 +274,11 @@ class EpochBatches(Sampler[list[int]]):
         order = np.arange(self.num_images)
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        keys = (order + self.epoch * self.num_images).tolist()
+        keys = order + self.epoch * self.num_images
         ends = [self.batch_size * (i + 1) for i in range(len(self) - 1)] + [self.num_images]
         start = 0
         for end in ends:
-            yield keys[start:end]
+            yield keys[start:end].tolist()
             start = end
 
 
@@ -257,12 +291,27 @@ def make_loader(
     seed: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
+    cached: CachedImages | None = None,
 ) -> DataLoader[Batch]:
     """A loader of `Batch`es over `table`: in order, or shuffled anew in each epoch (`set_epoch`)."""
+    dataset = ImageDataset(table, transform, seed, cached)
+    return load_batches(dataset, batch_size, shuffle=shuffle, seed=seed, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def load_batches(
+    dataset: BatchDataset,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """A loader over anything that gives batches for the keys of `EpochBatches`."""
     return DataLoader(
-        ImageDataset(table, transform, seed),
-        batch_sampler=EpochBatches(len(table), batch_size, shuffle, seed),
-        collate_fn=_collate,
+        dataset,  # pyright: ignore[reportArgumentType]  # torch's fetcher asks for whole batches where it can
+        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed),
+        collate_fn=_as_it_is,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -276,9 +325,8 @@ def set_epoch(loader: DataLoader[Batch], epoch: int) -> None:
     loader.batch_sampler.epoch = epoch
 
 
-def _collate(items: list[tuple[Tensor, Tensor]]) -> Batch:
-    images, targets = zip(*items, strict=True)
-    return Batch(torch.stack(images), torch.stack(targets), torch.ones(len(items)))
+def _as_it_is(batch: Any) -> Any:
+    return batch  # the data set made a batch already
 
 
 def _require_pairs(images: dict[str, str], labels: dict[str, str], images_dir: Path, labels_dir: Path) -> None:

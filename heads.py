@@ -1,6 +1,7 @@
 """From a backbone's features to one logit a class: `HEADS[name](num_features, num_classes)`.
 
-A head takes a feature map (B, D, h, w) or tokens (B, T, D) and gives logits (B, C).
+A head takes a feature map (B, D, h, w) or tokens (B, T, D) and gives logits (B, C). Its `pools` says whether all it
+uses of them is `pool(features)`: then (B, D, 1, 1) of these means serve as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ def pool(features: Tensor) -> Tensor:
 
 class LinearBN(nn.Module):
     """Mean over positions, then Linear(D -> C) and BatchNorm1d(C)."""
+
+    pools = True
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()

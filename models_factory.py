@@ -43,10 +43,18 @@ class MultiLabelModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images uint8, or float in the same 0-255 range."""
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
-            features = self.backbone(pixels)
+            features = self.extract_features(images)
         return self.head(features)
+
+    def extract_features(self, images: Tensor) -> Tensor:
+        """What the head works on: a feature map (B, D, h, w), or tokens (B, T, D), of such images."""
+        return self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
+
+    @property
+    def head_pools(self) -> bool:
+        """Whether the head uses nothing but the mean of the features over all positions."""
+        return bool(getattr(self.head, "pools", False))
 
     def freeze_backbone(self, frozen: bool) -> None:
         """Keep the backbone as it is, BatchNorm statistics included, or let it train again."""

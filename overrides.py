@@ -287,7 +287,20 @@ CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
         lambda TRAIN_METRICS_EVERY_N_EPOCHS: TRAIN_METRICS_EVERY_N_EPOCHS < 0,
         "TRAIN_METRICS_EVERY_N_EPOCHS is {TRAIN_METRICS_EVERY_N_EPOCHS}: 0 (never) or more",
     ),
-    (lambda NUM_WORKERS: NUM_WORKERS < 0, "NUM_WORKERS is {NUM_WORKERS}: 0 (no extra process) or more"),
+    (
+        lambda NUM_WORKERS: NUM_WORKERS is not None and NUM_WORKERS < 0,
+        "NUM_WORKERS is {NUM_WORKERS}: None (chosen), 0 (no extra process) or more",
+    ),
+    (lambda IMAGE_CACHE_GB: IMAGE_CACHE_GB <= 0, "IMAGE_CACHE_GB is {IMAGE_CACHE_GB}: above 0"),
+    (lambda FEATURE_CACHE_GB: FEATURE_CACHE_GB <= 0, "FEATURE_CACHE_GB is {FEATURE_CACHE_GB}: above 0"),
+    (
+        lambda FROZEN_FEATURE_VIEWS: FROZEN_FEATURE_VIEWS < 0,
+        "FROZEN_FEATURE_VIEWS is {FROZEN_FEATURE_VIEWS}: 0 (features are not kept) or more",
+    ),
+    (
+        lambda GROWING_IMAGE_SIZES: min(GROWING_IMAGE_SIZES, default=32) < 32,
+        "GROWING_IMAGE_SIZES is {GROWING_IMAGE_SIZES}: the backbones need 32 pixels or more",
+    ),
     (lambda TH_MULTI_LABEL: not 0 <= TH_MULTI_LABEL <= 1, "TH_MULTI_LABEL is {TH_MULTI_LABEL}: a probability, 0 to 1"),
     (lambda CROP_SCALE_MIN: not 0 < CROP_SCALE_MIN <= 1, "CROP_SCALE_MIN is {CROP_SCALE_MIN}: a share, 0 to 1"),
     (lambda WEIGHT_DECAY: WEIGHT_DECAY < 0, "WEIGHT_DECAY is {WEIGHT_DECAY}: 0 (none) or more"),

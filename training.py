@@ -8,6 +8,7 @@ Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MOD
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,7 @@ import augmentations
 import checkpoints
 import config
 import dataset_readers
+import feature_cache
 import losses
 import metrics
 import models_factory
@@ -32,10 +35,12 @@ import thresholds
 import utils
 from checkpoints import RunFiles, RunState
 from dataset_readers import Batch, Table
+from image_cache import ImageCache
 from tensorboard_logging import TensorBoardLogger, save_training_curves
 from utils import InputError
 
 PICTURES = 16  # validation pictures shown in TensorBoard
+LONGEST_CACHED = 16 / 9  # length to width of the longest image with a place in the image cache
 
 
 def main(arguments: list[str]) -> None:
@@ -45,21 +50,23 @@ def main(arguments: list[str]) -> None:
     utils.seed_everything(config.SEED)
 
     data = read_data()
-    train_loader, val_loader = make_loaders(data, device)
-    engine = make_engine(data, len(train_loader), device)
+    engine = make_engine(data, device)
+    caches = open_image_caches(data)
     files = name_files(data)
     state = resume(files, engine)
     print_configuration(files, data, engine, state)
 
+    stage = None
     with make_logger(files, state) as logger:
         for epoch in range(state.epoch + 1, config.NUM_EPOCHS + 1):
-            utils.seed_everything(config.SEED + epoch)  # a resumed epoch draws what it would have drawn
             engine.model.freeze_backbone(is_frozen(epoch))
-            record = train_epoch(engine, train_loader, epoch)
+            stage = prepare_stage(engine, data, caches, epoch, stage)
+            utils.seed_everything(config.SEED + epoch)  # a resumed epoch draws what it would have drawn
+            record = train_epoch(engine, stage, epoch)
             state.seconds += record["seconds"]
 
             if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
-                validation = validate(engine, val_loader, epoch)
+                validation = validate(engine, stage, epoch)
                 record |= validation.make_record()
                 if state.note_validation(epoch, validation.f1, validation.threshold, config.EARLY_STOPPING_MIN_DELTA):
                     save_if_best(files, make_checkpoint(engine, data, state, validation.measured))
@@ -75,6 +82,7 @@ def main(arguments: list[str]) -> None:
             checkpoints.write_log(files.log, state.history)
             save_training_curves(state.history, files.curves)
             save_last(files, engine, make_checkpoint(engine, data, state, {}), state)
+            caches.save()
             if state.finished:
                 break
         finish(files, logger, state)
@@ -114,30 +122,63 @@ def read_data() -> Data:
     return data
 
 
-def make_loaders(data: Data, device: torch.device) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-    """(training, shuffled and augmented; validation, in order)."""
-    train_transform = augmentations.make_train_transform(
-        config.AUGMENTATION, config.IMAGE_SIZE, config.CROP_SCALE_MIN, config.RESIZE_RULE
+class ImageCaches(NamedTuple):
+    """Decoded images: for random crops, and as validation takes them; None where IMAGE_CACHE is "none"."""
+
+    train: ImageCache | None
+    val: ImageCache | None
+
+    def save(self) -> None:
+        for cache in {cache for cache in self if cache}:
+            cache.save()
+
+
+def open_image_caches(data: Data) -> ImageCaches:
+    """What earlier runs kept of these images, or empty caches."""
+    if config.IMAGE_CACHE == "none":
+        return ImageCaches(None, None)
+    folder = config.CACHE_FOLDER if config.IMAGE_CACHE == "disk" else None
+    size, paths = config.IMAGE_SIZE, data.table.paths
+    prepare = augmentations.make_eval_transform(config.RESIZE_RULE, size)
+    val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, config.IMAGE_CACHE_GB, folder)
+    if config.AUGMENTATION == "none":
+        return ImageCaches(val, val)
+    side = augmentations.find_short_side(max(size, *config.GROWING_IMAGE_SIZES, 0), config.CROP_SCALE_MIN)
+    prepare, max_pixels = augmentations.shrink(side), side * round(side * LONGEST_CACHED)
+    return ImageCaches(ImageCache(paths, prepare, f"short side {side}", max_pixels, config.IMAGE_CACHE_GB, folder), val)
+
+
+def make_train_loader(
+    data: Data, caches: ImageCaches, image_size: int, device: torch.device, shuffle: bool = True
+) -> DataLoader[Batch]:
+    """Augmented training images, another order and other pictures in each epoch."""
+    transform = augmentations.make_train_transform(
+        config.AUGMENTATION, image_size, config.CROP_SCALE_MIN, config.RESIZE_RULE
     )
-    train_loader = dataset_readers.make_loader(
+    if caches.train and caches.train is caches.val:
+        transform = augmentations.identity
+    return dataset_readers.make_loader(
         data.train,
-        train_transform,
+        transform,
         config.TRAIN_BATCH_SIZE,
-        shuffle=True,
+        shuffle=shuffle,
         seed=config.SEED,
-        num_workers=config.NUM_WORKERS,
+        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
         pin_memory=device.type == "cuda",
+        cached=caches.train.select(data.train.paths) if caches.train else None,
     )
-    return train_loader, make_eval_loader(data.val, device)
 
 
-def make_eval_loader(table: Table, device: torch.device) -> DataLoader[Batch]:
+def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | None = None) -> DataLoader[Batch]:
+    """Images in order, as the model is used on them."""
+    transform = augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE)
     return dataset_readers.make_loader(
         table,
-        augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE),
+        augmentations.identity if cache else transform,
         config.TEST_BATCH_SIZE,
-        num_workers=config.NUM_WORKERS,
+        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
         pin_memory=device.type == "cuda",
+        cached=cache.select(table.paths) if cache else None,
     )
 
 
@@ -164,7 +205,7 @@ class Engine:
             getattr(self, name).load_state_dict(state[name])
 
 
-def make_engine(data: Data, steps_per_epoch: int, device: torch.device) -> Engine:
+def make_engine(data: Data, device: torch.device) -> Engine:
     """Model, loss, optimizer and schedule of the constants, on `device`."""
     model = models_factory.make_model(
         config.MODEL_NAME,
@@ -183,11 +224,13 @@ def make_engine(data: Data, steps_per_epoch: int, device: torch.device) -> Engin
         if config.USE_DIFFERENTIAL_LR
         else (config.LEARNING_RATE, config.LEARNING_RATE)
     )
+    if config.COMPILE:
+        model.compile()
     optimizer = optimization.make_optimizer(config.OPTIMIZER, model, backbone_lr, head_lr, config.WEIGHT_DECAY)
     schedule = optimization.make_schedule(
         config.SCHEDULE,
         optimizer,
-        steps_per_epoch,
+        len(dataset_readers.EpochBatches(len(data.train), config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED)),
         config.NUM_EPOCHS,
         config.LR_MILESTONES,
         config.LR_DECAY_FACTOR,
@@ -205,18 +248,89 @@ def is_frozen(epoch: int) -> bool:
     return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
 
 
-def train_epoch(engine: Engine, loader: DataLoader[Batch], epoch: int) -> dict[str, Any]:
+def choose_image_size(epoch: int) -> int:
+    """The side of the training images in `epoch`, in pixels."""
+    num_trained = sum(not is_frozen(earlier) for earlier in range(1, epoch))
+    grows = not is_frozen(epoch) and num_trained < len(config.GROWING_IMAGE_SIZES)
+    return config.GROWING_IMAGE_SIZES[num_trained] if grows else config.IMAGE_SIZE
+
+
+class Stage(NamedTuple):
+    """What epochs run on: images through the model or, while the backbone stands still, features through the head."""
+
+    key: tuple[bool, int]  # whether they are features; the training images' size
+    network: nn.Module
+    train_loader: DataLoader[Batch]
+    val_loader: DataLoader[Batch]
+    seconds: float  # that preparing it took
+
+
+def prepare_stage(engine: Engine, data: Data, caches: ImageCaches, epoch: int, stage: Stage | None) -> Stage:
+    """The stage of `epoch`: the present one if it still serves."""
+    image_size = choose_image_size(epoch)
+    keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0
+    if stage and stage.key == (keeps_features, image_size):
+        return stage._replace(seconds=0.0)
+    start = time.perf_counter()
+    loaders = make_feature_loaders(engine, data, caches) if keeps_features else None
+    network = engine.model.head if loaders else engine.model
+    train_loader, val_loader = loaders or (
+        make_train_loader(data, caches, image_size, engine.device),
+        make_eval_loader(data.val, engine.device, caches.val),
+    )
+    return Stage((keeps_features, image_size), network, train_loader, val_loader, time.perf_counter() - start)
+
+
+def make_feature_loaders(
+    engine: Engine, data: Data, caches: ImageCaches
+) -> tuple[DataLoader[Batch], DataLoader[Batch]] | None:
+    """(training, validation) loaders of the frozen backbone's features; None, said why, where they are too large."""
+    frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
+    num_views = 1 if config.AUGMENTATION == "none" else min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs))
+    shape = feature_cache.measure_features(engine.model, config.IMAGE_SIZE)
+    gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
+    if gigabytes > config.FEATURE_CACHE_GB:
+        print(
+            f"frozen features are not kept: {gigabytes:.3g} GB, more than FEATURE_CACHE_GB = {config.FEATURE_CACHE_GB}"
+        )
+        return None
+
+    def read(loader: DataLoader[Batch], table: Table, picture: str, title: str) -> NDArray[np.float32]:
+        pixels = f"{picture}, {config.IMAGE_SIZE} px, {config.MIXED_PRECISION} on {engine.device.type}"
+        folder = config.CACHE_FOLDER
+        return feature_cache.read_features(engine.model, loader, table, shape, pixels, folder, engine.autocast, title)
+
+    views = []
+    train_loader = make_train_loader(data, caches, config.IMAGE_SIZE, engine.device, shuffle=False)
+    for view in range(1, num_views + 1):
+        dataset_readers.set_epoch(train_loader, view)  # what this epoch's pictures would have been
+        drawn = f"{config.AUGMENTATION} {config.CROP_SCALE_MIN}, seed {config.SEED}, epoch {view}"
+        picture = config.RESIZE_RULE if config.AUGMENTATION == "none" else f"{drawn}, cached {bool(caches.train)}"
+        views.append(read(train_loader, data.train, picture, f"frozen features {view}/{num_views}"))
+    val_loader = make_eval_loader(data.val, engine.device, caches.val)
+    val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")
+    pin_memory = engine.device.type == "cuda"
+    return (
+        feature_cache.make_feature_loader(
+            views, data.train, config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED, pin_memory=pin_memory
+        ),
+        feature_cache.make_feature_loader([val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory),
+    )
+
+
+def train_epoch(engine: Engine, stage: Stage, epoch: int) -> dict[str, Any]:
     """One pass over the training split; the epoch's record: mean loss, rates, speed."""
-    model, optimizer = engine.model, engine.optimizer
+    model, optimizer, loader = engine.model, engine.optimizer, stage.train_loader
     model.train()
     dataset_readers.set_epoch(loader, epoch)
     rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
     total, num_images = torch.zeros((), device=engine.device), 0
+    batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
-        for step, batch in enumerate(loader):
+        for step, batch in enumerate(batches):
             batch = batch.to(engine.device)
             with engine.autocast():
-                logits = model(batch.images)
+                logits = stage.network(batch.images)
             loss = losses.reduce_loss(engine.loss(logits, batch.targets), batch.targets, batch.weights)
             engine.scaler.scale(loss).backward()
             engine.scaler.step(optimizer)
@@ -236,7 +350,9 @@ def train_epoch(engine: Engine, loader: DataLoader[Batch], epoch: int) -> dict[s
         "train_loss": mean_loss,
         **rates,
         "images_per_second": num_images / progress.seconds,
-        "seconds": progress.seconds,
+        "waiting_share": batches.seconds / progress.seconds,
+        "preparation_seconds": stage.seconds,
+        "seconds": stage.seconds + progress.seconds,
     }
 
 
@@ -251,8 +367,8 @@ class Scores(NamedTuple):
     loss: float
 
 
-def score(engine: Engine, loader: DataLoader[Batch], title: str) -> Scores:
-    """Run the model as it is over `loader`."""
+def score(engine: Engine, network: nn.Module, loader: DataLoader[Batch], title: str) -> Scores:
+    """Run `network`, the model or its head as it is, over `loader`."""
     targets: list[Tensor] = []
     total = torch.zeros((), device=engine.device)
 
@@ -261,14 +377,14 @@ def score(engine: Engine, loader: DataLoader[Batch], title: str) -> Scores:
         total.add_(losses.reduce_loss(engine.loss(logits, batch.targets), batch.targets, batch.weights) * len(logits))
 
     batches: Iterator[Batch] = utils.track(loader, title, count_images(loader))
-    rows = list(predictor.compute_probabilities(engine.model, batches, engine.device, engine.autocast, note))
+    rows = list(predictor.compute_probabilities(network, batches, engine.device, engine.autocast, note))
     all_targets = torch.cat(targets).cpu().numpy()
     return Scores(np.concatenate(rows), all_targets, total.item() / len(all_targets))
 
 
 def count_images(loader: DataLoader[Batch]) -> int:
-    assert isinstance(loader.dataset, dataset_readers.ImageDataset)
-    return len(loader.dataset)
+    assert isinstance(loader.batch_sampler, dataset_readers.EpochBatches)
+    return loader.batch_sampler.num_images
 
 
 class Validation(NamedTuple):
@@ -294,9 +410,9 @@ class Validation(NamedTuple):
         }
 
 
-def validate(engine: Engine, loader: DataLoader[Batch], epoch: int) -> Validation:
+def validate(engine: Engine, stage: Stage, epoch: int) -> Validation:
     """Score the validation split, tune the threshold on it, measure."""
-    scores = score(engine, loader, f"epoch {epoch} validation")
+    scores = score(engine, stage.network, stage.val_loader, f"epoch {epoch} validation")
     threshold = thresholds.tune_global(scores.probabilities, scores.targets)
     measured = metrics.measure(scores.probabilities, scores.targets, threshold)
     measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
@@ -305,7 +421,7 @@ def validate(engine: Engine, loader: DataLoader[Batch], epoch: int) -> Validatio
 
 def measure_training(engine: Engine, data: Data, state: RunState) -> dict[str, float]:
     """F1 and mAP on the training split, without augmentation, at the last validation's threshold."""
-    scores = score(engine, make_eval_loader(data.train, engine.device), "training split")
+    scores = score(engine, engine.model, make_eval_loader(data.train, engine.device), "training split")
     threshold = config.TH_MULTI_LABEL if state.threshold is None else state.threshold
     measured = metrics.measure(scores.probabilities, scores.targets, threshold)
     return {"train_f1": measured["f1_weighted"], "train_mAP": measured["mAP"]}
@@ -451,7 +567,8 @@ def print_epoch(record: dict[str, Any]) -> None:
         text += f"  threshold {record['threshold']:.3f}"
     if "train_f1" in record:
         text += f"  train F1 {record['train_f1']:.4f}  mAP {record['train_mAP']:.4f}"
-    print(f"{text}  {record['images_per_second']:.1f} images/s  {utils.format_duration(record['seconds'])}", flush=True)
+    speed = f"{record['images_per_second']:.1f} images/s, {record['waiting_share']:.0%} waiting"
+    print(f"{text}  {speed}  {utils.format_duration(record['seconds'])}", flush=True)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_num_workers(num_workers: int | None, device: torch.device) -> int:
+    """`num_workers`, or for None: none on a CPU, which the model needs itself; beside a GPU the cores, up to 12."""
+    if num_workers is not None:
+        return num_workers
+    return (
+        0
+        if device.type == "cpu"
+        else min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 12)
+    )
+
+
 def choose_autocast(precision: str, device: torch.device) -> tuple[Callable[[], Any], bool]:
     """(a maker of autocast contexts, whether gradients need scaling) for MIXED_PRECISION on `device`."""
     import torch
@@ -185,6 +196,20 @@ class Progress:
         elif time.perf_counter() - self.last_line > self.SECONDS_BETWEEN_LINES and self.done < self.total:
             self.last_line = time.perf_counter()
             print(f"{self.title}  {text}", flush=True)
+
+
+class Waiting:
+    """Yields `batches`, and adds up in `seconds` how long each was waited for."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        start = time.perf_counter()
+        for batch in self.batches:
+            self.seconds += time.perf_counter() - start
+            yield batch
+            start = time.perf_counter()
 
 
 def track(batches: Iterable[Any], title: str, total: int) -> Iterator[Any]:

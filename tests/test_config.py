@@ -44,7 +44,7 @@ def test_defaults_of_the_layout() -> None:
     assert home / "ms-coco-dataset" / "images" / "train-resized" == config.TRAIN_IMAGES_DIR
     assert home / "ms-coco-dataset" / "labels" / "train" == config.TRAIN_LABELS_DIR
     assert home / "trained_models" / "best_model.pt" == config.MODEL_PATH == config.BEST_MODEL_PATH
-    assert (config.MODEL_NAME, config.NUM_CLASSES, config.NUM_WORKERS) == ("resnet18", 80, 0)
+    assert (config.MODEL_NAME, config.NUM_CLASSES, config.NUM_WORKERS) == ("resnet18", 80, None)
 
 
 def test_classes_are_cocos_in_order(photographs: Path) -> None:

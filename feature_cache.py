@@ -1,0 +1,120 @@
+"""The frozen stage from features: while the backbone stands still, its output for a picture is computed once.
+
+    train_features = [read_features(model, loader, epoch, ...) for epoch in (1, 2)]     # two augmented views
+    loader = make_feature_loader(train_features, table, batch_size=32, shuffle=True)    # batches for model.head
+
+Features are kept as .npy files, named after all that decides them: weights, preprocessing, and each image file's
+name, size and time. Later runs find them; the folder can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dataset_readers import Batch, Table, as_float_targets, load_batches
+from heads import pool
+from image_cache import stamp_files
+from models_factory import MultiLabelModel
+from utils import track, write_atomically
+
+
+def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
+    """The shape of one picture's features, as they are kept: (D, 1, 1) if the head pools first, else (D, h, w)."""
+    device = model.mean.device
+    return tuple(_extract(model, torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)).shape[1:])
+
+
+def read_features(
+    model: MultiLabelModel,
+    loader: DataLoader[Batch],
+    table: Table,
+    shape: Sequence[int],
+    pixels: str,
+    folder: Path,
+    autocast: Callable[[], Any] = nullcontext,
+    title: str = "features",
+) -> NDArray[np.float32]:
+    """(N, *shape) features of `loader`'s pictures of `table`, in order: from `folder`, or computed and kept there.
+
+    `pixels` says what decides the pictures besides the files: the transform, its seed, the epoch. The file is
+    memory-mapped, so it may be larger than memory.
+    """
+    path = folder / f"features_{_identify(model, table, pixels)}.npy"
+    if not path.is_file():
+        write_atomically(
+            path, lambda temporary: _compute(model, loader, (len(table), *shape), temporary, autocast, title)
+        )
+    return np.load(path, mmap_mode="r")
+
+
+class FeatureDataset:
+    """An ImageDataset of features: the same keys; epoch e gets view e - 1, and after the last the first again."""
+
+    def __init__(self, views: Sequence[NDArray[np.float32]], table: Table) -> None:
+        self.views, self.targets = views, table.targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitems__(self, keys: list[int]) -> Batch:
+        epochs, indices = np.divmod(keys, len(self.targets))
+        features = self.views[(epochs[0] - 1) % len(self.views)][indices]
+        return Batch(torch.from_numpy(features), as_float_targets(self.targets[indices]), torch.ones(len(keys)))
+
+
+def make_feature_loader(
+    views: Sequence[NDArray[np.float32]],
+    table: Table,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """A loader of the batches that `make_loader` would give, features (B, *shape) in place of images."""
+    return load_batches(FeatureDataset(views, table), batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
+
+
+def _extract(model: MultiLabelModel, images: Tensor) -> Tensor:
+    """The backbone's features of uint8 images: the mean over positions if that is what the head begins with."""
+    with torch.inference_mode():
+        features = model.extract_features(images).float()
+    return pool(features)[:, :, None, None] if model.head_pools else features
+
+
+def _compute(
+    model: MultiLabelModel,
+    loader: DataLoader[Batch],
+    shape: tuple[int, ...],
+    path: Path,
+    autocast: Callable[[], Any],
+    title: str,
+) -> None:
+    device = model.mean.device
+    model.eval()
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for batch in track(loader, title, shape[0]):
+            with autocast():
+                features = _extract(model, batch.images.to(device, non_blocking=True))
+            file.write(features.contiguous().cpu().numpy().tobytes())
+
+
+def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:
+    """16 hexadecimal digits that change with the weights, the preprocessing, and any file's name, size or time."""
+    digest = hashlib.sha256("\n".join([pixels, str(model.head_pools), *table.paths]).encode(errors="surrogateescape"))
+    digest.update(stamp_files(table.paths).tobytes())
+    for tensor in (*model.backbone.state_dict().values(), model.mean, model.std):
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
