@@ -45,7 +45,7 @@ PRETRAINED_WEIGHTS: str | None = "default"  # default: ImageNet's; None: from sc
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
 UNFREEZE_BACKBONE_EPOCH: int = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
-FROZEN_FEATURE_VIEWS: int = 1  # augmented views of an image to compute frozen features of, once; 0: anew each epoch
+FROZEN_FEATURE_VIEWS: int = 2  # augmented views of an image to compute frozen features of, once; 0: anew each epoch
 GROWING_IMAGE_SIZES: tuple[int, ...] = ()  # pixels, of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains
 
@@ -77,6 +77,9 @@ EARLY_STOPPING_MIN_DELTA: float = 0.0  # a gain in F1 no larger than this does n
 # ---- Testing ----
 TEST_BATCH_SIZE: int = 64  # images; also for validation
 TH_MULTI_LABEL: float = 0.5  # probability threshold where a checkpoint has no best_threshold
+TEST_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "torch"  # others: quicker, CPU only, requirements-export.txt
+TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
+INT8_CALIBRATION_IMAGES: int = 300  # with TEST_INT8: taken evenly from TRAIN_IMAGES_DIR to find the integers' ranges
 
 # ---- Machine ----
 DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps

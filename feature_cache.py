@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dataset_readers import Batch, Table, as_float_targets, load_batches
+from engines import fold_batchnorm
 from heads import pool
 from image_cache import stamp_files
 from models_factory import MultiLabelModel
@@ -30,8 +31,8 @@ from utils import track, write_atomically
 
 def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
     """The shape of one picture's features, as they are kept: (D, 1, 1) if the head pools first, else (D, h, w)."""
-    device = model.mean.device
-    return tuple(_extract(model, torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)).shape[1:])
+    image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
+    return tuple(_extract(model, model.backbone, image).shape[1:])
 
 
 def read_features(
@@ -85,10 +86,10 @@ def make_feature_loader(
     return load_batches(FeatureDataset(views, table), batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
 
 
-def _extract(model: MultiLabelModel, images: Tensor) -> Tensor:
-    """The backbone's features of uint8 images: the mean over positions if that is what the head begins with."""
+def _extract(model: MultiLabelModel, backbone: nn.Module, images: Tensor) -> Tensor:
+    """`backbone`'s features of uint8 images: the mean over positions if that is what the head begins with."""
     with torch.inference_mode():
-        features = model.extract_features(images).float()
+        features = backbone(model.normalize(images)).float()
     return pool(features)[:, :, None, None] if model.head_pools else features
 
 
@@ -100,14 +101,15 @@ def _compute(
     autocast: Callable[[], Any],
     title: str,
 ) -> None:
-    device = model.mean.device
-    model.eval()
+    backbone = None
     with path.open("wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         for batch in track(loader, title, shape[0]):
+            images = batch.images.to(model.mean.device, non_blocking=True)
+            backbone = backbone or fold_batchnorm(model.backbone, model.normalize(images[:2]))
             with autocast():
-                features = _extract(model, batch.images.to(device, non_blocking=True))
+                features = _extract(model, backbone, images)
             file.write(features.contiguous().cpu().numpy().tobytes())
 
 

@@ -49,7 +49,11 @@ class MultiLabelModel(nn.Module):
 
     def extract_features(self, images: Tensor) -> Tensor:
         """What the head works on: a feature map (B, D, h, w), or tokens (B, T, D), of such images."""
-        return self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
+        return self.backbone(self.normalize(images))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Float (B, 3, H, W) as the backbone's weights expect it."""
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
     @property
     def head_pools(self) -> bool:

@@ -336,6 +336,14 @@ CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
         "FREEZE_BACKBONE_AT_START is True but PRETRAINED_WEIGHTS is None: a frozen random backbone learns nothing; "
         "set FREEZE_BACKBONE_AT_START = False",
     ),
+    (
+        lambda TEST_INT8, TEST_ENGINE: TEST_INT8 and TEST_ENGINE != "openvino",
+        "TEST_INT8 is True but TEST_ENGINE is {TEST_ENGINE}: set TEST_ENGINE = 'openvino'",
+    ),
+    (
+        lambda INT8_CALIBRATION_IMAGES: INT8_CALIBRATION_IMAGES < 1,
+        "INT8_CALIBRATION_IMAGES is {INT8_CALIBRATION_IMAGES}: at least 1",
+    ),
     (lambda CLASSES: not CLASSES, "CLASSES is empty: name the classes, in index order"),
     (lambda CLASSES: len(set(CLASSES)) != len(CLASSES), "CLASSES names a class twice"),
 ]

@@ -7,8 +7,11 @@ for record in model.predict("folder/of/images"):
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +21,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 import checkpoints
-from augmentations import make_eval_transform
-from dataset_readers import Batch, Table, list_images, make_loader
+from augmentations import Transform, make_eval_transform
+from dataset_readers import Batch, Table, decode_image, list_images, make_loader
+from engines import ENGINES, Engine, Source
 from metrics import predict
 from models_factory import MultiLabelModel, make_model
-from utils import InputError, choose_device, track
+from utils import InputError, Progress, choose_device, suggest
+
+BATCHES_AHEAD = 2  # decoded while the model computes: enough to even out large and small images
 
 
 class Record(NamedTuple):
@@ -38,9 +44,9 @@ class Predictor:
     """A saved model with all that running it takes: class names, thresholds, image size, resize rule."""
 
     def __init__(
-        self, model: MultiLabelModel, checkpoint: dict[str, Any], device: torch.device, default_threshold: float
+        self, engine: Engine, checkpoint: dict[str, Any], device: torch.device, default_threshold: float
     ) -> None:
-        self.model, self.device, self.metadata = model, device, checkpoint
+        self.engine, self.device, self.metadata = engine, device, checkpoint
         self.classes: tuple[str, ...] = tuple(checkpoint["classes"])
         threshold = checkpoint.get("best_threshold")
         self.threshold = default_threshold if threshold is None else float(threshold)
@@ -56,26 +62,64 @@ class Predictor:
     ) -> Iterator[Record]:
         """Records of the image files in a folder, or of a list of files, in their order, as they are computed.
 
-        With a `title`, progress is shown under it.
+        Threads decode ahead of the model, or `num_workers` processes. With a `title`, progress is shown under it.
+        Raises InputError for an image that cannot be read.
         """
         paths = list_images(Path(images)) if isinstance(images, str | Path) else [str(path) for path in images]
-        unknown = Table(paths, np.full((len(paths), len(self.classes)), -1, dtype=np.int8), self.classes)
-        loader = make_loader(unknown, self.transform, batch_size, num_workers=num_workers)
-        batches = track(loader, title, len(paths)) if title else loader
+        batches = self._load_batches(paths, batch_size, num_workers)
         done = iter(paths)
-        for probabilities in compute_probabilities(self.model, batches, self.device):
-            for row, chosen, path in zip(probabilities, predict(probabilities, self.thresholds), done, strict=False):
-                labels = np.flatnonzero(chosen).tolist()
-                yield Record(path, row, labels, [self.classes[label] for label in labels])
+        with Progress(title, len(paths)) if title else nullcontext() as progress:
+            for batch in batches:
+                probabilities = self.engine(batch).sigmoid().cpu().numpy()
+                rows = zip(probabilities, predict(probabilities, self.thresholds), done, strict=False)
+                for row, chosen, path in rows:
+                    labels = np.flatnonzero(chosen).tolist()
+                    yield Record(path, row, labels, [self.classes[label] for label in labels])
+                if progress:
+                    progress.step(len(batch))
+
+    def _load_batches(self, paths: list[str], batch_size: int, num_workers: int) -> Iterator[torch.Tensor]:
+        """uint8 (B, 3, S, S) of one batch of `paths` after another."""
+        if num_workers == 0:
+            return read_ahead(paths, lambda path: read_image(path, self.transform), batch_size, torch.get_num_threads())
+        unknown = Table(paths, np.full((len(paths), len(self.classes)), -1, dtype=np.int8), self.classes)
+        return (batch.images for batch in make_loader(unknown, self.transform, batch_size, num_workers=num_workers))
 
 
-def load(path: str | Path, device: str = "auto", default_threshold: float = 0.5) -> Predictor:
+def load(
+    path: str | Path,
+    device: str = "auto",
+    default_threshold: float = 0.5,
+    engine: str = "torch",
+    calibration: Sequence[str] = (),
+    cache_folder: str | Path | None = None,
+) -> Predictor:
     """The model in the checkpoint `path`; classes, image size and the rest come from it, not from config.py.
 
-    `default_threshold` serves a checkpoint that has none. Raises InputError for whatever is not a checkpoint.
+    `default_threshold` serves a checkpoint that has none. `engine` is one of ENGINES; `calibration` image files make
+    it int8. What an engine makes of the checkpoint is kept in `cache_folder` (None: beside it, in engines/).
+    Raises InputError for whatever is not a checkpoint, and for an engine that is not to be had here.
     """
     path = Path(path)
     checkpoint = checkpoints.load(path)
+    target = choose_device(device)
+    if engine not in ENGINES:
+        raise InputError(f"there is no engine {engine!r}{suggest(engine, ENGINES)}; known: {', '.join(ENGINES)}")
+    transform = make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
+    source = Source(
+        make_model=lambda: restore_model(checkpoint, path),
+        image_size=checkpoint["image_size"],
+        device=target,
+        checkpoint=path,
+        folder=Path(cache_folder) if cache_folder else path.parent / "engines",
+        read_image=lambda image: read_image(image, transform),
+        calibration=calibration,
+    )
+    return Predictor(ENGINES[engine](source), checkpoint, target, default_threshold)
+
+
+def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
+    """The model whose tensors `checkpoint`, read from `path`, holds. Raises InputError when they do not fit it."""
     model = make_model(
         checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"], None, checkpoint["image_size"]
     )
@@ -85,9 +129,31 @@ def load(path: str | Path, device: str = "auto", default_threshold: float = 0.5)
         raise InputError(
             f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
         ) from error
-    target = choose_device(device)
-    model.to(target).to(memory_format=torch.channels_last)
-    return Predictor(model, checkpoint, target, default_threshold)
+    return model
+
+
+def read_image(path: str, transform: Transform) -> torch.Tensor:
+    """The image file as the model sees it: uint8 (3, S, S). Raises InputError when it cannot be read."""
+    return transform(torch.from_numpy(decode_image(path)).permute(2, 0, 1))
+
+
+def read_ahead(
+    paths: Sequence[str], read: Callable[[str], torch.Tensor], batch_size: int, num_threads: int
+) -> Iterator[torch.Tensor]:
+    """Batches (B, ...) of what `read` makes of `paths`, in order, read by threads a few batches ahead.
+
+    An error of `read` comes when it is the turn of its batch.
+    """
+    with ThreadPoolExecutor(num_threads) as pool:
+        reading = (pool.submit(read, path) for path in paths)  # a file is read once it is taken from here
+        waiting = deque(islice(reading, BATCHES_AHEAD * batch_size))
+        try:
+            while waiting:
+                batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+                waiting.extend(islice(reading, len(batch)))
+                yield torch.stack(batch)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def compute_probabilities(

@@ -9,6 +9,7 @@ it when TEST_LABELS_DIR exists. Classes, image size and threshold come from the 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,35 @@ from utils import InputError
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
     utils.keep_freed_memory()
-    model = predictor.load(config.MODEL_PATH, config.DEVICE, config.TH_MULTI_LABEL)
+    calibration = choose_calibration_images() if config.TEST_INT8 else []
+    model = predictor.load(
+        config.MODEL_PATH, config.DEVICE, config.TH_MULTI_LABEL, config.TEST_ENGINE, calibration, config.CACHE_FOLDER
+    )
     table = read_test_table(model)
     paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)
     print_configuration(model, len(paths))
 
-    records = list(model.predict(paths, config.TEST_BATCH_SIZE, config.NUM_WORKERS, title="predicting"))
+    start = time.perf_counter()
+    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    records = list(model.predict(paths, config.TEST_BATCH_SIZE, num_workers, title="predicting"))
+    seconds = time.perf_counter() - start
 
     file = config.PREDICTIONS_FOLDER / name_predictions(model)
     predictions = {Path(record.path).stem: record.labels for record in records}
     utils.write_text(file, json.dumps(predictions, indent=1))
-    print_summary(records, file)
+    print_summary(records, seconds, file)
     if table:
         result = evaluate(records, table, model)
         utils.write_text(config.PREDICTIONS_FOLDER / "evaluate_result.json", json.dumps(result, indent=1))
         print_metrics(result["metrics"])
+
+
+def choose_calibration_images() -> list[str]:
+    """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names; all, where there are fewer."""
+    utils.warn("int8 moves probabilities, while the threshold was tuned on float's: compare the metrics of both")
+    paths = dataset_readers.list_images(config.TRAIN_IMAGES_DIR)
+    count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
+    return [paths[i * len(paths) // count] for i in range(count)]
 
 
 def read_test_table(model: Predictor) -> dataset_readers.Table | None:
@@ -80,7 +95,13 @@ def name_predictions(model: Predictor) -> str:
         "testbs": config.TEST_BATCH_SIZE,
     }
     known = [f"{name}{value:.4g}" for name, value in parts.items() if value is not None]
-    return "_".join(["predictions", metadata["model_name"], *known]) + ".json"
+    int8 = ["int8"] if config.TEST_INT8 else []
+    return "_".join(["predictions", metadata["model_name"], *known, *int8]) + ".json"
+
+
+def name_engine() -> str:
+    """What runs the model, for a person to read."""
+    return f"{config.TEST_ENGINE}, int8" if config.TEST_INT8 else config.TEST_ENGINE
 
 
 def evaluate(records: list[Record], table: dataset_readers.Table, model: Predictor) -> dict[str, Any]:
@@ -95,6 +116,7 @@ def evaluate(records: list[Record], table: dataset_readers.Table, model: Predict
     }
     return {
         "model": str(config.MODEL_PATH),
+        "engine": name_engine(),
         "num_images": len(table),
         "metrics": {name: _null_if_nan(value) for name, value in measured.items()},
         "classes": classes,
@@ -116,6 +138,7 @@ def print_configuration(model: Predictor, num_images: int) -> None:
         "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}, {trained}",
         "images": f"{config.TEST_IMAGES_DIR}: {num_images}, {metadata['image_size']} px",
         "classes": f"{len(model.classes)}, predicted from probability {model.threshold:.4f} on",
+        "engine": name_engine(),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
     }
     for name, text in rows.items():
@@ -123,9 +146,10 @@ def print_configuration(model: Predictor, num_images: int) -> None:
     print(flush=True)
 
 
-def print_summary(records: list[Record], file: Path) -> None:
+def print_summary(records: list[Record], seconds: float, file: Path) -> None:
     """What came out, labels or not."""
     counts = np.array([len(record.labels) for record in records])
+    print(f"{len(records) / seconds:.1f} images/s, from the first file to the last probability")
     print(f"{len(records)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
     print(f"saved: {file}")
 

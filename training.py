@@ -194,6 +194,7 @@ class Engine:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
+    precision: str  # off, bf16 or fp16
     autocast: Callable[[], Any]
     device: torch.device
 
@@ -236,10 +237,11 @@ def make_engine(data: Data, device: torch.device) -> Engine:
         config.LR_DECAY_FACTOR,
         config.WARMUP_EPOCHS,
     )
-    autocast, scales = utils.choose_autocast(config.MIXED_PRECISION, device)
+    precision = utils.choose_precision(config.MIXED_PRECISION, device)
+    autocast, scales = utils.make_autocast(precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=scales)
     loss = losses.LOSSES[config.LOSS](pos_weight=pos_weight).to(device)
-    return Engine(model, loss, optimizer, schedule, scaler, autocast, device)
+    return Engine(model, loss, optimizer, schedule, scaler, precision, autocast, device)
 
 
 def is_frozen(epoch: int) -> bool:
@@ -278,7 +280,10 @@ def prepare_stage(engine: Engine, data: Data, caches: ImageCaches, epoch: int, s
         make_train_loader(data, caches, image_size, engine.device),
         make_eval_loader(data.val, engine.device, caches.val),
     )
-    return Stage((keeps_features, image_size), network, train_loader, val_loader, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    if loaders:
+        print(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
+    return Stage((keeps_features, image_size), network, train_loader, val_loader, seconds)
 
 
 def make_feature_loaders(
@@ -296,7 +301,7 @@ def make_feature_loaders(
         return None
 
     def read(loader: DataLoader[Batch], table: Table, picture: str, title: str) -> NDArray[np.float32]:
-        pixels = f"{picture}, {config.IMAGE_SIZE} px, {config.MIXED_PRECISION} on {engine.device.type}"
+        pixels = f"{picture}, {config.IMAGE_SIZE} px, {engine.precision} on {engine.device.type}"
         folder = config.CACHE_FOLDER
         return feature_cache.read_features(engine.model, loader, table, shape, pixels, folder, engine.autocast, title)
 
@@ -542,15 +547,21 @@ def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunS
     rates = ", ".join(f"{g['name']} {g['initial_lr']:g}" for g in engine.optimizer.param_groups)
     drops = f"x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
     images = f"{len(data.train)} training, {len(data.val)} validation images, {len(data.table.classes)} classes"
+    views = f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)" if frozen and config.FROZEN_FEATURE_VIEWS else ""
+    growing = f" after {', '.join(map(str, config.GROWING_IMAGE_SIZES))}" if config.GROWING_IMAGE_SIZES else ""
+    frozen_in = f"1 to {frozen[-1]}" if frozen else "none"
+    pictures = (
+        config.AUGMENTATION if config.IMAGE_CACHE == "none" else f"{config.AUGMENTATION}, {config.IMAGE_CACHE} cache"
+    )
     stopping = f", stops after {config.EARLY_STOPPING_PATIENCE} without gain" if config.EARLY_STOPPING_ENABLED else ""
     rows = {
         "run": files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}: {images}",
         "model": f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}",
-        "images": f"{config.IMAGE_SIZE} px, {config.AUGMENTATION}, batches of {config.TRAIN_BATCH_SIZE}",
-        "epochs": f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}{stopping}",
+        "images": f"{config.IMAGE_SIZE} px{growing}, {pictures}, batches of {config.TRAIN_BATCH_SIZE}",
+        "epochs": f"{config.NUM_EPOCHS}, backbone frozen in {frozen_in}{views}{stopping}",
         "rates": f"{rates}; {config.OPTIMIZER}, {config.SCHEDULE} {drops if config.SCHEDULE == 'multistep' else ''}",
-        "device": f"{engine.device}, {torch.get_num_threads()} threads, precision {config.MIXED_PRECISION}",
+        "device": f"{engine.device}, {torch.get_num_threads()} threads, mixed precision {engine.precision}",
     }
     if state.epoch:
         rows["resumes"] = f"after epoch {state.epoch}, best F1 so far {state.best_f1:.4f}"

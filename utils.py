@@ -92,19 +92,29 @@ def choose_num_workers(num_workers: int | None, device: torch.device) -> int:
     """`num_workers`, or for None: none on a CPU, which the model needs itself; beside a GPU the cores, up to 12."""
     if num_workers is not None:
         return num_workers
-    return (
-        0
-        if device.type == "cpu"
-        else min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 12)
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if device.type == "cpu" else min(cores, 12)
 
 
-def choose_autocast(precision: str, device: torch.device) -> tuple[Callable[[], Any], bool]:
-    """(a maker of autocast contexts, whether gradients need scaling) for MIXED_PRECISION on `device`."""
+def choose_precision(precision: str, device: torch.device) -> str:
+    """ "off", "bf16" or "fp16": MIXED_PRECISION, or for "auto" what suits `device`.
+
+    A GPU gets bf16 where it computes in it, else fp16. A CPU gets float32: whether bf16 is quicker depends on the
+    model and the processor (benchmarks/training_step.py measures it), and a choice by the clock would not repeat.
+    """
     import torch
 
-    if precision == "auto":  # bf16 on a CPU without its instructions is ten times slower than float32
-        precision = "off" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision != "auto":
+        return precision
+    if device.type != "cuda":
+        return "off"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def make_autocast(precision: str, device: torch.device) -> tuple[Callable[[], Any], bool]:
+    """(a maker of autocast contexts, whether gradients need scaling) for "off", "bf16" or "fp16" on `device`."""
+    import torch
+
     if precision == "off":
         return nullcontext, False
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]

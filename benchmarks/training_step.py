@@ -5,7 +5,7 @@
 Both ways: the same network with random weights, forward, BCE with logits, backward, Adam step. Plain gets float32
 NCHW images that were normalised before, and freezes by requires_grad_(False) alone: the backbone stays in train().
 Ours gets uint8 images, normalises them itself, works in channels_last, has its frozen backbone in eval(), and keeps
-the memory it frees, as training.py does.
+the memory it frees, as training.py does; with MIXED_PRECISION = "bf16" in the rows that say so.
 The two ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
 """
 
@@ -37,13 +37,13 @@ def main(argv: list[str]) -> None:
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None  # a GPU works on after the call returns
     print(f"\n{'seconds/step':32}{HEADER}")
     for name in argv or MODEL_NAMES:
-        for frozen in (True, False):
-            plain, ours = make_steps(name, frozen, device)
-            title = f"{name}, {'frozen' if frozen else 'unfrozen'}"
+        for frozen, precision in ((True, "off"), (False, "off"), (False, "bf16")):
+            plain, ours = make_steps(name, frozen, device, precision)
+            title = f"{name}, {'frozen' if frozen else 'unfrozen'}{', bf16' if precision == 'bf16' else ''}"
             print_row(title, measure_in_turns(plain, ours, ROUNDS, wait))
 
 
-def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Way, Way]:
+def make_steps(name: str, frozen: bool, device: torch.device, precision: str) -> tuple[Way, Way]:
     """(a plain step, our step) of two copies of one network on the same images."""
     torch.manual_seed(0)
     model = models_factory.make_model(name, NUM_CLASSES, head="linear_bn", weights=None, image_size=IMAGE_SIZE)
@@ -57,16 +57,25 @@ def make_steps(name: str, frozen: bool, device: torch.device) -> tuple[Way, Way]
 
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     model.freeze_backbone(frozen)
-    return plain, make_step(model, images, targets, keeps_memory=True)
+    return plain, make_step(model, images, targets, keeps_memory=True, precision=precision)
 
 
-def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, keeps_memory: bool = False) -> Way:
+def make_step(
+    model: nn.Module,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    keeps_memory: bool = False,
+    precision: str = "off",
+) -> Way:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    autocast, _ = utils.make_autocast(precision, images.device)
     criterion = nn.BCEWithLogitsLoss()
 
     def step() -> None:
         utils.keep_freed_memory(keeps_memory)
-        loss = criterion(model(images), targets)
+        with autocast():
+            logits = model(images)
+        loss = criterion(logits.float(), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,6 +11,7 @@ import pytest
 import augmentations
 import config
 import dataset_readers
+import engines
 import heads
 import losses
 import models_factory
@@ -25,6 +26,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "SCHEDULE": optimization.SCHEDULES,
     "RESIZE_RULE": augmentations.RESIZE_RULES,
     "AUGMENTATION": augmentations.AUGMENTATIONS,
+    "TEST_ENGINE": engines.ENGINES,
     "DATASET_FORMAT": ("auto", *dataset_readers.READERS),
 }
 

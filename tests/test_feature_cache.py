@@ -42,7 +42,7 @@ def train(arguments: list[str], folder: Path, **constants: object) -> dict[str, 
 
 
 def assert_alike(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Alike as far as the order of a sum goes: a backbone on other batches rounds otherwise."""
+    """Alike as far as rounding goes: folded BatchNorm and other batches add up in another order."""
     for key, value in one["model_state"].items():
         torch.testing.assert_close(value, other["model_state"][key], rtol=1e-3, atol=1e-4)
     histories = [last["training_state"]["state"]["history"] for last in (one, other)]
@@ -56,6 +56,7 @@ def test_same_weights_as_without_it(
     frozen_run: list[str], tmp_path: Path, augmentation: str, views: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One view without augmentation, or as many views as frozen epochs: the pictures are the naive loop's."""
+    frozen_run += ["--NUM_EPOCHS=2"]  # the third would train the backbone
     naive = train(frozen_run, tmp_path / "naive", FROZEN_FEATURE_VIEWS=0, AUGMENTATION=augmentation)
     assert not (tmp_path / "cache").exists()
     quick = train(frozen_run, tmp_path / "quick", FROZEN_FEATURE_VIEWS=views, AUGMENTATION=augmentation)
@@ -77,7 +78,7 @@ def test_too_large_is_said_and_done_the_naive_way(
     naive = train(frozen_run, tmp_path / "naive", FROZEN_FEATURE_VIEWS=0)
     capsys.readouterr()
     large = train(frozen_run, tmp_path / "large", FROZEN_FEATURE_VIEWS=1, FEATURE_CACHE_GB=1e-5)
-    assert "frozen features are not kept: 0.000225 GB, more than FEATURE_CACHE_GB = 1e-05" in capsys.readouterr().out
+    assert "frozen features are not kept: 0.000205 GB, more than FEATURE_CACHE_GB = 1e-05" in capsys.readouterr().out
     for key, value in large["model_state"].items():
         assert torch.equal(value, naive["model_state"][key])
 

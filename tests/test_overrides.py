@@ -99,9 +99,12 @@ def change(value: Any, annotation: Any) -> Any:
     if annotation == tuple[str, ...]:
         return ("one", "two words")
     if typing.get_origin(annotation) is tuple:
-        return (*value, value[-1] + 1) if value else (1,)
+        return (*value, value[-1] + 1) if value else (64,)
     assert annotation is str, f"a new kind of annotation, {annotation}: say here how to change it"
     return f"{value}_changed"
+
+
+NEEDED_BY = {"TEST_INT8": {"TEST_ENGINE": "openvino"}}  # else the change would contradict another constant
 
 
 def write_argument(value: Any) -> str:
@@ -111,10 +114,11 @@ def write_argument(value: Any) -> str:
 @pytest.mark.parametrize("constant", overrides.list_constants(config), ids=lambda constant: constant.name)
 def test_every_constant_is_overridden_as_if_edited(constant: overrides.Constant, tmp_path: Path) -> None:
     value = change(constant.value, constant.annotation)
-    overrides.apply([f"--{constant.name}", write_argument(value)], config)
+    edits = NEEDED_BY.get(constant.name, {}) | {constant.name: value}
+    overrides.apply([f"--{name}={write_argument(edit)}" for name, edit in edits.items()], config)
     assert vars(config)[constant.name] == value
     assert type(vars(config)[constant.name]) is type(value)
-    assert read_constants() == import_edited(tmp_path, **{constant.name: value})
+    assert read_constants() == import_edited(tmp_path, **edits)
 
 
 def test_constants_are_all_listed_in_order_with_their_sections() -> None:
@@ -341,6 +345,8 @@ CONTRADICTORY = [  # at least one for each rule of overrides.CONTRADICTIONS, and
     ("--WEIGHT_DECAY=-0.1", "WEIGHT_DECAY is -0.1"),
     ("--UNFREEZE_BACKBONE_EPOCH -1", "UNFREEZE_BACKBONE_EPOCH is -1"),
     ("--EARLY_STOPPING_MIN_DELTA=-0.1", "EARLY_STOPPING_MIN_DELTA is -0.1"),
+    ("--TEST_INT8 true", "TEST_INT8 is True but TEST_ENGINE is torch"),
+    ("--INT8_CALIBRATION_IMAGES 0", "INT8_CALIBRATION_IMAGES is 0"),
     ("--CLASSES ,", "CLASSES is empty"),
     ("--POS_WEIGHT_CAP -1", "POS_WEIGHT_CAP is -1.0"),
     ("--BACKBONE_BASE_LR 0", "BACKBONE_BASE_LR and HEAD_BASE_LR must be above 0"),

@@ -1,8 +1,9 @@
-"""testing.py and predictor.py: the JSON says what the model says; metrics are those of the predictions."""
+"""testing.py: the JSON says what the model says; metrics are those of the predictions."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from sklearn.metrics import average_precision_score, f1_score
 
 import augmentations
 import checkpoints
+import config
 import dataset_readers
 import models_factory
-import predictor
+import overrides
 import testing
 
 
@@ -101,19 +103,6 @@ def test_a_checkpoint_without_threshold_takes_the_constant(folder: Path, shared_
     assert read_predictions(folder)[1] == {s: np.flatnonzero(row >= 0.45).tolist() for s, row in expected.items()}
 
 
-def test_predictor_streams_lists_and_folders_alike(folder: Path, shared_dataset: Path) -> None:
-    model = predictor.load(folder / "trained_models" / "best_model.pt", "cpu")
-    images = shared_dataset / "images" / "test-resized"
-    records = list(model.predict(images, batch_size=7))
-    assert [Path(record.path) for record in records] == sorted(images.iterdir())
-    chosen = sorted(images.iterdir())[3:6]
-    again = list(model.predict(chosen[::-1], batch_size=1))
-    assert [Path(record.path) for record in again] == chosen[::-1]
-    for record, other in zip(again, records[5:2:-1], strict=True):
-        np.testing.assert_allclose(record.probabilities, other.probabilities, atol=1e-5)
-        assert record.names == [("red", "green", "blue")[label] for label in record.labels]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -130,6 +119,44 @@ def test_a_checkpoint_that_does_not_fit_is_one_line(
     torch.save(checkpoints.load(path) | changes, path)
     assert message in fails(testing.main, make_small_run(shared_dataset, folder))
     assert not (folder / "predictions").exists()
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_another_engine_predicts_what_torch_does(folder: Path, shared_dataset: Path, int8: bool) -> None:
+    for package in ("openvino", "onnx", "onnxscript", "nncf"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -r requirements-export.txt")
+    arguments = [*make_small_run(shared_dataset, folder), "--TEST_ENGINE=openvino", f"--TEST_INT8={int8}"]
+    testing.main([*arguments, "--INT8_CALIBRATION_IMAGES=7"])
+    (kept,) = (folder / "cache").iterdir()
+    file, predictions = read_predictions(folder)
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+    if int8:
+        assert kept.name.startswith("best_model_int8_")
+        assert file.stem.endswith("_int8"), "predictions in float are not overwritten"
+        assert result["engine"] == "openvino, int8"
+        assert len(predictions) == 12
+    else:
+        assert kept.name.startswith("best_model_float_")
+        assert result["engine"] == "openvino"
+        expected = compute_by_hand(folder, shared_dataset)
+        assert predictions == {stem: np.flatnonzero(row >= 0.52).tolist() for stem, row in expected.items()}
+
+
+def test_calibration_images_are_spaced_evenly(shared_dataset: Path, tmp_path: Path) -> None:
+    overrides.apply([*make_small_run(shared_dataset, tmp_path), "--INT8_CALIBRATION_IMAGES=5"], config)
+    names = [Path(path).name for path in testing.choose_calibration_images()]
+    assert names == ["train000.jpg", "train008.jpg", "train016.jpg", "train024.jpg", "train032.jpg"]
+    config.INT8_CALIBRATION_IMAGES = 300
+    assert len(set(testing.choose_calibration_images())) == 40
+
+
+def test_the_engine_and_its_speed_are_printed(
+    folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    testing.main(make_small_run(shared_dataset, folder))
+    text = capsys.readouterr().out
+    assert "  engine  torch\n" in text
+    assert re.search(r"^\d+\.\d images/s, from the first file to the last probability$", text, re.MULTILINE)
 
 
 def test_missing_things_are_one_line(folder: Path, dataset: Path, fails: Callable[..., str]) -> None:

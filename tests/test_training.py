@@ -177,6 +177,46 @@ def test_backbone_stands_still_until_its_epoch(small_run: list[str], tmp_path: P
         assert same is not moves
 
 
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_kept_images_give_the_same_weights(finished: Path, shared_dataset: Path, tmp_path: Path, kind: str) -> None:
+    """The pictures are smaller than what random crops need, so they are kept as they are."""
+    training.main([*make_small_run(shared_dataset, tmp_path), *LONGER, f"--IMAGE_CACHE={kind}"])
+    expected = checkpoints.load(find_checkpoint(finished))
+    assert_same_tensors(checkpoints.load(find_checkpoint(tmp_path))["model_state"], expected["model_state"])
+    kept = sorted(path.suffix for path in tmp_path.glob("cache/images_*"))
+    assert kept == ([".npz", ".npz", ".uint8", ".uint8"] if kind == "disk" else [])
+
+
+def test_images_grow_once_the_backbone_trains(
+    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.pth"
+    torch.save(torchvision.models.mobilenet_v2().state_dict(), own)
+    extract, sides = models_factory.MultiLabelModel.extract_features, []
+
+    def note(model: models_factory.MultiLabelModel, images: torch.Tensor) -> torch.Tensor:
+        if model.backbone.training:
+            sides.append(images.shape[-1])
+        return extract(model, images)
+
+    monkeypatch.setattr(models_factory.MultiLabelModel, "extract_features", note)
+    frozen = [f"--PRETRAINED_WEIGHTS={own}", "--FREEZE_BACKBONE=True", "--UNFREEZE_BACKBONE_EPOCH=2"]
+    training.main([*small_run, *frozen, "--NUM_EPOCHS=5", "--IMAGE_SIZE=64", "--GROWING_IMAGE_SIZES=32,48"])
+    assert [side for side, before in zip(sides, [0, *sides], strict=False) if side != before] == [32, 48, 64]
+    history = checkpoints.load(next(tmp_path.glob("trained_models/*/*/last.pt")))["training_state"]["state"]["history"]
+    assert [record["frozen"] for record in history] == [True, False, False, False, False]
+    assert sides.count(32) == sides.count(48) == sides.count(64) / 2
+
+
+def test_compiling_is_asked_for(small_run: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    training.main([*small_run, "--NUM_EPOCHS=1"])
+    assert compiled == []
+    training.main([*small_run, "--NUM_EPOCHS=1", "--COMPILE=True"])
+    assert compiled == ["MultiLabelModel"]
+
+
 def test_early_stopping_ends_the_run(small_run: list[str], tmp_path: Path) -> None:
     options = ["--NUM_EPOCHS=9", "--EARLY_STOPPING_ENABLED=True", "--EARLY_STOPPING_PATIENCE=2"]
     training.main([*small_run, *options, "--EARLY_STOPPING_MIN_DELTA=1.0"])

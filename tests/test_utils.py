@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,12 +87,12 @@ def test_devices() -> None:
 
 
 def test_precision_follows_the_device() -> None:
-    for precision, dtype in (("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)):
-        autocast, scales = utils.choose_autocast(precision, torch.device("cpu"))
+    for precision, dtype in (("off", torch.float32), ("bf16", torch.bfloat16)):
+        autocast, scales = utils.make_autocast(precision, torch.device("cpu"))
         with autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
         assert not scales
-    assert utils.choose_autocast("fp16", torch.device("cpu"))[1]
+    assert utils.make_autocast("fp16", torch.device("cpu"))[1]
 
 
 def test_seeding_repeats_every_source() -> None:
@@ -123,3 +124,38 @@ def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     utils.keep_freed_memory()
+
+
+def test_precision_is_the_constant_or_what_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [utils.choose_precision(name, gpu) for name in ("off", "bf16", "fp16")] == ["off", "bf16", "fp16"]
+    assert utils.choose_precision("auto", cpu) == "off"
+    for native, expected in ((True, "bf16"), (False, "fp16")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
+        assert utils.choose_precision("auto", gpu) == expected
+
+
+def test_waiting_counts_what_loading_takes_and_not_what_is_done_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(utils.time, "perf_counter", lambda: clock[0])
+
+    def load() -> Iterator[int]:
+        for item in range(3):
+            clock[0] += 2.0
+            yield item
+
+    waiting, seen = utils.Waiting(load()), []
+    for item in waiting:
+        seen.append(item)
+        clock[0] += 10.0
+    assert seen == [0, 1, 2]
+    assert waiting.seconds == 6.0
+
+
+def test_number_of_workers_is_the_constant_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [utils.choose_num_workers(number, gpu) for number in (0, 3)] == [0, 3]
+    assert utils.choose_num_workers(None, cpu) == 0
+    for cores, expected in ((4, 4), (64, 12)):
+        monkeypatch.setattr(utils.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
+        assert utils.choose_num_workers(None, gpu) == expected
