@@ -77,6 +77,7 @@ EARLY_STOPPING_MIN_DELTA: float = 0.0  # a gain in F1 no larger than this does n
 # ---- Testing ----
 TEST_BATCH_SIZE: int = 64  # images; also for validation
 TH_MULTI_LABEL: float = 0.5  # probability threshold where a checkpoint has no best_threshold
+BOOTSTRAP_SAMPLES: int = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
 TEST_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "torch"  # others: quicker, CPU only, requirements-export.txt
 TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
 INT8_CALIBRATION_IMAGES: int = 300  # with TEST_INT8: taken evenly from TRAIN_IMAGES_DIR to find the integers' ranges

@@ -341,6 +341,10 @@ CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
         "TEST_INT8 is True but TEST_ENGINE is {TEST_ENGINE}: set TEST_ENGINE = 'openvino'",
     ),
     (
+        lambda BOOTSTRAP_SAMPLES: BOOTSTRAP_SAMPLES < 0,
+        "BOOTSTRAP_SAMPLES is {BOOTSTRAP_SAMPLES}: 0 (no intervals) or more",
+    ),
+    (
         lambda INT8_CALIBRATION_IMAGES: INT8_CALIBRATION_IMAGES < 1,
         "INT8_CALIBRATION_IMAGES is {INT8_CALIBRATION_IMAGES}: at least 1",
     ),

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     if table:
         result = evaluate(records, table, model)
         utils.write_text(config.PREDICTIONS_FOLDER / "evaluate_result.json", json.dumps(result, indent=1))
-        print_metrics(result["metrics"])
+        print_metrics(result["metrics"], result["intervals"])
 
 
 def choose_calibration_images() -> list[str]:
@@ -105,9 +105,11 @@ def name_engine() -> str:
 
 
 def evaluate(records: list[Record], table: dataset_readers.Table, model: Predictor) -> dict[str, Any]:
-    """Every metric of the predictions, and each class's own numbers."""
+    """Every metric of the predictions with its 95 % bootstrap interval over images, and each class's own numbers."""
     probabilities = np.stack([record.probabilities for record in records])
     measured = metrics.measure(probabilities, table.targets, model.thresholds)
+    samples = config.BOOTSTRAP_SAMPLES
+    intervals = metrics.bootstrap(probabilities, table.targets, model.thresholds, samples) if samples else {}
     ap = metrics.average_precision(probabilities, table.targets)
     positives = (table.targets == 1).sum(axis=0)
     classes = {
@@ -119,6 +121,7 @@ def evaluate(records: list[Record], table: dataset_readers.Table, model: Predict
         "engine": name_engine(),
         "num_images": len(table),
         "metrics": {name: _null_if_nan(value) for name, value in measured.items()},
+        "intervals": {name: [_null_if_nan(end) for end in ends] for name, ends in intervals.items()},
         "classes": classes,
     }
 
@@ -154,16 +157,18 @@ def print_summary(records: list[Record], seconds: float, file: Path) -> None:
     print(f"saved: {file}")
 
 
-def print_metrics(measured: dict[str, float | None]) -> None:
-    """The metrics as a table of two columns."""
+def print_metrics(measured: dict[str, float | None], intervals: dict[str, list[float | None]]) -> None:
+    """The metrics as a table: name, value and, where there are any, interval."""
     from rich.console import Console
     from rich.table import Table as Grid
 
-    grid = Grid("metric", "value", title="test images", title_justify="left")
+    grid = Grid("metric", "value", *(["95 % interval"] if intervals else []), title="test images", title_justify="left")
     grid.columns[1].justify = "right"
     for name, value in measured.items():
-        text = "undefined" if value is None else f"{value:.0f}" if name.startswith("num_") else f"{value:.4f}"
-        grid.add_row(name, text)
+        digits = 0 if name.startswith("num_") else 4
+        cells = [[value], intervals[name]] if intervals else [[value]]
+        texts = ["undefined" if None in cell else " to ".join(f"{end:.{digits}f}" for end in cell) for cell in cells]
+        grid.add_row(name, *texts)
     Console().print(grid)
 
 

@@ -1,9 +1,10 @@
 """Tuning thresholds on 40,000 x 80 scores: scikit-learn's F1 at 99 thresholds against the exact optimum here.
 
-    python benchmarks/tune_thresholds.py
+    python benchmarks/tune_thresholds.py [--memory]
 
 Plain is the loop of most tutorials; for all classes at once it is timed on every tenth of its 99 thresholds and
 multiplied, which takes a minute as it is. What both find is compared too. They take turns; medians of the rounds.
+--memory prints the peak memory of a process that does the same on a million rows, one process each.
 """
 
 from __future__ import annotations
@@ -17,45 +18,58 @@ from sklearn.metrics import f1_score
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 import thresholds
+from benchmarks.score_metrics import NUM_CLASSES, NUM_IMAGES, Way, make_scores, measure_plain, print_memory
 from benchmarks.turns import HEADER, measure_in_turns, print_row
 
-NUM_IMAGES, NUM_CLASSES = 40_000, 80
 GRID = np.linspace(0.01, 0.99, 99)
 EVERY = 10  # of the grid, that the plain way is timed on
 ROUNDS = 3
+MEMORY_WAYS: dict[str, Way] = {
+    "one threshold, weighted F1": thresholds.tune_global,
+    "one threshold, micro F1": lambda *scores: thresholds.tune_global(*scores, metric="f1_micro"),
+    "a threshold for each class": thresholds.tune_per_class,
+    "cross-fitting one threshold": thresholds.cross_fit,
+    "cross-fitting one a class": lambda *scores: thresholds.cross_fit(*scores, tune=thresholds.tune_per_class),
+}
 
 
-def main() -> None:
-    rng = np.random.default_rng(0)
-    targets = (rng.random((NUM_IMAGES, NUM_CLASSES)) < 0.04).astype(np.int8)
-    logits = rng.normal(-3, 1.2, targets.shape) + 2.5 * targets
-    probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
+def main(argv: list[str]) -> None:
+    if argv[:1] == ["--memory"]:
+        print_memory(MEMORY_WAYS, argv)
+        return
+    probabilities, targets = make_scores(NUM_IMAGES, NUM_CLASSES)
+    sample = GRID[::EVERY]
 
-    def measure_plain(threshold: float) -> float:
+    def measure_f1(threshold: float) -> float:
         return float(f1_score(targets, probabilities >= threshold, average="weighted"))
 
-    plain_sample = GRID[::EVERY]
-    seconds = measure_in_turns(
-        lambda: [measure_plain(threshold) for threshold in plain_sample],
+    print(f"{NUM_IMAGES} x {NUM_CLASSES} scores, seconds, {ROUNDS} rounds\n{'':32}{HEADER}")
+    tuning = measure_in_turns(
+        lambda: [measure_f1(threshold) for threshold in sample],
         lambda: thresholds.tune_global(probabilities, targets),
         ROUNDS,
     )
-    seconds = [(plain * len(GRID) / len(plain_sample), ours) for plain, ours in seconds]
-    print(f"{NUM_IMAGES} x {NUM_CLASSES} scores, seconds, {ROUNDS} rounds\n{'':32}{HEADER}")
-    print_row("one threshold for all classes", seconds)
+    tuning = [(plain * len(GRID) / len(sample), ours) for plain, ours in tuning]
+    print_row("one threshold for all classes", tuning)
+    measuring = measure_in_turns(
+        lambda: measure_plain(probabilities, targets, 0.5),
+        lambda: metrics.measure(probabilities, targets, 0.5),
+        ROUNDS,
+    )
+    both = [(a + c, b + d) for (a, b), (c, d) in zip(tuning, measuring, strict=True)]
+    print_row("the same and all metrics at it", both)
+    one, one_targets = probabilities[:, :1], targets[:, :1]
     seconds = measure_in_turns(
-        lambda: [f1_score(targets[:, 0], probabilities[:, 0] >= threshold) for threshold in GRID],
-        lambda: thresholds.tune_per_class(probabilities[:, :1], targets[:, :1]),
+        lambda: [f1_score(one_targets[:, 0], one[:, 0] >= threshold) for threshold in GRID],
+        lambda: thresholds.tune_per_class(one, one_targets),
         ROUNDS,
     )
     print_row("a threshold for one class", seconds)
 
     exact = thresholds.tune_global(probabilities, targets)
     reached = metrics.measure(probabilities, targets, exact)["f1_weighted"]
-    print(
-        f"\nweighted F1: {max(map(measure_plain, plain_sample)):.5f} on the grid as timed, {reached:.5f} at {exact:.4f}"
-    )
+    print(f"\nweighted F1: {max(map(measure_f1, sample)):.5f} on the grid as timed, {reached:.5f} at {exact:.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
 import metrics
+from utils import InputError
 
 
 def draw(seed: int, ties: int = 0, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +23,7 @@ def draw(seed: int, ties: int = 0, dtype: type = np.float32) -> tuple[np.ndarray
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("ties", [0, 2, 10])
+@pytest.mark.parametrize("ties", [0, 1, 2, 10])  # 1: every score is 0
 @pytest.mark.parametrize("seed", range(3))
 def test_average_precision_is_scikit_learns(seed: int, ties: int, dtype: type) -> None:
     probabilities, targets = draw(seed, ties, dtype)
@@ -96,15 +99,105 @@ def test_no_positive_at_all_has_no_map() -> None:
 
 @pytest.mark.parametrize("score", [np.nan, 1.5, -0.1])
 def test_scores_that_are_no_probabilities_are_refused(score: float) -> None:
-    with pytest.raises(ValueError, match=r"0\.\.\.1"):
+    with pytest.raises(InputError, match=r"0\.\.\.1"):
         metrics.measure(np.array([[0.2], [score]]), np.array([[0], [1]]), 0.5)
 
 
-def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match="shape"):
-        metrics.average_precision(np.zeros((3, 2)), np.zeros((3, 1)))
+@pytest.mark.parametrize("shapes", [((3, 2), (3, 1)), ((3,), (3,)), ((3, 0), (3, 0))])
+def test_shapes_must_agree(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    with pytest.raises(InputError, match="shape"):
+        metrics.average_precision(*map(np.zeros, shapes))
 
 
 def test_negative_zero_is_zero() -> None:
     ap = metrics.average_precision(np.array([[-0.0], [0.0], [0.5]], dtype=np.float32), np.array([[1], [0], [0]]))
     assert ap[0] == pytest.approx(1 / 3)
+
+
+def test_thresholds_must_be_one_or_one_a_class() -> None:
+    probabilities, targets = draw(0)
+    for thresholds in (np.full(5, 0.5), np.nan, [0.5] * 6 + [np.nan]):
+        with pytest.raises(InputError, match="one a class"):
+            metrics.measure(probabilities, targets, thresholds)
+
+
+@pytest.mark.parametrize("measure", [metrics.measure, metrics.bootstrap])
+def test_no_images_are_refused(measure: Callable[..., object]) -> None:
+    with pytest.raises(InputError, match="no images"):
+        measure(np.zeros((0, 2)), np.zeros((0, 2)), 0.5)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.3])
+def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, hidden: float) -> None:
+    probabilities, targets = draw(6, ties=10)
+    targets[np.random.default_rng(1).random(targets.shape) < hidden] = -1
+    thresholds = np.linspace(0.1, 0.95, 7)
+
+    def run() -> tuple[dict[str, float], np.ndarray, dict[str, tuple[float, float]]]:
+        return (
+            metrics.measure(probabilities, targets, thresholds),
+            metrics.average_precision(probabilities, targets),
+            metrics.bootstrap(probabilities, targets, thresholds, num_samples=20),
+        )
+
+    measured, ap, intervals = run()
+    monkeypatch.setattr(metrics, "ENTRIES_AT_ONCE", 7 * 11)  # the last of 300 rows come alone
+    monkeypatch.setattr(metrics, "CLASSES_AT_ONCE", 3)
+    monkeypatch.setattr(metrics, "RANK_STEPS", 4)
+    monkeypatch.setattr(metrics, "RESAMPLED_AT_ONCE", 300 * 3)
+    measured_in_blocks, ap_in_blocks, intervals_in_blocks = run()
+    assert measured_in_blocks == pytest.approx(measured, abs=1e-12)
+    assert np.array_equal(ap_in_blocks, ap, equal_nan=True)
+    for name, interval in intervals.items():
+        assert intervals_in_blocks[name] == pytest.approx(interval, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [0, 1, 5])
+@pytest.mark.parametrize("unknown", [None, -1, np.nan])
+def test_bootstrap_is_measuring_each_resample(unknown: float | None, ties: int) -> None:
+    probabilities, targets = draw(7, ties)
+    probabilities, targets = probabilities[:40], targets[:40].astype(float)
+    targets[1:, 1] = 0  # its one positive is missing from a third of the resamples
+    if unknown is not None:
+        targets[np.random.default_rng(2).random(targets.shape) < 0.2] = unknown
+    thresholds = np.linspace(0.1, 0.6, 7)
+    rng = np.random.default_rng(5)
+    values = []
+    for _ in range(60):
+        images = rng.integers(40, size=40)
+        values.append(metrics.measure(probabilities[images], targets[images], thresholds))
+    intervals = metrics.bootstrap(probabilities, targets, thresholds, num_samples=60, seed=5, level=0.8)
+    assert intervals.keys() == values[0].keys()
+    for name, interval in intervals.items():
+        expected = np.quantile([value[name] for value in values], [0.1, 0.9])
+        assert interval == pytest.approx(tuple(expected), abs=1e-12), name
+
+
+def test_bootstrapped_map_leaves_out_classes_and_resamples_without_positives() -> None:
+    probabilities = np.array([[0.9, 0.3], [0.4, 0.2], [0.6, 0.1], [0.1, 0.7]])
+    targets = np.array([[0, 0], [1, 0], [0, 0], [0, 0]])
+    rng = np.random.default_rng(0)
+    drawn = [np.bincount(rng.integers(4, size=4), minlength=4) for _ in range(50)]
+    aps = [count[1] / count[:3].sum() for count in drawn if count[1]]  # all of 0.9, 0.6 and 0.4 rank before or with it
+    assert 0 < len(aps) < 50
+    intervals = metrics.bootstrap(probabilities, targets, 0.5, num_samples=50, level=0.5)
+    assert intervals["mAP"] == pytest.approx(tuple(np.quantile(aps, [0.25, 0.75])), abs=1e-12)
+    assert intervals["num_classes_in_mAP"] == tuple(np.quantile([float(count[1] > 0) for count in drawn], [0.25, 0.75]))
+    nothing = metrics.bootstrap(probabilities, np.zeros((4, 2)), 0.5, num_samples=5)
+    assert np.isnan(nothing["mAP"]).all()
+
+
+def test_bootstrap_of_one_image_is_that_image() -> None:
+    probabilities, targets = np.array([[0.9, 0.2, 0.7]]), np.array([[1, 0, 0]])
+    measured = metrics.measure(probabilities, targets, 0.5)
+    assert metrics.bootstrap(probabilities, targets, 0.5, num_samples=3) == {
+        name: (value, value) for name, value in measured.items()
+    }
+    assert measured["mAP"] == 1
+    assert measured["f1_samples"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("options", [{"num_samples": 0}, {"level": 1.0}, {"level": 0.0}])
+def test_bootstrap_without_resamples_or_level_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="bootstrap"):
+        metrics.bootstrap(np.zeros((3, 2)), np.zeros((3, 2)), 0.5, **options)

@@ -346,6 +346,7 @@ CONTRADICTORY = [  # at least one for each rule of overrides.CONTRADICTIONS, and
     ("--UNFREEZE_BACKBONE_EPOCH -1", "UNFREEZE_BACKBONE_EPOCH is -1"),
     ("--EARLY_STOPPING_MIN_DELTA=-0.1", "EARLY_STOPPING_MIN_DELTA is -0.1"),
     ("--TEST_INT8 true", "TEST_INT8 is True but TEST_ENGINE is torch"),
+    ("--BOOTSTRAP_SAMPLES -1", "BOOTSTRAP_SAMPLES is -1"),
     ("--INT8_CALIBRATION_IMAGES 0", "INT8_CALIBRATION_IMAGES is 0"),
     ("--CLASSES ,", "CLASSES is empty"),
     ("--POS_WEIGHT_CAP -1", "POS_WEIGHT_CAP is -1.0"),

@@ -18,6 +18,7 @@ import augmentations
 import checkpoints
 import config
 import dataset_readers
+import metrics
 import models_factory
 import overrides
 import testing
@@ -88,6 +89,20 @@ def test_metrics_are_those_of_the_predictions(folder: Path, shared_dataset: Path
     weighted = f1_score(targets, probabilities >= 0.52, average="weighted", zero_division=0)
     assert result["metrics"]["f1_weighted"] == pytest.approx(weighted, abs=1e-9)
     assert [entry["positives"] for entry in result["classes"].values()] == targets.sum(axis=0).tolist()
+    intervals = metrics.bootstrap(probabilities, targets, 0.52, num_samples=1000)
+    assert result["intervals"].keys() == result["metrics"].keys()
+    for name, ends in result["intervals"].items():
+        assert ends == pytest.approx(intervals[name], abs=1e-6), name
+
+
+def test_intervals_are_left_out_on_request(
+    folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for samples, shown in ((0, False), (20, True)):
+        testing.main([*make_small_run(shared_dataset, folder), f"--BOOTSTRAP_SAMPLES={samples}"])
+        result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+        assert bool(result["intervals"]) is shown
+        assert ("95 % interval" in capsys.readouterr().out) is shown
 
 
 def test_without_labels_only_predictions_are_written(folder: Path, shared_dataset: Path, tmp_path: Path) -> None:
