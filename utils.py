@@ -121,11 +121,11 @@ def make_autocast(precision: str, device: torch.device) -> tuple[Callable[[], An
     return lambda: torch.autocast(device.type, dtype=dtype), precision == "fp16"
 
 
-def keep_freed_memory(keep: bool = True) -> None:
+def keep_freed_memory() -> None:
     """Let the process keep the memory it frees for its next use (glibc; elsewhere nothing changes).
 
-    glibc hands every large block back to the system at once, which clears its pages anew for the next step: a third
-    of a training step on a CPU (benchmarks/training_step.py).
+    glibc hands large blocks back to the system at once, which clears their pages anew for the next step: up to a third
+    of a training step on a CPU.
     """
     import ctypes
 
@@ -134,8 +134,8 @@ def keep_freed_memory(keep: bool = True) -> None:
     except (OSError, AttributeError):  # not Linux with glibc
         return
     mmap_max, trim_threshold = -4, -1  # malloc.h
-    set_option(mmap_max, 0 if keep else 65536)
-    set_option(trim_threshold, -1 if keep else 128 * 1024)
+    set_option(mmap_max, 0)
+    set_option(trim_threshold, -1)
 
 
 def seed_everything(seed: int) -> None:

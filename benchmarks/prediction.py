@@ -5,6 +5,7 @@
 FOLDER holds image files. Without CHECKPOINT, an EfficientNet-Lite0 of random weights; with the DATASET_FOLDER that it
 was trained on, also the test mAP of each way, and int8 is calibrated on its training images instead of FOLDER's.
 Plain is PIL -> torchvision.transforms (v1) -> DataLoader(num_workers=0) -> network in eval() under no_grad -> sigmoid.
+The process keeps the memory it frees, for all ways; benchmarks/peers measures what that gains.
 All ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
 """
 

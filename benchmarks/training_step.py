@@ -4,8 +4,9 @@
 
 Both ways: the same network with random weights, forward, BCE with logits, backward, Adam step. Plain gets float32
 NCHW images that were normalised before, and freezes by requires_grad_(False) alone: the backbone stays in train().
-Ours gets uint8 images, normalises them itself, works in channels_last, has its frozen backbone in eval(), and keeps
-the memory it frees, as training.py does; with MIXED_PRECISION = "bf16" in the rows that say so.
+Ours gets uint8 images, normalises them itself, works in channels_last and has its frozen backbone in eval(); with
+MIXED_PRECISION = "bf16" in the rows that say so. The process keeps the memory it frees, for both ways, since glibc
+cannot be told to go back; benchmarks/peers measures what that gains.
 The two ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
 """
 
@@ -32,6 +33,7 @@ DEVICE = "auto"
 
 
 def main(argv: list[str]) -> None:
+    utils.keep_freed_memory()
     device = utils.choose_device(DEVICE)
     print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH_SIZE}, {ROUNDS} rounds")
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None  # a GPU works on after the call returns
@@ -57,22 +59,15 @@ def make_steps(name: str, frozen: bool, device: torch.device, precision: str) ->
 
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     model.freeze_backbone(frozen)
-    return plain, make_step(model, images, targets, keeps_memory=True, precision=precision)
+    return plain, make_step(model, images, targets, precision)
 
 
-def make_step(
-    model: nn.Module,
-    images: torch.Tensor,
-    targets: torch.Tensor,
-    keeps_memory: bool = False,
-    precision: str = "off",
-) -> Way:
+def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, precision: str = "off") -> Way:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     autocast, _ = utils.make_autocast(precision, images.device)
     criterion = nn.BCEWithLogitsLoss()
 
     def step() -> None:
-        utils.keep_freed_memory(keeps_memory)
         with autocast():
             logits = model(images)
         loss = criterion(logits.float(), targets)
