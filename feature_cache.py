@@ -1,7 +1,7 @@
 """The frozen stage from features: while the backbone stands still, its output for a picture is computed once.
 
-    train_features = [read_features(model, loader, epoch, ...) for epoch in (1, 2)]     # two augmented views
-    loader = make_feature_loader(train_features, table, batch_size=32, shuffle=True)    # batches for model.head
+    features = read_features(model, image_loader, table, measure_features(model, 224), "squash", folder)
+    loader = make_feature_loader([features], table, batch_size=32, shuffle=True)    # batches for model.head
 
 Features are kept as .npy files, named after all that decides them: weights, preprocessing, and each image file's
 name, size and time. Later runs find them; the folder can be deleted at any time.

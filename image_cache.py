@@ -10,6 +10,7 @@ slot beyond the limit, is decoded every time.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -122,7 +123,8 @@ class CachedImages:
                 slots.pixels[row, : prepared.size] = prepared.ravel()
             else:
                 try:  # written to the file, not to the mapping: a full disk is then an error, not the process's end
-                    os.pwrite(slots.file, prepared.data, row * slots.pixels.shape[1])
+                    if os.pwrite(slots.file, prepared.data, row * slots.pixels.shape[1]) < prepared.size:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest did not fit
                 except OSError as error:
                     raise InputError(
                         f"no room for the image cache: {error.strerror}; free some, or lower IMAGE_CACHE_GB"

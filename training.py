@@ -141,7 +141,7 @@ def open_image_caches(data: Data) -> ImageCaches:
     size, paths = config.IMAGE_SIZE, data.table.paths
     prepare = augmentations.make_eval_transform(config.RESIZE_RULE, size)
     val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, config.IMAGE_CACHE_GB, folder)
-    if config.AUGMENTATION == "none":
+    if config.AUGMENTATION == "none" and not config.GROWING_IMAGE_SIZES:
         return ImageCaches(val, val)
     side = augmentations.find_short_side(max(size, *config.GROWING_IMAGE_SIZES, 0), config.CROP_SCALE_MIN)
     prepare, max_pixels = augmentations.shrink(side), side * round(side * LONGEST_CACHED)

@@ -101,11 +101,18 @@ def test_what_has_no_place_is_decoded_each_time(table: Table, limit_gb: float, m
     assert kept == (10 if max_pixels == 24 * 32 else 0), "ten slots, or slots that are too small by one column"
 
 
-def test_a_full_disk_is_one_line(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: int, data: object, offset: int) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("written", [None, 100])
+def test_a_full_disk_is_one_line(
+    table: Table, tmp_path: Path, written: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether nothing fits any more, or only the first bytes of an image."""
 
-    monkeypatch.setattr(image_cache.os, "pwrite", full)
+    def write(file: int, data: object, offset: int) -> int:
+        if written is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written
+
+    monkeypatch.setattr(image_cache.os, "pwrite", write)
     with pytest.raises(InputError, match="no room for the image cache: No space left on device; free some"):
         load(table, make_cache(table, tmp_path))
 

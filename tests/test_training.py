@@ -188,8 +188,9 @@ def test_kept_images_give_the_same_weights(finished: Path, shared_dataset: Path,
     assert kept == ([".npz", ".npz", ".uint8", ".uint8"] if kind == "disk" else [])
 
 
+@pytest.mark.parametrize("options", [[], ["--AUGMENTATION=none", "--IMAGE_CACHE=memory"]], ids=["drawn", "kept"])
 def test_images_grow_once_the_backbone_trains(
-    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "own.pth"
     torch.save(torchvision.models.mobilenet_v2().state_dict(), own)
@@ -202,7 +203,7 @@ def test_images_grow_once_the_backbone_trains(
 
     monkeypatch.setattr(models_factory.MultiLabelModel, "extract_features", note)
     frozen = [f"--PRETRAINED_WEIGHTS={own}", "--FREEZE_BACKBONE=True", "--UNFREEZE_BACKBONE_EPOCH=2"]
-    training.main([*small_run, *frozen, "--NUM_EPOCHS=5", "--IMAGE_SIZE=64", "--GROWING_IMAGE_SIZES=32,48"])
+    training.main([*small_run, *frozen, *options, "--NUM_EPOCHS=5", "--IMAGE_SIZE=64", "--GROWING_IMAGE_SIZES=32,48"])
     assert [side for side, before in zip(sides, [0, *sides], strict=False) if side != before] == [32, 48, 64]
     history = checkpoints.load(next(tmp_path.glob("trained_models/*/*/last.pt")))["training_state"]["state"]["history"]
     assert [record["frozen"] for record in history] == [True, False, False, False, False]
