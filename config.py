@@ -29,17 +29,34 @@ TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 DATASET_FORMAT: Literal["auto", "coco_cls"] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: float = 0.1  # share of the training images kept for validation, stratified over all labels
 IMAGE_SIZE: int = 224  # pixels, side of the square the model sees
-RESIZE_RULE: Literal["squash", "center_crop"] = "squash"  # center_crop keeps the shape but loses the edges
-AUGMENTATION: Literal["none", "crop_flip"] = "crop_flip"  # of training images
-CROP_SCALE_MIN: float = 0.5  # smallest share of an image's area that a random crop keeps
+RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them
 IMAGE_CACHE: Literal["none", "memory", "disk"] = "none"  # keep decoded images, shrunk to what the crops need
 
+# ---- Augmentation of training images * ----
+AUGMENTATION: Literal["none", "flip", "crop_flip"] = "crop_flip"  # the whole image or a random crop; mirrored or not
+CROP_SCALE_MIN: float = 0.5  # crop_flip: smallest share of an image's area that a random crop keeps
+AUGMENTATION_POLICY: Literal["none", "auto_augment", "rand_augment", "trivial_augment"] = "none"  # colours and shapes
+COLOR_JITTER: float = 0.0  # share by which brightness, contrast and saturation vary, hue by half of it; 0: off
+ROTATION_DEGREES: float = 0.0  # degrees, by up to which an image is turned either way; 0: off
+ERASING_PROBABILITY: float = 0.0  # of a rectangle turning grey (Cutout); 0: never
+ERASING_MAX_SHARE: float = 0.25  # of the image's area, the largest such rectangle
+MIXUP_ALPHA: float = 0.0  # images and targets blended in pairs, shares from Beta(alpha, alpha); 0: off
+CUTMIX_ALPHA: float = 0.0  # a rectangle taken from another image, its share likewise; with MIXUP_ALPHA either; 0: off
+MULTI_SCALE_SIZES: tuple[int, ...] = ()  # pixels, training images change between these sizes; (): IMAGE_SIZE always
+MULTI_SCALE_EVERY_N_STEPS: int = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
+
 # ---- Model * ----
-MODEL_NAME: Literal[
-    "resnet18", "resnet50", "densenet121", "mobilenet_v2", "efficientnet_b0", "vgg16", "efficientnet_lite0"
-] = "resnet18"  # the backbone
-HEAD: Literal["linear_bn"] = "linear_bn"  # Linear -> BatchNorm1d
-PRETRAINED_WEIGHTS: str | None = "default"  # default: ImageNet's; None: from scratch; else a file of the backbone
+MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python models_factory.py --search PATTERN
+HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "ml_decoder", "gcn"] = "linear_bn"  # features to logits
+PRETRAINED_WEIGHTS: str | None = "default"  # default: the published ones; None: from scratch; else a file
+USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
+MLP_HIDDEN: int = 512  # per_label_mlp: hidden units a class
+MLP_DROPOUT: float = 0.5  # per_label_mlp: share of them dropped
+ML_DECODER_GROUPS: int = 100  # ml_decoder: queries, at most one a class
+GCN_LINK_PROBABILITY: float = 0.4  # gcn: P(other class | class) in the training labels from which the two are linked
+GCN_EMBEDDINGS: Path | None = None  # gcn: .npy of one row a class, or GloVe's text file; None: random
+GCN_REWEIGHTS_CHANNELS: bool = False  # gcn: the metric-learning variant, which weighs features by the graph
+ANGULAR_SCALE: float = 23.0  # logits = scale x cosine, with HEAD cosine or asymmetric_angular; 0: from the class count
 
 # ---- Freezing the backbone * ----
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
@@ -52,21 +69,50 @@ KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretraine
 # ---- Optimisation * ----
 NUM_EPOCHS: int = 10  # passes over the training split
 TRAIN_BATCH_SIZE: int = 32  # images
-OPTIMIZER: Literal["adam", "adamw", "sgd"] = "adam"  # sgd: momentum 0.9, Nesterov
-WEIGHT_DECAY: float = 0.0  # of all parameters; 0: none
+OPTIMIZER: Literal["adam", "adamw", "sgd", "radam"] = "adam"  # sgd: momentum 0.9, Nesterov
+SAM_RHO: float = 0.0  # sharpness-aware steps: how far to climb first, 0.05 is usual; each takes twice as long; 0: off
+WEIGHT_DECAY: float = 0.0  # 0: none
+DECAY_NORMS_AND_BIASES: bool = True  # False: WEIGHT_DECAY leaves norms, biases and position embeddings alone
+EMA_DECAY: float = 0.0  # also average the weights over steps, validate both, keep the better; 0.9997 is usual; 0: off
 USE_DIFFERENTIAL_LR: bool = True  # True: BACKBONE_BASE_LR and HEAD_BASE_LR; False: LEARNING_RATE for all
 LEARNING_RATE: float = 1e-3  # without differential LR
 BACKBONE_BASE_LR: float = 1e-4  # with differential LR
 HEAD_BASE_LR: float = 1e-3  # with differential LR
-SCHEDULE: Literal["multistep", "cosine"] = "multistep"  # one schedule over the whole run, frozen or not
+SCHEDULE: Literal["multistep", "step", "cosine", "onecycle", "warmup_steps"] = "multistep"  # one over the whole run
 LR_MILESTONES: tuple[int, ...] = (6, 8)  # multistep: epochs after which the rate drops; () never
-LR_DECAY_FACTOR: float = 0.1  # multistep: what a drop multiplies by
-WARMUP_EPOCHS: float = 0.0  # cosine: epochs of linear rise before the fall to 0
-LOSS: Literal["bce_with_logits"] = "bce_with_logits"  # binary cross-entropy of each class
-USE_POS_WEIGHT: bool = True  # weigh each class's positives by negatives / positives of the training split
-POS_WEIGHT_CAP: float = 20.0  # largest such weight; 0: no cap
+LR_STEP_EPOCHS: int = 40  # step: epochs between two drops
+LR_DECAY_FACTOR: float = 0.1  # multistep, step: what a drop multiplies by
+WARMUP_EPOCHS: float = 0.0  # cosine: epochs of linear rise before the fall to 0; warmup_steps: epochs at a tenth
+ONECYCLE_PEAK: float = 0.3  # onecycle: share of the run before the highest rate
 MIXED_PRECISION: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: what the GPU does well; off on a CPU
 SEED: int = 0  # of the split, the order, the augmentation and the new head
+
+# ---- Loss * ----
+LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
+    "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
+)
+LOSS_REDUCTION: Literal["mean", "sum"] = "mean"  # of a batch's entries; sum needs rates a thousand times lower
+USE_POS_WEIGHT: bool = True  # bce_with_logits: weigh positives by negatives / positives of the training split
+POS_WEIGHT_CAP: float = 20.0  # largest such weight; 0: no cap
+FOCAL_GAMMA: float = 2.0  # focal: power of the distance from the target
+FOCAL_ALPHA: float | None = None  # focal: weight of positives, with 1 - it for negatives; None: both 1
+ASL_GAMMA_NEGATIVE: float = 4.0  # asymmetric: power of the distance for negatives
+ASL_GAMMA_POSITIVE: float = 0.0  # asymmetric: and for positives
+ASL_CLIP: float = 0.05  # asymmetric: negatives with less probability give no loss
+ASL_FOCUSING_GRADIENT: bool = False  # asymmetric: whether the power, too, has a gradient
+ANGULAR_MARGIN: float = 0.0  # asymmetric_angular: of the cosine, to either side
+ANGULAR_BALANCE: float = 0.7  # asymmetric_angular: weight of positives, with 1 - it for negatives
+ANGULAR_GAMMA_NEGATIVE: float = 0.0  # asymmetric_angular: power of the distance for negatives
+ANGULAR_GAMMA_POSITIVE: float = 0.0  # asymmetric_angular: and for positives
+ANGULAR_CLIP: float = 0.05  # asymmetric_angular: shift of negatives' probability, with a gamma above 0
+LABEL_SMOOTHING: float = 0.0  # targets 0 and 1 become half of it and 1 less that; 0: off
+ENTRY_WEIGHTS: tuple[Literal["ghm", "ohem", "class_weights", "threshold"], ...] = ()  # multiplied into the loss
+GHM_BINS: int = 30  # ghm: less weight where |probability - target| crowds, counted in so many bins
+GHM_MOMENTUM: float = 0.75  # ghm: share of the earlier count that is kept
+OHEM_KEEP: float = 0.3  # ohem: share of the entries that counts, the hardest
+THRESHOLD_MARGIN: float = 0.1  # threshold: entries as near to their target as this give no loss
+POSITIVE_CLASS_WEIGHTS: tuple[float, ...] = ()  # class_weights: of each class's positives, or one for all; (): 1
+NEGATIVE_CLASS_WEIGHTS: tuple[float, ...] = ()  # class_weights: of its negatives
 
 # ---- Validation and stopping * ----
 VAL_EVERY_N_EPOCHS: int = 1  # the last epoch always validates
@@ -78,6 +124,8 @@ EARLY_STOPPING_MIN_DELTA: float = 0.0  # a gain in F1 no larger than this does n
 TEST_BATCH_SIZE: int = 64  # images; also for validation
 TH_MULTI_LABEL: float = 0.5  # probability threshold where a checkpoint has no best_threshold
 BOOTSTRAP_SAMPLES: int = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
+TEST_SCALES: tuple[float, ...] = (1.0,)  # and of these sizes, as multiples of the model's; others: engine torch only
 TEST_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "torch"  # others: quicker, CPU only, requirements-export.txt
 TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
 INT8_CALIBRATION_IMAGES: int = 300  # with TEST_INT8: taken evenly from TRAIN_IMAGES_DIR to find the integers' ranges

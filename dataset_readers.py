@@ -325,6 +325,12 @@ def set_epoch(loader: DataLoader[Batch], epoch: int) -> None:
     loader.batch_sampler.epoch = epoch
 
 
+def count_images(loader: DataLoader[Batch]) -> int:
+    """The number of images that the loader yields in an epoch."""
+    assert isinstance(loader.batch_sampler, EpochBatches)
+    return loader.batch_sampler.num_images
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch  # the data set made a batch already
 

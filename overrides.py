@@ -17,11 +17,11 @@ import sys
 import tokenize
 import types
 import typing
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import contradictions
 from utils import InputError, suggest
 
 UNIONS = (types.UnionType, typing.Union)  # int | None, and Literal[...] | None
@@ -73,7 +73,7 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
             raise InputError(f"{argument!r} is neither a recipe (.py) nor --NAME value; --help lists the names")
     for module in modules:
         _assign(module, edits)
-        _refuse_contradictions(vars(module))
+        contradictions.refuse(vars(module))
     if show_help:
         print_help(*modules)
         raise SystemExit(0)
@@ -201,14 +201,6 @@ def _assign(module: ModuleType, edits: dict[str, Edit]) -> None:
             assign(name)
 
 
-def _refuse_contradictions(values: dict[str, Any]) -> None:
-    """Raise InputError for the first rule broken among constants that `values` holds."""
-    for rule, message in CONTRADICTIONS:
-        needed = rule.__code__.co_varnames[: rule.__code__.co_argcount]
-        if all(name in values for name in needed) and rule(*(values[name] for name in needed)):
-            raise InputError(message.format(**{name: values[name] for name in needed}))
-
-
 def _read_recipe(path: Path) -> dict[str, Edit]:
     """The assignments of a recipe file."""
     try:
@@ -270,84 +262,3 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _is_choice(annotation: Any) -> bool:
     return typing.get_origin(annotation) is typing.Literal
-
-
-# (rule, message): the rule's parameters are the names of the constants it looks at
-CONTRADICTIONS: list[tuple[Callable[..., bool], str]] = [
-    (lambda NUM_EPOCHS: NUM_EPOCHS < 1, "NUM_EPOCHS is {NUM_EPOCHS}: it must be at least 1"),
-    (
-        lambda TRAIN_BATCH_SIZE: TRAIN_BATCH_SIZE < 2,
-        "TRAIN_BATCH_SIZE is {TRAIN_BATCH_SIZE}: BatchNorm in training needs 2 or more",
-    ),
-    (lambda TEST_BATCH_SIZE: TEST_BATCH_SIZE < 1, "TEST_BATCH_SIZE is {TEST_BATCH_SIZE}: it must be at least 1"),
-    (lambda IMAGE_SIZE: IMAGE_SIZE < 32, "IMAGE_SIZE is {IMAGE_SIZE}: the backbones need 32 pixels or more"),
-    (lambda VAL_SPLIT: not 0 < VAL_SPLIT < 1, "VAL_SPLIT is {VAL_SPLIT}: it must lie between 0 and 1"),
-    (lambda VAL_EVERY_N_EPOCHS: VAL_EVERY_N_EPOCHS < 1, "VAL_EVERY_N_EPOCHS is {VAL_EVERY_N_EPOCHS}: at least 1"),
-    (
-        lambda TRAIN_METRICS_EVERY_N_EPOCHS: TRAIN_METRICS_EVERY_N_EPOCHS < 0,
-        "TRAIN_METRICS_EVERY_N_EPOCHS is {TRAIN_METRICS_EVERY_N_EPOCHS}: 0 (never) or more",
-    ),
-    (
-        lambda NUM_WORKERS: NUM_WORKERS is not None and NUM_WORKERS < 0,
-        "NUM_WORKERS is {NUM_WORKERS}: None (chosen), 0 (no extra process) or more",
-    ),
-    (lambda IMAGE_CACHE_GB: IMAGE_CACHE_GB <= 0, "IMAGE_CACHE_GB is {IMAGE_CACHE_GB}: above 0"),
-    (lambda FEATURE_CACHE_GB: FEATURE_CACHE_GB <= 0, "FEATURE_CACHE_GB is {FEATURE_CACHE_GB}: above 0"),
-    (
-        lambda FROZEN_FEATURE_VIEWS: FROZEN_FEATURE_VIEWS < 0,
-        "FROZEN_FEATURE_VIEWS is {FROZEN_FEATURE_VIEWS}: 0 (features are not kept) or more",
-    ),
-    (
-        lambda GROWING_IMAGE_SIZES: min(GROWING_IMAGE_SIZES, default=32) < 32,
-        "GROWING_IMAGE_SIZES is {GROWING_IMAGE_SIZES}: the backbones need 32 pixels or more",
-    ),
-    (lambda TH_MULTI_LABEL: not 0 <= TH_MULTI_LABEL <= 1, "TH_MULTI_LABEL is {TH_MULTI_LABEL}: a probability, 0 to 1"),
-    (lambda CROP_SCALE_MIN: not 0 < CROP_SCALE_MIN <= 1, "CROP_SCALE_MIN is {CROP_SCALE_MIN}: a share, 0 to 1"),
-    (lambda WEIGHT_DECAY: WEIGHT_DECAY < 0, "WEIGHT_DECAY is {WEIGHT_DECAY}: 0 (none) or more"),
-    (
-        lambda UNFREEZE_BACKBONE_EPOCH: UNFREEZE_BACKBONE_EPOCH < 0,
-        "UNFREEZE_BACKBONE_EPOCH is {UNFREEZE_BACKBONE_EPOCH}: 0 (never) or more",
-    ),
-    (
-        lambda EARLY_STOPPING_MIN_DELTA: EARLY_STOPPING_MIN_DELTA < 0,
-        "EARLY_STOPPING_MIN_DELTA is {EARLY_STOPPING_MIN_DELTA}: 0 or more",
-    ),
-    (lambda POS_WEIGHT_CAP: POS_WEIGHT_CAP < 0, "POS_WEIGHT_CAP is {POS_WEIGHT_CAP}: 0 (no cap) or more"),
-    (
-        lambda LEARNING_RATE, BACKBONE_BASE_LR, HEAD_BASE_LR: min(LEARNING_RATE, BACKBONE_BASE_LR, HEAD_BASE_LR) <= 0,
-        "LEARNING_RATE, BACKBONE_BASE_LR and HEAD_BASE_LR must be above 0; to keep the backbone as it is, set "
-        "FREEZE_BACKBONE_AT_START = True and UNFREEZE_BACKBONE_EPOCH = 0",
-    ),
-    (
-        lambda LR_MILESTONES: list(LR_MILESTONES) != sorted({epoch for epoch in LR_MILESTONES if epoch > 0}),
-        "LR_MILESTONES is {LR_MILESTONES}: epochs from 1 on, in rising order",
-    ),
-    (lambda LR_DECAY_FACTOR: not 0 < LR_DECAY_FACTOR <= 1, "LR_DECAY_FACTOR is {LR_DECAY_FACTOR}: above 0, at most 1"),
-    (
-        lambda WARMUP_EPOCHS, NUM_EPOCHS: not 0 <= WARMUP_EPOCHS < NUM_EPOCHS,
-        "WARMUP_EPOCHS is {WARMUP_EPOCHS} and NUM_EPOCHS {NUM_EPOCHS}: warm-up must end before the run does",
-    ),
-    (
-        lambda EARLY_STOPPING_ENABLED, EARLY_STOPPING_PATIENCE: EARLY_STOPPING_ENABLED and EARLY_STOPPING_PATIENCE < 1,
-        "EARLY_STOPPING_ENABLED is True but EARLY_STOPPING_PATIENCE is {EARLY_STOPPING_PATIENCE}: at least 1",
-    ),
-    (
-        lambda FREEZE_BACKBONE_AT_START, PRETRAINED_WEIGHTS: FREEZE_BACKBONE_AT_START and PRETRAINED_WEIGHTS is None,
-        "FREEZE_BACKBONE_AT_START is True but PRETRAINED_WEIGHTS is None: a frozen random backbone learns nothing; "
-        "set FREEZE_BACKBONE_AT_START = False",
-    ),
-    (
-        lambda TEST_INT8, TEST_ENGINE: TEST_INT8 and TEST_ENGINE != "openvino",
-        "TEST_INT8 is True but TEST_ENGINE is {TEST_ENGINE}: set TEST_ENGINE = 'openvino'",
-    ),
-    (
-        lambda BOOTSTRAP_SAMPLES: BOOTSTRAP_SAMPLES < 0,
-        "BOOTSTRAP_SAMPLES is {BOOTSTRAP_SAMPLES}: 0 (no intervals) or more",
-    ),
-    (
-        lambda INT8_CALIBRATION_IMAGES: INT8_CALIBRATION_IMAGES < 1,
-        "INT8_CALIBRATION_IMAGES is {INT8_CALIBRATION_IMAGES}: at least 1",
-    ),
-    (lambda CLASSES: not CLASSES, "CLASSES is empty: name the classes, in index order"),
-    (lambda CLASSES: len(set(CLASSES)) != len(CLASSES), "CLASSES names a class twice"),
-]

@@ -30,7 +30,14 @@ def main(arguments: list[str]) -> None:
     utils.keep_freed_memory()
     calibration = choose_calibration_images() if config.TEST_INT8 else []
     model = predictor.load(
-        config.MODEL_PATH, config.DEVICE, config.TH_MULTI_LABEL, config.TEST_ENGINE, calibration, config.CACHE_FOLDER
+        config.MODEL_PATH,
+        config.DEVICE,
+        config.TH_MULTI_LABEL,
+        config.TEST_ENGINE,
+        calibration,
+        config.CACHE_FOLDER,
+        config.TEST_FLIP,
+        config.TEST_SCALES,
     )
     table = read_test_table(model)
     paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)
@@ -100,8 +107,15 @@ def name_predictions(model: Predictor) -> str:
 
 
 def name_engine() -> str:
-    """What runs the model, for a person to read."""
-    return f"{config.TEST_ENGINE}, int8" if config.TEST_INT8 else config.TEST_ENGINE
+    """What runs the model, and over which views of an image, for a person to read."""
+    scales = ", ".join(f"{scale:g}" for scale in config.TEST_SCALES)
+    parts = {
+        config.TEST_ENGINE: True,
+        "int8": config.TEST_INT8,
+        "mirrored too": config.TEST_FLIP,
+        f"scales {scales}": config.TEST_SCALES != (1.0,),
+    }
+    return ", ".join(name for name, is_on in parts.items() if is_on)
 
 
 def evaluate(records: list[Record], table: dataset_readers.Table, model: Predictor) -> dict[str, Any]:

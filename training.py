@@ -8,49 +8,54 @@ Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MOD
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-import augmentations
 import checkpoints
 import config
 import dataset_readers
-import feature_cache
-import losses
 import metrics
 import models_factory
 import optimization
 import overrides
-import predictor
-import thresholds
 import utils
+import validation
 from checkpoints import RunFiles, RunState
-from dataset_readers import Batch, Table
-from image_cache import ImageCache
+from dataset_readers import Batch, count_images
 from tensorboard_logging import TensorBoardLogger, save_training_curves
+from training_data import (
+    Data,
+    Stage,
+    changes_batches,
+    is_frozen,
+    make_augmentation,
+    make_eval_loader,
+    open_image_caches,
+    prepare_stage,
+    read_data,
+)
+from training_engine import Engine, choose_activation, make_engine
 from utils import InputError
+from validation import Scores, Validation
 
 PICTURES = 16  # validation pictures shown in TensorBoard
-LONGEST_CACHED = 16 / 9  # length to width of the longest image with a place in the image cache
 
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
+    models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
     device = utils.choose_device(config.DEVICE)
     utils.seed_everything(config.SEED)
 
     data = read_data()
-    engine = make_engine(data, device)
+    engine = make_engine(data.train, device)
     caches = open_image_caches(data)
     files = name_files(data)
     state = resume(files, engine)
@@ -66,11 +71,10 @@ def main(arguments: list[str]) -> None:
             state.seconds += record["seconds"]
 
             if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
-                validation = validate(engine, stage, epoch)
-                record |= validation.make_record()
-                if state.note_validation(epoch, validation.f1, validation.threshold, config.EARLY_STOPPING_MIN_DELTA):
-                    save_if_best(files, make_checkpoint(engine, data, state, validation.measured))
-                log_validation(logger, engine, data, validation, epoch)
+                model, validated = validate(engine, stage, epoch, record)
+                if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
+                    save_if_best(files, make_checkpoint(model, engine, data, state, validated.measured))
+                log_validation(logger, engine, data, validated, epoch)
 
             if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
                 record |= measure_training(engine, data, state)
@@ -81,268 +85,43 @@ def main(arguments: list[str]) -> None:
             logger.add_epoch(record)
             checkpoints.write_log(files.log, state.history)
             save_training_curves(state.history, files.curves)
-            save_last(files, engine, make_checkpoint(engine, data, state, {}), state)
+            save_last(files, engine, make_checkpoint(engine.model, engine, data, state, {}), state)
             caches.save()
             if state.finished:
                 break
         finish(files, logger, state)
 
 
-# ---- data ----
-
-
-class Data(NamedTuple):
-    """The labelled images: all of them, and their two splits."""
-
-    table: Table
-    train: Table
-    val: Table
-
-
-def read_data() -> Data:
-    """Read and split the training images, in the classes of the data set or of config.py."""
-    table = dataset_readers.read_dataset(
-        config.DATASET_FOLDER,
-        config.DATASET_FORMAT,
-        "train",
-        images_dir=config.TRAIN_IMAGES_DIR,
-        labels_dir=config.TRAIN_LABELS_DIR,
-        classes=config.CLASSES,
-    )
-    if config.NUM_CLASSES not in (len(config.CLASSES), len(table.classes)):
-        raise InputError(
-            f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(table.classes)} classes: "
-            "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
-        )
-    data = Data(table, *dataset_readers.split_table(table, config.VAL_SPLIT, config.SEED))
-    for name, split in (("training", data.train), ("validation", data.val)):
-        missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
-        if missing:
-            utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
-    return data
-
-
-class ImageCaches(NamedTuple):
-    """Decoded images: for random crops, and as validation takes them; None where IMAGE_CACHE is "none"."""
-
-    train: ImageCache | None
-    val: ImageCache | None
-
-    def save(self) -> None:
-        for cache in {cache for cache in self if cache}:
-            cache.save()
-
-
-def open_image_caches(data: Data) -> ImageCaches:
-    """What earlier runs kept of these images, or empty caches."""
-    if config.IMAGE_CACHE == "none":
-        return ImageCaches(None, None)
-    folder = config.CACHE_FOLDER if config.IMAGE_CACHE == "disk" else None
-    size, paths = config.IMAGE_SIZE, data.table.paths
-    prepare = augmentations.make_eval_transform(config.RESIZE_RULE, size)
-    val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, config.IMAGE_CACHE_GB, folder)
-    if config.AUGMENTATION == "none" and not config.GROWING_IMAGE_SIZES:
-        return ImageCaches(val, val)
-    side = augmentations.find_short_side(max(size, *config.GROWING_IMAGE_SIZES, 0), config.CROP_SCALE_MIN)
-    prepare, max_pixels = augmentations.shrink(side), side * round(side * LONGEST_CACHED)
-    return ImageCaches(ImageCache(paths, prepare, f"short side {side}", max_pixels, config.IMAGE_CACHE_GB, folder), val)
-
-
-def make_train_loader(
-    data: Data, caches: ImageCaches, image_size: int, device: torch.device, shuffle: bool = True
-) -> DataLoader[Batch]:
-    """Augmented training images, another order and other pictures in each epoch."""
-    transform = augmentations.make_train_transform(
-        config.AUGMENTATION, image_size, config.CROP_SCALE_MIN, config.RESIZE_RULE
-    )
-    if caches.train and caches.train is caches.val:
-        transform = augmentations.identity
-    return dataset_readers.make_loader(
-        data.train,
-        transform,
-        config.TRAIN_BATCH_SIZE,
-        shuffle=shuffle,
-        seed=config.SEED,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
-        pin_memory=device.type == "cuda",
-        cached=caches.train.select(data.train.paths) if caches.train else None,
-    )
-
-
-def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | None = None) -> DataLoader[Batch]:
-    """Images in order, as the model is used on them."""
-    transform = augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE)
-    return dataset_readers.make_loader(
-        table,
-        augmentations.identity if cache else transform,
-        config.TEST_BATCH_SIZE,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
-        pin_memory=device.type == "cuda",
-        cached=cache.select(table.paths) if cache else None,
-    )
-
-
-# ---- what trains ----
-
-
-@dataclass
-class Engine:
-    """The parts that a step needs, and whose state an interrupted run resumes."""
-
-    model: models_factory.MultiLabelModel
-    loss: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    scaler: torch.amp.GradScaler
-    precision: str  # off, bf16 or fp16
-    autocast: Callable[[], Any]
-    device: torch.device
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in ("optimizer", "schedule", "scaler")}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("optimizer", "schedule", "scaler"):
-            getattr(self, name).load_state_dict(state[name])
-
-
-def make_engine(data: Data, device: torch.device) -> Engine:
-    """Model, loss, optimizer and schedule of the constants, on `device`."""
-    model = models_factory.make_model(
-        config.MODEL_NAME,
-        len(data.table.classes),
-        config.HEAD,
-        config.PRETRAINED_WEIGHTS,
-        config.IMAGE_SIZE,
-        config.PRETRAINED_MODELS_FOLDER,
-    )
-    model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
-    model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
-    cap = config.POS_WEIGHT_CAP
-    pos_weight = losses.count_pos_weight(data.train.targets, cap) if config.USE_POS_WEIGHT else None
-    backbone_lr, head_lr = (
-        (config.BACKBONE_BASE_LR, config.HEAD_BASE_LR)
-        if config.USE_DIFFERENTIAL_LR
-        else (config.LEARNING_RATE, config.LEARNING_RATE)
-    )
-    if config.COMPILE:
-        model.compile()
-    optimizer = optimization.make_optimizer(config.OPTIMIZER, model, backbone_lr, head_lr, config.WEIGHT_DECAY)
-    schedule = optimization.make_schedule(
-        config.SCHEDULE,
-        optimizer,
-        len(dataset_readers.EpochBatches(len(data.train), config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED)),
-        config.NUM_EPOCHS,
-        config.LR_MILESTONES,
-        config.LR_DECAY_FACTOR,
-        config.WARMUP_EPOCHS,
-    )
-    precision = utils.choose_precision(config.MIXED_PRECISION, device)
-    autocast, scales = utils.make_autocast(precision, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=scales)
-    loss = losses.LOSSES[config.LOSS](pos_weight=pos_weight).to(device)
-    return Engine(model, loss, optimizer, schedule, scaler, precision, autocast, device)
-
-
-def is_frozen(epoch: int) -> bool:
-    """Whether the backbone stands still in `epoch` (from 1)."""
-    never = config.UNFREEZE_BACKBONE_EPOCH == 0
-    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
-
-
-def choose_image_size(epoch: int) -> int:
-    """The side of the training images in `epoch`, in pixels."""
-    num_trained = sum(not is_frozen(earlier) for earlier in range(1, epoch))
-    grows = not is_frozen(epoch) and num_trained < len(config.GROWING_IMAGE_SIZES)
-    return config.GROWING_IMAGE_SIZES[num_trained] if grows else config.IMAGE_SIZE
-
-
-class Stage(NamedTuple):
-    """What epochs run on: images through the model or, while the backbone stands still, features through the head."""
-
-    key: tuple[bool, int]  # whether they are features; the training images' size
-    network: nn.Module
-    train_loader: DataLoader[Batch]
-    val_loader: DataLoader[Batch]
-    seconds: float  # that preparing it took
-
-
-def prepare_stage(engine: Engine, data: Data, caches: ImageCaches, epoch: int, stage: Stage | None) -> Stage:
-    """The stage of `epoch`: the present one if it still serves."""
-    image_size = choose_image_size(epoch)
-    keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0
-    if stage and stage.key == (keeps_features, image_size):
-        return stage._replace(seconds=0.0)
-    start = time.perf_counter()
-    loaders = make_feature_loaders(engine, data, caches) if keeps_features else None
-    network = engine.model.head if loaders else engine.model
-    train_loader, val_loader = loaders or (
-        make_train_loader(data, caches, image_size, engine.device),
-        make_eval_loader(data.val, engine.device, caches.val),
-    )
-    seconds = time.perf_counter() - start
-    if loaders:
-        print(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
-    return Stage((keeps_features, image_size), network, train_loader, val_loader, seconds)
-
-
-def make_feature_loaders(
-    engine: Engine, data: Data, caches: ImageCaches
-) -> tuple[DataLoader[Batch], DataLoader[Batch]] | None:
-    """(training, validation) loaders of the frozen backbone's features; None, said why, where they are too large."""
-    frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
-    num_views = 1 if config.AUGMENTATION == "none" else min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs))
-    shape = feature_cache.measure_features(engine.model, config.IMAGE_SIZE)
-    gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
-    if gigabytes > config.FEATURE_CACHE_GB:
-        print(
-            f"frozen features are not kept: {gigabytes:.3g} GB, more than FEATURE_CACHE_GB = {config.FEATURE_CACHE_GB}"
-        )
-        return None
-
-    def read(loader: DataLoader[Batch], table: Table, picture: str, title: str) -> NDArray[np.float32]:
-        pixels = f"{picture}, {config.IMAGE_SIZE} px, {engine.precision} on {engine.device.type}"
-        folder = config.CACHE_FOLDER
-        return feature_cache.read_features(engine.model, loader, table, shape, pixels, folder, engine.autocast, title)
-
-    views = []
-    train_loader = make_train_loader(data, caches, config.IMAGE_SIZE, engine.device, shuffle=False)
-    for view in range(1, num_views + 1):
-        dataset_readers.set_epoch(train_loader, view)  # what this epoch's pictures would have been
-        drawn = f"{config.AUGMENTATION} {config.CROP_SCALE_MIN}, seed {config.SEED}, epoch {view}"
-        picture = config.RESIZE_RULE if config.AUGMENTATION == "none" else f"{drawn}, cached {bool(caches.train)}"
-        views.append(read(train_loader, data.train, picture, f"frozen features {view}/{num_views}"))
-    val_loader = make_eval_loader(data.val, engine.device, caches.val)
-    val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")
-    pin_memory = engine.device.type == "cuda"
-    return (
-        feature_cache.make_feature_loader(
-            views, data.train, config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED, pin_memory=pin_memory
-        ),
-        feature_cache.make_feature_loader([val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory),
-    )
-
-
 def train_epoch(engine: Engine, stage: Stage, epoch: int) -> dict[str, Any]:
     """One pass over the training split; the epoch's record: mean loss, rates, speed."""
-    model, optimizer, loader = engine.model, engine.optimizer, stage.train_loader
+    model, optimizer, loader, objective = engine.model, engine.optimizer, stage.train_loader, engine.objective
     model.train()
+    objective.train()
     dataset_readers.set_epoch(loader, epoch)
     rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
     total, num_images = torch.zeros((), device=engine.device), 0
     batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
         for step, batch in enumerate(batches):
-            batch = batch.to(engine.device)
+            batch = engine.change_batch(batch.to(engine.device), epoch, step)
             with engine.autocast():
                 logits = stage.network(batch.images)
-            loss = losses.reduce_loss(engine.loss(logits, batch.targets), batch.targets, batch.weights)
+            if epoch == 1 and step == 0:
+                print("first step:", *objective.describe(logits, batch.targets, batch.weights), sep="\n  ", flush=True)
+            loss = objective(logits, batch.targets, batch.weights)
             engine.scaler.scale(loss).backward()
+            if config.SAM_RHO:
+                with optimization.climb(model, config.SAM_RHO):
+                    with engine.autocast():
+                        logits = stage.network(batch.images)
+                    objective(logits, batch.targets, batch.weights).backward()
             engine.scaler.step(optimizer)
             engine.scaler.update()
             optimizer.zero_grad(set_to_none=True)
             engine.schedule.step()
-            total += loss.detach() * len(batch.images)
+            if engine.average:
+                engine.average.update_parameters(model)
+            total += objective.as_mean(loss.detach(), batch.targets, batch.weights) * len(batch.images)
             num_images += len(batch.images)
             # reading a number back waits for the GPU: not at every step
             progress.step(len(batch.images), **({"loss": total.item() / num_images} if step % 10 == 0 else {}))
@@ -364,64 +143,29 @@ def train_epoch(engine: Engine, stage: Stage, epoch: int) -> dict[str, Any]:
 # ---- validation ----
 
 
-class Scores(NamedTuple):
-    """Probabilities (N, C), targets (N, C) with NaN unknown, and the mean loss over them."""
-
-    probabilities: np.ndarray
-    targets: np.ndarray
-    loss: float
+def validate(
+    engine: Engine, stage: Stage, epoch: int, record: dict[str, Any]
+) -> tuple[models_factory.MultiLabelModel, Validation]:
+    """The better of the model and, if it is kept, its average, and that one's validation; both go into `record`."""
+    title = f"epoch {epoch} validation"
+    model, validated = engine.model, validation.measure_scores(score(engine, stage.network, stage.val_loader, title))
+    if engine.average:
+        averaged = engine.average.module
+        assert isinstance(averaged, models_factory.MultiLabelModel)
+        network = averaged if stage.network is engine.model else averaged.head
+        scores = score(engine, network, stage.val_loader, f"{title}, averaged weights")
+        other = validation.measure_scores(scores)
+        record |= {"val_f1_raw": validated.f1, "val_f1_averaged": other.f1}
+        if other.f1 > validated.f1:
+            model, validated = averaged, other
+    record |= validated.make_record()
+    return model, validated
 
 
 def score(engine: Engine, network: nn.Module, loader: DataLoader[Batch], title: str) -> Scores:
     """Run `network`, the model or its head as it is, over `loader`."""
-    targets: list[Tensor] = []
-    total = torch.zeros((), device=engine.device)
-
-    def note(batch: Batch, logits: Tensor) -> None:
-        targets.append(batch.targets)
-        total.add_(losses.reduce_loss(engine.loss(logits, batch.targets), batch.targets, batch.weights) * len(logits))
-
-    batches: Iterator[Batch] = utils.track(loader, title, count_images(loader))
-    rows = list(predictor.compute_probabilities(network, batches, engine.device, engine.autocast, note))
-    all_targets = torch.cat(targets).cpu().numpy()
-    return Scores(np.concatenate(rows), all_targets, total.item() / len(all_targets))
-
-
-def count_images(loader: DataLoader[Batch]) -> int:
-    assert isinstance(loader.batch_sampler, dataset_readers.EpochBatches)
-    return loader.batch_sampler.num_images
-
-
-class Validation(NamedTuple):
-    """Scores of the validation split, the threshold tuned on them, and every metric at that threshold."""
-
-    scores: Scores
-    threshold: float
-    measured: dict[str, float]
-
-    @property
-    def f1(self) -> float:
-        """What checkpoints are chosen by."""
-        return self.measured["f1_weighted"]
-
-    def make_record(self) -> dict[str, float]:
-        """The part of an epoch's record that validation adds."""
-        return {
-            "val_loss": self.scores.loss,
-            "val_f1": self.f1,
-            "val_f1_cross_fitted": self.measured["f1_weighted_cross_fitted"],
-            "val_mAP": self.measured["mAP"],
-            "threshold": self.threshold,
-        }
-
-
-def validate(engine: Engine, stage: Stage, epoch: int) -> Validation:
-    """Score the validation split, tune the threshold on it, measure."""
-    scores = score(engine, stage.network, stage.val_loader, f"epoch {epoch} validation")
-    threshold = thresholds.tune_global(scores.probabilities, scores.targets)
-    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
-    measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
-    return Validation(scores, threshold, measured)
+    activation = choose_activation()
+    return validation.score(network, loader, engine.objective, engine.device, engine.autocast, activation, title)
 
 
 def measure_training(engine: Engine, data: Data, state: RunState) -> dict[str, float]:
@@ -475,13 +219,17 @@ def resume(files: RunFiles, engine: Engine) -> RunState:
     return state
 
 
-def make_checkpoint(engine: Engine, data: Data, state: RunState, measured: dict[str, float]) -> dict[str, Any]:
-    """The model as it is, with all that using it later takes, and where it comes from."""
-    model = engine.model
+def make_checkpoint(
+    model: models_factory.MultiLabelModel, engine: Engine, data: Data, state: RunState, measured: dict[str, float]
+) -> dict[str, Any]:
+    """`model` as it is, with all that using it later takes, and where it comes from."""
     return {
         "model_state": model.state_dict(),
+        "weights": "raw" if model is engine.model else "averaged",
         "model_name": config.MODEL_NAME,
         "head": config.HEAD,
+        "head_options": engine.head_options,
+        "activation": choose_activation(),
         "classes": list(data.table.classes),
         "image_size": config.IMAGE_SIZE,
         "resize_rule": config.RESIZE_RULE,
@@ -541,26 +289,34 @@ def finish(files: RunFiles, logger: TensorBoardLogger, state: RunState) -> None:
 
 def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunState) -> None:
     """What is about to happen, in a few lines."""
-    parameters = sum(parameter.numel() for parameter in engine.model.parameters()) / 1e6
-    weights = {"default": "ImageNet weights", None: "random weights"}.get(config.PRETRAINED_WEIGHTS, "own weights")
+    model, augmentation = engine.model, make_augmentation().describe()
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    weights = f"weights {config.PRETRAINED_WEIGHTS}: {model.loaded}" if model.loaded else "random weights"
     frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
     rates = ", ".join(f"{g['name']} {g['initial_lr']:g}" for g in engine.optimizer.param_groups)
     drops = f"x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
     images = f"{len(data.train)} training, {len(data.val)} validation images, {len(data.table.classes)} classes"
-    views = f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)" if frozen and config.FROZEN_FEATURE_VIEWS else ""
-    growing = f" after {', '.join(map(str, config.GROWING_IMAGE_SIZES))}" if config.GROWING_IMAGE_SIZES else ""
-    frozen_in = f"1 to {frozen[-1]}" if frozen else "none"
-    pictures = (
-        config.AUGMENTATION if config.IMAGE_CACHE == "none" else f"{config.AUGMENTATION}, {config.IMAGE_CACHE} cache"
-    )
+    keeps = frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches()
+    sizes = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
+    extras = {
+        f", trained at {', '.join(map(str, sizes))}": sizes,
+        f", mixup {config.MIXUP_ALPHA:g}": config.MIXUP_ALPHA,
+        f", CutMix {config.CUTMIX_ALPHA:g}": config.CUTMIX_ALPHA,
+        f", {config.IMAGE_CACHE} cache": config.IMAGE_CACHE != "none",
+    }
     stopping = f", stops after {config.EARLY_STOPPING_PATIENCE} without gain" if config.EARLY_STOPPING_ENABLED else ""
+    steps = f"SAM {config.SAM_RHO:g}, " * bool(config.SAM_RHO) + f"EMA {config.EMA_DECAY:g}, " * bool(config.EMA_DECAY)
     rows = {
         "run": files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}: {images}",
         "model": f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}",
-        "images": f"{config.IMAGE_SIZE} px{growing}, {pictures}, batches of {config.TRAIN_BATCH_SIZE}",
-        "epochs": f"{config.NUM_EPOCHS}, backbone frozen in {frozen_in}{views}{stopping}",
-        "rates": f"{rates}; {config.OPTIMIZER}, {config.SCHEDULE} {drops if config.SCHEDULE == 'multistep' else ''}",
+        "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
+        "images": f"{config.IMAGE_SIZE} px, {augmentation}{''.join(text for text, is_on in extras.items() if is_on)}, "
+        f"batches of {config.TRAIN_BATCH_SIZE}",
+        "epochs": f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}"
+        f"{f' (features of {config.FROZEN_FEATURE_VIEWS} views kept)' if keeps else ''}{stopping}",
+        "rates": f"{rates}; {config.OPTIMIZER}, {steps}{config.SCHEDULE} "
+        f"{drops if config.SCHEDULE == 'multistep' else ''}",
         "device": f"{engine.device}, {torch.get_num_threads()} threads, mixed precision {engine.precision}",
     }
     if state.epoch:

@@ -52,7 +52,7 @@ def make_table(paths: list[str]) -> dataset_readers.Table:
 
 def measure(table: dataset_readers.Table) -> tuple[float, float, int]:
     """(seconds until the first batch, seconds an image after it, bytes of the loading process)."""
-    transform = augmentations.make_train_transform("crop_flip", IMAGE_SIZE, 0.5)
+    transform = augmentations.make_train_transform(augmentations.Augmentation("crop_flip", 0.5), IMAGE_SIZE)
     loader = dataset_readers.make_loader(table, transform, BATCH_SIZE, shuffle=True, num_workers=1)
     start = time.perf_counter()
     batches = iter(loader)

@@ -82,7 +82,7 @@ def make_stages(paths: list[str]) -> dict[str, tuple[Way, Way]]:
     crop = transforms.RandomResizedCrop(IMAGE_SIZE, scale=(CROP_SCALE_MIN, 1.0))
     plain_train = transforms.Compose([crop, transforms.RandomHorizontalFlip(), *to_normal])
     plain_eval = transforms.Compose([transforms.Resize((IMAGE_SIZE, IMAGE_SIZE)), *to_normal])
-    train = augmentations.make_train_transform("crop_flip", IMAGE_SIZE, CROP_SCALE_MIN)
+    train = augmentations.make_train_transform(augmentations.Augmentation("crop_flip", CROP_SCALE_MIN), IMAGE_SIZE)
     squash = augmentations.make_eval_transform("squash", IMAGE_SIZE)
     classes = tuple(map(str, range(80)))
     table = dataset_readers.Table(paths, np.zeros((len(paths), len(classes)), np.int8), classes)

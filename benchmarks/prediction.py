@@ -140,7 +140,7 @@ def measure_in_turns(ways: dict[str, Way], paths: list[str]) -> dict[str, list[f
 def compare_logits(network: nn.Module, models: dict[str, predictor.Predictor], paths: list[str]) -> dict[str, float]:
     """The largest |difference| between the logits of `network` and of each engine."""
     largest = dict.fromkeys(models, 0.0)
-    transform = next(iter(models.values())).transform
+    transform = next(iter(models.values())).transforms[0]
     for images in predictor.read_ahead(paths, lambda path: predictor.read_image(path, transform), BATCH_SIZE, 1):
         with torch.no_grad():
             expected = network.eval()(images)

@@ -184,7 +184,7 @@ def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def collect(dataset: Path, epoch: int, num_workers: int = 0, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     table = read_dataset(dataset, split="train")
-    transform = augmentations.make_train_transform("crop_flip", 32, 0.3)
+    transform = augmentations.make_train_transform(augmentations.Augmentation("crop_flip", 0.3), 32)
     loader = make_loader(table, transform, 8, shuffle=True, seed=seed, num_workers=num_workers)
     dataset_readers.set_epoch(loader, epoch)
     batches = list(loader)

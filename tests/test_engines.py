@@ -108,7 +108,9 @@ def refuse() -> nn.Module:
 # ---- folding ----
 
 
-@pytest.mark.parametrize("name", models_factory.BACKBONES)
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0", "pp_lcnet_x1_0"]
+)
 def test_folding_keeps_the_logits_and_leaves_no_batchnorm_behind_a_layer(name: str) -> None:
     model, images = make_random_model(name), draw_images(3)
     folded = engines.fold_batchnorm(model, engines.make_example(64))
@@ -152,9 +154,11 @@ def test_a_layer_that_serves_twice_is_not_folded(way: str) -> None:
     torch.testing.assert_close(compute_plain(folded, example), compute_plain(module, example))
 
 
-def test_a_fold_that_changes_the_output_is_refused() -> None:
-    with pytest.raises(InputError, match="folding BatchNorm into Twice changes its output by"):
-        engines.fold_batchnorm(Twice("addition").eval(), torch.rand(2, 3, 4, 4))
+def test_a_fold_that_would_change_the_output_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    module, example = Twice("addition").eval(), torch.rand(2, 3, 4, 4)
+    folded = engines.fold_batchnorm(module, example)
+    assert "warning: BatchNorm is not folded: it would change the output of Twice by" in capsys.readouterr().err
+    assert torch.equal(compute_plain(folded, example), compute_plain(module, example))
 
 
 def test_batchnorm_over_another_axis_than_linears_is_not_folded() -> None:

@@ -1,12 +1,23 @@
-"""losses.py against formulas written out in float64."""
+"""losses.py against formulas written out in float64, gradients against their central differences."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 import losses
+from utils import InputError
+
+Floats = NDArray[np.float64]
+
+LOGITS = np.concatenate([np.linspace(-8, 8, 33), [-60.0, 60.0]])  # no kink of a formula lies on one of them
+GRID = np.tile(LOGITS, (6, 1)), np.tile([[0.0], [0.1], [0.5], [0.75], [1.0], [1.0]], (1, len(LOGITS)))  # x, y
 
 
 def draw(num_rows: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -15,62 +26,255 @@ def draw(num_rows: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, (torch.rand(num_rows, 4, generator=generator) < 0.4).float()
 
 
-def bce(x: np.ndarray, y: np.ndarray, weight: np.ndarray | float = 1.0) -> np.ndarray:
-    """-(w y log p + (1 - y) log(1 - p)), with the logarithms of a sigmoid written stably."""
-    log_p, log_q = -np.logaddexp(0, -x), -np.logaddexp(0, x)
-    return -(weight * y * log_p + (1 - y) * log_q)
+# ---- the formulas: (loss, the factor on it), both (N, C) ----
 
 
-@pytest.mark.parametrize("pos_weight", [None, [1.0, 2.0, 0.5, 9.0]])
-def test_bce_is_its_formula_in_value_and_gradient(pos_weight: list[float] | None) -> None:
-    logits, targets = draw()
-    weight = None if pos_weight is None else torch.tensor(pos_weight)
-    logits.requires_grad_()
-    loss = losses.LOSSES["bce_with_logits"](pos_weight=weight)(logits, targets)
-    x, y = logits.detach().double().numpy(), targets.double().numpy()
-    w = np.ones(4) if pos_weight is None else np.array(pos_weight)
-    np.testing.assert_allclose(loss.detach().numpy(), bce(x, y, w), rtol=1e-5, atol=1e-6)
+def log_sigmoid(x: Floats) -> Floats:
+    return -np.logaddexp(0, -x)
+
+
+def sigmoid(x: Floats) -> Floats:
+    return np.exp(log_sigmoid(x))
+
+
+def bce(x: Floats, y: Floats, pos_weight: Any = 1.0) -> tuple[Floats, Floats]:
+    return -(np.asarray(pos_weight) * y * log_sigmoid(x) + (1 - y) * log_sigmoid(-x)), np.ones_like(x)
+
+
+def focal(x: Floats, y: Floats, gamma: float = 2.0, alpha: float | None = None) -> tuple[Floats, Floats]:
+    p = sigmoid(x)
+    pt = p * y + (1 - p) * (1 - y)
+    balance = np.ones_like(y) if alpha is None else alpha * y + (1 - alpha) * (1 - y)
+    return bce(x, y)[0] * balance, (1 - pt) ** gamma
+
+
+def asymmetric(
+    x: Floats,
+    y: Floats,
+    gamma_negative: float = 4.0,
+    gamma_positive: float = 0.0,
+    clip: float = 0.05,
+    focusing_gradient: bool = False,
+) -> tuple[Floats, Floats]:
+    p, e = sigmoid(x), 1e-8
+    q = np.minimum(1 - p + clip, 1)
+    pt = p * y + q * (1 - y)
+    loss = -(y * np.log(np.maximum(p, e)) + (1 - y) * np.log(np.maximum(q, e)))
+    return loss, (1 - pt) ** (gamma_positive * y + gamma_negative * (1 - y))
+
+
+def asymmetric_angular(
+    x: Floats,
+    y: Floats,
+    scale: float = 23.0,
+    margin: float = 0.0,
+    balance: float = 0.7,
+    gamma_negative: float = 0.0,
+    gamma_positive: float = 0.0,
+    clip: float = 0.05,
+) -> tuple[Floats, Floats]:
+    cosine = x / scale
+    p_positive, p_negative = sigmoid(scale * (cosine - margin)), sigmoid(-scale * (cosine + margin))
+    log_negative = log_sigmoid(-scale * (cosine + margin))
+    if gamma_negative > 0 or gamma_positive > 0:
+        p_negative = np.minimum(p_negative + clip, 1)
+        log_negative = np.log(p_negative) if clip else log_negative
+    log_positive = log_sigmoid(scale * (cosine - margin))
+    loss = -(balance / scale * y * log_positive + (1 - balance) / scale * (1 - y) * log_negative)
+    weight = (p_negative * y + p_positive * (1 - y)) ** (gamma_positive * y + gamma_negative * (1 - y))
+    return loss, weight
+
+
+FORMULAS: dict[str, Callable[..., tuple[Floats, Floats]]] = {
+    "bce_with_logits": bce,
+    "focal": focal,
+    "asymmetric": asymmetric,
+    "asymmetric_angular": asymmetric_angular,
+}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("bce_with_logits", {}),
+    ("bce_with_logits", {"pos_weight": torch.linspace(0.5, 9, len(LOGITS))}),
+    ("focal", {}),
+    ("focal", {"gamma": 0.0}),
+    ("focal", {"gamma": 0.5, "alpha": 0.25}),
+    ("asymmetric", {}),
+    ("asymmetric", {"gamma_positive": 1.0}),
+    ("asymmetric", {"focusing_gradient": True}),
+    ("asymmetric", {"gamma_negative": 0.5, "gamma_positive": 0.5, "clip": 0.2, "focusing_gradient": True}),
+    ("asymmetric", {"gamma_negative": 2.0, "gamma_positive": 1.0, "clip": 0.0, "focusing_gradient": True}),
+    ("asymmetric", {"gamma_negative": 0.0, "clip": 0.0}),
+    ("asymmetric_angular", {}),
+    ("asymmetric_angular", {"scale": 30.0, "margin": 0.35, "balance": 0.8}),
+    ("asymmetric_angular", {"gamma_negative": 1.0, "gamma_positive": 2.0}),
+    ("asymmetric_angular", {"scale": 10.0, "margin": 0.1, "gamma_positive": 0.5, "clip": 0.2}),
+    ("asymmetric_angular", {"gamma_negative": 2.0, "clip": 0.0}),
+]
+
+
+def slope(name: str, options: dict[str, Any], x: Floats, y: Floats) -> Floats:
+    """The derivative of a formula by central differences; of a detached weight none."""
+    step = 1e-5
+    (low, low_weight), (high, high_weight) = (FORMULAS[name](x + sign * step, y, **options) for sign in (-1, 1))
+    if name == "asymmetric" and not options.get("focusing_gradient"):
+        low_weight = high_weight = FORMULAS[name](x, y, **options)[1]
+    return (high * high_weight - low * low_weight) / (2 * step)
+
+
+def check_slopes(logits: torch.Tensor, loss: torch.Tensor, expected: Floats, tolerance: float) -> None:
     loss.sum().backward()
-    p = 1 / (1 + np.exp(-x))
     assert logits.grad is not None
-    np.testing.assert_allclose(logits.grad.numpy(), -w * y * (1 - p) + (1 - y) * p, atol=1e-6)
+    np.testing.assert_allclose(logits.grad.double().numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_is_its_formula_in_value_and_gradient(name: str, options: dict[str, Any], dtype: torch.dtype) -> None:
+    x, y = GRID
+    logits, targets = torch.tensor(x, dtype=dtype).requires_grad_(), torch.tensor(y, dtype=dtype)
+    loss = losses.LOSSES[name](**options)(logits, targets)
+    assert loss.dtype == dtype
+    base, weight = FORMULAS[name](x, y, **options)
+    np.testing.assert_allclose(loss.detach().numpy(), base * weight, rtol=1e-6, atol=1e-6)
+    check_slopes(logits, loss, slope(name, options, x, y), 1e-6)
+
+
+def test_float64_has_its_precision() -> None:
+    x, y = GRID
+    for name, options in CASES:
+        loss = losses.LOSSES[name](**options)(torch.tensor(x), torch.tensor(y))
+        base, weight = FORMULAS[name](x, y, **options)
+        tolerance = 1e-12 if "pos_weight" not in options else 1e-6
+        np.testing.assert_allclose(loss.numpy(), base * weight, rtol=1e-9, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_softmax_is_cross_entropy_in_value_and_gradient(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    x = np.vstack([rng.normal(size=(5, 4)) * 3, [[60.0, -60.0, 0.0, 1.0]] * 2])
+    y = np.vstack([np.eye(4), [[0.1, 0.2, 0.3, 0.4]], [[0.0, 1.0, 0.0, 0.0]], np.zeros((1, 4))])  # the last: no label
+    logits = torch.tensor(x, dtype=dtype, requires_grad=True)
+    loss = losses.LOSSES["softmax"]()(logits, torch.tensor(y, dtype=dtype))
+    exponentials = np.exp(x - x.max(axis=1, keepdims=True))
+    log_p = x - x.max(axis=1, keepdims=True) - np.log(exponentials.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(loss.detach().numpy(), -y * log_p, rtol=1e-6, atol=1e-6)
+    torch_loss = nn.functional.cross_entropy(torch.tensor(x), torch.tensor(y), reduction="none").numpy()
+    np.testing.assert_allclose(loss.detach().sum(dim=1).numpy(), torch_loss, rtol=1e-6, atol=1e-6)
+    check_slopes(logits, loss, np.exp(log_p) * y.sum(axis=1, keepdims=True) - y, 1e-6)
+
+
+def test_softmax_leaves_out_unknown_terms() -> None:
+    x, y = np.array([[1.0, -2.0, 0.5], [3.0, 0.0, 1.0]]), np.array([[1.0, 0.0, np.nan], [np.nan, 0.0, 0.0]])
+    logits = torch.tensor(x, requires_grad=True)
+    loss = losses.LOSSES["softmax"]()(logits, torch.tensor(y))
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(loss.detach().numpy(), [[-np.log(p[0, 0]), 0, 0], [0, 0, 0]])
+    check_slopes(logits, loss, np.array([[p[0, 0] - 1, p[0, 1], 0], [0, 0, 0]]), 1e-12)
+
+
+# ---- every loss ----
+
+MANY = [(name, {}) for name in losses.LOSSES] + [case for case in CASES if case[1] and "pos_weight" not in case[1]]
+EDGES = {
+    "zeros": torch.zeros(3, 5),
+    "ones": torch.ones(3, 5),
+    "fractions": torch.full((3, 5), 0.3),
+    "a class without positives": torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]] * 3),
+    "unknown": torch.full((3, 5), torch.nan),
+    "empty": torch.zeros(0, 5),
+}
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("row", ["zeros", "ones", "unknown", "empty"])
-def test_every_loss_is_finite_at_the_edges(name: str, dtype: torch.dtype, row: str) -> None:
-    logits = torch.tensor([[60.0, -60.0, 0.0, 1.0]] * 3, dtype=dtype)
-    targets = {"zeros": torch.zeros(3, 4), "ones": torch.ones(3, 4), "unknown": torch.full((3, 4), torch.nan)}
-    target = targets.get(row, torch.zeros(0, 4))
-    logits = logits[: len(target)].clone().requires_grad_()
-    loss = losses.LOSSES[name]()(logits, target)
-    assert loss.shape == target.shape
-    assert loss.dtype == torch.float32
-    reduced = losses.reduce_loss(loss, target, torch.ones(len(target)))
-    reduced.backward()
-    assert logits.grad is not None
-    assert torch.isfinite(reduced)
-    assert torch.isfinite(logits.grad).all()
-    if row == "unknown":
-        assert reduced == 0
-        assert (logits.grad == 0).all()
+def test_every_loss_is_tested(name: str) -> None:
+    assert name in {*FORMULAS, "softmax"}
 
 
-def test_unknown_entries_leave_the_mean_of_the_known() -> None:
+@pytest.mark.parametrize(("name", "options"), MANY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("edge", EDGES)
+def test_every_loss_is_finite_at_the_edges(name: str, options: dict[str, Any], dtype: torch.dtype, edge: str) -> None:
+    for size in (60.0, 1000.0):
+        targets = EDGES[edge]
+        logits = torch.tensor([[size, -size, 0.0, -0.0, 1.0]] * 3, dtype=dtype)[: len(targets)].requires_grad_()
+        loss = losses.LOSSES[name](**options)(logits, targets)
+        assert loss.shape == targets.shape
+        assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert (loss >= 0).all()
+        reduced = losses.reduce_loss(loss, targets, torch.ones(len(targets)))
+        reduced.backward()
+        assert logits.grad is not None
+        assert torch.isfinite(reduced)
+        assert torch.isfinite(logits.grad).all()
+        if edge in ("unknown", "empty"):
+            assert reduced == 0
+            assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize(("name", "options"), MANY)
+def test_unknown_entries_give_nothing_and_change_nothing(name: str, options: dict[str, Any]) -> None:
     logits, targets = draw()
-    targets[1, 2] = targets[3, 0] = torch.nan
-    known = ~targets.isnan()
-    loss = losses.LOSSES["bce_with_logits"]()(logits, targets)
-    assert (loss[~known] == 0).all()
-    expected = bce(logits[known].double().numpy(), targets[known].double().numpy()).mean()
-    assert losses.reduce_loss(loss, targets, torch.ones(6)).item() == pytest.approx(expected, rel=1e-5)
+    logits[0] = torch.tensor([1000.0, -1000.0, 60.0, 0.0])
+    unknown = torch.zeros_like(targets, dtype=torch.bool)
+    unknown[0, :3] = unknown[1, 2] = unknown[3] = True
+    results = []
+    for mask in (unknown, torch.zeros_like(unknown)):
+        leaf = logits.clone().requires_grad_()
+        loss = losses.LOSSES[name](**options)(leaf, targets.masked_fill(mask, torch.nan))
+        # as if the terms that are unknown in the first pass were left out of the sum in the second
+        loss.masked_fill(unknown, 0.0).sum().backward()
+        assert leaf.grad is not None
+        results.append((loss.detach(), leaf.grad))
+    (loss, grad), (full_loss, full_grad) = results
+    assert (loss[unknown] == 0).all()
+    assert (grad[unknown] == 0).all()
+    torch.testing.assert_close(loss[~unknown], full_loss[~unknown])
+    torch.testing.assert_close(grad[~unknown], full_grad[~unknown])
 
 
-def test_image_weights_weigh_the_mean() -> None:
-    loss = torch.tensor([[1.0, 3.0], [10.0, 20.0]])
-    weights = torch.tensor([3.0, 1.0])
-    assert losses.reduce_loss(loss, torch.zeros(2, 2), weights) == pytest.approx((3 * 1 + 3 * 3 + 10 + 20) / 8)
+@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(name: str, dtype: torch.dtype) -> None:
+    logits, targets = draw()
+    half = logits.to(dtype).requires_grad_()
+    single = half.detach().float().requires_grad_()
+    loss, expected = (losses.LOSSES[name]()(leaf, targets) for leaf in (half, single))
+    assert torch.equal(loss, expected)
+    for value in (loss, expected):
+        value.sum().backward()
+    assert half.grad is not None
+    assert single.grad is not None
+    assert torch.equal(half.grad, single.grad.to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("focal", "gamma", -1.0),
+        ("focal", "alpha", 1.5),
+        *[(name, "gamma_negative", -0.1) for name in ("asymmetric", "asymmetric_angular")],
+        *[(name, "gamma_positive", -0.1) for name in ("asymmetric", "asymmetric_angular")],
+        *[(name, "clip", value) for name in ("asymmetric", "asymmetric_angular") for value in (-0.1, 1.1, np.nan)],
+        ("asymmetric_angular", "scale", 0.0),
+        ("asymmetric_angular", "margin", -0.1),
+        ("asymmetric_angular", "balance", 1.1),
+        ("ghm", "bins", 0),
+        ("ghm", "momentum", 1.0),
+        ("ohem", "keep", 0.0),
+        ("ohem", "keep", 1.1),
+        ("class_weights", "positive", -1.0),
+        ("class_weights", "negative", [1.0, np.nan]),
+        ("threshold", "margin", 1.0),
+    ],
+)
+def test_options_out_of_range(name: str, option: str, value: Any) -> None:
+    with pytest.raises(InputError, match=rf"^{option} is .*: it must be "):
+        {**losses.LOSSES, **losses.ENTRY_WEIGHTS}[name](**{option: value})
+
+
+def test_make_loss_passes_options() -> None:
+    logits, targets = draw()
+    made = losses.make_loss("focal", gamma=0.0)(logits, targets)
+    torch.testing.assert_close(made, losses.LOSSES["bce_with_logits"]()(logits, targets))
 
 
 def test_pos_weight_counts_negatives_over_positives() -> None:
@@ -78,3 +282,318 @@ def test_pos_weight_counts_negatives_over_positives() -> None:
     assert losses.count_pos_weight(targets).tolist() == [3.0, 1.0, 2.0, 1.0]
     assert losses.count_pos_weight(targets, cap=2.5).tolist() == [2.5, 1.0, 2.0, 1.0]
     assert losses.count_pos_weight(np.where(targets < 0, np.nan, targets)).tolist() == [3.0, 1.0, 2.0, 1.0]
+
+
+# ---- entry weights ----
+
+
+def logits_of(probabilities: Any) -> torch.Tensor:
+    return torch.tensor(probabilities, dtype=torch.float64).logit()
+
+
+class GHMByHand:
+    """The counts kept in a dictionary, one entry at a time."""
+
+    def __init__(self, bins: int, momentum: float) -> None:
+        self.bins, self.momentum, self.running = bins, momentum, dict[int, float]()
+
+    def __call__(self, probabilities: Floats, targets: Floats) -> Floats:
+        places = np.floor(np.abs(probabilities - targets) * self.bins)
+        known = ~np.isnan(targets)
+        numbers = {int(place): int((places[known] == place).sum()) for place in places[known]}
+        for place, number in numbers.items():
+            old = self.running.get(place)
+            self.running[place] = number if old is None else self.momentum * old + (1 - self.momentum) * number
+        weights = np.zeros_like(targets)
+        for entry in zip(*np.nonzero(known), strict=True):
+            weights[entry] = known.sum() / (self.running[int(places[entry])] * len(numbers))
+        return weights
+
+
+@pytest.mark.parametrize("options", [{}, {"bins": 5, "momentum": 0.9}, {"bins": 10, "momentum": 0.0}])
+def test_ghm_over_several_steps(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(0)
+    ghm = losses.ENTRY_WEIGHTS["ghm"](**options)
+    by_hand = GHMByHand(options.get("bins", 30), options.get("momentum", 0.75))
+    for step in range(5):
+        # at first easy entries only: later steps fill bins for the first time, and leave others empty
+        probabilities = rng.uniform(0.001, 0.4 if step < 2 else 0.999, size=(4, 3))
+        targets = (rng.random((4, 3)) < 0.3 * step / 4).astype(float)
+        targets[rng.random((4, 3)) < 0.15] = np.nan
+        weights = ghm(logits_of(probabilities), torch.tensor(targets))
+        np.testing.assert_allclose(weights.numpy(), by_hand(probabilities, targets), rtol=1e-5)
+    counts = np.zeros(by_hand.bins)
+    counts[list(by_hand.running)] = list(by_hand.running.values())
+    np.testing.assert_allclose(ghm.state_dict()["counts"].numpy(), counts, rtol=1e-6)
+
+
+def test_ghm_in_evaluation_mode_uses_the_counts_it_has() -> None:
+    ghm = losses.ENTRY_WEIGHTS["ghm"](bins=10, momentum=0.5)
+    ghm(logits_of([[0.05, 0.05, 0.05, 0.55]]), torch.zeros(1, 4))
+    before = ghm.state_dict()["counts"].clone()
+    assert before.tolist() == [3, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+    ghm.eval()
+    # bin 0 has 3, bin 5 has 1, bin 9 none yet: there this batch's 2
+    weights = ghm(logits_of([[0.05, 0.55, 0.55, 0.95, 0.95]]), torch.zeros(1, 5))
+    np.testing.assert_allclose(weights.numpy(), [[5 / 9, 5 / 3, 5 / 3, 5 / 6, 5 / 6]], rtol=1e-6)
+    assert torch.equal(ghm.state_dict()["counts"], before)
+
+
+def test_ghm_at_the_ends_of_its_range() -> None:
+    weights = losses.ENTRY_WEIGHTS["ghm"](bins=4)(torch.tensor([[1000.0, -1000.0, 1000.0]]), torch.zeros(1, 3))
+    np.testing.assert_allclose(weights.numpy(), [[3 / 4, 3 / 2, 3 / 4]])
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (0.01, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),  # at least one
+        (0.125, [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]),
+        (0.25, [0, 1, 0, 1, 0, 1, 0, 0, 0, 0]),  # two, and the one tied with the second
+        (0.375, [0, 1, 0, 1, 0, 1, 0, 0, 0, 0]),
+        (0.5, [0, 1, 1, 1, 0, 1, 0, 0, 0, 0]),
+        (1.0, [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]),  # all but the unknown
+    ],
+)
+def test_ohem_keeps_the_hardest(keep: float, kept: list[float]) -> None:
+    logits = torch.tensor([[-3.0, 2.0, 1.0, -2.0, -1.0], [4.0, -2.0, -4.0, 9.0, 0.0]])
+    targets = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, torch.nan, torch.nan]])
+    weights = losses.ENTRY_WEIGHTS["ohem"](keep=keep)(logits, targets)
+    assert weights.flatten().tolist() == kept
+
+
+def test_ohem_keeps_all_of_equals() -> None:
+    weights = losses.ENTRY_WEIGHTS["ohem"]()(torch.zeros(2, 3), torch.tensor([[0.0, 1.0, 0.0]] * 2))
+    assert (weights == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [[1, 1, 1], [1, 1, 0]]),
+        ({"positive": 3.0}, [[3, 1, 2], [1, 3, 0]]),
+        ({"positive": [2.0, 3.0, 4.0], "negative": 0.5}, [[2, 0.5, 2.25], [0.5, 3, 0]]),
+        ({"negative": torch.tensor([2.0, 3.0, 0.0])}, [[1, 3, 0.5], [2, 1, 0]]),
+    ],
+)
+def test_class_weights(options: dict[str, Any], expected: list[list[float]]) -> None:
+    targets = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, torch.nan]])
+    assert losses.ENTRY_WEIGHTS["class_weights"](**options)(torch.zeros(2, 3), targets).tolist() == expected
+
+
+def test_class_weights_of_another_number_of_classes() -> None:
+    weigh = losses.ENTRY_WEIGHTS["class_weights"](positive=[1.0, 2.0])
+    with pytest.raises(InputError, match="positive is 2 weights: it must be one or as many as the classes, 3"):
+        weigh(torch.zeros(2, 3), torch.zeros(2, 3))
+
+
+def test_threshold_drops_what_is_learned() -> None:
+    logits = logits_of([[0.05, 0.11, 0.95, 0.89, 0.4, 0.3, 0.01]])
+    targets = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.5, 0.5, torch.nan]])
+    weights = losses.ENTRY_WEIGHTS["threshold"]()(logits, targets.double() + torch.tensor([0, 0, 0, 0, -0.01, 0, 0]))
+    assert weights.tolist() == [[0, 1, 0, 1, 0, 1, 0]]
+    at_the_margin = losses.ENTRY_WEIGHTS["threshold"](margin=0.5)(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))
+    assert at_the_margin.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("name", losses.ENTRY_WEIGHTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("edge", EDGES)
+def test_every_entry_weight_at_the_edges(name: str, dtype: torch.dtype, edge: str) -> None:
+    targets = EDGES[edge]
+    logits = torch.tensor([[1000.0, -1000.0, 60.0, -60.0, 0.0]] * 3, dtype=dtype)[: len(targets)].requires_grad_()
+    module = losses.ENTRY_WEIGHTS[name]()
+    for mode in (True, False):
+        weights = module.train(mode)(logits, targets)
+        assert weights.shape == targets.shape
+        assert not weights.requires_grad
+        assert torch.isfinite(weights).all()
+        assert (weights >= 0).all()
+        if edge == "unknown":
+            assert (weights == 0).all()
+        elif edge == "empty" or name == "threshold":
+            continue
+        else:
+            assert weights.sum() > 0
+
+
+# ---- smoothing and reduction ----
+
+
+def test_smoothing() -> None:
+    targets = torch.tensor([[1.0, 0.0, torch.nan, 0.3]], dtype=torch.float64)
+    expected = [[0.95, 0.05, np.nan, 0.9 * 0.3 + 0.05]]
+    np.testing.assert_allclose(losses.smooth_targets(targets, 0.1).numpy(), expected)
+    expected = [[0.925, 0.025, np.nan, 0.9 * 0.3 + 0.025]]
+    np.testing.assert_allclose(losses.smooth_targets(targets, 0.1, one_label=True).numpy(), expected)
+    np.testing.assert_array_equal(losses.smooth_targets(targets, 0.0).numpy(), targets.numpy())
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, np.nan])
+def test_smoothing_out_of_range(smoothing: float) -> None:
+    with pytest.raises(InputError, match="label smoothing is"):
+        losses.smooth_targets(torch.zeros(1, 1), smoothing)
+
+
+def test_reductions_weigh_images_and_count_what_is_known() -> None:
+    loss = torch.tensor([[1.0, 3.0], [10.0, 0.0], [0.0, 0.0]])
+    targets = torch.tensor([[0.0, 0.0], [0.0, torch.nan], [torch.nan, torch.nan]])
+    weights = torch.tensor([3.0, 1.0, 5.0])
+    total = 3 * 1 + 3 * 3 + 10
+    assert losses.reduce_loss(loss, targets, weights).item() == pytest.approx(total / 7)
+    assert losses.reduce_loss(loss, targets, weights, "mean", one_label=True).item() == pytest.approx(total / 4)
+    for one_label in (False, True):
+        assert losses.reduce_loss(loss, targets, weights, "sum", one_label).item() == pytest.approx(total)
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("one_label", [False, True])
+def test_nothing_known_reduces_to_zero(reduction: str, one_label: bool) -> None:
+    for targets in (torch.full((2, 3), torch.nan), torch.zeros(0, 3)):
+        loss, weights = torch.zeros_like(targets), torch.ones(len(targets))
+        assert losses.reduce_loss(loss, targets, weights, reduction, one_label) == 0
+
+
+# ---- the objective ----
+
+
+def test_objective_in_training_and_evaluation() -> None:
+    logits, targets = draw()
+    targets[1, 2] = torch.nan
+    weights = torch.tensor([1.0, 2.0, 1.0, 0.5, 1.0, 1.0])
+    entry_weights = {
+        "ghm": losses.ENTRY_WEIGHTS["ghm"](bins=10),
+        "class_weights": losses.ENTRY_WEIGHTS["class_weights"](positive=3.0),
+    }
+    x, y, w = logits.double().numpy(), targets.double().numpy(), weights.double().numpy()[:, None]
+    factor = GHMByHand(10, 0.75)(sigmoid(x), y) * np.where(y == 1, 3, 1)
+    known = ~np.isnan(y)
+    for reduction, divisor in (("mean", (w * known).sum()), ("sum", 1.0)):
+        objective = losses.Objective(losses.LOSSES["focal"](), entry_weights, 0.1, reduction)
+        base, power = focal(x, 0.9 * y + 0.05)
+        expected = np.nansum(base * power * factor * w) / divisor
+        # the counts of this batch stay what they are when it comes again: .75 n + .25 n
+        assert objective(logits, targets, weights).item() == pytest.approx(expected, rel=1e-5)
+        objective.eval()
+        state = {name: value.clone() for name, value in objective.state_dict().items()}
+        base, power = focal(x, y)
+        expected = np.nansum(base * power * w) / (w * known).sum()
+        assert objective(-logits, 1 - targets, weights).item() == pytest.approx(expected, rel=1e-5)
+        assert all(torch.equal(value, state[name]) for name, value in objective.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["focal", "softmax"])
+def test_a_sum_is_shown_as_the_mean(name: str) -> None:
+    logits, targets = draw()
+    targets[1, 2] = targets[2] = torch.nan
+    weights = torch.tensor([0.1, 0.2, 0.1, 0.05, 0.1, 0.1])
+    objectives = [losses.Objective(losses.LOSSES[name](), reduction=reduction) for reduction in ("mean", "sum")]
+    mean, total = (objective(logits, targets, weights) for objective in objectives)
+    assert mean.item() != pytest.approx(total.item())
+    for objective, loss in zip(objectives, (mean, total), strict=True):
+        torch.testing.assert_close(objective.as_mean(loss, targets, weights), mean)
+
+
+def test_objective_of_softmax_is_cross_entropy_over_images() -> None:
+    logits = draw(5)[0]
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    targets = torch.eye(4)[labels]
+    objective = losses.Objective(losses.LOSSES["softmax"](), label_smoothing=0.1)
+    for mode, smoothing in ((True, 0.1), (False, 0.0)):
+        expected = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        torch.testing.assert_close(objective.train(mode)(logits, targets, torch.ones(5)), expected)
+
+
+def test_objective_gives_entry_weights_no_gradient() -> None:
+    logits, targets = draw()
+    logits.requires_grad_()
+    modules = {name: make() for name, make in losses.ENTRY_WEIGHTS.items()}
+    losses.Objective(losses.LOSSES["bce_with_logits"](), modules, reduction="sum")(
+        logits, targets, torch.ones(6)
+    ).backward()
+    x = logits.detach()
+    factor = torch.ones_like(targets)
+    for name, make in losses.ENTRY_WEIGHTS.items():
+        factor *= make()(x, targets) if name == "ghm" else modules[name](x, targets)
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, factor * (x.sigmoid() - targets))
+
+
+def test_objective_keeps_the_counts_in_its_state() -> None:
+    def make() -> losses.Objective:
+        return losses.Objective(losses.LOSSES["asymmetric"](), {"ghm": losses.ENTRY_WEIGHTS["ghm"]()})
+
+    logits, targets = draw()
+    first, second = make(), make()
+    first(logits, targets, torch.ones(6))
+    second.load_state_dict(first.state_dict())
+    again = [objective(logits * 0.5, targets, torch.ones(6)).item() for objective in (first, second, make())]
+    assert again[0] == again[1] != again[2]
+
+
+def test_objective_refuses_an_unknown_reduction() -> None:
+    with pytest.raises(InputError, match="reduction is average: it must be one of mean, sum"):
+        losses.Objective(losses.LOSSES["focal"](), reduction="average")
+
+
+def test_describe_says_what_the_step_computes() -> None:
+    logits = torch.zeros(2, 4)
+    targets = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, torch.nan]])
+    entry_weights = {"class_weights": losses.ENTRY_WEIGHTS["class_weights"](positive=[4.0, 1.0, 4.0, 1.0])}
+    entry_weights["ghm"] = losses.ENTRY_WEIGHTS["ghm"]()  # one bin holds all: 1 each
+    objective = losses.Objective(losses.LOSSES["bce_with_logits"](), entry_weights, reduction="sum").eval()
+    # 5 negatives of log 2, 2 positives of 4 log 2: together 13 log 2 = 9.011, 1.287 each
+    assert objective.describe(logits, targets, torch.ones(2)) == [
+        "BCEWithLogits: 1.287 an entry x 7 known entries (2 images x 4 classes, 1 unknown) = 9.011; "
+        "the step takes the sum",
+        "positives: 28.6% of the known entries, 61.5% of the loss",
+        "class_weights: mean 1.857, 1 to 4, 0 for 0.0% of the known entries",
+        "ghm: mean 1, 1 to 1, 0 for 0.0% of the known entries",
+    ]
+    assert objective.train()(logits, targets, torch.ones(2)).item() == pytest.approx(13 * np.log(2))
+
+
+def test_describe_foretells_the_next_step_and_changes_no_state() -> None:
+    logits, targets = draw()
+    objective = losses.Objective(losses.LOSSES["focal"](), {"ghm": losses.ENTRY_WEIGHTS["ghm"]()}, 0.1, "sum")
+    objective(logits, targets, torch.ones(6))
+    counts = objective.state_dict()["entry_weights.ghm.counts"].clone()
+    line = objective.eval().describe(logits * 0.5, targets, torch.ones(6))[0]
+    assert torch.equal(objective.state_dict()["entry_weights.ghm.counts"], counts)
+    assert not objective.training
+    value = objective.train()(logits * 0.5, targets, torch.ones(6)).item()
+    assert line.endswith(f"= {value:.4g}; the step takes the sum")
+
+
+def test_describe_weighs_images() -> None:
+    targets = torch.tensor([[1.0, 0.0], [torch.nan, 0.0]])
+    objective = losses.Objective(losses.LOSSES["bce_with_logits"](), {"ohem": losses.ENTRY_WEIGHTS["ohem"](keep=0.4)})
+    logits = torch.tensor([[0.0, -9.0], [0.0, -9.0]])
+    # of 1 + 1 + 0.5 entries one is left, with log 2
+    assert objective.describe(logits, targets, torch.tensor([1.0, 0.5])) == [
+        "BCEWithLogits: 0.2773 an entry x 2.5 known entries (2 images x 2 classes, 1 unknown, image weights 0.5 to 1) "
+        "= 0.6931; the step takes the mean",
+        "positives: 40.0% of the known entries, 100.0% of the loss",
+        "ohem: mean 0.3333, 0 to 1, 0 for 66.7% of the known entries",
+    ]
+
+
+def test_describe_counts_images_for_softmax() -> None:
+    objective = losses.Objective(losses.LOSSES["softmax"]())
+    targets = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    line, _ = objective.describe(torch.zeros(2, 4), targets, torch.ones(2))
+    assert (
+        line == "Softmax: 1.386 an image x 2 images (2 images x 4 classes, 0 unknown) = 2.773; the step takes the mean"
+    )
+
+
+def test_describe_of_a_loss_of_zero() -> None:
+    lines = losses.Objective(losses.LOSSES["softmax"]()).describe(torch.zeros(2, 4), torch.zeros(2, 4), torch.ones(2))
+    assert lines[1] == "positives: 0.0% of the known entries, 0.0% of the loss"
+
+
+def test_describe_without_anything_known() -> None:
+    objective = losses.Objective(losses.LOSSES["focal"]())
+    for targets in (torch.zeros(0, 4), torch.full((2, 4), torch.nan)):
+        (line,) = objective.describe(torch.zeros_like(targets), targets, torch.ones(len(targets)))
+        assert line == "no entry of the batch is known: its loss is 0"

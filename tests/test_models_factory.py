@@ -1,8 +1,11 @@
-"""models_factory.py and heads.py: every backbone with every head; pretrained weights; freezing."""
+"""models_factory.py, backbones.py, pretrained.py: families of backbones with both kinds of heads; weights; freezing."""
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,36 +16,160 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional
 
+import backbones
 import heads
+import losses
 import models_factory
+import pretrained
 from dataset_readers import read_dataset
 from utils import InputError
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
+# one of each of torchvision's families, the published systems' names, and timm's kinds of output
+FAMILIES = [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "mnasnet0_5", "mobilenet_v2",
+    "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "vgg11",
+    "vit_b_32", "pp_hgnetv2_b0", "pp_lcnet_x1_0", "efficientnet_lite0", "test_vit", "test_mambaout", "coat_tiny",
+]  # fmt: skip
+# a map, one with layers behind pooling, one with channels last, tokens with and without a class token
+WITH_MAP = ["resnet18", "mobilenet_v3_small", "swin_t", "vit_b_32", "pp_lcnet_x1_0", "test_mambaout", "levit_128s"]
 
-@pytest.mark.parametrize("head", heads.HEADS)
-@pytest.mark.parametrize("name", models_factory.list_names())
-def test_every_backbone_with_every_head_learns(name: str, head: str) -> None:
-    model = models_factory.make_model(name, 5, head=head, image_size=64)
+
+@pytest.mark.parametrize("name", WITH_MAP)
+def test_what_a_head_looks_at_all_learns(name: str) -> None:
+    model = models_factory.make_model(name, 5, head="ml_decoder", image_size=64)
+    assert_all_learns(model)
+
+
+def assert_all_learns(model: models_factory.MultiLabelModel) -> None:
     logits = model.train()(IMAGES)
     assert logits.shape == (2, 5)
     logits.square().sum().backward()
-    without = [key for key, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
-    assert not without
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not [key for key, p in trained.items() if p.grad is None or not torch.isfinite(p.grad).all()]
 
 
-@pytest.mark.parametrize("name", models_factory.list_names())
-def test_the_cut_network_computes_what_the_whole_one_did(name: str) -> None:
+@pytest.mark.parametrize("name", ["mobilenet_v2", "test_vit"])
+@pytest.mark.parametrize("head", heads.HEADS)
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_every_loss_with_every_head_on_convolutions_and_on_a_transformer(loss: str, head: str, name: str) -> None:
+    options = {option: 23.0} if loss == "asymmetric_angular" and (option := heads.SCALE_OPTIONS.get(head)) else {}
+    model = models_factory.make_model(name, 5, head=head, image_size=32, head_options=options).train()
+    targets = torch.tensor([[1.0, 0, 0, 0, torch.nan], [0, 0, 1, 0, 0]])
+    value = losses.reduce_loss(losses.LOSSES[loss]()(model(IMAGES[:, :, :32, :32]), targets), targets, torch.ones(2))
+    assert value.item() > 0
+    value.backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients if gradient is not None)
+
+
+def test_every_name_of_both_libraries_is_listed() -> None:
+    names = models_factory.list_names()
+    assert len(names) > 1000
+    assert len(set(names)) == len(names)
+    assert set(torchvision.models.list_models(module=torchvision.models)) <= set(names)
+    assert {name.removeprefix("timm/") for name in names} >= set(timm.list_models())
+    assert {"timm/resnet50", "pp_hgnetv2_b4", "clip_vit_b16", "tresnet_l", "tresnet_v2_l"} <= set(names)
+
+
+def test_any_listed_name_can_be_built() -> None:
+    """Some names drawn from those whose networks are small, at 64 pixels or, where they refuse that, at their own."""
+    small = [name for name in models_factory.list_names() if any(part in name for part in ("nano", "tiny", "small"))]
+    for name in random.Random(0).sample(small, 4):
+        try:
+            size, model = 64, models_factory.make_model(name, 80, image_size=64)
+        except InputError:
+            size = models_factory.read_pixels(name).image_size
+            model = models_factory.make_model(name, 80, image_size=size)
+        with torch.no_grad():
+            assert model.eval()(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, 80)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_cut_network_computes_what_the_whole_one_did_and_learns(name: str) -> None:
     """Pooled features times the original classifier give the original logits: nothing was lost in cutting."""
-    parts = models_factory.BACKBONES[name]
-    network = parts.make().eval()
-    classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    network = make_whole(name, 64)
+    state = {key: value.clone() for key, value in network.state_dict().items()}
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = network(pixels)
-        features = parts.cut(network).eval()(pixels)
-        torch.testing.assert_close(classifier(heads.pool(features)), expected, rtol=1e-4, atol=1e-4)
+        model = models_factory.make_model(name, 5, head="linear", image_size=64).eval()
+        backbone = model.backbone
+        target: nn.Module = getattr(backbone, "network", backbone)
+        target.load_state_dict({key: state[key] for key in target.state_dict()})
+        features = heads.pool(backbone(pixels))
+        if name == "squeezenet1_1":  # its last layer is a convolution of the map
+            logits = heads.pool(network.get_submodule("classifier")(backbone(pixels)))
+        else:
+            logits = find_classifier(network)(features)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert_all_learns(model)
+
+
+def make_whole(name: str, image_size: int) -> nn.Module:
+    if backbones.is_torchvision(name):
+        options: dict[str, Any] = {"image_size": image_size} if name.startswith("vit") else {}
+        options |= {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+        return torchvision.models.get_model(name, weights=None, **options).eval()
+    name = backbones.get_timm_name(name)
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None
+    return timm.create_model(name, **({"img_size": image_size} if config.fixed_input_size else {})).eval()
+
+
+def find_classifier(network: Any) -> nn.Module:
+    if hasattr(network, "get_classifier"):
+        return network.get_classifier()
+    return [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+
+
+def test_maps_and_tokens_have_the_networks_own_number_of_features() -> None:
+    shapes = {
+        name: backbones.make_backbone(name, 64, gives_map=True).shape for name in ("resnet18", "test_vit", "swin_t")
+    }
+    assert shapes == {"resnet18": (512, 2, 2), "test_vit": (17, 64), "swin_t": (768, 2, 2)}
+    assert backbones.make_backbone("tresnet_l", 64, gives_map=True).shape[0] == 2432
+    assert backbones.make_backbone("tresnet_v2_l", 64, gives_map=True).shape[0] == 2048
+
+
+def test_a_map_with_channels_last_is_turned() -> None:
+    backbone = backbones.make_backbone("swin_s3_tiny_224", 64, gives_map=True).module.eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        original = backbone.get_submodule("network").forward_features(pixels)  # pyright: ignore[reportCallIssue]
+        assert torch.equal(backbone(pixels).movedim(1, 3), original)
+    assert original.shape == (1, 2, 2, 768)
+
+
+def test_layers_before_the_classifier_work_on_each_position_of_a_map() -> None:
+    """PP-LCNet's last convolution follows pooling there; ML-Decoder sees 1280 features, as published."""
+    backbone = backbones.make_backbone("pp_lcnet_x1_0", 64, gives_map=True).module.eval()
+    network: Any = backbone.get_submodule("network")
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = network.forward_features(pixels)
+        expected = network.act2(network.conv_head(features))
+        assert torch.equal(backbone(pixels), expected)
+    assert (features.shape, expected.shape) == ((1, 512, 2, 2), (1, 1280, 2, 2))
+
+
+def test_normalisation_is_that_of_the_published_weights() -> None:
+    assert models_factory.read_pixels("resnet50").mean == backbones.IMAGENET_MEAN
+    assert models_factory.read_pixels("inception_v3").mean == (0.5, 0.5, 0.5)
+    assert models_factory.read_pixels("timm/inception_v3").std == (0.5, 0.5, 0.5)
+    assert models_factory.read_pixels("efficientnet_v2_l").mean == (0.5, 0.5, 0.5)
+    assert models_factory.read_pixels("clip_vit_b16").mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    model = models_factory.make_model("test_vit.r160_in1k", 3, image_size=64)
+    assert model.state_dict()["mean"].flatten().tolist() == [127.5] * 3
+
+
+def test_what_a_network_cannot_do_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"coat_tiny gives no single feature map .* choose a head that pools"):
+        models_factory.make_model("coat_tiny", 5, head="ml_decoder", image_size=64)
+    with pytest.raises(InputError, match=r"maxvit_t does not take images of 64 px \(.*\): try 224"):
+        models_factory.make_model("maxvit_t", 5, image_size=64)
 
 
 def test_vgg_keeps_its_hidden_layers() -> None:
@@ -53,9 +180,7 @@ def test_vgg_keeps_its_hidden_layers() -> None:
 
 def test_normalisation_is_the_first_layer() -> None:
     model = models_factory.make_model("resnet18", 3, image_size=64).eval()
-    scaled = functional.normalize(
-        IMAGES.float() / 255, list(models_factory.IMAGENET_MEAN), list(models_factory.IMAGENET_STD)
-    )
+    scaled = functional.normalize(IMAGES.float() / 255, list(backbones.IMAGENET_MEAN), list(backbones.IMAGENET_STD))
     with torch.no_grad():
         torch.testing.assert_close(model(IMAGES), model.head(model.backbone(scaled)), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(model(IMAGES), model(IMAGES.float()))
@@ -91,8 +216,8 @@ def test_a_trained_backbone_may_keep_its_statistics() -> None:
 def test_lite0_package_weights_classify_as_imagenet_does(photographs: Path) -> None:
     """The renamed weights load strictly, and the network sees in photographs what is in them."""
     network = timm.create_model("tf_efficientnet_lite0")
-    network.load_state_dict(models_factory.BACKBONES["efficientnet_lite0"].read_default("efficientnet_lite0", None))
-    parts = models_factory.BACKBONES["efficientnet_lite0"]
+    network.load_state_dict(pretrained.read_default("efficientnet_lite0", Path("absent")))
+    parts = models_factory.read_pixels("efficientnet_lite0")
     zebra_like, others = [], []
     table = read_dataset(photographs / "coco-mini80", split="train")
     zebra = table.classes.index("zebra")
@@ -118,46 +243,123 @@ def test_default_weights_are_found_in_their_folder(name: str, tmp_path: Path) ->
     }
     torch.save(state, tmp_path / url.rsplit("/", 1)[1])
     model = models_factory.make_model(name, 5, weights="default", image_size=64, weights_folder=tmp_path)
-    backbone = models_factory.BACKBONES[name].cut(network)
-    assert all(torch.equal(value, model.backbone.state_dict()[key]) for key, value in backbone.state_dict().items())
+    assert_filled(model.backbone, network)
 
 
-def test_weights_from_a_file_may_have_another_number_of_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_timms_default_weights_are_found_in_their_folder(ending: str, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    network = timm.create_model("test_efficientnet")
+    tag = timm.get_pretrained_cfg("test_efficientnet").tag  # pyright: ignore[reportOptionalMemberAccess]
+    save = save_file if ending == ".safetensors" else torch.save
+    save(network.state_dict(), tmp_path / f"test_efficientnet.{tag}{ending}")
+    model = models_factory.make_model("test_efficientnet", 5, "ml_decoder", "default", 64, tmp_path)
+    assert_filled(model.backbone.get_submodule("network"), network)
+    assert model.loaded is not None
+    assert not model.loaded.missing
+
+
+def assert_filled(cut: nn.Module, whole: nn.Module) -> None:
+    """Whether the cut network has the whole one's tensors, under their names."""
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in cut.state_dict().items())
+
+
+def test_position_embeddings_follow_the_image_size(tmp_path: Path) -> None:
+    """Embeddings that are linear in the position are so after interpolation, class token untouched."""
+    network = timm.create_model("test_vit", img_size=160)
+    state = network.state_dict()
+    ramp = torch.linspace(0, 1, 10)[:, None].expand(10, 10).reshape(1, 100, 1)
+    state["pos_embed"] = torch.cat([torch.full((1, 1, 64), 7.0), ramp.expand(1, 100, 64)], dim=1)
+    torch.save(state, tmp_path / "vit.pth")
+    model = models_factory.make_model("test_vit", 5, weights=str(tmp_path / "vit.pth"), image_size=320)
+    embedding = model.backbone.get_parameter("network.pos_embed").detach()
+    assert embedding.shape == (1, 401, 64)
+    assert (embedding[0, 0] == 7).all()
+    rows = embedding[0, 1:, 0].reshape(20, 20)
+    assert torch.allclose(rows, rows[:, :1].expand(20, 20), atol=1e-5)
+    inside = rows[2:-2, 0].diff()
+    assert inside.mean().item() == pytest.approx(0.5 / 9, rel=0.02)
+    torchvision_network = torchvision.models.vit_b_32(image_size=64)
+    torch.save(torchvision_network.state_dict(), tmp_path / "vit_b_32.pth")
+    model = models_factory.make_model("vit_b_32", 5, weights=str(tmp_path / "vit_b_32.pth"), image_size=96)
+    assert model.backbone.get_parameter("network.encoder.pos_embedding").shape == (1, 10, 768)
+    assert model.loaded is not None
+    assert not model.loaded.missing
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone."])
+def test_weights_from_a_file_may_have_another_number_of_classes_and_a_prefix(prefix: str, tmp_path: Path) -> None:
     network = torchvision.models.resnet18(num_classes=7)
-    torch.save({"state_dict": network.state_dict()}, tmp_path / "own.pth")
+    torch.save({"state_dict": {prefix + k: v for k, v in network.state_dict().items()}}, tmp_path / "own.pth")
     model = models_factory.make_model("resnet18", 5, weights=str(tmp_path / "own.pth"), image_size=64)
-    assert torch.equal(
-        model.backbone.get_parameter("layer1.0.conv1.weight"), network.get_parameter("layer1.0.conv1.weight")
-    )
+    assert_filled(model.backbone, network)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
+def test_a_checkpoint_of_this_project_gives_its_backbone_and_its_normalisation(name: str, tmp_path: Path) -> None:
+    first = models_factory.make_model(name, 7, image_size=64)
+    first.mean.fill_(99.0)
+    torch.save({"format": "multilabel-checkpoint", "model_state": first.state_dict()}, tmp_path / "first.pt")
+    second = models_factory.make_model(name, 3, "ml_decoder", str(tmp_path / "first.pt"), image_size=64)
+    assert_filled(second.backbone, first.backbone)
+    assert (second.mean == 99).all()
+
+
+def test_what_did_not_match_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torchvision.models.resnet18().state_dict()
+    lacking = {key: value for key, value in state.items() if not key.startswith("layer4.1.conv2")}
+    torch.save(lacking, tmp_path / "partly.pth")
+    model = models_factory.make_model("resnet18", 5, weights=str(tmp_path / "partly.pth"), image_size=64)
+    assert str(model.loaded) == "99 of 100 tensors loaded"
+    assert "99 of 100 tensors loaded; the others stay random, such as layer4.1.conv2.weight" in capsys.readouterr().err
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(InputError, match=r"do not fit the network: \d+ of its \d+ tensors"):
+    with pytest.raises(InputError, match=r"do not fit mobilenet_v2: of its \d+ tensors only 0 are in there"):
         models_factory.make_model("mobilenet_v2", 5, weights=str(tmp_path / "resnet18.pth"))
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(InputError, match="not a state dict"):
         models_factory.make_model("resnet18", 5, weights=str(tmp_path / "list.pth"))
-    (tmp_path / "text.pth").write_text("text")
-    with pytest.raises(InputError, match=r"cannot read weights .*text\.pth"):
-        models_factory.make_model("resnet18", 5, weights=str(tmp_path / "text.pth"))
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("text")
+        with pytest.raises(InputError, match=rf"cannot read weights .*{name}"):
+            models_factory.make_model("resnet18", 5, weights=str(tmp_path / name))
 
 
-def test_without_network_the_message_says_where_the_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "efficientnet_lite0"])
+def test_without_network_the_message_says_where_the_file_goes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(url: str, *arguments: object, **options: object) -> None:
+        asked.append(url)
         raise OSError("<urlopen error no route>")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(pretrained, "LITE0_PACKAGE", "not_installed")
     with pytest.raises(InputError) as error:
-        models_factory.make_model("resnet18", 5, weights="default", weights_folder=tmp_path)
-    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+        models_factory.make_model(name, 5, weights="default", weights_folder=tmp_path)
+    (url,) = asked
     assert url in str(error.value)
-    assert str(tmp_path / url.rsplit("/", 1)[1]) in str(error.value)
+    if name == "resnet18":
+        assert url == torchvision.models.ResNet18_Weights.DEFAULT.url
+        assert str(tmp_path / url.rsplit("/", 1)[1]) in str(error.value)
+    else:
+        assert re.search(rf"put that file at {tmp_path}/\w+\.\w+\.safetensors", str(error.value))
     assert "PRETRAINED_WEIGHTS = None" in str(error.value)
 
 
+def test_a_network_without_published_weights_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there are no published weights of halonet_h1"):
+        pretrained.read_default("halonet_h1", tmp_path)
+
+
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"there is no backbone 'resnet81' \(did you mean resnet18\?\)"):
+    with pytest.raises(InputError, match=r"there is no backbone 'resnet81'; the nearest: resnet18, .*--search"):
         models_factory.make_model("resnet81", 5)
     with pytest.raises(InputError, match="there is no head 'liner'"):
         models_factory.make_model("resnet18", 5, head="liner")

@@ -25,6 +25,7 @@ import metrics
 import model_performance_table
 import models_factory
 import predictor
+import pretrained
 import testing
 import thresholds
 import training
@@ -259,7 +260,7 @@ def test_real_photographs_from_labels_to_table(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The three scripts in turn on MS-COCO photographs of 80 classes, with ImageNet weights and a frozen backbone."""
-    pytest.importorskip(models_factory.LITE0_PACKAGE)
+    pytest.importorskip(pretrained.LITE0_PACKAGE)
     options = {
         "LOCAL_ROOT": tmp_path,
         "DATASET_FOLDER": photographs / "coco-mini80",
@@ -296,7 +297,7 @@ def cut(path: Path) -> None:
         (lambda root: cut(root / "images/train-resized/train000.jpg"), [], "cannot read image"),
         (None, ["--VAL_SPLIT=0.01"], "VAL_SPLIT 0.01 of 40 images leaves 0 for validation"),
         (None, ["--VAL_SPLIT=0.03"], "VAL_SPLIT 0.03 of 40 images leaves 1 for validation"),
-        (None, ["--MODEL_NAME=resnet81"], "MODEL_NAME is 'resnet81' (did you mean resnet18?)"),
+        (None, ["--MODEL_NAME=resnet81"], "there is no backbone 'resnet81'; the nearest: resnet18"),
         (None, ["--NUM_EPOCS=3"], "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
         (None, ["--NUM_CLASSES=5"], "NUM_CLASSES is 5 but the data set has 3 classes"),
         (None, ["--FREEZE_BACKBONE=True"], "a frozen random backbone learns nothing"),

@@ -1,0 +1,146 @@
+"""Backbones and heads side by side: `python models_factory.py [NAME ...]`.
+
+    python models_factory.py resnet50 efficientnet_b0 [--HEADS linear_bn,ml_decoder] [--csv | --markdown]
+    python models_factory.py --search PATTERN        # the names that contain PATTERN, or match it (*, ?)
+
+Parameters, multiply-adds and size come from networks with random weights; times are this machine's.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import model_performance_table
+import models_factory
+import overrides
+import utils
+from utils import InputError
+
+# ---- Comparison ----
+HEADS: tuple[str, ...] = ("linear_bn",)  # each backbone with each of these
+NUM_CLASSES: int = 80  # logits
+IMAGE_SIZE: int = 224  # pixels; networks that take one size only are compared at that
+BATCH_SIZES: tuple[int, ...] = (1, 32)  # images, of the forward passes that are timed
+DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps
+
+# those that the Chinese classification library compares
+DEFAULT_NAMES = (
+    "resnet18", "resnet50", "shufflenet_v2_x1_0", "shufflenet_v2_x2_0", "mobilenet_v2", "mobilenet_v3_small",
+    "mobilenet_v3_large", "efficientnet_b0", "efficientnet_b4",
+)  # fmt: skip
+SECONDS = 1.0  # spent on timing one batch size, but at least RUNS passes
+RUNS = 3
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--search"]:
+        if len(arguments) != 2:
+            raise InputError("--search takes one pattern: --search resnet, or --search 'conv*tiny*'")
+        print_names(arguments[1])
+        return
+    modes = [argument for argument in arguments if argument in ("--csv", "--markdown")]
+    arguments = [argument for argument in arguments if argument not in modes]
+    first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    overrides.apply(arguments[first:], sys.modules[__name__])
+    rows = compare(arguments[:first] or list(DEFAULT_NAMES))
+    if "--csv" in modes:
+        model_performance_table.print_csv(rows)
+    elif "--markdown" in modes:
+        model_performance_table.print_markdown(rows, list(rows[0]))
+    else:
+        print_table(rows)
+
+
+def compare(names: list[str]) -> list[dict[str, Any]]:
+    """A row for each of the backbones `names` with each of HEADS. Raises InputError for an unknown name first."""
+    for name in names:
+        models_factory.require_name(name)
+    device = utils.choose_device(DEVICE)
+    pairs = [(name, head) for name in names for head in HEADS]
+    return [measure_model(name, head, device) for name, head in pairs]
+
+
+def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
+    """Size, multiply-adds and forward times of one backbone with one head."""
+    image_size = IMAGE_SIZE
+    try:
+        model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
+    except InputError:
+        image_size = models_factory.read_pixels(name).image_size
+        model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
+    model.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's
+    image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
+    row = {
+        "backbone": name,
+        "head": head,
+        "image_size": image_size,
+        "parameters_M": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2),
+        "multiply_adds_M": round(count_multiply_adds(model, image) / 1e6, 1),
+        "file_MB": round(sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6, 1),
+    }
+    for batch_size in BATCH_SIZES:
+        seconds = time_forward(model, image.expand(batch_size, -1, -1, -1).contiguous())
+        row[f"forward_ms_batch_{batch_size}"] = round(1000 * seconds, 1)
+    return row
+
+
+def count_multiply_adds(model: torch.nn.Module, images: Tensor) -> int:
+    """Multiply-adds of the convolutions and matrix products in one pass, by torch's counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation of many, which the counter does not know
+    plain_attention = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    try:
+        with torch.inference_mode(), plain_attention, FlopCounterMode(display=False) as counter:
+            model(images)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    return counter.get_total_flops() // 2  # it counts the addition apart
+
+
+def time_forward(model: torch.nn.Module, images: Tensor) -> float:
+    """The median time of a forward pass over `images`, in seconds."""
+    wait = torch.cuda.synchronize if images.device.type == "cuda" else lambda: None
+    times: list[float] = []
+    with torch.inference_mode():
+        model(images)  # the first pass chooses kernels and gets memory
+        while len(times) < RUNS or sum(times) < SECONDS:
+            wait()
+            start = time.perf_counter()
+            model(images)
+            wait()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def print_names(pattern: str) -> None:
+    """The names of backbones that contain `pattern`, or match it."""
+    pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
+    names = fnmatch.filter(models_factory.list_names(), pattern)
+    if not names:
+        raise InputError(f"no backbone matches {pattern!r}, of {len(models_factory.list_names())}")
+    print(*names, sep="\n")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """The rows for a person to read."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{NUM_CLASSES} classes; forward passes on {utils.choose_device(DEVICE)}, {torch.get_num_threads()} threads"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name, value in rows[0].items():
+        right = not isinstance(value, str)
+        table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=not right)
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -1,0 +1,21 @@
+"""The Chinese classification library's other backbone: ResNeSt-50, one sigmoid a class, its own warm-up rule.
+
+Source: "PyTorch classification library" (in Chinese), README and main.py. No figure is published for it.
+"""
+
+MODEL_NAME = "resnest50"
+HEAD = "linear"
+IMAGE_SIZE = 224
+RESIZE_RULE = "letterbox"
+AUGMENTATION = "flip"
+AUGMENTATION_POLICY = "auto_augment"
+FREEZE_BACKBONE = False
+NUM_EPOCHS = 85
+TRAIN_BATCH_SIZE = 256
+OPTIMIZER = "adam"
+USE_DIFFERENTIAL_LR = False
+LEARNING_RATE = 1e-3
+SCHEDULE = "warmup_steps"
+WARMUP_EPOCHS = 5.0
+LOSS = "bce_with_logits"
+USE_POS_WEIGHT = False

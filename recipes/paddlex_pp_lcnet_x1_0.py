@@ -1,0 +1,24 @@
+"""PaddleX's run: PP-LCNet x1.0 with ML-Decoder and asymmetric loss; published mAP 77.96 on COCO 2017.
+
+Source: PaddleX and PaddleClas, MLDecoder/PP-LCNet_x1_0_ml_decoder_448.yaml (batch of one GPU).
+"""
+
+MODEL_NAME = "pp_lcnet_x1_0"
+HEAD = "ml_decoder"
+IMAGE_SIZE = 448
+AUGMENTATION = "none"
+AUGMENTATION_POLICY = "rand_augment"
+ERASING_PROBABILITY = 1.0
+FREEZE_BACKBONE = False
+NUM_EPOCHS = 40
+TRAIN_BATCH_SIZE = 64
+OPTIMIZER = "adamw"
+WEIGHT_DECAY = 1e-4
+DECAY_NORMS_AND_BIASES = False
+EMA_DECAY = 0.9997
+USE_DIFFERENTIAL_LR = False
+LEARNING_RATE = 1e-4
+SCHEDULE = "cosine"
+WARMUP_EPOCHS = 5.0
+LOSS = "asymmetric"
+LOSS_REDUCTION = "sum"

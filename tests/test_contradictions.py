@@ -1,0 +1,132 @@
+"""contradictions.py: each limit and each rule refuses what it is for, in one line, and the defaults break none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import config
+import contradictions
+import overrides
+from utils import InputError
+
+CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of the message
+    ("--NUM_EPOCHS 0", "NUM_EPOCHS is 0"),
+    ("--TRAIN_BATCH_SIZE 1", "TRAIN_BATCH_SIZE is 1: BatchNorm"),
+    ("--TEST_BATCH_SIZE 0", "TEST_BATCH_SIZE is 0"),
+    ("--IMAGE_SIZE 31", "IMAGE_SIZE is 31"),
+    ("--VAL_SPLIT 0", "VAL_SPLIT is 0.0"),
+    ("--VAL_SPLIT 1", "VAL_SPLIT is 1.0"),
+    ("--VAL_EVERY_N_EPOCHS 0", "VAL_EVERY_N_EPOCHS is 0"),
+    ("--TRAIN_METRICS_EVERY_N_EPOCHS -1", "TRAIN_METRICS_EVERY_N_EPOCHS is -1"),
+    ("--NUM_WORKERS -1", "NUM_WORKERS is -1"),
+    ("--IMAGE_CACHE_GB 0", "IMAGE_CACHE_GB is 0.0"),
+    ("--FEATURE_CACHE_GB 0", "FEATURE_CACHE_GB is 0.0"),
+    ("--FROZEN_FEATURE_VIEWS -1", "FROZEN_FEATURE_VIEWS is -1"),
+    ("--GROWING_IMAGE_SIZES 16,64", "GROWING_IMAGE_SIZES is (16, 64)"),
+    ("--TH_MULTI_LABEL 1.01", "TH_MULTI_LABEL is 1.01"),
+    ("--CROP_SCALE_MIN 0", "CROP_SCALE_MIN is 0.0"),
+    ("--WEIGHT_DECAY=-0.1", "WEIGHT_DECAY is -0.1"),
+    ("--UNFREEZE_BACKBONE_EPOCH -1", "UNFREEZE_BACKBONE_EPOCH is -1"),
+    ("--EARLY_STOPPING_MIN_DELTA=-0.1", "EARLY_STOPPING_MIN_DELTA is -0.1"),
+    ("--TEST_INT8 true", "TEST_INT8 is True but TEST_ENGINE is torch"),
+    ("--BOOTSTRAP_SAMPLES -1", "BOOTSTRAP_SAMPLES is -1"),
+    ("--INT8_CALIBRATION_IMAGES 0", "INT8_CALIBRATION_IMAGES is 0"),
+    ("--CLASSES ,", "CLASSES is empty"),
+    ("--POS_WEIGHT_CAP -1", "POS_WEIGHT_CAP is -1.0"),
+    ("--BACKBONE_BASE_LR 0", "BACKBONE_BASE_LR and HEAD_BASE_LR must be above 0"),
+    ("--LEARNING_RATE=-0.1", "LEARNING_RATE, BACKBONE_BASE_LR"),
+    ("--LR_MILESTONES 5,3", "LR_MILESTONES is (5, 3)"),
+    ("--LR_MILESTONES 3,3", "LR_MILESTONES is (3, 3)"),
+    ("--LR_MILESTONES 0,3", "LR_MILESTONES is (0, 3)"),
+    ("--LR_DECAY_FACTOR 0", "LR_DECAY_FACTOR is 0.0"),
+    ("--LR_DECAY_FACTOR 1.5", "LR_DECAY_FACTOR is 1.5"),
+    ("--WARMUP_EPOCHS 3 --NUM_EPOCHS 3", "WARMUP_EPOCHS is 3.0 and NUM_EPOCHS 3"),
+    ("--EARLY_STOPPING_ENABLED true --EARLY_STOPPING_PATIENCE 0", "but EARLY_STOPPING_PATIENCE is 0"),
+    ("--PRETRAINED_WEIGHTS None", "PRETRAINED_WEIGHTS is None: a frozen random backbone"),
+    ("--CLASSES cat,dog,cat", "CLASSES names a class twice"),
+    ("--COLOR_JITTER 1.5", "COLOR_JITTER is 1.5"),
+    ("--ROTATION_DEGREES 181", "ROTATION_DEGREES is 181.0"),
+    ("--ERASING_PROBABILITY=-0.1", "ERASING_PROBABILITY is -0.1"),
+    ("--ERASING_MAX_SHARE 0", "ERASING_MAX_SHARE is 0.0"),
+    ("--MIXUP_ALPHA=-1", "MIXUP_ALPHA is -1.0: 0 (off) or more"),
+    ("--CUTMIX_ALPHA=-1", "CUTMIX_ALPHA is -1.0"),
+    ("--MULTI_SCALE_SIZES 224,16", "MULTI_SCALE_SIZES is (224, 16)"),
+    ("--MULTI_SCALE_EVERY_N_STEPS 0", "MULTI_SCALE_EVERY_N_STEPS is 0"),
+    ("--MLP_HIDDEN 0", "MLP_HIDDEN is 0"),
+    ("--MLP_DROPOUT 1", "MLP_DROPOUT is 1.0"),
+    ("--ML_DECODER_GROUPS 0", "ML_DECODER_GROUPS is 0"),
+    ("--GCN_LINK_PROBABILITY 0", "GCN_LINK_PROBABILITY is 0.0"),
+    ("--ANGULAR_SCALE=-1", "ANGULAR_SCALE is -1.0"),
+    ("--SAM_RHO=-1", "SAM_RHO is -1.0"),
+    ("--EMA_DECAY 1", "EMA_DECAY is 1.0"),
+    ("--LR_STEP_EPOCHS 0", "LR_STEP_EPOCHS is 0"),
+    ("--ONECYCLE_PEAK 1", "ONECYCLE_PEAK is 1.0"),
+    ("--FOCAL_GAMMA=-1", "FOCAL_GAMMA is -1.0"),
+    ("--FOCAL_ALPHA 2", "FOCAL_ALPHA is 2.0: None, or between 0 and 1"),
+    ("--ASL_GAMMA_NEGATIVE=-1", "ASL_GAMMA_NEGATIVE is -1.0"),
+    ("--ASL_GAMMA_POSITIVE=-1", "ASL_GAMMA_POSITIVE is -1.0"),
+    ("--ASL_CLIP 2", "ASL_CLIP is 2.0"),
+    ("--ANGULAR_MARGIN=-1", "ANGULAR_MARGIN is -1.0"),
+    ("--ANGULAR_BALANCE 2", "ANGULAR_BALANCE is 2.0"),
+    ("--ANGULAR_GAMMA_NEGATIVE=-1", "ANGULAR_GAMMA_NEGATIVE is -1.0"),
+    ("--ANGULAR_GAMMA_POSITIVE=-1", "ANGULAR_GAMMA_POSITIVE is -1.0"),
+    ("--ANGULAR_CLIP 2", "ANGULAR_CLIP is 2.0"),
+    ("--LABEL_SMOOTHING 1", "LABEL_SMOOTHING is 1.0"),
+    ("--GHM_BINS 0", "GHM_BINS is 0"),
+    ("--GHM_MOMENTUM 1", "GHM_MOMENTUM is 1.0"),
+    ("--OHEM_KEEP 0", "OHEM_KEEP is 0.0"),
+    ("--THRESHOLD_MARGIN 1", "THRESHOLD_MARGIN is 1.0"),
+    ("--POSITIVE_CLASS_WEIGHTS 1,-1", "POSITIVE_CLASS_WEIGHTS is (1.0, -1.0)"),
+    ("--NEGATIVE_CLASS_WEIGHTS=-1", "NEGATIVE_CLASS_WEIGHTS is (-1.0,)"),
+    ("--TEST_SCALES ,", "TEST_SCALES is ()"),
+    ("--TEST_SCALES 1,0", "TEST_SCALES is (1.0, 0.0)"),
+    ("--TEST_SCALES 1,1.2 --TEST_ENGINE openvino", "TEST_SCALES is (1.0, 1.2) but TEST_ENGINE openvino"),
+    ("--MULTI_SCALE_SIZES 224 --GROWING_IMAGE_SIZES 192", "MULTI_SCALE_SIZES and GROWING_IMAGE_SIZES both"),
+    ("--LOSS asymmetric_angular", "which HEAD linear_bn does not give"),
+    ("--LOSS softmax --ENTRY_WEIGHTS class_weights,ghm", "which LOSS softmax does not train"),
+    ("--ENTRY_WEIGHTS ghm,ghm", "names one twice"),
+    ("--SAM_RHO 0.05 --MIXED_PRECISION fp16", "SAM_RHO is 0.05 but MIXED_PRECISION fp16"),
+]
+
+
+def find_broken() -> set[str]:
+    """The names of the limits and the messages of the rules that the present constants break."""
+    values = vars(config)
+    broken = {name for name, limit in contradictions.LIMITS.items() if not limit.allows(values[name])}
+    for rule, message in contradictions.CONTRADICTIONS:
+        if rule(*(values[name] for name in list_looked_at(rule))):
+            broken.add(message)
+    return broken
+
+
+def list_looked_at(rule: contradictions.Rule) -> list[str]:
+    return list(rule.__code__.co_varnames[: rule.__code__.co_argcount])
+
+
+@pytest.mark.parametrize(("line", "message"), CONTRADICTORY)
+def test_contradictions_are_refused_in_one_line(line: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        overrides.apply(line.split(), config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_limit_and_rule_is_provoked_by_a_case_above() -> None:
+    provoked = set()
+    for line, _ in CONTRADICTORY:
+        overrides.apply([], config)
+        with pytest.raises(InputError):
+            overrides.apply(line.split(), config)
+        provoked |= find_broken()
+    assert {*contradictions.LIMITS, *(message for _, message in contradictions.CONTRADICTIONS)} == provoked
+
+
+def test_limits_and_rules_look_at_constants_that_exist_and_the_defaults_break_none() -> None:
+    names = {constant.name for constant in overrides.list_constants(config)}
+    assert set(contradictions.LIMITS) <= names
+    for rule, message in contradictions.CONTRADICTIONS:
+        assert set(list_looked_at(rule)) <= names, message
+        assert set(re.findall(r"\{(\w+)\}", message)) <= set(list_looked_at(rule))
+    assert find_broken() == set()

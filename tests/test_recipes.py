@@ -1,0 +1,79 @@
+"""recipes/: each one trains two steps at a small size, validates, saves, and is read back and tested."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import COLOURS, make_small_run, write_dataset
+
+import checkpoints
+import config
+import dataset_readers
+import metrics
+import overrides
+import predictor
+import testing
+import training
+
+RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.py"))
+# two steps, no frozen epoch, random weights: none is to be had everywhere
+SHORT = {
+    "NUM_EPOCHS": 1,
+    "IMAGE_SIZE": 32,
+    "GROWING_IMAGE_SIZES": "()",
+    "TRAIN_BATCH_SIZE": 8,
+    "WARMUP_EPOCHS": 0.4,
+}
+
+
+@pytest.fixture(scope="module")
+def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("few") / "set", num_train=16, num_test=4)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that does not outlive its test: the largest recipe leaves gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes(recipe: Path, few_images: Path, folder: Path) -> None:
+    """The checkpoint, read back, gives the validation that it was chosen by, and predictions for every test image."""
+    overrides.apply([str(recipe)], config)
+    chosen = {
+        name: getattr(config, name) for name in ("MODEL_NAME", "HEAD", "LOSS", "OPTIMIZER", "RESIZE_RULE", "SEED")
+    }
+    small = [option for option in make_small_run(few_images, folder) if "MODEL_NAME" not in option]
+    arguments = [str(recipe), *small, *(f"--{name}={value}" for name, value in SHORT.items())]
+    training.main(arguments)
+
+    (path,) = folder.glob("trained_models/*/*.pt")
+    last = checkpoints.load(path.with_suffix("") / "last.pt")
+    assert last["training_state"]["engine"]["schedule"]["last_epoch"] == 2
+    (record,) = last["training_state"]["state"]["history"]
+    assert np.isfinite(record["train_loss"])
+
+    checkpoint = checkpoints.load(path)
+    assert {name: checkpoint["config"][name] for name in chosen} == chosen
+    assert_reproduces(path, checkpoint, few_images)
+    testing.main(arguments)
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+    assert result["num_images"] == 4
+    assert set(result["classes"]) == set(COLOURS)
+
+
+def assert_reproduces(path: Path, checkpoint: dict[str, Any], dataset: Path) -> None:
+    table = dataset_readers.read_dataset(dataset, split="train")
+    _, val = dataset_readers.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SEED"])
+    model = predictor.load(path, "cpu")
+    probabilities = np.stack([record.probabilities for record in model.predict(val.paths)])
+    measured = metrics.measure(probabilities, val.targets, checkpoint["best_threshold"])
+    assert checkpoint["metrics"]["mAP"] == pytest.approx(measured["mAP"], abs=1e-4)

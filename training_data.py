@@ -1,0 +1,232 @@
+"""What training.py trains on: the labelled images, read and split, their caches, and the loaders of each stage.
+
+A part of training.py, so it reads the constants; nothing else imports it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+
+import augmentations
+import config
+import dataset_readers
+import feature_cache
+import utils
+from augmentations import Augmentation
+from dataset_readers import Batch, Table
+from image_cache import ImageCache
+from training_engine import Engine
+from utils import InputError
+
+LONGEST_CACHED = 16 / 9  # length to width of the longest image with a place in the image cache
+
+
+class Data(NamedTuple):
+    """The labelled images: all of them, and their two splits."""
+
+    table: Table
+    train: Table
+    val: Table
+
+
+def read_data() -> Data:
+    """Read and split the training images, in the classes of the data set or of config.py."""
+    table = dataset_readers.read_dataset(
+        config.DATASET_FOLDER,
+        config.DATASET_FORMAT,
+        "train",
+        images_dir=config.TRAIN_IMAGES_DIR,
+        labels_dir=config.TRAIN_LABELS_DIR,
+        classes=config.CLASSES,
+    )
+    if config.NUM_CLASSES not in (len(config.CLASSES), len(table.classes)):
+        raise InputError(
+            f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(table.classes)} classes: "
+            "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
+        )
+    data = Data(table, *dataset_readers.split_table(table, config.VAL_SPLIT, config.SEED))
+    for name, split in (("training", data.train), ("validation", data.val)):
+        missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
+        if missing:
+            utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
+    if config.LOSS == "softmax":
+        counts = (table.targets == 1).sum(axis=1)
+        if (counts != 1).any():
+            odd = int(np.flatnonzero(counts != 1)[0])
+            raise InputError(
+                f"LOSS softmax is for one label an image, but {(counts != 1).sum()} of {len(table)} have none or more; "
+                f"the first: {table.paths[odd]} has {counts[odd]}"
+            )
+    return data
+
+
+class ImageCaches(NamedTuple):
+    """Decoded images: for random crops, and as validation takes them; None where IMAGE_CACHE is "none"."""
+
+    train: ImageCache | None
+    val: ImageCache | None
+
+    def save(self) -> None:
+        for cache in {cache for cache in self if cache}:
+            cache.save()
+
+
+def open_image_caches(data: Data) -> ImageCaches:
+    """What earlier runs kept of these images, or empty caches."""
+    if config.IMAGE_CACHE == "none":
+        return ImageCaches(None, None)
+    folder = config.CACHE_FOLDER if config.IMAGE_CACHE == "disk" else None
+    size, paths = config.IMAGE_SIZE, data.table.paths
+    prepare = augmentations.make_eval_transform(config.RESIZE_RULE, size)
+    val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, config.IMAGE_CACHE_GB, folder)
+    augmentation, sizes = make_augmentation(), config.GROWING_IMAGE_SIZES + config.MULTI_SCALE_SIZES
+    if not augmentation.is_random and not sizes:
+        return ImageCaches(val, val)
+    # a centre crop, too, shows less than the whole
+    smallest_share = config.CROP_SCALE_MIN if augmentation.name == "crop_flip" else 0.75
+    side = augmentations.find_short_side(max(size, *sizes, 0), smallest_share)
+    prepare, max_pixels = augmentations.shrink(side), side * round(side * LONGEST_CACHED)
+    return ImageCaches(ImageCache(paths, prepare, f"short side {side}", max_pixels, config.IMAGE_CACHE_GB, folder), val)
+
+
+def make_augmentation() -> Augmentation:
+    """What is drawn for each training image."""
+    return Augmentation(
+        config.AUGMENTATION,
+        config.CROP_SCALE_MIN,
+        config.AUGMENTATION_POLICY,
+        config.COLOR_JITTER,
+        config.ROTATION_DEGREES,
+        config.ERASING_PROBABILITY,
+        config.ERASING_MAX_SHARE,
+    )
+
+
+def make_train_loader(
+    data: Data, caches: ImageCaches, image_size: int, device: torch.device, shuffle: bool = True
+) -> DataLoader[Batch]:
+    """Augmented training images, another order and other pictures in each epoch."""
+    transform = augmentations.make_train_transform(make_augmentation(), image_size, config.RESIZE_RULE)
+    if caches.train and caches.train is caches.val:
+        transform = augmentations.identity
+    return dataset_readers.make_loader(
+        data.train,
+        transform,
+        config.TRAIN_BATCH_SIZE,
+        shuffle=shuffle,
+        seed=config.SEED,
+        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
+        pin_memory=device.type == "cuda",
+        cached=caches.train.select(data.train.paths) if caches.train else None,
+    )
+
+
+def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | None = None) -> DataLoader[Batch]:
+    """Images in order, as the model is used on them."""
+    transform = augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE)
+    return dataset_readers.make_loader(
+        table,
+        augmentations.identity if cache else transform,
+        config.TEST_BATCH_SIZE,
+        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
+        pin_memory=device.type == "cuda",
+        cached=cache.select(table.paths) if cache else None,
+    )
+
+
+# ---- stages ----
+
+
+def is_frozen(epoch: int) -> bool:
+    """Whether the backbone stands still in `epoch` (from 1)."""
+    never = config.UNFREEZE_BACKBONE_EPOCH == 0
+    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
+
+
+def changes_batches() -> bool:
+    """Whether training images change as a batch: a frozen backbone's features cannot be kept then."""
+    return bool(config.MIXUP_ALPHA or config.CUTMIX_ALPHA or config.MULTI_SCALE_SIZES)
+
+
+def choose_image_size(epoch: int) -> int:
+    """The side of the training images in `epoch`, in pixels."""
+    num_trained = sum(not is_frozen(earlier) for earlier in range(1, epoch))
+    grows = not is_frozen(epoch) and num_trained < len(config.GROWING_IMAGE_SIZES)
+    if grows:
+        return config.GROWING_IMAGE_SIZES[num_trained]
+    return max(config.MULTI_SCALE_SIZES, default=config.IMAGE_SIZE)
+
+
+class Stage(NamedTuple):
+    """What epochs run on: images through the model or, while the backbone stands still, features through the head."""
+
+    key: tuple[bool, int]  # whether they are features; the training images' size
+    network: nn.Module
+    train_loader: DataLoader[Batch]
+    val_loader: DataLoader[Batch]
+    seconds: float  # that preparing it took
+
+
+def prepare_stage(engine: Engine, data: Data, caches: ImageCaches, epoch: int, stage: Stage | None) -> Stage:
+    """The stage of `epoch`: the present one if it still serves."""
+    image_size = choose_image_size(epoch)
+    keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()
+    if stage and stage.key == (keeps_features, image_size):
+        return stage._replace(seconds=0.0)
+    start = time.perf_counter()
+    loaders = make_feature_loaders(engine, data, caches) if keeps_features else None
+    network = engine.model.head if loaders else engine.model
+    train_loader, val_loader = loaders or (
+        make_train_loader(data, caches, image_size, engine.device),
+        make_eval_loader(data.val, engine.device, caches.val),
+    )
+    seconds = time.perf_counter() - start
+    if loaders:
+        print(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
+    return Stage((keeps_features, image_size), network, train_loader, val_loader, seconds)
+
+
+def make_feature_loaders(
+    engine: Engine, data: Data, caches: ImageCaches
+) -> tuple[DataLoader[Batch], DataLoader[Batch]] | None:
+    """(training, validation) loaders of the frozen backbone's features; None, said why, where they are too large."""
+    frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
+    augmentation = make_augmentation()
+    num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if augmentation.is_random else 1
+    shape = feature_cache.measure_features(engine.model, config.IMAGE_SIZE)
+    gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
+    if gigabytes > config.FEATURE_CACHE_GB:
+        print(
+            f"frozen features are not kept: {gigabytes:.3g} GB, more than FEATURE_CACHE_GB = {config.FEATURE_CACHE_GB}"
+        )
+        return None
+
+    def read(loader: DataLoader[Batch], table: Table, picture: str, title: str) -> NDArray[np.float32]:
+        pixels = f"{picture}, {config.IMAGE_SIZE} px, {engine.precision} on {engine.device.type}"
+        folder = config.CACHE_FOLDER
+        return feature_cache.read_features(engine.model, loader, table, shape, pixels, folder, engine.autocast, title)
+
+    views = []
+    train_loader = make_train_loader(data, caches, config.IMAGE_SIZE, engine.device, shuffle=False)
+    for view in range(1, num_views + 1):
+        dataset_readers.set_epoch(train_loader, view)  # what this epoch's pictures would have been
+        drawn = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
+        picture = f"{drawn}, cached {bool(caches.train)}" if augmentation.is_random else config.RESIZE_RULE
+        views.append(read(train_loader, data.train, picture, f"frozen features {view}/{num_views}"))
+    val_loader = make_eval_loader(data.val, engine.device, caches.val)
+    val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")
+    pin_memory = engine.device.type == "cuda"
+    return (
+        feature_cache.make_feature_loader(
+            views, data.train, config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED, pin_memory=pin_memory
+        ),
+        feature_cache.make_feature_loader([val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory),
+    )

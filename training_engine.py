@@ -1,0 +1,179 @@
+"""What training.py trains: model, objective, optimizer and the rest of a step, from the constants.
+
+A part of training.py, so it reads the constants; nothing else imports it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+import augmentations
+import config
+import dataset_readers
+import heads
+import losses
+import models_factory
+import optimization
+import utils
+from dataset_readers import Batch, Table
+from utils import InputError
+
+
+@dataclass
+class Engine:
+    """The parts that a step needs, and whose state an interrupted run resumes."""
+
+    model: models_factory.MultiLabelModel
+    head_options: dict[str, Any]
+    objective: losses.Objective
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    average: AveragedModel | None  # of the model's weights over steps, or none
+    change_batch: Callable[[Batch, int, int], Batch]  # mixes and resizes: (batch, epoch, step) -> batch
+    scaler: torch.amp.GradScaler
+    precision: str  # off, bf16 or fp16
+    autocast: Callable[[], Any]
+    device: torch.device
+
+    STATEFUL = ("objective", "optimizer", "schedule", "average", "scaler")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name in self.STATEFUL if (part := getattr(self, name)) is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, part in state.items():
+            getattr(self, name).load_state_dict(part)
+
+
+def make_engine(train: Table, device: torch.device) -> Engine:
+    """Model, objective, optimizer and schedule of the constants for the training split, on `device`."""
+    head_options, embeddings = choose_head_options(train.classes)
+    model = models_factory.make_model(
+        config.MODEL_NAME,
+        len(train.classes),
+        config.HEAD,
+        config.PRETRAINED_WEIGHTS,
+        config.IMAGE_SIZE,
+        config.PRETRAINED_MODELS_FOLDER,
+        head_options,
+    )
+    if isinstance(model.head, heads.GCN):
+        model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
+    if config.USE_PRIOR_BIAS:
+        heads.set_prior(model.head, heads.count_frequencies(train.targets))
+    model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
+    model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
+    average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
+    if config.COMPILE:
+        model.compile()
+    one_rate = (config.LEARNING_RATE, config.LEARNING_RATE)
+    optimizer = optimization.make_optimizer(
+        config.OPTIMIZER,
+        model,
+        *((config.BACKBONE_BASE_LR, config.HEAD_BASE_LR) if config.USE_DIFFERENTIAL_LR else one_rate),
+        config.WEIGHT_DECAY,
+        config.DECAY_NORMS_AND_BIASES,
+    )
+    plan = optimization.Plan(
+        len(dataset_readers.EpochBatches(len(train), config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED)),
+        config.NUM_EPOCHS,
+        config.LR_MILESTONES,
+        config.LR_DECAY_FACTOR,
+        config.LR_STEP_EPOCHS,
+        config.WARMUP_EPOCHS,
+        config.ONECYCLE_PEAK,
+    )
+    schedule = optimization.make_schedule(config.SCHEDULE, optimizer, plan)
+    precision = utils.choose_precision(config.MIXED_PRECISION, device)
+    if config.SAM_RHO and precision == "fp16":
+        raise InputError("SAM_RHO needs bf16 or float32, and this GPU has no bf16: set MIXED_PRECISION = 'off'")
+    autocast, scales = utils.make_autocast(precision, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=scales)
+    objective = make_objective(train.targets).to(device)
+    change_batch = augmentations.make_batch_transform(
+        config.SEED,
+        config.MIXUP_ALPHA,
+        config.CUTMIX_ALPHA,
+        config.MULTI_SCALE_SIZES,
+        config.MULTI_SCALE_EVERY_N_STEPS,
+    )
+    parts = (model, head_options, objective, optimizer, schedule, average, change_batch)
+    return Engine(*parts, scaler, precision, autocast, device)
+
+
+def choose_angular_scale(num_classes: int) -> float:
+    """ANGULAR_SCALE; for 0 by the number of classes, sqrt(5) ln(C - 1) within 7 to 30 (Prokofiev and Sovrasov 2022)."""
+    return config.ANGULAR_SCALE or min(max(math.sqrt(5) * math.log(max(num_classes - 1, 1)), 7.0), 30.0)
+
+
+def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor | None]:
+    """What HEAD is made with, and for gcn the class embeddings of GCN_EMBEDDINGS."""
+    scale = choose_angular_scale(len(classes))
+    cosine_scale = scale if config.LOSS == "asymmetric_angular" else None
+    embeddings = None
+    if config.HEAD == "gcn" and config.GCN_EMBEDDINGS:
+        embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
+    options: dict[str, dict[str, Any]] = {
+        "per_label_mlp": {"hidden": config.MLP_HIDDEN, "dropout": config.MLP_DROPOUT},
+        "cosine": {"scale": scale},
+        "ml_decoder": {"num_groups": config.ML_DECODER_GROUPS, "cosine_scale": cosine_scale},
+        "gcn": {
+            "reweights_channels": config.GCN_REWEIGHTS_CHANNELS,
+            "cosine_scale": cosine_scale,
+            **({} if embeddings is None else {"embedding_size": embeddings.shape[1]}),
+        },
+    }
+    return options.get(config.HEAD, {}), embeddings
+
+
+def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
+    """What training minimises, for the training split's `targets` (N, C)."""
+    options: dict[str, dict[str, Any]] = {
+        "focal": {"gamma": config.FOCAL_GAMMA, "alpha": config.FOCAL_ALPHA},
+        "asymmetric": {
+            "gamma_negative": config.ASL_GAMMA_NEGATIVE,
+            "gamma_positive": config.ASL_GAMMA_POSITIVE,
+            "clip": config.ASL_CLIP,
+            "focusing_gradient": config.ASL_FOCUSING_GRADIENT,
+        },
+        "asymmetric_angular": {
+            "scale": choose_angular_scale(targets.shape[1]),
+            "margin": config.ANGULAR_MARGIN,
+            "balance": config.ANGULAR_BALANCE,
+            "gamma_negative": config.ANGULAR_GAMMA_NEGATIVE,
+            "gamma_positive": config.ANGULAR_GAMMA_POSITIVE,
+            "clip": config.ANGULAR_CLIP,
+        },
+    }
+    if config.USE_POS_WEIGHT:
+        options["bce_with_logits"] = {"pos_weight": losses.count_pos_weight(targets, config.POS_WEIGHT_CAP)}
+    weight_options: dict[str, dict[str, Any]] = {
+        "ghm": {"bins": config.GHM_BINS, "momentum": config.GHM_MOMENTUM},
+        "ohem": {"keep": config.OHEM_KEEP},
+        "threshold": {"margin": config.THRESHOLD_MARGIN},
+        "class_weights": {
+            "positive": _one_or_all(config.POSITIVE_CLASS_WEIGHTS),
+            "negative": _one_or_all(config.NEGATIVE_CLASS_WEIGHTS),
+        },
+    }
+    loss = losses.LOSSES[config.LOSS](**options.get(config.LOSS, {}))
+    entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options[name]) for name in config.ENTRY_WEIGHTS}
+    return losses.Objective(loss, entry_weights, config.LABEL_SMOOTHING, config.LOSS_REDUCTION)
+
+
+def _one_or_all(weights: tuple[float, ...]) -> float | tuple[float, ...] | None:
+    return weights if len(weights) > 1 else weights[0] if weights else None
+
+
+def choose_activation() -> str:
+    """What turns the logits that LOSS trains into probabilities."""
+    return "softmax" if config.LOSS == "softmax" else "sigmoid"
