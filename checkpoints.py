@@ -127,6 +127,11 @@ class RunState:
         self.history.append(record)
 
 
+def name_model(model_name: str) -> str:
+    """The backbone's name as part of a path: `timm/resnet18` is no folder in a folder."""
+    return model_name.replace("/", "-")
+
+
 def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """A file name (without ending) for a configuration: a few constants to read, and a hash of all in `identity`."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import checkpoints
 import config
 import dataset_readers
 import metrics
@@ -103,7 +104,7 @@ def name_predictions(model: Predictor) -> str:
     }
     known = [f"{name}{value:.4g}" for name, value in parts.items() if value is not None]
     int8 = ["int8"] if config.TEST_INT8 else []
-    return "_".join(["predictions", metadata["model_name"], *known, *int8]) + ".json"
+    return "_".join(["predictions", checkpoints.name_model(metadata["model_name"]), *known, *int8]) + ".json"
 
 
 def name_engine() -> str:

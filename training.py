@@ -45,6 +45,7 @@ from utils import InputError
 from validation import Scores, Validation
 
 PICTURES = 16  # validation pictures shown in TensorBoard
+PARTS = ("backbone", "head")  # parameter groups; those without decay have the same rates
 
 
 def main(arguments: list[str]) -> None:
@@ -98,7 +99,7 @@ def train_epoch(engine: Engine, stage: Stage, epoch: int) -> dict[str, Any]:
     model.train()
     objective.train()
     dataset_readers.set_epoch(loader, epoch)
-    rates = {f"lr_{group['name']}": group["lr"] for group in optimizer.param_groups}
+    rates = {f"lr_{name}": group["lr"] for group in optimizer.param_groups if (name := group["name"]) in PARTS}
     total, num_images = torch.zeros((), device=engine.device), 0
     batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
@@ -112,9 +113,11 @@ def train_epoch(engine: Engine, stage: Stage, epoch: int) -> dict[str, Any]:
             engine.scaler.scale(loss).backward()
             if config.SAM_RHO:
                 with optimization.climb(model, config.SAM_RHO):
+                    objective.entry_weights.eval()  # counts are kept of the first pass alone
                     with engine.autocast():
                         logits = stage.network(batch.images)
                     objective(logits, batch.targets, batch.weights).backward()
+                    objective.entry_weights.train()
             engine.scaler.step(optimizer)
             engine.scaler.update()
             optimizer.zero_grad(set_to_none=True)
@@ -178,7 +181,7 @@ def measure_training(engine: Engine, data: Data, state: RunState) -> dict[str, f
 
 def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
     """TensorBoard's files of this run, or a logger that does nothing."""
-    folder = config.TENSORBOARD_FOLDER / config.MODEL_NAME / files.folder.name
+    folder = config.TENSORBOARD_FOLDER / files.folder.parent.name / files.folder.name
     return TensorBoardLogger(folder if config.USE_TENSORBOARD else None, first_epoch=state.epoch + 1)
 
 
@@ -203,7 +206,7 @@ def name_files(data: Data) -> RunFiles:
     decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
     identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
     name = checkpoints.name_configuration(constants, identity)
-    return RunFiles(config.TRAINED_MODELS_FOLDER / config.MODEL_NAME / name)
+    return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
 
 
 def resume(files: RunFiles, engine: Engine) -> RunState:
@@ -293,7 +296,7 @@ def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunS
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     weights = f"weights {config.PRETRAINED_WEIGHTS}: {model.loaded}" if model.loaded else "random weights"
     frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
-    rates = ", ".join(f"{g['name']} {g['initial_lr']:g}" for g in engine.optimizer.param_groups)
+    rates = ", ".join(f"{g['name']} {g['initial_lr']:g}" for g in engine.optimizer.param_groups if g["name"] in PARTS)
     drops = f"x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
     images = f"{len(data.train)} training, {len(data.val)} validation images, {len(data.table.classes)} classes"
     keeps = frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches()
@@ -332,6 +335,8 @@ def print_epoch(record: dict[str, Any]) -> None:
     if "val_f1" in record:
         text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
         text += f"  threshold {record['threshold']:.3f}"
+    if record.get("val_f1_averaged", -1.0) == record.get("val_f1"):
+        text += "  averaged weights"
     if "train_f1" in record:
         text += f"  train F1 {record['train_f1']:.4f}  mAP {record['train_mAP']:.4f}"
     speed = f"{record['images_per_second']:.1f} images/s, {record['waiting_share']:.0%} waiting"

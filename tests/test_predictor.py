@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import augmentations
 import checkpoints
 import models_factory
 import predictor
@@ -103,3 +104,37 @@ def test_no_more_is_read_than_a_few_batches_ahead() -> None:
         assert 3 * taken <= len(started) <= 3 * (taken + BATCHES_AHEAD)
     batches.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert len(started) <= 3 * (4 + BATCHES_AHEAD), "nor does reading go on when nobody takes more"
+
+
+def test_views_are_averaged_as_probabilities(checkpoint: Path, images: list[Path]) -> None:
+    """Flip and scales: the mean of what the model says of each view by itself, recomputed one view at a time."""
+    model = predictor.restore_model(checkpoints.load(checkpoint), checkpoint).eval()
+    found = list(predictor.load(checkpoint, "cpu", flip=True, scales=(1.0, 1.5)).predict(images, batch_size=5))
+    for record, path in zip(found, images, strict=True):
+        views = [
+            predictor.read_image(str(path), augmentations.make_eval_transform("squash", size)) for size in (32, 48)
+        ]
+        with torch.no_grad():
+            expected = torch.cat([model(view[None]).sigmoid() for image in views for view in (image, image.flip(2))])
+        np.testing.assert_allclose(record.probabilities, expected.mean(dim=0).numpy(), atol=1e-5)
+
+
+def test_a_network_of_one_size_refuses_other_scales(tmp_path: Path) -> None:
+    model = models_factory.make_model("levit_128s", 3, image_size=64)
+    values = {"model_name": "levit_128s", "head": "linear_bn", "image_size": 64, "resize_rule": "squash"}
+    values |= {"classes": ["red", "green", "blue"], "best_threshold": 0.5, "model_state": model.state_dict()}
+    checkpoints.save(tmp_path / "vit.pt", values)
+    with pytest.raises(InputError, match=r"levit_128s does not take images of 96 px: set TEST_SCALES to \(1.0,\)"):
+        predictor.load(tmp_path / "vit.pt", "cpu", scales=(1.0, 1.5))
+
+
+def test_a_softmax_models_probabilities_sum_to_one(checkpoint: Path, images: list[Path]) -> None:
+    stored = checkpoints.load(checkpoint)
+    checkpoints.save(checkpoint, stored | {"activation": "softmax"})
+    model = predictor.restore_model(stored, checkpoint).eval()
+    for record in predictor.load(checkpoint, "cpu").predict(images[:4]):
+        image = predictor.read_image(record.path, augmentations.make_eval_transform("squash", 32))
+        with torch.no_grad():
+            expected = model(image[None]).softmax(dim=1)[0].numpy()
+        np.testing.assert_allclose(record.probabilities, expected, atol=1e-5)
+        assert record.probabilities.sum() == pytest.approx(1, abs=1e-5)

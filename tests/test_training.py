@@ -158,6 +158,15 @@ def test_the_same_configuration_keeps_its_file_unless_f1_improves(small_run: lis
     assert checkpoints.load(path)["epoch"] in (1, 2)
 
 
+def test_a_name_with_a_slash_makes_no_deeper_folder(small_run: list[str], tmp_path: Path) -> None:
+    arguments = [*small_run, "--MODEL_NAME=timm/resnet18", "--NUM_EPOCHS=1", "--USE_TENSORBOARD=1"]
+    training.main(arguments)
+    assert find_checkpoint(tmp_path).parent == tmp_path / "trained_models" / "timm-resnet18"
+    assert list((tmp_path / "runs" / "timm-resnet18").glob("*/events*"))
+    testing.main(arguments)
+    assert list((tmp_path / "predictions").glob("predictions_timm-resnet18_*.json"))
+
+
 def test_another_configuration_has_another_file(small_run: list[str], tmp_path: Path) -> None:
     training.main([*small_run, "--NUM_EPOCHS=1"])
     training.main([*small_run, "--NUM_EPOCHS=1", "--WEIGHT_DECAY=0.1"])

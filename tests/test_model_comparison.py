@@ -1,0 +1,58 @@
+"""model_comparison.py: multiply-adds and sizes against counts by hand, its three formats, and the search."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+import torch
+
+import model_comparison
+import models_factory
+from utils import InputError
+
+
+def test_multiply_adds_are_those_of_the_layers() -> None:
+    """A convolution of 3 x 3 x 3 weights at 16 x 16 places for 4 channels, a linear layer, an attention layer."""
+    convolution = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(1024, 5))
+    assert model_comparison.count_multiply_adds(convolution, torch.zeros(1, 3, 16, 16)) == 4 * 27 * 256 + 1024 * 5
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    tokens, width = 6, 8
+    products = 4 * tokens * width**2 + 2 * tokens**2 * width + 2 * tokens * width * 16
+    assert model_comparison.count_multiply_adds(layer, torch.zeros(1, tokens, width)) == products
+
+
+def test_csv_holds_a_row_for_each_backbone_and_head(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["shufflenet_v2_x0_5", "test_vit", "--HEADS", "linear,ml_decoder", "--IMAGE_SIZE", "64", "--csv"]
+    model_comparison.main([*arguments, "--BATCH_SIZES", "1,2", "--NUM_CLASSES", "5", "--DEVICE", "cpu"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    names = [(row["backbone"], row["head"]) for row in rows]
+    assert names == [(name, head) for name in ("shufflenet_v2_x0_5", "test_vit") for head in ("linear", "ml_decoder")]
+    for row in rows:
+        model = models_factory.make_model(row["backbone"], 5, row["head"], image_size=64)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        assert float(row["parameters_M"]) == pytest.approx(parameters / 1e6, abs=0.006)
+        size = sum(tensor.nbytes for tensor in model.state_dict().values())
+        assert float(row["file_MB"]) == pytest.approx(size / 1e6, abs=0.06)
+        assert float(row["forward_ms_batch_2"]) > 0
+
+
+def test_a_network_of_another_size_is_compared_at_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    model_comparison.main(["efficientformer_l1", "--IMAGE_SIZE", "64", "--BATCH_SIZES", "1", "--markdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| backbone | head | image_size |")
+    assert lines[2].split(" | ")[2] == "224"
+    model_comparison.main(["squeezenet1_1", "--IMAGE_SIZE", "64", "--BATCH_SIZES", "1"])
+    assert "squeezenet1_1" in capsys.readouterr().out
+
+
+def test_names_are_searched(capsys: pytest.CaptureFixture[str]) -> None:
+    model_comparison.main(["--search", "hgnetv2_b4"])
+    assert capsys.readouterr().out.split() == ["hgnetv2_b4", "pp_hgnetv2_b4"]
+    model_comparison.main(["--search", "tresnet_*l"])
+    assert capsys.readouterr().out.split() == ["tresnet_l", "tresnet_v2_l", "tresnet_xl"]
+    with pytest.raises(InputError, match="no backbone matches"):
+        model_comparison.main(["--search", "nothing_like_it"])
+    with pytest.raises(InputError, match="there is no backbone 'resnet81'"):
+        model_comparison.main(["resnet18", "resnet81"])
