@@ -10,13 +10,13 @@ from typing import Literal
 
 # ---- Files and folders ----
 LOCAL_ROOT: Path = Path.home() / "ms-coco"  # holds the data set and everything a run writes
-DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # images/, labels/ and, for its own classes, classes.txt
-IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"  # the splits' images lie in here
-LABELS_DIR: Path = Path(DATASET_FOLDER) / "labels"  # and their labels in here
-TRAIN_IMAGES_DIR: Path = Path(IMAGES_DIR) / "train-resized"  # training and validation images
-TRAIN_LABELS_DIR: Path = Path(LABELS_DIR) / "train"  # one .cls file an image: a class index a line
-TEST_IMAGES_DIR: Path = Path(IMAGES_DIR) / "test-resized"  # what testing.py predicts
-TEST_LABELS_DIR: Path = Path(LABELS_DIR) / "test"  # where it exists, testing.py measures as well as predicts
+DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # one data set, in any of the formats of DATASET_FORMAT
+IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"  # coco_cls: the splits' images lie in here
+LABELS_DIR: Path = Path(DATASET_FOLDER) / "labels"  # coco_cls: and their labels in here
+TRAIN_IMAGES_DIR: Path = Path(IMAGES_DIR) / "train-resized"  # coco_cls: training and validation images
+TRAIN_LABELS_DIR: Path = Path(LABELS_DIR) / "train"  # coco_cls: a .cls file an image, a class index a line
+TEST_IMAGES_DIR: Path = Path(IMAGES_DIR) / "test-resized"  # what testing.py predicts, where no format says otherwise
+TEST_LABELS_DIR: Path = Path(LABELS_DIR) / "test"  # coco_cls: where it exists, testing.py measures, too
 TRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "trained_models"  # <model>/<configuration>.pt and .json
 BEST_MODEL_PATH: Path = Path(TRAINED_MODELS_FOLDER) / "best_model.pt"  # copy of the checkpoint the last run selected
 MODEL_PATH: Path = Path(BEST_MODEL_PATH)  # what testing.py loads
@@ -25,8 +25,19 @@ CACHE_FOLDER: Path = Path(LOCAL_ROOT) / "cache"  # features and decoded images; 
 PREDICTIONS_FOLDER: Path = Path(LOCAL_ROOT) / "predictions"  # what testing.py writes
 TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 
+# ---- Reading ----
+EXTRA_DATASET_FOLDERS: tuple[str, ...] = ()  # whose training images join in; their classes agree by name
+EXCLUDE_LIST: Path | None = None  # a path a line, from DATASET_FOLDER on, of images that training leaves out
+BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: training tries each image once and leaves out what is damaged
+GROUP_PATTERN: str | None = None  # regular expression over paths: its first group names an image's source
+LABEL_SEPARATOR: Literal[";", ",", "|", " "] = ";"  # csv: between the names in the column `labels`
+COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
+CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: new and renamed files only, but at once
+
 # ---- Data * ----
-DATASET_FORMAT: Literal["auto", "coco_cls"] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
+DATASET_FORMAT: Literal[
+    "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv"
+] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: float = 0.1  # share of the training images kept for validation, stratified over all labels
 IMAGE_SIZE: int = 224  # pixels, side of the square the model sees
 RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them

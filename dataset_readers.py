@@ -1,4 +1,4 @@
-"""Each annotation format -> one and the same table; and the datasets and loaders over that table.
+"""Data sets in any annotation format -> one and the same table; and the datasets and loaders over that table.
 
     table = read_dataset("~/ms-coco/ms-coco-dataset", split="train")    # .paths, .targets (N, C), .classes
     loader = make_loader(table, make_eval_transform("squash", 224), batch_size=32)
@@ -8,12 +8,16 @@ A batch is `images` uint8 (B, 3, H, W) RGB, `targets` float32 (B, C) with unknow
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import io
+import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,173 +25,245 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from augmentations import Transform, apply_seeded
-from image_cache import CachedImages
-from utils import InputError
+from dataset_files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute, read_lines
+from dataset_formats import FORMATS, Format, ReadOptions
+from dataset_table import Table, join_tables, map_classes
+from image_cache import CachedImages, stamp_files
+from utils import InputError, Progress, suggest, warn, write_text
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+__all__ = ["IMAGE_EXTENSIONS", "ReadOptions", "Table", "join_tables", "list_images", "map_classes"]  # for others, too
+
 ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
-
-
-@dataclass(frozen=True)
-class Table:
-    """A data set: file paths, an (N, C) int8 matrix (1 present, 0 absent, -1 unknown), C class names."""
-
-    paths: list[str]
-    targets: NDArray[np.int8]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def select(self, indices: Sequence[int] | NDArray[np.intp]) -> Table:
-        """The rows `indices`, in that order."""
-        return Table([self.paths[i] for i in indices], self.targets[indices], self.classes)
-
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any class, file name or label; not with the folder."""
-        digest = hashlib.sha256("\n".join([*self.classes, "", *(Path(path).name for path in self.paths)]).encode())
-        digest.update(np.ascontiguousarray(self.targets).tobytes())
-        return digest.hexdigest()[:16]
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # what PIL may take a file for: none runs a program
+MAX_PIXELS = 2 * 89_478_485  # from there on PIL speaks of a decompression bomb
+DECODER_ERRORS = (  # what PIL raises over damaged files
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, ZeroDivisionError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page
 
 
 def read_dataset(
-    root: str | Path,
+    root: str | Path | Sequence[str | Path],
     format: str = "auto",
     split: str | None = None,
     *,
     images_dir: str | Path | None = None,
     labels_dir: str | Path | None = None,
     classes: Sequence[str] | None = None,
+    group_pattern: str | None = None,
+    options: ReadOptions | None = None,
 ) -> Table:
-    """Read one split ("train", "test"), or all there are, of the data set in `root`.
+    """Read one split ("train", "val", "test"), or all there are, of the data set in `root`, each sorted by path.
 
-    `images_dir` and `labels_dir` replace the folders that the format would look in; `classes` are the names
-    where the data set does not bring its own. Raises InputError for whatever is missing or wrong.
+    Several roots are joined: their classes agree by name, their formats may differ when `format` is "auto".
+    `images_dir` and `labels_dir` are where coco_cls or coco_json has the split of the first root, when not where it
+    usually has them; `classes` are the names where the data set does not bring its own; `group_pattern` is a regular
+    expression whose first group finds an image's source in its path. Raises InputError for what is missing or wrong.
     """
-    root = Path(root).expanduser()
-    if format == "auto":
-        format = recognise_format(root) if labels_dir is None else "coco_cls"
-    if format not in READERS:
-        raise InputError(f"unknown data set format {format!r}: it is one of {', '.join(READERS)}")
-    if split is None:
-        splits = [name for name in ("train", "test") if (root / "labels" / name).is_dir()]
-        tables = [READERS[format](root, name, None, None, classes) for name in splits]
-        if not tables:
-            raise InputError(f"{root}: no labels/train or labels/test in this data set")
-        paths = [path for table in tables for path in table.paths]
-        return Table(paths, np.concatenate([table.targets for table in tables]), tables[0].classes)
-    return READERS[format](root, split, images_dir, labels_dir, classes)
+    roots = [root] if isinstance(root, str | Path) else list(root)
+    folders = [(images_dir, labels_dir), *[(None, None)] * (len(roots) - 1)]
+    tables = []
+    for one, (images, labels) in zip(roots, folders, strict=True):
+        one = make_absolute(one)
+        name = recognise_format(one, labels) if format == "auto" else format
+        format_read = find_format(name)
+        if (images or labels) and (split is None or name not in ("coco_cls", "coco_json")):
+            raise InputError(f"images_dir and labels_dir are for one split of coco_cls or coco_json, not for {name}")
+        splits = [split] if split else format_read.list_splits(one)
+        if not splits:
+            raise InputError(f"{one} has no split of format {name}")
+        tables += [format_read.read(one, part, images, labels, classes, options or ReadOptions()) for part in splits]
+    table = join_tables(tables)
+    return table if group_pattern is None else find_groups(table, group_pattern)
 
 
-def recognise_format(root: Path) -> str:
-    """The name of the format that `root` is in, by what lies there."""
+def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> str:
+    """The name of the format that `root` is in, by what lies there; coco_cls, too, where there is a `labels_dir`.
+
+    Raises InputError where that is none, or more than one.
+    """
+    root = make_absolute(root)
+    if labels_dir is not None and make_absolute(labels_dir).is_dir():
+        return "coco_cls"
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: set DATASET_FOLDER to where the data set is")
-    if (root / "images").is_dir() and (root / "labels").is_dir():
-        return "coco_cls"
-    raise InputError(f"{root} is in no known format: expected images/ and labels/ (coco_cls)")
-
-
-def read_coco_cls(
-    root: Path, split: str, images_dir: str | Path | None, labels_dir: str | Path | None, classes: Sequence[str] | None
-) -> Table:
-    """`images/<split>-resized/<stem>.jpg` and `labels/<split>/<stem>.cls`: one class index a line, maybe none."""
-    images_dir = Path(images_dir or root / "images" / f"{split}-resized").expanduser()
-    labels_dir = Path(labels_dir or root / "labels" / split).expanduser()
-    names = read_classes(root, classes)
-    images = {Path(path).stem: path for path in reversed(list_images(images_dir))}
-    labels = {Path(path).stem: path for path in list_files(labels_dir, frozenset({".cls"}))}
-    _require_pairs(images, labels, images_dir, labels_dir)
-    stems = sorted(images)
-    targets = np.zeros((len(stems), len(names)), dtype=np.int8)
-    for row, stem in zip(targets, stems, strict=True):
-        row[_read_cls(labels[stem], len(names))] = 1
-    return Table([images[stem] for stem in stems], targets, names)
-
-
-def read_classes(root: Path, default: Sequence[str] | None) -> tuple[str, ...]:
-    """The names in `root/classes.txt`, one a line in index order; `default` where there is no such file."""
-    path = root / "classes.txt"
-    if not path.is_file():
-        if default is None:
-            raise InputError(f"{path} is missing: write the class names into it, one a line, in index order")
-        return tuple(default)
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    for number, name in enumerate(names, start=1):
-        if not name:
-            raise InputError(f"{path}:{number}: an empty line; each line names a class")
-        if name in names[: number - 1]:
-            raise InputError(f"{path}:{number}: class {name!r} stands here a second time")
-    if not names:
-        raise InputError(f"{path} is empty: write the class names into it, one a line, in index order")
-    return tuple(names)
-
-
-def list_images(folder: Path) -> list[str]:
-    """The image files directly in `folder`, sorted by name. Raises InputError when there is none."""
-    paths = list_files(folder, IMAGE_EXTENSIONS)
-    if not paths:
-        raise InputError(f"no images in {folder} ({', '.join(sorted(IMAGE_EXTENSIONS))})")
-    stems: dict[str, str] = {}
-    for path in paths:
-        other = stems.setdefault(Path(path).stem, path)
-        if other != path:
-            raise InputError(f"{other} and {Path(path).name} differ in their extension only: rename one")
-    return paths
-
-
-def list_files(folder: Path, extensions: frozenset[str]) -> list[str]:
-    """The files directly in `folder` with one of `extensions` (lower case, with the dot), sorted by name."""
-    try:
-        with os.scandir(folder) as entries:  # one system call for many names, no stat of each
-            return sorted(e.path for e in entries if os.path.splitext(e.name)[1].lower() in extensions)
-    except OSError as error:
-        raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
-
-
-def split_table(table: Table, val_share: float, seed: int) -> tuple[Table, Table]:
-    """(train, validation), stratified over all labels at once (Sechidis et al. 2011), the same for the same seed."""
-    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-
-    num_val = round(len(table) * val_share)
-    if 2 <= num_val <= len(table) - 2:
-        splitter = MultilabelStratifiedShuffleSplit(
-            n_splits=1,
-            test_size=val_share,  # pyright: ignore[reportArgumentType]
-            random_state=seed,
+    found = find_formats(root)
+    if len(found) > 1:
+        raise InputError(f"{root} is in more than one format: set DATASET_FORMAT to {' or '.join(found)}")
+    if not found:
+        raise InputError(
+            f"{root} is in no known format: expected images/ and labels/train/ (coco_cls), train_list.txt, label.txt "
+            "and train.txt (mlcls), train/<class>/ (image_folder), train.json (classes_json), "
+            "annotations/instances_train*.json (coco_json) or train.csv, or the same for val or test"
         )
-        present = (table.targets == 1).astype(int)
-        # images without a label make a class of their own, so that they too are shared out evenly
-        strata = np.column_stack([present, present.sum(axis=1) == 0])
-        train, val = next(splitter.split(np.zeros(len(table)), strata))
-        if min(len(train), len(val)) >= 2:  # labels come before the exact number
-            return table.select(np.sort(train)), table.select(np.sort(val))
-    raise InputError(
-        f"VAL_SPLIT {val_share} of {len(table)} images leaves {num_val} for validation and "
-        f"{len(table) - num_val} for training: each needs at least 2"
-    )
+    return found[0]
+
+
+def find_formats(root: Path) -> list[str]:
+    """The formats that `root` may be in."""
+    found = [name for name, format in FORMATS.items() if format.recognise(root)]
+    if "coco_cls" in found:
+        return ["coco_cls"]  # this project's own layout, beside what it was made from
+    if len(found) > 1:
+        return [name for name in found if name != "image_folder"]  # other formats have their images in folders, too
+    return found
+
+
+def find_format(name: str) -> Format:
+    """The format called `name`. Raises InputError."""
+    if name not in FORMATS:
+        raise InputError(f"unknown data set format {name!r}{suggest(name, FORMATS)}: it is one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def list_splits(root: str | Path, format: str = "auto") -> list[str]:
+    """Those of "train", "val", "test" that the data set in `root` has."""
+    root = make_absolute(root)
+    return find_format(recognise_format(root) if format == "auto" else format).list_splits(root)
+
+
+def has_split(root: str | Path, format: str, split: str, labels_dir: str | Path | None = None) -> bool:
+    """Whether there are labels of `split`: in `labels_dir`, or in what else the data set in `root` is made of."""
+    root = make_absolute(root)
+    if labels_dir is not None and format in ("auto", "coco_cls") and make_absolute(labels_dir).is_dir():
+        return True
+    if format == "auto":
+        if not find_formats(root):
+            return False
+        format = recognise_format(root)
+    return not (format == "coco_cls" and labels_dir is not None) and split in find_format(format).list_splits(root)
+
+
+def find_groups(table: Table, pattern: str) -> Table:
+    """`table` with each image's source: what the first group of `pattern` finds in its path, "" where it does not."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"GROUP_PATTERN {pattern!r} is no regular expression: {error}") from error
+    if not expression.groups:
+        raise InputError(f"GROUP_PATTERN {pattern!r} has no group (...) that finds an image's source")
+    found = map(expression.search, table.paths)
+    return replace(table, groups=tuple((match[1] or "") if match else "" for match in found))
+
+
+def exclude(table: Table, file: Path, root: str | Path) -> Table:
+    """`table` without the images that `file` lists: a path a line, from the folder `root` on; # begins a comment.
+
+    Warns of lines that name no file; images of other splits may well be listed.
+    """
+    base = str(make_absolute(root))
+    listed = {find_path(base, line): number for number, line in read_lines(file) if not line.startswith("#")}
+    paths = [str(make_absolute(path)) for path in table.paths]
+    unknown = [path for path in listed.keys() - set(paths) if not Path(path).exists()]
+    if unknown:
+        number = min(listed[path] for path in unknown)
+        warn(f"{file}: {len(unknown)} line(s) name no file in {base}, the first is line {number}")
+    kept = [row for row, path in enumerate(paths) if path not in listed]
+    if not kept:
+        raise InputError(f"{file} excludes all {len(table)} images")
+    return table.select(kept)
+
+
+def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tuple[Table, dict[str, str]]:
+    """(`table` without the images that cannot be read, {path: why} of those); BAD_IMAGES = "skip". Warns of them."""
+    bad = find_bad_images(table.paths, cache_folder)
+    if len(bad) == len(table):
+        raise InputError(f"none of the {len(table)} images can be read; {next(iter(bad.values()))}")
+    if bad:
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        warn(f"{len(bad)} of {len(table)} images are left out: {'; '.join([*bad.values()][:3])}{more}")
+    return table.select([row for row, path in enumerate(table.paths) if path not in bad]), bad
+
+
+def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> dict[str, str]:
+    """{path: why} of the images that cannot be decoded; each is tried, side by side in threads, with progress.
+
+    With a `cache_folder` that happens once for the same files: names, sizes and times.
+    """
+    digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
+    digest.update(stamp_files(paths).tobytes())
+    found = None if cache_folder is None else cache_folder / f"bad_images_{digest.hexdigest()[:16]}.json"
+    if found is not None and found.is_file():
+        return json.loads(found.read_text(encoding="utf-8"))
+    bad = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("trying the images", len(paths)) as progress:
+        for path, reason in zip(paths, pool.map(_try_image, paths), strict=True):
+            if reason:
+                bad[path] = reason
+            progress.step(1)
+    if found is not None:
+        write_text(found, json.dumps(bad, indent=1))
+    return bad
+
+
+def _try_image(path: str) -> str | None:
+    try:
+        decode_image(path)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def decode_image(path: str | Path) -> NDArray[np.uint8]:
-    """The image file as upright RGB uint8 (H, W, 3). Raises InputError when it cannot be read."""
+    """The image file as upright RGB uint8 (H, W, 3). Raises InputError when it cannot be read.
+
+    Of several pictures in it the first; 16 bits are scaled to 8; what lies behind transparent pixels is white.
+    """
     try:
         with open(path, "rb") as file:
             data = file.read()
-        if data[:2] == b"\xff\xd8" and b"Exif\0\0" not in data[:4096]:  # PIL turns the pictures that need it
+    except OSError as error:
+        raise InputError(f"cannot read image {path}: {error.strerror}") from error
+    try:
+        if data[:2] == b"\xff\xd8":
             try:
-                return simplejpeg.decode_jpeg(data)  # the same pixels as PIL's in half the time
+                if _is_plain_jpeg(data):
+                    return simplejpeg.decode_jpeg(data)  # the same pixels as PIL's in half the time
             except ValueError:
-                pass  # a kind it does not take (CMYK) or a damaged file: PIL decides
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace("\n", " ")
+                pass  # damaged: PIL decides
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            return _make_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        reason = f"it is no {', '.join(IMAGE_FORMATS)} file" if data else "the file is empty"
         raise InputError(f"cannot read image {path}: {reason}") from error
+    except DECODER_ERRORS as error:
+        reason = str(error).replace("\n", " ") or type(error).__name__
+        raise InputError(f"cannot read image {path}: {reason}") from error
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Whether a JPEG needs decoding only: it is no bomb, not CMYK, and has no Exif part, which may say to turn it."""
+    height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    if int(height) * int(width) > MAX_PIXELS or colorspace in ("CMYK", "YCCK"):
+        return False
+    start = 2
+    while data[start : start + 1] == b"\xff" and data[start + 1] != 0xDA:  # up to where the pixels begin
+        if data[start + 1] == 0xFF:  # padding
+            start += 1
+        elif data[start + 1] == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
+            return False
+        else:
+            start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+    return True
+
+
+def _make_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels as a person sees them, in RGB."""
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert() would clip
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, of which none says what is white; save it with 8 or 16")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
+    return np.array(image.convert("RGB"))
 
 
 class Batch(NamedTuple):
@@ -333,37 +409,3 @@ def count_images(loader: DataLoader[Batch]) -> int:
 
 def _as_it_is(batch: Any) -> Any:
     return batch  # the data set made a batch already
-
-
-def _require_pairs(images: dict[str, str], labels: dict[str, str], images_dir: Path, labels_dir: Path) -> None:
-    """Raise InputError unless each image has a label file and each label file an image."""
-    for missing, what, folder, other in (
-        (sorted(images.keys() - labels.keys()), "image(s) without a label file", labels_dir, ".cls"),
-        (sorted(labels.keys() - images.keys()), "label file(s) without an image", images_dir, ".jpg"),
-    ):
-        if missing:
-            raise InputError(f"{len(missing)} {what}, the first: {folder / missing[0]}{other} does not exist")
-
-
-def _read_cls(path: str, num_classes: int) -> list[int]:
-    """The class indices in a .cls file. Raises InputError with the line that holds anything else."""
-    with open(path, "rb") as file:
-        lines = file.read().removeprefix(codecs.BOM_UTF8).splitlines()
-    indices = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text:
-            continue
-        if not text.isdigit():
-            found = text.decode(errors="replace")
-            raise InputError(
-                f"{path}:{number}: {found!r} is not a class index (one index 0...{num_classes - 1} a line)"
-            )
-        if int(text) >= num_classes:
-            raise InputError(f"{path}:{number}: class index {int(text)} is outside 0...{num_classes - 1}")
-        indices.append(int(text))
-    return indices
-
-
-Reader = Callable[[Path, str, str | Path | None, str | Path | None, Sequence[str] | None], Table]
-READERS: dict[str, Reader] = {"coco_cls": read_coco_cls}

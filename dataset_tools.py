@@ -1,139 +1,165 @@
 """Verbs on data sets: `python dataset_tools.py VERB [recipe.py ...] [--NAME value ...]`.
 
-    demo    draw a small multi-label data set into DATASET_FOLDER, to try the scripts on within minutes
+    demo                draw a small multi-label data set into DATASET_FOLDER, to try the scripts on within minutes
+    download coco2017   (or coco2014, voc2007) bring a public data set into DATASET_FOLDER, its images resized
+    check               look for everything that may be wrong with DATASET_FOLDER; exit status 1 where there is an error
+    convert --TO mlcls  write DATASET_FOLDER in another format into OUTPUT_FOLDER
+    split               divide DATASET_FOLDER into train, val and test anew, with the same share of each label
+    resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
 
 The constants below and those of `config.py` can be overridden alike: --DATASET_FOLDER /tmp/demo --DEMO_SEED 1.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Literal
 
 import config
 import overrides
 import utils
-from demo_images import KINDS, draw_image, sample_kinds
 from utils import InputError
 
-# ---- Demo ----
+# ---- demo ----
 DEMO_TRAIN_IMAGES: int = 1000  # images to draw for training; 1 or more
 DEMO_TEST_IMAGES: int = 200  # images to draw for testing; 0: none
 DEMO_IMAGE_SIZE: int = 128  # pixels, side of the square images; 32 or more
 DEMO_SEED: int = 0  # 0 or more; image k of a split depends on this and the size, not on how many there are
 
-DRAWING = 1  # raised when the pictures change, so that a demo drawn before is replaced
-MARKER = "demo.json"  # in DATASET_FOLDER: what was drawn there, and whether it was finished
+# ---- download ----
+DOWNLOAD: Literal["coco2017", "coco2014", "voc2007"] = "coco2017"  # COCO: val becomes test; VOC: trainval, train
+DOWNLOAD_URLS: tuple[str, ...] = ()  # mirrors, tried in turn; (): the official servers
+
+# ---- check ----
+CHECK_FOLDER: Path = Path(config.LOCAL_ROOT) / "check"  # for the report, check_dataset/index.html, and for exclude.txt
+CHECK_SMALL_SIDE: int = 32  # pixels; an image with a shorter side is a warning
+
+# ---- convert ----
+TO: Literal["coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv"] = "coco_cls"
+OUTPUT_FOLDER: Path = Path(config.LOCAL_ROOT) / "converted"  # where the other format goes
+LINK_OR_COPY: Literal["link", "copy"] = "link"  # the images; links take no room
+
+# ---- split ----
+TRAIN_PERCENT: int = 90  # of the images; the three are 100 together
+VAL_PERCENT: int = 10
+TEST_PERCENT: int = 0  # 0: a test split that is there stays as it is, and the others are divided anew
+
+# ---- resize and download ----
+RESIZE_SHORT_SIDE: int = 256  # pixels; an image that is smaller stays as it is
+RESIZE_QUALITY: int = 90  # of JPEG and WebP files, 1 to 100
+RESIZE_SOURCE: Path = Path(config.IMAGES_DIR) / "train"  # resize: a folder of images, sub-folders too
+RESIZE_TARGET: Path = Path(config.TRAIN_IMAGES_DIR)  # resize: where their copies go
 
 
 def main(arguments: list[str]) -> None:
-    """Run the verb that `arguments` start with. Raises InputError."""
+    """Run the verb that `arguments` start with. Raises InputError; exits with status 1 when a check fails."""
     verb = arguments[0] if arguments else ""
     if verb not in VERBS and verb not in ("-h", "--help"):
         raise InputError(
             f"{verb!r} is not a verb{utils.suggest(verb, VERBS)}; dataset_tools.py takes: {', '.join(VERBS)}"
         )
-    overrides.apply(arguments[verb in VERBS :], config, sys.modules[__name__])
+    rest = ["--TO" if argument == "--to" else argument for argument in arguments[verb in VERBS :]]
+    if verb == "download" and rest and not rest[0].startswith("-") and not rest[0].endswith(".py"):
+        rest.insert(0, "--DOWNLOAD")
+    overrides.apply(rest, config, sys.modules[__name__])
     VERBS[verb]()
 
 
-def demo() -> None:
-    """Draw train and test images with labels into DATASET_FOLDER, unless that very demo is there already.
+# Each verb imports what it needs: torch, which some do without, takes seconds.
 
-    Raises InputError when the folder holds anything that an earlier `demo` did not write.
-    """
+
+def demo() -> None:
+    import dataset_demo
+
     splits = (
         (config.TRAIN_IMAGES_DIR, config.TRAIN_LABELS_DIR, DEMO_TRAIN_IMAGES),
         (config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR, DEMO_TEST_IMAGES),
     )
-    if DEMO_TRAIN_IMAGES < 1 or DEMO_TEST_IMAGES < 0 or DEMO_IMAGE_SIZE < 32 or DEMO_SEED < 0:
-        raise InputError("demo needs DEMO_TRAIN_IMAGES 1, DEMO_TEST_IMAGES 0, DEMO_IMAGE_SIZE 32, DEMO_SEED 0, or more")
-    wanted = {
-        "made_by": "dataset_tools.py demo",
-        "drawing": DRAWING,
-        "image_size": DEMO_IMAGE_SIZE,
-        "seed": DEMO_SEED,
-        "counts": [DEMO_TRAIN_IMAGES, DEMO_TEST_IMAGES],
-    }
-    found = read_marker(config.DATASET_FOLDER, [folder for split in splits for folder in split[:2]])
-    files = [pair for images, labels, count in splits for pair in list_files(images, labels, count)]
-    if found == {**wanted, "complete": True} and all(file.is_file() for pair in files for file in pair):
-        print(f"{config.DATASET_FOLDER} holds this demo already: nothing to draw")
-        return
-    if found:  # marked as incomplete first: an interruption from here on only means drawing again
-        save_marker(config.DATASET_FOLDER, {**found, "complete": False})
-        for (images, labels, _), count in zip(splits, found["counts"], strict=True):
-            for pair in list_files(images, labels, count):
-                for file in pair:
-                    file.unlink(missing_ok=True)
-    save_marker(config.DATASET_FOLDER, {**wanted, "complete": False})
-    try:
-        positives = save_images(splits, DEMO_SEED, DEMO_IMAGE_SIZE)
-        names = "".join(f"{name}\n" for name in KINDS)
-        (config.DATASET_FOLDER / "classes.txt").write_text(names, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the demo: {error}; free some space or set another DATASET_FOLDER") from error
-    save_marker(config.DATASET_FOLDER, {**wanted, "complete": True})
-    print_summary(config.DATASET_FOLDER, positives, (DEMO_TRAIN_IMAGES, DEMO_TEST_IMAGES))
+    dataset_demo.demo(config.DATASET_FOLDER, splits, DEMO_IMAGE_SIZE, DEMO_SEED)
 
 
-def read_marker(root: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """What an earlier `demo` wrote under `root`; {} when there is nothing; InputError when it is something else."""
-    marker = root / MARKER
-    if marker.is_file():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo":
-            return found
-    for folder in (root, *folders):
-        other = next((p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")), None)
-        if other:
-            raise InputError(f"{other} was not drawn by demo: choose another DATASET_FOLDER")
-    return {}
+def download() -> None:
+    from rich.console import Console
+
+    import dataset_download
+    import dataset_split
+
+    tables = dataset_download.download(
+        DOWNLOAD,
+        config.DATASET_FOLDER,
+        short_side=RESIZE_SHORT_SIDE,
+        quality=RESIZE_QUALITY,
+        base_urls=DOWNLOAD_URLS,
+    )
+    Console().print(dataset_split.describe_split(tables))
+    print(f"{config.DATASET_FOLDER} is complete; its archives/ and original/ are needed no more")
 
 
-def save_marker(root: Path, marker: dict[str, Any]) -> None:
-    utils.write_text(root / MARKER, json.dumps(marker, indent=1) + "\n")
+def check() -> None:
+    import dataset_check
+    import dataset_from_config
+
+    passed = dataset_check.check(
+        config.DATASET_FOLDER,
+        config.DATASET_FORMAT,
+        output=CHECK_FOLDER,
+        classes=config.CLASSES,
+        group_pattern=config.GROUP_PATTERN,
+        options=dataset_from_config.make_options(),
+        exclude_list=config.EXCLUDE_LIST,
+        small_side=CHECK_SMALL_SIDE,
+    )
+    if not passed:
+        sys.exit(1)
 
 
-def list_files(images: Path, labels: Path, count: int) -> list[tuple[Path, Path]]:
-    """The (image, label file) paths of one split of `count` images."""
-    return [(images / f"demo{index:05}.jpg", labels / f"demo{index:05}.cls") for index in range(count)]
+def convert() -> None:
+    import dataset_convert
+    import dataset_from_config
+
+    counts = dataset_convert.convert(
+        config.DATASET_FOLDER,
+        config.DATASET_FORMAT,
+        TO,
+        OUTPUT_FOLDER,
+        link_or_copy=LINK_OR_COPY,
+        classes=config.CLASSES,
+        options=dataset_from_config.make_options(),
+    )
+    print(f"{OUTPUT_FOLDER}: {', '.join(f'{count} {split}' for split, count in counts.items())} images as {TO}")
 
 
-def save_images(splits: Sequence[tuple[Path, Path, int]], seed: int, size: int) -> np.ndarray:
-    """Draw and write all images and label files; how many images of each split show each class, (splits, C)."""
-    positives = np.zeros((len(splits), len(KINDS)), dtype=int)
-    with utils.Progress("drawing", sum(count for *_, count in splits)) as progress:
-        for split, (images, labels, count) in enumerate(splits):
-            images.mkdir(parents=True, exist_ok=True)
-            labels.mkdir(parents=True, exist_ok=True)
-            for index, (image_path, label_path) in enumerate(list_files(images, labels, count)):
-                rng = np.random.default_rng([seed, split, index])
-                image, kinds = draw_image(rng, sample_kinds(rng), size)
-                image.save(image_path, quality=88)
-                label_path.write_text("".join(f"{kind}\n" for kind in kinds), encoding="utf-8")
-                positives[split, kinds] += 1
-                progress.step(1)
-    return positives
+def split() -> None:
+    import dataset_from_config
+    import dataset_split
+
+    dataset_split.split(
+        config.DATASET_FOLDER,
+        config.DATASET_FORMAT,
+        {"train": TRAIN_PERCENT, "val": VAL_PERCENT, "test": TEST_PERCENT},
+        config.SEED,
+        classes=config.CLASSES,
+        group_pattern=config.GROUP_PATTERN,
+        options=dataset_from_config.make_options(),
+    )
 
 
-def print_summary(root: Path, positives: np.ndarray, counts: Sequence[int]) -> None:
-    per_image = positives.sum() / sum(counts)
-    print(f"{root}: {counts[0]} train and {counts[1]} test images, {per_image:.2f} labels an image")
-    print(f"  {'images that show':18}{'train':>6}{'test':>6}")
-    for kind, (train, test) in zip(KINDS, positives.T, strict=True):
-        print(f"  {kind:18}{train:6}{test:6}")
+def resize() -> None:
+    import dataset_resize
+
+    done = dataset_resize.resize(RESIZE_SOURCE, RESIZE_TARGET, RESIZE_SHORT_SIDE, RESIZE_QUALITY)
+    print(f"{RESIZE_TARGET}: {done.written} copies written, {done.kept} were there already")
 
 
-VERBS = {"demo": demo}
+VERBS = {
+    "demo": demo,
+    "download": download,
+    "check": check,
+    "convert": convert,
+    "split": split,
+    "resize": resize,
+}
 
 if __name__ == "__main__":
     utils.run_script(main)

@@ -2,14 +2,17 @@
 
     python testing.py [recipe.py ...] [--NAME value ...]
 
-Writes {image file name without ending: [class indices]} into PREDICTIONS_FOLDER, and evaluate_result.json beside
-it when TEST_LABELS_DIR exists. Classes, image size and threshold come from the checkpoint MODEL_PATH.
+Writes {image file name without ending, after its sub-folder if any: [class indices]} into PREDICTIONS_FOLDER and, when
+there are labels of the test images, evaluate_result.json. Classes, image size and threshold come from the checkpoint
+MODEL_PATH.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,14 @@ import numpy as np
 
 import checkpoints
 import config
+import dataset_from_config
 import dataset_readers
 import metrics
 import overrides
 import predictor
 import utils
+from dataset_table import Table, map_classes
 from predictor import Predictor, Record
-from utils import InputError
 
 
 def main(arguments: list[str]) -> None:
@@ -50,7 +54,7 @@ def main(arguments: list[str]) -> None:
     seconds = time.perf_counter() - start
 
     file = config.PREDICTIONS_FOLDER / name_predictions(model)
-    predictions = {Path(record.path).stem: record.labels for record in records}
+    predictions = dict(zip(name_images(paths), (record.labels for record in records), strict=True))
     utils.write_text(file, json.dumps(predictions, indent=1))
     print_summary(records, seconds, file)
     if table:
@@ -62,32 +66,30 @@ def main(arguments: list[str]) -> None:
 def choose_calibration_images() -> list[str]:
     """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names; all, where there are fewer."""
     utils.warn("int8 moves probabilities, while the threshold was tuned on float's: compare the metrics of both")
-    paths = dataset_readers.list_images(config.TRAIN_IMAGES_DIR)
+    labelled = dataset_from_config.has_split("train")
+    paths = (
+        dataset_from_config.read_split("train").paths
+        if labelled
+        else dataset_readers.list_images(config.TRAIN_IMAGES_DIR)
+    )
     count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
-def read_test_table(model: Predictor) -> dataset_readers.Table | None:
-    """The labelled test images; None where there is no TEST_LABELS_DIR.
+def read_test_table(model: Predictor) -> Table | None:
+    """The labelled test images, classes in the model's order by name; None where there are no labels.
 
-    Raises InputError when the data set's classes are not the model's: an index would mean something else.
+    Raises InputError when the data set's classes are others than the model's.
     """
-    if not config.TEST_LABELS_DIR.is_dir():
+    if not dataset_from_config.has_split("test"):
         return None
-    table = dataset_readers.read_dataset(
-        config.DATASET_FOLDER,
-        config.DATASET_FORMAT,
-        "test",
-        images_dir=config.TEST_IMAGES_DIR,
-        labels_dir=config.TEST_LABELS_DIR,
-        classes=config.CLASSES,
-    )
-    if table.classes != model.classes:
-        raise InputError(
-            f"the data set's {len(table.classes)} classes are not the model's {len(model.classes)}, or not in their "
-            f"order: {', '.join(table.classes)} / {', '.join(model.classes)}"
-        )
-    return table
+    return map_classes(dataset_from_config.read_split("test"), model.classes)
+
+
+def name_images(paths: Sequence[str]) -> list[str]:
+    """Each path from the folder that holds them all on, without its ending: in one folder the file's name."""
+    base = os.path.commonpath([str(Path(path).parent) for path in paths])
+    return [Path(path).relative_to(base).with_suffix("").as_posix() for path in paths]
 
 
 def name_predictions(model: Predictor) -> str:
@@ -119,7 +121,7 @@ def name_engine() -> str:
     return ", ".join(name for name, is_on in parts.items() if is_on)
 
 
-def evaluate(records: list[Record], table: dataset_readers.Table, model: Predictor) -> dict[str, Any]:
+def evaluate(records: list[Record], table: Table, model: Predictor) -> dict[str, Any]:
     """Every metric of the predictions with its 95 % bootstrap interval over images, and each class's own numbers."""
     probabilities = np.stack([record.probabilities for record in records])
     measured = metrics.measure(probabilities, table.targets, model.thresholds)

@@ -311,7 +311,7 @@ def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunS
     steps = f"SAM {config.SAM_RHO:g}, " * bool(config.SAM_RHO) + f"EMA {config.EMA_DECAY:g}, " * bool(config.EMA_DECAY)
     rows = {
         "run": files.checkpoint.stem,
-        "data": f"{config.DATASET_FOLDER}: {images}",
+        "data": f"{config.DATASET_FOLDER}, {data.format}: {images}",
         "model": f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}",
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
         "images": f"{config.IMAGE_SIZE} px, {augmentation}{''.join(text for text, is_on in extras.items() if is_on)}, "

@@ -17,11 +17,14 @@ from torch.utils.data import DataLoader
 
 import augmentations
 import config
+import dataset_from_config
 import dataset_readers
+import dataset_split
 import feature_cache
 import utils
 from augmentations import Augmentation
-from dataset_readers import Batch, Table
+from dataset_readers import Batch
+from dataset_table import Table, join_tables
 from image_cache import ImageCache
 from training_engine import Engine
 from utils import InputError
@@ -35,37 +38,44 @@ class Data(NamedTuple):
     table: Table
     train: Table
     val: Table
+    format: str
 
 
 def read_data() -> Data:
-    """Read and split the training images, in the classes of the data set or of config.py."""
-    table = dataset_readers.read_dataset(
-        config.DATASET_FOLDER,
-        config.DATASET_FORMAT,
-        "train",
-        images_dir=config.TRAIN_IMAGES_DIR,
-        labels_dir=config.TRAIN_LABELS_DIR,
-        classes=config.CLASSES,
-    )
-    if config.NUM_CLASSES not in (len(config.CLASSES), len(table.classes)):
+    """Read the training images, and those to validate on: the data set's own, or VAL_SPLIT of the training images."""
+    train, format = dataset_from_config.read_split("train"), dataset_from_config.choose_format("train")
+    if config.NUM_CLASSES not in (len(config.CLASSES), len(train.classes)):
         raise InputError(
-            f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(table.classes)} classes: "
+            f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(train.classes)} classes: "
             "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
         )
-    data = Data(table, *dataset_readers.split_table(table, config.VAL_SPLIT, config.SEED))
+    own_val = dataset_from_config.read_split("val") if dataset_from_config.has_split("val") else None
+    table = join_tables([train, own_val]) if own_val else train
+    if config.BAD_IMAGES == "skip":
+        table, bad = dataset_readers.leave_out_bad_images(table, config.CACHE_FOLDER)
+        train = train.select([row for row, path in enumerate(train.paths) if path not in bad])
+    if own_val:
+        data = Data(table, train, table.select(range(len(train), len(table))), format)
+    else:
+        data = Data(table, *dataset_split.split_table(train, config.VAL_SPLIT, config.SEED), format)
     for name, split in (("training", data.train), ("validation", data.val)):
         missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
         if missing:
             utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
     if config.LOSS == "softmax":
-        counts = (table.targets == 1).sum(axis=1)
-        if (counts != 1).any():
-            odd = int(np.flatnonzero(counts != 1)[0])
-            raise InputError(
-                f"LOSS softmax is for one label an image, but {(counts != 1).sum()} of {len(table)} have none or more; "
-                f"the first: {table.paths[odd]} has {counts[odd]}"
-            )
+        require_one_label(table)
     return data
+
+
+def require_one_label(table: Table) -> None:
+    """Raise InputError unless each image has exactly one label."""
+    counts = (table.targets == 1).sum(axis=1)
+    odd = np.flatnonzero(counts != 1)
+    if len(odd):
+        raise InputError(
+            f"LOSS softmax is for one label an image, but {len(odd)} of {len(table)} have none or more; the first: "
+            f"{table.paths[odd[0]]} has {counts[odd[0]]}"
+        )
 
 
 class ImageCaches(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 
 import augmentations
 import config
-import dataset_readers
+import dataset_formats
 import engines
 import heads
 import losses
@@ -28,7 +28,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "AUGMENTATION": augmentations.AUGMENTATIONS,
     "AUGMENTATION_POLICY": augmentations.POLICIES,
     "TEST_ENGINE": engines.ENGINES,
-    "DATASET_FORMAT": ("auto", *dataset_readers.READERS),
+    "DATASET_FORMAT": ("auto", *dataset_formats.FORMATS),
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 import augmentations
 import dataset_readers
-from dataset_readers import Table, decode_image, make_loader, read_dataset, split_table
+from dataset_readers import ReadOptions, Table, decode_image, make_loader, read_dataset
 from utils import InputError
 
 
@@ -76,7 +78,7 @@ def write(text: str | bytes) -> Callable[[Path], object]:
         ("labels/train/train003.cls", Path.unlink, r"1 image\(s\) without a label file.*train003\.cls does not exist"),
         ("images/train-resized/train003.jpg", Path.unlink, r"1 label file\(s\) without an image.*train003"),
         ("images/train-resized/train003.png", write(b""), r"differ in their extension only"),
-        ("classes.txt", write("a\n\nb\n"), r"classes\.txt:2: an empty line"),
+        ("classes.txt", write("a\n\nb\n"), r"classes\.txt:2: a class name is empty"),
         ("classes.txt", write("a\nb\na\n"), r"classes\.txt:3: class 'a' stands here a second time"),
         ("classes.txt", write(""), r"classes\.txt is empty"),
     ],
@@ -93,39 +95,155 @@ def test_missing_folders_and_unknown_formats(dataset: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"there is no folder .*nowhere: set DATASET_FOLDER"):
         read_dataset(tmp_path / "nowhere", split="train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no known format"):
+    with pytest.raises(
+        InputError, match=r"no known format: expected images/ and labels/train/ \(coco_cls\), train_list"
+    ):
         read_dataset(tmp_path / "empty", split="train")
-    with pytest.raises(InputError, match="unknown data set format 'zip'"):
-        read_dataset(dataset, "zip", "train")
-    with pytest.raises(InputError, match=r"cannot read folder .*val-resized: No such file"):
+    with pytest.raises(InputError, match=r"unknown data set format 'coco_csl' \(did you mean coco_cls\?\)"):
+        read_dataset(dataset, "coco_csl", "train")
+    with pytest.raises(InputError, match="has no split of format csv"):
+        read_dataset(dataset, "csv")
+    with pytest.raises(InputError, match="has no split 'val' in this format; it has train, test"):
         read_dataset(dataset, split="val")
     with pytest.raises(InputError, match="no images in"):
         read_dataset(dataset, split="train", images_dir=tmp_path / "empty")
+    with pytest.raises(InputError, match="are for one split of coco_cls or coco_json, not for csv"):
+        read_dataset(dataset, "csv", "train", images_dir=tmp_path / "empty")
 
 
-# ---- splitting ----
+# ---- which format, which splits ----
 
 
-def test_split_is_stratified_whole_and_the_same_for_a_seed() -> None:
-    rng = np.random.default_rng(0)
-    targets = (rng.random((1000, 6)) < [0.5, 0.3, 0.1, 0.05, 0.02, 0.01]).astype(np.int8)
-    table = Table([f"{index}.jpg" for index in range(1000)], targets, tuple("abcdef"))
-    train, val = split_table(table, 0.2, seed=3)
-    assert sorted(train.paths + val.paths) == sorted(table.paths)
-    assert len(val) == pytest.approx(200, abs=10)
-    np.testing.assert_allclose(val.targets.sum(axis=0), targets.sum(axis=0) * 0.2, atol=1.01)
-    without_label = (targets.sum(axis=1) == 0).sum()
-    assert (val.targets.sum(axis=1) == 0).sum() == pytest.approx(without_label * 0.2, abs=1.01)
-    again = split_table(table, 0.2, seed=3)
-    assert again[1].paths == val.paths
-    assert split_table(table, 0.2, seed=4)[1].paths != val.paths
+def test_label_files_elsewhere_are_coco_cls(dataset: Path, tmp_path: Path) -> None:
+    labels, images = tmp_path / "elsewhere" / "labels", tmp_path / "elsewhere" / "photos"
+    labels.parent.mkdir()
+    (dataset / "labels" / "train").rename(labels)
+    (dataset / "images" / "train-resized").rename(images)
+    (dataset / "train.csv").write_text("image_path,red\nclasses.txt,1\n")
+    table = read_dataset(dataset, split="train", images_dir=images, labels_dir=labels)
+    assert len(table) == 40
+    assert table.paths[0] == f"{images}/train000.jpg"
 
 
-@pytest.mark.parametrize(("num_images", "share"), [(10, 0.05), (10, 0.1), (10, 0.95), (3, 0.5)])
-def test_a_split_with_too_few_images_is_refused(num_images: int, share: float) -> None:
-    table = Table([str(i) for i in range(num_images)], np.ones((num_images, 1), dtype=np.int8), ("a",))
-    with pytest.raises(InputError, match=r"VAL_SPLIT .* at least 2"):
-        split_table(table, share, 0)
+def test_the_projects_own_layout_comes_before_others_and_class_folders_after_them(dataset: Path) -> None:
+    (dataset / "train.csv").write_text("image_path,red\nclasses.txt,1\n")
+    assert dataset_readers.recognise_format(dataset) == "coco_cls"
+    (dataset / "labels").rename(dataset / "labels.bak")
+    assert dataset_readers.recognise_format(dataset) == "csv"
+    (dataset / "train" / "cat").mkdir(parents=True)
+    assert dataset_readers.recognise_format(dataset) == "csv"
+    (dataset / "val.json").write_text("{}")
+    with pytest.raises(InputError, match="is in more than one format: set DATASET_FORMAT to classes_json or csv"):
+        dataset_readers.recognise_format(dataset)
+
+
+def test_whether_a_split_has_labels(dataset: Path, tmp_path: Path) -> None:
+    has = dataset_readers.has_split
+    elsewhere = tmp_path / "nowhere"
+    assert has(dataset, "auto", "test")
+    assert has(dataset, "coco_cls", "test", dataset / "labels" / "test")
+    assert not has(dataset, "coco_cls", "test", elsewhere)
+    assert not has(dataset, "auto", "test", elsewhere), "label files are looked for where they are said to be"
+    assert not has(dataset, "auto", "val")
+    assert not has(elsewhere, "auto", "test"), "images alone can be predicted"
+    assert has(elsewhere, "auto", "test", dataset / "labels" / "test")
+    (dataset / "labels").rename(dataset / "gone")
+    (dataset / "test.csv").write_text("image_path,red\nclasses.txt,1\n")
+    assert has(dataset, "auto", "test", elsewhere)
+    assert dataset_readers.list_splits(dataset) == ["test"]
+
+
+# ---- several data sets, sources, exclusion ----
+
+
+def write_csv(root: Path, text: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for line in text.splitlines()[1:]:
+        (root / line.partition(",")[0]).write_bytes(b"")
+    (root / "train.csv").write_text(text)
+    return root
+
+
+def test_several_data_sets_are_joined_by_class_name(shared_dataset: Path, tmp_path: Path) -> None:
+    more = write_csv(tmp_path / "more", "image_path,blue,red,green,group\nx.jpg,1,0,-1,site 1\ny.jpg,0,1,0,\n")
+    table = read_dataset([shared_dataset, more], split="train")
+    assert table.classes == ("red", "green", "blue")
+    assert len(table) == 42
+    assert table.targets[40:].tolist() == [[0, -1, 1], [1, 0, 0]]
+    assert table.groups is not None
+    assert table.groups[39:] == ("", "site 1", "")
+    write_csv(more, "image_path,blue,red,grün\nx.jpg,1,0,1\n")
+    with pytest.raises(InputError, match=r"3 classes .*beside .*x\.jpg and the 3 .* differ; only .*grün; only .*green"):
+        read_dataset([shared_dataset, more], split="train")
+
+
+def test_a_pattern_finds_sources_in_paths(shared_dataset: Path) -> None:
+    table = read_dataset(shared_dataset, split="train", group_pattern=r"train(0[01])\d\.jpg$")
+    assert table.groups == ("00",) * 10 + ("01",) * 10 + ("",) * 20
+    assert table.select([9, 10, 39]).groups == ("00", "01", "")
+    assert table.fingerprint() != read_dataset(shared_dataset, split="train").fingerprint(), "they decide the split"
+    for pattern, message in (("train", "has no group"), ("(train", "is no regular expression")):
+        with pytest.raises(InputError, match=message):
+            read_dataset(shared_dataset, split="train", group_pattern=pattern)
+
+
+def test_excluded_images(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = read_dataset(dataset, split="train")
+    file = tmp_path / "exclude.txt"
+    lines = ["# copies", "images/train-resized/train001.jpg", "", "images\\train-resized\\train003.jpg"]
+    file.write_bytes("\r\n".join([*lines, "images/test-resized/test001.jpg"]).encode("utf-8-sig"))
+    kept = dataset_readers.exclude(table, file, dataset)
+    assert kept.paths == [path for path in table.paths if Path(path).stem not in ("train001", "train003")]
+    assert np.array_equal(kept.targets, np.delete(table.targets, [1, 3], axis=0))
+    assert capsys.readouterr().err == "", "an image of another split is none of this one's business"
+    file.write_text("images/train-resized/train001.jpg\ntrain003.jpg\ngone.jpg\n")
+    assert len(dataset_readers.exclude(table, file, dataset)) == 39
+    assert f"warning: {file}: 2 line(s) name no file in {dataset}, the first is line 2" in capsys.readouterr().err
+    file.write_text("".join(f"{path}\n" for path in table.paths))
+    with pytest.raises(InputError, match="excludes all 40 images"):
+        dataset_readers.exclude(table, file, dataset)
+
+
+def test_what_reading_depends_on_reaches_the_format(tmp_path: Path) -> None:
+    write_csv(tmp_path, "image_path,labels\nx.jpg,a|b\n")
+    assert read_dataset(tmp_path, split="train", options=ReadOptions(separator="|")).classes == ("a", "b")
+    assert read_dataset(tmp_path, split="train").classes == ("a|b",)
+
+
+# ---- images that cannot be read ----
+
+
+def test_bad_images_are_left_out_and_named(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = read_dataset(dataset, split="train")
+    assert dataset_readers.leave_out_bad_images(table)[1] == {}
+    capsys.readouterr()
+    for index in (3, 7, 11, 13):
+        Path(table.paths[index]).write_bytes(b"" if index == 3 else b"no image")
+    good, bad = dataset_readers.leave_out_bad_images(table, tmp_path / "cache")
+    assert list(bad) == [table.paths[index] for index in (3, 7, 11, 13)]
+    assert good.paths == [path for path in table.paths if path not in bad]
+    assert np.array_equal(good.targets, np.delete(table.targets, [3, 7, 11, 13], axis=0))
+    message = capsys.readouterr().err
+    assert "4 of 40 images are left out: cannot read image" in message
+    assert "train003.jpg: the file is empty; " in message
+    assert "and 1 more" in message
+    assert message.count("\n") == 1
+
+    tried = []
+    monkeypatch.setattr(dataset_readers, "decode_image", tried.append)
+    assert dataset_readers.leave_out_bad_images(table, tmp_path / "cache")[1] == bad
+    assert not tried, "the same files are not tried again"
+    Path(table.paths[3]).write_bytes(b"changed")
+    dataset_readers.leave_out_bad_images(table, tmp_path / "cache")
+    assert len(tried) == 40
+
+
+def test_no_image_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of the 1 images can be read; cannot read image .*the file is empty"):
+        dataset_readers.leave_out_bad_images(Table([f"{tmp_path}/a.jpg"], np.ones((1, 1), np.int8), ("x",)))
 
 
 # ---- images ----
@@ -137,29 +255,92 @@ def test_photographs_decode_to_pils_pixels(photographs: Path) -> None:
             assert np.array_equal(decode_image(path), np.array(image.convert("RGB")))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "RGBA"])
-@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+PIXELS = np.zeros((20, 30, 3), dtype=np.uint8)
+PIXELS[:, 15:] = 200
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "CMYK", "P", "RGBA", "LA"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "gif", "tif"])
 def test_every_kind_of_image_becomes_rgb(tmp_path: Path, mode: str, ending: str) -> None:
-    pixels = np.zeros((20, 30, 3), dtype=np.uint8)
-    pixels[:, 15:] = 200
     try:
-        image = Image.fromarray(pixels)
-        image = image.quantize(4, dither=Image.Dither.NONE) if mode == "P" else image.convert(mode)
+        image = Image.fromarray(PIXELS)
+        image = image.quantize(4, dither=0) if mode == "P" else image.convert(mode, dither=Image.Dither.NONE)
         image.save(tmp_path / f"a.{ending}")
-    except OSError:
+    except (OSError, ValueError):
         pytest.skip(f"{ending} has no mode {mode}")
     decoded = decode_image(tmp_path / f"a.{ending}")
     assert decoded.dtype == np.uint8
-    np.testing.assert_allclose(decoded.astype(int), pixels, atol=12)
+    assert decoded.flags.writeable
+    np.testing.assert_allclose(decoded.astype(int), np.where(PIXELS, 255, 0) if mode == "1" else PIXELS, atol=12)
 
 
-def test_a_turned_photograph_is_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_16_bits_are_scaled_not_clipped(tmp_path: Path, ending: str, order: str) -> None:
+    grey = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
+    if ending == "tif":
+        write_grey_tiff(tmp_path / "a.tif", grey, order)
+    else:
+        Image.fromarray(grey).save(tmp_path / "a.png")
+    expected = np.floor(grey / 256).astype(np.uint8)
+    assert np.array_equal(decode_image(tmp_path / f"a.{ending}"), np.stack([expected] * 3, axis=2))
+
+
+def write_grey_tiff(path: Path, grey: np.ndarray, order: str) -> None:
+    """A TIFF of 16 bits by hand, since PIL writes one byte order only."""
+    height, width = grey.shape
+    fields = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: grey.size * 2}
+    data = grey.astype(f"{order}u2").tobytes()
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in fields.items())
+    head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(data))
+    path.write_bytes(head + data + struct.pack(f"{order}H", len(fields)) + entries + bytes(4))
+
+
+def test_pixels_of_32_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="its pixels have 32 bits, of which none says what is white"):
+        decode_image(tmp_path / "a.tif")
+
+
+def test_behind_transparent_pixels_it_is_white(tmp_path: Path) -> None:
+    pixels = np.full((4, 6, 4), (100, 0, 0, 255), dtype=np.uint8)
+    pixels[:, 2:4, 3], pixels[:, 4:, 3] = 128, 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    row = decode_image(tmp_path / "a.png")[0].astype(int)
+    assert row[[0, 4]].tolist() == [[100, 0, 0], [255, 255, 255]]
+    np.testing.assert_allclose(row[2], [100 * 128 / 255 + 127, 127, 127], atol=1)
+    palette = Image.fromarray(PIXELS).quantize(2, dither=Image.Dither.NONE)
+    for ending in ("png", "gif"):  # one colour of a palette is transparent
+        palette.save(tmp_path / f"p.{ending}", transparency=palette.getpixel((0, 0)))
+        decoded = decode_image(tmp_path / f"p.{ending}")
+        assert decoded[0, 0].tolist() == [255, 255, 255]
+        np.testing.assert_allclose(decoded[0, 29], 200, atol=2)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "tif"])
+def test_of_several_pictures_the_first(tmp_path: Path, ending: str) -> None:
+    pictures = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    pictures[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=pictures[1:])
+    np.testing.assert_allclose(decode_image(tmp_path / f"a.{ending}").astype(int), PIXELS, atol=12)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("profile", [b"", bytes(70_000)], ids=["plain", "after a long colour profile"])
+def test_a_turned_photograph_is_upright(tmp_path: Path, ending: str, profile: bytes) -> None:
     pixels = np.zeros((16, 32, 3), dtype=np.uint8)
     pixels[:, :16] = 220  # bright on the left
     exif = Image.Exif()
     exif[dataset_readers.ORIENTATION] = 6  # turn by 90 degrees clockwise to see it upright
-    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif)
-    upright = decode_image(tmp_path / "turned.jpg")
+    Image.fromarray(pixels).save(tmp_path / f"turned.{ending}", exif=exif, icc_profile=profile or None)
+    if ending == "jpg" and profile:  # other parts may come before the Exif part, and padding between them
+        data = (tmp_path / "turned.jpg").read_bytes()
+        start = data.index(b"\xff\xe1")
+        part = data[start : start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")]
+        data = data.replace(part, b"")
+        tables = data.index(b"\xff\xdb")
+        assert tables > 70_000
+        (tmp_path / "turned.jpg").write_bytes(data[:tables] + b"\xff\xff" + part + data[tables:])
+    upright = decode_image(tmp_path / f"turned.{ending}")
     assert upright.shape == (32, 16, 3)
     assert upright[:14].mean() > 200
     assert upright[18:].mean() < 20
@@ -169,14 +350,35 @@ def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, "JPEG")
-    files = {"empty.jpg": b"", "text.jpg": b"no image", "cut.jpg": buffer.getvalue()[:-500]}
-    for name, content in files.items():
+    files = {
+        "empty.jpg": (b"", "the file is empty"),
+        "text.jpg": (b"no image", "it is no JPEG, PNG, BMP, WEBP, GIF, TIFF file"),
+        "page.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no JPEG"),
+        "cut.jpg": (buffer.getvalue()[:-500], "image file is truncated"),
+        "bomb.png": (make_bomb(), "could be decompression bomb"),
+        "bomb.jpg": (buffer.getvalue().replace(struct.pack(">HH", 64, 64), b"\xff" * 4, 1), "decompression bomb"),
+    }
+    for name, (content, reason) in files.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=f"cannot read image .*{name}: ") as error:
+        with pytest.raises(InputError, match=f"cannot read image .*{name}: .*{reason}") as error:
             decode_image(tmp_path / name)
         assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=r"cannot read image .*gone\.jpg: No such file"):
         decode_image(tmp_path / "gone.jpg")
+
+
+def make_bomb() -> bytes:
+    """A PNG of a few bytes that says it has 20,000 x 20,000 pixels."""
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(b""),
+        b"IEND": b"",
+    }
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 # ---- loading ----

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import config
+import dataset_demo
+import dataset_download
+import dataset_formats
 import dataset_tools
 import demo_images
+import overrides
+from dataset_readers import list_splits, read_dataset
 from utils import InputError
 
 
@@ -33,7 +40,7 @@ def draw_demo(root: Path, **constants: int) -> None:
 
 def read_files(root: Path) -> dict[str, bytes]:
     """Every file under `root` but the marker: its relative path -> its bytes."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != dataset_tools.MARKER)
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != dataset_demo.MARKER)
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
@@ -194,11 +201,11 @@ def test_demo_that_was_interrupted_is_drawn_again(tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
         return draw_image(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dataset_tools, "draw_image", draw_and_stop)
+    monkeypatch.setattr(dataset_demo, "draw_image", draw_and_stop)
     with pytest.raises(KeyboardInterrupt):
         draw_demo(tmp_path / "cut")
-    assert not json.loads((tmp_path / "cut" / dataset_tools.MARKER).read_text())["complete"]
-    monkeypatch.setattr(dataset_tools, "draw_image", draw_image)
+    assert not json.loads((tmp_path / "cut" / dataset_demo.MARKER).read_text())["complete"]
+    monkeypatch.setattr(dataset_demo, "draw_image", draw_image)
     draw_demo(tmp_path / "cut")
     assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
 
@@ -207,6 +214,102 @@ def test_demo_refuses_impossible_constants(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="DEMO_TRAIN_IMAGES 1"):
         draw_demo(tmp_path, DEMO_TRAIN_IMAGES=0)
     assert not list(tmp_path.iterdir())
+
+
+# ---- the other verbs ----
+
+
+def read_set(root: Path, split: str) -> dict[str, list[int]]:
+    """The labels of each image of a split, by the image's bytes."""
+    table = read_dataset(root, split=split)
+    return {Path(path).read_bytes().hex(): row for path, row in zip(table.paths, table.targets.tolist(), strict=True)}
+
+
+def run(verb: str, *arguments: str, folder: Path, root: Path) -> None:
+    dataset_tools.main([verb, *arguments, f"--LOCAL_ROOT={root}", f"--DATASET_FOLDER={folder}"])
+
+
+def test_check_tells_pass_or_fail_by_its_exit_status(dataset: Path, tmp_path: Path) -> None:
+    run("check", folder=dataset, root=tmp_path)
+    result = json.loads((tmp_path / "check" / "check_dataset_result.json").read_text())
+    assert result["check_pass"] is True
+    (dataset / "images" / "train-resized" / "train005.jpg").write_bytes(b"broken")
+    with pytest.raises(SystemExit) as stop:
+        run("check", f"--CHECK_FOLDER={tmp_path / 'again'}", folder=dataset, root=tmp_path)
+    assert stop.value.code == 1
+    result = json.loads((tmp_path / "again" / "check_dataset_result.json").read_text())
+    assert result["check_pass"] is False
+    assert (tmp_path / "again" / "exclude.txt").read_text().splitlines()[-1] == "images/train-resized/train005.jpg"
+
+
+@pytest.mark.parametrize("name", ["--TO", "--to"])
+def test_convert_writes_another_format(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    output = tmp_path / "other"
+    run("convert", name, "mlcls", f"--OUTPUT_FOLDER={output}", folder=dataset, root=tmp_path)
+    assert f"{output}: 40 train, 12 test images as mlcls" in capsys.readouterr().out
+    assert (output / "label.txt").read_text() == "0 red\n1 green\n2 blue\n"
+    for split in ("train", "test"):
+        assert read_set(output, split) == read_set(dataset, split)
+
+
+def test_split_divides_by_percent(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_set(dataset, "train") | read_set(dataset, "test")
+    percents = ("--TRAIN_PERCENT=50", "--VAL_PERCENT=25", "--TEST_PERCENT=25")
+    run("split", *percents, folder=dataset, root=tmp_path)
+    parts = [read_set(dataset, split) for split in list_splits(dataset)]
+    assert [len(part) for part in parts] == [26, 13, 13]
+    assert parts[0] | parts[1] | parts[2] == before
+    assert (dataset / "labels" / "train.bak").is_dir()
+    printed = capsys.readouterr().out
+    assert "largest deviation: " in printed
+    assert "labels/train.bak" in printed
+    with pytest.raises(InputError, match="TRAIN_PERCENT 50, VAL_PERCENT 10, TEST_PERCENT 0"):
+        run("split", "--TRAIN_PERCENT=50", folder=dataset, root=tmp_path)
+
+
+def test_resize_fills_the_folder_that_training_reads(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    originals = dataset / "images" / "train"
+    (dataset / "images" / "train-resized").rename(originals)
+    run("resize", "--RESIZE_SHORT_SIDE=18", folder=dataset, root=tmp_path)
+    assert f"{config.TRAIN_IMAGES_DIR}: 40 copies written, 0 were there already" in capsys.readouterr().out
+    for path in read_dataset(dataset, split="train").paths:
+        with Image.open(path) as copy:
+            assert copy.size == (24, 18)
+
+
+@pytest.mark.parametrize("arguments", [["voc2007"], ["--DOWNLOAD", "voc2007"]])
+def test_download_takes_the_name_of_a_data_set(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:  # fmt: skip
+    fetch = Mock(return_value={split: read_dataset(dataset, split=split) for split in ("train", "test")})
+    monkeypatch.setattr(dataset_download, "download", fetch)
+    more = ["--RESIZE_SHORT_SIDE=99", "--DOWNLOAD_URLS=http://a,http://b"]
+    run("download", *arguments, *more, folder=tmp_path / "voc", root=tmp_path)
+    fetch.assert_called_once_with(
+        "voc2007", tmp_path / "voc", short_side=99, quality=90, base_urls=("http://a", "http://b")
+    )
+    assert ["images", "40", "12"] in [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    with pytest.raises(InputError, match=r"DOWNLOAD is 'voc2008' \(did you mean voc2007\?\)"):
+        run("download", "voc2008", folder=tmp_path / "voc", root=tmp_path)
+
+
+def test_choices_are_what_the_registries_hold() -> None:
+    choices = {
+        constant.name: typing.get_args(constant.annotation) for constant in overrides.list_constants(dataset_tools)
+    }
+    assert choices["TO"] == tuple(dataset_formats.FORMATS)
+    assert choices["DOWNLOAD"] == tuple(dataset_download.SOURCES)
+
+
+def test_bad_input_is_one_line(tmp_path: Path, fails: Callable[[Callable[[list[str]], None], list[str]], str]) -> None:
+    for verb in ("check", "convert", "split", "resize"):
+        message = fails(dataset_tools.main, [verb, f"--DATASET_FOLDER={tmp_path / 'nowhere'}"])
+        assert "nowhere" in message
 
 
 @pytest.mark.parametrize(
@@ -227,3 +330,9 @@ def test_help_lists_the_constants_of_demo(capsys: pytest.CaptureFixture[str]) ->
         dataset_tools.main(["--help"])
     assert stop.value.code == 0
     assert "--DEMO_SEED 0" in capsys.readouterr().out
+
+
+def test_help_explains_every_verb() -> None:
+    assert dataset_tools.__doc__ is not None
+    explained = [line.split()[0] for line in dataset_tools.__doc__.splitlines() if line.startswith("    ")]
+    assert sorted(explained) == sorted(dataset_tools.VERBS)

@@ -15,6 +15,7 @@ from conftest import COLOURS, make_small_run, write_dataset
 import checkpoints
 import config
 import dataset_readers
+import dataset_split
 import metrics
 import overrides
 import predictor
@@ -72,7 +73,7 @@ def test_recipes(recipe: Path, few_images: Path, folder: Path) -> None:
 
 def assert_reproduces(path: Path, checkpoint: dict[str, Any], dataset: Path) -> None:
     table = dataset_readers.read_dataset(dataset, split="train")
-    _, val = dataset_readers.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SEED"])
+    _, val = dataset_split.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SEED"])
     model = predictor.load(path, "cpu")
     probabilities = np.stack([record.probabilities for record in model.predict(val.paths)])
     measured = metrics.measure(probabilities, val.targets, checkpoint["best_threshold"])

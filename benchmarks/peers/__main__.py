@@ -36,6 +36,7 @@ import numpy as np
 
 import config
 import dataset_readers
+import dataset_split
 import metrics
 import utils
 from benchmarks.peers.task import Task
@@ -133,7 +134,7 @@ def link_dataset(table: Table, folder: Path, split: str) -> None:
 
 def make_task(data: Path, folder: Path, seed: int, frozen_epochs: int, unfrozen_epochs: int) -> Task:
     """The task in the data set `data`, with the split that training.py makes of it for `seed`."""
-    train, val = dataset_readers.split_table(dataset_readers.read_dataset(data, split="train"), VAL_SPLIT, seed)
+    train, val = dataset_split.split_table(dataset_readers.read_dataset(data, split="train"), VAL_SPLIT, seed)
     return Task(
         folder=str(folder),
         train=train.paths,

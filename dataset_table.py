@@ -1,0 +1,88 @@
+"""What every annotation format is read into: a table. Tables are joined, and mapped to other orders of classes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set: file paths, an (N, C) int8 matrix (1 present, 0 absent, -1 unknown), C class names.
+
+    `groups`, where there are any, name each image's source, "" where none is known: images of one source belong into
+    one split.
+    """
+
+    paths: list[str]
+    targets: NDArray[np.int8]
+    classes: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, indices: Sequence[int] | NDArray[np.intp]) -> Table:
+        """The rows `indices`, in that order."""
+        groups = None if self.groups is None else tuple(self.groups[i] for i in indices)
+        return Table([self.paths[i] for i in indices], self.targets[np.asarray(indices, int)], self.classes, groups)
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with any class, file name, label or group; not with the folder."""
+        text = "\n".join([*self.classes, "", *map(os.path.basename, self.paths), *(self.groups or ())])
+        digest = hashlib.sha256(text.encode(errors="surrogateescape"))
+        digest.update(np.ascontiguousarray(self.targets).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """The rows of all tables, with the first one's order of classes. Raises InputError when the names differ."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    mapped = [first]
+    for table in tables[1:]:
+        mapped.append(map_classes(table, first.classes, f"beside {table.paths[0]}", f"beside {first.paths[0]}"))
+    groups = None
+    if any(table.groups is not None for table in tables):
+        groups = tuple(name for table in tables for name in (table.groups or [""] * len(table)))
+    paths = [path for table in tables for path in table.paths]
+    return Table(paths, np.concatenate([table.targets for table in mapped]), first.classes, groups)
+
+
+def map_classes(
+    table: Table, classes: Sequence[str], here: str = "of the data set", there: str = "of the model"
+) -> Table:
+    """`table` with its columns in the order of `classes`, which name the same classes.
+
+    Raises InputError with what either side lacks, where `here` and `there` say whose names these are.
+    """
+    if table.classes == tuple(classes):
+        return table
+    lists = [
+        f"only {side}: {_shorten(names)}"
+        for side, names in (
+            (here, [name for name in table.classes if name not in set(classes)]),
+            (there, [name for name in classes if name not in set(table.classes)]),
+        )
+        if names
+    ]
+    if lists:
+        raise InputError(
+            f"the {len(table.classes)} classes {here} and the {len(classes)} {there} differ; {'; '.join(lists)}"
+        )
+    column_of = {name: column for column, name in enumerate(table.classes)}
+    order = [column_of[name] for name in classes]
+    return replace(table, targets=np.ascontiguousarray(table.targets[:, order]), classes=tuple(classes))
+
+
+def _shorten(names: Collection[str], length: int = 10) -> str:
+    shown = ", ".join(list(names)[:length])
+    return shown if len(names) <= length else f"{shown}, and {len(names) - length} more"
