@@ -269,12 +269,7 @@ class ByteProgress(utils.Progress):
         self.done += num_bytes
         rate = (self.done - self.first) / max(self.seconds, 1e-9)
         left = utils.format_duration((self.total - self.done) / max(rate, 1e-9))
-        text = f"{self.done / 1e6:.0f}/{self.total / 1e6:.0f} MB  {rate / 1e6:.1f} MB/s  {left} left"
-        if self.live:
-            self.live.update(self.task, completed=self.done, text=text)
-        elif time.perf_counter() - self.last_line > self.SECONDS_BETWEEN_LINES and self.done < self.total:
-            self.last_line = time.perf_counter()
-            print(f"{self.title}  {text}", flush=True)
+        self.show(f"{self.done / 1e6:.0f}/{self.total / 1e6:.0f} MB  {rate / 1e6:.1f} MB/s  {left} left")
 
 
 # ---- extracting ----

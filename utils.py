@@ -200,7 +200,10 @@ class Progress:
             self.values = "".join(f"  {name} {value:.4f}" for name, value in values.items())
         rate = self.done / max(self.seconds, 1e-9)
         left = format_duration((self.total - self.done) / max(rate, 1e-9))
-        text = f"{self.done}/{self.total}{self.values}  {rate:.1f} images/s  {left} left"
+        self.show(f"{self.done}/{self.total}{self.values}  {rate:.1f} images/s  {left} left")
+
+    def show(self, text: str) -> None:
+        """Show `text` in the live bar, or now and then as a line."""
         if self.live:
             self.live.update(self.task, completed=self.done, text=text)
         elif time.perf_counter() - self.last_line > self.SECONDS_BETWEEN_LINES and self.done < self.total:
