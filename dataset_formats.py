@@ -192,6 +192,15 @@ def require_unique(names: Iterable[Any], where: Callable[[int], str]) -> tuple[s
     return tuple(unique)
 
 
+def join_files(tables: Sequence[Table], files: Iterable[Path]) -> Table:
+    """The tables of several files of one split as one. Raises InputError when two of them list the same image."""
+    table = join_tables(tables)
+    path, count = Counter(table.paths).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path} is listed in more than one of {', '.join(map(str, files))}")
+    return table
+
+
 def find_class(name: str, columns: dict[str, int], where: Callable[[], str]) -> int:
     """The column of class `name`; InputError with the ten nearest names when it is none."""
     column = columns.get(name)
@@ -513,14 +522,17 @@ def list_coco_json_splits(root: Path) -> list[str]:
 
 def read_coco_json(source: Source) -> Table:
     tables = []
-    for file in list_coco_json_files(source.labels_dir or source.root / "annotations", source.split):
+    files = list_coco_json_files(source.labels_dir or source.root / "annotations", source.split)
+    for file in files:
         name = file.stem.removeprefix("instances_")
         folders = [source.images_dir] if source.images_dir else [source.root / name, source.root / "images" / name]
         folder = next((folder for folder in folders if folder.is_dir()), None)
         if folder is None:
             raise InputError(f"{file}: its images are not there; expected {' or '.join(map(str, folders))}")
         tables.append(read_coco_json_file(file, folder, source.images_dir or source.root, source.options.count_crowds))
-    return join_tables(tables)
+    if not tables:
+        raise InputError(f"{source.labels_dir} holds no instances_{source.split}*.json")
+    return join_files(tables, files)
 
 
 def read_coco_json_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
@@ -585,12 +597,14 @@ def list_csv_files(root: Path) -> dict[str, list[Path]]:
 
 
 def read_header(file: Path) -> list[str]:
-    """The names of the columns of a csv file."""
+    """The names of the columns of a csv file; none where it is something else."""
     try:
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             return [name.strip() for name in next(csv.reader(lines), [])]
-    except (OSError, csv.Error) as error:
-        raise InputError(f"cannot read {file}: {error}") from error
+    except csv.Error:
+        return []
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
 def read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -622,7 +636,7 @@ def read_csv_split(source: Source) -> Table:
         names = tuple(name for name in header if name not in CSV_COLUMNS)
         by_name = "labels" in header
         if by_name:  # whatever is named in any split
-            cells = (row["labels"] for some in {*chain(*files.values())} for _, row in read_csv(some))
+            cells = (row.get("labels", "") for some in {*chain(*files.values())} for _, row in read_csv(some))
             names = read_classes(root, sorted({name for cell in cells for name in split_names(cell, separator)}))
         if not names:
             raise InputError(f"{file}: neither a column `labels` that names a class nor a column of a class")
@@ -646,7 +660,7 @@ def read_csv_split(source: Source) -> Table:
             rows.add(row["image_path"], values, where, row.get("group", "").strip())
         if rows.rows or len(files[split]) == 1:
             tables.append(rows.make_table(file, "group" in header))
-    return join_tables(tables)
+    return join_files(tables, files[split])
 
 
 def name_csv_images(table: Table, names: list[str]) -> list[str]:

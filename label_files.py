@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from utils import InputError, write_atomically
 EXTENSION = ".cls"
 UNKNOWN = b"?"  # before the index of a class that may be there or not
 NUM_THREADS = 8  # from a disk, files that are read side by side come twice as fast; from memory it makes no difference
+MIN_INDEXED = 1000  # label files; fewer are read in no time
 SETTLED_SECONDS = 2.0  # an index of younger files is not kept: a second change could bear the same time
 MAX_BYTES = 1 << 16  # of a label file
 VERSION = 1  # of the index
@@ -56,7 +58,7 @@ def read_label_files(
     targets = _parse_all(contents, labels, labels_dir, num_classes)
     if index is not None:
         folders = _read_times(images_dir, image_folders) + _read_times(labels_dir, label_folders)
-        if max(*changed, *folders) < start - SETTLED_SECONDS * 1e9:
+        if len(labels) >= MIN_INDEXED and max(*changed, *folders) < start - SETTLED_SECONDS * 1e9:
             _save_index(index, (images, labels, image_folders, label_folders), (changed, folders, targets))
     return images, targets
 
@@ -82,6 +84,8 @@ def write_label_files(folder: Path, names: Sequence[str], targets: NDArray[np.in
         new.rename(folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error} (free some space or choose another folder)") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def _format(row: NDArray[np.int8]) -> bytes:

@@ -332,6 +332,30 @@ def test_several_annotation_files_are_joined_by_class_name(tmp_path: Path) -> No
     assert as_rows(table) == by_last_part(TRAIN) | {"more.jpg": (0, 0, 1)}
 
 
+def test_an_image_in_two_annotation_files(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path, {"1.csv": "image_path,split,x\na.jpg,train,1\n", "2.csv": "image_path,split,x\nb.jpg,train,0\n"})
+    assert FORMATS["csv"].read(tmp_path, "train").targets.tolist() == [[1], [0]]
+    write(tmp_path, {"2.csv": "image_path,split,x\nb.jpg,train,0\na.jpg,train,0\n"})
+    with pytest.raises(InputError, match=r"/a\.jpg is listed in more than one of .*1\.csv, .*2\.csv"):
+        FORMATS["csv"].read(tmp_path, "train")
+
+
+def test_other_csv_files_are_no_data_set(tmp_path: Path) -> None:
+    write(tmp_path, {"statistics.csv": "class,count\nx,3\n", "train.csv": "name,x\na,1\n", "odd.csv": '"a\n\0'})
+    assert not FORMATS["csv"].recognise(tmp_path)
+
+
+def test_annotations_and_images_of_coco_elsewhere(tmp_path: Path) -> None:
+    write_coco_json(tmp_path / "first")
+    (tmp_path / "first" / "train2017").rename(tmp_path / "resized")
+    (tmp_path / "first" / "annotations").rename(tmp_path / "labels")
+    read = FORMATS["coco_json"].read
+    assert as_rows(read(tmp_path / "first", "train", tmp_path / "resized", tmp_path / "labels")) == by_last_part(TRAIN)
+    with pytest.raises(InputError, match=r"labels holds no instances_val\*\.json"):
+        read(tmp_path / "first", "val", tmp_path / "resized", tmp_path / "labels")
+
+
 def test_class_names_by_the_caller_where_their_number_agrees(tmp_path: Path) -> None:
     write_train_list(tmp_path)
     (tmp_path / "classes.txt").unlink()
@@ -380,6 +404,15 @@ def test_replaced_label_files_are_kept(tmp_path: Path) -> None:
     format.write(Table(names[:1], np.array([[0, 1]], np.int8), ("x", "y")), tmp_path, "val", names[:1])
     assert (tmp_path / "labels/val.bak/sub/b.cls").read_text() == "?1\n"
     assert sorted(p.name for p in (tmp_path / "labels/val").rglob("*")) == ["a.cls"]
+
+
+def test_label_files_that_cannot_all_be_written_leave_nothing(tmp_path: Path) -> None:
+    write_coco_cls(tmp_path)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    names = ["a.jpg", f"{'b' * 252}.jpg", f"{'c' * 300}.jpg"]  # the last is too long for a file system
+    with pytest.raises(InputError, match=r"cannot write .*labels/train: .*File name too long"):
+        FORMATS["coco_cls"].write(Table(names, np.ones((3, 3), np.int8), CLASSES), tmp_path, "train", names)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
 def test_coco_json_is_written_with_ids_from_1_on(tmp_path: Path) -> None:

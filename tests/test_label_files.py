@@ -16,8 +16,9 @@ from utils import InputError
 
 
 @pytest.fixture(autouse=True)
-def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep an index of files that were written just now."""
+def _always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep an index also of few files, and of those that were written just now."""
+    monkeypatch.setattr(label_files, "MIN_INDEXED", 1)
     monkeypatch.setattr(label_files, "SETTLED_SECONDS", -60.0)
 
 
@@ -130,10 +131,11 @@ def test_a_change_in_an_empty_sub_folder_is_noticed(dataset: Path, tmp_path: Pat
     assert "sub/new.jpg" in read(dataset, tmp_path, check_files=False)[0]
 
 
-def test_an_index_of_files_that_may_still_change_is_not_kept(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "value"), [("SETTLED_SECONDS", 2.0), ("MIN_INDEXED", 41)])
+def test_an_index_of_files_that_may_still_change_or_are_few_is_not_kept(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: float
 ) -> None:
-    monkeypatch.setattr(label_files, "SETTLED_SECONDS", 2.0)
+    monkeypatch.setattr(label_files, name, value)
     read(dataset, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
