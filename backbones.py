@@ -59,7 +59,11 @@ def require_name(name: str) -> None:
         return
     import timm
 
-    if timm.is_model(name.removeprefix(TIMM)):
+    architecture, _, tag = name.removeprefix(TIMM).partition(".")
+    if timm.is_model(architecture):
+        tags = timm.list_pretrained(f"{architecture}.*")
+        if tag and f"{architecture}.{tag}" not in tags:
+            raise InputError(f"there are no weights {name!r}; of {architecture} there are: {', '.join(tags) or 'none'}")
         return
     known = list_names()
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)

@@ -1,7 +1,7 @@
 """Every constant a run depends on: edit a line, then `python training.py`, `python testing.py`.
 
 The same edit for one run only: `python training.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5`, or a file of
-constants: `python training.py recipes/coco18.py`. `--help` lists everything with its present value.
+constants: `python training.py recipes/coco18_efficientnet_lite0.py`. `--help` lists everything with its present value.
 Sections marked * decide what is learned: their values name the checkpoint file.
 """
 
@@ -102,7 +102,7 @@ SEED: int = 0  # of the split, the order, the augmentation and the new head
 LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
     "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
 )
-LOSS_REDUCTION: Literal["mean", "sum"] = "mean"  # of a batch's entries; sum needs rates a thousand times lower
+LOSS_REDUCTION: Literal["mean", "sum"] = "mean"  # of a batch's entries; sum, as in the papers, multiplies sgd's steps
 USE_POS_WEIGHT: bool = True  # bce_with_logits: weigh positives by negatives / positives of the training split
 POS_WEIGHT_CAP: float = 20.0  # largest such weight; 0: no cap
 FOCAL_GAMMA: float = 2.0  # focal: power of the distance from the target
@@ -116,7 +116,7 @@ ANGULAR_BALANCE: float = 0.7  # asymmetric_angular: weight of positives, with 1 
 ANGULAR_GAMMA_NEGATIVE: float = 0.0  # asymmetric_angular: power of the distance for negatives
 ANGULAR_GAMMA_POSITIVE: float = 0.0  # asymmetric_angular: and for positives
 ANGULAR_CLIP: float = 0.05  # asymmetric_angular: shift of negatives' probability, with a gamma above 0
-LABEL_SMOOTHING: float = 0.0  # targets 0 and 1 become half of it and 1 less that; 0: off
+LABEL_SMOOTHING: float = 0.0  # e: 0 becomes e / 2 and 1 becomes 1 - e / 2; softmax: e / C to each class; 0: off
 ENTRY_WEIGHTS: tuple[Literal["ghm", "ohem", "class_weights", "threshold"], ...] = ()  # multiplied into the loss
 GHM_BINS: int = 30  # ghm: less weight where |probability - target| crowds, counted in so many bins
 GHM_MOMENTUM: float = 0.75  # ghm: share of the earlier count that is kept
@@ -139,7 +139,7 @@ TEST_FLIP: bool = False  # average the probabilities of each image and its mirro
 TEST_SCALES: tuple[float, ...] = (1.0,)  # and of these sizes, as multiples of the model's; others: engine torch only
 TEST_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "torch"  # others: quicker, CPU only, requirements-export.txt
 TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
-INT8_CALIBRATION_IMAGES: int = 300  # with TEST_INT8: taken evenly from TRAIN_IMAGES_DIR to find the integers' ranges
+INT8_CALIBRATION_IMAGES: int = 300  # with TEST_INT8: training images, to find the integers' ranges
 
 # ---- Machine ----
 DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps

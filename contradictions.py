@@ -140,6 +140,18 @@ CONTRADICTIONS: list[tuple[Rule, str]] = [
         "ENTRY_WEIGHTS {ENTRY_WEIGHTS} go by the probability of each class by itself, which LOSS softmax does not "
         "train: leave ghm, ohem and threshold out",
     ),
+    (
+        lambda ENTRY_WEIGHTS, POSITIVE_CLASS_WEIGHTS, NEGATIVE_CLASS_WEIGHTS: (
+            ("class_weights" in ENTRY_WEIGHTS) != bool(POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS)
+        ),
+        "class_weights in ENTRY_WEIGHTS goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS: both, or neither",
+    ),
+    (
+        lambda USE_PRIOR_BIAS, HEAD, LOSS: (
+            USE_PRIOR_BIAS and (HEAD == "cosine" or LOSS in ("softmax", "asymmetric_angular"))
+        ),
+        "USE_PRIOR_BIAS needs a last bias and a sigmoid, which HEAD {HEAD} with LOSS {LOSS} does not have: False",
+    ),
     (lambda ENTRY_WEIGHTS: len({*ENTRY_WEIGHTS}) < len(ENTRY_WEIGHTS), "ENTRY_WEIGHTS {ENTRY_WEIGHTS} names one twice"),
     (
         lambda SAM_RHO, MIXED_PRECISION: SAM_RHO > 0 and MIXED_PRECISION == "fp16",

@@ -286,7 +286,9 @@ def set_prior(head: nn.Module, frequencies: Tensor) -> None:
     """
     bias = getattr(head, "bias", None)
     if bias is None:
-        raise InputError(f"a {type(head).__name__} head with these options has no final bias: use no prior")
+        raise InputError(
+            f"a {type(head).__name__} head with these options has no final bias: set USE_PRIOR_BIAS to False"
+        )
     if frequencies.shape != bias.shape or not ((frequencies > 0) & (frequencies < 1)).all():
         raise InputError(f"class frequencies must be {len(bias)} numbers between 0 and 1, not {frequencies.tolist()}")
     with torch.no_grad():

@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> None:
     arguments = [argument for argument in arguments if argument not in modes]
     first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     overrides.apply(arguments[first:], sys.modules[__name__])
+    if NUM_CLASSES < 1 or min(BATCH_SIZES, default=0) < 1:
+        raise InputError(f"NUM_CLASSES is {NUM_CLASSES} and BATCH_SIZES {BATCH_SIZES}: 1 or more each")
     rows = compare(arguments[:first] or list(DEFAULT_NAMES))
     if "--csv" in modes:
         model_performance_table.print_csv(rows)

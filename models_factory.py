@@ -46,7 +46,10 @@ class MultiLabelModel(nn.Module):
         """Logits (B, C) of images uint8, or float in the same 0-255 range."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
             features = self.extract_features(images)
-        return self.head(features)
+        if self.training or not torch.is_autocast_enabled(features.device.type):
+            return self.head(features)
+        with torch.autocast(features.device.type, enabled=False):  # logits of 8 bits would tie in metrics
+            return self.head(features.float())
 
     def extract_features(self, images: Tensor) -> Tensor:
         """What the head works on: a feature map (B, D, h, w), or tokens (B, T, D), of such images."""

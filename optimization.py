@@ -125,12 +125,13 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
     @torch.no_grad()
     def blend(averages: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
         if averages[0].is_floating_point():  # torch hands over one type at a time
-            n = int(num_averaged)
+            n = int(average.n_averaged)  # on the CPU, while the argument is a copy on the weights' device
             get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, n)
         else:
             torch._foreach_copy_(averages, current)
 
-    return AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
+    return average
 
 
 # ---- schedules ----

@@ -1,6 +1,6 @@
 """The command line and recipe files, turned into edits of the constants atop `config.py` (or of a script).
 
-    python training.py recipes/coco18.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5
+    python training.py recipes/coco18_efficientnet_lite0.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5
 
 has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a
 Python file of such lines. Every value is checked against its annotation before anything else happens.

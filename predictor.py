@@ -61,9 +61,8 @@ class Predictor:
         self.thresholds = np.full(len(self.classes), self.threshold, dtype=np.float32)
         sizes = [round(scale * checkpoint["image_size"]) for scale in scales]
         self.transforms = [make_eval_transform(checkpoint["resize_rule"], size) for size in sizes]
-        for size in sizes:
-            if size != checkpoint["image_size"]:
-                _require_size(engine, size, checkpoint["model_name"])
+        for size in {*sizes} - {checkpoint["image_size"]}:
+            require_size(engine, size, checkpoint["model_name"], "TEST_SCALES to (1.0,)")
 
     def predict(
         self,
@@ -161,12 +160,13 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     return model
 
 
-def _require_size(engine: Engine, image_size: int, name: str) -> None:
-    """Raise InputError unless the engine takes images of `image_size` pixels."""
+def require_size(run: Callable[[torch.Tensor], torch.Tensor], image_size: int, name: str, advice: str) -> None:
+    """Raise InputError, which says what to set, unless `run`, a model, takes images of `image_size` pixels."""
     try:
-        engine(make_example(image_size))
+        with torch.no_grad():
+            run(make_example(image_size))
     except (RuntimeError, ValueError, AssertionError) as error:  # each network says it in its own way
-        raise InputError(f"{name} does not take images of {image_size} px: set TEST_SCALES to (1.0,)") from error
+        raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error
 
 
 def read_image(path: str, transform: Transform) -> torch.Tensor:

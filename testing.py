@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     )
     table = read_test_table(model)
     paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)
-    print_configuration(model, len(paths))
+    print_configuration(model, paths)
 
     start = time.perf_counter()
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
@@ -87,9 +87,11 @@ def read_test_table(model: Predictor) -> Table | None:
 
 
 def name_images(paths: Sequence[str]) -> list[str]:
-    """Each path from the folder that holds them all on, without its ending: in one folder the file's name."""
+    """Each path from the folder that holds them all on, without its ending, unless two differ in that alone."""
     base = os.path.commonpath([str(Path(path).parent) for path in paths])
-    return [Path(path).relative_to(base).with_suffix("").as_posix() for path in paths]
+    names = [Path(path).relative_to(base) for path in paths]
+    stems = [name.with_suffix("").as_posix() for name in names]
+    return stems if len(set(stems)) == len(stems) else [name.as_posix() for name in names]
 
 
 def name_predictions(model: Predictor) -> str:
@@ -148,7 +150,7 @@ def _null_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def print_configuration(model: Predictor, num_images: int) -> None:
+def print_configuration(model: Predictor, paths: Sequence[str]) -> None:
     """What is about to happen."""
     metadata = model.metadata
     trained = (
@@ -156,7 +158,8 @@ def print_configuration(model: Predictor, num_images: int) -> None:
     )
     rows = {
         "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}, {trained}",
-        "images": f"{config.TEST_IMAGES_DIR}: {num_images}, {metadata['image_size']} px",
+        "images": f"{os.path.commonpath([str(Path(path).parent) for path in paths])}: {len(paths)}, "
+        f"{metadata['image_size']} px",
         "classes": f"{len(model.classes)}, predicted from probability {model.threshold:.4f} on",
         "engine": name_engine(),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",

@@ -9,6 +9,7 @@ Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MOD
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -167,8 +168,10 @@ def validate(
 
 def score(engine: Engine, network: nn.Module, loader: DataLoader[Batch], title: str) -> Scores:
     """Run `network`, the model or its head as it is, over `loader`."""
+    # a head alone computes in float32, as it does within the model
+    autocast = engine.autocast if isinstance(network, models_factory.MultiLabelModel) else nullcontext
     activation = choose_activation()
-    return validation.score(network, loader, engine.objective, engine.device, engine.autocast, activation, title)
+    return validation.score(network, loader, engine.objective, engine.device, autocast, activation, title)
 
 
 def measure_training(engine: Engine, data: Data, state: RunState) -> dict[str, float]:
@@ -335,7 +338,7 @@ def print_epoch(record: dict[str, Any]) -> None:
     if "val_f1" in record:
         text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
         text += f"  threshold {record['threshold']:.3f}"
-    if record.get("val_f1_averaged", -1.0) == record.get("val_f1"):
+    if record.get("val_f1_averaged", -1.0) > record.get("val_f1_raw", -1.0):
         text += "  averaged weights"
     if "train_f1" in record:
         text += f"  train F1 {record['train_f1']:.4f}  mAP {record['train_mAP']:.4f}"

@@ -23,6 +23,7 @@ import heads
 import losses
 import models_factory
 import optimization
+import predictor
 import utils
 from dataset_readers import Batch, Table
 from utils import InputError
@@ -51,7 +52,8 @@ class Engine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+            if part:  # else a scaler that was off, on another device
+                getattr(self, name).load_state_dict(part)
 
 
 def make_engine(train: Table, device: torch.device) -> Engine:
@@ -70,6 +72,9 @@ def make_engine(train: Table, device: torch.device) -> Engine:
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
     if config.USE_PRIOR_BIAS:
         heads.set_prior(model.head, heads.count_frequencies(train.targets))
+    for size in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {config.IMAGE_SIZE}:
+        advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"
+        predictor.require_size(model.eval(), size, config.MODEL_NAME, advice)
     model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
     model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
     average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
@@ -165,6 +170,11 @@ def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
             "negative": _one_or_all(config.NEGATIVE_CLASS_WEIGHTS),
         },
     }
+    for name in ("POSITIVE_CLASS_WEIGHTS", "NEGATIVE_CLASS_WEIGHTS"):
+        if len(vars(config)[name]) not in (0, 1, targets.shape[1]):
+            raise InputError(
+                f"{name} has {len(vars(config)[name])} weights for {targets.shape[1]} classes: one, or each"
+            )
     loss = losses.LOSSES[config.LOSS](**options.get(config.LOSS, {}))
     entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options[name]) for name in config.ENTRY_WEIGHTS}
     return losses.Objective(loss, entry_weights, config.LABEL_SMOOTHING, config.LOSS_REDUCTION)

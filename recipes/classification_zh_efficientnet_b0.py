@@ -1,6 +1,7 @@
 """The Chinese classification library's run: EfficientNet-B0, one sigmoid a class, GHM weights, its own warm-up rule.
 
-Source: "PyTorch classification library" (in Chinese), README and main.py; accuracy 89.3 % on its author's own data.
+Source: "PyTorch classification library" (in Chinese), README and main.py, with
+AutoAugment in place of its own augmentation; accuracy 89.3 % on its author's own data.
 One label an image: LOSS = "softmax" without ENTRY_WEIGHTS is its other choice.
 """
 

@@ -1,6 +1,7 @@
 """The Chinese classification library's other backbone: ResNeSt-50, one sigmoid a class, its own warm-up rule.
 
-Source: "PyTorch classification library" (in Chinese), README and main.py. No figure is published for it.
+Source: "PyTorch classification library" (in Chinese), README and main.py, with
+AutoAugment in place of its own augmentation. No figure is published for it.
 """
 
 MODEL_NAME = "resnest50"

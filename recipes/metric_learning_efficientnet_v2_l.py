@@ -1,6 +1,7 @@
 """The metric-learning run: EfficientNetV2-L, ML-Decoder on cosines, angular loss; published mAP 90.10 on COCO 2014.
 
-Source: Prokofiev and Sovrasov 2022 (arXiv 2209.06585), EfficientNetV2_small_mld.yml.
+Source: Prokofiev and Sovrasov 2022 (arXiv 2209.06585), after EfficientNetV2_small_mld.yml:
+no file for the large one is published.
 """
 
 MODEL_NAME = "tf_efficientnetv2_l.in21k"

@@ -1,6 +1,7 @@
 """The metric-learning run: EfficientNetV2-S, ML-Decoder on cosines, angular loss; published mAP 88.75 on COCO 2014.
 
-Source: Prokofiev and Sovrasov 2022 (arXiv 2209.06585), EfficientNetV2_small_mld.yml.
+Source: Prokofiev and Sovrasov 2022 (arXiv 2209.06585), EfficientNetV2_small_mld.yml, which
+starts from OpenImages weights, not from timm's ImageNet-21k ones.
 """
 
 MODEL_NAME = "tf_efficientnetv2_s.in21k"

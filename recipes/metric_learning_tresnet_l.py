@@ -1,6 +1,7 @@
 """The metric-learning run: TResNet-L, ML-Decoder on cosines, angular loss; published mAP 90.30 on COCO 2014.
 
-Source: Prokofiev and Sovrasov 2022 (arXiv 2209.06585), TResNetL_mld.yml.
+Source: Prokofiev and Sovrasov 2022 (arXiv 2209.06585), TResNetL_mld.yml, which starts from
+ML-Decoder's pretrained weights (PRETRAINED_WEIGHTS takes that file), not from timm's.
 """
 
 MODEL_NAME = "tresnet_v2_l"

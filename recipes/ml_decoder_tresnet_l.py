@@ -1,6 +1,7 @@
 """TResNet-L with ML-Decoder and the asymmetric loss at 448 pixels; published mAP 90.0 on COCO 2014.
 
-Source: Ridnik et al. 2021 (arXiv 2111.12933), train.py.
+Source: Ridnik et al. 2021 (arXiv 2111.12933), train.py, which starts from its own pretrained
+weights (PRETRAINED_WEIGHTS takes that file), not from timm's.
 """
 
 MODEL_NAME = "tresnet_v2_l"

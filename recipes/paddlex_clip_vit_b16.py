@@ -1,6 +1,7 @@
 """PaddleX's run: CLIP's ViT-B/16 at 448 pixels with ML-Decoder and asymmetric loss; published mAP 89.15 on COCO 2017.
 
-Source: PaddleX and PaddleClas, MLDecoder/CLIP_vit_base_patch16_448_ml_decoder_448.yaml (batch of one GPU).
+Source: PaddleX and PaddleClas, MLDecoder/CLIP_vit_base_patch16_448_ml_decoder_448.yaml;
+batch of one GPU.
 """
 
 MODEL_NAME = "clip_vit_b16"

@@ -1,6 +1,7 @@
 """PaddleX's run: PP-HGNetV2-B0 with ML-Decoder and asymmetric loss; published mAP 80.98 on COCO 2017.
 
-Source: PaddleX and PaddleClas, MLDecoder/PP-HGNetV2-B0_ml_decoder_448.yaml (batch of one GPU).
+Source: PaddleX and PaddleClas, MLDecoder/PP-HGNetV2-B0_ml_decoder_448.yaml;
+batch of one GPU.
 """
 
 MODEL_NAME = "pp_hgnetv2_b0"

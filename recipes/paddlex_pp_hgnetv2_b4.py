@@ -1,6 +1,7 @@
 """PaddleX's run: PP-HGNetV2-B4 with ML-Decoder and asymmetric loss; published mAP 87.96 on COCO 2017.
 
-Source: PaddleX and PaddleClas, MLDecoder/PP-HGNetV2-B4_ml_decoder_448.yaml (batch of one GPU).
+Source: PaddleX and PaddleClas, MLDecoder/PP-HGNetV2-B4_ml_decoder_448.yaml;
+batch of one GPU.
 """
 
 MODEL_NAME = "pp_hgnetv2_b4"

@@ -1,6 +1,7 @@
 """PaddleX's run: PP-HGNetV2-B6 with ML-Decoder and asymmetric loss; published mAP 91.25 on COCO 2017.
 
-Source: PaddleX and PaddleClas, MLDecoder/PP-HGNetV2-B6_ml_decoder_448.yaml (batch of one GPU).
+Source: PaddleX and PaddleClas, MLDecoder/PP-HGNetV2-B6_ml_decoder_448.yaml;
+batch of one GPU.
 """
 
 MODEL_NAME = "pp_hgnetv2_b6"
@@ -11,7 +12,7 @@ AUGMENTATION_POLICY = "rand_augment"
 ERASING_PROBABILITY = 1.0
 FREEZE_BACKBONE = False
 NUM_EPOCHS = 40
-TRAIN_BATCH_SIZE = 16
+TRAIN_BATCH_SIZE = 8
 OPTIMIZER = "adamw"
 WEIGHT_DECAY = 1e-4
 DECAY_NORMS_AND_BIASES = False

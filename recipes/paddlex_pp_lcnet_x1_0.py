@@ -1,6 +1,7 @@
 """PaddleX's run: PP-LCNet x1.0 with ML-Decoder and asymmetric loss; published mAP 77.96 on COCO 2017.
 
-Source: PaddleX and PaddleClas, MLDecoder/PP-LCNet_x1_0_ml_decoder_448.yaml (batch of one GPU).
+Source: PaddleX and PaddleClas, MLDecoder/PP-LCNet_x1_0_ml_decoder_448.yaml;
+batch of one GPU.
 """
 
 MODEL_NAME = "pp_lcnet_x1_0"

@@ -1,6 +1,7 @@
 """PaddleX's run: ResNet-50 with ML-Decoder and asymmetric loss; published mAP 83.50 on COCO 2017.
 
-Source: PaddleX and PaddleClas, MLDecoder/ResNet50_ml_decoder_448.yaml (batch of one GPU).
+Source: PaddleX and PaddleClas, MLDecoder/ResNet50_ml_decoder_448.yaml;
+batch of one GPU.
 """
 
 MODEL_NAME = "resnet50"

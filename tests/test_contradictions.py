@@ -8,6 +8,7 @@ import pytest
 
 import config
 import contradictions
+import heads
 import overrides
 from utils import InputError
 
@@ -87,6 +88,10 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--LOSS asymmetric_angular", "which HEAD linear_bn does not give"),
     ("--LOSS softmax --ENTRY_WEIGHTS class_weights,ghm", "which LOSS softmax does not train"),
     ("--ENTRY_WEIGHTS ghm,ghm", "names one twice"),
+    ("--ENTRY_WEIGHTS class_weights", "goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS"),
+    ("--POSITIVE_CLASS_WEIGHTS 2", "goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS"),
+    ("--USE_PRIOR_BIAS 1 --HEAD cosine", "USE_PRIOR_BIAS needs a last bias and a sigmoid"),
+    ("--USE_PRIOR_BIAS 1 --LOSS softmax", "which HEAD linear_bn with LOSS softmax does not have"),
     ("--SAM_RHO 0.05 --MIXED_PRECISION fp16", "SAM_RHO is 0.05 but MIXED_PRECISION fp16"),
 ]
 
@@ -121,6 +126,11 @@ def test_every_limit_and_rule_is_provoked_by_a_case_above() -> None:
             overrides.apply(line.split(), config)
         provoked |= find_broken()
     assert {*contradictions.LIMITS, *(message for _, message in contradictions.CONTRADICTIONS)} == provoked
+
+
+def test_the_angular_loss_goes_with_every_head_that_can_give_cosines() -> None:
+    (rule,) = (rule for rule, message in contradictions.CONTRADICTIONS if "works on cosines" in message)
+    assert [head for head in heads.HEADS if not rule("asymmetric_angular", head)] == list(heads.SCALE_OPTIONS)
 
 
 def test_limits_and_rules_look_at_constants_that_exist_and_the_defaults_break_none() -> None:

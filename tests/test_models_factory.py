@@ -353,6 +353,16 @@ def test_without_network_the_message_says_where_the_file_goes(
     assert "PRETRAINED_WEIGHTS = None" in str(error.value)
 
 
+def test_a_download_that_was_cut_short_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_off(url: str, path: str, *arguments: object, **options: object) -> None:
+        Path(path).write_bytes(b"half of it")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", break_off)
+    with pytest.raises(InputError, match=r"no pretrained weights for timm/resnet18: .* could not be downloaded"):
+        models_factory.make_model("timm/resnet18", 5, weights="default", weights_folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_network_without_published_weights_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are no published weights of halonet_h1"):
         pretrained.read_default("halonet_h1", tmp_path)
@@ -361,5 +371,9 @@ def test_a_network_without_published_weights_says_so(tmp_path: Path) -> None:
 def test_unknown_names_are_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"there is no backbone 'resnet81'; the nearest: resnet18, .*--search"):
         models_factory.make_model("resnet81", 5)
+    with pytest.raises(
+        InputError, match=r"there are no weights 'resnet18.nonsense'; of resnet18 there are: resnet18\."
+    ):
+        models_factory.make_model("resnet18.nonsense", 5)
     with pytest.raises(InputError, match="there is no head 'liner'"):
         models_factory.make_model("resnet18", 5, head="liner")

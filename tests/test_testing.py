@@ -200,3 +200,4 @@ def test_missing_things_are_one_line(folder: Path, dataset: Path, fails: Callabl
 def test_images_of_the_same_name_in_two_folders_keep_apart() -> None:
     assert testing.name_images(["/set/test/cat/1.jpg", "/set/test/dog/1.jpg"]) == ["cat/1", "dog/1"]
     assert testing.name_images(["/set/test/a.b.jpg", "/set/test/c.png"]) == ["a.b", "c"]
+    assert testing.name_images(["/set/a.jpg", "/set/a.png", "/set/b.jpg"]) == ["a.jpg", "a.png", "b.jpg"]

@@ -24,6 +24,7 @@ import testing
 import training
 import training_engine
 from training_data import Stage
+from utils import InputError
 
 TARGETS = np.array([[1, 0, 0], [0, 1, -1], [1, 1, 0], [0, 0, 0]], dtype=np.int8)
 
@@ -54,14 +55,15 @@ def find_last(folder: Path) -> dict[str, Any]:
             losses.AsymmetricAngular(9, 0.1, 0.6, 2, 1, 0.1),
         ),
         ("--USE_POS_WEIGHT 0", losses.BCEWithLogits()),
-        ("--POS_WEIGHT_CAP 1.2", losses.BCEWithLogits(torch.tensor([1.0, 1.0, 1.0]))),
+        ("--POS_WEIGHT_CAP 1.2", losses.BCEWithLogits(torch.tensor([1.0, 1.2, 1.0]))),
         ("--LOSS softmax", losses.Softmax()),
     ],
 )
 def test_each_loss_gets_its_constants(line: str, expected: torch.nn.Module) -> None:
     apply(line)
-    objective = training_engine.make_objective(TARGETS)
-    logits, targets = torch.randn(4, 3), dataset_readers.as_float_targets(TARGETS)
+    rows = np.concatenate([TARGETS, [[0, 0, -1], [1, 0, -1]]]).astype(np.int8)  # the second class: 4 to 2
+    objective = training_engine.make_objective(rows)
+    logits, targets = torch.randn(6, 3), dataset_readers.as_float_targets(rows)
     assert torch.equal(objective.loss(logits, targets), expected(logits, targets))
 
 
@@ -97,11 +99,12 @@ def make_engine(line: str) -> training_engine.Engine:
 def test_the_graph_comes_from_the_training_labels_and_the_embeddings_file(tmp_path: Path) -> None:
     embeddings = np.arange(12, dtype=np.float64).reshape(3, 4)
     np.save(tmp_path / "words.npy", embeddings)
-    engine = make_engine(f"--HEAD gcn --GCN_EMBEDDINGS {tmp_path / 'words.npy'} --GCN_LINK_PROBABILITY 0.5")
+    engine = make_engine(f"--HEAD gcn --GCN_EMBEDDINGS {tmp_path / 'words.npy'} --GCN_LINK_PROBABILITY 0.6")
     assert engine.head_options == {"reweights_channels": False, "cosine_scale": None, "embedding_size": 4}
     state = engine.model.head.state_dict()
     assert torch.equal(state["embeddings"], torch.tensor(embeddings, dtype=torch.float32))
-    assert torch.equal(state["adjacency"], heads.count_adjacency(TARGETS, 0.5))
+    assert torch.equal(state["adjacency"], heads.count_adjacency(TARGETS, 0.6))
+    assert not torch.equal(state["adjacency"], heads.count_adjacency(TARGETS, 0.4)), "else the constant had no say"
 
 
 def test_the_last_bias_starts_at_the_frequencies() -> None:
@@ -111,10 +114,17 @@ def test_the_last_bias_starts_at_the_frequencies() -> None:
 
 
 def test_the_angular_loss_makes_heads_cosine() -> None:
-    engine = make_engine("--HEAD ml_decoder --LOSS asymmetric_angular --ANGULAR_SCALE 5")
+    engine = make_engine("--HEAD ml_decoder --LOSS asymmetric_angular --ANGULAR_SCALE 0.1")
     logits = engine.model.eval()(torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8))
-    assert logits.abs().max() <= 5 + 1e-4
+    assert logits.abs().max() <= 0.1 + 1e-4
     assert make_engine("--HEAD ml_decoder").head_options["cosine_scale"] is None
+
+
+def test_sizes_that_the_network_does_not_take_end_the_run_at_once() -> None:
+    with pytest.raises(InputError, match=r"levit_128s does not take images of 96 px: set GROWING_IMAGE_SIZES and"):
+        make_engine("--MODEL_NAME levit_128s --IMAGE_SIZE 64 --MULTI_SCALE_SIZES 64,96")
+    with pytest.raises(InputError, match="POSITIVE_CLASS_WEIGHTS has 2 weights for 3 classes"):
+        make_engine("--ENTRY_WEIGHTS class_weights --POSITIVE_CLASS_WEIGHTS 1,2")
 
 
 def test_norms_and_biases_may_be_left_without_decay() -> None:
