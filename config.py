@@ -29,7 +29,7 @@ TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 EXTRA_DATASET_FOLDERS: tuple[str, ...] = ()  # whose training images join in; their classes agree by name
 EXCLUDE_LIST: Path | None = None  # a path a line, from DATASET_FOLDER on, of images that training leaves out
 BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: training tries each image once and leaves out what is damaged
-GROUP_PATTERN: str | None = None  # regular expression over paths: its first group names an image's source
+GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths: its first group names the source
 LABEL_SEPARATOR: Literal[";", ",", "|", " "] = ";"  # csv: between the names in the column `labels`
 COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
 CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: new and renamed files only, but at once
@@ -38,7 +38,7 @@ CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: n
 DATASET_FORMAT: Literal[
     "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv"
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
-VAL_SPLIT: float = 0.1  # share of the training images kept for validation, stratified over all labels
+VAL_SPLIT: float = 0.1  # share of the training images to validate on, stratified; unused where there is a val split
 IMAGE_SIZE: int = 224  # pixels, side of the square the model sees
 RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them
 IMAGE_CACHE: Literal["none", "memory", "disk"] = "none"  # keep decoded images, shrunk to what the crops need

@@ -98,23 +98,31 @@ def check(
     group_pattern: str | None = None,
     options: ReadOptions | None = None,
     exclude_list: Path | None = None,
+    read: Callable[[str], Table] | None = None,
+    splits: Sequence[str] | None = None,
     small_side: int = 32,
     num_threads: int | None = None,
 ) -> bool:
     """Check the data set in `root` and write the report under `output`; False when there is an error in it.
 
-    `classes`, `group_pattern` and `options` are those of `read_dataset`, `exclude_list` is a file of images to leave
-    out. A picture with a side below `small_side` pixels is a warning. Raises InputError when there is nothing to check.
+    `classes`, `group_pattern` and `options` are those of `read_dataset`; `read` gives the tables of `splits` in its
+    place. `exclude_list` is a file of images to leave out of all splits but test. A picture with a side below
+    `small_side` pixels is a warning. Raises InputError when there is nothing to check.
     """
     root, output = make_absolute(root), make_absolute(output)
     if format == "auto":
         format = dataset_readers.recognise_format(root)
-    read = partial(
+    read = read or partial(
         dataset_readers.read_dataset, root, format, classes=classes, group_pattern=group_pattern, options=options
     )
-    tables, findings = read_tables(root, dataset_readers.list_splits(root, format), read, output / "check_dataset")
-    if exclude_list:
-        tables = {split: dataset_readers.exclude(table, exclude_list, root) for split, table in tables.items()}
+    splits = splits or dataset_readers.list_splits(root, format)
+    tables, findings = read_tables(root, splits, read, output / "check_dataset")
+    if exclude_list:  # as in training: the test images stay what they are
+        tables |= {
+            split: dataset_readers.exclude(table, exclude_list, root)
+            for split, table in tables.items()
+            if split != "test"
+        }
     facts = inspect_images(sorted({path for table in tables.values() for path in table.paths}), num_threads)
     copies, excess = find_copies(tables, facts)
     findings += [*find_bad_images(facts, small_side), *copies, *find_source_leaks(tables), *find_class_problems(tables)]

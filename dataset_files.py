@@ -37,7 +37,7 @@ def list_files(folder: Path, extensions: frozenset[str]) -> tuple[list[str], lis
         prefix = waiting.pop()
         try:
             with os.scandir(f"{folder}{os.sep}{prefix}") as scan:  # a system call for many names, no stat of each
-                entries = list(scan)
+                entries = [entry for entry in scan if entry.name[0] != "."]  # hidden: not the person's own
         except OSError as error:
             raise InputError(f"cannot read folder {error.filename or folder}: {error.strerror}") from error
         waiting += [f"{prefix}{entry.name}/" for entry in entries if entry.is_dir()]

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import functools
 import io
 import json
 import os
@@ -148,7 +149,8 @@ class Rows:
             )
         known = self.rows.setdefault(path, (values, group, where))
         if known[:2] != (values, group):
-            raise InputError(f"{where()}: {text!r} has other labels here than at {known[2]()}")
+            what = "labels or another group" if group or known[1] else "labels"
+            raise InputError(f"{where()}: {text!r} has other {what} here than at {known[2]()}")
 
     def make_table(self, file: Path, has_groups: bool = False) -> Table:
         """The table, sorted by path. Raises InputError when an image, or every line of `file`, is missing."""
@@ -391,7 +393,9 @@ def list_class_folders(root: Path, split: str) -> list[str]:
 
 
 def list_image_folder_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if list_class_folders(root, split)]
+    # a folder `images` beside one `labels` is another tool's layout, not two classes
+    folders = {split: list_class_folders(root, split) for split in SPLITS}
+    return [split for split, found in folders.items() if found and not {"images", "labels"} <= set(found)]
 
 
 def read_image_folder(source: Source) -> Table:
@@ -592,8 +596,14 @@ def list_csv_files(root: Path) -> dict[str, list[Path]]:
     if files:
         return files
     shared = [file for file in sorted(root.glob("*.csv")) if {"image_path", "split"} <= set(read_header(file))]
-    found = {row["split"].strip() for file in shared for _, row in read_csv(file)}
+    found = {split for file in shared for split in _list_splits_in(file, file.stat().st_mtime_ns)}
     return {split: shared for split in SPLITS if split in found}
+
+
+@functools.lru_cache  # asked for several times before a run begins
+def _list_splits_in(file: Path, changed: int) -> set[str]:
+    """What stands in the column `split` of a csv file that was last `changed` at that time."""
+    return {row["split"].strip() for _, row in read_csv(file)}
 
 
 def read_header(file: Path) -> list[str]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import config
 import dataset_readers
-from dataset_formats import ReadOptions
+from dataset_formats import SPLITS, ReadOptions
 from dataset_table import Table
+from utils import InputError
 
 
 def choose_format(split: str) -> str:
@@ -21,6 +22,14 @@ def has_split(split: str) -> bool:
     """Whether DATASET_FOLDER has labels of `split`."""
     labels_dir = _find_folders(split)[1]
     return dataset_readers.has_split(config.DATASET_FOLDER, config.DATASET_FORMAT, split, labels_dir)
+
+
+def list_splits() -> list[str]:
+    """Those of "train", "val", "test" that DATASET_FOLDER has labels of. Raises InputError where there is none."""
+    splits = [split for split in SPLITS if has_split(split)]
+    if not splits:
+        raise InputError(f"{config.DATASET_FOLDER} has no labels of any split in the format {choose_format('train')}")
+    return splits
 
 
 def read_split(split: str) -> Table:

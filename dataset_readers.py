@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Sampler
 from augmentations import Transform, apply_seeded
 from dataset_files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute, read_lines
 from dataset_formats import FORMATS, Format, ReadOptions
-from dataset_table import Table, join_tables, map_classes
+from dataset_table import Table, drop_repeats, join_tables, map_classes
 from image_cache import CachedImages, stamp_files
 from utils import InputError, Progress, suggest, warn, write_text
 
@@ -79,7 +79,7 @@ def read_dataset(
         if not splits:
             raise InputError(f"{one} has no split of format {name}")
         tables += [format_read.read(one, part, images, labels, classes, options or ReadOptions()) for part in splits]
-    table = join_tables(tables)
+    table = tables[0] if len(tables) == 1 else drop_repeats(join_tables(tables))
     return table if group_pattern is None else find_groups(table, group_pattern)
 
 
@@ -100,7 +100,8 @@ def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> 
         raise InputError(
             f"{root} is in no known format: expected images/ and labels/train/ (coco_cls), train_list.txt, label.txt "
             "and train.txt (mlcls), train/<class>/ (image_folder), train.json (classes_json), "
-            "annotations/instances_train*.json (coco_json) or train.csv, or the same for val or test"
+            "annotations/instances_train*.json (coco_json) or train.csv (commas, a column image_path), or the same for "
+            "val or test"
         )
     return found[0]
 
@@ -149,7 +150,10 @@ def find_groups(table: Table, pattern: str) -> Table:
     if not expression.groups:
         raise InputError(f"GROUP_PATTERN {pattern!r} has no group (...) that finds an image's source")
     found = map(expression.search, table.paths)
-    return replace(table, groups=tuple((match[1] or "") if match else "" for match in found))
+    groups = tuple((match[1] or "") if match else "" for match in found)
+    if not any(groups):
+        raise InputError(f"GROUP_PATTERN {pattern!r} finds no source in any path, such as {table.paths[0]}")
+    return replace(table, groups=groups)
 
 
 def exclude(table: Table, file: Path, root: str | Path) -> Table:

@@ -160,7 +160,7 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
         for position in np.linspace(0, len(chosen) - 1, min(NUM_SAMPLES, len(chosen))).round().astype(int):
             index = chosen[position]
             picture = draw_sample(decode_image(table.paths[index]), table.targets[index], table.classes)
-            path = folder / printable(f"{split}_{len(samples[split]):02}_{Path(table.paths[index]).stem}.jpg")
+            path = folder / printable(f"{split}_{len(samples[split]):02}_{Path(table.paths[index]).stem[:40]}.jpg")
             utils.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
             samples[split].append(path)
     return samples

@@ -34,11 +34,12 @@ class Resized(NamedTuple):
 
 
 def resize(source: Path, target: Path, short_side: int, quality: int) -> Resized:
-    """Write upright RGB copies of all images under `source` to `target`, `short_side` pixels or smaller if they are.
+    """Write upright copies of all images under `source` to `target`, `short_side` pixels or smaller if they are.
 
-    Nothing is enlarged: an image that is small and upright already is copied as it is. `quality` (1 to 100) is that
-    of JPEG and WebP files. A copy as new as its image is kept. Images that cannot be read are left out and named, and
-    once all others are done, InputError says how many. It is also raised where `target` holds anything else.
+    Those that are resized become RGB. Nothing is enlarged: an image that is small and upright already is copied as it
+    is. `quality` (1 to 100) is that of JPEG and WebP files. A copy as new as its image is kept. Images that cannot be
+    read are left out and named, and once all others are done, InputError says how many. It is also raised where
+    `target` holds anything else.
     """
     if short_side < 1 or not 1 <= quality <= 100:
         raise InputError(f"resize to a short side of {short_side} and quality {quality}: 1 or more, and 1 to 100")
@@ -69,7 +70,9 @@ def _mark(target: Path, marker: dict[str, str | int]) -> None:
     path = target / MARKER
     if not path.is_file():
         if target.is_dir() and list_files(target, IMAGE_EXTENSIONS)[0]:
-            raise InputError(f"{target} holds images that resize did not write: choose another folder")
+            raise InputError(
+                f"{target} holds images, and no {MARKER} says that resize wrote them: choose another folder"
+            )
         utils.write_text(path, json.dumps(marker) + "\n")
         return
     found = json.loads(path.read_text(encoding="utf-8"))

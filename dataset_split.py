@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dataset_files import make_absolute, name_backup
 from dataset_formats import FORMATS, ReadOptions, list_coco_json_files, list_csv_files
-from dataset_table import Table, join_tables
+from dataset_table import Table, drop_repeats, join_tables
 from utils import InputError
 
 if TYPE_CHECKING:
@@ -212,16 +212,6 @@ def split(
     backups = replace_splits(root, format, old | kept, parts | kept)
     Console().print(describe_split(parts))
     print(f"replaced, and kept: {', '.join(backups)}")
-
-
-def drop_repeats(table: Table) -> Table:
-    """Each image once. Raises InputError for one that two splits give different labels."""
-    row_of: dict[str, int] = {}
-    for row, path in enumerate(table.paths):
-        first = row_of.setdefault(path, row)
-        if (table.targets[first] != table.targets[row]).any():
-            raise InputError(f"{path} is in two splits, with different labels: remove it from one")
-    return table.select(list(row_of.values()))
 
 
 def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table]) -> list[str]:

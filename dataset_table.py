@@ -57,6 +57,16 @@ def join_tables(tables: Sequence[Table]) -> Table:
     return Table(paths, np.concatenate([table.targets for table in mapped]), first.classes, groups)
 
 
+def drop_repeats(table: Table) -> Table:
+    """Each image once. Raises InputError for one that stands twice with different labels."""
+    row_of: dict[str, int] = {}
+    for row, path in enumerate(table.paths):
+        first = row_of.setdefault(path, row)
+        if (table.targets[first] != table.targets[row]).any():
+            raise InputError(f"{path} stands twice, in two splits or folders, with different labels: remove one")
+    return table.select(list(row_of.values()))
+
+
 def map_classes(
     table: Table, classes: Sequence[str], here: str = "of the data set", there: str = "of the model"
 ) -> Table:

@@ -7,6 +7,8 @@
     split               divide DATASET_FOLDER into train, val and test anew, with the same share of each label
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
 
+After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only.
+
 The constants below and those of `config.py` can be overridden alike: --DATASET_FOLDER /tmp/demo --DEMO_SEED 1.
 """
 
@@ -102,12 +104,10 @@ def check() -> None:
 
     passed = dataset_check.check(
         config.DATASET_FOLDER,
-        config.DATASET_FORMAT,
+        dataset_from_config.choose_format("train"),
         output=CHECK_FOLDER,
-        classes=config.CLASSES,
-        group_pattern=config.GROUP_PATTERN,
-        options=dataset_from_config.make_options(),
-        exclude_list=config.EXCLUDE_LIST,
+        read=dataset_from_config.read_split,  # what training and testing would read
+        splits=dataset_from_config.list_splits(),
         small_side=CHECK_SMALL_SIDE,
     )
     if not passed:
@@ -118,6 +118,8 @@ def convert() -> None:
     import dataset_convert
     import dataset_from_config
 
+    require_usual_folders("convert")
+    print(f"{config.DATASET_FOLDER}: read as {dataset_from_config.choose_format('train')}")
     counts = dataset_convert.convert(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
@@ -134,6 +136,8 @@ def split() -> None:
     import dataset_from_config
     import dataset_split
 
+    require_usual_folders("split")
+    print(f"{config.DATASET_FOLDER}: read as {dataset_from_config.choose_format('train')}")
     dataset_split.split(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
@@ -150,6 +154,19 @@ def resize() -> None:
 
     done = dataset_resize.resize(RESIZE_SOURCE, RESIZE_TARGET, RESIZE_SHORT_SIDE, RESIZE_QUALITY)
     print(f"{RESIZE_TARGET}: {done.written} copies written, {done.kept} were there already")
+
+
+def require_usual_folders(verb: str) -> None:
+    """Raise InputError where the images or labels of DATASET_FOLDER lie elsewhere: `verb` would not find them."""
+    images, labels = config.DATASET_FOLDER / "images", config.DATASET_FOLDER / "labels"
+    for name, usual in (
+        ("TRAIN_IMAGES_DIR", images / "train-resized"),
+        ("TRAIN_LABELS_DIR", labels / "train"),
+        ("TEST_IMAGES_DIR", images / "test-resized"),
+        ("TEST_LABELS_DIR", labels / "test"),
+    ):
+        if vars(config)[name] != usual:
+            raise InputError(f"{name} is {vars(config)[name]}: {verb} looks in DATASET_FOLDER alone, for {usual}")
 
 
 VERBS = {

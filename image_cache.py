@@ -44,6 +44,7 @@ class ImageCache:
         limit_gb: float,
         folder: Path | None = None,
     ) -> None:
+        self.name = name
         self.row_of = {path: row for row, path in enumerate(paths)}
         self.stamps = stamp_files(paths)
         num_slots = min(len(paths), int(limit_gb * 1e9) // (3 * max_pixels))

@@ -156,10 +156,11 @@ def print_configuration(model: Predictor, paths: Sequence[str]) -> None:
     trained = (
         f"best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}" if "best_f1" in metadata else ""
     )
+    labels = f", labels as {dataset_from_config.choose_format('test')}" if dataset_from_config.has_split("test") else ""
     rows = {
         "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}, {trained}",
         "images": f"{os.path.commonpath([str(Path(path).parent) for path in paths])}: {len(paths)}, "
-        f"{metadata['image_size']} px",
+        f"{metadata['image_size']} px{labels}",
         "classes": f"{len(model.classes)}, predicted from probability {model.threshold:.4f} on",
         "engine": name_engine(),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",

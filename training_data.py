@@ -50,6 +50,10 @@ def read_data() -> Data:
             "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
         )
     own_val = dataset_from_config.read_split("val") if dataset_from_config.has_split("val") else None
+    if own_val and (shared := set(train.paths) & set(own_val.paths)):
+        raise InputError(
+            f"{len(shared)} images are in train and in val, the first: {min(shared)}; remove them from one"
+        )
     table = join_tables([train, own_val]) if own_val else train
     if config.BAD_IMAGES == "skip":
         table, bad = dataset_readers.leave_out_bad_images(table, config.CACHE_FOLDER)
@@ -59,6 +63,8 @@ def read_data() -> Data:
     else:
         data = Data(table, *dataset_split.split_table(train, config.VAL_SPLIT, config.SEED), format)
     for name, split in (("training", data.train), ("validation", data.val)):
+        if len(split) < 2:
+            raise InputError(f"there are {len(split)} {name} images that can be read: each split needs at least 2")
         missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
         if missing:
             utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
@@ -229,7 +235,9 @@ def make_feature_loaders(
     for view in range(1, num_views + 1):
         dataset_readers.set_epoch(train_loader, view)  # what this epoch's pictures would have been
         drawn = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
-        picture = f"{drawn}, cached {bool(caches.train)}" if augmentation.is_random else config.RESIZE_RULE
+        picture = drawn if augmentation.is_random else config.RESIZE_RULE
+        if caches.train and caches.train is not caches.val:  # made from smaller images
+            picture += f", {caches.train.name}"
         views.append(read(train_loader, data.train, picture, f"frozen features {view}/{num_views}"))
     val_loader = make_eval_loader(data.val, engine.device, caches.val)
     val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")

@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise InputError(f"cannot write {path}: {error} (free some space or choose another folder)") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what keeps it from being written keeps it from being there
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -80,7 +80,9 @@ def choose_randomly(sources: NDArray[np.int64], share: float) -> NDArray[np.bool
 
 
 def choose_by_iterstrat(targets: Targets, share: float) -> NDArray[np.bool_]:
-    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+    from iterstrat.ml_stratifiers import (  # pyright: ignore[reportMissingImports]  # requirements-benchmarks.txt
+        MultilabelStratifiedShuffleSplit,
+    )
 
     splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=share, random_state=0)  # pyright: ignore
     none = targets.sum(axis=1) == 0  # a stratum, as it is with ours

@@ -238,7 +238,7 @@ def test_an_image_in_two_lists_ends_up_in_one(tmp_path: Path) -> None:
     labels = shared.split("\t")[1]
     train.write_text(f"{shared}\n")
     val.write_text(shared.replace(labels, labels[::-1] if labels != "0,1,0" else "1,0,0"))
-    with pytest.raises(InputError, match=r"000\.jpg is in two splits, with different labels"):
+    with pytest.raises(InputError, match=r"000\.jpg stands twice, in two splits or folders, with different labels"):
         split(tmp_path, "auto", {"train": 50, "val": 50, "test": 0}, 0)
 
 

@@ -107,7 +107,11 @@ def change(value: Any, annotation: Any) -> Any:
     return f"{value}_changed"
 
 
-NEEDED_BY = {"TEST_INT8": {"TEST_ENGINE": "openvino"}}  # else the change would contradict another constant
+NEEDED_BY = {  # else the change would contradict another constant
+    "TEST_INT8": {"TEST_ENGINE": "openvino"},
+    "POSITIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
+    "NEGATIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
+}
 
 
 def write_argument(value: Any) -> str:

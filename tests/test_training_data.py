@@ -16,10 +16,12 @@ import dataset_convert
 import dataset_from_config
 import dataset_readers
 import dataset_split
+import dataset_tools
 import overrides
 import testing
 import training
 import training_data
+from utils import InputError
 
 
 def read_data(dataset: Path, *options: str) -> training_data.Data:
@@ -90,6 +92,35 @@ def test_damaged_images_are_an_error_or_left_out(
     (path,) = tmp_path.glob("trained_models/*/*.pt")
     counts = checkpoints.load(path)["dataset"]
     assert counts["num_train"] + counts["num_val"] == 39
+    assert str(broken) not in read_data(dataset, "--BAD_IMAGES=skip").table.paths
+
+
+def test_validation_images_are_no_training_images(shared_dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    dataset_convert.convert(shared_dataset, "auto", "train_list", root)
+    train, test = (root / f"{split}_list.txt" for split in ("train", "test"))
+    (root / "val_list.txt").write_text(test.read_text() + train.read_text().splitlines()[0] + "\n")
+    with pytest.raises(InputError, match=r"1 images are in train and in val, the first: .*train000\.jpg"):
+        read_data(root)
+    (root / "val_list.txt").write_text(test.read_text())
+    for path in read_data(root).val.paths:
+        Path(path).unlink()
+        Path(path).write_bytes(b"")
+    with pytest.raises(InputError, match="there are 0 validation images that can be read"):
+        read_data(root, "--BAD_IMAGES=skip", f"--CACHE_FOLDER={tmp_path / 'cache'}")
+    assert len(read_data(shared_dataset, f"--EXTRA_DATASET_FOLDERS={shared_dataset}").table) == 40, "each image once"
+
+
+def test_check_reads_what_training_does(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images and labels in folders of their own, and an exclude list that leaves the test images alone."""
+    (dataset / "images" / "train-resized").rename(tmp_path / "pictures")
+    (tmp_path / "exclude.txt").write_text("images/test-resized/test000.jpg\n")
+    options = [f"--DATASET_FOLDER={dataset}", f"--TRAIN_IMAGES_DIR={tmp_path / 'pictures'}"]
+    options += [f"--EXCLUDE_LIST={tmp_path / 'exclude.txt'}", f"--CHECK_FOLDER={tmp_path / 'check'}"]
+    dataset_tools.main(["check", *options])
+    assert "coco_cls, 40 train, 12 test images" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"TRAIN_IMAGES_DIR is .*: split looks in DATASET_FOLDER alone"):
+        dataset_tools.main(["split", *options])
 
 
 def test_other_folders_join_by_the_names_of_their_classes(shared_dataset: Path, tmp_path: Path) -> None:
