@@ -299,14 +299,22 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        (None, ["--DATASET_FOLDER=/nowhere"], "cannot read folder /nowhere/images/train-resized"),
+        (None, ["--DATASET_FOLDER=/nowhere"], "there is no folder /nowhere: set DATASET_FOLDER to where"),
         (lambda root: (root / "labels/train/train000.cls").unlink(), [], "image(s) without a label file"),
         (lambda root: (root / "images/train-resized/train000.jpg").unlink(), [], "label file(s) without an image"),
         (lambda root: (root / "labels/train/train000.cls").write_text("7"), [], "class index 7 is outside 0...2"),
         (lambda root: (root / "labels/train/train000.cls").write_text("x"), [], "'x' is not a class index"),
         (lambda root: cut(root / "images/train-resized/train000.jpg"), [], "cannot read image"),
-        (None, ["--VAL_SPLIT=0.01"], "VAL_SPLIT 0.01 of 40 images leaves 0 for validation"),
-        (None, ["--VAL_SPLIT=0.03"], "VAL_SPLIT 0.03 of 40 images leaves 1 for validation"),
+        (
+            None,
+            ["--VAL_SPLIT=0.01"],
+            "a share of 0.01 of 40 images (VAL_SPLIT, or a percentage of split) leaves 0",
+        ),
+        (
+            None,
+            ["--VAL_SPLIT=0.03"],
+            "a share of 0.03 of 40 images (VAL_SPLIT, or a percentage of split) leaves 1",
+        ),
         (None, ["--MODEL_NAME=resnet81"], "there is no backbone 'resnet81'; the nearest: resnet18"),
         (None, ["--NUM_EPOCS=3"], "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
         (None, ["--NUM_CLASSES=5"], "NUM_CLASSES is 5 but the data set has 3 classes"),
