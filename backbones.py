@@ -61,8 +61,7 @@ def require_name(name: str) -> None:
 
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
     if timm.is_model(architecture):
-        tags = timm.list_pretrained(f"{architecture}.*")
-        if tag and f"{architecture}.{tag}" not in tags:
+        if tag and f"{architecture}.{tag}" not in (tags := timm.list_pretrained(f"{architecture}.*")):
             raise InputError(f"there are no weights {name!r}; of {architecture} there are: {', '.join(tags) or 'none'}")
         return
     known = list_names()

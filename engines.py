@@ -49,9 +49,8 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
     What follows what is seen on `example`, an input of `module`. Where the output on it changes, the copy is left as it
     was, with a warning: a convolution whose output goes elsewhere as well, or a network that magnifies rounding.
     """
-    plain = deepcopy(module).eval().requires_grad_(False)
-    expected, pairs = _find_pairs(plain, example)
-    module = deepcopy(plain)
+    original, module = module, deepcopy(module).eval().requires_grad_(False)
+    expected, pairs = _find_pairs(module, example)
     for before, norm in pairs:
         layer, batchnorm = module.get_submodule(before), module.get_submodule(norm)
         assert isinstance(batchnorm, _BatchNorm)
@@ -67,7 +66,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
         change = _measure_change(module(example), expected)
     if not change <= TOLERANCE:  # also where it is not a number
         warn(f"BatchNorm is not folded: it would change the output of {type(module).__name__} by {change:.1e} of it")
-        return plain
+        return deepcopy(original).eval().requires_grad_(False)
     return module
 
 

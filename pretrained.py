@@ -1,7 +1,7 @@
 """Pretrained weights: found or downloaded, read without running code from them, and loaded into a cut network.
 
-loaded = load(backbone.module, "resnet50", "default", folder)     # or a .pth, .safetensors, a checkpoint
-print(loaded)     # 318 of 318 tensors loaded
+loaded = load(backbone.module, "resnet50", "default", folder)    # or a .pth, .safetensors, a checkpoint
+print(loaded)    # 318 of 318 tensors loaded
 """
 
 from __future__ import annotations

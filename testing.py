@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     )
     table = read_test_table(model)
     paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)
-    print_configuration(model, paths)
+    print_configuration(model, paths, has_labels=table is not None)
 
     start = time.perf_counter()
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
@@ -150,13 +150,13 @@ def _null_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def print_configuration(model: Predictor, paths: Sequence[str]) -> None:
+def print_configuration(model: Predictor, paths: Sequence[str], has_labels: bool) -> None:
     """What is about to happen."""
     metadata = model.metadata
     trained = (
         f"best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}" if "best_f1" in metadata else ""
     )
-    labels = f", labels as {dataset_from_config.choose_format('test')}" if dataset_from_config.has_split("test") else ""
+    labels = f", labels as {dataset_from_config.choose_format('test')}" if has_labels else ""
     rows = {
         "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}, {trained}",
         "images": f"{os.path.commonpath([str(Path(path).parent) for path in paths])}: {len(paths)}, "
