@@ -132,14 +132,52 @@ EARLY_STOPPING_PATIENCE: int = 3  # validations without a better F1 before stopp
 EARLY_STOPPING_MIN_DELTA: float = 0.0  # a gain in F1 no larger than this does not count for early stopping
 
 # ---- Testing ----
+TEST_SPLIT: Literal["test", "val", "train"] = "test"  # what testing.py predicts; train: for a teacher, a curriculum
 TEST_BATCH_SIZE: int = 64  # images; also for validation
-TH_MULTI_LABEL: float = 0.5  # probability threshold where a checkpoint has no best_threshold
+TH_MULTI_LABEL: float = 0.5  # probability threshold where a model has none of its own
 BOOTSTRAP_SAMPLES: int = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # besides indices
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
 TEST_SCALES: tuple[float, ...] = (1.0,)  # and of these sizes, as multiples of the model's; others: engine torch only
-TEST_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "torch"  # others: quicker, CPU only, requirements-export.txt
+TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: the file's own; a checkpoint: torch
 TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
-INT8_CALIBRATION_IMAGES: int = 300  # with TEST_INT8: training images, to find the integers' ranges
+INT8_CALIBRATION_IMAGES: int = 300  # of TEST_INT8 and int8 exports: training images, to find the integers' ranges
+
+# ---- Thresholds and calibration ----
+THRESHOLD_SCOPE: Literal["global", "per_class"] = "global"  # one for all classes, or one each, rare classes' shrunk
+THRESHOLD_GOAL: Literal["f1", "f_beta", "precision", "recall", "cost"] = "f1"  # global: weighted over classes
+THRESHOLD_BETA: float = 1.0  # f_beta: recall counts so many times as much as precision
+THRESHOLD_PRECISION: float = 0.95  # precision: at least this, then the highest recall
+THRESHOLD_RECALL: float = 0.9  # recall: at least this, then the highest precision
+FALSE_POSITIVE_COST: float = 1.0  # cost: of a label too many
+FALSE_NEGATIVE_COST: float = 1.0  # cost: of a label that is missing
+MIN_LABELS: int = 0  # of an image: filled up with its most probable classes; 0: an image may have none
+MAX_LABELS: int = 0  # of an image: only its most probable ones; 0: any number
+CALIBRATION: Literal["none", "temperature", "platt"] = "none"  # of probabilities in use, as fitted on validation images
+
+# ---- Export ----
+EXPORT_FORMATS: tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8"], ...] = ("onnx",)  # to
+EXPORT_FOLDER: Path = Path(LOCAL_ROOT) / "exported_models"  # where export_onnx.py puts them
+EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION
+EXPORT_DYNAMIC: tuple[Literal["batch", "size"], ...] = ("batch",)  # what may vary; size: height, width; (): one image
+EXPORT_FP16: bool = False  # openvino: weights of 16 bits, half the file
+EXPORT_CHECK_IMAGES: int = 200  # image files on which each file is compared with the checkpoint
+
+# ---- Class activation maps ----
+MAP_METHOD: Literal["cam", "grad-cam", "grad-cam++", "grad-camm++", "attention"] = "grad-cam"  # attention: ml_decoder
+MAP_FOLDER: Path = Path(LOCAL_ROOT) / "class_activation_maps"  # pictures, and index.html with all of them
+MAP_MAX_IMAGES: int = 24  # of the test images, evenly spaced over their sorted names; 0: all
+MAP_LABELS_PER_IMAGE: int = 4  # predicted classes to map, the most probable first; the top one where none is predicted
+
+# ---- Serving ----
+SERVING_HOST: str = "127.0.0.1"  # this machine only; 0.0.0.0: whoever reaches it
+SERVING_PORT: int = 8000  # 0: any that is free, which is printed
+SERVING_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"  # a checkpoint runs in this
+SERVING_BATCH_SIZE: int = 32  # images of concurrent requests computed together, at most
+SERVING_BATCH_WAIT_MS: float = 2.0  # how long a batch waits for more while the model is free
+SERVING_QUEUE_SIZE: int = 256  # images waiting; beyond, a request is turned away with 503
+SERVING_MAX_UPLOAD_MB: float = 20.0  # of one request
+SERVING_MAX_MEGAPIXELS: float = 50.0  # of one image
 
 # ---- Machine ----
 DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps

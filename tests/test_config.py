@@ -27,7 +27,8 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "RESIZE_RULE": augmentations.RESIZE_RULES,
     "AUGMENTATION": augmentations.AUGMENTATIONS,
     "AUGMENTATION_POLICY": augmentations.POLICIES,
-    "TEST_ENGINE": engines.ENGINES,
+    "TEST_ENGINE": ("auto", *engines.ENGINES),
+    "SERVING_ENGINE": engines.ENGINES,
     "DATASET_FORMAT": ("auto", *dataset_formats.FORMATS),
 }
 

@@ -101,7 +101,7 @@ def change(value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) is tuple:
         kind = typing.get_args(annotation)[0]
         if kind is float or typing.get_origin(kind) is typing.Literal:
-            return (*value, 0.5 if kind is float else typing.get_args(kind)[0])
+            return (*value, 0.5 if kind is float else next(c for c in typing.get_args(kind) if c not in value))
         return (*value, value[-1] + 1) if value else (64,)
     assert annotation is str, f"a new kind of annotation, {annotation}: say here how to change it"
     return f"{value}_changed"
@@ -109,6 +109,7 @@ def change(value: Any, annotation: Any) -> Any:
 
 NEEDED_BY = {  # else the change would contradict another constant
     "TEST_INT8": {"TEST_ENGINE": "openvino"},
+    "EXPORT_FP16": {"EXPORT_FORMATS": ("openvino",)},
     "POSITIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
     "NEGATIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
 }
