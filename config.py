@@ -36,7 +36,7 @@ CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: n
 
 # ---- Data * ----
 DATASET_FORMAT: Literal[
-    "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv"
+    "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: float = 0.1  # share of the training images to validate on, stratified; unused where there is a val split
 IMAGE_SIZE: int = 224  # pixels, side of the square the model sees
@@ -79,7 +79,9 @@ KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretraine
 
 # ---- Optimisation * ----
 NUM_EPOCHS: int = 10  # passes over the training split
-TRAIN_BATCH_SIZE: int = 32  # images
+TRAIN_BATCH_SIZE: int = 32  # images of a step, whatever the number of processes
+UNFROZEN_BATCH_SIZE: int = 0  # images of a step once the backbone trains; 0: TRAIN_BATCH_SIZE
+CLIP_GRADIENT_NORM: float = 0.0  # longest gradient, over all parameters, that a step takes; 0: any
 OPTIMIZER: Literal["adam", "adamw", "sgd", "radam"] = "adam"  # sgd: momentum 0.9, Nesterov
 SAM_RHO: float = 0.0  # sharpness-aware steps: how far to climb first, 0.05 is usual; each takes twice as long; 0: off
 WEIGHT_DECAY: float = 0.0  # 0: none
@@ -96,6 +98,7 @@ LR_DECAY_FACTOR: float = 0.1  # multistep, step: what a drop multiplies by
 WARMUP_EPOCHS: float = 0.0  # cosine: epochs of linear rise before the fall to 0; warmup_steps: epochs at a tenth
 ONECYCLE_PEAK: float = 0.3  # onecycle: share of the run before the highest rate
 MIXED_PRECISION: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: what the GPU does well; off on a CPU
+SYNC_BATCHNORM: bool = False  # several GPUs: BatchNorm takes its statistics from all of a step's images
 SEED: int = 0  # of the split, the order, the augmentation and the new head
 
 # ---- Loss * ----
@@ -124,6 +127,13 @@ OHEM_KEEP: float = 0.3  # ohem: share of the entries that counts, the hardest
 THRESHOLD_MARGIN: float = 0.1  # threshold: entries as near to their target as this give no loss
 POSITIVE_CLASS_WEIGHTS: tuple[float, ...] = ()  # class_weights: of each class's positives, or one for all; (): 1
 NEGATIVE_CLASS_WEIGHTS: tuple[float, ...] = ()  # class_weights: of its negatives
+
+# ---- Teachers and curriculum * ----
+TEACHER_PROBABILITIES: tuple[str, ...] = ()  # files of a good model's probabilities for the training images; averaged
+TEACHER_CHECKPOINTS: tuple[str, ...] = ()  # or models that see each training picture as it is drawn; averaged
+TEACHER_WEIGHT: float = 0.5  # share of the teachers in a target, the rest is the label's; 1: they replace it
+TEACHER_TEMPERATURE: float = 1.0  # teachers' logits are divided by it: above 1 their probabilities are softer
+CURRICULUM: Path | None = None  # a file with `path,weight` a line: weights of training images; others have 1
 
 # ---- Validation and stopping * ----
 VAL_EVERY_N_EPOCHS: int = 1  # the last epoch always validates
@@ -184,9 +194,17 @@ DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1
 NUM_WORKERS: int | None = None  # data loading processes; None: chosen (none on a CPU); 0: none
 IMAGE_CACHE_GB: float = 8.0  # largest size of the image cache; what lies beyond is decoded each time
 FEATURE_CACHE_GB: float = 20.0  # largest size of one run's frozen features; larger: anew each epoch
+SHARD_CACHE_GB: float = 50.0  # webdataset: shards from elsewhere that lie in CACHE_FOLDER at a time
 CHANNELS_LAST: bool = True  # memory order that is faster for convolutions
+MICRO_BATCH_SIZE: int = 0  # images that a process computes at once, a step adds up; 0: its whole share of the step
+ACTIVATION_CHECKPOINTING: bool = False  # compute the backbone twice to keep less of it in memory
 COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
+
+# ---- Interruptions ----
 RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same configuration
+SAVE_EVERY_MINUTES: float = 10.0  # between two saves in the middle of an epoch; 0: at its end only
+SAVE_EVERY_N_EPOCHS: int = 0  # also keep model_epoch_006.pth and the like, every so many epochs; 0: none
+NON_FINITE_LIMIT: int = 10  # steps without a finite loss and gradient are left out; so many of them end the run
 
 # ---- Reports ----
 TRAIN_METRICS_EVERY_N_EPOCHS: int = 0  # measure the training split too, every so many epochs; 0: never

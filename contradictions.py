@@ -65,6 +65,15 @@ LIMITS: dict[str, Limit] = {
     "GROWING_IMAGE_SIZES": SIDES,
     "NUM_EPOCHS": _at_least(1),
     "TRAIN_BATCH_SIZE": _at_least(2, "BatchNorm in training needs 2 or more"),
+    "UNFROZEN_BATCH_SIZE": Limit(lambda value: value == 0 or value >= 2, "0 (TRAIN_BATCH_SIZE), or 2 or more"),
+    "CLIP_GRADIENT_NORM": _at_least(0, "0 (any) or more"),
+    "TEACHER_WEIGHT": SHARE_ABOVE_0,
+    "TEACHER_TEMPERATURE": ABOVE_0,
+    "MICRO_BATCH_SIZE": Limit(lambda value: value == 0 or value >= 2, "0 (the whole share), or 2 or more"),
+    "SHARD_CACHE_GB": ABOVE_0,
+    "SAVE_EVERY_MINUTES": _at_least(0, "0 (at an epoch's end only) or more"),
+    "SAVE_EVERY_N_EPOCHS": _at_least(0, "0 (none) or more"),
+    "NON_FINITE_LIMIT": _at_least(1),
     "SAM_RHO": _at_least(0, "0 (off) or more"),
     "WEIGHT_DECAY": _at_least(0, "0 (none) or more"),
     "EMA_DECAY": SHARE_BELOW_1,
@@ -196,6 +205,16 @@ CONTRADICTIONS: list[tuple[Rule, str]] = [
     (
         lambda CALIBRATION, LOSS: CALIBRATION != "none" and LOSS == "softmax",
         "CALIBRATION {CALIBRATION} is for probabilities of a sigmoid, not of LOSS softmax: set it to 'none'",
+    ),
+    (
+        lambda TEACHER_PROBABILITIES, TEACHER_CHECKPOINTS: bool(TEACHER_PROBABILITIES and TEACHER_CHECKPOINTS),
+        "TEACHER_PROBABILITIES and TEACHER_CHECKPOINTS both say what to learn from: set one of them to ()",
+    ),
+    (
+        lambda TEACHER_PROBABILITIES, TEACHER_CHECKPOINTS, LOSS: (
+            bool(TEACHER_PROBABILITIES or TEACHER_CHECKPOINTS) and LOSS == "softmax"
+        ),
+        "teachers give a probability for each class by itself, which LOSS softmax does not train: choose another LOSS",
     ),
     (lambda CLASSES: not CLASSES, "CLASSES is empty: name the classes, in index order"),
     (lambda CLASSES: len(set(CLASSES)) != len(CLASSES), "CLASSES names a class twice"),
