@@ -7,6 +7,7 @@ tensors, so that a table of many runs needs no torch. Files are written aside an
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -90,6 +91,22 @@ class RunFiles(NamedTuple):
         return self.folder / "log.csv"
 
     @property
+    def text_log(self) -> Path:
+        return self.folder / "train.log"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "train_result.json"
+
+    @property
+    def bad_batch(self) -> Path:
+        return self.folder / "non_finite_batch.pt"
+
+    def name_epoch(self, epoch: int) -> Path:
+        """The model as it was after `epoch`."""
+        return self.folder / f"model_epoch_{epoch:03}.pth"
+
+    @property
     def curves(self) -> Path:
         return self.folder / "training_curves.png"
 
@@ -99,6 +116,11 @@ class RunState:
     """How far a run is: what it resumes from, besides model, optimizer and schedule. Plain types only."""
 
     epoch: int = 0  # the last one that is done
+    step: int = 0  # steps done of the next one
+    loss_total: float = 0.0  # of those steps: mean loss x images
+    num_images: int = 0  # of those steps
+    epoch_seconds: float = 0.0  # that those steps took
+    num_skipped: int = 0  # steps left out, their gradient not finite
     best_f1: float = -1.0
     best_epoch: int = 0
     best_threshold: float | None = None
@@ -123,7 +145,7 @@ class RunState:
 
     def close_epoch(self, record: dict[str, Any]) -> None:
         """Take the epoch's record into the history."""
-        self.epoch = record["epoch"]
+        self.epoch, self.step, self.loss_total, self.num_images, self.epoch_seconds = record["epoch"], 0, 0.0, 0, 0.0
         self.history.append(record)
 
 
@@ -153,6 +175,22 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to the CSV file `path`, with a first line of names where it is new; several runs may write it."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, entry, lineterminator="\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8", newline="") as file:
+            if not file.tell():
+                writer.writeheader()
+            writer.writerow(entry)
+            file.write(text.getvalue())  # in one piece: another run's line does not get in between
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+@functools.cache
 def describe_environment(device: str) -> dict[str, str]:
     """Where a run took place: git commit, versions, processor or GPU."""
     import platform

@@ -9,6 +9,7 @@ training to leave out) and `check_dataset/`, whose index.html shows it all. Erro
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -29,6 +30,7 @@ import utils
 from dataset_files import IMAGE_EXTENSIONS, list_files, make_absolute
 from dataset_formats import ReadOptions
 from dataset_readers import DECODER_ERRORS, IMAGE_FORMATS, decode_image
+from dataset_shards import read_image
 from dataset_table import Table, map_classes
 from utils import InputError
 
@@ -189,7 +191,7 @@ def inspect_image(path: str) -> ImageFacts:
 
     try:
         pixels = decode_image(path)
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with Image.open(io.BytesIO(read_image(path)), formats=IMAGE_FORMATS) as image:
             file_type, mode = image.format or "", image.mode
     except DECODER_ERRORS as error:  # InputError is one of them
         return ImageFacts(str(error).removeprefix(f"cannot read image {path}: "))

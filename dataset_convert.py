@@ -4,7 +4,8 @@
 
 Every label, unknown ones too, every class name and the names of the images stay what they are, so that converting
 back gives the same table. Groups stay in a csv only. Images are linked (a hard link where the file system lets them
-share their bytes, else a symbolic one) or copied; lists that are replaced stay beside the new ones as `.bak`.
+share their bytes, else a symbolic one) or copied, into shards and out of them always copied; lists that are replaced
+stay beside the new ones as `.bak`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from pathlib import Path
 from dataset_files import IMAGE_EXTENSIONS, list_files, make_absolute
 from dataset_formats import SPLITS, Format, ReadOptions
 from dataset_readers import find_format, find_formats, recognise_format
+from dataset_shards import read_image, split_member
 from dataset_table import Table, map_classes
 from utils import InputError, Progress
 
@@ -57,13 +59,14 @@ def convert(
     if not tables:
         raise InputError(f"{root} has no split of format {format}")
     names = {split: find_names(table, source, root, split) for split, table in tables.items()}
-    if target.images_folder("train") == target.images_folder("test") and need_split_folders(names):
+    if _share_a_folder(target) and need_split_folders(names):
         names = {split: [f"{split}/{name}" for name in some] for split, some in names.items()}
     names = {split: target.name_images(table, names[split]) for split, table in tables.items()}
     places = {
         f"{output}{os.sep}{target.images_folder(split)}{os.sep}{name}": path
         for split, table in tables.items()
         for name, path in zip(names[split], table.paths, strict=True)
+        if not target.in_shards
     }
     require_nothing_else(output, to, tables, places)
     place_images(places, link_or_copy == "copy")
@@ -74,13 +77,20 @@ def convert(
 
 def find_names(table: Table, format: Format, root: Path, split: str) -> list[str]:
     """The images' paths within the folder of their split, without what the format itself adds to them."""
+    if format.in_shards:
+        members = [member[1] for member in map(split_member, table.paths) if member]
+        return format.shorten_names(table, members)
     folder = f"{root}{os.sep}{format.images_folder(split)}{os.sep}"
     if not all(path.startswith(folder) for path in table.paths):  # not a layout as it is written here
         folder = os.path.join(os.path.commonpath([str(Path(path).parent) for path in table.paths]), "")
     names = format.shorten_names(table, [path[len(folder) :] for path in table.paths])
-    if format.images_folder("train") == format.images_folder("test") and _lie_in(split, names):
+    if _share_a_folder(format) and _lie_in(split, names):
         names = [name.partition("/")[2] for name in names]
     return names
+
+
+def _share_a_folder(format: Format) -> bool:
+    return format.images_folder("train") == format.images_folder("test")
 
 
 def need_split_folders(names: dict[str, list[str]]) -> bool:
@@ -93,13 +103,14 @@ def _lie_in(split: str, names: Iterable[str]) -> bool:
     return all(name.startswith(f"{split}/") for name in names)
 
 
-def require_nothing_else(output: Path, to: str, splits: Iterable[str], places: dict[str, str]) -> None:
+def require_nothing_else(output: Path, to: str, splits: Collection[str], places: dict[str, str]) -> None:
     """Raise InputError when `output` holds what would mix with the data set that goes there."""
+    target = find_format(to)
     others = [format for format in find_formats(output) if format != to]
-    others += [f"the split {split}" for split in find_format(to).list_splits(output) if split not in set(splits)]
+    others += [f"the split {split}" for split in target.list_splits(output) if target.in_shards or split not in splits]
     if others:
         raise InputError(f"{output} holds {', '.join(others)} already: choose an empty OUTPUT_FOLDER")
-    for folder in {output / find_format(to).images_folder(split) for split in SPLITS}:
+    for folder in {output / target.images_folder(split) for split in SPLITS}:
         found = list_files(folder, IMAGE_EXTENSIONS)[0] if folder.is_dir() else []
         foreign = [name for name in found if f"{folder}{os.sep}{name}" not in places]
         if foreign:
@@ -122,6 +133,15 @@ def place_images(places: dict[str, str], copy: bool) -> None:
 
 def place_image(source: str, target: str, copy: bool) -> None:
     """Link or copy one image. Raises InputError when there is another file at `target`."""
+    if split_member(source):
+        data = read_image(source)
+        if not os.path.lexists(target):
+            temporary = f"{target}.tmp"
+            Path(temporary).write_bytes(data)
+            os.replace(temporary, target)
+        elif Path(target).read_bytes() != data:
+            raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
+        return
     if os.path.lexists(target):
         here, there = Path(source).stat(), Path(target).stat()
         if os.path.samestat(here, there) or (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):

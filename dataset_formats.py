@@ -14,6 +14,8 @@ coco_json     `annotations/instances_<split>*.json`, images in `<split>*/` or `i
               an image's "unknown_category_ids" are unknown
 csv           `<split>.csv`, or one file with a column `split`. Other columns: `image_path`; `labels` (names joined by
               a separator, in quotes where they hold it) or one a class (1, 0, -1 or blank); `group`, if any
+webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
+              dataset_shards.py); `classes.txt`, where it is there, orders the classes
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -48,6 +50,15 @@ from dataset_files import (
     replace_text,
     require_stems,
 )
+from dataset_shards import (
+    SEPARATOR,
+    decode_name,
+    encode_name,
+    list_shard_splits,
+    name_index,
+    read_index,
+    write_shards,
+)
 from dataset_table import Table, join_tables
 from label_files import read_label_files, write_label_files
 from utils import InputError
@@ -68,6 +79,7 @@ class ReadOptions:
     separator: str = ";"  # csv: between the names in the column `labels`
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present
     cache_folder: Path | None = None  # coco_cls: where an index of the label files is kept; None: nowhere
+    shard_cache_gb: float = 50.0  # webdataset: of shards from elsewhere that are kept in `cache_folder`
     check_label_files: bool = True  # coco_cls: False: the index notices new and renamed label files, not edited ones
 
 
@@ -84,7 +96,10 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Format:
-    """One annotation format; `images_folder(split)` is where it has a split's images when it is written here."""
+    """One annotation format; `images_folder(split)` is where it has a split's images when it is written here.
+
+    With `in_shards`, images are no files of their own: the writer packs those at the table's paths.
+    """
 
     list_splits: Callable[[Path], list[str]]
     reader: Callable[[Source], Table]
@@ -92,6 +107,7 @@ class Format:
     images_folder: Callable[[str], str]
     name_images: Callable[[Table, list[str]], list[str]] = lambda table, names: names
     shorten_names: Callable[[Table, list[str]], list[str]] = lambda table, names: names  # undoes name_images
+    in_shards: bool = False
 
     def recognise(self, root: Path) -> bool:
         """Whether `root` looks like a data set in this format."""
@@ -256,6 +272,14 @@ def write_classes(root: Path, classes: Sequence[str]) -> None:
 
 def require_listable(names: Sequence[str]) -> None:
     """Raise InputError for a file name that would not be taken for an image when the folder is listed."""
+    require_endings(names)
+    for name in names:
+        if "/." in f"/{name}":
+            raise InputError(f"{name} is hidden, or lies in a hidden folder: rename it")
+
+
+def require_endings(names: Sequence[str]) -> None:
+    """Raise InputError for a file name that is none of an image."""
     for name in names:
         if not name.lower().endswith(tuple(IMAGE_EXTENSIONS)):
             raise InputError(f"{name} has none of the endings {', '.join(sorted(IMAGE_EXTENSIONS))}: rename it")
@@ -690,6 +714,63 @@ def write_csv(table: Table, root: Path, split: str, names: list[str]) -> None:
     replace_text(root / f"{split}.csv", buffer.getvalue())
 
 
+# ---- webdataset ----
+
+
+def read_webdataset(source: Source) -> Table:
+    root, options = source.root, source.options
+    indexes = {}
+    splits = list_shard_splits(root) if not (root / "classes.txt").is_file() else [source.split]
+    for split in splits:  # without a list, the classes are whatever is named in any split
+        indexes[split] = read_index(
+            root, split, lambda: read_classes(root, source.classes), options.cache_folder, options.shard_cache_gb
+        )
+    named = {cell for index in indexes.values() for cell in chain(index.labels, index.unknown)}
+    names = read_classes(root, sorted({name for cell in named for name in split_names(cell, SEPARATOR)}))
+    columns = {name: column for column, name in enumerate(names)}
+    index, file = indexes[source.split], name_index(root, source.split)
+
+    paths = [f"{root}{os.sep}{shard}/{member}" for shard, member in zip(index.shards, index.members, strict=True)]
+
+    @functools.cache  # the same few combinations again and again
+    def parse(labels: str, unknown: str) -> bytes:
+        def where() -> str:
+            row = next(
+                r for r, cells in enumerate(zip(index.labels, index.unknown, strict=True)) if cells == (labels, unknown)
+            )
+            return f"{file}: {index.shards[row]}/{index.members[row]}"
+
+        seen, unsure = (
+            [find_class(name, columns, where) for name in split_names(cell, SEPARATOR)] for cell in (labels, unknown)
+        )
+        return mark(seen, unsure, len(names), where)
+
+    values = b"".join(map(parse, index.labels, index.unknown))
+    return Table(paths, np.frombuffer(values, dtype=np.int8).reshape(len(paths), len(names)).copy(), names)
+
+
+def name_members(table: Table, names: list[str]) -> list[str]:
+    require_endings(names)
+    members = [encode_name(name) for name in names]
+    require_stems(members)
+    odd = next((name for name in members if any("\ud800" <= letter <= "\udfff" for letter in name)), None)
+    if odd:
+        raise InputError(f"a name is not valid UTF-8, rename it first: {odd!a}")
+    return members
+
+
+def write_webdataset(table: Table, root: Path, split: str, names: list[str]) -> None:
+    write_classes(root, table.classes)
+    labels = [
+        (
+            [table.classes[column] for column in np.flatnonzero(row == 1)],
+            [table.classes[column] for column in np.flatnonzero(row == -1)],
+        )
+        for row in table.targets
+    ]
+    write_shards(root, split, table.paths, names, labels)
+
+
 # ---- all of them ----
 
 FORMATS: dict[str, Format] = {
@@ -712,5 +793,14 @@ FORMATS: dict[str, Format] = {
     "coco_json": Format(list_coco_json_splits, read_coco_json, write_coco_json, lambda split: split),
     "csv": Format(
         lambda root: list(list_csv_files(root)), read_csv_split, write_csv, images_in_splits, name_csv_images
+    ),
+    "webdataset": Format(
+        list_shard_splits,
+        read_webdataset,
+        write_webdataset,
+        lambda split: split,
+        name_members,
+        lambda table, names: [decode_name(name) for name in names],
+        in_shards=True,
     ),
 }

@@ -57,6 +57,7 @@ def make_options() -> ReadOptions:
         count_crowds=config.COUNT_CROWDS,
         cache_folder=config.CACHE_FOLDER,
         check_label_files=config.CHECK_LABEL_FILES,
+        shard_cache_gb=config.SHARD_CACHE_GB,
     )
 
 

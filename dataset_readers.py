@@ -29,9 +29,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+import distributed
 from augmentations import Transform, apply_seeded
 from dataset_files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute, read_lines
 from dataset_formats import FORMATS, Format, ReadOptions
+from dataset_shards import SHARDS_AT_ONCE, find_blocks, read_image
 from dataset_table import Table, drop_repeats, join_tables, map_classes
 from image_cache import CachedImages, stamp_files
 from utils import InputError, Progress, suggest, warn, write_text
@@ -100,8 +102,8 @@ def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> 
         raise InputError(
             f"{root} is in no known format: expected images/ and labels/train/ (coco_cls), train_list.txt, label.txt "
             "and train.txt (mlcls), train/<class>/ (image_folder), train.json (classes_json), "
-            "annotations/instances_train*.json (coco_json) or train.csv (commas, a column image_path), or the same for "
-            "val or test"
+            "annotations/instances_train*.json (coco_json) or train.csv (commas, a column image_path), "
+            "train-000000.tar or shards.txt (webdataset), or the same for val or test"
         )
     return found[0]
 
@@ -215,15 +217,19 @@ def _try_image(path: str) -> str | None:
 
 
 def decode_image(path: str | Path) -> NDArray[np.uint8]:
-    """The image file as upright RGB uint8 (H, W, 3). Raises InputError when it cannot be read.
+    """The image file, or member of a shard, as upright RGB uint8 (H, W, 3). Raises InputError when it cannot be read.
 
     Of several pictures in it the first; 16 bits are scaled to 8; what lies behind transparent pixels is white.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_image(path)
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
+    return decode_bytes(data, path)
+
+
+def decode_bytes(data: bytes, name: str | Path) -> NDArray[np.uint8]:
+    """The same of what is in an image file called `name`."""
     try:
         if data[:2] == b"\xff\xd8":
             try:
@@ -235,10 +241,10 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
             return _make_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         reason = f"it is no {', '.join(IMAGE_FORMATS)} file" if data else "the file is empty"
-        raise InputError(f"cannot read image {path}: {reason}") from error
+        raise InputError(f"cannot read image {name}: {reason}") from error
     except DECODER_ERRORS as error:
         reason = str(error).replace("\n", " ") or type(error).__name__
-        raise InputError(f"cannot read image {path}: {reason}") from error
+        raise InputError(f"cannot read image {name}: {reason}") from error
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
@@ -290,24 +296,53 @@ class BatchDataset(Protocol):
     def __getitems__(self, keys: list[int]) -> Batch: ...
 
 
-class ImageDataset:
-    """Batches of images and targets by keys, which say which image in which epoch: key = epoch * N + index.
+class Labels:
+    """What a batch holds besides pictures: the table's targets and weights of 1, unless others are given.
 
-    A random transform is seeded by `seed` and the key, so an epoch's pictures are the same whatever the
-    number of workers, and whatever ran before. Nothing here is a Python object per image: each worker would copy it.
+    `targets` are float32 (N, C), NaN unknown; `weights` float32 (N,). Batches are asked for by keys, which say which
+    image in which epoch: key = epoch * N + index. Nothing here is a Python object per image: each loading process
+    would copy it.
     """
 
-    def __init__(self, table: Table, transform: Transform, seed: int = 0, cached: CachedImages | None = None) -> None:
-        self.paths, self.targets = PackedPaths(table.paths), table.targets
-        self.transform, self.seed, self.cached = transform, seed, cached
+    def __init__(
+        self, table: Table, targets: NDArray[np.float32] | None = None, weights: NDArray[np.float32] | None = None
+    ) -> None:
+        self.targets = table.targets if targets is None else targets
+        self.weights = np.ones(len(table), np.float32) if weights is None else weights
+        if self.targets.shape != table.targets.shape or self.weights.shape != (len(table),):
+            raise ValueError(f"{self.targets.shape} targets, {self.weights.shape} weights for {table.targets.shape}")
 
     def __len__(self) -> int:
         return len(self.targets)
 
+    def join(self, images: Tensor, indices: NDArray[np.intp]) -> Batch:
+        """The batch of these images."""
+        return Batch(images, as_float_targets(self.targets[indices]), torch.from_numpy(self.weights[indices]))
+
+
+class ImageDataset(Labels):
+    """Batches of images.
+
+    A random transform is seeded by `seed` and the key, so an epoch's pictures are the same whatever the
+    number of workers, and whatever ran before.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        transform: Transform,
+        seed: int = 0,
+        cached: CachedImages | None = None,
+        targets: NDArray[np.float32] | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__(table, targets, weights)
+        self.paths, self.transform, self.seed, self.cached = PackedPaths(table.paths), transform, seed, cached
+
     def __getitems__(self, keys: list[int]) -> Batch:
         indices = np.array(keys) % len(self)
         images = [self._make_picture(key, index) for key, index in zip(keys, indices.tolist(), strict=True)]
-        return Batch(torch.stack(images), as_float_targets(self.targets[indices]), torch.ones(len(keys)))
+        return self.join(torch.stack(images), indices)
 
     def _make_picture(self, key: int, index: int) -> Tensor:
         image = self.cached.read(index) if self.cached else None
@@ -331,35 +366,74 @@ class PackedPaths:
         return os.fsdecode(self.text[start : self.ends[index]].tobytes())
 
 
-def as_float_targets(targets: NDArray[np.int8]) -> Tensor:
-    """(B, C) float32 of 1, 0 and, for unknown, NaN."""
+def as_float_targets(targets: NDArray[np.int8] | NDArray[np.float32]) -> Tensor:
+    """(B, C) float32 of 1, 0, fractions and, for unknown (-1 or NaN), NaN."""
     return torch.from_numpy(np.where(targets < 0, np.float32("nan"), targets.astype(np.float32)))
+
+
+def shuffle_blocks(
+    blocks: NDArray[np.int64], rng: np.random.Generator, at_once: int = SHARDS_AT_ONCE
+) -> NDArray[np.intp]:
+    """A random order of (N,) images that needs `at_once` blocks at a time; `blocks` says which each is in, -1 none.
+
+    Time runs from 0 to P - at_once + 1 for P blocks in random order. Block p comes in at p - at_once + 1 and goes out
+    at p + 1, or when time begins and ends; each of its images has a random moment between.
+    """
+    num_blocks = blocks.max(initial=-1) + 1
+    places = np.append(rng.permutation(num_blocks), 0)[blocks]
+    last = max(num_blocks - at_once, 0)
+    starts = np.where(blocks < 0, 0, np.clip(places - at_once + 1, 0, last))
+    ends = np.where(blocks < 0, last, np.minimum(places, last)) + 1
+    return np.argsort(starts + rng.random(len(blocks)) * (ends - starts), kind="stable")
 
 
 class EpochBatches(Sampler[list[int]]):
     """Batches of keys for one epoch after another: set `epoch` before each. Order and make-up follow the seed.
 
-    A last batch of one image would break BatchNorm in training, so with `shuffle` it joins the batch before.
+    With `blocks` (N,), such as each image's shard, `shuffle` keeps to a few of them at a time.
+
+    `first_step` skips the batches before it. `share` (k, K) is what process k of K gets, which are those that torchrun
+    started: with `shuffle` every K-th key of each batch, from its k-th on; else the k-th of K stretches of all keys, in
+    batches of its own. BatchNorm in training needs two images in each process, so with `shuffle` a last batch of fewer
+    joins the batch before.
     """
 
-    def __init__(self, num_images: int, batch_size: int, shuffle: bool, seed: int) -> None:
+    def __init__(
+        self, num_images: int, batch_size: int, shuffle: bool, seed: int, blocks: NDArray[np.int64] | None = None
+    ) -> None:
         self.num_images, self.batch_size, self.shuffle, self.seed = num_images, batch_size, shuffle, seed
-        self.epoch = 0
+        self.blocks = blocks
+        self.share = (distributed.rank(), distributed.count())
+        self.epoch = self.first_step = 0
+
+    @property
+    def own(self) -> range:
+        """The places, in the epoch's order, that the process has a part in."""
+        part, parts = (0, 1) if self.shuffle else self.share
+        return range(self.num_images * part // parts, self.num_images * (part + 1) // parts)
+
+    def count_images(self, step: int) -> int:
+        """The images of a step, of all processes together."""
+        return (len(self.own) if step == len(self) - 1 else self.batch_size * (step + 1)) - self.batch_size * step
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.num_images, self.batch_size)
-        return whole + (rest > 1 or (rest == 1 and not (self.shuffle and whole)))
+        whole, rest = divmod(len(self.own), self.batch_size)
+        least = 2 * self.share[1] if self.shuffle and whole else 1
+        return whole + (rest >= least)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = np.arange(self.num_images)
         if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        keys = order + self.epoch * self.num_images
-        ends = [self.batch_size * (i + 1) for i in range(len(self) - 1)] + [self.num_images]
-        start = 0
-        for end in ends:
-            yield keys[start:end].tolist()
-            start = end
+            rng = np.random.default_rng([self.seed, self.epoch])
+            if self.blocks is None:
+                rng.shuffle(order)
+            else:
+                order = shuffle_blocks(self.blocks, rng)
+        keys = order[self.own.start : self.own.stop] + self.epoch * self.num_images
+        first, every = self.share if self.shuffle else (0, 1)
+        starts = [self.batch_size * i for i in range(len(self))]
+        for start, end in list(zip(starts, [*starts[1:], len(keys)], strict=True))[self.first_step :]:
+            yield keys[start:end][first::every].tolist()
 
 
 def make_loader(
@@ -372,10 +446,23 @@ def make_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
     cached: CachedImages | None = None,
+    targets: NDArray[np.float32] | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> DataLoader[Batch]:
-    """A loader of `Batch`es over `table`: in order, or shuffled anew in each epoch (`set_epoch`)."""
-    dataset = ImageDataset(table, transform, seed, cached)
-    return load_batches(dataset, batch_size, shuffle=shuffle, seed=seed, num_workers=num_workers, pin_memory=pin_memory)
+    """A loader of `Batch`es over `table`: in order, or shuffled anew in each epoch (`set_epoch`).
+
+    `targets` (N, C), soft ones say, and `weights` (N,) take the place of the table's and of ones; see Labels.
+    """
+    dataset = ImageDataset(table, transform, seed, cached, targets, weights)
+    return load_batches(
+        dataset,
+        batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        blocks=find_blocks(table.paths) if shuffle else None,
+    )
 
 
 def load_batches(
@@ -386,11 +473,12 @@ def load_batches(
     seed: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
+    blocks: NDArray[np.int64] | None = None,
 ) -> DataLoader[Batch]:
-    """A loader over anything that gives batches for the keys of `EpochBatches`."""
+    """A loader over anything that gives batches for the keys of `EpochBatches`; see there for `blocks`."""
     return DataLoader(
         dataset,  # pyright: ignore[reportArgumentType]  # torch's fetcher asks for whole batches where it can
-        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed),
+        batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed, blocks),
         collate_fn=_as_it_is,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -399,16 +487,22 @@ def load_batches(
     )
 
 
-def set_epoch(loader: DataLoader[Batch], epoch: int) -> None:
-    """Choose the epoch whose order and random pictures the loader yields next."""
+def set_epoch(loader: DataLoader[Batch], epoch: int, first_step: int = 0) -> None:
+    """Choose the epoch whose order and random pictures the loader yields next, and the step it begins at."""
     assert isinstance(loader.batch_sampler, EpochBatches)
-    loader.batch_sampler.epoch = epoch
+    loader.batch_sampler.epoch, loader.batch_sampler.first_step = epoch, first_step
+
+
+def share_batches(loader: DataLoader[Batch], part: int, parts: int) -> None:
+    """Let the loader yield the share of `part` (from 0) of `parts`; see EpochBatches."""
+    assert isinstance(loader.batch_sampler, EpochBatches)
+    loader.batch_sampler.share = (part, parts)
 
 
 def count_images(loader: DataLoader[Batch]) -> int:
-    """The number of images that the loader yields in an epoch."""
+    """The number of images of an epoch of the loader; of a share that is read in order, its own."""
     assert isinstance(loader.batch_sampler, EpochBatches)
-    return loader.batch_sampler.num_images
+    return len(loader.batch_sampler.own)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from dataset_files import make_absolute, name_backup
 from dataset_formats import FORMATS, ReadOptions, list_coco_json_files, list_csv_files
+from dataset_shards import list_shards, name_index, split_member
 from dataset_table import Table, drop_repeats, join_tables
 from utils import InputError
 
@@ -217,18 +218,28 @@ def split(
 def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table]) -> list[str]:
     """Put the splits `new` in the place of `old`, after everything is written; the names of what is kept of these."""
     staging = root / ".split.tmp"
-    images_folder = FORMATS[format].images_folder
+    writer, images_folder = FORMATS[format], FORMATS[format].images_folder
     old_split = {path: name for name, table in old.items() for path in table.paths}
+    if writer.in_shards and (elsewhere := [name for name, url in list_shards(root).items() if url]):
+        raise InputError(f"{root}: {elsewhere[0]} lies elsewhere, as shards.txt says: split needs it here")
+
+    def folder_of(path: str) -> Path:
+        member = split_member(path)
+        return Path(member[0].path) if member else root / images_folder(old_split[path])
+
     try:
         shutil.rmtree(staging, ignore_errors=True)
         for name, table in new.items():
             if format not in OWN_FOLDERS:
                 names = [os.path.relpath(path, root / images_folder(name)) for path in table.paths]
             else:
-                names = name_images(table.paths, old_split, lambda split: root / images_folder(split))
-                for path, image_name in zip(table.paths, names, strict=True):
-                    link(path, staging / images_folder(name) / image_name)
-            FORMATS[format].write(table, staging, name, names)
+                names = name_images(table.paths, old_split, folder_of)
+                if writer.in_shards:
+                    names = writer.name_images(table, writer.shorten_names(table, names))
+                else:
+                    for path, image_name in zip(table.paths, names, strict=True):
+                        link(path, staging / images_folder(name) / image_name)
+            writer.write(table, staging, name, names)
         backups = []
         for name in old:
             for path in filter(Path.exists, LISTS[format](root, name)):
@@ -250,7 +261,7 @@ def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mappi
 
 def name_images(paths: Sequence[str], split_of: Mapping[str, str], folder_of: Callable[[str], Path]) -> list[str]:
     """Paths within a split's folder; images of two old splits that would have the same get the splits' names."""
-    names = [Path(path).relative_to(folder_of(split_of[path])) for path in paths]
+    names = [Path(path).relative_to(folder_of(path)) for path in paths]
     counts = Counter(name.with_suffix("") for name in names)
     return [
         (name.with_name(f"{split_of[path]}_{name.name}") if counts[name.with_suffix("")] > 1 else name).as_posix()
@@ -267,7 +278,11 @@ def link(path: str, target: Path) -> None:
         shutil.copy2(path, target)
 
 
-OWN_FOLDERS = ("coco_cls", "image_folder")  # formats in which the folder of an image says which split it is in
+OWN_FOLDERS = (
+    "coco_cls",
+    "image_folder",
+    "webdataset",
+)  # formats in which the folder of an image says which split it is in
 LISTS: dict[str, Callable[[Path, str], list[Path]]] = {  # what makes a split, in each format
     "coco_cls": lambda root, split: [root / "images" / f"{split}-resized", root / "labels" / split],
     "train_list": lambda root, split: [root / f"{split}_list.txt"],
@@ -276,4 +291,8 @@ LISTS: dict[str, Callable[[Path, str], list[Path]]] = {  # what makes a split, i
     "classes_json": lambda root, split: [root / f"{split}.json"],
     "coco_json": lambda root, split: list_coco_json_files(root / "annotations", split),
     "csv": lambda root, split: list_csv_files(root).get(split, []),
+    "webdataset": lambda root, split: [
+        *(root / name for name in list_shards(root) if name.startswith(f"{split}-")),
+        name_index(root, split),
+    ],
 }

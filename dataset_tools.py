@@ -6,6 +6,7 @@
     convert --TO mlcls  write DATASET_FOLDER in another format into OUTPUT_FOLDER
     split               divide DATASET_FOLDER into train, val and test anew, with the same share of each label
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
+    curriculum          weigh the training images by how well a model knows them, into CURRICULUM_OUTPUT
 
 After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only.
 
@@ -38,7 +39,9 @@ CHECK_FOLDER: Path = Path(config.LOCAL_ROOT) / "check"  # for the report, check_
 CHECK_SMALL_SIDE: int = 32  # pixels; an image with a shorter side is a warning
 
 # ---- convert ----
-TO: Literal["coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv"] = "coco_cls"
+TO: Literal["coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"] = (
+    "coco_cls"
+)
 OUTPUT_FOLDER: Path = Path(config.LOCAL_ROOT) / "converted"  # where the other format goes
 LINK_OR_COPY: Literal["link", "copy"] = "link"  # the images; links take no room
 
@@ -52,6 +55,12 @@ RESIZE_SHORT_SIDE: int = 256  # pixels; an image that is smaller stays as it is
 RESIZE_QUALITY: int = 90  # of JPEG and WebP files, 1 to 100
 RESIZE_SOURCE: Path = Path(config.IMAGES_DIR) / "train"  # resize: a folder of images, sub-folders too
 RESIZE_TARGET: Path = Path(config.TRAIN_IMAGES_DIR)  # resize: where their copies go
+
+# ---- curriculum ----
+CURRICULUM_PROBABILITIES: tuple[str, ...] = ()  # files of a model's probabilities for the training images; averaged
+CURRICULUM_THRESHOLDS: tuple[float, ...] = (0.8, 0.6)  # falling scores, where the next step begins; 0.5: guessed
+CURRICULUM_WEIGHTS: tuple[float, ...] = (1.0, 0.7, 0.4)  # of each step's images, the best known first; 0: left out
+CURRICULUM_OUTPUT: Path = Path(config.LOCAL_ROOT) / "curriculum.txt"  # `path,weight` a line, for CURRICULUM
 
 
 def main(arguments: list[str]) -> None:
@@ -156,6 +165,24 @@ def resize() -> None:
     print(f"{RESIZE_TARGET}: {done.written} copies written, {done.kept} were there already")
 
 
+def curriculum() -> None:
+    import curriculum
+    import dataset_from_config
+
+    if not CURRICULUM_PROBABILITIES:
+        raise InputError(
+            "CURRICULUM_PROBABILITIES is (): set it to files that testing.py wrote, with TEST_SPLIT train "
+            "and PREDICTION_FILES probabilities"
+        )
+    curriculum.make_curriculum(
+        dataset_from_config.read_split("train"),
+        CURRICULUM_PROBABILITIES,
+        CURRICULUM_THRESHOLDS,
+        CURRICULUM_WEIGHTS,
+        CURRICULUM_OUTPUT,
+    )
+
+
 def require_usual_folders(verb: str) -> None:
     """Raise InputError where the images or labels of DATASET_FOLDER lie elsewhere: `verb` would not find them."""
     images, labels = config.DATASET_FOLDER / "images", config.DATASET_FOLDER / "labels"
@@ -176,6 +203,7 @@ VERBS = {
     "convert": convert,
     "split": split,
     "resize": resize,
+    "curriculum": curriculum,
 }
 
 if __name__ == "__main__":

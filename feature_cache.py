@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dataset_readers import Batch, Table, as_float_targets, load_batches
+import distributed
+from dataset_readers import Batch, Labels, Table, count_images, load_batches, share_batches
 from engines import fold_batchnorm
 from heads import pool
 from image_cache import stamp_files
@@ -48,29 +49,42 @@ def read_features(
     """(N, *shape) features of `loader`'s pictures of `table`, in order: from `folder`, or computed and kept there.
 
     `pixels` says what decides the pictures besides the files: the transform, its seed, the epoch. The file is
-    memory-mapped, so it may be larger than memory.
+    memory-mapped, so it may be larger than memory. The processes of a machine compute a part of the rows each.
     """
     path = folder / f"features_{_identify(model, table, pixels)}.npy"
-    if not path.is_file():
-        write_atomically(
-            path, lambda temporary: _compute(model, loader, (len(table), *shape), temporary, autocast, title)
-        )
+    (is_missing,) = distributed.agree(not path.is_file())
+    if is_missing:
+        part, parts = distributed.place()
+        own = path.with_name(f"{path.stem}_part{part}of{parts}.npy") if parts > 1 else path
+        share_batches(loader, part, parts)
+        write_atomically(own, lambda temporary: _compute(model, loader, tuple(shape), temporary, autocast, title))
+        distributed.wait()
+        if parts > 1:
+            names = [path.with_name(f"{path.stem}_part{number}of{parts}.npy") for number in range(parts)]
+            if part == 0:
+                write_atomically(path, lambda temporary: _join(names, (len(table), *shape), temporary))
+            distributed.wait()
+            own.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
 
 
-class FeatureDataset:
+class FeatureDataset(Labels):
     """An ImageDataset of features: the same keys; epoch e gets view e - 1, and after the last the first again."""
 
-    def __init__(self, views: Sequence[NDArray[np.float32]], table: Table) -> None:
-        self.views, self.targets = views, table.targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
+    def __init__(
+        self,
+        views: Sequence[NDArray[np.float32]],
+        table: Table,
+        targets: NDArray[np.float32] | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__(table, targets, weights)
+        self.views = views
 
     def __getitems__(self, keys: list[int]) -> Batch:
-        epochs, indices = np.divmod(keys, len(self.targets))
+        epochs, indices = np.divmod(keys, len(self))
         features = self.views[(epochs[0] - 1) % len(self.views)][indices]
-        return Batch(torch.from_numpy(features), as_float_targets(self.targets[indices]), torch.ones(len(keys)))
+        return self.join(torch.from_numpy(features), indices)
 
 
 def make_feature_loader(
@@ -81,9 +95,12 @@ def make_feature_loader(
     shuffle: bool = False,
     seed: int = 0,
     pin_memory: bool = False,
+    targets: NDArray[np.float32] | None = None,
+    weights: NDArray[np.float32] | None = None,
 ) -> DataLoader[Batch]:
     """A loader of the batches that `make_loader` would give, features (B, *shape) in place of images."""
-    return load_batches(FeatureDataset(views, table), batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
+    dataset = FeatureDataset(views, table, targets, weights)
+    return load_batches(dataset, batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
 
 
 def _extract(model: MultiLabelModel, backbone: nn.Module, images: Tensor) -> Tensor:
@@ -101,16 +118,26 @@ def _compute(
     autocast: Callable[[], Any],
     title: str,
 ) -> None:
-    backbone = None
+    backbone, num_rows = None, count_images(loader)
     with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for batch in track(loader, title, shape[0]):
+        _write_header(file, (num_rows, *shape))
+        for batch in track(loader, title, num_rows):
             images = batch.images.to(model.mean.device, non_blocking=True)
             backbone = backbone or fold_batchnorm(model.backbone, model.normalize(images[:2]))
             with autocast():
                 features = _extract(model, backbone, images)
             file.write(features.contiguous().cpu().numpy().tobytes())
+
+
+def _join(parts: Sequence[Path], shape: tuple[int, ...], path: Path) -> None:
+    with path.open("wb") as file:
+        _write_header(file, shape)
+        for part in parts:
+            np.load(part, mmap_mode="r").tofile(file)
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from augmentations import Transform
+from dataset_shards import stamp_images
 from utils import InputError, write_atomically
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
@@ -137,7 +138,7 @@ class CachedImages:
 def stamp_files(paths: Sequence[str]) -> NDArray[np.int64]:
     """(N, 2) size in bytes and time of last change in nanoseconds of each file."""
     try:
-        return np.array([(stat.st_size, stat.st_mtime_ns) for stat in map(os.stat, paths)], dtype=np.int64)
+        return np.array(list(stamp_images(paths)), dtype=np.int64).reshape(-1, 2)
     except OSError as error:
         raise InputError(f"cannot read image {error.filename}: {error.strerror}") from error
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional
 
+import distributed
 from utils import InputError
 
 
@@ -226,11 +227,12 @@ class GHM(EntryWeight):
         bins = len(self.counts)
         index = (distance * bins).long().clamp(0, bins - 1)
         new = torch.zeros_like(self.counts).scatter_add(0, index.flatten(), known.flatten().to(self.counts.dtype))
+        new = distributed.add_up(new)  # the crowd is that of all processes
         kept = torch.where(self.counts > 0, self.counts, new)
         if self.training:
             kept = torch.where(new > 0, torch.lerp(new, kept, self.momentum), kept)
             self.counts.copy_(kept)
-        return known.sum() / (kept[index] * (new > 0).sum())
+        return new.sum() / (kept[index] * (new > 0).sum())
 
 
 class OHEM(EntryWeight):
@@ -311,13 +313,20 @@ def count_items(targets: Tensor, weights: Tensor, one_label: bool) -> Tensor:
 
 
 def reduce_loss(
-    loss: Tensor, targets: Tensor, weights: Tensor, reduction: str = "mean", one_label: bool = False
+    loss: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    reduction: str = "mean",
+    one_label: bool = False,
+    count: Tensor | None = None,
 ) -> Tensor:
     """One number from (N, C), each image weighed by `weights` (N,); 0 where no entry is known.
 
-    "mean": over the known entries, or with one label per image over the images that have any. "sum": over everything.
+    "mean": over the known entries, or with one label per image over the images that have any; over `count` where these
+    are part of a larger batch. "sum": over everything.
     """
-    return REDUCTIONS[reduction]((loss * weights[:, None]).sum(), count_items(targets, weights, one_label))
+    count = count_items(targets, weights, one_label) if count is None else count
+    return REDUCTIONS[reduction]((loss * weights[:, None]).sum(), count)
 
 
 class Objective(nn.Module):
@@ -340,17 +349,20 @@ class Objective(nn.Module):
         self.label_smoothing, self.reduction = label_smoothing, reduction
         self.one_label: bool = getattr(loss, "one_label", False)  # then a mean is over images, not entries
 
-    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, targets: Tensor, weights: Tensor, count: Tensor | None = None) -> Tensor:
+        """`count`: of a larger batch that this is part of, which a mean is over then."""
         if not self.training:
             return reduce_loss(self.loss(logits, targets), targets, weights, one_label=self.one_label)
         loss, _ = self.weigh_entries(logits, targets)
-        return reduce_loss(loss, targets, weights, self.reduction, self.one_label)
+        return reduce_loss(loss, targets, weights, self.reduction, self.one_label, count)
 
-    def as_mean(self, loss: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def count(self, targets: Tensor, weights: Tensor) -> Tensor:
+        """What a mean over this batch is over."""
+        return count_items(targets, weights, self.one_label)
+
+    def as_mean(self, loss: Tensor, count: Tensor) -> Tensor:
         """The reduced `loss` of a step as a mean, whatever `reduction` is: what can be compared and shown."""
-        if self.reduction == "mean":
-            return loss
-        return REDUCTIONS["mean"](loss, count_items(targets, weights, self.one_label))
+        return loss if self.reduction == "mean" else REDUCTIONS["mean"](loss, count)
 
     def weigh_entries(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each entry in training, and the entry weights in it by name: all (N, C)."""

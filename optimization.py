@@ -1,7 +1,7 @@
 """What moves the weights: optimizers and schedules by name, sharpness-aware steps, averaged weights.
 
     optimizer = make_optimizer("adamw", model, backbone_lr=1e-4, head_lr=1e-3, weight_decay=1e-2)
-    schedule = make_schedule("cosine", optimizer, Plan(steps_per_epoch=100, num_epochs=10, warmup_epochs=1))
+    schedule = make_schedule("cosine", optimizer, Plan([100] * 10, warmup_epochs=1))
     average = make_average(model, decay=0.9997)
 
     compute_loss(batch).backward()
@@ -97,7 +97,6 @@ def climb(model: nn.Module, rho: float) -> Iterator[None]:
     of a second pass over the same batch, inside, are what the optimizer then applies to w. BatchNorm statistics are
     those of the first pass.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     trained = [(weight.detach(), weight.grad) for weight in model.parameters() if weight.grad is not None]
     weights, steps = [weight for weight, _ in trained], [gradient for _, gradient in trained]
     before = [weight.clone() for weight in weights]  # w + step - step would not be w to the last bit
@@ -105,14 +104,28 @@ def climb(model: nn.Module, rho: float) -> Iterator[None]:
     torch._foreach_mul_(steps, rho / length.clamp(min=torch.finfo(length.dtype).tiny))  # all gradients 0: w stays
     torch._foreach_add_(weights, steps)
     model.zero_grad()
+    try:
+        with keep_statistics(model):
+            yield
+    finally:
+        torch._foreach_copy_(weights, before)
+
+
+@contextmanager
+def keep_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, BatchNorm in training mode normalises by the batch and notes nothing."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    counts = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    momenta, before = [norm.momentum for norm in norms], [count.clone() for count in counts]
     for norm in norms:
-        norm.track_running_stats = False  # in training mode: normalise by the batch, and note nothing
+        norm.momentum = 0.0  # the batch's share in the statistics
     try:
         yield
     finally:
-        torch._foreach_copy_(weights, before)
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for count, old in zip(counts, before, strict=True):
+            count.copy_(old)
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
@@ -141,8 +154,7 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
 class Plan:
     """The run that a schedule is laid over, and what the schedules take."""
 
-    steps_per_epoch: int  # of the optimizer: after accumulating gradients
-    num_epochs: int
+    epoch_steps: Sequence[int]  # of the optimizer, in each epoch
     milestones: Sequence[int] = ()  # multistep: epochs
     decay_factor: float = 0.1  # multistep, step: what a drop multiplies by
     step_epochs: int = 40  # step: epochs between drops
@@ -151,7 +163,16 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        return self.num_epochs * self.steps_per_epoch
+        return sum(self.epoch_steps)
+
+    @property
+    def num_epochs(self) -> int:
+        return len(self.epoch_steps)
+
+    def find_step(self, epochs: float) -> float:
+        """The steps done after so many epochs."""
+        whole = min(int(epochs), self.num_epochs - 1)
+        return sum(self.epoch_steps[:whole]) + (epochs - whole) * self.epoch_steps[whole]
 
 
 def make_schedule(name: str, optimizer: Optimizer, plan: Plan) -> LambdaLR:
@@ -162,17 +183,18 @@ def make_schedule(name: str, optimizer: Optimizer, plan: Plan) -> LambdaLR:
 
 def multistep(step: int, plan: Plan) -> float:
     """Times `decay_factor` after each of the `milestones`."""
-    return plan.decay_factor ** sum(step >= epoch * plan.steps_per_epoch for epoch in plan.milestones)
+    return plan.decay_factor ** sum(step >= plan.find_step(epoch) for epoch in plan.milestones)
 
 
 def stepwise(step: int, plan: Plan) -> float:
     """Times `decay_factor` after every `step_epochs` epochs."""
-    return plan.decay_factor ** (step // (plan.step_epochs * plan.steps_per_epoch))
+    drops = range(plan.step_epochs, plan.num_epochs, plan.step_epochs)
+    return plan.decay_factor ** sum(step >= plan.find_step(epoch) for epoch in drops)
 
 
 def cosine(step: int, plan: Plan) -> float:
     """Up in a line over `warmup_epochs`, then half a cosine down to 0 (Loshchilov and Hutter 2017, no restarts)."""
-    warmup = min(round(plan.warmup_epochs * plan.steps_per_epoch), plan.num_steps - 1)
+    warmup = min(round(plan.find_step(plan.warmup_epochs)), plan.num_steps - 1)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return _anneal(1, 0, (step - warmup) / (plan.num_steps - warmup))
@@ -191,11 +213,11 @@ def onecycle(step: int, plan: Plan) -> float:
 
 def warmup_steps(step: int, plan: Plan) -> float:
     """A tenth over `warmup_epochs`; then 1, and a tenth of it after 1.5, 2.5 and 3.5 quarters of the rest."""
-    if step < plan.warmup_epochs * plan.steps_per_epoch:
+    if step < plan.find_step(plan.warmup_epochs):
         return 0.1
     quarter = (plan.num_epochs - plan.warmup_epochs) / 4
     drops = (plan.warmup_epochs + int(count * quarter) for count in (1.5, 2.5, 3.5))  # whole epochs after warm-up
-    return 0.1 ** sum(step >= epoch * plan.steps_per_epoch for epoch in drops)
+    return 0.1 ** sum(step >= plan.find_step(epoch) for epoch in drops)
 
 
 def _anneal(start: float, end: float, share: float) -> float:

@@ -1,48 +1,52 @@
 """Trains one run on the constants of config.py: freeze, unfreeze, validate, tune the threshold, keep the best.
 
     python training.py [recipe.py ...] [--NAME value ...]
+    torchrun --nproc-per-node=2 training.py [recipe.py ...] [--NAME value ...]      # a process each GPU
 
-Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MODEL_PATH, and in the folder
-<configuration>/ what an interrupted run resumes from (last.pt), log.csv and training_curves.png.
+Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MODEL_PATH, a line in runs.csv, and in the
+folder <configuration>/ what an interrupted run resumes from (last.pt), train_result.json, logs and curves. SIGTERM and
+Ctrl-C save first; the status is 75 then, and the same command goes on.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import checkpoints
 import config
 import dataset_readers
+import distributed
 import metrics
 import models_factory
-import optimization
 import overrides
+import training_records
 import utils
 import validation
 from checkpoints import RunFiles, RunState
-from dataset_readers import Batch, count_images
-from tensorboard_logging import TensorBoardLogger, save_training_curves
+from dataset_readers import Batch, EpochBatches, count_images
+from doctor import Doctor
+from interruption import Interruption
+from tensorboard_logging import TensorBoardLogger
 from training_data import (
     Data,
     Stage,
     changes_batches,
-    is_frozen,
     make_augmentation,
     make_eval_loader,
     open_image_caches,
     prepare_stage,
     read_data,
 )
-from training_engine import Engine, choose_activation, make_engine
-from utils import InputError
+from training_engine import Engine, choose_activation, is_frozen, make_engine
+from training_step import explains_overflow, save_batch, take_step
+from utils import InputError, Stopped
 from validation import Scores, Validation
 
 PICTURES = 16  # validation pictures shown in TensorBoard
@@ -53,95 +57,182 @@ def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
-    device = utils.choose_device(config.DEVICE)
-    utils.seed_everything(config.SEED)
+    with distributed.start(config.DEVICE) as device, Interruption() as interruption:
+        train(device, interruption)
 
+
+def train(device: torch.device, interruption: Interruption) -> None:
+    """The run, from reading the labels to the selected checkpoint."""
+    utils.seed_everything(config.SEED)
     data = read_data()
     engine = make_engine(data.train, device)
     caches = open_image_caches(data)
-    files = name_files(data)
-    state = resume(files, engine)
+    files = training_records.name_files(data)
+    state, moment = training_records.resume(files, engine, data)
+    utils.log_to(files.text_log if distributed.is_first() else None)
     print_configuration(files, data, engine, state)
+    doctor = Doctor()
+    if moment:
+        doctor.load_state_dict(moment["doctor"])
+    elif distributed.is_first():
+        doctor.look_at_data(data.train, data.val)
+
+    def save() -> None:
+        training_records.save_last(files, engine, data, state, doctor)
 
     stage = None
     with make_logger(files, state) as logger:
         for epoch in range(state.epoch + 1, config.NUM_EPOCHS + 1):
             engine.model.freeze_backbone(is_frozen(epoch))
             stage = prepare_stage(engine, data, caches, epoch, stage)
-            utils.seed_everything(config.SEED + epoch)  # a resumed epoch draws what it would have drawn
-            record = train_epoch(engine, stage, epoch)
-            state.seconds += record["seconds"]
+            training_records.start_epoch(engine, state, moment, epoch)
+            with interruption.delayed():
+                record = train_epoch(engine, stage, epoch, state, files, doctor, save, interruption)
+                engine.share_statistics()
+                see_epoch(doctor, engine, stage, record)
 
-            if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
-                model, validated = validate(engine, stage, epoch, record)
-                if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
-                    save_if_best(files, make_checkpoint(model, engine, data, state, validated.measured))
-                log_validation(logger, engine, data, validated, epoch)
+                if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
+                    model, validated = validate(engine, stage, epoch, record)
+                    if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
+                        best = training_records.make_checkpoint(model, engine, data, state, validated.measured)
+                        training_records.save_if_best(files, best)
+                    see_validation(doctor, validated, data, is_last=epoch == config.NUM_EPOCHS)
+                    log_validation(logger, engine, data, validated, epoch)
 
-            if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
-                record |= measure_training(engine, data, state)
+                if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
+                    record |= measure_training(engine, data, state)
 
-            state.close_epoch(record)
-            state.finished = epoch == config.NUM_EPOCHS or has_stalled(state)
-            print_epoch(record)
-            logger.add_epoch(record)
-            checkpoints.write_log(files.log, state.history)
-            save_training_curves(state.history, files.curves)
-            save_last(files, engine, make_checkpoint(engine.model, engine, data, state, {}), state)
-            caches.save()
+                state.close_epoch(record)
+                state.finished = epoch == config.NUM_EPOCHS or has_stalled(state)
+                print_epoch(record)
+                logger.add_epoch(record)
+                training_records.save_epoch(files, engine, data, state, record)
+                save()
+                caches.save()
             if state.finished:
                 break
-        finish(files, logger, state)
+            stop_if_asked(interruption)
+        finish(files, data, logger, state, doctor)
 
 
-def train_epoch(engine: Engine, stage: Stage, epoch: int) -> dict[str, Any]:
-    """One pass over the training split; the epoch's record: mean loss, rates, speed."""
-    model, optimizer, loader, objective = engine.model, engine.optimizer, stage.train_loader, engine.objective
-    model.train()
-    objective.train()
-    dataset_readers.set_epoch(loader, epoch)
-    rates = {f"lr_{name}": group["lr"] for group in optimizer.param_groups if (name := group["name"]) in PARTS}
-    total, num_images = torch.zeros((), device=engine.device), 0
+def train_epoch(
+    engine: Engine,
+    stage: Stage,
+    epoch: int,
+    state: RunState,
+    files: RunFiles,
+    doctor: Doctor,
+    save: Callable[[], None],
+    interruption: Interruption,
+) -> dict[str, Any]:
+    """The rest of a pass over the training split; the epoch's record: mean loss, rates, speed.
+
+    Calls `save` every SAVE_EVERY_MINUTES, and before it stops for a signal.
+    """
+    engine.model.train()
+    engine.objective.train()
+    loader, sampler = stage.train_loader, stage.train_loader.batch_sampler
+    assert isinstance(sampler, EpochBatches)
+    dataset_readers.set_epoch(loader, epoch, state.step)
+    rates = {f"lr_{name}": group["lr"] for group in engine.optimizer.param_groups if (name := group["name"]) in PARTS}
+    total = torch.tensor(state.loss_total, device=engine.device)
+    before, last_save = state.epoch_seconds, time.perf_counter()
+    first_step, skipped_before = state.step, state.num_skipped
+    doctor.watch(engine.model, engine.optimizer, engine.average)
     batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
-        for step, batch in enumerate(batches):
-            batch = engine.change_batch(batch.to(engine.device), epoch, step)
-            with engine.autocast():
-                logits = stage.network(batch.images)
-            if epoch == 1 and step == 0:
-                print("first step:", *objective.describe(logits, batch.targets, batch.weights), sep="\n  ", flush=True)
-            loss = objective(logits, batch.targets, batch.weights)
-            engine.scaler.scale(loss).backward()
-            if config.SAM_RHO:
-                with optimization.climb(model, config.SAM_RHO):
-                    objective.entry_weights.eval()  # counts are kept of the first pass alone
-                    with engine.autocast():
-                        logits = stage.network(batch.images)
-                    objective(logits, batch.targets, batch.weights).backward()
-                    objective.entry_weights.train()
-            engine.scaler.step(optimizer)
-            engine.scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            engine.schedule.step()
-            if engine.average:
-                engine.average.update_parameters(model)
-            total += objective.as_mean(loss.detach(), batch.targets, batch.weights) * len(batch.images)
-            num_images += len(batch.images)
+        for step, batch in enumerate(batches, state.step):
+            look = see_first_step(engine, stage, doctor) if epoch == 1 and step == 0 else None
+            loss = take_step(engine, stage.trained, batch, epoch, step, look)
+            num_images = sampler.count_images(step)
+            if loss is not None:
+                total += loss * num_images
+                state.num_images += num_images
+            elif not explains_overflow(engine):
+                note_left_out(state, files, batch, epoch, step)
+            state.step = step + 1
             # reading a number back waits for the GPU: not at every step
-            progress.step(len(batch.images), **({"loss": total.item() / num_images} if step % 10 == 0 else {}))
-    mean_loss = total.item() / num_images
-    if not np.isfinite(mean_loss):
-        raise InputError(f"epoch {epoch} ended with loss {mean_loss}: lower the rates, or set MIXED_PRECISION = 'off'")
-    return {
+            shown = {"loss": total.item() / max(state.num_images, 1) * distributed.count()} if step % 10 == 0 else {}
+            progress.step(num_images, **shown)
+            is_due = 0 < config.SAVE_EVERY_MINUTES * 60 < time.perf_counter() - last_save
+            must_stop, must_save = distributed.agree(interruption.came, is_due)
+            if must_stop or must_save:
+                state.loss_total, state.epoch_seconds = total.item(), before + progress.seconds
+                save()
+                last_save = time.perf_counter()
+            if must_stop:
+                raise Stopped(f"saved after step {state.step} of epoch {epoch}: the same command goes on from there")
+    seconds = before + progress.seconds
+    left_out = state.num_skipped - skipped_before
+    record = {
         "epoch": epoch,
-        "frozen": model.backbone_is_frozen,
-        "train_loss": mean_loss,
+        "frozen": engine.model.backbone_is_frozen,
+        "train_loss": distributed.add_up(total).item() / max(state.num_images, 1),
         **rates,
-        "images_per_second": num_images / progress.seconds,
+        "images_per_second": progress.done / progress.seconds,
         "waiting_share": batches.seconds / progress.seconds,
+        "steps": state.step - first_step - left_out,
+        "steps_left_out": left_out,
         "preparation_seconds": stage.seconds,
-        "seconds": stage.seconds + progress.seconds,
+        "seconds": stage.seconds + seconds,
     }
+    state.seconds += record["seconds"]
+    return record
+
+
+def see_first_step(engine: Engine, stage: Stage, doctor: Doctor) -> Callable[[Tensor, Batch], None]:
+    """What prints, of the logits of the run's first step, what its loss is made of, and has the doctor look."""
+
+    def look(logits: Tensor, batch: Batch) -> None:
+        lines = engine.objective.describe(logits, batch.targets, batch.weights)
+        utils.say("\n  ".join(["first step:", *lines]))
+        num_images = config.TRAIN_BATCH_SIZE
+        doctor.look_at_first_step(stage.network, batch, logits, engine.objective, engine.optimizer, num_images)
+
+    return look
+
+
+def see_epoch(doctor: Doctor, engine: Engine, stage: Stage, record: dict[str, Any]) -> None:
+    """Have the doctor look at an epoch that is trained; one process does."""
+    if not distributed.is_first():
+        return
+    loss, steps, left_out = record["train_loss"], record["steps"], record["steps_left_out"]
+    doctor.look_at_epoch(engine.model, engine.optimizer, engine.average, loss, steps, left_out)
+    if stage.network is engine.model:  # else features, which are at hand
+        doctor.look_at_loading(
+            record["waiting_share"],
+            record["seconds"],
+            config.NUM_EPOCHS - record["epoch"],
+            utils.choose_num_workers(config.NUM_WORKERS, engine.device),
+            utils.choose_num_workers(None, engine.device),
+            config.IMAGE_CACHE,
+        )
+
+
+def see_validation(doctor: Doctor, validated: Validation, data: Data, is_last: bool) -> None:
+    """Have the doctor look at a validation; one process does."""
+    if distributed.is_first():
+        probabilities, targets, loss = validated.scores
+        doctor.look_at_validation(probabilities, targets, validated.threshold, data.table.classes, loss, is_last)
+
+
+def note_left_out(state: RunState, files: RunFiles, batch: Batch, epoch: int, step: int) -> None:
+    """Count a step whose gradient is not finite. Raises InputError at the NON_FINITE_LIMIT-th, its batch kept."""
+    state.num_skipped += 1
+    utils.warn(f"epoch {epoch}, step {step + 1}: the gradient is not finite, the step is left out")
+    if state.num_skipped >= config.NON_FINITE_LIMIT:
+        own = files.bad_batch.with_stem(f"{files.bad_batch.stem}_{distributed.rank()}")
+        save_batch(own, batch, epoch, step)
+        raise InputError(
+            f"{state.num_skipped} steps had a loss or gradient that is not finite; the last batch is in {own}: look at "
+            "it, lower the rates, set CLIP_GRADIENT_NORM = 1.0, or MIXED_PRECISION = 'off'"
+        )
+
+
+def stop_if_asked(interruption: Interruption) -> None:
+    """End the run here, between two epochs, when a signal came."""
+    if distributed.agree(interruption.came)[0]:
+        raise Stopped("saved at the epoch's end: the same command goes on from there")
 
 
 # ---- validation ----
@@ -185,87 +276,22 @@ def measure_training(engine: Engine, data: Data, state: RunState) -> dict[str, f
 def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
     """TensorBoard's files of this run, or a logger that does nothing."""
     folder = config.TENSORBOARD_FOLDER / files.folder.parent.name / files.folder.name
-    return TensorBoardLogger(folder if config.USE_TENSORBOARD else None, first_epoch=state.epoch + 1)
+    writes = config.USE_TENSORBOARD and distributed.is_first()
+    return TensorBoardLogger(folder if writes else None, first_epoch=state.epoch + 1)
 
 
 def log_validation(logger: TensorBoardLogger, engine: Engine, data: Data, validation: Validation, epoch: int) -> None:
     """PR curves and pictures for TensorBoard."""
-    if not config.USE_TENSORBOARD:
+    if not config.USE_TENSORBOARD or not distributed.is_first():
         return
     scores, classes = validation.scores, data.table.classes
     logger.add_pr_curves(scores.probabilities, scores.targets, classes, epoch)
     shown = data.val.select(range(min(PICTURES, len(data.val))))
-    images = np.stack([image for batch in make_eval_loader(shown, engine.device) for image in batch.images.numpy()])
+    loader = make_eval_loader(shown, engine.device)
+    dataset_readers.share_batches(loader, 0, 1)
+    images = np.stack([image for batch in loader for image in batch.images.numpy()])
     probabilities = scores.probabilities[: len(shown)]
     logger.add_pictures(images, shown.targets, probabilities, validation.threshold, classes, epoch)
-
-
-# ---- what a run leaves ----
-
-
-def name_files(data: Data) -> RunFiles:
-    """The files of this configuration: same constants (of the sections marked *) and data, same names."""
-    constants = overrides.resolved(config)
-    decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
-    identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
-    name = checkpoints.name_configuration(constants, identity)
-    return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
-
-
-def resume(files: RunFiles, engine: Engine) -> RunState:
-    """The state of an interrupted run of this configuration, put back into `engine`; else a fresh one."""
-    if config.RESUME == "never" or not files.last.is_file():
-        return RunState()
-    last = checkpoints.load(files.last)
-    state = RunState(**last["training_state"]["state"])
-    if state.finished:
-        return RunState()
-    engine.model.load_state_dict(last["model_state"])
-    engine.load_state_dict(last["training_state"]["engine"])
-    return state
-
-
-def make_checkpoint(
-    model: models_factory.MultiLabelModel, engine: Engine, data: Data, state: RunState, measured: dict[str, float]
-) -> dict[str, Any]:
-    """`model` as it is, with all that using it later takes, and where it comes from."""
-    return {
-        "model_state": model.state_dict(),
-        "weights": "raw" if model is engine.model else "averaged",
-        "model_name": config.MODEL_NAME,
-        "head": config.HEAD,
-        "head_options": engine.head_options,
-        "activation": choose_activation(),
-        "classes": list(data.table.classes),
-        "image_size": config.IMAGE_SIZE,
-        "resize_rule": config.RESIZE_RULE,
-        "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
-        "best_threshold": state.best_threshold,
-        "best_f1": state.best_f1,
-        "epoch": state.best_epoch,
-        "metrics": measured,
-        "config": overrides.resolved(config),
-        "dataset": {
-            "fingerprint": data.table.fingerprint(),
-            "num_train": len(data.train),
-            "num_val": len(data.val),
-        },
-        "environment": checkpoints.describe_environment(str(engine.device)),
-        "seconds": state.seconds,
-        "saved": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
-
-
-def save_if_best(files: RunFiles, checkpoint: dict[str, Any]) -> None:
-    """Keep `checkpoint` for its configuration unless an earlier run of the same one reached as high an F1."""
-    if checkpoint["best_f1"] > checkpoints.read_best_f1(files.checkpoint):
-        checkpoints.save(files.checkpoint, checkpoint)
-
-
-def save_last(files: RunFiles, engine: Engine, checkpoint: dict[str, Any], state: RunState) -> None:
-    """Write what an interrupted run resumes from."""
-    training_state = {"state": asdict(state), "engine": engine.state_dict()}
-    checkpoints.save(files.last, checkpoint | {"training_state": training_state})
 
 
 def has_stalled(state: RunState) -> bool:
@@ -273,21 +299,23 @@ def has_stalled(state: RunState) -> bool:
     return config.EARLY_STOPPING_ENABLED and state.validations_without_gain >= config.EARLY_STOPPING_PATIENCE
 
 
-def finish(files: RunFiles, logger: TensorBoardLogger, state: RunState) -> None:
+def finish(files: RunFiles, data: Data, logger: TensorBoardLogger, state: RunState, doctor: Doctor) -> None:
     """Copy the selected checkpoint to BEST_MODEL_PATH and say what came out."""
-    selected = checkpoints.load(files.checkpoint)
-    checkpoints.save(config.BEST_MODEL_PATH, selected)
+    if not distributed.is_first():
+        return
+    selected = training_records.finish(files, data, state, [*doctor.findings.values()])
     logger.add_hparams(overrides.resolved(config), {"best_f1": state.best_f1})
-    print(f"\nbest validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}", end="")
-    print(f", threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}")
-    if selected["best_f1"] > state.best_f1:
-        print(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
     measured = selected["metrics"]
-    print(
+    lines = [
+        f"\nbest validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
+        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}",
         f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
-        f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
-    )
-    print(f"saved: {files.checkpoint}\n       {config.BEST_MODEL_PATH}\n       {files.curves}")
+        f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}",
+        f"saved: {files.checkpoint}\n       {config.BEST_MODEL_PATH}\n       {files.curves}",
+    ]
+    if selected["best_f1"] > state.best_f1:
+        lines.insert(1, f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
+    utils.say("\n".join(lines))
 
 
 # ---- printing ----
@@ -325,11 +353,12 @@ def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunS
         f"{drops if config.SCHEDULE == 'multistep' else ''}",
         "device": f"{engine.device}, {torch.get_num_threads()} threads, mixed precision {engine.precision}",
     }
-    if state.epoch:
-        rows["resumes"] = f"after epoch {state.epoch}, best F1 so far {state.best_f1:.4f}"
-    for name, text in rows.items():
-        print(f"{name:>8}  {text.strip()}")
-    print(flush=True)
+    if distributed.count() > 1:
+        rows["device"] += f", {distributed.count()} processes"
+    if state.epoch or state.step:
+        place = f"after epoch {state.epoch}" + f" and {state.step} steps" * bool(state.step)
+        rows["resumes"] = f"{place}, best F1 so far {state.best_f1:.4f}"
+    utils.say("\n".join(f"{name:>8}  {text.strip()}" for name, text in rows.items()) + "\n")
 
 
 def print_epoch(record: dict[str, Any]) -> None:
@@ -343,7 +372,7 @@ def print_epoch(record: dict[str, Any]) -> None:
     if "train_f1" in record:
         text += f"  train F1 {record['train_f1']:.4f}  mAP {record['train_mAP']:.4f}"
     speed = f"{record['images_per_second']:.1f} images/s, {record['waiting_share']:.0%} waiting"
-    print(f"{text}  {speed}  {utils.format_duration(record['seconds'])}", flush=True)
+    utils.say(f"{text}  {speed}  {utils.format_duration(record['seconds'])}")
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from torch.utils.data import DataLoader
 
 import augmentations
 import config
+import curriculum
 import dataset_from_config
 import dataset_readers
 import dataset_split
+import distributed
 import feature_cache
+import teachers
 import utils
 from augmentations import Augmentation
 from dataset_readers import Batch
 from dataset_table import Table, join_tables
 from image_cache import ImageCache
-from training_engine import Engine
+from training_engine import Engine, choose_batch_size, is_frozen
 from utils import InputError
 
 LONGEST_CACHED = 16 / 9  # length to width of the longest image with a place in the image cache
@@ -39,6 +42,8 @@ class Data(NamedTuple):
     train: Table
     val: Table
     format: str
+    soft_targets: NDArray[np.float32] | None = None  # (N, C) of the training images, in place of their labels
+    weights: NDArray[np.float32] | None = None  # (N,) of them
 
 
 def read_data() -> Data:
@@ -63,13 +68,22 @@ def read_data() -> Data:
     else:
         data = Data(table, *dataset_split.split_table(train, config.VAL_SPLIT, config.SEED), format)
     for name, split in (("training", data.train), ("validation", data.val)):
-        if len(split) < 2:
-            raise InputError(f"there are {len(split)} {name} images that can be read: each split needs at least 2")
+        if len(split) < 2 * distributed.count():
+            raise InputError(
+                f"there are {len(split)} {name} images that can be read: each split needs at least 2 in each process"
+            )
         missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
         if missing:
             utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
     if config.LOSS == "softmax":
         require_one_label(table)
+    if config.TEACHER_PROBABILITIES:
+        soft = teachers.make_soft_targets(
+            data.train, config.TEACHER_PROBABILITIES, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE
+        )
+        data = data._replace(soft_targets=soft)
+    if config.CURRICULUM:
+        data = data._replace(weights=curriculum.read_curriculum(data.train, config.CURRICULUM))
     return data
 
 
@@ -99,10 +113,12 @@ def open_image_caches(data: Data) -> ImageCaches:
     """What earlier runs kept of these images, or empty caches."""
     if config.IMAGE_CACHE == "none":
         return ImageCaches(None, None)
-    folder = config.CACHE_FOLDER if config.IMAGE_CACHE == "disk" else None
+    part, parts = distributed.place()  # processes do not share memory: each keeps what it sees
+    own = config.CACHE_FOLDER / f"process_{part}_of_{parts}" if parts > 1 else config.CACHE_FOLDER
+    folder, limit = own if config.IMAGE_CACHE == "disk" else None, config.IMAGE_CACHE_GB / parts
     size, paths = config.IMAGE_SIZE, data.table.paths
     prepare = augmentations.make_eval_transform(config.RESIZE_RULE, size)
-    val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, config.IMAGE_CACHE_GB, folder)
+    val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, limit, folder)
     augmentation, sizes = make_augmentation(), config.GROWING_IMAGE_SIZES + config.MULTI_SCALE_SIZES
     if not augmentation.is_random and not sizes:
         return ImageCaches(val, val)
@@ -110,7 +126,7 @@ def open_image_caches(data: Data) -> ImageCaches:
     smallest_share = config.CROP_SCALE_MIN if augmentation.name == "crop_flip" else 0.75
     side = augmentations.find_short_side(max(size, *sizes, 0), smallest_share)
     prepare, max_pixels = augmentations.shrink(side), side * round(side * LONGEST_CACHED)
-    return ImageCaches(ImageCache(paths, prepare, f"short side {side}", max_pixels, config.IMAGE_CACHE_GB, folder), val)
+    return ImageCaches(ImageCache(paths, prepare, f"short side {side}", max_pixels, limit, folder), val)
 
 
 def make_augmentation() -> Augmentation:
@@ -127,7 +143,7 @@ def make_augmentation() -> Augmentation:
 
 
 def make_train_loader(
-    data: Data, caches: ImageCaches, image_size: int, device: torch.device, shuffle: bool = True
+    data: Data, caches: ImageCaches, image_size: int, device: torch.device, batch_size: int, shuffle: bool = True
 ) -> DataLoader[Batch]:
     """Augmented training images, another order and other pictures in each epoch."""
     transform = augmentations.make_train_transform(make_augmentation(), image_size, config.RESIZE_RULE)
@@ -136,12 +152,14 @@ def make_train_loader(
     return dataset_readers.make_loader(
         data.train,
         transform,
-        config.TRAIN_BATCH_SIZE,
+        batch_size,
         shuffle=shuffle,
         seed=config.SEED,
         num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
         pin_memory=device.type == "cuda",
         cached=caches.train.select(data.train.paths) if caches.train else None,
+        targets=data.soft_targets,
+        weights=data.weights,
     )
 
 
@@ -161,15 +179,9 @@ def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | Non
 # ---- stages ----
 
 
-def is_frozen(epoch: int) -> bool:
-    """Whether the backbone stands still in `epoch` (from 1)."""
-    never = config.UNFREEZE_BACKBONE_EPOCH == 0
-    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
-
-
 def changes_batches() -> bool:
-    """Whether training images change as a batch: a frozen backbone's features cannot be kept then."""
-    return bool(config.MIXUP_ALPHA or config.CUTMIX_ALPHA or config.MULTI_SCALE_SIZES)
+    """Whether a batch's images are changed or looked at: a frozen backbone's features cannot be kept then."""
+    return bool(config.MIXUP_ALPHA or config.CUTMIX_ALPHA or config.MULTI_SCALE_SIZES or config.TEACHER_CHECKPOINTS)
 
 
 def choose_image_size(epoch: int) -> int:
@@ -184,8 +196,9 @@ def choose_image_size(epoch: int) -> int:
 class Stage(NamedTuple):
     """What epochs run on: images through the model or, while the backbone stands still, features through the head."""
 
-    key: tuple[bool, int]  # whether they are features; the training images' size
+    key: tuple[bool, bool, int]  # whether the backbone is frozen, its features kept; the training images' size
     network: nn.Module
+    trained: nn.Module  # the same, its gradients averaged over all processes
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
     seconds: float  # that preparing it took
@@ -195,19 +208,20 @@ def prepare_stage(engine: Engine, data: Data, caches: ImageCaches, epoch: int, s
     """The stage of `epoch`: the present one if it still serves."""
     image_size = choose_image_size(epoch)
     keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()
-    if stage and stage.key == (keeps_features, image_size):
+    key = (is_frozen(epoch), keeps_features, image_size)
+    if stage and stage.key == key:
         return stage._replace(seconds=0.0)
     start = time.perf_counter()
     loaders = make_feature_loaders(engine, data, caches) if keeps_features else None
     network = engine.model.head if loaders else engine.model
     train_loader, val_loader = loaders or (
-        make_train_loader(data, caches, image_size, engine.device),
+        make_train_loader(data, caches, image_size, engine.device, choose_batch_size(epoch)),
         make_eval_loader(data.val, engine.device, caches.val),
     )
     seconds = time.perf_counter() - start
     if loaders:
-        print(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
-    return Stage((keeps_features, image_size), network, train_loader, val_loader, seconds)
+        utils.say(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
+    return Stage(key, network, engine.wrap(network), train_loader, val_loader, seconds)
 
 
 def make_feature_loaders(
@@ -220,7 +234,7 @@ def make_feature_loaders(
     shape = feature_cache.measure_features(engine.model, config.IMAGE_SIZE)
     gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
     if gigabytes > config.FEATURE_CACHE_GB:
-        print(
+        utils.say(
             f"frozen features are not kept: {gigabytes:.3g} GB, more than FEATURE_CACHE_GB = {config.FEATURE_CACHE_GB}"
         )
         return None
@@ -231,7 +245,9 @@ def make_feature_loaders(
         return feature_cache.read_features(engine.model, loader, table, shape, pixels, folder, engine.autocast, title)
 
     views = []
-    train_loader = make_train_loader(data, caches, config.IMAGE_SIZE, engine.device, shuffle=False)
+    train_loader = make_train_loader(
+        data, caches, config.IMAGE_SIZE, engine.device, config.TRAIN_BATCH_SIZE, shuffle=False
+    )
     for view in range(1, num_views + 1):
         dataset_readers.set_epoch(train_loader, view)  # what this epoch's pictures would have been
         drawn = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
@@ -244,7 +260,14 @@ def make_feature_loaders(
     pin_memory = engine.device.type == "cuda"
     return (
         feature_cache.make_feature_loader(
-            views, data.train, config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED, pin_memory=pin_memory
+            views,
+            data.train,
+            choose_batch_size(1),
+            shuffle=True,
+            seed=config.SEED,
+            pin_memory=pin_memory,
+            targets=data.soft_targets,
+            weights=data.weights,
         ),
         feature_cache.make_feature_loader([val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory),
     )

@@ -16,16 +16,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+import activation_checkpointing
 import augmentations
 import config
-import dataset_readers
+import distributed
 import heads
 import losses
 import models_factory
 import optimization
 import predictor
+import teachers
 import utils
-from dataset_readers import Batch, Table
+from dataset_readers import Batch, EpochBatches, Table
+from engines import make_example
 from utils import InputError
 
 
@@ -44,6 +47,9 @@ class Engine:
     precision: str  # off, bf16 or fp16
     autocast: Callable[[], Any]
     device: torch.device
+    micro_batch_size: int  # images that a process computes at once; 0: its share of the batch
+    clip_norm: float  # longest gradient; 0: any
+    sam_rho: float  # 0: plain steps
 
     STATEFUL = ("objective", "optimizer", "schedule", "average", "scaler")
 
@@ -54,6 +60,15 @@ class Engine:
         for name, part in state.items():
             if part:  # else a scaler that was off, on another device
                 getattr(self, name).load_state_dict(part)
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        """`network`, the model or its head, as several processes train it together; wrap anew when freezing changes."""
+        has_unused = distributed.count() > 1 and network is self.model and _has_unused(self.model, self.device)
+        return distributed.wrap(network, self.device, has_unused)
+
+    def share_statistics(self) -> None:
+        """Give all processes the first one's BatchNorm statistics, which each has noted from its own images."""
+        distributed.copy_first([*self.model.buffers(), *(self.average.buffers() if self.average else ())])
 
 
 def make_engine(train: Table, device: torch.device) -> Engine:
@@ -76,6 +91,10 @@ def make_engine(train: Table, device: torch.device) -> Engine:
         advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"
         predictor.require_size(model.eval(), size, config.MODEL_NAME, advice)
     model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
+    if config.ACTIVATION_CHECKPOINTING:
+        activation_checkpointing.checkpoint_activations(model.backbone)
+    if config.SYNC_BATCHNORM and distributed.count() > 1:
+        model = share_batchnorm(model, device)
     model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
     average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
     if config.COMPILE:
@@ -89,8 +108,7 @@ def make_engine(train: Table, device: torch.device) -> Engine:
         config.DECAY_NORMS_AND_BIASES,
     )
     plan = optimization.Plan(
-        len(dataset_readers.EpochBatches(len(train), config.TRAIN_BATCH_SIZE, shuffle=True, seed=config.SEED)),
-        config.NUM_EPOCHS,
+        [count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)],
         config.LR_MILESTONES,
         config.LR_DECAY_FACTOR,
         config.LR_STEP_EPOCHS,
@@ -104,15 +122,69 @@ def make_engine(train: Table, device: torch.device) -> Engine:
     autocast, scales = utils.make_autocast(precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=scales)
     objective = make_objective(train.targets).to(device)
-    change_batch = augmentations.make_batch_transform(
+    change_batch = make_batch_change(train.classes, device, autocast)
+    parts = (model, head_options, objective, optimizer, schedule, average, change_batch)
+    limits = (config.MICRO_BATCH_SIZE, config.CLIP_GRADIENT_NORM, config.SAM_RHO)
+    return Engine(*parts, scaler, precision, autocast, device, *limits)
+
+
+def make_batch_change(
+    classes: Sequence[str], device: torch.device, autocast: Callable[[], Any]
+) -> Callable[[Batch, int, int], Batch]:
+    """What happens to a batch on `device`: teachers look at its pictures, then these are mixed and resized."""
+    mix = augmentations.make_batch_transform(
         config.SEED,
         config.MIXUP_ALPHA,
         config.CUTMIX_ALPHA,
         config.MULTI_SCALE_SIZES,
         config.MULTI_SCALE_EVERY_N_STEPS,
     )
-    parts = (model, head_options, objective, optimizer, schedule, average, change_batch)
-    return Engine(*parts, scaler, precision, autocast, device)
+    if not config.TEACHER_CHECKPOINTS:
+        return mix
+    teach = teachers.make_teacher(
+        config.TEACHER_CHECKPOINTS, classes, device, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE, autocast
+    )
+    return lambda batch, epoch, step: mix(teach(batch, epoch, step), epoch, step)
+
+
+def is_frozen(epoch: int) -> bool:
+    """Whether the backbone stands still in `epoch` (from 1)."""
+    never = config.UNFREEZE_BACKBONE_EPOCH == 0
+    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
+
+
+def choose_batch_size(epoch: int) -> int:
+    """The images of a step in `epoch`. Raises InputError where they do not suffice for two in each process."""
+    size = config.TRAIN_BATCH_SIZE if is_frozen(epoch) else config.UNFROZEN_BATCH_SIZE or config.TRAIN_BATCH_SIZE
+    if size < 2 * distributed.count():
+        raise InputError(f"{size} images a step for {distributed.count()} processes: each needs at least two")
+    return size
+
+
+def count_steps(num_images: int, epoch: int) -> int:
+    """The steps of `epoch`."""
+    return len(EpochBatches(num_images, choose_batch_size(epoch), shuffle=True, seed=config.SEED))
+
+
+def share_batchnorm(model: models_factory.MultiLabelModel, device: torch.device) -> models_factory.MultiLabelModel:
+    """`model` with every BatchNorm taking its statistics from all processes' images. Raises InputError on a CPU."""
+    from timm.layers.norm_act import convert_sync_batchnorm  # torch's loses the activation in timm's BatchNorm
+
+    if device.type != "cuda":
+        raise InputError(f"SYNC_BATCHNORM needs GPUs, not {device}: set it to False")
+    converted = convert_sync_batchnorm(model)
+    assert isinstance(converted, models_factory.MultiLabelModel)
+    return converted
+
+
+def _has_unused(model: models_factory.MultiLabelModel, device: torch.device) -> bool:
+    """Whether some parameter that trains gets no gradient: a network may have parts that it does not use."""
+    was_training = model.training
+    model.eval()(make_example(config.IMAGE_SIZE).to(device)).sum().backward()
+    missing = any(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    return missing
 
 
 def choose_angular_scale(num_classes: int) -> float:

@@ -24,6 +24,12 @@ class InputError(ValueError):
         super().__init__(message.rpartition("InputError: ")[2].strip())
 
 
+class Stopped(Exception):
+    """A signal has ended the run; the same command goes on from what was saved."""
+
+    STATUS = 75  # EX_TEMPFAIL of sysexits.h: neither an error nor a finished run
+
+
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Run a script's `main` on the command line; bad input becomes one line on stderr and exit status 1."""
     try:
@@ -37,6 +43,9 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(Stopped.STATUS)
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
@@ -46,9 +55,34 @@ def suggest(word: str, words: Iterable[str]) -> str:
     return f" (did you mean {by_upper[near[0]]}?)" if near else ""
 
 
+_log: Path | None = None
+
+
+def log_to(path: Path | None) -> None:
+    """From here on `say` and `warn` also add to the text file `path`; None: no longer."""
+    global _log
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _log = path
+
+
+def say(text: str) -> None:
+    """A line or more on stdout, and in the run's log."""
+    print(text, flush=True)
+    _add_to_log(text)
+
+
 def warn(message: str) -> None:
-    """One line on stderr about something that does not stop the run."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """One line on stderr about something that does not stop the run; of several processes, the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+        _add_to_log(f"warning: {message}")
+
+
+def _add_to_log(text: str) -> None:
+    if _log:
+        with open(_log, "a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -151,6 +185,32 @@ def seed_everything(seed: int) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def get_random_state(device: torch.device) -> dict[str, Any]:
+    """Where Python's, numpy's, torch's and the GPU's random numbers are, in tensors and plain types."""
+    import numpy as np
+    import torch
+
+    name, keys, *rest = np.random.get_state()
+    state = {"python": random.getstate(), "numpy": (name, torch.from_numpy(np.array(keys, dtype=np.int64)), *rest)}
+    return state | {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on drawing where `get_random_state` was called."""
+    import numpy as np
+    import torch
+
+    name, keys, *rest = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def format_duration(seconds: float) -> str:

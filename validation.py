@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import distributed
 import metrics
 import predictor
 import thresholds
@@ -63,7 +64,10 @@ def score(
     activation: str = "sigmoid",
     title: str = "validation",
 ) -> Scores:
-    """Run `network`, a model or its head as it is, over `loader`; the loss is the objective's in evaluation mode."""
+    """Run `network`, a model or its head as it is, over `loader`; the loss is the objective's in evaluation mode.
+
+    Of several processes each runs its share, and all get the scores of every image, in order.
+    """
     objective.eval()
     targets: list[Tensor] = []
     total = torch.zeros((), device=device)
@@ -74,8 +78,9 @@ def score(
 
     batches: Iterator[Batch] = track(loader, title, count_images(loader))
     rows = list(predictor.compute_probabilities(network, batches, device, autocast, note, activation))
-    all_targets = torch.cat(targets).cpu().numpy()
-    return Scores(np.concatenate(rows), all_targets, total.item() / len(all_targets))
+    all_targets = distributed.join(torch.cat(targets).cpu().numpy())
+    loss = sum(distributed.collect(total.item())) / len(all_targets)
+    return Scores(distributed.join(np.concatenate(rows)), all_targets, loss)
 
 
 def measure_scores(scores: Scores) -> Validation:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 
 import dataset_formats
 from dataset_formats import FORMATS, SPLITS, ReadOptions
+from dataset_shards import read_image
 from dataset_table import Table
 from utils import InputError
 
@@ -114,6 +118,24 @@ def write_csv(root: Path) -> None:
     write(root, {"all.csv": "\n".join(rows) + "\n"})
 
 
+def write_webdataset(root: Path) -> None:
+    """As others write it: samples in any order, .cls or .json, members of other types between."""
+    root.mkdir(parents=True, exist_ok=True)
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"})
+    json_of_z = b'{"caption": "a light", "labels": ["traffic light"], "unknown": ["dog"]}'
+    for name, members in {
+        "train-000000": {"z.jpg": b"z", "z.json": json_of_z, "z.txt": b"a light", "a b.json": b'{"labels": [0, "dog"]}',
+                         "a b.jpg": b"a b"},
+        "train-000001": {"sub/ü.cls": b"", "sub/ü.png": b"\xc3\xbc"},
+        "test-000000": {"é.jpg": b"", "é.cls": b"2"},
+    }.items():  # fmt: skip
+        with tarfile.open(root / f"{name}.tar", "w") as tar:
+            for member, data in members.items():
+                entry = tarfile.TarInfo(member)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -122,6 +144,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "classes_json": write_classes_json,
     "coco_json": write_coco_json,
     "csv": write_csv,
+    "webdataset": write_webdataset,
 }
 
 
@@ -150,7 +173,7 @@ def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     assert as_rows(train) == by_last_part(SINGLE if name == "image_folder" else TRAIN)
     assert as_rows(test) == by_last_part(TEST)
     assert train.paths == sorted(train.paths)
-    assert all(Path(path).is_file() and path.startswith(f"{tmp_path}/") for path in train.paths)
+    assert all(read_image(path) is not None and path.startswith(f"{tmp_path}/") for path in train.paths)
     assert train.groups is None
 
 
@@ -191,16 +214,24 @@ def tables(draw: st.DrawFn, values: tuple[int, ...] = (0, 1, -1)) -> tuple[list[
 
 def holds(name: str, names: list[str], table: Table) -> bool:
     """Whether the format can write these names down."""
-    lines = {"coco_cls": table.classes, "mlcls": (*table.classes, *names), "train_list": (*table.classes, *names)}
+    lines = {
+        "coco_cls": table.classes,
+        "webdataset": table.classes,
+        "mlcls": (*table.classes, *names),
+        "train_list": (*table.classes, *names),
+    }
     on_lines = all(not {"\n", "\r"} & set(text) and text[0] != "\ufeff" for text in lines.get(name, ()))
-    return on_lines and not (name == "csv" and set(table.classes) & {"image_path", "labels", "split", "group"})
+    hidden = name == "coco_cls" and any("/." in f"/{image}" for image in names)
+    taken = name == "csv" and set(table.classes) & {"image_path", "labels", "split", "group"}
+    return on_lines and not hidden and not taken
 
 
 def write_and_read(root: Path, name: str, names: list[str], table: Table, split: str) -> Table:
     """What comes back of `table` when it is written into `root`, its images in place, and read again."""
     format = FORMATS[name]
-    place(root / format.images_folder(split), *names)
-    format.write(table, root, split, names)
+    images = root / format.images_folder(split)
+    place(images, *names)
+    format.write(replace(table, paths=[f"{images}/{image}" for image in names]), root, split, names)
     assert format.list_splits(root) == [split]
     return format.read(root, split)
 
@@ -213,11 +244,12 @@ def test_any_table_comes_back(name: str, drawn: tuple[list[str], Table], split: 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         if not holds(name, names, table):
-            with pytest.raises(InputError, match=r"cannot stand on a line|means something else in a csv"):
-                write_and_read(root, name, names, table, split)
+            with pytest.raises(InputError, match=r"cannot stand on a line|means something else in a csv|hidden"):
+                write_and_read(root, name, FORMATS[name].name_images(table, names), table, split)
             return
+        names = FORMATS[name].name_images(table, names)
         again = write_and_read(root, name, names, table, split)
-        images = root / FORMATS[name].images_folder(split)
+        images = root / (f"{split}-000000.tar" if name == "webdataset" else FORMATS[name].images_folder(split))
         order = np.argsort(np.array(names, dtype=object))
         assert again.paths == [f"{images}/{names[i]}" for i in order]
         assert np.array_equal(again.targets, table.targets[order])
@@ -234,8 +266,8 @@ def test_any_table_of_single_labels_comes_back_from_an_image_folder(drawn: tuple
         root = Path(folder) / "set"
         odd = any("/" in c or "\0" in c or c[0] == "." or len(c.encode()) > 255 for c in table.classes)
         lines = all(not {"\n", "\r"} & set(text) and text[0] != "\ufeff" for text in table.classes)
-        if odd or not lines:
-            with pytest.raises(InputError, match=r"cannot be that of a folder|cannot stand on a line"):
+        if odd or not lines or any("/." in f"/{image}" for image in names):
+            with pytest.raises(InputError, match=r"cannot be that of a folder|cannot stand on a line|hidden"):
                 format.write(table, root, "train", format.name_images(table, names))
             return
         placed = format.name_images(table, names)
@@ -270,7 +302,7 @@ def test_files_from_windows(tmp_path: Path, name: str) -> None:
     if name in (*LISTS, "csv"):
         for file in tmp_path.glob("*t.txt" if name == "train_list" else "t*.txt" if name == "mlcls" else "*.csv"):
             file.write_bytes(file.read_bytes().replace(b"/", b"\\"))
-    if name in ("train_list", "coco_cls"):  # blank lines would be nameless classes
+    if name in ("train_list", "coco_cls", "webdataset"):  # blank lines would be nameless classes
         file = tmp_path / "classes.txt"
         file.write_bytes(file.read_bytes().replace(b"\r\n\r\n", b"\r\n"))
     for split, table in expected.items():

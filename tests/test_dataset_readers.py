@@ -422,6 +422,28 @@ def test_a_batch_is_uint8_images_float_targets_and_weights(shared_dataset: Path)
     assert (batch.targets.nan_to_num(0) == 0).all()
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_targets_and_weights_of_its_own(shared_dataset: Path, num_workers: int) -> None:
+    """They change what a batch holds, neither its images nor their order."""
+    table = read_dataset(shared_dataset, split="train")
+    targets = np.random.default_rng(0).random(table.targets.shape, dtype=np.float32)
+    targets[:9, 1] = np.nan
+    weights = np.arange(len(table), dtype=np.float32)
+    transform = augmentations.make_train_transform(augmentations.Augmentation("crop_flip"), 24)
+    loaders = [
+        make_loader(table, transform, 8, shuffle=True, num_workers=num_workers, **own)
+        for own in ({"targets": targets, "weights": weights}, {})
+    ]
+    for ours, plain in zip(*loaders, strict=True):
+        rows = ours.weights.long().numpy()
+        assert torch.equal(ours.images, plain.images)
+        assert ours.targets.dtype == ours.weights.dtype == torch.float32
+        np.testing.assert_array_equal(ours.targets, targets[rows])
+        np.testing.assert_array_equal(plain.targets, table.targets[rows])
+    with pytest.raises(ValueError, match=r"\(39, 3\) targets"):
+        make_loader(table, transform, 8, targets=targets[1:])
+
+
 @pytest.mark.parametrize(("num_images", "batch_size"), [(16, 8), (17, 8), (18, 8), (25, 8), (3, 8), (9, 8), (2, 8)])
 def test_training_never_sees_a_batch_of_one(num_images: int, batch_size: int) -> None:
     batches = dataset_readers.EpochBatches(num_images, batch_size, shuffle=True, seed=0)

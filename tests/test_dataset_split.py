@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import dataset_split
 from dataset_formats import FORMATS
 from dataset_readers import list_splits, read_dataset
+from dataset_shards import read_image
 from dataset_split import choose_rows, measure_deviations, split, split_table
 from dataset_table import Table
 from utils import InputError
@@ -139,17 +142,19 @@ def write_dataset(root: Path, format: str, counts: dict[str, int]) -> None:
         names = [f"{split_name} ü{index:03}.jpg" for index in range(count)]
         table = Table(names, np.eye(3, dtype=np.int8)[labels], ("red", "green", "blue"))
         names = FORMATS[format].name_images(table, names)
-        FORMATS[format].write(table, root, split_name, names)
-        for name, label in zip(names, labels, strict=True):
-            path = root / FORMATS[format].images_folder(split_name) / name
+        paths = [root / FORMATS[format].images_folder(split_name) / name for name in names]
+        for path, name, label in zip(paths, names, labels, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{label} {split_name} {name}")
+        FORMATS[format].write(replace(table, paths=[str(path) for path in paths]), root, split_name, names)
+        if FORMATS[format].in_shards:
+            shutil.rmtree(root / FORMATS[format].images_folder(split_name))
 
 
 def read_labels(root: Path, format: str, split_name: str | None = None) -> dict[str, list[int]]:
     """What is in each image file, and its labels."""
     table = read_dataset(root, format, split_name)
-    contents = [Path(path).read_text() for path in table.paths]
+    contents = [read_image(path).decode() for path in table.paths]
     assert len(set(contents)) == len(contents)
     return dict(zip(contents, table.targets.tolist(), strict=True))
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import config
+import curriculum
 import dataset_demo
 import dataset_download
 import dataset_formats
@@ -279,6 +280,34 @@ def test_resize_fills_the_folder_that_training_reads(
     for path in read_dataset(dataset, split="train").paths:
         with Image.open(path) as copy:
             assert copy.size == (24, 18)
+
+
+def test_curriculum_weighs_by_what_a_model_knows(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two models that are sure of some images, guess at others, are wrong about a third kind, and lack one."""
+    table = read_dataset(dataset, split="train")
+    kinds = np.arange(len(table) - 1) % 3
+    right = table.targets[:-1].astype(float)
+    given = np.stack([right, np.full_like(right, 0.5), 1 - right])[kinds, np.arange(len(kinds))]
+    files = []
+    for name, values in (("one", 0.9 * given + 0.1), ("other", 0.9 * given)):  # on average p is 0.05, 0.5 or 0.95
+        lines = [f"{path},{','.join(map(str, row))}" for path, row in zip(table.paths, values.tolist(), strict=False)]
+        files.append(tmp_path / f"{name}.csv")
+        files[-1].write_text("\n".join(["image_path,red,green,blue", *lines]))
+    probabilities = f"--CURRICULUM_PROBABILITIES={files[0]},{files[1]}"
+    steps = ["--CURRICULUM_THRESHOLDS=0.8,0.4", "--CURRICULUM_WEIGHTS=1,0.5,0"]
+    run("curriculum", probabilities, *steps, folder=dataset, root=tmp_path)
+    printed = capsys.readouterr().out
+    assert "score from 0.8 on: 13 images (32.5%), weight 1\n" in printed
+    assert "score from 0.4 on: 13 images (32.5%), weight 0.5\nscore below: 13 images (32.5%), weight 0\n" in printed
+    assert "without a score: 1 images, not listed, which is weight 1" in printed
+    written = dict(line.rsplit(",", 1) for line in (tmp_path / "curriculum.txt").read_text().splitlines())
+    expected = zip(table.paths, 1 - kinds / 2, strict=False)
+    assert {path: float(weight) for path, weight in written.items()} == dict(expected)
+    assert curriculum.read_curriculum(table, tmp_path / "curriculum.txt").sum() == 13 * 1.5 + 1
+    with pytest.raises(InputError, match=r"CURRICULUM_PROBABILITIES is \(\): set it to files that testing.py wrote"):
+        run("curriculum", "--CURRICULUM_PROBABILITIES=()", folder=dataset, root=tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["voc2007"], ["--DOWNLOAD", "voc2007"]])

@@ -145,3 +145,16 @@ def test_a_feature_loader_gives_the_image_loaders_batches(shared_dataset: Path) 
             assert torch.equal(ours.targets, theirs.targets)
             expected = table.targets[(ours.images.flatten() - offset).long()]
             assert np.array_equal(ours.targets.numpy(), expected)
+
+
+def test_a_feature_loader_takes_targets_and_weights_as_the_image_loader_does(shared_dataset: Path) -> None:
+    table = read_dataset(shared_dataset, split="train")
+    targets = np.random.default_rng(0).random(table.targets.shape, dtype=np.float32)
+    weights = np.linspace(0, 2, len(table), dtype=np.float32)
+    rows = np.zeros((len(table), 1, 1, 1), dtype=np.float32)
+    own = {"shuffle": True, "seed": 5, "targets": targets, "weights": weights}
+    features = feature_cache.make_feature_loader([rows], table, 13, **own)
+    images = dataset_readers.make_loader(table, augmentations.identity, 13, **own)
+    for ours, theirs in zip(features, images, strict=True):
+        assert torch.equal(ours.targets, theirs.targets)
+        assert torch.equal(ours.weights, theirs.weights)

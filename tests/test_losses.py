@@ -491,7 +491,7 @@ def test_a_sum_is_shown_as_the_mean(name: str) -> None:
     mean, total = (objective(logits, targets, weights) for objective in objectives)
     assert mean.item() != pytest.approx(total.item())
     for objective, loss in zip(objectives, (mean, total), strict=True):
-        torch.testing.assert_close(objective.as_mean(loss, targets, weights), mean)
+        torch.testing.assert_close(objective.as_mean(loss, objective.count(targets, weights)), mean)
 
 
 def test_objective_of_softmax_is_cross_entropy_over_images() -> None:

@@ -261,7 +261,7 @@ def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
 
 
 def make_plan(**options: Any) -> Plan:
-    return Plan(STEPS_PER_EPOCH, NUM_EPOCHS, **options)
+    return Plan([STEPS_PER_EPOCH] * NUM_EPOCHS, **options)
 
 
 def run_schedule(name: str, plan: Plan) -> list[float]:
@@ -309,7 +309,7 @@ def test_onecycle_is_torchs(peak: float) -> None:
 
 def test_onecycle_may_begin_at_its_peak() -> None:
     """Where torch divides by zero: a peak at the first step of all."""
-    rates = run_schedule("onecycle", Plan(steps_per_epoch=5, num_epochs=2, onecycle_peak=0.1))
+    rates = run_schedule("onecycle", Plan([5, 5], onecycle_peak=0.1))
     assert rates[0] == 0.5
     assert rates == sorted(rates, reverse=True)
 
@@ -330,7 +330,7 @@ def test_cosine_may_warm_up_to_the_end() -> None:
     [(85, 5, (5, 30, 20, 20, 10)), (10, 2, (2, 3, 2, 2, 1)), (3, 0, (0, 1, 0, 1, 1))],
 )
 def test_warmup_steps_is_system_2s_rule(num_epochs: int, warmup_epochs: int, lengths: tuple[int, ...]) -> None:
-    rates = run_schedule("warmup_steps", Plan(2, num_epochs, warmup_epochs=warmup_epochs))
+    rates = run_schedule("warmup_steps", Plan([2] * num_epochs, warmup_epochs=warmup_epochs))
     factors = (0.1, 1, 0.1, 0.01, 0.001)
     expected = [0.5 * factor for factor, length in zip(factors, lengths, strict=True) for _ in range(2 * length)]
     assert rates == pytest.approx(expected)

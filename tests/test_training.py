@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,36 +111,6 @@ def test_curves_and_tensorboard_are_written(finished: Path) -> None:
         assert tag in tags["scalars"]
     assert [event.step for event in events.Scalars("f1/val")] == [3, 4]
     assert tags["images"]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_same_constants_same_weights_and_killed_is_resumed(
-    finished: Path, shared_dataset: Path, tmp_path: Path, num_workers: int
-) -> None:
-    """Killed after an epoch and started again: the same tensors as a run that nothing happened to."""
-    arguments = [*make_small_run(shared_dataset, tmp_path), *LONGER, f"--NUM_WORKERS={num_workers}"]
-    command = [sys.executable, "training.py", *arguments]
-    with (tmp_path / "out.txt").open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        while process.poll() is None and not list(tmp_path.glob("trained_models/*/*/last.json")):
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    (last,) = tmp_path.glob("trained_models/*/*/last.pt")
-    interrupted_after = checkpoints.load(last)["training_state"]["state"]["epoch"]
-    assert interrupted_after < 4, f"it was to be killed before it ended: {(tmp_path / 'out.txt').read_text()}"
-
-    training.main(arguments)
-    assert_same_tensors(
-        checkpoints.load(last)["training_state"]["engine"],
-        checkpoints.load(finished / last.relative_to(tmp_path))["training_state"]["engine"],
-    )
-    for name in (find_checkpoint(tmp_path), last):
-        expected = checkpoints.load(finished / name.relative_to(tmp_path))
-        resumed = checkpoints.load(name)
-        assert_same_tensors(resumed["model_state"], expected["model_state"])
-        for key in ("best_f1", "best_threshold", "epoch", "metrics"):
-            assert resumed[key] == expected[key]
 
 
 def test_the_same_configuration_keeps_its_file_unless_f1_improves(small_run: list[str], tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ import predictor
 import testing
 import training
 import training_engine
-from training_data import Stage
+import training_records
+import training_step
 from utils import InputError
 
 TARGETS = np.array([[1, 0, 0], [0, 1, -1], [1, 1, 0], [0, 0, 0]], dtype=np.int8)
@@ -137,20 +138,8 @@ def test_norms_and_biases_may_be_left_without_decay() -> None:
 # ---- a step ----
 
 
-class Batches:
-    """A loader of one epoch of the same few batches, as training sees it."""
-
-    def __init__(self, batches: list[dataset_readers.Batch]) -> None:
-        self.batches = batches
-        num_images = sum(len(batch.images) for batch in batches)
-        self.batch_sampler = dataset_readers.EpochBatches(num_images, len(batches[0].images), shuffle=False, seed=0)
-
-    def __iter__(self) -> Any:
-        return iter(self.batches)
-
-
-def test_a_sharpness_aware_epoch_is_two_passes_a_step() -> None:
-    """Weights after an epoch with SAM equal those of the two passes written out."""
+def test_a_sharpness_aware_step_is_two_passes() -> None:
+    """Weights after two steps with SAM equal those of the two passes written out."""
     line = "--SAM_RHO 0.1 --OPTIMIZER sgd --LEARNING_RATE 0.05 --USE_DIFFERENTIAL_LR 0 --LR_MILESTONES ,"
     generator = torch.Generator().manual_seed(0)
     batches = [
@@ -161,11 +150,12 @@ def test_a_sharpness_aware_epoch_is_two_passes_a_step() -> None:
         )
         for _ in range(2)
     ]
-    loader: Any = Batches(batches)
     torch.manual_seed(0)
     engine = make_engine(line)
     torch.manual_seed(1)  # dropout, if any
-    training.train_epoch(engine, Stage((False, 32), engine.model, loader, loader, 0.0), 2)
+    engine.model.train()
+    for step, batch in enumerate(batches):
+        assert training_step.take_step(engine, engine.model, batch, epoch=2, step=step) is not None
 
     torch.manual_seed(0)
     other = make_engine(line)
@@ -208,11 +198,11 @@ def test_a_run_that_stopped_after_an_epoch_goes_on_to_the_same_weights(
         raise Stopped
 
     arguments = [*make_small_run(shared_dataset, tmp_path / "stopped"), *line.split()]
-    save_last = training.save_last
-    monkeypatch.setattr(training, "save_last", stop)
+    save_last = training_records.save_last
+    monkeypatch.setattr(training_records, "save_last", stop)
     with pytest.raises(Stopped):
         training.main(arguments)
-    monkeypatch.setattr(training, "save_last", save_last)
+    monkeypatch.setattr(training_records, "save_last", save_last)
     training.main(arguments)
     resumed = find_last(tmp_path / "stopped")
     assert_equal(resumed["model_state"], whole["model_state"])

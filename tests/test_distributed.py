@@ -1,0 +1,186 @@
+"""Several processes, over gloo: each image once, the same steps as one process, one weight in all, a death survived."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_small_run
+from launching import finish, launch_together
+
+import checkpoints
+import distributed
+import models_factory
+from dataset_readers import EpochBatches
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ["--MODEL_NAME=squeezenet1_1", "--HEAD=linear", "--IMAGE_SIZE=48"]  # no BatchNorm: it looks at a share alone
+
+
+# ---- shares ----
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_images", [20, 41, 47, 50])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shares_make_up_the_batches_of_one_process(parts: int, num_images: int, shuffle: bool) -> None:
+    def read(part: int, parts: int, first_step: int = 0) -> list[list[int]]:
+        batches = EpochBatches(num_images, 10, shuffle, seed=3)
+        batches.share, batches.epoch, batches.first_step = (part, parts), 7, first_step
+        return list(batches)
+
+    whole, shares = read(0, 1), [read(part, parts) for part in range(parts)]
+    if not shuffle:
+        assert [key for share in shares for batch in share for key in batch] == [k for batch in whole for k in batch]
+        return
+    assert len({len(share) for share in shares}) == 1, "all take as many steps"
+    for step, batch in enumerate(zip(*shares, strict=True)):
+        assert min(map(len, batch)) >= 2
+        joined = sorted(key for own in batch for key in own)
+        last = [key for rest in whole[step:] for key in rest] if step == len(shares[0]) - 1 else whole[step]
+        assert joined == sorted(last)
+    assert read(0, parts, first_step=2) == shares[0][2:]
+
+
+def test_a_step_counts_the_images_of_all() -> None:
+    for num_images in (40, 41, 44):
+        batches = EpochBatches(num_images, 10, shuffle=True, seed=0)
+        batches.share = (1, 2)
+        sizes = [batches.count_images(step) for step in range(len(batches))]
+        assert sum(sizes) == num_images
+        assert sizes[:3] == [10, 10, 10]
+
+
+def test_alone_a_process_gets_back_what_it_gives() -> None:
+    rows = np.arange(6).reshape(3, 2)
+    assert distributed.join(rows) is rows
+    assert distributed.agree(True, False) == [True, False]
+    assert distributed.collect("a") == ["a"]
+    assert distributed.from_first(lambda: 3) == 3
+    assert distributed.add_up(torch.ones(2)).tolist() == [1, 1]
+    assert (distributed.count(), distributed.rank(), distributed.place()) == (1, 0, (0, 1))
+    with distributed.start("cpu") as device:
+        assert device == torch.device("cpu")
+
+
+# ---- training ----
+
+
+def run(dataset: Path, folder: Path, count: int, *options: str, script: str = "saving_weights") -> dict[str, Any]:
+    """A run of `count` processes to its end; what it left to resume from."""
+    folder.mkdir()
+    processes = launch_together(script, [*make_small_run(dataset, folder), *MODEL, *options], count, folder)
+    assert finish(*processes) == [0] * count, [path.read_text() for path in sorted(folder.glob("*.txt"))]
+    (last,) = folder.glob("trained_models/*/*/last.pt")
+    return checkpoints.load(last)
+
+
+FREEZING = ["--NUM_EPOCHS=3", "--UNFREEZE_BACKBONE_EPOCH=2", "--FREEZE_BACKBONE=True", "--EMA_DECAY=0.9"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights for what is frozen at first."""
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.manual_seed(0)
+    torch.save(models_factory.make_model("squeezenet1_1", 3, "linear", image_size=48).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["kept features", "anew"])
+def alone(request: Any, weights: Path, shared_dataset: Path, tmp_path_factory: Any) -> tuple[list[str], dict[str, Any]]:
+    """(options, what a run of one process left)."""
+    options = [*FREEZING, f"--PRETRAINED_WEIGHTS={weights}", f"--FROZEN_FEATURE_VIEWS={int('kept' in request.param)}"]
+    return options, run(shared_dataset, tmp_path_factory.mktemp("alone") / "run", 1, *options)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_freezing_and_unfreezing_stays_in_step_and_is_what_one_process_does(
+    count: int, alone: tuple[list[str], dict[str, Any]], shared_dataset: Path, tmp_path: Path
+) -> None:
+    options, expected = alone
+    found = run(shared_dataset, tmp_path / "run", count, *options)
+    ranks = [torch.load(tmp_path / "run" / f"rank_{rank}.pt") for rank in range(count)]
+    assert len(ranks[0]) == 3
+    for epoch in range(3):
+        for name, value in ranks[0][epoch].items():
+            assert all(torch.equal(value, rank[epoch][name]) for rank in ranks[1:]), f"{name} in epoch {epoch + 1}"
+    moved = [not torch.equal(a, b) for a, b in zip(ranks[0][0].values(), ranks[0][2].values(), strict=True)]
+    assert sum(moved) > 10, "the backbone trained, too"
+    for name, value in expected["model_state"].items():
+        torch.testing.assert_close(found["model_state"][name], value, atol=1e-5, rtol=1e-3)
+    for one, two in zip(*(last["training_state"]["state"]["history"] for last in (found, expected)), strict=True):
+        for name in ("train_loss", "val_loss", "val_mAP", "val_f1", "threshold"):
+            assert one[name] == pytest.approx(two[name], abs=2e-4), name
+    outputs = [(tmp_path / "run" / f"{rank}.txt").read_text() for rank in range(count)]
+    assert f"{count} processes" in outputs[0]
+    assert not any(outputs[1:]), "the first speaks for all"
+
+
+def test_batchnorm_is_one_after_each_epoch(shared_dataset: Path, tmp_path: Path) -> None:
+    """Each process has its own statistics within an epoch, and the first one's after it; also in parts."""
+    run(shared_dataset, tmp_path / "run", 2, "--MODEL_NAME=mobilenet_v2", "--HEAD=linear_bn", "--MICRO_BATCH_SIZE=2")
+    one, two = (torch.load(tmp_path / "run" / f"rank_{rank}.pt") for rank in range(2))
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_death_ends_the_run_in_one_line_and_it_goes_on(shared_dataset: Path, tmp_path: Path) -> None:
+    options = ["--NUM_EPOCHS=3", "--SAVE_EVERY_MINUTES=0.00001", "--AUGMENTATION=crop_flip"]
+    whole = run(shared_dataset, tmp_path / "whole", 2, *options)
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    arguments = [*make_small_run(shared_dataset, folder), *MODEL, *options]
+    first, second = launch_together("training", arguments, 2, folder)
+    while first.is_alive() and not list(folder.glob("trained_models/*/*/last.pt")):
+        time.sleep(0.01)
+    second.kill()
+    assert finish(first, second) == [1, -signal.SIGKILL]
+    text = (folder / "0.txt").read_text()
+    assert "error: process 0 of 2 has lost contact with another" in text
+    assert "Traceback" not in text
+    assert finish(*launch_together("training", arguments, 2, folder)) == [0, 0], (folder / "0.txt").read_text()
+    (last,) = folder.glob("trained_models/*/*/last.pt")
+    resumed = checkpoints.load(last)
+    assert "resumes" in (folder / "0.txt").read_text()
+    for name, value in whole["model_state"].items():
+        assert torch.equal(resumed["model_state"][name], value)
+
+
+def test_torchrun_starts_again_after_a_death(shared_dataset: Path, tmp_path: Path) -> None:
+    """`--max-restarts`: one of two processes is killed, and both go on from last.pt."""
+    arguments = [*make_small_run(shared_dataset, tmp_path), *MODEL, "--NUM_EPOCHS=6", "--SAVE_EVERY_MINUTES=0.00001"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=3"]
+    output = tmp_path / "output.txt"
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "training.py", *arguments],
+            cwd=ROOT,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        while process.poll() is None and not list(tmp_path.glob("trained_models/*/*/last.pt")):
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        assert process.wait() == 0, output.read_text()
+    text = output.read_text()
+    assert "resumes  after epoch" in text
+    assert "epoch   6" in text
+    (last,) = tmp_path.glob("trained_models/*/*/last.pt")
+    assert checkpoints.load(last)["training_state"]["state"]["finished"]
+
+
+def test_too_few_images_for_two_in_each_process(shared_dataset: Path, tmp_path: Path) -> None:
+    arguments = [*make_small_run(shared_dataset, tmp_path), "--TRAIN_BATCH_SIZE=3"]
+    assert finish(*launch_together("training", arguments, 2, tmp_path)) == [1, 1]
+    assert "error: 3 images a step for 2 processes: each needs at least two" in (tmp_path / "0.txt").read_text()

@@ -1,0 +1,238 @@
+"""A run that is killed, stopped or out of disk space goes on to the same weights, thresholds and predictions."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_small_run
+from launching import finish, launch
+
+import checkpoints
+import config
+import predictor
+import training
+import utils
+
+OPTIONS = [
+    "--NUM_EPOCHS=4",
+    "--EMA_DECAY=0.9",
+    "--ENTRY_WEIGHTS=ghm",
+    "--MIXUP_ALPHA=0.4",
+    "--COLOR_JITTER=0.3",
+    "--SAVE_EVERY_MINUTES=0.00001",  # after each step
+    "--HEAD=per_label_mlp",  # with dropout
+    "--MLP_HIDDEN=8",
+]
+
+
+class Run:
+    """A run's folder, its files found by what they are."""
+
+    def __init__(self, dataset: Path, folder: Path, *options: str) -> None:
+        self.folder, self.output = folder, folder / "output.txt"
+        folder.mkdir(exist_ok=True)
+        self.arguments = [*make_small_run(dataset, folder), *OPTIONS, *options]
+
+    def launch(self, **environment: str) -> BaseProcess:
+        return launch("training", self.arguments, self.output, environment)
+
+    @property
+    def last(self) -> Path:
+        (path,) = self.folder.glob("trained_models/*/*/last.pt")
+        return path
+
+    def has_saved(self) -> bool:
+        return bool(list(self.folder.glob("trained_models/*/*/last.pt")))
+
+    def read(self) -> dict[str, Any]:
+        """All that must not depend on interruptions."""
+        (best,) = self.folder.glob("trained_models/*/*.pt")
+        last, best = checkpoints.load(self.last), checkpoints.load(best)
+        state = last["training_state"]["state"]
+        for record in state["history"]:
+            for name in ("seconds", "images_per_second", "waiting_share", "preparation_seconds"):
+                record.pop(name)
+        for name in ("seconds", "epoch_seconds"):
+            state.pop(name)
+        kept = ("model_state", "best_threshold", "best_f1", "epoch", "metrics", "weights")
+        return {"last": last["model_state"], **last["training_state"], "best": {name: best[name] for name in kept}}
+
+    def predict(self, dataset: Path) -> list[tuple[str, list[float]]]:
+        model = predictor.load(self.folder / "trained_models" / "best_model.pt", "cpu")
+        images = dataset / "images" / "test-resized"
+        return [(record.path, record.probabilities.tolist()) for record in model.predict(images)]
+
+
+def assert_same(one: Any, other: Any, place: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{place}/{index}")
+    else:
+        assert one == other, place
+
+
+@pytest.fixture(scope="module")
+def whole(shared_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing happened to."""
+    run = Run(shared_dataset, tmp_path_factory.mktemp("whole"))
+    assert finish(run.launch()) == [0], run.output.read_text()
+    return run
+
+
+def wait_for_save(run: Run, process: BaseProcess) -> None:
+    while process.is_alive() and not run.has_saved():
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_any_moment_it_ends_with_the_same_bits(
+    num_workers: int, seed: int, whole: Run, shared_dataset: Path, tmp_path: Path
+) -> None:
+    """Killed twice: at a random moment, and again at a random moment of what was left."""
+    run = Run(shared_dataset, tmp_path, f"--NUM_WORKERS={num_workers}")
+    draw, places = random.Random(f"{num_workers} {seed}"), []
+    for _ in range(2):
+        process = run.launch()
+        wait_for_save(run, process)
+        process.join(draw.uniform(0, 2.5))
+        process.kill()
+        finish(process)
+        state = checkpoints.load(run.last)["training_state"]["state"]
+        places.append((state["epoch"], state["step"], state["finished"]))
+    assert not places[0][2], "the first kill came too late to show anything"
+    if not places[-1][2]:  # a finished run would begin anew
+        assert finish(run.launch()) == [0], run.output.read_text()
+    assert_same(run.read(), whole.read())
+    assert run.predict(shared_dataset) == whole.predict(shared_dataset)
+    assert not list(run.last.parent.glob(".*.tmp")), "what a killed process had begun to write is gone"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_met_by_saving(number: int, whole: Run, shared_dataset: Path, tmp_path: Path) -> None:
+    run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=0")
+    process = run.launch()
+    while process.is_alive() and "first step" not in (run.output.read_text() if run.output.exists() else ""):
+        time.sleep(0.005)
+    assert process.pid
+    os.kill(process.pid, number)
+    assert finish(process) == [utils.Stopped.STATUS], run.output.read_text()
+    text = run.output.read_text()
+    assert f"{signal.Signals(number).name}: saving after this step" in text
+    assert "the same command goes on from there" in text
+    assert "Traceback" not in text
+    saved = checkpoints.load(run.last)["training_state"]
+    assert (saved["state"]["epoch"], saved["state"]["step"]) >= (0, 1)
+    assert finish(run.launch()) == [0]
+    assert "resumes  after epoch" in run.output.read_text()
+    assert_same(run.read(), whole.read())
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(whole: Run, shared_dataset: Path, tmp_path: Path) -> None:
+    """Files may not grow beyond half a checkpoint: a line, status 1, the last one as it was; then it goes on."""
+    run = Run(shared_dataset, tmp_path)
+    process = run.launch()
+    wait_for_save(run, process)
+    process.kill()
+    finish(process)
+    before = run.last.read_bytes()
+    assert finish(run.launch(FILE_SIZE_LIMIT=str(len(before) // 2))) == [1]
+    text = run.output.read_text()
+    assert f"error: cannot write {run.last}" in text
+    assert "free some space" in text
+    assert run.last.read_bytes() == before
+    assert not list(run.last.parent.glob(".*.tmp"))
+    assert finish(run.launch()) == [0]
+    assert_same(run.read(), whole.read())
+
+
+# ---- what is refused ----
+
+
+@pytest.fixture
+def interrupted(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that ended after its first epoch."""
+    run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=0")
+
+    def stop(*arguments: object) -> None:
+        raise utils.Stopped("here")
+
+    monkeypatch.setattr(training, "stop_if_asked", stop)
+    with pytest.raises(utils.Stopped):
+        training.main(run.arguments)
+    monkeypatch.undo()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"classes": ["a", "b", "c"]}, "is of another classes, ['a', 'b', 'c']: delete it, or set RESUME = 'never'"),
+        ({"head": "linear"}, "is of another head, linear"),
+        ({"model_name": "resnet18"}, "is of another model_name, resnet18"),
+        ({"model_state": {"weight": torch.zeros(1)}}, "does not fit this model"),
+    ],
+)
+def test_another_models_state_is_refused(change: dict[str, Any], expected: str, interrupted: Run, fails: Any) -> None:
+    checkpoints.save(interrupted.last, checkpoints.load(interrupted.last) | change)
+    assert expected in fails(training.main, interrupted.arguments)
+
+
+def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
+    interrupted: Run, fails: Any, tmp_path: Path
+) -> None:
+    class Malicious:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "attacked"),)
+
+    whole = interrupted.last.read_bytes()
+    interrupted.last.write_bytes(whole[: len(whole) // 2])
+    assert "it is damaged or cut short" in fails(training.main, interrupted.arguments)
+    torch.save({"format": checkpoints.FORMAT, "version": 1, "model_state": Malicious()}, interrupted.last)
+    assert "it holds Python objects that could run code" in fails(training.main, interrupted.arguments)
+    assert not (tmp_path / "attacked").exists()
+
+
+# ---- what a run leaves ----
+
+
+def test_result_diary_log_and_kept_epochs(shared_dataset: Path, tmp_path: Path) -> None:
+    run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_N_EPOCHS=2", "--SAVE_EVERY_MINUTES=0")
+    training.main(run.arguments)
+    folder = run.last.parent
+    result = json.loads((folder / "train_result.json").read_text())
+    best = checkpoints.load(config.BEST_MODEL_PATH)
+    assert result["done_flag"] is True
+    assert result["label_dict"] == {"0": "red", "1": "green", "2": "blue"}
+    assert result["models"]["best"]["score"] == best["best_f1"] == result["models"]["best"]["metrics"]["f1_weighted"]
+    assert Path(result["models"]["best"]["file"]).is_file()
+    assert result["config"]["EMA_DECAY"] == 0.9
+    assert sorted(path.name for path in folder.glob("*.pth")) == ["model_epoch_002.pth", "model_epoch_004.pth"]
+    kept, last = checkpoints.load(folder / "model_epoch_004.pth"), checkpoints.load(run.last)
+    assert_same(kept["model_state"], last["model_state"])
+    assert kept["epoch"] == 4
+    log = (folder / "train.log").read_text()
+    assert "first step:" in log
+    assert "epoch   4" in log
+    names, line = (tmp_path / "trained_models" / "runs.csv").read_text().splitlines()
+    entry = dict(zip(names.split(","), line.split(","), strict=True))
+    assert (entry["model_name"], entry["epochs"], entry["configuration"]) == ("mobilenet_v2", "4", folder.name)
+    assert float(entry["best_f1"]) == pytest.approx(best["best_f1"], abs=1e-4)
+    training.main([*run.arguments, "--SEED=1"])
+    assert len((tmp_path / "trained_models" / "runs.csv").read_text().splitlines()) == 3

@@ -1,0 +1,193 @@
+"""What a run of training.py leaves: its checkpoints, what it resumes from, its logs and its line in the diary.
+
+A part of training.py, so it reads the constants; nothing else imports it. Of several processes the first writes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+import checkpoints
+import config
+import distributed
+import models_factory
+import overrides
+import utils
+from checkpoints import RunFiles, RunState
+from doctor import Doctor
+from tensorboard_logging import save_training_curves
+from training_data import Data
+from training_engine import Engine, choose_activation
+from utils import InputError
+
+DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: a line a run
+
+
+def name_files(data: Data) -> RunFiles:
+    """The files of this configuration: same constants (of the sections marked *) and data, same names."""
+    constants = overrides.resolved(config)
+    decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
+    identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    name = checkpoints.name_configuration(constants, identity)
+    return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
+
+
+# ---- resuming ----
+
+
+def resume(files: RunFiles, engine: Engine, data: Data) -> tuple[RunState, dict[str, Any] | None]:
+    """The state of an interrupted run of this configuration, put back into `engine`; else a fresh one.
+
+    With it, in the middle of an epoch, what `restore_moment` takes. Raises InputError for a file of another model.
+    """
+    last = distributed.from_first(lambda: _load_last(files))
+    if last is None:
+        return RunState(), None
+    expected = {"model_name": config.MODEL_NAME, "head": config.HEAD, "classes": list(data.table.classes)}
+    for name, value in expected.items():
+        if last[name] != value:
+            raise InputError(f"{files.last} is of another {name}, {last[name]}: delete it, or set RESUME = 'never'")
+    saved = last["training_state"]
+    try:
+        engine.model.load_state_dict(last["model_state"])
+        engine.load_state_dict(saved["engine"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{files.last} does not fit this model ({str(error).splitlines()[0]}): delete it, or set RESUME = 'never'"
+        ) from error
+    state = RunState(**saved["state"])
+    moments = saved["processes"]
+    if len(moments) == distributed.count():
+        return state, moments[distributed.rank()]
+    if state.step:
+        utils.warn(
+            f"{len(moments)} process(es) were interrupted in the middle of an epoch and {distributed.count()} go on: "
+            "the steps are the same, what dropout draws is not"
+        )
+    state.loss_total = sum(moment["loss_total"] for moment in moments) if distributed.is_first() else 0.0
+    return state, None
+
+
+def _load_last(files: RunFiles) -> dict[str, Any] | None:
+    """What an unfinished run left; None where there is none."""
+    for leftover in files.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink(missing_ok=True)
+    if config.RESUME == "never" or not files.last.is_file():
+        return None
+    last = checkpoints.load(files.last)
+    return None if last["training_state"]["state"]["finished"] else last
+
+
+def start_epoch(engine: Engine, state: RunState, moment: dict[str, Any] | None, epoch: int) -> None:
+    """Let random numbers start where the epoch's do, or where it was interrupted."""
+    utils.seed_everything(config.SEED + epoch + 1_000_003 * distributed.rank())  # dropout differs between processes
+    if moment and state.step:
+        state.loss_total = moment["loss_total"]
+        utils.set_random_state(moment["random"], engine.device)
+
+
+def save_last(files: RunFiles, engine: Engine, data: Data, state: RunState, doctor: Doctor) -> None:
+    """Write what an interrupted run resumes from. All processes have to call it."""
+    random = utils.get_random_state(engine.device)
+    moment = {"random": random, "loss_total": state.loss_total, "doctor": doctor.state_dict()}
+    moments = distributed.collect(moment)
+    if distributed.is_first():
+        training_state = {"state": asdict(state), "engine": engine.state_dict(), "processes": moments}
+        checkpoint = make_checkpoint(engine.model, engine, data, state, {})
+        checkpoints.save(files.last, checkpoint | {"training_state": training_state})
+
+
+# ---- results ----
+
+
+def make_checkpoint(
+    model: models_factory.MultiLabelModel, engine: Engine, data: Data, state: RunState, measured: dict[str, float]
+) -> dict[str, Any]:
+    """`model` as it is, with all that using it later takes, and where it comes from."""
+    return {
+        "model_state": model.state_dict(),
+        "weights": "raw" if model is engine.model else "averaged",
+        "model_name": config.MODEL_NAME,
+        "head": config.HEAD,
+        "head_options": engine.head_options,
+        "activation": choose_activation(),
+        "classes": list(data.table.classes),
+        "image_size": config.IMAGE_SIZE,
+        "resize_rule": config.RESIZE_RULE,
+        "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
+        "best_threshold": state.best_threshold,
+        "best_f1": state.best_f1,
+        "epoch": state.best_epoch,
+        "metrics": measured,
+        "config": overrides.resolved(config),
+        "dataset": {
+            "fingerprint": data.table.fingerprint(),
+            "num_train": len(data.train),
+            "num_val": len(data.val),
+        },
+        "environment": checkpoints.describe_environment(str(engine.device)),
+        "processes": distributed.count(),
+        "seconds": state.seconds,
+        "saved": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def save_if_best(files: RunFiles, checkpoint: dict[str, Any]) -> None:
+    """Keep `checkpoint` for its configuration unless an earlier run of the same one reached as high an F1."""
+    if distributed.is_first() and checkpoint["best_f1"] > checkpoints.read_best_f1(files.checkpoint):
+        checkpoints.save(files.checkpoint, checkpoint)
+
+
+def save_epoch(files: RunFiles, engine: Engine, data: Data, state: RunState, record: dict[str, Any]) -> None:
+    """Write the epoch's record into the logs, and every SAVE_EVERY_N_EPOCHS the model as it is."""
+    if not distributed.is_first():
+        return
+    checkpoints.write_log(files.log, state.history)
+    save_training_curves(state.history, files.curves)
+    if config.SAVE_EVERY_N_EPOCHS and state.epoch % config.SAVE_EVERY_N_EPOCHS == 0:
+        own = {"epoch": state.epoch, "best_f1": record.get("val_f1"), "best_threshold": state.threshold}
+        checkpoints.save(files.name_epoch(state.epoch), make_checkpoint(engine.model, engine, data, state, {}) | own)
+
+
+def finish(files: RunFiles, data: Data, state: RunState, findings: list[str]) -> dict[str, Any]:
+    """Copy the selected checkpoint to BEST_MODEL_PATH, and write the run's result and diary; that checkpoint."""
+    selected = checkpoints.load(files.checkpoint)
+    checkpoints.save(config.BEST_MODEL_PATH, selected)
+    measured = selected["metrics"]
+    best = {"score": selected["best_f1"], "epoch": selected["epoch"], "threshold": selected["best_threshold"]}
+    result = {
+        "done_flag": True,
+        "model_name": config.MODEL_NAME,
+        "metric": "f1_weighted",
+        "label_dict": dict(enumerate(data.table.classes)),
+        "config": overrides.resolved(config),
+        "train_log": str(files.text_log),
+        "models": {
+            "best": best | {"metrics": measured, "file": str(files.checkpoint)},
+            "last": {"score": state.history[-1].get("val_f1"), "epoch": state.epoch, "file": str(files.last)},
+        },
+        "steps_left_out": state.num_skipped,
+        "findings": findings,
+    }
+    utils.write_text(files.result, json.dumps(result, indent=1))
+    is_whole = state.epoch == config.NUM_EPOCHS
+    checkpoints.add_to_diary(
+        config.TRAINED_MODELS_FOLDER / DIARY,
+        {
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "model_name": config.MODEL_NAME,
+            "configuration": files.checkpoint.stem,
+            "best_f1": f"{state.best_f1:.4f}",
+            "best_epoch": state.best_epoch,
+            "epochs": f"{state.epoch}" if is_whole else f"{state.epoch} (stopped early)",
+            "seconds": f"{state.seconds:.0f}",
+            "processes": distributed.count(),
+            "findings": len(findings),
+            **checkpoints.describe_environment(selected["environment"]["device"]),
+            "dataset": str(config.DATASET_FOLDER),
+        },
+    )
+    return selected
