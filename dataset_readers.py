@@ -224,6 +224,11 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
             data = file.read()
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
+    return decode_bytes(data, str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The same of an image file's content; `name` is for the InputError."""
     try:
         if data[:2] == b"\xff\xd8":
             try:
@@ -235,10 +240,10 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
             return _make_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         reason = f"it is no {', '.join(IMAGE_FORMATS)} file" if data else "the file is empty"
-        raise InputError(f"cannot read image {path}: {reason}") from error
+        raise InputError(f"cannot read image {name}: {reason}") from error
     except DECODER_ERRORS as error:
         reason = str(error).replace("\n", " ") or type(error).__name__
-        raise InputError(f"cannot read image {path}: {reason}") from error
+        raise InputError(f"cannot read image {name}: {reason}") from error
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
