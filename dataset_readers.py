@@ -225,11 +225,11 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
         data = read_image(path)
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
-    return decode_bytes(data, path)
+    return decode_bytes(data, str(path))
 
 
-def decode_bytes(data: bytes, name: str | Path) -> NDArray[np.uint8]:
-    """The same of what is in an image file called `name`."""
+def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
+    """The same of an image file's content; `name` is for the InputError."""
     try:
         if data[:2] == b"\xff\xd8":
             try:

@@ -2,7 +2,7 @@
 
     doctor = Doctor()
     doctor.look_at_data(train, val)
-    doctor.watch(model, optimizer, average)                         # before each epoch
+    doctor.watch(model, optimizer, average)                     # before each epoch
     doctor.look_at_first_step(network, batch, logits, ...)      # once
     doctor.look_at_epoch(model, optimizer, average, ...)        # after each
     doctor.look_at_loading(...)                                 # after each that read images

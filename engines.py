@@ -1,46 +1,39 @@
-"""A trained model made quick to run: `ENGINES[name](source)` gives images uint8 (B, 3, S, S) -> logits float32 (B, C).
+"""A model file opened: `ENGINES[name](path, device)` runs an exported one, `make_torch` a network.
 
-All of them fold BatchNorm into the layer before it. Those besides torch run an ONNX file, which is made once and
-kept; they are for CPUs. `source.calibration` images turn it into 8-bit integers.
+Each gives images uint8 (B, 3, S, S) -> logits, or probabilities, float32 (B, C). What a file is, is told by what it
+holds (`recognise`). Nothing here makes a file: conversion.py does.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import importlib.util
 import json
+import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from utils import InputError, warn, write_atomically
+from utils import InputError, suggest, warn
 
-Engine = Callable[[Tensor], Tensor]
+Run = Callable[[Tensor], Tensor]
 
-VERSION = 1  # of the kept files: raise it when they would come out otherwise
+METADATA = "multilabel"  # the name under which an exported file holds its metadata, as JSON
 TOLERANCE = 1e-3  # of the largest logit: what folding or conversion may change
 
 
-@dataclass(frozen=True)
-class Source:
-    """What an engine is made from."""
+class Opened(NamedTuple):
+    """A model file, ready to run, and its metadata; None for an ONNX file or the like that is not this project's."""
 
-    make_model: Callable[[], nn.Module]  # on the CPU; called only when no kept file serves
-    image_size: int
-    device: torch.device
-    checkpoint: Path  # its content and the calibration images name the ONNX file
-    folder: Path  # where that is kept
-    read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, S, S)
-    calibration: Sequence[str] = ()  # image files: int8, with ranges read off them; none: float
+    run: Run
+    metadata: dict[str, Any] | None
 
 
 def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
@@ -63,7 +56,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
         module.set_submodule(norm, nn.Sequential(*rest) if rest else nn.Identity())
     module.requires_grad_(False)
     with torch.no_grad():
-        change = _measure_change(module(example), expected)
+        change = measure_change(module(example), expected)
     if not change <= TOLERANCE:  # also where it is not a number
         warn(f"BatchNorm is not folded: it would change the output of {type(module).__name__} by {change:.1e} of it")
         return deepcopy(original).eval().requires_grad_(False)
@@ -113,7 +106,7 @@ def _is_foldable(layer: nn.Module) -> bool:
     return isinstance(layer, _BatchNorm) and layer.running_mean is not None
 
 
-def _measure_change(found: Tensor, expected: Tensor) -> float:
+def measure_change(found: Tensor, expected: Tensor) -> float:
     """The largest difference, as a share of the largest value."""
     return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
 
@@ -123,147 +116,150 @@ def make_example(image_size: int) -> Tensor:
     return torch.randint(0, 256, (2, 3, image_size, image_size), generator=torch.Generator(), dtype=torch.uint8)
 
 
-def make_torch(source: Source) -> Engine:
-    """PyTorch on any device, BatchNorm folded, in channels_last; float only."""
-    if source.calibration:
-        raise InputError("engine torch runs float models only: choose openvino for int8")
-    model = fold_batchnorm(source.make_model(), make_example(source.image_size)).to(source.device)
-    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
+def make_torch(model: nn.Module, image_size: int, device: torch.device) -> Run:
+    """PyTorch on any device, BatchNorm folded, in channels_last."""
+    model = fold_batchnorm(model, make_example(image_size))
+    return run_torch(model.to(device).to(memory_format=torch.channels_last), device)  # pyright: ignore[reportCallIssue]
+
+
+def run_torch(model: Callable[[Tensor], Tensor], device: torch.device) -> Run:
+    """`model`, which lies on `device`, without gradients."""
 
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model(images.to(source.device, non_blocking=True)).float()
+            return model(images.to(device, non_blocking=True)).float()
 
     return run
 
 
-def make_onnxruntime(source: Source) -> Engine:
-    """ONNX Runtime on the CPU."""
-    _require("onnxruntime", source)
-
-    def load(file: Path) -> Engine:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        # idle threads that spin take the cores from those that decode
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-    return _load_or_make(source, load)
+def run_one_by_one(run: Run) -> Run:
+    """`run`, which takes one image at a time, for any number."""
+    return lambda images: torch.cat([run(image[None]) for image in images])
 
 
-def make_openvino(source: Source) -> Engine:
-    """OpenVINO on the CPU, in float32 (or int8) even where the processor offers bfloat16."""
-    _require("openvino", source)
+def recognise(path: Path) -> str:
+    """What `path` is: a key of ENGINES_OF. It is told by what it holds, of which nothing is run.
 
-    def load(file: Path) -> Engine:
-        import openvino
-
-        settings = {
-            "PERFORMANCE_HINT": "LATENCY",  # one batch at a time over all cores: as quick as many small requests
-            "INFERENCE_PRECISION_HINT": "f32",  # bfloat16, the default where there is one, moves logits by .1 to .3
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        compiled = openvino.Core().compile_model(str(file), "CPU", settings)
-        return lambda images: torch.from_numpy(compiled(images.numpy())[0].copy())
-
-    return _load_or_make(source, load)
-
-
-def _require(package: str, source: Source) -> None:
-    """Raise InputError unless the packages are there, the device is a CPU and the precision is to be had."""
-    missing = [name for name in (package, *_list_makers(source)) if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"engine {package} needs {', '.join(missing)}: pip install -r requirements-export.txt")
-    if source.device.type != "cpu":
-        raise InputError(f"engine {package} runs on a CPU, not on {source.device}: choose engine torch or device cpu")
-    if source.calibration and package != "openvino":
-        raise InputError(f"engine {package} runs float models only: choose openvino for int8")
-
-
-def _list_makers(source: Source) -> list[str]:
-    """The packages that make the ONNX file."""
-    return ["torch", "onnx", "onnxscript", *(["nncf"] if source.calibration else [])]
-
-
-def _load_or_make(source: Source, load: Callable[[Path], Engine]) -> Engine:
-    """The engine of the kept ONNX file, which is made first where there is none."""
-    file = name_file(source)
-    if file.is_file():
-        return load(file)
-    print(f"making {file} (once)", flush=True)
-    example = make_example(source.image_size)
-    model = fold_batchnorm(source.make_model(), example)
-    exported = export_onnx(model, example)
-    exported = quantize(exported, source) if source.calibration else exported
-
-    def write(temporary: Path) -> None:
-        import onnx
-
-        onnx.save(exported, temporary)
-        if not source.calibration:
-            with torch.no_grad():
-                change = _measure_change(load(temporary)(example), model(example))
-            if not change <= TOLERANCE:
-                raise InputError(
-                    f"converting {source.checkpoint} changes its output by {change:.1e} of the largest value; at most "
-                    f"{TOLERANCE} may be"
-                )
-
-    write_atomically(file, write)
-    return load(file)
-
-
-def name_file(source: Source) -> Path:
-    """Where the ONNX file is kept, under a name that changes with all it depends on.
-
-    That is the checkpoint's content, the calibration images (path, size, time) and the packages that made it.
+    Raises InputError for a file that is none of these, and where there is no file.
     """
-    with open(source.checkpoint, "rb") as file:
-        checkpoint = hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_file():
+        raise InputError(f"there is no model {path}: run training.py first, or set the path to one that exists")
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:  # TorchScript holds code, each file of it in one common folder
+            parts = [name.split("/") for name in archive.namelist()]
+        return "torchscript" if any("code" in part[1:2] for part in parts) else "checkpoint"
+    if path.suffix == ".onnx":
+        return "onnx"
+    if start.startswith((b"<?xml", b"<net")):
+        return "openvino"
+    if path.suffix in (".pt", ".pth") or start.startswith(b"PK"):
+        return "checkpoint"  # damaged, or of another project: reading it says so
+    raise InputError(f"{path} is no model: a checkpoint or TorchScript (.pt), .onnx, or OpenVINO .xml")
+
+
+def choose_engine(name: str, format: str, path: Path) -> str:
+    """The engine called `name` for `path`, a file in `format`; "auto": the file's own. Raises InputError."""
+    if name not in ("auto", *ENGINES):
+        raise InputError(f"there is no engine {name!r}{suggest(name, ENGINES)}; known: auto, {', '.join(ENGINES)}")
+    able = ENGINES_OF[format]
+    if name not in ("auto", *able):
+        raise InputError(f"engine {name} does not open {path} ({format}): choose one of auto, {', '.join(able)}")
+    return able[0] if name == "auto" else name
+
+
+def require_engine(name: str, device: torch.device, packages: Sequence[str] = ()) -> None:
+    """Raise InputError unless the engine runs on `device`, and its package and `packages` are there."""
+    if name != "torch" and device.type != "cpu":
+        raise InputError(f"engine {name} runs on a CPU, not on {device}: choose engine torch or device cpu")
+    require_packages([name, *packages], f"engine {name}")
+
+
+def require_packages(packages: Sequence[str], what: str) -> None:
+    """Raise InputError, which says that `what` needs them, unless all `packages` are there."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{what} needs {', '.join(missing)}: pip install -r requirements-export.txt")
+
+
+def open_torchscript(path: Path, device: torch.device) -> Opened:
+    """TorchScript, in PyTorch on any device."""
+    name = f"{METADATA}.json"
+    extra = {name: ""}
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch calls TorchScript deprecated
+        try:
+            model = torch.jit.load(path, map_location=device, _extra_files=extra)
+        except RuntimeError as error:
+            raise _make_error(path, "TorchScript", error) from error
+    return Opened(run_torch(model, device), _read_metadata(extra[name]))
+
+
+def open_onnxruntime(path: Path, device: torch.device) -> Opened:
+    """An ONNX file in ONNX Runtime on the CPU."""
+    require_engine("onnxruntime", device)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # idle threads that spin take the cores from those that decode
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        stats = [Path(path).stat() for path in source.calibration]
-    except OSError as error:
-        raise InputError(f"cannot read image {error.filename}: {error.strerror}") from error
-    images = [(path, s.st_size, s.st_mtime_ns) for path, s in zip(source.calibration, stats, strict=True)]
-    packages = [(name, importlib.metadata.version(name)) for name in _list_makers(source)]
-    identity = json.dumps([VERSION, checkpoint, images, packages])
-    precision = "int8" if source.calibration else "float"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return source.folder / f"{source.checkpoint.stem}_{precision}_{digest}.onnx"
-
-
-def export_onnx(model: nn.Module, example: Tensor) -> Any:
-    """The ONNX ModelProto of `model`: `images` uint8 (B, 3, S, S), any B -> `logits` (B, C)."""
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each of its errors is a class of its own
+        raise _make_error(path, "ONNX", error) from error
+    name = session.get_inputs()[0].name
+    metadata = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return Opened(
+        lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), _read_metadata(metadata)
     )
-    assert program is not None
-    return program.model_proto
 
 
-def quantize(model: Any, source: Source) -> Any:
-    """The ONNX ModelProto in int8, its ranges those of the calibration images."""
-    import nncf
+def open_openvino(path: Path, device: torch.device) -> Opened:
+    """OpenVINO IR or an ONNX file in OpenVINO on the CPU: in float32 (or int8) even where there is bfloat16."""
+    require_engine("openvino", device)
+    import openvino
 
-    def read(path: str) -> dict[str, Any]:
-        return {"images": source.read_image(path)[None].numpy()}
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time over all cores: as quick as many small requests
+        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16, the default where there is one, moves logits by .1 to .3
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise _make_error(path, "OpenVINO IR or ONNX", error) from error
+    # an ONNX file's metadata_props come under "framework"
+    places = ([METADATA], ["framework", METADATA])
+    found = [model.get_rt_info(place).astype(str) for place in places if model.has_rt_info(place)]
+    metadata = _read_metadata(found[0] if found else None)
+    return Opened(lambda images: torch.from_numpy(compiled(images.numpy())[0].copy()), metadata)
 
-    images = nncf.Dataset(source.calibration, read)
-    return nncf.quantize(model, images, subset_size=len(source.calibration))
+
+def _read_metadata(text: str | bytes | None) -> dict[str, Any] | None:
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None
 
 
-# keys: what TEST_ENGINE takes
-ENGINES: dict[str, Callable[[Source], Engine]] = {
-    "torch": make_torch,
-    "onnxruntime": make_onnxruntime,
-    "openvino": make_openvino,
+def _make_error(path: Path, kind: str, error: Exception) -> InputError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    return InputError(f"cannot open {path} as {kind}: it is damaged, or of another version ({reason})")
+
+
+# keys: what TEST_ENGINE takes; each opens an exported file
+ENGINES: dict[str, Callable[[Path, torch.device], Opened]] = {
+    "torch": open_torchscript,
+    "onnxruntime": open_onnxruntime,
+    "openvino": open_openvino,
+}
+# what a file may be, and the engines that run it, its own first
+ENGINES_OF: dict[str, tuple[str, ...]] = {
+    "checkpoint": tuple(ENGINES),  # by an ONNX file made of it, for those besides torch
+    "onnx": ("onnxruntime", "openvino"),
+    "openvino": ("openvino",),
+    "torchscript": ("torch",),
 }

@@ -1,4 +1,4 @@
-"""The one way every script runs a saved model.
+"""The one way every script runs a saved model: a checkpoint, ONNX, OpenVINO IR or TorchScript.
 
 model = predictor.load("trained_models/best_model.pt")
 for record in model.predict("folder/of/images"):
@@ -7,139 +7,237 @@ for record in model.predict("folder/of/images"):
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps
 from torch import nn
 
+import calibration
 import checkpoints
+import conversion
+import dataset_readers
+import engines
+import metrics
 from augmentations import Transform, make_eval_transform
-from dataset_readers import Batch, Table, decode_image, list_images, make_loader
-from engines import ENGINES, Engine, Source, make_example
-from metrics import predict
+from dataset_readers import Batch, decode_image, list_images
+from engines import Run, make_example
 from models_factory import MultiLabelModel, make_model
-from utils import InputError, Progress, choose_device, suggest
+from utils import InputError, Progress, choose_device
 
 BATCHES_AHEAD = 2  # decoded while the model computes: enough to even out large and small images
+
+REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # of an exported file's metadata
+
+Picture = str | Path | Image.Image | NDArray[np.uint8]  # a file, or what is in memory: an array (H, W, 3) RGB
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Record(NamedTuple):
     """What a model says of one image."""
 
-    path: str
+    path: str  # "" for an image that did not come from a file
     probabilities: NDArray[np.float32]  # (C,)
-    labels: list[int]  # indices of the classes at or above their threshold, rising
+    labels: list[int]  # indices of the predicted classes, rising
     names: list[str]  # of those classes
 
 
 class Predictor:
-    """A saved model with all that running it takes: class names, thresholds, image size, resize rule."""
+    """A saved model with all that running it takes: class names, thresholds, image size, resize rule.
+
+    `metadata` is what the file says of itself, `thresholds` (C,) what predictions use, of calibrated probabilities
+    where these are calibrated; `threshold` is the one that was tuned for all classes, uncalibrated.
+    """
 
     def __init__(
         self,
-        engine: Engine,
-        checkpoint: dict[str, Any],
+        run: Run,
+        metadata: dict[str, Any],
+        path: Path,
         device: torch.device,
-        default_threshold: float,
+        *,
+        default_threshold: float = 0.5,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
+        calibration: str = "none",
     ) -> None:
-        self.engine, self.device, self.metadata, self.flip = engine, device, checkpoint, flip
-        self.activate = ACTIVATIONS[checkpoint.get("activation", "sigmoid")]
-        self.classes: tuple[str, ...] = tuple(checkpoint["classes"])
-        threshold = checkpoint.get("best_threshold")
+        self.run, self.metadata, self.path, self.device, self.flip = run, metadata, path, device, flip
+        self.classes: tuple[str, ...] = tuple(metadata["classes"])
+        self.image_size: int = metadata["image_size"]
+        self.min_labels, self.max_labels = metadata.get("min_labels", 0), metadata.get("max_labels", 0)
+        threshold = metadata.get("best_threshold")
         self.threshold = default_threshold if threshold is None else float(threshold)
-        self.thresholds = np.full(len(self.classes), self.threshold, dtype=np.float32)
-        sizes = [round(scale * checkpoint["image_size"]) for scale in scales]
-        self.transforms = [make_eval_transform(checkpoint["resize_rule"], size) for size in sizes]
-        for size in {*sizes} - {checkpoint["image_size"]}:
-            require_size(engine, size, checkpoint["model_name"], "TEST_SCALES to (1.0,)")
+        thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
+        self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
+        self.sizes = [round(scale * self.image_size) for scale in scales]
 
     def predict(
         self,
-        images: str | Path | Sequence[str | Path],
+        images: Picture | Iterable[Picture],
         batch_size: int = 64,
         num_workers: int = 0,
         title: str | None = None,
     ) -> Iterator[Record]:
-        """Records of the image files in a folder, or of a list of files, in their order, as they are computed.
+        """Records of `images` in their order, as they are computed, in constant memory.
 
-        Threads decode ahead of the model, or `num_workers` processes. With a `title`, progress is shown under it.
-        Raises InputError for an image that cannot be read.
+        They are a folder's image files, or any iterable of files, PIL images and uint8 arrays (H, W, 3) RGB, which is
+        read no more than BATCHES_AHEAD batches ahead. Threads decode, or `num_workers` processes. With a `title`,
+        progress is shown under it where their number is known. Raises InputError for an image that cannot be read.
         """
-        paths = list_images(Path(images)) if isinstance(images, str | Path) else [str(path) for path in images]
-        batches = zip(
-            *(self._load_batches(paths, transform, batch_size, num_workers) for transform in self.transforms),
-            strict=True,
-        )
-        done = iter(paths)
-        with Progress(title, len(paths)) if title else nullcontext() as progress:
-            for views in batches:
-                probabilities = self._compute(views)
-                rows = zip(probabilities, predict(probabilities, self.thresholds), done, strict=False)
-                for row, chosen, path in rows:
-                    labels = np.flatnonzero(chosen).tolist()
+        if isinstance(images, str | Path):
+            images = list_images(Path(images)) if Path(images).is_dir() else [images]
+        elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
+            images = [images]
+        total = len(images) if isinstance(images, Sized) else 0
+        read = partial(_read_views, resize_rule=self.metadata["resize_rule"], sizes=tuple(self.sizes))
+        batches = read_ahead(images, read, batch_size, num_workers)
+        with Progress(title, total) if title and total else nullcontext() as progress:
+            for batch in batches:
+                views = zip(*(arrays for _, arrays in batch), strict=True)  # those of one size together
+                computed = [self.compute(torch.from_numpy(np.stack(arrays))) for arrays in views]
+                probabilities = np.mean(computed, axis=0)
+                for (path, _), row, labels in zip(batch, probabilities, self.decide(probabilities), strict=True):
                     yield Record(path, row, labels, [self.classes[label] for label in labels])
                 if progress:
-                    progress.step(len(probabilities))
+                    progress.step(len(batch))
 
-    def _compute(self, views: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-        """Probabilities (B, C) of a batch's `views`, each (B, 3, S, S): the mean over them and their mirror images."""
-        views = [view for images in views for view in ((images, images.flip(3)) if self.flip else (images,))]
-        return torch.stack([self.activate(self.engine(images)) for images in views]).mean(dim=0).cpu().numpy()
+    def prepare(self, image: Picture) -> torch.Tensor:
+        """uint8 (3, S, S) of the model's size. Raises InputError for what is no image."""
+        return read_image(image, make_eval_transform(self.metadata["resize_rule"], self.image_size))
 
-    def _load_batches(
-        self, paths: list[str], transform: Transform, batch_size: int, num_workers: int
-    ) -> Iterator[torch.Tensor]:
-        """uint8 (B, 3, S, S) of one batch of `paths` after another."""
-        if num_workers == 0:
-            return read_ahead(paths, lambda path: read_image(path, transform), batch_size, torch.get_num_threads())
-        unknown = Table(paths, np.full((len(paths), len(self.classes)), -1, dtype=np.int8), self.classes)
-        return (batch.images for batch in make_loader(unknown, transform, batch_size, num_workers=num_workers))
+    def compute(self, images: torch.Tensor) -> NDArray[np.float32]:
+        """Probabilities (B, C) of uint8 (B, 3, S, S), with `flip` the mean over them and their mirror images."""
+        views = [images, images.flip(3)] if self.flip else [images]
+        return torch.stack([self.activate(self.run(view)) for view in views]).mean(dim=0).cpu().numpy()
+
+    def decide(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
+        """The predicted labels of each row of `probabilities` (B, C), rising."""
+        chosen = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
+        return [np.flatnonzero(row).tolist() for row in chosen]
 
 
 def load(
     path: str | Path,
     device: str = "auto",
+    *,
     default_threshold: float = 0.5,
-    engine: str = "torch",
-    calibration: Sequence[str] = (),
+    engine: str = "auto",
+    int8_images: Sequence[str] = (),
     cache_folder: str | Path | None = None,
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
+    calibration: str = "none",
+    allow_failed: bool = False,
 ) -> Predictor:
-    """The model in the checkpoint `path`; classes, image size and the rest come from it, not from config.py.
+    """The model in the file `path`; classes, image size and the rest come from it, not from config.py.
 
-    `default_threshold` serves a checkpoint that has none. `engine` is one of ENGINES; `calibration` image files make
-    it int8. What an engine makes of the checkpoint is kept in `cache_folder` (None: beside it, in engines/).
-    Probabilities are means over each image at `scales` times the model's size and, with `flip`, their mirror images.
-    Raises InputError for whatever is not a checkpoint, and for an engine that is not to be had here.
+    `default_threshold` serves a model that has none. `engine` is one of engines.ENGINES, or "auto": the file's own.
+    Besides torch, a checkpoint runs as an ONNX file, kept in `cache_folder` (None: beside it, in engines/), and
+    `int8_images`, image files, make that int8. Probabilities are means over each image at `scales` times the model's
+    size and, with `flip`, their mirror images, and calibrated by `calibration`, as it is stored in the file.
+    Raises InputError for whatever is no such file or damaged, for what it or the engine cannot do, and, unless
+    `allow_failed`, for an exported file that did not pass its comparison with the checkpoint.
     """
     path = Path(path)
-    checkpoint = checkpoints.load(path)
-    target = choose_device(device)
-    if engine not in ENGINES:
-        raise InputError(f"there is no engine {engine!r}{suggest(engine, ENGINES)}; known: {', '.join(ENGINES)}")
-    transform = make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
-    source = Source(
-        make_model=lambda: restore_model(checkpoint, path),
-        image_size=checkpoint["image_size"],
-        device=target,
+    format = engines.recognise(path)
+    engine = engines.choose_engine(engine, format, path)
+    target = choose_device("cpu" if device == "auto" and engine != "torch" else device)
+    if format == "checkpoint":
+        metadata = checkpoints.load(path)
+        run = _open_checkpoint(metadata, path, engine, target, int8_images, cache_folder)
+        any_size = engine == "torch"
+    else:
+        if int8_images:
+            raise InputError(f"int8 is made of a checkpoint, and {path} is {format}: set TEST_INT8 = False")
+        if conversion.mark_path(path).exists() and not allow_failed:
+            raise InputError(
+                f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
+                f"{conversion.mark_path(path).name} to use it all the same"
+            )
+        run, metadata = engines.ENGINES[engine](path, target)
+        if metadata is None or not metadata.keys() >= REQUIRED:
+            raise InputError(f"{path} does not say its classes and image size: export_onnx.py makes files that do")
+        any_size = "size" in metadata["dynamic"]
+        run = run if "batch" in metadata["dynamic"] else engines.run_one_by_one(run)
+    model = Predictor(
+        run,
+        metadata,
+        path,
+        target,
+        default_threshold=default_threshold,
+        flip=flip,
+        scales=scales,
+        calibration=calibration,
+    )
+    for size in {*model.sizes} - {model.image_size}:
+        if not any_size:
+            raise InputError(
+                f"{path} in engine {engine} takes images of {model.image_size} px only: set TEST_SCALES to (1.0,)"
+            )
+        require_size(run, size, metadata["model_name"], "TEST_SCALES to (1.0,)")
+    return model
+
+
+def _open_checkpoint(
+    metadata: dict[str, Any],
+    path: Path,
+    engine: str,
+    device: torch.device,
+    int8_images: Sequence[str],
+    cache_folder: str | Path | None,
+) -> Run:
+    """The checkpoint `metadata` in the engine."""
+    image_size = metadata["image_size"]
+    if engine == "torch":
+        if int8_images:
+            raise InputError("engine torch runs float models only: choose openvino for int8")
+        return engines.make_torch(restore_model(metadata, path), image_size, device)
+    transform = make_eval_transform(metadata["resize_rule"], image_size)
+    source = conversion.Source(
+        make_model=lambda: restore_model(metadata, path),
+        image_size=image_size,
         checkpoint=path,
         folder=Path(cache_folder) if cache_folder else path.parent / "engines",
         read_image=lambda image: read_image(image, transform),
-        calibration=calibration,
+        int8_images=int8_images,
     )
-    return Predictor(ENGINES[engine](source), checkpoint, target, default_threshold, flip, scales)
+    return conversion.open_kept(source, engine, device)
+
+
+def choose_activation(
+    metadata: dict[str, Any], method: str, thresholds: ArrayLike
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], NDArray[np.float32]]:
+    """What turns a model's output (B, C) into probabilities, calibrated by `method`, and the thresholds of these (C,).
+
+    `thresholds` are those of uncalibrated probabilities. Raises InputError where the model has no such calibration.
+    """
+    thresholds = np.asarray(thresholds, dtype=np.float32)
+    if metadata.get("output", "logits") == "probabilities":  # of which all of this is inside
+        inside = metadata.get("applied_calibration", "none")
+        if method not in ("none", inside):
+            raise InputError(f"this file gives probabilities of CALIBRATION {inside}: export it again for {method}")
+        return lambda probabilities: probabilities, thresholds
+    activate = ACTIVATIONS[metadata.get("activation", "sigmoid")]
+    if method == "none":
+        return activate, thresholds
+    fitted = (metadata.get("calibration") or {}).get(method)
+    if fitted is None or activate is not torch.sigmoid:
+        raise InputError(
+            f"the model has no calibration {method!r}: set CALIBRATION to 'none', or fit it by threshold_tuning.py"
+        )
+    mapped = calibration.map_thresholds(thresholds, fitted)
+    return lambda logits: activate(calibration.apply(logits, fitted)), np.asarray(mapped, dtype=np.float32)
 
 
 def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
@@ -169,28 +267,59 @@ def require_size(run: Callable[[torch.Tensor], torch.Tensor], image_size: int, n
         raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error
 
 
-def read_image(path: str, transform: Transform) -> torch.Tensor:
-    """The image file as the model sees it: uint8 (3, S, S). Raises InputError when it cannot be read."""
-    return transform(torch.from_numpy(decode_image(path)).permute(2, 0, 1))
+def read_image(image: Picture, transform: Transform) -> torch.Tensor:
+    """The image as the model sees it: uint8 (3, S, S). Raises InputError when it cannot be read."""
+    return transform(torch.from_numpy(decode(image)).permute(2, 0, 1))
+
+
+def decode(image: Picture) -> NDArray[np.uint8]:
+    """An image file, PIL image or array as upright RGB uint8 (H, W, 3). Raises InputError for what is none."""
+    if isinstance(image, str | Path):
+        return decode_image(image)
+    if isinstance(image, Image.Image):
+        try:
+            return dataset_readers._make_rgb(ImageOps.exif_transpose(image))
+        except dataset_readers.DECODER_ERRORS as error:
+            raise InputError(f"cannot read a PIL image: {str(error) or type(error).__name__}") from error
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return np.require(image, requirements=["C", "W"])  # as torch takes it
+    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise InputError(f"an image is a file, a PIL image or an array uint8 (H, W, 3) RGB, not {found}")
+
+
+def _read_views(image: Picture, resize_rule: str, sizes: tuple[int, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
+    """(path, the image as arrays (3, S, S) of all `sizes`); arrays, since processes hand them over quicker."""
+    pixels = torch.from_numpy(decode(image)).permute(2, 0, 1)
+    path = str(image) if isinstance(image, str | Path) else ""
+    return path, [_make_transform(resize_rule, size)(pixels).numpy() for size in sizes]
+
+
+_make_transform = functools.cache(make_eval_transform)
 
 
 def read_ahead(
-    paths: Sequence[str], read: Callable[[str], torch.Tensor], batch_size: int, num_threads: int
-) -> Iterator[torch.Tensor]:
-    """Batches (B, ...) of what `read` makes of `paths`, in order, read by threads a few batches ahead.
+    items: Iterable[Item], read: Callable[[Item], Result], batch_size: int, num_workers: int = 0
+) -> Iterator[list[Result]]:
+    """Batches of what `read` makes of `items`, in order, by threads or `num_workers` processes.
 
-    An error of `read` comes when it is the turn of its batch.
+    They are BATCHES_AHEAD batches ahead. An error of `read` comes when it is the turn of its batch.
     """
-    with ThreadPoolExecutor(num_threads) as pool:
-        reading = (pool.submit(read, path) for path in paths)  # a file is read once it is taken from here
+    with _make_pool(num_workers) as pool:
+        reading = (pool.submit(read, item) for item in items)  # an item is read once it is taken from here
         waiting = deque(islice(reading, BATCHES_AHEAD * batch_size))
         try:
             while waiting:
                 batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
                 waiting.extend(islice(reading, len(batch)))
-                yield torch.stack(batch)
+                yield batch
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _make_pool(num_workers: int) -> Executor:
+    if num_workers:
+        return ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(torch.get_num_threads())
 
 
 def compute_probabilities(

@@ -7,6 +7,9 @@
 A target becomes (1 - weight) y + weight pT, with pT = sigmoid(logit(p) / temperature) of the teachers' mean
 probability p. Where teachers say nothing it stays y, and where the label is unknown it is pT. The student's own logits
 are not divided by the temperature: what it learns are the softened probabilities.
+
+A teacher is too sure of images that it was trained on. Files of several runs, each with the images that its run held
+out for validation, teach better, alone or averaged with a better model's.
 """
 
 from __future__ import annotations

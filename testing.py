@@ -1,69 +1,89 @@
-"""Runs a saved model over the test images: predictions as JSON and, where labels are there, how good they are.
+"""Runs a saved model over images: predictions as JSON and, where labels are there, how good they are.
 
     python testing.py [recipe.py ...] [--NAME value ...]
 
-Writes {image file name without ending, after its sub-folder if any: [class indices]} into PREDICTIONS_FOLDER and, when
-there are labels of the test images, evaluate_result.json. Classes, image size and threshold come from the checkpoint
-MODEL_PATH.
+MODEL_PATH is a checkpoint, or what export_onnx.py made of one; classes, image size and thresholds come from it.
+Into PREDICTIONS_FOLDER go {image file name without ending, after its sub-folder if any: [class indices]}, what
+PREDICTION_FILES asks for and, when TEST_SPLIT has labels, evaluate_result.json and the files of evaluation_report.py.
+Probabilities are kept there from batch to batch, so that the same command goes on with an interrupted run.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import checkpoints
 import config
+import conversion
 import dataset_from_config
 import dataset_readers
+import engines
+import evaluation_report
 import metrics
 import overrides
 import predictor
 import utils
 from dataset_table import Table, map_classes
-from predictor import Predictor, Record
+from image_cache import stamp_files
+from prediction_files import PREDICTION_FILES, Predictions, RowFile, write_indices
+from predictor import Predictor
+from utils import InputError
+
+MAX_LINES = 20  # about images that are left out
 
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
     utils.keep_freed_memory()
-    calibration = choose_calibration_images() if config.TEST_INT8 else []
+    int8_images = choose_int8_images() if config.TEST_INT8 else []
     model = predictor.load(
         config.MODEL_PATH,
         config.DEVICE,
-        config.TH_MULTI_LABEL,
-        config.TEST_ENGINE,
-        calibration,
-        config.CACHE_FOLDER,
-        config.TEST_FLIP,
-        config.TEST_SCALES,
+        default_threshold=config.TH_MULTI_LABEL,
+        engine=config.TEST_ENGINE,
+        int8_images=int8_images,
+        cache_folder=config.CACHE_FOLDER,
+        flip=config.TEST_FLIP,
+        scales=config.TEST_SCALES,
+        calibration=config.CALIBRATION,
     )
-    table = read_test_table(model)
-    paths = table.paths if table else dataset_readers.list_images(config.TEST_IMAGES_DIR)
-    print_configuration(model, paths, has_labels=table is not None)
+    images = read_images(model)
+    print_configuration(model, images)
 
-    start = time.perf_counter()
-    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
-    records = list(model.predict(paths, config.TEST_BATCH_SIZE, num_workers, title="predicting"))
-    seconds = time.perf_counter() - start
-
-    file = config.PREDICTIONS_FOLDER / name_predictions(model)
-    predictions = dict(zip(name_images(paths), (record.labels for record in records), strict=True))
-    utils.write_text(file, json.dumps(predictions, indent=1))
-    print_summary(records, seconds, file)
-    if table:
-        result = evaluate(records, table, model)
-        utils.write_text(config.PREDICTIONS_FOLDER / "evaluate_result.json", json.dumps(result, indent=1))
-        print_metrics(result["metrics"], result["intervals"])
+    kept = config.PREDICTIONS_FOLDER / name_rows(model, int8_images)
+    if config.RESUME == "never":
+        kept.unlink(missing_ok=True)
+    with RowFile(kept, images.paths, len(model.classes), config.TEST_BATCH_SIZE) as rows:
+        predict_all(model, images.paths, rows)
+        predictions = Predictions(images.paths, name_images(images.paths), rows.read(), model.classes, model.decide)
+        print_summary(predictions, images.bad)
+        write_predictions(predictions, name_predictions(model))
+        if images.has_labels:
+            evaluate(predictions, images, model)
+    kept.unlink()
 
 
-def choose_calibration_images() -> list[str]:
+class Images(NamedTuple):
+    """What is predicted, in the order of its table; its targets are unknown where there are no labels."""
+
+    table: Table
+    has_labels: bool
+    bad: dict[str, str]  # path: why it cannot be read, of images that are left out
+
+    @property
+    def paths(self) -> list[str]:
+        return self.table.paths
+
+
+def choose_int8_images() -> list[str]:
     """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names; all, where there are fewer."""
     utils.warn("int8 moves probabilities, while the threshold was tuned on float's: compare the metrics of both")
     labelled = dataset_from_config.has_split("train")
@@ -76,14 +96,59 @@ def choose_calibration_images() -> list[str]:
     return [paths[i * len(paths) // count] for i in range(count)]
 
 
-def read_test_table(model: Predictor) -> Table | None:
-    """The labelled test images, classes in the model's order by name; None where there are no labels.
+def read_images(model: Predictor) -> Images:
+    """The images of TEST_SPLIT, classes in the model's order by name.
 
-    Raises InputError when the data set's classes are others than the model's.
+    Raises InputError when the data set's classes are others than the model's, or where it has no such split; "test"
+    may be a folder without labels.
     """
-    if not dataset_from_config.has_split("test"):
-        return None
-    return map_classes(dataset_from_config.read_split("test"), model.classes)
+    split = config.TEST_SPLIT
+    has_labels = dataset_from_config.has_split(split)
+    if has_labels:
+        table = map_classes(dataset_from_config.read_split(split), model.classes)
+    elif split == "test":
+        paths = dataset_readers.list_images(config.TEST_IMAGES_DIR)
+        unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # one entry in memory
+        table = Table(paths, unknown, model.classes)
+    else:
+        own = ", which training splits off the train split" if split == "val" else ""
+        raise InputError(f"TEST_SPLIT is {split}, but {config.DATASET_FOLDER} has no {split} split of its own{own}")
+    bad = {}
+    if config.BAD_IMAGES == "skip":
+        table, bad = dataset_readers.leave_out_bad_images(table, config.CACHE_FOLDER)
+    return Images(table, has_labels, bad)
+
+
+def name_rows(model: Predictor, int8_images: Sequence[str]) -> str:
+    """The hidden name of the file of probabilities while they are computed: it changes with all they depend on.
+
+    Beside the images themselves, whose rows say which they are of.
+    """
+    files = [path for path in (model.path, model.path.with_suffix(".bin")) if path.is_file()]  # OpenVINO's are two
+    decisive = [
+        *map(conversion.hash_file, files),
+        model.classes,
+        model.device.type,
+        choose_engine(model),
+        config.TEST_FLIP,
+        config.TEST_SCALES,
+        config.CALIBRATION,
+        config.TEST_BATCH_SIZE,
+        *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
+    ]
+    return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}.partial"
+
+
+def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
+    """Append the probabilities of those of `paths` that have no row yet, and print how quick that was."""
+    earlier, start = rows.num_done, time.perf_counter()
+    if earlier:
+        print(f"{earlier} of {len(paths)} images were done: going on")
+    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    for record in model.predict(paths[earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
+        rows.append(record.probabilities)
+    rate = (rows.num_done - earlier) / (time.perf_counter() - start)
+    print(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
 def name_images(paths: Sequence[str]) -> list[str]:
@@ -95,7 +160,7 @@ def name_images(paths: Sequence[str]) -> list[str]:
 
 
 def name_predictions(model: Predictor) -> str:
-    """A file name that says which model made the predictions, and how."""
+    """A file name, without its ending, that says which model made the predictions, and how."""
     metadata, constants = model.metadata, model.metadata.get("config", {})
     lr = constants.get("HEAD_BASE_LR" if constants.get("USE_DIFFERENTIAL_LR") else "LEARNING_RATE")
     parts = {
@@ -107,15 +172,30 @@ def name_predictions(model: Predictor) -> str:
         "testbs": config.TEST_BATCH_SIZE,
     }
     known = [f"{name}{value:.4g}" for name, value in parts.items() if value is not None]
-    int8 = ["int8"] if config.TEST_INT8 else []
-    return "_".join(["predictions", checkpoints.name_model(metadata["model_name"]), *known, *int8]) + ".json"
+    format = engines.recognise(model.path)
+    others = {
+        format: format != "checkpoint",
+        "int8": config.TEST_INT8 or metadata.get("precision") == "int8",
+        "fp16": metadata.get("precision") == "fp16",
+        "flip": config.TEST_FLIP,
+        f"scales{'-'.join(f'{scale:g}' for scale in config.TEST_SCALES)}": config.TEST_SCALES != (1.0,),
+        config.CALIBRATION: config.CALIBRATION != "none",
+        config.TEST_SPLIT: config.TEST_SPLIT != "test",
+    }
+    unusual = [name for name, is_so in others.items() if is_so]
+    return "_".join(["predictions", checkpoints.name_model(metadata["model_name"]), *known, *unusual])
 
 
-def name_engine() -> str:
+def choose_engine(model: Predictor) -> str:
+    """TEST_ENGINE, or for "auto" what the model's file runs in."""
+    return engines.choose_engine(config.TEST_ENGINE, engines.recognise(model.path), model.path)
+
+
+def name_engine(model: Predictor) -> str:
     """What runs the model, and over which views of an image, for a person to read."""
     scales = ", ".join(f"{scale:g}" for scale in config.TEST_SCALES)
     parts = {
-        config.TEST_ENGINE: True,
+        choose_engine(model): True,
         "int8": config.TEST_INT8,
         "mirrored too": config.TEST_FLIP,
         f"scales {scales}": config.TEST_SCALES != (1.0,),
@@ -123,46 +203,71 @@ def name_engine() -> str:
     return ", ".join(name for name, is_on in parts.items() if is_on)
 
 
-def evaluate(records: list[Record], table: Table, model: Predictor) -> dict[str, Any]:
-    """Every metric of the predictions with its 95 % bootstrap interval over images, and each class's own numbers."""
-    probabilities = np.stack([record.probabilities for record in records])
-    measured = metrics.measure(probabilities, table.targets, model.thresholds)
+def write_predictions(predictions: Predictions, name: str) -> None:
+    """The predictions as JSON, and beside it what PREDICTION_FILES asks for."""
+    for ending, write in ((".json", write_indices), *(PREDICTION_FILES[kind] for kind in config.PREDICTION_FILES)):
+        path = config.PREDICTIONS_FOLDER / f"{name}{ending}"
+        write(path, predictions)
+        print(f"saved: {path}")
+
+
+def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None:
+    """Measure the predictions, with 95 % bootstrap intervals over images; print the metrics, save all of it."""
+    scores = predictions.probabilities, images.table.targets, model.thresholds
+    limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
     samples = config.BOOTSTRAP_SAMPLES
-    intervals = metrics.bootstrap(probabilities, table.targets, model.thresholds, samples) if samples else {}
-    ap = metrics.average_precision(probabilities, table.targets)
-    positives = (table.targets == 1).sum(axis=0)
-    classes = {
-        name: {"positives": int(count), "AP": _null_if_nan(value)}
-        for name, count, value in zip(table.classes, positives, ap, strict=True)
-    }
-    return {
+    measured = metrics.measure(*scores, **limits)
+    intervals = metrics.bootstrap(*scores, samples, **limits) if samples else {}
+    columns = metrics.measure_classes(*scores, **limits)
+    for name, (low, high) in metrics.bootstrap_classes(*scores, samples, **limits).items() if samples else ():
+        columns |= {f"{name}_low": low, f"{name}_high": high}
+    result = {
         "model": str(config.MODEL_PATH),
-        "engine": name_engine(),
-        "num_images": len(table),
+        "model_sha256": conversion.hash_file(model.path),
+        "engine": name_engine(model),
+        "calibration": config.CALIBRATION,
+        **limits,
+        "split": config.TEST_SPLIT,
+        "num_images": len(predictions),
+        "num_images_left_out": len(images.bad),
         "metrics": {name: _null_if_nan(value) for name, value in measured.items()},
         "intervals": {name: [_null_if_nan(end) for end in ends] for name, ends in intervals.items()},
-        "classes": classes,
+        "classes": {
+            name: {column: _null_if_nan(values[c].item()) for column, values in columns.items()}
+            for c, name in enumerate(model.classes)
+        },
     }
+    print_metrics(result["metrics"], result["intervals"])
+    ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
+    path = config.PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
+    utils.write_text(path, json.dumps(result, indent=1))
+    confusion = metrics.confusion(*scores, **limits)
+    evaluation_report.save_report(
+        config.PREDICTIONS_FOLDER, ending, model.classes, *scores[:2], columns, confusion, measured["ECE"]
+    )
+    print(f"saved: {path}, and each class's numbers and pictures beside it")
 
 
 def _null_if_nan(value: float) -> float | None:
     """JSON has no not-a-number."""
-    return None if np.isnan(value) else float(value)
+    return None if np.isnan(value) else value
 
 
-def print_configuration(model: Predictor, paths: Sequence[str], has_labels: bool) -> None:
+def print_configuration(model: Predictor, images: Images) -> None:
     """What is about to happen."""
-    metadata = model.metadata
+    metadata, paths = model.metadata, images.paths
     trained = (
-        f"best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}" if "best_f1" in metadata else ""
+        f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}" if "best_f1" in metadata else ""
     )
-    labels = f", labels as {dataset_from_config.choose_format('test')}" if has_labels else ""
+    labels = f", labels as {dataset_from_config.choose_format(config.TEST_SPLIT)}" if images.has_labels else ""
+    few, many = model.thresholds.min(), model.thresholds.max()
+    thresholds = f"{few:.4f}" if few == many else f"{few:.4f} to {many:.4f}, one each,"
     rows = {
-        "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}, {trained}",
+        "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}{trained}",
         "images": f"{os.path.commonpath([str(Path(path).parent) for path in paths])}: {len(paths)}, "
         f"{metadata['image_size']} px{labels}",
-        "classes": f"{len(model.classes)}, predicted from probability {model.threshold:.4f} on",
-        "engine": name_engine(),
+        "classes": f"{len(model.classes)}, predicted from probability {thresholds} on",
+        "engine": name_engine(model),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
     }
     for name, text in rows.items():
@@ -170,20 +275,23 @@ def print_configuration(model: Predictor, paths: Sequence[str], has_labels: bool
     print(flush=True)
 
 
-def print_summary(records: list[Record], seconds: float, file: Path) -> None:
+def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     """What came out, labels or not."""
-    counts = np.array([len(record.labels) for record in records])
-    print(f"{len(records) / seconds:.1f} images/s, from the first file to the last probability")
-    print(f"{len(records)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
-    print(f"saved: {file}")
+    counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
+    print(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
+    for reason in [*bad.values()][:MAX_LINES]:
+        print(f"left out: {reason}")
+    if len(bad) > MAX_LINES:
+        print(f"left out: {len(bad) - MAX_LINES} more")
 
 
-def print_metrics(measured: dict[str, float | None], intervals: dict[str, list[float | None]]) -> None:
+def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[Any]]) -> None:
     """The metrics as a table: name, value and, where there are any, interval."""
     from rich.console import Console
     from rich.table import Table as Grid
 
-    grid = Grid("metric", "value", *(["95 % interval"] if intervals else []), title="test images", title_justify="left")
+    title = f"{config.TEST_SPLIT} images"
+    grid = Grid("metric", "value", *(["95 % interval"] if intervals else []), title=title, title_justify="left")
     grid.columns[1].justify = "right"
     for name, value in measured.items():
         digits = 0 if name.startswith("num_") else 4

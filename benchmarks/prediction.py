@@ -3,7 +3,7 @@
     python benchmarks/prediction.py FOLDER [CHECKPOINT [DATASET_FOLDER]]
 
 FOLDER holds image files. Without CHECKPOINT, an EfficientNet-Lite0 of random weights; with the DATASET_FOLDER that it
-was trained on, also the test mAP of each way, and int8 is calibrated on its training images instead of FOLDER's.
+was trained on, also the test mAP of each way, and int8's ranges are those of its training images instead of FOLDER's.
 Plain is PIL -> torchvision.transforms (v1) -> DataLoader(num_workers=0) -> network in eval() under no_grad -> sigmoid.
 The process keeps the memory it frees, for all ways; benchmarks/peers measures what that gains.
 All ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
@@ -36,7 +36,7 @@ import utils
 from benchmarks.turns import HEADER, print_row
 
 NUM_IMAGES = 256  # at most, of FOLDER
-NUM_CALIBRATION = 300
+NUM_INT8_IMAGES = 300
 ROUNDS = 5  # and one more before, which fills the file cache
 BATCH_SIZE = 64
 
@@ -51,10 +51,10 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint = Path(argv[1]) if len(argv) > 1 else save_random_checkpoint(Path(temporary))
         training = dataset_readers.read_dataset(argv[2], split="train").paths if len(argv) > 2 else paths
-        calibration = training[:: max(1, len(training) // NUM_CALIBRATION)][:NUM_CALIBRATION]
+        int8_images = training[:: max(1, len(training) // NUM_INT8_IMAGES)][:NUM_INT8_IMAGES]
         metadata = checkpoints.load(checkpoint)
         network = predictor.restore_model(metadata, checkpoint)
-        models = load_engines(checkpoint, calibration, Path(temporary))
+        models = load_engines(checkpoint, int8_images, Path(temporary))
     ways = {"plain": make_plain(network, metadata["image_size"])} | {
         name: make_way(model) for name, model in models.items()
     }
@@ -84,11 +84,11 @@ def save_random_checkpoint(folder: Path) -> Path:
     return folder / "random.pt"
 
 
-def load_engines(checkpoint: Path, calibration: list[str], folder: Path) -> dict[str, predictor.Predictor]:
+def load_engines(checkpoint: Path, int8_images: list[str], folder: Path) -> dict[str, predictor.Predictor]:
     """Each engine of engines.py, and OpenVINO in int8."""
     models = {name: predictor.load(checkpoint, "cpu", engine=name, cache_folder=folder) for name in engines.ENGINES}
     models["openvino int8"] = predictor.load(
-        checkpoint, "cpu", engine="openvino", calibration=calibration, cache_folder=folder
+        checkpoint, "cpu", engine="openvino", int8_images=int8_images, cache_folder=folder
     )
     return models
 
@@ -140,12 +140,12 @@ def measure_in_turns(ways: dict[str, Way], paths: list[str]) -> dict[str, list[f
 def compare_logits(network: nn.Module, models: dict[str, predictor.Predictor], paths: list[str]) -> dict[str, float]:
     """The largest |difference| between the logits of `network` and of each engine."""
     largest = dict.fromkeys(models, 0.0)
-    transform = next(iter(models.values())).transforms[0]
-    for images in predictor.read_ahead(paths, lambda path: predictor.read_image(path, transform), BATCH_SIZE, 1):
+    for batch in predictor.read_ahead(paths, next(iter(models.values())).prepare, BATCH_SIZE):
+        images = torch.stack(batch)
         with torch.no_grad():
             expected = network.eval()(images)
         for name, model in models.items():
-            largest[name] = max(largest[name], (model.engine(images) - expected).abs().max().item())
+            largest[name] = max(largest[name], (model.run(images) - expected).abs().max().item())
     return largest
 
 

@@ -1,14 +1,14 @@
-"""engines.py: each engine gives the plain model's logits; files are made once, for one checkpoint."""
+"""engines.py: what a file is, opening it in its runtime, PyTorch with BatchNorm folded."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import engines
 import models_factory
-from engines import ENGINES, Source
+from engines import ENGINES
 from models_factory import MultiLabelModel
 from utils import InputError
+
+CPU = torch.device("cpu")
 
 # BatchNorm after a concatenation or before an activation has nothing to be folded into:
 # 58 dense layers' norm1, 3 transitions, norm5
 LEFT = {"densenet121": 62}
 
 
-def make_random_model(name: str) -> MultiLabelModel:
+def make_random_model(name: str, head: str = "linear_bn", num_classes: int = 5, **options: Any) -> MultiLabelModel:
     """Random weights and, unlike those of a new network, random BatchNorm statistics and scales."""
     torch.manual_seed(0)
-    model = models_factory.make_model(name, 5, image_size=64)
+    model = models_factory.make_model(name, num_classes, head, image_size=64, head_options=options)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             assert module.running_mean is not None
@@ -58,12 +60,6 @@ def count_batchnorm(module: nn.Module) -> int:
     return sum(isinstance(part, _BatchNorm) for part in module.modules())
 
 
-def require_packages(name: str) -> None:
-    packages = {"torch": [], "onnxruntime": ["onnxruntime"], "openvino": ["openvino", "nncf"]}[name]
-    for package in [*packages, *(["onnx", "onnxscript"] if packages else [])]:
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install -r requirements-export.txt")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Networks this small are no quicker on several, and much slower where other processes hold a core."""
@@ -71,38 +67,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model() -> MultiLabelModel:
-    return make_random_model("resnet18")
-
-
-@pytest.fixture(scope="module")
-def source(model: MultiLabelModel, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """One for all tests of this file, so that its ONNX file is made once."""
-    folder = tmp_path_factory.mktemp("engines")
-    (folder / "model.pt").write_bytes(b"the content of a checkpoint")
-    images = draw_images(24)
-    for i in range(24):
-        (folder / f"{i}.jpg").write_bytes(b"stands for an image")
-    return Source(
-        make_model=lambda: model,
-        image_size=64,
-        device=torch.device("cpu"),
-        checkpoint=folder / "model.pt",
-        folder=folder / "kept",
-        read_image=lambda path: images[int(Path(path).stem)],
-    )
-
-
-@pytest.fixture(scope="module")
-def int8_source(source: Source) -> Source:
-    return replace(source, calibration=[str(source.checkpoint.parent / f"{i}.jpg") for i in range(24)])
-
-
-def refuse() -> nn.Module:
-    raise AssertionError("the model was made again")
 
 
 # ---- folding ----
@@ -167,103 +131,143 @@ def test_batchnorm_over_another_axis_than_linears_is_not_folded() -> None:
     assert count_batchnorm(engines.fold_batchnorm(module, torch.rand(2, 4))) == 0
 
 
-# ---- engines ----
+# ---- files ----
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_gives_the_models_logits_for_any_batch_size(
-    name: str, source: Source, model: MultiLabelModel
-) -> None:
-    require_packages(name)
-    engine = ENGINES[name](source)
+def test_torch_gives_the_models_logits_for_any_batch_size() -> None:
+    model = make_random_model("resnet18")
+    run = engines.make_torch(model, 64, CPU)
     for count in (4, 1, 7):
-        images = draw_images(count)
-        logits = engine(images)
+        logits = run(draw_images(count))
         assert logits.dtype == torch.float32
-        torch.testing.assert_close(logits, compute_plain(model, images), rtol=0, atol=1e-4)
-    first = engine(draw_images(2))
-    engine(255 - draw_images(2))
-    assert torch.equal(first, engine(draw_images(2))), "a later batch does not overwrite logits, nor change them"
+        torch.testing.assert_close(logits, compute_plain(model, draw_images(count)), rtol=0, atol=1e-4)
 
 
-def test_int8_ranks_images_as_float_does(int8_source: Source, model: MultiLabelModel) -> None:
-    require_packages("openvino")
-    images = draw_images(64)
-    found = ENGINES["openvino"](int8_source)(images).numpy()
-    expected = compute_plain(model, images).numpy()
-    for column in range(5):
-        assert np.corrcoef(found[:, column], expected[:, column])[0, 1] > 0.9
-    assert np.abs(found - expected).max() > 1e-4, "it does run in int8"
+def test_a_run_of_one_image_serves_many() -> None:
+    sizes = []
+
+    def run(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return images.float().mean(dim=(2, 3))
+
+    images = draw_images(5)
+    assert torch.equal(engines.run_one_by_one(run)(images), images.float().mean(dim=(2, 3)))
+    assert sizes == [1] * 5
 
 
-@pytest.mark.parametrize("precision", ["float", "int8"])
-def test_a_kept_file_serves_without_making_the_model(precision: str, source: Source, int8_source: Source) -> None:
-    require_packages("openvino")
-    chosen = int8_source if precision == "int8" else source
-    images = draw_images(3)
-    logits = ENGINES["openvino"](chosen)(images)
-    (file,) = chosen.folder.glob(f"model_{precision}_*.onnx")
-    assert torch.equal(ENGINES["openvino"](replace(chosen, make_model=refuse))(images), logits)
-    assert [path.name for path in chosen.folder.glob(f"*{precision}*")] == [file.name], "nor is anything left beside it"
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
-def test_a_kept_files_name_follows_what_it_depends_on(source: Source, int8_source: Source, tmp_path: Path) -> None:
-    require_packages("openvino")
-    changed, same = tmp_path / "changed" / "model.pt", tmp_path / "same" / "model.pt"
-    for path, content in ((changed, b"another"), (same, source.checkpoint.read_bytes())):
-        path.parent.mkdir()
-        path.write_bytes(content)
-    assert engines.name_file(replace(source, checkpoint=same)) == engines.name_file(source)
-    others = [
-        replace(source, checkpoint=changed),
-        int8_source,
-        replace(int8_source, calibration=int8_source.calibration[:-1]),
-    ]
-    names = [engines.name_file(other) for other in (source, *others)]
-    image = Path(int8_source.calibration[0])
-    image.write_bytes(b"another image")
-    names.append(engines.name_file(int8_source))
-    assert len(set(names)) == 5
+def write_zip(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return path
 
 
-def test_a_conversion_that_changes_the_logits_keeps_no_file(
-    source: Source, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    require_packages("onnxruntime")
-    export, other = engines.export_onnx, make_random_model("resnet18")
-    other.head.norm.bias.data += 1  # pyright: ignore
-    monkeypatch.setattr(engines, "export_onnx", lambda model, example: export(other, example))
-    with pytest.raises(InputError, match=r"converting .*model\.pt changes its output by"):
-        ENGINES["onnxruntime"](replace(source, folder=tmp_path))
-    assert list(tmp_path.iterdir()) == []
+def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"code": [1]}, tmp_path / "code.pt")
+    cases = {
+        "checkpoint": [
+            tmp_path / "code.pt",
+            write_zip(tmp_path / "unusual.name", "model/data.pkl", "model/data/0"),
+            write(tmp_path / "damaged.pt", b"PK\x03\x04 cut short"),
+            write(tmp_path / "another.pth", b"\x80\x02 a pickle of old"),
+        ],
+        "torchscript": [write_zip(tmp_path / "script.pt", "a/data.pkl", "a/code/__torch__/b.py", "a/constants.pkl")],
+        "onnx": [write(tmp_path / "model.onnx", b"\x08\x0a")],
+        "openvino": [write(tmp_path / "model.xml", b'\n<?xml version="1.0"?>\n<net name="Model">')],
+    }
+    for format, paths in cases.items():
+        for path in paths:
+            assert engines.recognise(path) == format, path.name
+    assert set(cases) == set(engines.ENGINES_OF)
 
 
-def test_a_missing_package_says_what_to_install(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
+    picture = write(tmp_path / "picture.jpg", b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match=r"picture.jpg is no model: a checkpoint or TorchScript \(.pt\), "):
+        engines.recognise(picture)
+    for absent in (tmp_path / "absent.onnx", tmp_path):
+        with pytest.raises(InputError, match=r"there is no model .*: run training.py first"):
+            engines.recognise(absent)
+
+
+def test_the_engine_is_the_files_own_or_one_that_opens_it() -> None:
+    path = Path("model")
+    own = {"checkpoint": "torch", "onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+    for format, name in own.items():
+        assert engines.choose_engine("auto", format, path) == name
+    assert engines.choose_engine("openvino", "onnx", path) == "openvino"
+    assert [engines.choose_engine(name, "checkpoint", path) for name in ENGINES] == list(ENGINES)
+    for format, name in (("onnx", "torch"), ("openvino", "onnxruntime"), ("torchscript", "openvino")):
+        able = "one of auto, " + ", ".join(engines.ENGINES_OF[format])
+        with pytest.raises(InputError, match=rf"^engine {name} does not open model \({format}\): choose {able}$"):
+            engines.choose_engine(name, format, path)
+    with pytest.raises(InputError, match=r"there is no engine 'openvin' \(did you mean openvino\?\); known: auto, "):
+        engines.choose_engine("openvin", "onnx", path)
+
+
+def test_metadata_comes_with_the_file_and_none_where_there_is_none(tmp_path: Path) -> None:
+    """ONNX files written by hand, an identity of pixels: with metadata, without, and with another's under our name."""
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info
+    for name, props in (
+        ("ours", {"multilabel": json.dumps({"classes": ["é", '"<&>']})}),
+        ("bare", {}),
+        ("other", {"multilabel": "not JSON"}),
+    ):
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Cast", ["images"], ["logits"], to=onnx.TensorProto.FLOAT)],
+            name,
+            [value("images", onnx.TensorProto.UINT8, ["batch", 3])],
+            [value("logits", onnx.TensorProto.FLOAT, ["batch", 3])],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+        onnx.helper.set_model_props(model, props)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    pixels = torch.tensor([[1, 2, 3], [4, 5, 255]], dtype=torch.uint8)
+    for engine in ("onnxruntime", "openvino"):
+        for name in ("ours", "bare", "other"):
+            run, metadata = ENGINES[engine](tmp_path / f"{name}.onnx", CPU)
+            assert torch.equal(run(pixels), pixels.float())
+            assert metadata == ({"classes": ["é", '"<&>']} if name == "ours" else None)
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "content"),
+    [
+        ("onnxruntime", "model.onnx", b"no protobuf"),
+        ("openvino", "model.onnx", b"no protobuf"),
+        ("openvino", "model.xml", b'<?xml version="1.0"?><net name="Model" version="11"><layers></net>'),
+    ],
+)
+def test_a_damaged_file_is_one_line(engine: str, name: str, content: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError, match=rf"^cannot open {path} as [^\n]*: it is damaged, or of another ver[^\n]*$"):
+        ENGINES[engine](path, CPU)
+
+
+def test_damaged_torchscript_is_one_line(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "model.pt", "model/data.pkl", "model/code/x.py", "model/constants.pkl")
+    with pytest.raises(InputError, match=rf"^cannot open {path} as TorchScript: it is damaged[^\n]*$"):
+        ENGINES["torch"](path, CPU)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_engines_of_files_are_for_cpus(name: str) -> None:
+    with pytest.raises(InputError, match=f"engine {name} runs on a CPU, not on cuda:0: choose engine torch"):
+        ENGINES[name](Path("model.onnx"), torch.device("cuda:0"))
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     hide: Callable[[str], Any] = lambda name: None if name in ("openvino", "onnxscript") else find(name)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hide)
     message = "engine openvino needs openvino, onnxscript: pip install -r requirements-export.txt"
     with pytest.raises(InputError, match=f"^{message}$"):
-        ENGINES["openvino"](source)
+        engines.require_engine("openvino", CPU, ["onnx", "onnxscript"])
     assert (Path(engines.__file__).parent / "requirements-export.txt").is_file()
-
-
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_engines_of_files_are_for_cpus(name: str, source: Source) -> None:
-    require_packages(name)
-    with pytest.raises(InputError, match=f"engine {name} runs on a CPU, not on cuda:0: choose engine torch"):
-        ENGINES[name](replace(source, device=torch.device("cuda:0")))
-
-
-@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
-def test_int8_is_openvinos(name: str, int8_source: Source) -> None:
-    require_packages("openvino")
-    require_packages(name)
-    with pytest.raises(InputError, match=f"engine {name} runs float models only: choose openvino for int8"):
-        ENGINES[name](int8_source)
-
-
-def test_a_calibration_image_that_is_gone_is_one_line(int8_source: Source) -> None:
-    require_packages("openvino")
-    with pytest.raises(InputError, match=r"^cannot read image .*gone\.jpg: No such file or directory$"):
-        ENGINES["openvino"](replace(int8_source, calibration=["gone.jpg"]))

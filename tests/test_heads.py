@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import engines
+import conversion
 import heads
 from heads import HEADS
 from utils import InputError
@@ -132,7 +132,7 @@ def test_exported_heads_give_the_same_logits_for_any_number_of_images(variant: s
     import openvino
 
     head, features = make_head(variant), draw(3, 12, 2, 4)
-    model = engines.export_onnx(head, features[:2]).SerializeToString()
+    model = conversion.make_onnx(head, features[:2]).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

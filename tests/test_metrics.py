@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 
 import metrics
 from utils import InputError
@@ -56,6 +57,120 @@ def test_measure_is_scikit_learns(ties: int, thresholds: float | np.ndarray) -> 
         assert measured[f"{name}F1"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-9)
     assert measured["exact_match"] == pytest.approx(reference.accuracy_score(targets, predicted), abs=1e-9)
     assert measured["hamming_loss"] == pytest.approx(reference.hamming_loss(targets, predicted), abs=1e-9)
+    jaccard = reference.jaccard_score(targets, predicted, average="samples", zero_division=0)
+    assert measured["sample_accuracy"] == pytest.approx(jaccard, abs=1e-9)
+    accuracies = [reference.accuracy_score(targets[:, label], predicted[:, label]) for label in range(7)]
+    assert measured["label_accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-9)
+    top = take_most_probable(probabilities, 3)
+    for name, average in (("C", "macro"), ("O", "micro")):
+        precision = reference.precision_score(targets, top, average=average, zero_division=0)
+        recall = reference.recall_score(targets, top, average=average, zero_division=0)
+        assert measured[f"{name}P_top3"] == pytest.approx(precision, abs=1e-9)
+        assert measured[f"{name}R_top3"] == pytest.approx(recall, abs=1e-9)
+        assert measured[f"{name}F1_top3"] == pytest.approx(2 * precision * recall / (precision + recall), abs=1e-9)
+
+
+def take_most_probable(probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Whether each is one of the `count` highest of its row, by sorting; of equal ones the first."""
+    order = np.argsort(-probabilities.astype(np.float64), axis=1, kind="stable")
+    return np.argsort(order, axis=1) < count
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 3])
+def test_with_three_classes_or_fewer_all_are_the_top(num_classes: int) -> None:
+    probabilities, targets = (matrix[:, :num_classes] for matrix in draw(8))
+    measured = metrics.measure(probabilities, targets, 0.5)
+    assert measured["CR_top3"] == (targets.any(axis=0)).mean()  # a class without positives has recall 0
+    assert measured["OP_top3"] == pytest.approx(targets.mean(), abs=1e-12)
+
+
+def find_calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """The formula of Naeini et al. (2015) for (M,) entries, bin by bin."""
+    probabilities, total = probabilities.astype(np.float64), 0.0
+    for step in range(15):
+        inside = (probabilities > step / 15) & (probabilities <= (step + 1) / 15)
+        inside |= (step == 0) & (probabilities == 0)
+        if inside.any():
+            total += inside.sum() * abs(targets[inside].mean() - probabilities[inside].mean())
+    return total / len(probabilities)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ties", [0, 1, 10, 15])  # 15: every score lies on an edge of a bin
+def test_calibration_error_is_the_formula(ties: int, dtype: type) -> None:
+    probabilities, targets = draw(2, ties, dtype)
+    known = np.random.default_rng(3).random(targets.shape) < 0.8
+    marked = np.where(known, targets, -1)
+    measured = metrics.measure(probabilities, marked, 0.5)["ECE"]
+    assert measured == pytest.approx(find_calibration_error(probabilities[known], targets[known]), abs=1e-9)
+    curve = calibration_curve(targets[known], probabilities[known], n_bins=15)
+    bins = np.unique(metrics.find_bins(probabilities[known]), return_counts=True)[1]
+    assert measured == pytest.approx((bins * np.abs(curve[0] - curve[1])).sum() / known.sum(), abs=1e-6)
+
+
+def decide_by_hand(row: np.ndarray, thresholds: np.ndarray, least: int, most: int) -> list[int]:
+    ranked = sorted(range(len(row)), key=lambda label: (-row[label], label))
+    chosen = [label for label in ranked if row[label] >= thresholds[label]]
+    chosen += [label for label in ranked if label not in chosen][: max(0, least - len(chosen))]
+    chosen = sorted(chosen, key=ranked.index)
+    return sorted(chosen[:most] if most else chosen)
+
+
+@pytest.mark.parametrize("limits", [(0, 0), (1, 0), (0, 2), (2, 3), (1, 1), (9, 0), (0, 9)])
+@pytest.mark.parametrize("ties", [0, 4])
+def test_limits_of_labels_fill_up_and_cut_by_probability(ties: int, limits: tuple[int, int]) -> None:
+    probabilities, targets = draw(9, ties)
+    thresholds = np.array([0.1, 0.9, 0.5, 0.75, 1.0, 0.7, 0.6], dtype=np.float32)
+    predicted = metrics.predict(probabilities, thresholds, *limits)
+    assert [np.flatnonzero(row).tolist() for row in predicted] == [
+        decide_by_hand(row, thresholds, *limits) for row in probabilities
+    ]
+    measured = metrics.measure(probabilities, targets, thresholds, *limits)
+    expected = reference.f1_score(targets, predicted, average="weighted", zero_division=0)
+    assert measured["f1_weighted"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("unknown", [None, -1, np.nan])
+@pytest.mark.parametrize("limits", [(0, 0), (1, 2)])
+def test_classes_are_measured_as_scikit_learn_does(limits: tuple[int, int], unknown: float | None) -> None:
+    probabilities, targets = draw(10, ties=20)
+    thresholds = np.linspace(0.2, 0.9, 7)
+    predicted = metrics.predict(probabilities, thresholds, *limits)
+    known = np.random.default_rng(4).random(targets.shape) < (1 if unknown is None else 0.7)
+    marked = targets if unknown is None else np.where(known, targets, unknown)
+    measured = metrics.measure_classes(probabilities, marked, thresholds, *limits)
+    matrices = metrics.confusion(probabilities, marked, thresholds, *limits)
+    if unknown is None:
+        assert np.array_equal(matrices, reference.multilabel_confusion_matrix(targets, predicted))
+    assert np.array_equal(measured["threshold"], thresholds)
+    assert np.array_equal(measured["AP"], metrics.average_precision(probabilities, marked), equal_nan=True)
+    for label in range(7):
+        y, guess = targets[known[:, label], label], predicted[known[:, label], label]
+        precision, recall, f1, _ = reference.precision_recall_fscore_support(
+            y, guess, average="binary", zero_division=0
+        )
+        assert matrices[label].tolist() == reference.confusion_matrix(y, guess, labels=[0, 1]).tolist()
+        assert measured["P"][label] == pytest.approx(precision, abs=1e-9)
+        assert measured["R"][label] == pytest.approx(recall, abs=1e-9)
+        assert measured["F1"][label] == pytest.approx(f1, abs=1e-9)
+        assert measured["accuracy"][label] == pytest.approx(reference.accuracy_score(y, guess), abs=1e-9)
+        assert measured["positives"][label] == y.sum()
+        assert measured["predicted"][label] == guess.sum()
+
+
+@pytest.mark.parametrize("ties", [0, 10])
+def test_precision_recall_curve_is_scikit_learns(ties: int) -> None:
+    probabilities, targets = draw(11, ties)
+    for label, curve in enumerate(metrics.precision_recall_curve(probabilities, targets)):
+        if label == 2:
+            assert [len(values) for values in curve] == [0, 0, 0]
+            continue
+        expected = reference.precision_recall_curve(targets[:, label], probabilities[:, label])
+        at = np.searchsorted(expected[2], curve.thresholds)
+        assert np.array_equal(expected[2][at], curve.thresholds)
+        assert curve.precision == pytest.approx(expected[0][at], abs=1e-12)
+        assert curve.recall == pytest.approx(expected[1][at], abs=1e-12)
+        assert curve.thresholds.tolist() == sorted({*probabilities[targets[:, label] == 1, label].tolist()})[::-1]
 
 
 def test_cf1_is_not_macro_f1() -> None:
@@ -81,6 +196,13 @@ def test_unknown_entries_count_nowhere(unknown: float) -> None:
     assert measured["f1_micro"] == pytest.approx(reference.f1_score(targets[known], probabilities[known] >= 0.5))
     assert measured["hamming_loss"] == pytest.approx((targets[known] != (probabilities[known] >= 0.5)).mean())
     assert measured["exact_match"] == pytest.approx((((probabilities >= 0.5) == targets) | hidden).all(axis=1).mean())
+    top = take_most_probable(probabilities, 3)
+    assert measured["OF1_top3"] == pytest.approx(reference.f1_score(targets[known], top[known]), abs=1e-9)
+    right = ((probabilities >= 0.5) == targets) & known
+    assert measured["label_accuracy"] == pytest.approx((right.sum(axis=0) / known.sum(axis=0)).mean(), abs=1e-9)
+    both, either = (probabilities >= 0.5) & (targets == 1) & known, ((probabilities >= 0.5) | (targets == 1)) & known
+    jaccard = both.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
+    assert measured["sample_accuracy"] == pytest.approx(jaccard.mean(), abs=1e-9)
 
 
 def test_a_score_equal_to_the_threshold_is_predicted() -> None:
@@ -133,20 +255,22 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, hidden: floa
     targets[np.random.default_rng(1).random(targets.shape) < hidden] = -1
     thresholds = np.linspace(0.1, 0.95, 7)
 
-    def run() -> tuple[dict[str, float], np.ndarray, dict[str, tuple[float, float]]]:
+    def run() -> tuple[dict[str, float], np.ndarray, np.ndarray, dict[str, tuple[float, float]]]:
         return (
             metrics.measure(probabilities, targets, thresholds),
+            metrics.confusion(probabilities, targets, thresholds, max_labels=2),
             metrics.average_precision(probabilities, targets),
             metrics.bootstrap(probabilities, targets, thresholds, num_samples=20),
         )
 
-    measured, ap, intervals = run()
+    measured, matrices, ap, intervals = run()
     monkeypatch.setattr(metrics, "ENTRIES_AT_ONCE", 7 * 11)  # the last of 300 rows come alone
     monkeypatch.setattr(metrics, "CLASSES_AT_ONCE", 3)
     monkeypatch.setattr(metrics, "RANK_STEPS", 4)
     monkeypatch.setattr(metrics, "RESAMPLED_AT_ONCE", 300 * 3)
-    measured_in_blocks, ap_in_blocks, intervals_in_blocks = run()
+    measured_in_blocks, matrices_in_blocks, ap_in_blocks, intervals_in_blocks = run()
     assert measured_in_blocks == pytest.approx(measured, abs=1e-12)
+    assert np.array_equal(matrices_in_blocks, matrices)
     assert np.array_equal(ap_in_blocks, ap, equal_nan=True)
     for name, interval in intervals.items():
         assert intervals_in_blocks[name] == pytest.approx(interval, abs=1e-12)
@@ -161,16 +285,27 @@ def test_bootstrap_is_measuring_each_resample(unknown: float | None, ties: int) 
     if unknown is not None:
         targets[np.random.default_rng(2).random(targets.shape) < 0.2] = unknown
     thresholds = np.linspace(0.1, 0.6, 7)
+    limits = {} if unknown is None else {"min_labels": 1, "max_labels": 3}
     rng = np.random.default_rng(5)
-    values = []
+    values, by_class = [], []
     for _ in range(60):
         images = rng.integers(40, size=40)
-        values.append(metrics.measure(probabilities[images], targets[images], thresholds))
-    intervals = metrics.bootstrap(probabilities, targets, thresholds, num_samples=60, seed=5, level=0.8)
+        values.append(metrics.measure(probabilities[images], targets[images], thresholds, **limits))
+        by_class.append(metrics.measure_classes(probabilities[images], targets[images], thresholds, **limits))
+    options = {"num_samples": 60, "seed": 5, "level": 0.8, **limits}
+    intervals = metrics.bootstrap(probabilities, targets, thresholds, **options)
     assert intervals.keys() == values[0].keys()
     for name, interval in intervals.items():
         expected = np.quantile([value[name] for value in values], [0.1, 0.9])
         assert interval == pytest.approx(tuple(expected), abs=1e-12), name
+    class_intervals = metrics.bootstrap_classes(probabilities, targets, thresholds, **options)
+    assert [*class_intervals] == ["AP", "P", "R", "F1", "accuracy"]
+    for name, ends in class_intervals.items():
+        drawn = np.array([value[name] for value in by_class])
+        for label in range(7):
+            defined = drawn[~np.isnan(drawn[:, label]), label]
+            expected = np.quantile(defined, [0.1, 0.9]) if len(defined) else [np.nan, np.nan]
+            assert ends[:, label] == pytest.approx(expected, abs=1e-12, nan_ok=True), (name, label)
 
 
 def test_bootstrapped_map_leaves_out_classes_and_resamples_without_positives() -> None:

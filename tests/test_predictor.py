@@ -1,20 +1,25 @@
-"""predictor.py: records in the order of the images, decoded ahead by threads or processes, never far ahead."""
+"""predictor.py: records in the order of the images, read ahead but never far; what makes labels of a model's output."""
 
 from __future__ import annotations
 
+import io
 import threading
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL import Image
 
 import augmentations
 import checkpoints
 import models_factory
 import predictor
-from predictor import BATCHES_AHEAD
+from predictor import BATCHES_AHEAD, Predictor
 from utils import InputError
 
 
@@ -72,38 +77,186 @@ def test_no_images_give_no_records(checkpoint: Path) -> None:
     assert list(predictor.load(checkpoint, "cpu").predict([])) == []
 
 
-def test_an_unknown_engine_is_one_line(checkpoint: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no engine 'openvin' \(did you mean openvino\?\); known: torch, "):
-        predictor.load(checkpoint, "cpu", engine="openvin")
-
-
 def test_items_read_out_of_order_come_in_order() -> None:
     second_is_read = threading.Event()
 
-    def read(path: str) -> Tensor:
-        if path == "0":
+    def read(item: int) -> int:
+        if item == 0:
             assert second_is_read.wait(60), "no other thread went on"
-        if path == "1":
+        if item == 1:
             second_is_read.set()
-        return torch.tensor(int(path))
+        return item
 
-    batches = predictor.read_ahead([str(i) for i in range(11)], read, batch_size=4, num_threads=2)
-    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        batches = list(predictor.read_ahead(range(11), read, batch_size=4))
+    finally:
+        torch.set_num_threads(before)
+    assert batches == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
-def test_no_more_is_read_than_a_few_batches_ahead() -> None:
-    started: list[str] = []
+def test_an_endless_generator_is_read_no_more_than_a_few_batches_ahead(checkpoint: Path) -> None:
+    """Memory stays constant, too: no image outlives its record but those that were read ahead."""
+    taken = 0
+    generated: list[weakref.ref[NDArray[np.uint8]]] = []
 
-    def read(path: str) -> Tensor:
-        started.append(path)
-        return torch.zeros(1)
+    def generate() -> Iterator[NDArray[np.uint8]]:
+        nonlocal taken
+        while True:
+            image = np.full((40, 50, 3), taken % 256, dtype=np.uint8)
+            generated.append(weakref.ref(image))
+            taken += 1
+            yield image
 
-    batches = predictor.read_ahead([str(i) for i in range(1000)], read, batch_size=3, num_threads=2)
-    for taken in range(1, 5):
-        next(batches)
-        assert 3 * taken <= len(started) <= 3 * (taken + BATCHES_AHEAD)
-    batches.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert len(started) <= 3 * (4 + BATCHES_AHEAD), "nor does reading go on when nobody takes more"
+    records = predictor.load(checkpoint, "cpu").predict(generate(), batch_size=3)
+    for done in range(1, 40):
+        record = next(records)
+        assert record.path == ""
+        batches_done = -(-done // 3)
+        assert taken <= 3 * (batches_done + BATCHES_AHEAD)
+        alive = sum(reference() is not None for reference in generated)
+        assert alive <= 3 * (1 + BATCHES_AHEAD) + 2, "two more: a generator's own, a thread's last"
+    records.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert taken <= 3 * (13 + BATCHES_AHEAD), "nor does reading go on when nobody takes more"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_files_pictures_and_arrays_are_the_same_image(checkpoint: Path, images: list[Path], num_workers: int) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    expected = list(model.predict(images, batch_size=5))
+    kinds: list[Callable[[Path], Any]] = [
+        str,
+        Image.open,
+        lambda path: np.asarray(Image.open(path)),  # read-only memory
+        lambda path: np.array(Image.open(path))[:, :, ::-1][:, :, ::-1],
+        lambda path: np.array(Image.open(path))[:, :, ::-1].copy()[:, :, ::-1],  # a view that runs backwards
+    ]
+    for kind in kinds:
+        found = list(model.predict((kind(path) for path in images), 5, num_workers))
+        assert len(found) == len(expected)
+        for record, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(record.probabilities, other.probabilities)
+            assert record.path == (other.path if kind is str else "")
+
+
+def test_one_file_picture_or_array_is_one_image(checkpoint: Path, images: list[Path]) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    for image in (str(images[0]), images[0], Image.open(images[0]), np.asarray(Image.open(images[0]))):
+        assert len(list(model.predict(image))) == 1
+
+
+def test_pictures_in_memory_are_made_upright_rgb(checkpoint: Path) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    drawn = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned = io.BytesIO()
+    Image.fromarray(drawn[::-1, ::-1]).save(turned, "png", exif=exif)
+    assert torch.equal(model.prepare(Image.open(turned)), torch.from_numpy(drawn).permute(2, 0, 1))
+    grey = Image.fromarray(drawn[:, :, 0])
+    assert torch.equal(model.prepare(grey), torch.from_numpy(drawn[:, :, 0]).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((3, 32, 32), dtype=np.uint8), r"uint8 \(3, 32, 32\)"),
+        (np.zeros((32, 32, 3), dtype=np.float32), r"float32 \(32, 32, 3\)"),
+        (7, "int"),
+    ],
+)
+def test_what_is_no_image_is_one_line(checkpoint: Path, image: Any, found: str) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    with pytest.raises(InputError, match=rf"^an image is a file, a PIL image or an array [^\n]*, not {found}$"):
+        list(model.predict([image]))
+
+
+def test_a_damaged_picture_in_memory_is_one_line(checkpoint: Path, images: list[Path]) -> None:
+    cut = Image.open(io.BytesIO(images[0].read_bytes()[:-300]))
+    with pytest.raises(InputError, match=r"^cannot read a PIL image: [^\n]+$"):
+        list(predictor.load(checkpoint, "cpu").predict([cut]))
+
+
+def test_images_of_any_size_are_taken(checkpoint: Path) -> None:
+    sizes = [(1, 1), (1, 500), (700, 3), (32, 32), (2000, 1500)]
+    records = list(predictor.load(checkpoint, "cpu").predict(np.zeros((*size, 3), np.uint8) for size in sizes))
+    assert len(records) == len(sizes)
+
+
+def test_progress_has_a_total_only_where_it_is_known(
+    checkpoint: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: list[int] = []
+    init = predictor.Progress.__init__
+    monkeypatch.setattr(
+        predictor.Progress, "__init__", lambda self, title, total: (totals.append(total), init(self, title, total))[1]
+    )
+    model = predictor.load(checkpoint, "cpu")
+    list(model.predict(images, title="predicting"))
+    list(model.predict(iter(images), title="predicting"))
+    assert totals == [len(images)]
+
+
+# ---- what a prediction is ----
+
+
+def save_as(checkpoint: Path, **values: Any) -> Predictor:
+    checkpoints.save(checkpoint, checkpoints.load(checkpoint) | values)
+    return predictor.load(checkpoint, "cpu", default_threshold=0.25)
+
+
+def test_thresholds_are_the_models_one_a_class_or_one_for_all(checkpoint: Path) -> None:
+    assert predictor.load(checkpoint, "cpu").thresholds.tolist() == [np.float32(0.52)] * 3
+    assert save_as(checkpoint, best_threshold=None).thresholds.tolist() == [0.25] * 3
+    model = save_as(checkpoint, best_threshold=0.5, thresholds=[0.2, 0.5, 0.75])
+    assert (model.threshold, model.thresholds.tolist()) == (0.5, [np.float32(0.2), 0.5, 0.75])
+    rows = np.array([[0.2, 0.4, 0.9], [0.1, 0.5, 0.7], [0.1, 0.1, 0.1]], dtype=np.float32)
+    assert model.decide(rows) == [[0, 2], [1], []]
+
+
+def test_limits_of_labels_are_the_models(checkpoint: Path) -> None:
+    model = save_as(checkpoint, thresholds=[0.5] * 3, min_labels=1, max_labels=2)
+    rows = np.array([[0.6, 0.7, 0.8], [0.1, 0.3, 0.2], [0.6, 0.1, 0.1]], dtype=np.float32)
+    assert model.decide(rows) == [[1, 2], [1], [0]]
+
+
+PLATT = {"scale": [2.0, 0.5, 1.5], "bias": [1.0, -1.0, 0.0]}
+
+
+def test_calibration_changes_probabilities_and_no_label(checkpoint: Path, images: list[Path]) -> None:
+    """probability = sigmoid(scale x logit + bias), in float64 here; thresholds are mapped by the same."""
+    thresholds = [0.45, 0.5, 0.55]
+    plain = save_as(checkpoint, thresholds=thresholds, calibration={"platt": PLATT})
+    model = predictor.load(checkpoint, "cpu", calibration="platt")
+    for record, other in zip(model.predict(images), plain.predict(images), strict=True):
+        logits = np.log(other.probabilities.astype(np.float64)) - np.log1p(-other.probabilities.astype(np.float64))
+        expected = 1 / (1 + np.exp(-(np.array(PLATT["scale"]) * logits + np.array(PLATT["bias"]))))
+        np.testing.assert_allclose(record.probabilities, expected, atol=1e-5)
+        assert record.labels == other.labels
+    expected = 1 / (1 + np.exp(-(np.array(PLATT["scale"]) * np.log([9 / 11, 1, 11 / 9]) + np.array(PLATT["bias"]))))
+    np.testing.assert_allclose(model.thresholds, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("values", [{}, {"calibration": {"temperature": {"scale": [2.0], "bias": [0.0]}}}])
+def test_a_calibration_that_the_model_lacks_is_one_line(checkpoint: Path, values: dict[str, Any]) -> None:
+    save_as(checkpoint, **values)
+    with pytest.raises(InputError, match=r"^the model has no calibration 'platt': set CALIBRATION to 'none', or fit"):
+        predictor.load(checkpoint, "cpu", calibration="platt")
+
+
+def test_loading_runs_no_code_of_a_checkpoint(tmp_path: Path) -> None:
+    class Planted:
+        def __reduce__(self) -> Any:
+            return open, (str(tmp_path / "it ran"), "w")
+
+    torch.save({"format": "multilabel-checkpoint", "version": 1, "planted": Planted()}, tmp_path / "model.pt")
+    with pytest.raises(InputError, match="it holds Python objects that could run code"):
+        predictor.load(tmp_path / "model.pt", "cpu")
+    assert not (tmp_path / "it ran").exists()
+
+
+# ---- views ----
 
 
 def test_views_are_averaged_as_probabilities(checkpoint: Path, images: list[Path]) -> None:

@@ -1,9 +1,15 @@
-"""testing.py: the JSON says what the model says; metrics are those of the predictions."""
+"""testing.py: the JSON says what the model says, also after a kill; metrics are those of the predictions."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import multiprocessing
+import random
 import re
+import shutil
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import make_small_run
+from conftest import make_small_run, write_dataset
 from sklearn.metrics import average_precision_score, f1_score
 
 import augmentations
 import checkpoints
 import config
 import dataset_readers
+import export_onnx
 import metrics
 import models_factory
 import overrides
+import predictor
 import testing
+from prediction_files import RowFile
 
 
 @pytest.fixture
@@ -89,10 +98,21 @@ def test_metrics_are_those_of_the_predictions(folder: Path, shared_dataset: Path
     weighted = f1_score(targets, probabilities >= 0.52, average="weighted", zero_division=0)
     assert result["metrics"]["f1_weighted"] == pytest.approx(weighted, abs=1e-9)
     assert [entry["positives"] for entry in result["classes"].values()] == targets.sum(axis=0).tolist()
+    f1 = f1_score(targets, probabilities >= 0.52, average=None, zero_division=0)
+    assert [entry["F1"] for entry in result["classes"].values()] == pytest.approx(f1, abs=1e-9)
+    assert [entry["threshold"] for entry in result["classes"].values()] == pytest.approx([0.52] * 3, abs=1e-7)
     intervals = metrics.bootstrap(probabilities, targets, 0.52, num_samples=1000)
     assert result["intervals"].keys() == result["metrics"].keys()
     for name, ends in result["intervals"].items():
         assert ends == pytest.approx(intervals[name], abs=1e-6), name
+    low, high = metrics.bootstrap_classes(probabilities, targets, 0.52, num_samples=1000)["R"]
+    assert [entry["R_low"] for entry in result["classes"].values()] == pytest.approx(low, abs=1e-6)
+    assert [entry["R_high"] for entry in result["classes"].values()] == pytest.approx(high, abs=1e-6)
+    model = (folder / "trained_models" / "best_model.pt").read_bytes()
+    assert result["model_sha256"] == hashlib.sha256(model).hexdigest()
+    written = {path.name for path in (folder / "predictions").glob("evaluate_*")}
+    pictures = {f"evaluate_{name}.png" for name in ("confusion", "precision_recall", "reliability")}
+    assert written == {"evaluate_result.json", "evaluate_classes.csv", *pictures}
 
 
 def test_another_order_of_classes_is_mapped_by_name(folder: Path, shared_dataset: Path) -> None:
@@ -122,7 +142,7 @@ def test_intervals_are_left_out_on_request(
 def test_without_labels_only_predictions_are_written(folder: Path, shared_dataset: Path, tmp_path: Path) -> None:
     testing.main([*make_small_run(shared_dataset, folder), f"--TEST_LABELS_DIR={tmp_path / 'none'}"])
     assert len(read_predictions(folder)[1]) == 12
-    assert not (folder / "predictions" / "evaluate_result.json").exists()
+    assert not list((folder / "predictions").glob("evaluate_*"))
 
 
 def test_a_checkpoint_without_threshold_takes_the_constant(folder: Path, shared_dataset: Path) -> None:
@@ -171,12 +191,27 @@ def test_another_engine_predicts_what_torch_does(folder: Path, shared_dataset: P
         assert predictions == {stem: np.flatnonzero(row >= 0.52).tolist() for stem, row in expected.items()}
 
 
-def test_calibration_images_are_spaced_evenly(shared_dataset: Path, tmp_path: Path) -> None:
+def test_an_exported_file_is_measured_by_the_same_command(folder: Path, shared_dataset: Path) -> None:
+    arguments = make_small_run(shared_dataset, folder)
+    export_onnx.main([*arguments, "--EXPORT_FORMATS=torchscript", "--EXPORT_CHECK_IMAGES=3"])
+    (exported,) = (folder / "exported_models").glob("*.pt")
+    results = []
+    for path in (folder / "trained_models" / "best_model.pt", exported):
+        testing.main([*arguments, f"--MODEL_PATH={path}"])
+        results.append(json.loads((folder / "predictions" / "evaluate_result.json").read_text()))
+    ours, theirs = sorted((folder / "predictions").glob("predictions_*.json"), key=lambda file: len(file.name))
+    assert theirs.stem == f"{ours.stem}_torchscript", "neither overwrites the other"
+    assert theirs.read_text() == ours.read_text()
+    assert results[1]["metrics"] == pytest.approx(results[0]["metrics"], abs=1e-6)
+    assert results[1]["model_sha256"] != results[0]["model_sha256"]
+
+
+def test_int8_images_are_spaced_evenly(shared_dataset: Path, tmp_path: Path) -> None:
     overrides.apply([*make_small_run(shared_dataset, tmp_path), "--INT8_CALIBRATION_IMAGES=5"], config)
-    names = [Path(path).name for path in testing.choose_calibration_images()]
+    names = [Path(path).name for path in testing.choose_int8_images()]
     assert names == ["train000.jpg", "train008.jpg", "train016.jpg", "train024.jpg", "train032.jpg"]
     config.INT8_CALIBRATION_IMAGES = 300
-    assert len(set(testing.choose_calibration_images())) == 40
+    assert len(set(testing.choose_int8_images())) == 40
 
 
 def test_the_engine_and_its_speed_are_printed(
@@ -190,11 +225,159 @@ def test_the_engine_and_its_speed_are_printed(
 
 def test_missing_things_are_one_line(folder: Path, dataset: Path, fails: Callable[..., str]) -> None:
     arguments = make_small_run(dataset, folder)
-    assert "there is no checkpoint" in fails(testing.main, [*arguments, f"--MODEL_PATH={folder / 'gone.pt'}"])
+    assert "there is no model" in fails(testing.main, [*arguments, f"--MODEL_PATH={folder / 'gone.pt'}"])
     assert "cannot read folder" in fails(testing.main, [*arguments, f"--TEST_IMAGES_DIR={folder / 'gone'}"])
     (dataset / "images" / "test-resized" / "test004.jpg").write_bytes(b"broken")
     assert "cannot read image" in fails(testing.main, arguments)
-    assert not (folder / "predictions").exists(), "the file is complete or absent"
+    assert not list((folder / "predictions").glob("[!.]*")), "the file is complete or absent"
+
+
+def test_an_image_that_cannot_be_read_keeps_what_was_finished(
+    folder: Path, dataset: Path, fails: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*make_small_run(dataset, folder), "--TEST_BATCH_SIZE=3", "--PREDICTION_FILES=probabilities"]
+    image = dataset / "images" / "test-resized" / "test007.jpg"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    assert "test007.jpg" in fails(testing.main, arguments)
+    image.write_bytes(whole)
+    capsys.readouterr()
+    testing.main(arguments)
+    assert "6 of 12 images were done: going on" in capsys.readouterr().out
+    assert not list((folder / "predictions").glob(".*")), "what was kept is removed at the end"
+    expected = compute_by_hand(folder, dataset)
+    assert read_predictions(folder)[1] == {stem: np.flatnonzero(row >= 0.52).tolist() for stem, row in expected.items()}
+
+
+def test_damaged_images_are_left_out_on_request(
+    folder: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = compute_by_hand(folder, dataset)
+    images, labels = dataset / "images" / "test-resized", dataset / "labels" / "test"
+    (images / "test004.jpg").write_bytes(b"broken")
+    (labels / "test004.cls").write_text("0\n1\n2\n")
+    testing.main([*make_small_run(dataset, folder), "--BAD_IMAGES=skip"])
+    del expected["test004"]
+    assert read_predictions(folder)[1] == {stem: np.flatnonzero(row >= 0.52).tolist() for stem, row in expected.items()}
+    assert re.search(r"^left out: cannot read image .*test004\.jpg", capsys.readouterr().out, re.MULTILINE)
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+    assert (result["num_images"], result["num_images_left_out"]) == (11, 1)
+    table = dataset_readers.read_dataset(dataset, split="test")
+    kept = [row for row, path in enumerate(table.paths) if not path.endswith("test004.jpg")]
+    assert [entry["positives"] for entry in result["classes"].values()] == table.targets[kept].sum(axis=0).tolist()
+
+    testing.main([*make_small_run(dataset, folder), "--BAD_IMAGES=skip", f"--TEST_LABELS_DIR={folder / 'none'}"])
+    assert read_predictions(folder)[1].keys() == expected.keys(), "without labels, too"
+
+
+def test_a_threshold_and_limits_a_class_are_the_checkpoints(folder: Path, shared_dataset: Path) -> None:
+    rows = compute_by_hand(folder, shared_dataset)
+    medians = np.median(list(rows.values()), axis=0)
+    change_checkpoint(folder, thresholds=medians.tolist(), min_labels=1, max_labels=2)
+    testing.main([*make_small_run(shared_dataset, folder), "--PREDICTION_FILES=names,records"])
+    file = next((folder / "predictions").glob("predictions_*testbs64.json"))
+    predictions = json.loads(file.read_text())
+    for stem, row in rows.items():
+        above = sorted(np.flatnonzero(row >= medians.astype(np.float32)), key=lambda c: -row[c])
+        assert predictions[stem] == sorted(above[:2] or [int(row.argmax())])
+    assert {len(labels) for labels in predictions.values()} == {1, 2}
+    names = json.loads(file.with_name(f"{file.stem}_names.json").read_text())
+    assert names == {stem: [("red", "green", "blue")[c] for c in labels] for stem, labels in predictions.items()}
+    records = json.loads(file.with_name(f"{file.stem}_records.json").read_text())
+    assert [sorted(record["class_ids"]) for record in records] == list(predictions.values())
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+    assert (result["min_labels"], result["max_labels"]) == (1, 2)
+    assert [entry["predicted"] for entry in result["classes"].values()] == [
+        sum(c in labels for labels in predictions.values()) for c in range(3)
+    ]
+
+
+def test_other_splits_are_predicted_into_files_of_their_own(
+    folder: Path, dataset: Path, fails: Callable[..., str]
+) -> None:
+    arguments = make_small_run(dataset, folder)
+    testing.main([*arguments, "--TEST_SPLIT=train", "--BOOTSTRAP_SAMPLES=0"])
+    file, predictions = read_predictions(folder)
+    assert file.stem.endswith("_train")
+    assert list(predictions) == [f"train{index:03}" for index in range(40)]
+    result = json.loads((folder / "predictions" / "evaluate_result_train.json").read_text())
+    targets = dataset_readers.read_dataset(dataset, split="train").targets
+    assert [entry["positives"] for entry in result["classes"].values()] == targets.sum(axis=0).tolist()
+    assert (folder / "predictions" / "evaluate_confusion_train.png").is_file()
+    message = fails(testing.main, [*arguments, "--TEST_SPLIT=val"])
+    assert "has no val split of its own, which training splits off the train split" in message
+
+    for name in ("images", "labels"):
+        source = dataset / name / ("test-resized" if name == "images" else "test")
+        source.rename(dataset / name / source.name.replace("test", "val"))
+    testing.main([*arguments, "--TEST_SPLIT=val"])
+    predictions = json.loads(next((folder / "predictions").glob("predictions_*_val.json")).read_text())
+    assert list(predictions) == [f"test{index:03}" for index in range(12)]
+
+
+def test_all_that_decides_probabilities_names_what_is_kept(folder: Path, shared_dataset: Path) -> None:
+    arguments = make_small_run(shared_dataset, folder)
+    names = []
+    for change in ([], ["--TEST_FLIP=True"], ["--TEST_SCALES=1,1.5"], ["--TEST_BATCH_SIZE=5"], ["another model"]):
+        if change == ["another model"]:
+            change_checkpoint(folder, epoch=4)
+        overrides.apply([*arguments, *[each for each in change if each.startswith("--")]], config)
+        model = predictor.load(config.MODEL_PATH, "cpu", flip=config.TEST_FLIP, scales=config.TEST_SCALES)
+        names.append(testing.name_rows(model, []))
+        assert testing.name_rows(model, []) == names[-1]
+        config.TEST_FLIP, config.TEST_SCALES, config.TEST_BATCH_SIZE = False, (1.0,), 64
+    assert len(set(names)) == len(names)
+    images = [str(path) for path in sorted((shared_dataset / "images" / "train-resized").iterdir())[:2]]
+    assert len({testing.name_rows(model, some) for some in ([], images, images[::-1], images[:1])}) == 4
+
+
+def run_slowly(arguments: list[str]) -> None:
+    """testing.py with a pause after each image: time to kill it."""
+    append = RowFile.append
+
+    def append_slowly(rows: RowFile, probabilities: np.ndarray) -> None:
+        append(rows, probabilities)
+        time.sleep(0.02)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowFile, "append", append_slowly)
+        testing.main(arguments)
+
+
+def test_a_killed_run_goes_on_to_the_same_files(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dataset = write_dataset(tmp_path / "many", num_train=2, num_test=90)
+    arguments = [*make_small_run(dataset, folder), "--TEST_BATCH_SIZE=4", "--PREDICTION_FILES=scores,probabilities"]
+    arguments += [f"--TEST_LABELS_DIR={folder / 'none'}"]
+    predictions = folder / "predictions"
+    context = multiprocessing.get_context("forkserver")  # a fork of this process would share its threads' locks
+    context.set_forkserver_preload(["testing"])  # importing torch takes seconds: once is enough
+    rng = random.Random()  # at another moment each time
+    for least in (0, 40):
+        process = context.Process(target=run_slowly, args=(arguments,))
+        process.start()
+        kill_at = rng.randint(least + 8, least + 35)
+        while not [file for file in predictions.glob(".*.partial") if file.stat().st_size >= kill_at * 20]:
+            assert process.is_alive(), "it ended before it was killed"
+            time.sleep(0.001)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        (kept,) = predictions.iterdir()
+        with open(kept, "ab") as file:  # part of a row, as a write may leave it
+            file.write(b"half of it")
+    capfd.readouterr()
+    testing.main(arguments)
+    done = re.search(r"^(\d+) of 90 images were done: going on$", capfd.readouterr().out, re.MULTILINE)
+    assert done
+    assert int(done[1]) >= 48
+    assert int(done[1]) % 4 == 0
+    found = {file.name: file.read_bytes() for file in predictions.iterdir()}
+    shutil.rmtree(predictions)
+    testing.main(arguments)
+    assert found == {file.name: file.read_bytes() for file in predictions.iterdir()}
+    assert len(found) == 3
 
 
 def test_images_of_the_same_name_in_two_folders_keep_apart() -> None:

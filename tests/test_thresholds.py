@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, fbeta_score
 
 import metrics
 import thresholds
+from thresholds import Policy
 from utils import InputError
 
 
@@ -179,3 +181,229 @@ def test_cross_fitting_is_the_loop_over_folds(tune: Callable[..., float | np.nda
 
 def test_cross_fitting_one_image_has_nothing_to_tune_on() -> None:
     assert thresholds.cross_fit(np.array([[0.6, 0.4]]), np.array([[1, 1]]), metric="f1_samples") == pytest.approx(2 / 3)
+
+
+GOALS = {
+    "f_beta": Policy(goal="f_beta", beta=2.0),
+    "f_beta, for precision": Policy(goal="f_beta", beta=0.4),
+    "precision": Policy(goal="precision", precision=0.6),
+    "precision that few reach": Policy(goal="precision", precision=1.0),
+    "recall": Policy(goal="recall", recall=0.7),
+    "full recall": Policy(goal="recall", recall=1.0),
+    "cost": Policy(goal="cost", false_positive_cost=1.0, false_negative_cost=2.5),
+    "cost of false positives": Policy(goal="cost", false_positive_cost=3.0, false_negative_cost=0.5),
+}
+
+
+def rate(scores: np.ndarray, positive: np.ndarray, threshold: float, policy: Policy) -> tuple[float, ...] | None:
+    """How good a threshold is for (M,) known entries, counted one by one, as something that compares; None: not."""
+    predicted = scores >= threshold
+    hits, false_positives, misses = (
+        (predicted & positive).sum(),
+        (predicted & ~positive).sum(),
+        (~predicted & positive).sum(),
+    )
+    precision, recall = hits / max(hits + false_positives, 1), hits / positive.sum()
+    if policy.goal == "precision":
+        return (round(recall, 9),) if hits and precision >= policy.precision else None
+    if policy.goal == "recall":
+        return (round(precision, 9),) if recall >= policy.recall else None
+    if policy.goal == "cost":
+        return (-round(policy.false_positive_cost * false_positives + policy.false_negative_cost * misses, 9),)
+    weight = policy.beta**2
+    return (round((1 + weight) * hits / ((1 + weight) * hits + weight * misses + false_positives), 9),)
+
+
+def try_all(scores: np.ndarray, positive: np.ndarray, policy: Policy) -> float:
+    """The threshold that tuning should find for (M,) known entries of which some are positive."""
+    values = np.unique(scores)
+    candidates = [np.nextafter(values[-1], np.float32(2)), *values[::-1]]  # the first predicts nothing
+    rated = [rate(scores, positive, candidate, policy) for candidate in candidates]
+    best = max((value for value in rated if value is not None), default=None)
+    index = 0 if best is None else rated.index(best)
+    if index == 0:
+        middle = (values[-1] + np.float32(1)) / 2
+        return float(middle if middle > values[-1] else candidates[0])
+    below = candidates[index + 1] if index + 1 < len(candidates) else np.float32(0)
+    middle = (candidates[index] + below) / 2
+    return float(middle if middle > below else candidates[index])
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("ties", [0, 1, 8])  # 1: every score is 0 or 1
+@pytest.mark.parametrize("hidden", [0.0, 0.3])
+def test_each_goal_is_met_as_by_trying_every_threshold(goal: str, ties: int, hidden: float) -> None:
+    policy = GOALS[goal]
+    for seed in range(3):
+        probabilities, targets = draw(seed, 0)
+        probabilities = np.round(probabilities * ties) / np.float32(ties) if ties else probabilities
+        targets[np.random.default_rng(seed + 10).random(targets.shape) < hidden] = -1
+        present, known = targets == 1, targets >= 0
+        tuned = thresholds.tune_per_class(probabilities, targets, policy=policy)
+        for label in range(4):
+            rows = known[:, label]
+            assert tuned[label] == try_all(probabilities[rows, label], present[rows, label], policy)
+        if policy.goal != "f_beta":
+            expected = try_all(probabilities[known], present[known], policy)
+            assert thresholds.tune_global(probabilities, targets, policy=policy) == expected
+
+
+@pytest.mark.parametrize("average", ["weighted", "macro", "micro"])
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_global_f_beta_is_the_best_of_all(beta: float, average: str) -> None:
+    for seed, ties in ((1, 30), (2, 8)):
+        probabilities, targets = draw(seed, ties)
+        options = {"beta": beta, "average": average, "zero_division": 0}
+        best = max(fbeta_score(targets, probabilities >= score, **options) for score in np.unique(probabilities))
+        threshold = thresholds.tune_global(probabilities, targets, f"f1_{average}", Policy(goal="f_beta", beta=beta))
+        reached = fbeta_score(targets, metrics.predict(probabilities, threshold), **options)
+        assert reached == pytest.approx(best, abs=1e-12)
+
+
+def test_the_registry_has_every_goal() -> None:
+    assert tuple(thresholds.GOALS) == typing.get_args(typing.get_type_hints(Policy)["goal"])
+
+
+@pytest.mark.parametrize("highest", [0.6, 1.0])
+def test_a_precision_out_of_reach_predicts_nothing_and_is_reported(highest: float) -> None:
+    probabilities = np.array([[highest, 0.9], [0.5, 0.8], [0.4, 0.2]], dtype=np.float32)
+    targets = np.array([[0, 1], [1, 1], [0, 0]])
+    policy = Policy("per_class", "precision", precision=0.9)
+    tuned = thresholds.tune_per_class(probabilities, targets, policy=policy)
+    assert metrics.predict(probabilities, tuned).tolist() == [[False, True], [False, True], [False, False]]
+    assert tuned[0] == pytest.approx((1 + highest) / 2)
+    assert thresholds.decide(probabilities, targets, policy).unreachable == (0,)
+    assert thresholds.decide(probabilities, targets, Policy("global", "precision", precision=0.6)).unreachable == ()
+    every = Policy("global", "precision", precision=1.0)
+    assert thresholds.decide(probabilities, targets, every).unreachable == ((0, 1) if highest == 1 else ())
+    assert thresholds.decide(probabilities, targets, Policy("per_class", "recall")).unreachable == ()
+
+
+def test_shrinking_blends_logits_by_the_number_of_positives() -> None:
+    own, positives = np.array([0.9, 0.2, 0.5, 0.0]), np.array([30, 10, 0, 5])
+    blended = thresholds.shrink(own, 0.3, positives, 10.0)
+
+    def logit(p: float) -> float:
+        return np.log(p / (1 - p))
+
+    for label, share in ((0, 0.75), (1, 0.5)):
+        mixed = share * logit(own[label]) + (1 - share) * logit(0.3)
+        assert logit(blended[label]) == pytest.approx(mixed, abs=1e-12)
+    assert blended[2] == 0.3
+    assert 0 < blended[3] < 0.3
+    assert thresholds.shrink(own, 0.3, positives, 0.0).tolist() == [0.9, 0.2, 0.3, 0.0]
+    assert thresholds.shrink(own, 0.3, positives, np.inf).tolist() == [0.3] * 4
+
+
+def make_classes(num_images: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 20) scores of rare classes whose best thresholds lie `spread` apart in logits, for any seed alike."""
+    shifts = np.random.default_rng(7).normal(0, spread, 20)
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((num_images, 20)) < 0.05).astype(np.int8)
+    logits = rng.normal(-1, 1.2, targets.shape) + 2.5 * targets + shifts
+    return (1 / (1 + np.exp(-logits))).astype(np.float32), targets
+
+
+@pytest.mark.parametrize("goal", ["f1", "f_beta", "precision", "recall", "cost"])
+@pytest.mark.parametrize("limits", [(0, 0), (1, 3)])
+def test_decision_is_cross_fitted_fold_by_fold(goal: str, limits: tuple[int, int]) -> None:
+    probabilities, targets = make_classes(150, spread=1.0)
+    policy = Policy("per_class", goal, 2.0, 0.7, 0.7, 1.0, 3.0, *limits)
+    decision = thresholds.decide(probabilities, targets, policy, folds=3, seed=1)
+    fold_of = np.random.default_rng(1).permutation(150) % 3
+
+    def tune(rows: np.ndarray, strength: float) -> np.ndarray:
+        scores = probabilities[rows], targets[rows]
+        own = thresholds.tune_per_class(*scores, policy=policy)
+        common = thresholds.tune_global(*scores, policy=policy)
+        return thresholds.shrink(own, common, targets[rows].sum(axis=0), strength)
+
+    def rate_all(predicted: np.ndarray, rows: np.ndarray) -> tuple[float, ...]:
+        y, guess = targets[rows], predicted[rows]
+        hits = (y & guess).sum()
+        precision, recall = hits / guess.sum(), hits / y.sum()
+        return {
+            "f1": lambda: (f1_score(y, guess, average="weighted", zero_division=0),),
+            "f_beta": lambda: (fbeta_score(y, guess, beta=2.0, average="weighted", zero_division=0),),
+            "precision": lambda: (1, recall) if precision >= 0.7 else (0, precision),
+            "recall": lambda: (1, precision) if recall >= 0.7 else (0, recall),
+            "cost": lambda: (-((guess & ~y & 1).sum() + 3 * (y & ~guess).sum()) / y.size,),
+        }[goal]()
+
+    predictions = {}
+    for strength in thresholds.SHRINKAGES:
+        predicted = np.zeros(targets.shape, dtype=bool)
+        for fold in range(3):
+            here = fold_of == fold
+            predicted[here] = metrics.predict(probabilities[here], tune(~here, strength), *limits)
+        predictions[strength] = predicted
+
+    def choose(rows: np.ndarray) -> float:
+        return max(thresholds.SHRINKAGES, key=lambda k: (*np.round(rate_all(predictions[k], rows), 12), k))
+
+    everything = np.ones(150, dtype=bool)
+    assert decision.shrinkage == choose(everything)
+    assert np.array_equal(decision.thresholds, tune(everything, decision.shrinkage))
+    assert decision.threshold == thresholds.tune_global(probabilities, targets, policy=policy)
+    shrunk = np.zeros(targets.shape, dtype=bool)
+    for fold in range(3):
+        shrunk[fold_of == fold] = predictions[choose(fold_of != fold)][fold_of == fold]
+    in_sample = {"global": tune(everything, np.inf), "per_class": tune(everything, 0.0), "shrunk": decision.thresholds}
+    for way, held_out in (("global", predictions[np.inf]), ("per_class", predictions[0.0]), ("shrunk", shrunk)):
+        fitted = metrics.predict(probabilities, in_sample[way], *limits)
+        for measured, predicted in ((decision.in_sample[way], fitted), (decision.cross_fitted[way], held_out)):
+            expected = f1_score(targets, predicted, average="weighted", zero_division=0)
+            assert measured["f1_weighted"] == pytest.approx(expected, abs=1e-12)
+            y, hits = targets == 1, (predicted & (targets == 1)).sum()
+            numbers = {
+                "f2_weighted": fbeta_score(targets, predicted, beta=2.0, average="weighted", zero_division=0),
+                "OP": hits / predicted.sum(),
+                "OR": hits / y.sum(),
+                "cost": ((predicted & ~y).sum() + 3 * (y & ~predicted).sum()) / y.size,
+            }
+            names = {"f1": (), "f_beta": ("f2_weighted",), "cost": ("cost",)}.get(goal, ("OP", "OR"))
+            assert tuple(measured) == ("f1_weighted", *names)
+            for name in names:
+                assert measured[name] == pytest.approx(numbers[name], abs=1e-12)
+
+
+def test_scope_chooses_which_thresholds_are_taken() -> None:
+    probabilities, targets = make_classes(200, spread=1.0)
+    decided = thresholds.decide(probabilities, targets, Policy("global"))
+    assert decided.thresholds.tolist() == [thresholds.tune_global(probabilities, targets)] * 20
+    shrunk = thresholds.decide(probabilities, targets, Policy("per_class"))
+    assert np.array_equal(thresholds.tune_shrunk(probabilities, targets), shrunk.thresholds)
+    assert shrunk.cross_fitted == decided.cross_fitted
+
+
+def test_shrunk_thresholds_are_better_on_new_images() -> None:
+    tuners = {
+        "global": thresholds.tune_global,
+        "per class": thresholds.tune_per_class,
+        "shrunk": thresholds.tune_shrunk,
+    }
+    reached = {name: [] for name in tuners}
+    for seed in range(3):
+        tuned_on, new = make_classes(400, 0.6, seed), make_classes(5000, 0.6, seed + 10)
+        for name, tune in tuners.items():
+            reached[name].append(metrics.measure(*new, tune(*tuned_on))["f1_weighted"])
+    shrunk = np.mean(reached.pop("shrunk"))
+    assert all(shrunk > np.mean(values) + 0.002 for values in reached.values())
+
+
+def test_classes_alike_share_one_threshold_and_classes_far_apart_do_not() -> None:
+    assert thresholds.decide(*make_classes(400, spread=0.0), Policy("per_class")).shrinkage >= 30
+    assert thresholds.decide(*make_classes(400, spread=3.0), Policy("per_class")).shrinkage <= 3
+
+
+def test_cross_fitting_measures_with_the_limits_of_labels() -> None:
+    probabilities, targets = draw(2, 0)
+    value = thresholds.cross_fit(probabilities, targets, lambda p, t: 0.5, max_labels=1, min_labels=1)
+    top = np.eye(4, dtype=int)[probabilities.argmax(axis=1)]
+    assert value == pytest.approx(f1_score(targets, top, average="weighted", zero_division=0))
+
+
+def test_one_image_is_decided_on() -> None:
+    decision = thresholds.decide(np.array([[0.6, 0.4]], dtype=np.float32), np.array([[1, 0]]), Policy("per_class"))
+    assert metrics.predict(np.array([[0.6, 0.4]], dtype=np.float32), decision.thresholds).tolist() == [[True, False]]
+    assert decision.cross_fitted["global"]["f1_weighted"] == 1  # at the default threshold

@@ -1,0 +1,236 @@
+"""Where in an image a model sees a class: maps over the positions of its features, and how they lie on the image.
+
+    trace = follow(model, image)                      # uint8 (3, S, S), as the resize rule leaves the image
+    maps = METHODS["grad-cam"](trace, [0, 7])         # (2, h, w), of classes 0 and 7
+    frame = RESIZE_RULES["letterbox"](480, 640, 224)  # where the square that the model saw lies on a 640 x 480 image
+    spread(maps[0], frame, 480, 640)                  # (480, 640), NaN where the model saw nothing
+
+One pass follows the image through the network; a class then costs the gradient of the head alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heads import Linear, LinearBN, MLDecoder, pool
+from models_factory import MultiLabelModel
+from utils import InputError
+
+Frame = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An image's way through a model, kept for gradients."""
+
+    model: MultiLabelModel
+    outputs: list[Tensor]  # of the backbone's layers, in the order they ran
+    features: Tensor  # what the head gets, (1, D, h, w) or (1, T, D)
+    logits: Tensor  # (C,)
+
+
+class Grid(NamedTuple):
+    """A layer's output and how it becomes a map."""
+
+    output: Tensor
+    arrange: Callable[[Tensor], Tensor]  # of the output's shape -> (D, h, w)
+
+    @property
+    def values(self) -> Tensor:
+        return self.arrange(self.output)
+
+
+def follow(model: MultiLabelModel, image: Tensor) -> Trace:
+    """The trace of an image uint8 (3, S, S) on the model's device; the model is left in eval mode."""
+    model.eval()
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(output, Tensor):
+            outputs.append(output)
+
+    hooks = [
+        module.register_forward_hook(keep)
+        for name, module in model.backbone.named_modules()
+        if "attn" not in name and "attention" not in name  # queries, keys and values are no features of a position
+    ]
+    try:
+        with torch.enable_grad():
+            features = model.extract_features(image[None].float().requires_grad_())
+            logits = model.head(features)[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Trace(model, outputs, features, logits)
+
+
+def find_grid(trace: Trace) -> Grid:
+    """The output of the last layer whose positions have a say in the logits. Raises InputError where there is none.
+
+    For a transformer that classifies by its class token this is the norm before the last block's attention: behind it
+    no gradient reaches the other positions.
+    """
+    for output in reversed(trace.outputs):
+        arrange = _find_arrangement(trace.model.backbone, output)
+        if arrange is None:
+            continue
+        gradient = torch.autograd.grad(trace.logits.sum(), output, retain_graph=True, allow_unused=True)[0]
+        if gradient is not None and (arrange(gradient).any() or not gradient.any()):
+            return Grid(output, arrange)
+    raise InputError("no layer of this backbone gives a map or a square of tokens: it has no class activation maps")
+
+
+def _find_arrangement(backbone: nn.Module, output: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """What makes (D, h, w) of (1, D, h, w), (1, h, w, D) or tokens (1, T, D); None for what has no square in it."""
+    if len(output) != 1:
+        return None
+    if output.dim() == 3:
+        skipped = _count_extra_tokens(backbone, output.shape[1])
+        side = math.isqrt(max(output.shape[1] - skipped, 0))
+        if side < 2 or side**2 != output.shape[1] - skipped:
+            return None
+        return lambda tokens: tokens[0, skipped:].T.unflatten(1, (side, side))
+    if output.dim() == 4 and output.shape[2] == output.shape[3] > 1:
+        return lambda features: features[0]
+    if output.dim() == 4 and output.shape[1] == output.shape[2] > 1:
+        return lambda features: features[0].permute(2, 0, 1)
+    return None
+
+
+def _count_extra_tokens(backbone: nn.Module, num_tokens: int) -> int:
+    """How many tokens come before those of the positions: the class token, registers."""
+    known = getattr(getattr(backbone, "network", None), "num_prefix_tokens", None)  # timm says it
+    return num_tokens - math.isqrt(num_tokens) ** 2 if known is None else known
+
+
+# ---- methods ----
+
+
+def cam(trace: Trace, labels: Sequence[int]) -> Tensor:
+    """Channels weighted by the class's weights, (K, h, w); the mean is the logit but for the bias (Zhou et al. 2016).
+
+    Raises InputError unless head and backbone do nothing else with the features than average them.
+    """
+    head = trace.model.head
+    if isinstance(head, Linear):
+        weight = head.weight
+    elif isinstance(head, LinearBN):
+        norm = head.norm
+        assert norm.running_var is not None
+        weight = head.linear.weight * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None]
+    else:
+        raise InputError("MAP_METHOD cam needs the head linear or linear_bn: set it to grad-cam")
+    values = find_grid(trace).values
+    pooled, mean = pool(trace.features)[0], values.mean(dim=(1, 2))
+    if mean.shape != pooled.shape or not torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4):
+        raise InputError(
+            "MAP_METHOD cam needs a backbone whose map is averaged for the head, but this one has layers in between: "
+            "set it to grad-cam"
+        )
+    return torch.einsum("kd,dhw->khw", weight[list(labels)], values).detach()
+
+
+def grad_cam(trace: Trace, labels: Sequence[int]) -> Tensor:
+    """Channels weighted by the mean of their gradient, what is negative cut off, (K, h, w) (Selvaraju et al. 2017)."""
+    return _weigh(trace, labels, lambda values, gradient: gradient.mean(dim=(1, 2)))
+
+
+def grad_cam_plus_plus(trace: Trace, labels: Sequence[int]) -> Tensor:
+    """As `grad_cam`, of positive gradients alone, each weighted by its alpha, (K, h, w) (Chattopadhay et al. 2018)."""
+
+    def weigh(values: Tensor, gradient: Tensor) -> Tensor:
+        # eq. 19, g^2 / (2 g^2 + sum(A) g^3), with g^2 cancelled. The paper's A are never negative; those of a
+        # transformer are, and without relu() the sum could bring alpha to infinity
+        alpha = 1 / (2 + values.relu().sum(dim=(1, 2), keepdim=True) * gradient.relu())
+        return (alpha * gradient.relu()).sum(dim=(1, 2))
+
+    return _weigh(trace, labels, weigh)
+
+
+def _weigh(trace: Trace, labels: Sequence[int], weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """For each label the sum of the channels by the weights (D,) that `weigh` finds in (D, h, w) and its gradient."""
+    grid = find_grid(trace)
+    maps = []
+    for label in labels:
+        gradient = torch.autograd.grad(trace.logits[label], grid.output, retain_graph=True)[0]
+        weights = weigh(grid.values, grid.arrange(gradient))
+        maps.append(torch.einsum("d,dhw->hw", weights, grid.values).relu().detach())
+    return torch.stack(maps)
+
+
+def attention(trace: Trace, labels: Sequence[int]) -> Tensor:
+    """How much the query of each label's group looks at each position, (K, h, w), of 1 for all tokens together.
+
+    Raises InputError for another head than ml_decoder.
+    """
+    head = trace.model.head
+    if not isinstance(head, MLDecoder):
+        raise InputError("MAP_METHOD attention needs the head ml_decoder: set it to grad-cam")
+    with torch.no_grad():
+        weights = head.attend(trace.features)[1]
+    assert weights is not None
+    group_size = head.weight.shape[1]
+    chosen = weights[0, [label // group_size for label in labels]]  # (K, T)
+    if trace.features.dim() == 4:
+        return chosen.unflatten(1, trace.features.shape[2:])
+    arrange = _find_arrangement(trace.model.backbone, chosen.T[None])
+    if arrange is None:
+        raise InputError(f"the {chosen.shape[1]} tokens of this backbone are no square: set MAP_METHOD to grad-cam")
+    return arrange(chosen.T[None])
+
+
+# ---- from the square that the model sees to the image ----
+
+
+def squash(height: int, width: int, image_size: int) -> Frame:
+    """All of the image."""
+    return 0, 0, width, height
+
+
+def center_crop(height: int, width: int, image_size: int) -> Frame:
+    """The middle of the image."""
+    resized = round(image_size * 8 / 7)
+    side = min(height, width) * image_size / resized
+    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+
+
+def letterbox(height: int, width: int, image_size: int) -> Frame:
+    """The image and the bars, which lie beyond its edges."""
+    side = max(height, width)
+    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+
+
+def spread(values: Tensor, frame: Frame, height: int, width: int) -> Tensor:
+    """A map (h, w) over `frame` -> (height, width), bilinear; NaN at pixels outside the frame."""
+    left, top, right, bottom = frame
+    x = (torch.arange(width, device=values.device) + 0.5 - left) / (right - left)
+    y = (torch.arange(height, device=values.device) + 0.5 - top) / (bottom - top)
+    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=2)  # (height, width, 2), 0 to 1 inside
+    spread_out = functional.grid_sample(
+        values[None, None], 2 * points[None] - 1, mode="bilinear", padding_mode="border", align_corners=False
+    )[0, 0]
+    inside = ((points >= 0) & (points <= 1)).all(dim=2)
+    return spread_out.masked_fill(~inside, torch.nan)
+
+
+METHODS: dict[str, Callable[[Trace, Sequence[int]], Tensor]] = {
+    "cam": cam,
+    "grad-cam": grad_cam,
+    "grad-cam++": grad_cam_plus_plus,
+    "grad-camm++": grad_cam_plus_plus,  # as a published system spells it
+    "attention": attention,
+}
+
+# height and width of an image and the model's size, all in pixels -> where the model's square lies on it
+RESIZE_RULES: dict[str, Callable[[int, int, int], Frame]] = {
+    "squash": squash,
+    "center_crop": center_crop,
+    "letterbox": letterbox,
+}

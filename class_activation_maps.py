@@ -1,0 +1,265 @@
+"""Shows where in the test images a saved model sees the classes it predicts: pictures, and a page with all of them.
+
+    python class_activation_maps.py [recipe.py ...] [--MAP_METHOD grad-cam++] [--NAME value ...]
+
+Writes MAP_FOLDER/index.html and, beside it in pictures/, a folder of PNGs for each image. MODEL_PATH is a checkpoint:
+an exported file has no gradients. Classes, image size and thresholds come from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+import activation_maps
+import checkpoints
+import config
+import engines
+import overrides
+import utils
+from dataset_readers import decode_image
+from dataset_report import STYLE, printable
+from models_factory import MultiLabelModel
+from prediction_files import draw_labels
+from predictor import Predictor, restore_model
+from testing import Images, name_images, read_images
+
+COLOURS = "inferno"  # matplotlib's name of a map that is as even to the eye as to the numbers
+STRENGTH = 0.6  # of the colours over the photograph
+MAX_SIDE = 640  # pixels: larger photographs are shrunk
+MAP_STYLE = """
+body { max-width: 1460px; } section.card { margin: 0 0 14px; } .name { font-weight: 600; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr));
+  align-items: start; }
+figure { width: auto; } figure img { width: 100%; max-height: none; border-radius: 6px; display: block; }
+figcaption b { color: var(--ink); } .scale { display: inline-block; width: 160px; height: 11px; border-radius: 3px;
+  vertical-align: -1px; margin: 0 6px; }
+"""
+
+
+class Verdict(NamedTuple):
+    """Of one class on one image."""
+
+    label: int
+    name: str  # of the class
+    probability: float
+    threshold: float
+    is_predicted: bool
+    target: int  # 1 present, 0 absent, -1 unknown
+
+
+class Card(NamedTuple):
+    """An image on the page."""
+
+    name: str
+    photograph: Path
+    maps: list[tuple[Path, Verdict]]  # the pictures, and the classes they are of
+    others: list[Verdict]  # predicted or present, but without a picture
+
+
+def main(arguments: list[str]) -> None:
+    overrides.apply(arguments, config)
+    utils.keep_freed_memory()
+    model, network = load(config.MODEL_PATH)
+    images = read_images(model)
+    names = name_images(images.paths)
+    folder = config.MAP_FOLDER / "pictures"
+    for old in folder.rglob("*.png"):  # of an earlier run
+        old.unlink()
+
+    cards = []
+    rows = spread_rows(len(images.paths), config.MAP_MAX_IMAGES)
+    with utils.Progress("mapping", len(rows)) as progress:
+        for row in rows:
+            cards.append(map_image(model, network, images.paths[row], images.table.targets[row], folder, names[row]))
+            progress.step(1)
+    page = config.MAP_FOLDER / "index.html"
+    utils.write_text(page, printable(make_page(cards, model, images)))
+    print(f"{config.MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
+
+
+def load(path: Path) -> tuple[Predictor, MultiLabelModel]:
+    """What decides labels, and the network with gradients. Raises InputError for anything but a checkpoint."""
+    format = engines.recognise(path)
+    if format != "checkpoint":
+        raise utils.InputError(f"{path} is {format}, which has no gradients: set MODEL_PATH to the checkpoint (.pt)")
+    checkpoint = checkpoints.load(path)
+    device = utils.choose_device(config.DEVICE)
+    network = restore_model(checkpoint, path).to(device)
+    model = Predictor(
+        engines.run_torch(network, device),
+        checkpoint,
+        path,
+        device,
+        default_threshold=config.TH_MULTI_LABEL,
+        calibration=config.CALIBRATION,
+    )
+    return model, network
+
+
+def spread_rows(num_images: int, limit: int) -> list[int]:
+    """`limit` rows evenly spaced over `num_images`; all, where there are fewer or `limit` is 0."""
+    count = min(limit or num_images, num_images)
+    return [i * num_images // count for i in range(count)]
+
+
+def map_image(
+    model: Predictor, network: MultiLabelModel, path: str, targets: NDArray[np.int8], folder: Path, name: str
+) -> Card:
+    """Save the photograph and a picture for each class to map into `folder`/`name`."""
+    pixels = decode_image(path)
+    trace = activation_maps.follow(network, model.prepare(pixels).to(model.device))
+    shown, others = judge(model, model.activate(trace.logits.detach()[None]).cpu().numpy(), targets)
+    maps = activation_maps.METHODS[config.MAP_METHOD](trace, [verdict.label for verdict in shown]).cpu()
+
+    photograph = Image.fromarray(pixels)
+    photograph.thumbnail((MAX_SIDE, MAX_SIDE))
+    save(draw_labels(np.asarray(photograph), ["photograph"]), folder / name / "photograph.png")  # as wide as the others
+    pictures = []
+    for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
+        picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
+        captioned = draw_labels(np.asarray(picture), describe(verdict, has_evidence=bool(values.max() > 0)))
+        file = folder / name / f"{rank}_{make_file_name(verdict.name)}.png"
+        save(captioned, file)
+        pictures.append((file, verdict))
+    return Card(name, folder / name / "photograph.png", pictures, others)
+
+
+def judge(
+    model: Predictor, probabilities: NDArray[np.float32], targets: NDArray[np.int8]
+) -> tuple[list[Verdict], list[Verdict]]:
+    """(classes to map, other classes that are predicted or present), each the most probable first, of (1, C)."""
+    predicted = set(model.decide(probabilities)[0])
+    verdicts = [
+        Verdict(label, model.classes[label], float(probability), float(threshold), label in predicted, int(target))
+        for label, (probability, threshold, target) in enumerate(
+            zip(probabilities[0], model.thresholds, targets, strict=True)
+        )
+    ]
+    verdicts.sort(key=lambda verdict: -verdict.probability)
+    shown = [verdict for verdict in verdicts if verdict.is_predicted][: config.MAP_LABELS_PER_IMAGE] or verdicts[:1]
+    return shown, [v for v in verdicts if (v.is_predicted or v.target == 1) and v not in shown]
+
+
+# ---- pictures ----
+
+
+def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: int) -> Image.Image:
+    """The photograph under the colours of a map (h, w), scaled to its largest value, where the model saw it."""
+    import matplotlib as mpl
+
+    width, height = photograph.size
+    frame = activation_maps.RESIZE_RULES[resize_rule](height, width, image_size)
+    largest = float(values.max())
+    spread = activation_maps.spread(values / largest if largest > 0 else values, frame, height, width).numpy()
+    colours = mpl.colormaps[COLOURS](np.nan_to_num(spread).clip(0, 1))[..., :3] * 255
+    strength = np.where(np.isnan(spread), 0, STRENGTH)[..., None]
+    mixed = (1 - strength) * np.asarray(photograph) + strength * colours
+    picture = Image.fromarray(mixed.round().astype(np.uint8))
+    if np.isnan(spread).any():
+        left, top, right, bottom = (round(value) for value in frame)
+        ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline="white")
+    return picture
+
+
+def describe(verdict: Verdict, has_evidence: bool) -> list[str]:
+    """What stands under a picture."""
+    texts = [f"{verdict.name} {verdict.probability:.2f}", f"threshold {verdict.threshold:.2f}"]
+    if not verdict.is_predicted:
+        texts += ["nothing predicted, the top class"]
+    return texts if has_evidence else [*texts, "no place speaks for it"]
+
+
+def make_file_name(text: str) -> str:
+    """`text` as part of a file name: letters, digits and - only, not too long."""
+    return re.sub(r"[^\w-]+", "-", text)[:40]
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """As PNG."""
+    utils.write_atomically(path, lambda file: picture.save(file, "PNG"))
+
+
+# ---- the page ----
+
+
+def make_page(cards: Sequence[Card], model: Predictor, images: Images) -> str:
+    """The whole of index.html."""
+    import matplotlib as mpl
+    from matplotlib.colors import to_hex
+
+    steps = ", ".join(to_hex(colour) for colour in mpl.colormaps[COLOURS](np.linspace(0, 1, 9)))
+    network = f"{model.metadata['model_name']} + {model.metadata['head']}"
+    about = [
+        f"{model.path}: {network}, {model.image_size} px, {model.metadata['resize_rule']}",
+        f"{len(cards)} of {len(images.paths):,} images{'' if images.has_labels else ', which have no labels'}",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>Class activation maps</title><style>{STYLE}{MAP_STYLE}</style></head>\n<body>\n"
+        f"<h1>Class activation maps: {escape(config.MAP_METHOD)}</h1>"
+        f'<div class="soft">{"<br/>".join(map(escape, about))}</div>'
+        f'<p>0<span class="scale" style="background: linear-gradient(to right, {steps})"></span>largest value: each '
+        "map is scaled to its own, so colours of two maps say nothing about which class is the more probable.</p>\n"
+        + "\n".join(show_card(card, images.has_labels) for card in cards)
+        + "\n</body></html>\n"
+    )
+
+
+def show_card(card: Card, has_labels: bool) -> str:
+    """One image: its photograph, its maps, and what else there is to say of its classes."""
+    verdicts = [*(verdict for _, verdict in card.maps), *card.others]
+    present = ", ".join(escape(verdict.name) for verdict in verdicts if verdict.target == 1)
+    figures = [show_figure(card.photograph, f"labels: {present or 'none'}" if has_labels else "photograph")]
+    figures += [show_figure(file, show_verdict(verdict, has_labels)) for file, verdict in card.maps]
+    others = "; ".join(show_verdict(verdict, has_labels) for verdict in card.others)
+    more = f'<p class="soft">Without a map: {others}</p>' if others else ""
+    return (
+        f'<section class="card"><div class="name">{escape(card.name)}</div>'
+        f'<div class="pictures">{"".join(figures)}</div>{more}</section>'
+    )
+
+
+def show_figure(file: Path, caption: str) -> str:
+    """A picture by its path from the page on, above an HTML `caption`."""
+    address = quote(os.fsencode(file.relative_to(config.MAP_FOLDER).as_posix()))
+    picture = f'<a href="{address}"><img src="{address}" alt="" loading="lazy"/></a>'
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def show_verdict(verdict: Verdict, has_labels: bool) -> str:
+    """A class, its score and threshold and, where there are labels, whether it is right."""
+    text = (
+        f"<b>{escape(verdict.name)}</b> {verdict.probability:.3f} "
+        f"{'≥' if verdict.is_predicted else '<'} {verdict.threshold:.3f}"
+    )
+    if not has_labels:
+        return text if verdict.is_predicted else f"{text} not predicted"
+    colour, word = VERDICTS[verdict.is_predicted, verdict.target]
+    return f'{text} <span class="{colour}">{word}</span>'
+
+
+# (predicted, target) -> its colour and what to call it
+VERDICTS = {
+    (True, 1): ("good", "✓ right"),
+    (True, 0): ("error", "✕ wrong"),
+    (True, -1): ("soft", "? not labelled"),
+    (False, 1): ("error", "✕ missed"),
+    (False, 0): ("good", "rightly not predicted"),
+    (False, -1): ("soft", "not predicted, not labelled"),
+}
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

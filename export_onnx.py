@@ -1,0 +1,151 @@
+"""Exports a checkpoint as ONNX, OpenVINO IR or TorchScript, in float or int8, and compares each file with it.
+
+    python export_onnx.py [recipe.py ...] [--NAME value ...]
+
+Writes EXPORT_FORMATS of MODEL_PATH into EXPORT_FOLDER. Each file takes `images`, uint8 RGB (B, 3, H, W) resized as the
+model wants them, and carries its classes, thresholds, image size and resize rule: predictor.load and testing.py open it
+like a checkpoint. It is run over EXPORT_CHECK_IMAGES image files beside the checkpoint (parity.py has the budgets);
+FILE.json says what came out. A file that fails keeps a FILE.FAILED beside it and is not opened; the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import augmentations
+import checkpoints
+import config
+import conversion
+import dataset_from_config
+import dataset_readers
+import engines
+import overrides
+import parity
+import predictor
+import utils
+from conversion import Export
+from dataset_table import map_classes
+from utils import InputError
+
+
+def main(arguments: list[str]) -> None:
+    overrides.apply(arguments, config)
+    for name in config.EXPORT_FORMATS:
+        engines.require_packages(conversion.FORMATS[name].packages, f"EXPORT_FORMATS {name}")
+    if engines.recognise(config.MODEL_PATH) != "checkpoint":
+        raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
+    checkpoint = checkpoints.load(config.MODEL_PATH)
+    paths, targets = choose_check_images(checkpoint["classes"])
+    reference = parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
+    print(f"{config.MODEL_PATH}: {checkpoint['model_name']} + {checkpoint['head']}, compared on {len(paths)} images")
+
+    source = make_source(checkpoint)
+    reports = [export(name, source, reference) for name in config.EXPORT_FORMATS]
+    parity.print_table(reports)
+    for report in reports:
+        for problem in report["problems"]:
+            utils.warn(f"{report['file']}: {problem}")
+    failed = [report["file"] for report in reports if report["parity"] != "passed"]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(reports)} files did not pass: {', '.join(failed)}")
+
+
+def choose_check_images(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
+    """EXPORT_CHECK_IMAGES test images (training images where there are none), and their targets where labels are."""
+    has_images = dataset_from_config.has_split("test") or config.TEST_IMAGES_DIR.is_dir()
+    return sample_images("test" if has_images else "train", config.EXPORT_CHECK_IMAGES, classes)
+
+
+def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
+    """`count` images of "train" or "test", evenly spaced, with targets (N, C) if they are labelled; all if fewer.
+
+    Raises InputError where there are none, or the labels are of other classes.
+    """
+    if dataset_from_config.has_split(split):
+        table = map_classes(dataset_from_config.read_split(split), classes)
+        paths, targets = table.paths, table.targets
+    else:
+        folders = {"train": config.TRAIN_IMAGES_DIR, "test": config.TEST_IMAGES_DIR}
+        paths, targets = dataset_readers.list_images(folders[split]), None
+    count = min(count, len(paths))
+    chosen = [i * len(paths) // count for i in range(count)]
+    return [paths[i] for i in chosen], None if targets is None else targets[chosen]
+
+
+def make_source(checkpoint: dict[str, Any]) -> Export:
+    """What the files are made from: network, metadata, and training images for int8."""
+    folded = engines.fold_batchnorm(
+        predictor.restore_model(checkpoint, config.MODEL_PATH), engines.make_example(checkpoint["image_size"])
+    )
+    metadata = make_metadata(checkpoint)
+    network = folded
+    if config.EXPORT_OUTPUT == "probabilities":
+        activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
+        network = conversion.Activated(folded, activate).eval()
+        metadata["thresholds"] = thresholds.tolist()
+    transform = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
+    needs_images = any(name.endswith("int8") for name in config.EXPORT_FORMATS)
+    count, classes = config.INT8_CALIBRATION_IMAGES, checkpoint["classes"]
+    return Export(
+        network,
+        metadata,
+        lambda path: predictor.read_image(path, transform),
+        sample_images("train", count, classes)[0] if needs_images else [],
+        config.EXPORT_FP16,
+    )
+
+
+def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's metadata, and what concerns exported files; "precision" follows with each."""
+    values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
+    threshold = values.get("best_threshold")
+    threshold = config.TH_MULTI_LABEL if threshold is None else threshold
+    packages = ("torch", "onnx", "openvino")
+    return values | {
+        "best_threshold": threshold,
+        "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
+        "output": config.EXPORT_OUTPUT,
+        "applied_calibration": config.CALIBRATION if config.EXPORT_OUTPUT == "probabilities" else "none",
+        "dynamic": list(config.EXPORT_DYNAMIC),
+        "checkpoint_sha256": conversion.hash_file(config.MODEL_PATH),
+        "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
+    }
+
+
+def export(name: str, source: Export, reference: parity.Reference) -> dict[str, Any]:
+    """Write the format `name`, compare the file, and write what came out beside it; it is marked until it passes."""
+    path = config.EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
+    mark = conversion.mark_path(path)
+    was_marked = mark.exists()
+    print(f"making {path}", flush=True)
+    utils.write_text(mark, "not compared with the checkpoint\n")
+    try:
+        conversion.FORMATS[name].save(source, path)
+    except InputError as error:
+        if not was_marked:
+            mark.unlink()
+        return {"file": path.name, "parity": "not made", "problems": [str(error)]}
+    report = parity.compare(path, reference, config.CALIBRATION)
+    utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))
+    if report["parity"] == "passed":
+        mark.unlink()
+    else:
+        utils.write_text(mark, "\n".join([*report["problems"], ""]))
+    return report
+
+
+def name_file(name: str, model_name: str) -> str:
+    """`<model>_<checkpoint>`, and what else tells the file from its neighbours."""
+    ending = conversion.FORMATS[name].ending
+    ending = f"_fp16{ending}" if name == "openvino" and config.EXPORT_FP16 else ending
+    return f"{checkpoints.name_model(model_name)}_{config.MODEL_PATH.stem}{ending}"
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -1,0 +1,89 @@
+"""Serves a saved model over HTTP, with a page to try it.
+
+    python serving.py [recipe.py ...] [--NAME value ...]
+
+MODEL_PATH is a checkpoint, which runs in SERVING_ENGINE, or an exported file, which runs in its own. See serving_app.py
+for what it answers. SIGTERM and Ctrl-C end it: requests that are there are answered first, and its exit status is 0.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import socket
+
+import config
+import engines
+import overrides
+import predictor
+import utils
+
+PACKAGES = ("fastapi", "fastapi_offline", "python_multipart", "uvicorn")
+
+
+def main(arguments: list[str]) -> None:
+    overrides.apply(arguments, config)
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise utils.InputError(f"serving needs {', '.join(missing)}: pip install -r requirements-serving.txt")
+    import uvicorn
+
+    from serving_app import Service, make_app
+    from serving_queue import BatchQueue
+
+    utils.keep_freed_memory()
+    listener = bind(config.SERVING_HOST, config.SERVING_PORT)  # before the seconds that a model takes to load
+    model, engine = load_model()
+    queue = BatchQueue(
+        model.compute, config.SERVING_BATCH_SIZE, config.SERVING_BATCH_WAIT_MS / 1000, config.SERVING_QUEUE_SIZE
+    )
+    service = Service(model, engine, queue, round(config.SERVING_MAX_MEGAPIXELS * 1e6))
+    app = make_app(service, round(config.SERVING_MAX_UPLOAD_MB * 2**20))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)  # uvicorn raises them again at its end: the exit status would tell
+    print(f"{config.MODEL_PATH} in {engine}: {name_address(listener)}, interface at /docs; Ctrl-C ends it", flush=True)
+    server.run(sockets=[listener])
+
+
+def load_model() -> tuple[predictor.Predictor, str]:
+    """The model in MODEL_PATH, which has computed an image, and the engine it runs in."""
+    kind = engines.recognise(config.MODEL_PATH)
+    wanted = config.SERVING_ENGINE if kind == "checkpoint" else "auto"
+    engine = engines.choose_engine(wanted, kind, config.MODEL_PATH)
+    model = predictor.load(
+        config.MODEL_PATH,
+        config.DEVICE,
+        default_threshold=config.TH_MULTI_LABEL,
+        engine=engine,
+        cache_folder=config.CACHE_FOLDER,
+        calibration=config.CALIBRATION,
+    )
+    model.compute(
+        engines.make_example(model.image_size)[:1]
+    )  # what an engine does once is done before the first request
+    return model, engine
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, which refuses connections until the server listens. Raises InputError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server just ended would keep the port
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise utils.InputError(
+            f"cannot serve at {host} port {port}: {error.strerror}: set SERVING_HOST or SERVING_PORT to another, 0 for "
+            "any port that is free"
+        ) from error
+    return listener
+
+
+def name_address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -1,0 +1,189 @@
+"""evaluation_report.py: what is drawn and tabulated is what scikit-learn computes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection, PatchCollection, PolyCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import (
+    average_precision_score,
+    multilabel_confusion_matrix,
+    precision_recall_fscore_support,
+    precision_score,
+    recall_score,
+)
+
+import calibration
+import evaluation_report
+import metrics
+from evaluation_report import PANEL
+
+NAMES = ["plain", "with $dollars$ in it, and far too long", "x", "without positives", "blé", "last"]
+
+
+@pytest.fixture(scope="module")
+def scores() -> tuple[np.ndarray, np.ndarray]:
+    """(500, 6) probabilities, some tied, and targets; class 3 has no positives."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((500, 6)) < [0.5, 0.05, 0.3, 0, 0.2, 0.01]).astype(np.int8)
+    targets[7, 5] = 1
+    logits = rng.normal(0, 1.5, (500, 6)) + 3 * targets - 2
+    return np.round(1 / (1 + np.exp(-logits)), 2).astype(np.float32), targets
+
+
+@pytest.fixture(scope="module")
+def saved(scores: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The files of a report."""
+    columns, confusion = metrics.measure_classes(*scores, 0.5), metrics.confusion(*scores, 0.5)
+    folder = tmp_path_factory.mktemp("report")
+    return evaluation_report.save_report(folder, "_val", NAMES, *scores, columns, confusion, 0.125)
+
+
+def find_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def measure_area(polygon: np.ndarray) -> float:
+    """By the shoelace formula."""
+    x, y = polygon.T
+    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+
+
+def test_the_table_of_classes_is_scikit_learns(scores: tuple[np.ndarray, np.ndarray], saved: list[Path]) -> None:
+    with open(saved[0], newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    probabilities, targets = scores
+    predicted = probabilities >= 0.5
+    assert [row["class"] for row in rows] == NAMES
+    expected = precision_recall_fscore_support(targets, predicted, zero_division=0)
+    for name, values in zip(("P", "R", "F1", "positives"), expected, strict=True):
+        assert [float(row[name]) for row in rows] == pytest.approx(list(values), abs=1e-5)
+    for c, row in enumerate(rows):
+        counts = [row[f"{kind}s"] for kind in ("true_negative", "false_positive", "false_negative", "true_positive")]
+        assert counts == [str(n) for n in multilabel_confusion_matrix(targets, predicted)[c].ravel()]
+        ap = "" if c == 3 else average_precision_score(targets[:, c], probabilities[:, c])
+        assert (float(row["AP"]) if row["AP"] else "") == pytest.approx(ap, abs=1e-5)
+
+
+def test_large_counts_are_written_whole(tmp_path: Path) -> None:
+    confusion = np.array([[[123_456_789, 1], [2, 7_654_321]]])
+    evaluation_report.write_classes(tmp_path / "c.csv", ["one"], {"P": np.array([1 / 3])}, confusion)
+    assert (tmp_path / "c.csv").read_text().splitlines()[1] == "one,0.333333,7654321,1,2,123456789"
+
+
+def test_confusion_matrices_show_scikit_learns_counts(scores: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, targets = scores
+    figure = evaluation_report.draw_confusion(NAMES, metrics.confusion(probabilities, targets, 0.5))
+    expected = multilabel_confusion_matrix(targets, probabilities >= 0.5)
+    numbers = [text for text in figure.axes[0].texts if text.get_text().isdigit()]
+    assert [int(text.get_text()) for text in numbers] == expected.ravel().tolist()
+    by_place = np.array([text.get_position() for text in numbers]).reshape(-1, 2, 2, 2)
+    assert (by_place[:, 0, :, 1] > by_place[:, 1, :, 1]).all(), "absent above present"
+    assert (by_place[:, :, 0, 0] < by_place[:, :, 1, 0]).all(), "not predicted left of predicted"
+    (cells,) = (each for each in figure.axes[0].collections if isinstance(each, PatchCollection))
+    shares = expected / np.maximum(expected.sum(axis=2, keepdims=True), 1)
+    assert np.asarray(cells.get_array()) == pytest.approx(shares.ravel())
+
+
+def test_the_area_under_a_drawn_curve_is_the_ap(scores: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, targets = scores
+    columns = metrics.measure_classes(probabilities, targets, 0.5)
+    curves = metrics.precision_recall_curve(probabilities, targets)
+    axes = evaluation_report.draw_precision_recall(NAMES, curves, columns).axes[0]
+    (areas,) = (each for each in axes.collections if isinstance(each, PolyCollection))
+    lines = [each for each in axes.collections if isinstance(each, LineCollection)][-1].get_segments()
+    with_positives = [0, 1, 2, 4, 5]
+    expected = [average_precision_score(targets[:, c], probabilities[:, c]) for c in with_positives]
+    found = [measure_area(np.asarray(path.vertices)) / PANEL**2 for path in areas.get_paths()]
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert len(lines) == 5
+
+    points = np.asarray(axes.collections[-1].get_offsets())
+    corners = np.array([np.asarray(path.vertices)[0] for path in areas.get_paths()])
+    predicted = probabilities >= 0.5
+    for score, column in ((recall_score, 0), (precision_score, 1)):
+        expected = np.asarray(score(targets, predicted, average=None, zero_division=0))[with_positives]
+        assert (points - corners)[:, column] / PANEL == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((20000, 1)) < 0.5).astype(np.int8)
+    probabilities = np.clip(rng.normal(0.4, 0.15, (20000, 1)) + 0.2 * targets, 0, 1).astype(np.float32)
+    columns = metrics.measure_classes(probabilities, targets, 0.5)
+    curves = metrics.precision_recall_curve(probabilities, targets)
+    axes = evaluation_report.draw_precision_recall(["one"], curves, columns).axes[0]
+    (areas,) = (each for each in axes.collections if isinstance(each, PolyCollection))
+    (path,) = areas.get_paths()
+    assert len(path.vertices) < 2 * evaluation_report.MAX_POINTS + 5
+    assert measure_area(np.asarray(path.vertices)) / PANEL**2 == pytest.approx(
+        average_precision_score(targets, probabilities), abs=2e-3
+    )
+    corner, *_, last, _, _ = np.asarray(path.vertices)  # then the lower right corner, and the first again
+    lowest = probabilities[targets == 1].min()
+    assert (last - corner) / PANEL == pytest.approx([1, targets.sum() / (probabilities >= lowest).sum()], abs=1e-9)
+
+
+def test_reliability_is_scikit_learns_curve(scores: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities, targets = scores
+    figure = evaluation_report.draw_reliability(calibration.measure_reliability(probabilities, targets), 0.125)
+    upper, lower = figure.axes
+    share, mean = calibration_curve(targets.ravel(), probabilities.ravel(), n_bins=15)
+    (found,) = (line for line in upper.lines if line.get_label() == "found")
+    assert np.asarray(found.get_xdata()) == pytest.approx(mean, abs=1e-6)
+    assert np.asarray(found.get_ydata()) == pytest.approx(share, abs=1e-9)
+    assert upper.get_title(loc="left").endswith("ECE 0.1250")
+    heights = [bar.get_height() for bar in lower.patches if isinstance(bar, Rectangle)]
+    assert len(heights) == 15
+    assert sum(heights) == probabilities.size
+
+
+@pytest.mark.parametrize("num_classes", [1, 18, 250])
+def test_many_classes_stay_apart_and_inside(num_classes: int) -> None:
+    rng = np.random.default_rng(0)
+    confusion = rng.integers(0, 900, (num_classes, 2, 2))
+    names = [f"class {c} with a long name" for c in range(num_classes)]
+    figure = evaluation_report.draw_confusion(names, confusion)
+    width, height = figure.get_size_inches()
+    assert max(width, height) < 40
+    shown = [text for text in find_texts(figure) if text.startswith("class ")]
+    number = min(num_classes, evaluation_report.MAX_PANELS)
+    rarest_first = np.argsort(confusion[:, 1].sum(axis=1), kind="stable")
+    kept = [f"class {c} " for c in range(num_classes) if num_classes == number or c in rarest_first[-number:]]
+    assert len(shown) == number
+    assert all(text.startswith(name[:7]) for text, name in zip(shown, kept, strict=True))
+    assert any(f"of {num_classes};" in text for text in find_texts(figure)) is (num_classes > number)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    assert min(min(box.x0, box.y0) for box in boxes) >= 0
+    assert max(box.x1 for box in boxes) <= width * figure.dpi
+    assert max(box.y1 for box in boxes) <= height * figure.dpi
+    boxes = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes])
+    low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    overlaps = (high - low > 0.5).all(axis=2) & ~np.eye(len(boxes), dtype=bool)
+    assert not overlaps.any(), [find_texts(figure)[i] for i in np.flatnonzero(overlaps.any(axis=1))]
+
+
+def test_pictures_are_written(saved: list[Path]) -> None:
+    assert [path.name for path in saved] == [
+        "evaluate_classes_val.csv",
+        "evaluate_confusion_val.png",
+        "evaluate_precision_recall_val.png",
+        "evaluate_reliability_val.png",
+    ]
+    assert sorted(saved[0].parent.iterdir()) == sorted(saved), "no temporary file is left"
+    colours = {}
+    for path in saved[1:]:
+        with Image.open(path) as picture:
+            colours[path.name] = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
+    orange = tuple(round(255 * part) for part in to_rgba(evaluation_report.ORANGE)[:3])
+    assert [orange in each for each in colours.values()] == [False, True, True], "of points and gaps"

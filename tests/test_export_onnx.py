@@ -1,0 +1,287 @@
+"""export_onnx.py: every format passes its comparison on real photographs; what fails is marked, and refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_engines import make_random_model
+from torch import Tensor, nn
+
+import augmentations
+import checkpoints
+import config
+import conversion
+import export_onnx
+import models_factory
+import parity
+import predictor
+from dataset_readers import list_images
+from predictor import Record
+
+CALIBRATION = {"platt": {"scale": [1.5, 0.5, 1.0, 2.0, 0.8] * 4, "bias": [0.5, -0.5, 0.0, 1.0, -1.0] * 4}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def paths(photographs: Path) -> list[str]:
+    return list_images(photographs / "coco18-dev" / "images" / "test-resized")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(photographs: Path, paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random network of the photographs' 18 classes, each threshold amid its class's probabilities."""
+    classes = (photographs / "coco18-dev" / "classes.txt").read_text().split("\n")
+    classes = [name for name in classes if name]
+    torch.manual_seed(0)
+    model = make_random_model("test_resnet", num_classes=len(classes))
+    transform = augmentations.make_eval_transform("squash", 64)
+    with torch.no_grad():
+        probabilities = model(torch.stack([predictor.read_image(path, transform) for path in paths[:40]])).sigmoid()
+    thresholds = probabilities.sort(dim=0).values[19:21].mean(dim=0)
+    values = {"model_name": "test_resnet", "head": "linear_bn", "image_size": 64, "resize_rule": "squash"}
+    values |= {"classes": classes, "thresholds": thresholds.tolist(), "best_threshold": 0.4, "best_f1": 0.5, "epoch": 3}
+    calibration = {"platt": {name: numbers[: len(classes)] for name, numbers in CALIBRATION["platt"].items()}}
+    path = tmp_path_factory.mktemp("checkpoint") / "random.pt"
+    checkpoints.save(path, {"model_state": model.state_dict(), "calibration": calibration} | values)
+    return path
+
+
+def make_arguments(checkpoint: Path, folder: Path, photographs: Path, **values: Any) -> list[str]:
+    values = {
+        "MODEL_PATH": checkpoint,
+        "LOCAL_ROOT": folder,
+        "DATASET_FOLDER": photographs / "coco18-dev",
+        "EXPORT_CHECK_IMAGES": 20,
+        "INT8_CALIBRATION_IMAGES": 20,
+    } | values
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all formats' files, made once."""
+    before = dict(config.__dict__)
+    folder = tmp_path_factory.mktemp("exported")
+    formats = {"EXPORT_FORMATS": ",".join(conversion.FORMATS), "EXPORT_CHECK_IMAGES": 200}
+    try:
+        with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
+            loose = parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
+            patch.setitem(parity.BUDGETS, "int8", loose)
+            export_onnx.main(make_arguments(checkpoint, folder, photographs, **formats))
+    finally:
+        config.__dict__.clear()
+        config.__dict__.update(before)
+    return folder / "exported_models"
+
+
+FILES = {
+    "onnx": "test_resnet_random.onnx",
+    "openvino": "test_resnet_random.xml",
+    "torchscript": "test_resnet_random_torchscript.pt",
+    "onnx_int8": "test_resnet_random_int8.onnx",
+    "openvino_int8": "test_resnet_random_int8.xml",
+}
+
+
+def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -> None:
+    weights = {name.replace(".xml", ".bin") for name in FILES.values() if name.endswith(".xml")}
+    reports = {f"{name}.json" for name in FILES.values()}
+    assert {path.name for path in exported.iterdir()} == {*FILES.values(), *weights, *reports}
+    for name, file in FILES.items():
+        report = json.loads((exported / f"{file}.json").read_text())
+        assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
+        assert report["checkpoint_sha256"] == conversion.hash_file(checkpoint)
+        assert report["precision"] == ("int8" if name.endswith("int8") else "fp32")
+        assert (report["num_images"], report["num_entries"]) == (200, 3600)
+        assert (report["max_difference"] <= 1e-4) == (report["precision"] == "fp32")
+
+
+def predict(path: Path, paths: list[str], **options: Any) -> list[Record]:
+    return list(predictor.load(path, "cpu", **options).predict(paths, batch_size=32))
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"), [("onnx", "auto"), ("openvino", "auto"), ("torchscript", "auto"), ("onnx", "openvino")]
+)
+def test_files_predict_the_checkpoints_labels_on_200_photographs(
+    name: str, engine: str, exported: Path, checkpoint: Path, paths: list[str]
+) -> None:
+    expected = predict(checkpoint, paths[:200])
+    found = predict(exported / FILES[name], paths[:200], engine=engine)
+    assert [record.labels for record in found] == [record.labels for record in expected]
+    assert [record.names for record in found] == [record.names for record in expected]
+    counts = np.array([len(record.labels) for record in expected])
+    assert 100 < counts.sum() < 3500, "labels are neither none nor all"
+
+
+def test_a_file_is_its_checkpoint_in_all_that_it_says(exported: Path, checkpoint: Path) -> None:
+    stored = {k: v for k, v in checkpoints.load(checkpoint).items() if k not in checkpoints.TENSORS}
+    for file in FILES.values():
+        model = predictor.load(exported / file, "cpu")
+        assert model.metadata.items() >= stored.items()
+        assert model.thresholds.tolist() == np.float32(stored["thresholds"]).tolist()
+        assert model.threshold == 0.4
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_exported_file_takes_no_other_size_or_precision(
+    engine: str, exported: Path, fails: Callable[..., str]
+) -> None:
+    path = exported / FILES["onnx"]
+    for options, message in (
+        ({"scales": (1.0, 1.5)}, f"{path} in engine {engine} takes images of 64 px only: set TEST_SCALES to (1.0,)"),
+        ({"int8_images": ["a.jpg"]}, f"int8 is made of a checkpoint, and {path} is onnx: set TEST_INT8 = False"),
+    ):
+        found = fails(lambda _, options=options: predictor.load(path, "cpu", engine=engine, **options), [])
+        assert found == f"error: {message}"
+
+
+def test_probabilities_come_calibrated_with_their_thresholds(
+    checkpoint: Path, photographs: Path, paths: list[str], tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    """A fixed file of one image, too: it serves any number of them."""
+    values = {"EXPORT_FORMATS": "torchscript,onnx", "EXPORT_OUTPUT": "probabilities", "CALIBRATION": "platt"}
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_DYNAMIC="()", **values)
+    export_onnx.main(arguments)
+    calibrated = predictor.load(checkpoint, "cpu", calibration="platt")
+    expected = list(calibrated.predict(paths[:7]))
+    for name in ("torchscript", "onnx"):
+        path = tmp_path / "exported_models" / FILES[name]
+        model = predictor.load(path, "cpu")
+        np.testing.assert_allclose(model.thresholds, calibrated.thresholds, atol=1e-6)
+        for record, other in zip(model.predict(paths[:7], batch_size=4), expected, strict=True):
+            np.testing.assert_allclose(record.probabilities, other.probabilities, atol=1e-5)
+            assert record.labels == other.labels
+        message = fails(lambda _, path=path: predictor.load(path, "cpu", calibration="temperature"), [])
+        assert "this file gives probabilities of CALIBRATION platt: export it again for temperature" in message
+
+
+class Bgr(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images.flip(1))
+
+
+def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="torchscript")
+    path = tmp_path / "exported_models" / FILES["torchscript"]
+    with monkeypatch.context() as patch:
+        fold = export_onnx.engines.fold_batchnorm
+        patch.setattr(export_onnx.engines, "fold_batchnorm", lambda *inputs: Bgr(fold(*inputs)).eval())
+        message = fails(export_onnx.main, arguments)
+    assert message == f"error: 1 of 1 files did not pass: {path.name}"
+    report = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert report["parity"] == "failed"
+    assert path.is_file(), "nothing is removed"
+    assert conversion.mark_path(path).read_text().splitlines() == report["problems"] != []
+    refusal = fails(lambda _: predictor.load(path, "cpu"), [])
+    assert "did not pass its comparison with the checkpoint: export it again" in refusal
+
+    export_onnx.main(arguments)
+    assert not conversion.mark_path(path).exists()
+    assert json.loads(path.with_name(f"{path.name}.json").read_text())["parity"] == "passed"
+    predictor.load(path, "cpu")
+
+
+def test_a_format_that_cannot_be_made_leaves_the_others(
+    checkpoint: Path,
+    photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*inputs: Any, **options: Any) -> None:
+        raise conversion.InputError("ONNX cannot express this network: aten::unheard_of")
+
+    monkeypatch.setattr(conversion, "make_onnx", refuse)
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx,torchscript")
+    message = fails(export_onnx.main, arguments)
+    assert message == f"error: 1 of 2 files did not pass: {FILES['onnx']}"
+    assert f"warning: {FILES['onnx']}: ONNX cannot express this network: aten::unheard_of" in capsys.readouterr().err
+    file = FILES["torchscript"]
+    assert {path.name for path in (tmp_path / "exported_models").iterdir()} == {file, f"{file}.json"}
+
+
+def test_a_missing_package_is_one_line_before_any_work(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name))
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx,openvino_int8")
+    message = fails(export_onnx.main, arguments)
+    assert message == "error: EXPORT_FORMATS openvino_int8 needs nncf: pip install -r requirements-export.txt"
+    assert not (tmp_path / "exported_models").exists()
+
+
+def test_only_checkpoints_are_exported(exported: Path, photographs: Path, fails: Callable[..., str]) -> None:
+    path = exported / FILES["onnx"]
+    message = fails(export_onnx.main, make_arguments(path, exported, photographs))
+    assert message == f"error: exported files are made of checkpoints, and MODEL_PATH {path} is none"
+
+
+def test_training_images_serve_where_there_are_no_others(dataset: Path) -> None:
+    """Evenly spaced over the sorted names, with their targets; without labels the folder's."""
+    config.DATASET_FOLDER = dataset
+    config.TRAIN_IMAGES_DIR, config.TRAIN_LABELS_DIR = (
+        dataset / "images" / "train-resized",
+        dataset / "labels" / "train",
+    )
+    config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR = dataset / "none", dataset / "none"
+    config.EXPORT_CHECK_IMAGES = 4
+    paths, targets = export_onnx.choose_check_images(["red", "green", "blue"])
+    assert [Path(path).stem for path in paths] == ["train000", "train010", "train020", "train030"]
+    assert targets is not None
+    labels = [(dataset / "labels" / "train" / f"{Path(path).stem}.cls").read_text().split() for path in paths]
+    assert [np.flatnonzero(row).tolist() for row in targets] == [[int(label) for label in each] for each in labels]
+    config.TEST_IMAGES_DIR = dataset / "images" / "test-resized"
+    paths, targets = export_onnx.choose_check_images(["red", "green", "blue"])
+    assert [Path(path).stem for path in paths] == ["test000", "test003", "test006", "test009"]
+    assert targets is None
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "options"),
+    [
+        ("test_resnet", "ml_decoder", {"cosine_scale": 20.0}),
+        ("test_efficientnet", "gcn", {"reweights_channels": True, "cosine_scale": 20.0}),
+        ("test_vit", "linear", {}),
+        ("test_byobnet", "per_label_mlp", {"hidden": 16}),
+        ("hgnetv2_b0", "cosine", {}),
+    ],
+)
+def test_families_of_backbones_and_heads_export(
+    name: str, head: str, options: dict[str, Any], photographs: Path, tmp_path: Path
+) -> None:
+    """Small relatives of the recipes' models; all of these themselves were exported by hand."""
+    classes = [c for c in (photographs / "coco18-dev" / "classes.txt").read_text().split("\n") if c]
+    torch.manual_seed(0)
+    model = models_factory.make_model(name, len(classes), head, image_size=64, head_options=options)
+    values = {"model_name": name, "head": head, "head_options": options, "image_size": 64, "classes": classes}
+    values |= {"resize_rule": "letterbox", "best_threshold": 0.5, "model_state": model.state_dict()}
+    checkpoints.save(tmp_path / "model.pt", values)
+    few = {"EXPORT_CHECK_IMAGES": 3, "EXPORT_FORMATS": "onnx,openvino,torchscript"}
+    export_onnx.main(make_arguments(tmp_path / "model.pt", tmp_path, photographs, **few))
+    reports = [json.loads(path.read_text()) for path in (tmp_path / "exported_models").glob("*.json")]
+    assert [report["parity"] for report in reports] == ["passed"] * 3
+    assert max(report["max_difference"] for report in reports) <= parity.BUDGETS["fp32"].max_difference

@@ -1,0 +1,257 @@
+"""serving_page.html in a real browser, headless Chromium, driven over its DevTools protocol.
+
+The stand-in model's probabilities are a picture's mean red, green and blue, as shares of 255.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+import websocket
+from test_serving import make_picture, make_service
+
+from serving_app import Service, make_app
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+GREEN = (51, 204, 102)  # probabilities .2, .8, .4, of which the thresholds .1, .3, .6 make green and red
+
+
+class Browser:
+    """One page of a headless Chromium: its commands, and the events that came with their answers."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        options += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
+        quiet = subprocess.DEVNULL
+        self.process = subprocess.Popen([program, *options], stdout=quiet, stderr=quiet)
+        port_file = folder / "DevToolsActivePort"
+        wait_until(lambda: port_file.is_file() and port_file.read_text().count("\n") > 0, 60)
+        port = port_file.read_text().split()[0]
+        pages = [one for one in httpx2.get(f"http://127.0.0.1:{port}/json").json() if one["type"] == "page"]
+        self.connection = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
+        self.numbers, self.events = itertools.count(1), []
+        for domain in ("Page", "Runtime", "Network", "DOM"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = next(self.numbers)
+        self.connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.connection.recv())
+            if message.get("id") == number:
+                assert "error" not in message, (method, message)
+                return message["result"]
+            self.events.append(message)
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression, awaited."""
+        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def open(self, url: str) -> None:
+        self.send("Page.navigate", url=url)
+        wait_until(lambda: self.evaluate("document.readyState") == "complete")
+
+    def drop(self, *files: Path) -> None:
+        """Drag files from the desktop and let them go over the middle of the window."""
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.send("Input.dispatchDragEvent", type=kind, x=300, y=300, data=data)
+
+    def press(self, key: str, times: int = 1) -> None:
+        code = {"Tab": 9, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Home": 36, "End": 35}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        for _ in range(times):
+            for kind in ("keyDown", "keyUp"):
+                more = text if kind == "keyDown" else {}
+                self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
+
+    def take_screenshot(self, file: Path) -> None:
+        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def wait_until(happens: Callable[[], Any], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def service() -> Service:
+    return make_service()
+
+
+@pytest.fixture(scope="module")
+def address(service: Service) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(make_app(service, max_bytes=100_000), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is installed")
+    browser = Browser(program, tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Browser:
+    browser.open(address)
+    wait_until(lambda: "mean_colour" in browser.evaluate("document.querySelector('#about').textContent"))
+    return browser
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    (tmp_path / "green.png").write_bytes(make_picture(GREEN))
+    return tmp_path / "green.png"
+
+
+def read_labels(page: Browser) -> list[list[str]]:
+    """The labels of each picture, from the first on the page on."""
+    return page.evaluate(
+        "[...document.querySelectorAll('article')]"
+        ".map(picture => [...picture.querySelectorAll('.labels li')].map(label => label.textContent))"
+    )
+
+
+def test_a_dropped_picture_gets_its_labels_and_scores(page: Browser, picture: Path) -> None:
+    page.drop(picture)
+    wait_until(lambda: read_labels(page) == [["green", "red"]])
+    rows = page.evaluate(
+        "[...document.querySelectorAll('.scores tr')].map(row => [row.children[0].textContent,"
+        " row.children[2].textContent, row.querySelector('.fill').style.width, row.className])"
+    )
+    assert [row[:2] for row in rows] == [["green", "0.800"], ["blue", "0.400"], ["red", "0.200"]]
+    assert [float(row[2].rstrip("%")) for row in rows] == pytest.approx([80, 40, 20], abs=0.01)
+    assert [row[3] for row in rows] == ["is-label", "", "is-label"]
+    assert page.evaluate("document.querySelector('article img').naturalWidth") == 40
+    assert page.evaluate("document.querySelector('#threshold-text').textContent") == "0.10 to 0.60, the model's"
+
+
+def test_the_slider_changes_labels_without_the_server_and_by_keyboard(
+    page: Browser, picture: Path, service: Service
+) -> None:
+    page.drop(picture)
+    wait_until(lambda: read_labels(page) == [["green", "red"]])
+    page.events.clear()
+    page.evaluate("document.querySelector('#files').focus()")
+    page.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "threshold"
+    page.press("ArrowLeft", 15)  # .5 to .35
+    assert page.evaluate("document.querySelector('#threshold-text').textContent") == "0.35 for all classes"
+    assert read_labels(page) == [["green", "blue"]]
+    page.press("End")
+    assert read_labels(page) == [["no label"]]
+    page.press("Home")
+    assert read_labels(page) == [["green", "blue", "red"]]
+    page.press("Tab")
+    page.press("Enter")
+    assert page.evaluate("document.querySelector('#threshold-text').textContent") == "0.10 to 0.60, the model's"
+    assert read_labels(page) == [["green", "red"]]
+    assert not [event for event in page.events if event["method"] == "Network.requestWillBeSent"]
+
+
+def test_labels_on_the_page_keep_to_the_models_least_and_most(page: Browser, picture: Path) -> None:
+    page.drop(picture)
+    wait_until(lambda: read_labels(page) == [["green", "red"]])
+    page.evaluate("threshold = 1; model.min_labels = 2; showThreshold()")
+    assert read_labels(page) == [["green", "blue"]]
+    page.evaluate("threshold = 0; model.min_labels = 0; model.max_labels = 1; showThreshold()")
+    assert read_labels(page) == [["green"]]
+
+
+def test_several_pictures_keep_their_order_and_a_broken_one_says_why(page: Browser, tmp_path: Path) -> None:
+    files = {"1.png": make_picture(GREEN), "2 <b>.jpg": b"no image", "3.png": make_picture((0, 0, 255))}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    page.drop(*(tmp_path / name for name in files))
+    wait_until(lambda: page.evaluate("document.querySelector('#status').textContent") == "all pictures are done")
+    assert page.evaluate("[...document.querySelectorAll('h2')].map(h => h.textContent)") == list(files)
+    assert read_labels(page) == [["green", "red"], [], ["blue"]]
+    errors = page.evaluate("[...document.querySelectorAll('article .error')].map(e => [e.hidden, e.textContent])")
+    assert [hidden for hidden, _ in errors] == [True, False, True]
+    assert errors[1][1].startswith("cannot read image 2 <b>.jpg: it is no JPEG")
+    page.evaluate("document.querySelector('article button').click()")
+    assert read_labels(page) == [[], ["blue"]]
+    page.evaluate("document.querySelector('#clear').click()")
+    assert read_labels(page) == []
+
+
+def test_a_picture_that_is_too_large_says_so(page: Browser, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(make_picture() + b"x" * 3_000_000)
+    page.drop(tmp_path / "large.png")
+    wait_until(lambda: page.evaluate("document.querySelector('article .error').textContent"))
+    assert page.evaluate("document.querySelector('article .error').textContent").startswith("the request is larger")
+
+
+def test_a_picture_is_pasted(page: Browser) -> None:
+    content = base64.b64encode(make_picture(GREEN)).decode()
+    page.evaluate(
+        f"fetch('data:image/png;base64,{content}').then(r => r.blob()).then(blob => {{"
+        "const data = new DataTransfer(); data.items.add(new File([blob], 'image.png', {type: 'image/png'}));"
+        "dispatchEvent(new ClipboardEvent('paste', {clipboardData: data})) })"
+    )
+    wait_until(lambda: read_labels(page) == [["green", "red"]])
+
+
+def test_files_are_chosen(page: Browser, picture: Path) -> None:
+    root = page.send("DOM.getDocument")["root"]["nodeId"]
+    node = page.send("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+    page.send("DOM.setFileInputFiles", nodeId=node, files=[str(picture)])
+    wait_until(lambda: read_labels(page) == [["green", "red"]])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_all_in_its_width(page: Browser, picture: Path, scheme: str) -> None:
+    page.send("Emulation.setDeviceMetricsOverride", width=360, height=640, deviceScaleFactor=2, mobile=True)
+    page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    try:
+        page.drop(picture)
+        wait_until(lambda: read_labels(page) == [["green", "red"]])
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+        page_is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 26)"
+        assert page_is_dark == (scheme == "dark")
+    finally:
+        page.send("Emulation.clearDeviceMetricsOverride")
+        page.send("Emulation.setEmulatedMedia", features=[])
+
+
+def test_page_and_docs_ask_no_other_server_and_raise_no_error(browser: Browser, address: str) -> None:
+    browser.events.clear()
+    browser.open(address)
+    wait_until(lambda: "mean_colour" in browser.evaluate("document.querySelector('#about').textContent"))
+    browser.open(address + "docs")
+    wait_until(lambda: browser.evaluate("document.querySelectorAll('.opblock').length") == 4)
+    sent = [event for event in browser.events if event["method"] == "Network.requestWillBeSent"]
+    urls = [event["params"]["request"]["url"] for event in sent]
+    assert {address, address + "labels", address + "openapi.json"} <= {*urls}
+    assert not [url for url in urls if not url.startswith((address, "data:"))]
+    assert not [event for event in browser.events if event["method"] == "Runtime.exceptionThrown"]

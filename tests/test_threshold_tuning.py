@@ -1,0 +1,243 @@
+"""threshold_tuning.py: what it writes for a checkpoint, from scores alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import calibration
+import checkpoints
+import config
+import metrics
+import threshold_tuning
+import thresholds
+from threshold_tuning import SavedScores
+from thresholds import Policy
+from utils import InputError
+
+CLASSES = ("red", "green", "blue", "grey")
+
+
+def make_scores(num_images: int = 120) -> SavedScores:
+    """Scores of four classes; grey has no positive, and a tenth is unknown."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((num_images, 4)) < (0.6, 0.3, 0.05, 0)).astype(np.int8)
+    logits = rng.normal(-1, 1.5, targets.shape) + 2 * targets + (1, 0, -2, -3)
+    targets[rng.random(targets.shape) < 0.1] = -1
+    probabilities = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    return SavedScores(probabilities, targets, [f"val/{index:03}.jpg" for index in range(num_images)], CLASSES)
+
+
+def write_checkpoint(
+    path: Path, scores: SavedScores | None = None, folder: Path | None = None, **changes: object
+) -> Path:
+    """A checkpoint without thresholds, as runs wrote before there were any, and the scores of its validation images."""
+    plain = {
+        "model_state": {"weight": torch.arange(3.0)},
+        "model_name": "resnet18",
+        "head": "linear",
+        "classes": list(CLASSES),
+        "image_size": 32,
+        "resize_rule": "squash",
+        "best_threshold": 0.5,
+        "best_f1": 0.7,
+    }
+    checkpoints.save(path, plain | changes)
+    if scores:
+        threshold_tuning.save_scores((folder or path.parent) / "validation_scores.npz", *scores)
+    return path
+
+
+def run(path: Path, *arguments: str) -> dict:
+    threshold_tuning.main([f"--MODEL_PATH={path}", *arguments])
+    return checkpoints.load(path)
+
+
+def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    scores = make_scores()
+    file = tmp_path / "new" / "scores.npz"
+    threshold_tuning.save_scores(file, *scores)
+    read = threshold_tuning.read_scores(file)
+    assert [path.name for path in file.parent.iterdir()] == ["scores.npz"]
+    assert read.probabilities.dtype == np.float32
+    assert np.array_equal(read.probabilities, scores.probabilities)
+    assert read.targets.dtype == np.int8
+    assert np.array_equal(read.targets, scores.targets)
+    assert (read.paths, read.classes) == (scores.paths, scores.classes)
+    as_floats = np.where(scores.targets < 0, np.nan, scores.targets.astype(float))
+    threshold_tuning.save_scores(file, scores.probabilities, as_floats, [Path("ä/b.jpg")] * 120, CLASSES)
+    read = threshold_tuning.read_scores(file)
+    assert np.array_equal(read.targets, scores.targets)
+    assert read.paths[0] == "ä/b.jpg"
+
+
+def write_pickle(file: Path) -> None:
+    np.savez(file, **{name: np.array([{}], dtype=object) for name in SavedScores._fields})
+
+
+def write_misfit(file: Path) -> None:
+    threshold_tuning.save_scores(file, np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b"], ["x", "y"])
+
+
+def write_half(file: Path) -> None:
+    threshold_tuning.save_scores(file, *make_scores())
+    file.write_bytes(file.read_bytes()[:900])
+
+
+DAMAGED = {
+    "no file": (lambda file: None, "train again"),
+    "text": (lambda file: file.write_text("scores"), "damaged"),
+    "empty": (lambda file: file.write_bytes(b""), "damaged"),
+    "half a file": (write_half, "damaged"),
+    "another file": (lambda file: np.savez(file, scores=np.zeros(3)), "damaged"),
+    "an array": (lambda file: np.save(file.open("wb"), np.zeros(3)), "damaged"),
+    "pickled objects": (write_pickle, "damaged"),
+    "shapes that differ": (write_misfit, "do not fit"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_is_no_scores_file_is_refused(tmp_path: Path, kind: str) -> None:
+    write, message = DAMAGED[kind]
+    file = tmp_path / "validation_scores.npz"
+    write(file)
+    with pytest.raises(InputError, match=message) as error:
+        threshold_tuning.read_scores(file)
+    assert "\n" not in str(error.value)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("scope", ["global", "per_class"])
+def test_a_checkpoint_is_tuned_and_nothing_else_of_it_changes(tmp_path: Path, scope: str) -> None:
+    scores = make_scores()
+    path = write_checkpoint(tmp_path / "best_model.pt", scores)
+    before = checkpoints.load(path)
+    after = run(path, f"--THRESHOLD_SCOPE={scope}", "--MIN_LABELS=1", "--MAX_LABELS=3")
+
+    labelled = scores.probabilities, scores.targets
+    policy = Policy(scope, min_labels=1, max_labels=3)
+    decision = thresholds.decide(*labelled, policy)
+    expected = (
+        [thresholds.tune_global(*labelled)] * 4 if scope == "global" else thresholds.tune_shrunk(*labelled, policy)
+    )
+    assert after["thresholds"] == np.asarray(expected, dtype=np.float32).tolist()
+    assert after["best_threshold"] == thresholds.tune_global(*labelled)
+    assert (after["min_labels"], after["max_labels"]) == (1, 3)
+    assert after["calibration"] == calibration.fit(*labelled)
+    assert after["threshold_policy"]["scope"] == scope
+    assert Policy(**after["threshold_policy"]) == policy
+    report = after["threshold_report"]
+    assert (report["in_sample"], report["cross_fitted"]) == (decision.in_sample, decision.cross_fitted)
+    assert report["num_images"] == 120
+    assert report["platt_as_temperature"] == ["grey"]
+    measured = metrics.measure(*labelled, after["thresholds"], 1, 3)["f1_weighted"]
+    assert report["in_sample"]["shrunk" if scope == "per_class" else "global"]["f1_weighted"] == pytest.approx(measured)
+    for name, method in (*after["calibration"].items(), ("none", {"scale": [1.0], "bias": [0.0]})):
+        calibrated = calibration.apply_to_probabilities(scores.probabilities, method)
+        error = metrics.measure(calibrated, scores.targets, 0.5)["ECE"]
+        assert report["ECE"][name]["in_sample"] == pytest.approx(error, abs=1e-6)
+        if name != "none":
+            held_out = calibration.cross_fit(*labelled, calibration.METHODS[name])
+            error = metrics.measure(held_out, scores.targets, 0.5)["ECE"]
+            assert report["ECE"][name]["cross_fitted"] == pytest.approx(error, abs=1e-12)
+
+    del after["model_state"]["weight"]  # compared below
+    changed = {name for name in after if name != "model_state" and after[name] != before.get(name)}
+    added = {"thresholds", "min_labels", "max_labels", "calibration", "threshold_policy", "threshold_report"}
+    assert changed == {"best_threshold", *added}
+    assert torch.equal(checkpoints.load(path)["model_state"]["weight"], before["model_state"]["weight"])
+    sidecar = json.loads(path.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
+    assert sidecar == {name: value for name, value in after.items() if name != "model_state"}
+    saved = np.load(tmp_path / "thresholds.npy", allow_pickle=False)
+    assert saved.dtype == np.float32
+    assert saved.tolist() == after["thresholds"]
+
+
+def test_tuning_again_gives_the_same(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "best_model.pt", make_scores())
+    arguments = ["--THRESHOLD_SCOPE=per_class", "--THRESHOLD_GOAL=recall", "--THRESHOLD_RECALL=0.8"]
+    first = run(path, *arguments)
+    assert first["threshold_policy"] | {"goal": "recall", "recall": 0.8} == first["threshold_policy"]
+    assert run(path, *arguments)["thresholds"] == first["thresholds"]
+    assert run(path)["thresholds"] != first["thresholds"]
+
+
+def test_a_run_has_its_files_in_its_own_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = write_checkpoint(tmp_path / "run.pt", make_scores(), tmp_path / "run")
+    assert threshold_tuning.find_folder(path) == tmp_path / "run"
+    run(path)
+    assert (tmp_path / "run" / "thresholds.npy").is_file()
+    assert not (tmp_path / "thresholds.npy").exists()
+    assert threshold_tuning.find_folder(tmp_path / "best_model.pt") == tmp_path
+
+
+def test_every_constant_reaches_the_policy() -> None:
+    config.THRESHOLD_SCOPE, config.THRESHOLD_GOAL = "per_class", "cost"
+    config.THRESHOLD_BETA, config.THRESHOLD_PRECISION, config.THRESHOLD_RECALL = 3.0, 0.8, 0.7
+    config.FALSE_POSITIVE_COST, config.FALSE_NEGATIVE_COST = 5.0, 6.0
+    config.MIN_LABELS, config.MAX_LABELS = 1, 2
+    assert threshold_tuning.choose_policy() == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["red", "blue", "green", "grey"], "'green' in place of 'blue'"),
+        (["red", "green", "blue"], "4 classes, where this one has 3"),
+    ],
+)
+def test_scores_of_another_model_are_refused(
+    tmp_path: Path, classes: list[str], message: str, fails: Callable[..., str]
+) -> None:
+    path = write_checkpoint(tmp_path / "best_model.pt", make_scores(), classes=classes)
+    before = path.read_bytes()
+    assert message in fails(threshold_tuning.main, [f"--MODEL_PATH={path}"])
+    assert path.read_bytes() == before
+    assert not (tmp_path / "thresholds.npy").exists()
+
+
+def test_without_scores_nothing_is_done(tmp_path: Path, fails: Callable[..., str]) -> None:
+    path = write_checkpoint(tmp_path / "best_model.pt")
+    assert "no validation scores" in fails(threshold_tuning.main, [f"--MODEL_PATH={path}"])
+
+
+def test_a_softmax_model_has_thresholds_but_no_calibration(tmp_path: Path) -> None:
+    scores = make_scores()
+    probabilities = scores.probabilities / scores.probabilities.sum(axis=1, keepdims=True)
+    path = write_checkpoint(
+        tmp_path / "best_model.pt", scores._replace(probabilities=probabilities), activation="softmax"
+    )
+    after = run(path)
+    assert after["calibration"] == {}
+    assert after["thresholds"] == [np.float32(thresholds.tune_global(probabilities, scores.targets))] * 4
+    assert [*after["threshold_report"]["ECE"]] == ["none"]
+
+
+def test_the_table_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_checkpoint(tmp_path / "best_model.pt", make_scores())
+    goal = ("--THRESHOLD_GOAL=precision", "--THRESHOLD_PRECISION=0.999", "--THRESHOLD_SCOPE=per_class")
+    after = run(path, *goal)
+    captured = capsys.readouterr()
+    report = after["threshold_report"]
+    lines = captured.out.splitlines()
+    assert "goal: precision of 0.999 or more, then highest recall; labels an image: 0 to all" in lines
+    for way in ("global", "per_class", "shrunk"):
+        for name, value in report["in_sample"][way].items():
+            row = f"{name} │ {value:9.4f} │ {report['cross_fitted'][way][name]:12.4f} │"
+            assert any(row in line for line in lines), row
+    for name, error in report["ECE"].items():
+        assert any(name in line and f"{error['cross_fitted']:.4f}" in line for line in lines)
+    for name, threshold in zip(CLASSES, after["thresholds"], strict=True):
+        assert any(line.startswith(f"│ {name}") and f"{threshold:.4f}" in line for line in lines)
+    assert max(map(len, lines[:-2])) <= 92
+    assert report["unreachable"]
+    assert f"no threshold reaches that precision, so they are hardly predicted: {', '.join(report['unreachable'])}" in (
+        captured.err
+    )
+    assert "temperature for classes" in captured.err
