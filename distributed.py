@@ -153,9 +153,11 @@ def wait() -> None:
         dist.barrier(group=_talk)
 
 
-def slice_rows(num_rows: int) -> slice:
-    """The stretch of rows that this process has a part in, as EpochBatches gives it."""
-    return slice(num_rows * rank() // count(), num_rows * (rank() + 1) // count())
+def slice_rows(num_rows: int, batch_size: int) -> slice:
+    """The stretch of rows that is this process's share, in whole batches, which are then those of one process."""
+    num_batches = -(-num_rows // batch_size)
+    start, stop = (num_batches * part // count() * batch_size for part in (rank(), rank() + 1))
+    return slice(start, min(stop, num_rows))
 
 
 def wrap(network: torch.nn.Module, device: torch.device, has_unused: bool) -> torch.nn.Module:

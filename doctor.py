@@ -354,7 +354,7 @@ class Doctor:
             hits = (predicted[rows] & present[rows]).sum(axis=0)
             made = (predicted[rows] & known[rows]).sum(axis=0)
             positives = present[rows].sum(axis=0)
-            return float(metrics.f1_of(hits, made, positives) @ positives / max(positives.sum(), 1))
+            return float(metrics.f_beta_of(hits, made, positives) @ positives / max(positives.sum(), 1))
 
         drawn = [measure(rng.choice(others, copied.sum())) for _ in range(RESAMPLES)]
         of_copies, of_others, of_all = map(measure, (np.flatnonzero(copied), others, np.arange(len(copied))))

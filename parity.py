@@ -40,7 +40,7 @@ class Budget(NamedTuple):
     mAP_loss: float  # of the mAP
 
 
-# by the precision of a file; those of fp16 and int8 are set from what trained models lose. float32 has none for the mAP:
+# by the precision of a file; those of fp16 and int8 are set from what trained models lose. fp32 has none for the mAP:
 # images whose probabilities agree to seven digits may change places, and no label moves
 BUDGETS: dict[str, Budget] = {
     "fp32": Budget(ROUNDING, ROUNDING, 0.0, 1.0),

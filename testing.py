@@ -1,6 +1,7 @@
 """Runs a saved model over images: predictions as JSON and, where labels are there, how good they are.
 
     python testing.py [recipe.py ...] [--NAME value ...]
+    torchrun --nproc-per-node=2 testing.py [recipe.py ...] [--NAME value ...]      # the images shared out
 
 MODEL_PATH is a checkpoint, or what export_onnx.py made of one; classes, image size and thresholds come from it.
 Into PREDICTIONS_FOLDER go {image file name without ending, after its sub-folder if any: [class indices]}, what
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 import checkpoints
 import config
 import conversion
 import dataset_from_config
 import dataset_readers
+import distributed
 import engines
 import evaluation_report
 import metrics
@@ -43,10 +46,16 @@ MAX_LINES = 20  # about images that are left out
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
     utils.keep_freed_memory()
+    with distributed.start(config.DEVICE) as device:
+        test(device)
+
+
+def test(device: torch.device) -> None:
+    """Predict, write and measure; of several processes each predicts its share, and the first does the rest."""
     int8_images = choose_int8_images() if config.TEST_INT8 else []
     model = predictor.load(
         config.MODEL_PATH,
-        config.DEVICE,
+        str(device),
         default_threshold=config.TH_MULTI_LABEL,
         engine=config.TEST_ENGINE,
         int8_images=int8_images,
@@ -61,13 +70,19 @@ def main(arguments: list[str]) -> None:
     kept = config.PREDICTIONS_FOLDER / name_rows(model, int8_images)
     if config.RESUME == "never":
         kept.unlink(missing_ok=True)
-    with RowFile(kept, images.paths, len(model.classes), config.TEST_BATCH_SIZE) as rows:
-        predict_all(model, images.paths, rows)
-        predictions = Predictions(images.paths, name_images(images.paths), rows.read(), model.classes, model.decide)
-        print_summary(predictions, images.bad)
-        write_predictions(predictions, name_predictions(model))
-        if images.has_labels:
-            evaluate(predictions, images, model)
+    own = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
+    with RowFile(kept, own, len(model.classes), config.TEST_BATCH_SIZE) as rows:
+        predict_all(model, own, rows)
+        probabilities = distributed.join(rows.read())
+        if distributed.is_first():
+            predictions = Predictions(
+                images.paths, name_images(images.paths), probabilities, model.classes, model.decide
+            )
+            print_summary(predictions, images.bad)
+            write_predictions(predictions, name_predictions(model))
+            if images.has_labels:
+                evaluate(predictions, images, model)
+    distributed.wait()  # the rows stay until everything is written
     kept.unlink()
 
 
@@ -136,7 +151,8 @@ def name_rows(model: Predictor, int8_images: Sequence[str]) -> str:
         config.TEST_BATCH_SIZE,
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
     ]
-    return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}.partial"
+    share = f"_{distributed.rank()}of{distributed.count()}" if distributed.count() > 1 else ""
+    return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}{share}.partial"
 
 
 def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:

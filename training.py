@@ -95,7 +95,7 @@ def train(device: torch.device, interruption: Interruption) -> None:
                     model, validated = validate(engine, stage, epoch, record)
                     if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
                         best = training_records.make_checkpoint(model, engine, data, state, validated.measured)
-                        training_records.save_if_best(files, best)
+                        training_records.save_if_best(files, best, data, validated)
                     see_validation(doctor, validated, data, is_last=epoch == config.NUM_EPOCHS)
                     log_validation(logger, engine, data, validated, epoch)
 

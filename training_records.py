@@ -15,6 +15,7 @@ import config
 import distributed
 import models_factory
 import overrides
+import threshold_tuning
 import utils
 from checkpoints import RunFiles, RunState
 from doctor import Doctor
@@ -22,6 +23,7 @@ from tensorboard_logging import save_training_curves
 from training_data import Data
 from training_engine import Engine, choose_activation
 from utils import InputError
+from validation import Validation
 
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: a line a run
 
@@ -135,10 +137,36 @@ def make_checkpoint(
     }
 
 
-def save_if_best(files: RunFiles, checkpoint: dict[str, Any]) -> None:
-    """Keep `checkpoint` for its configuration unless an earlier run of the same one reached as high an F1."""
+def save_if_best(files: RunFiles, checkpoint: dict[str, Any], data: Data, validated: Validation) -> None:
+    """Keep `checkpoint` for its configuration unless an earlier run of the same one reached as high an F1.
+
+    With it go the scores that thresholds and calibration are tuned on.
+    """
     if distributed.is_first() and checkpoint["best_f1"] > checkpoints.read_best_f1(files.checkpoint):
+        probabilities, targets, _ = validated.scores
+        scores = (probabilities, targets, data.val.paths, data.table.classes)
+        threshold_tuning.save_scores(files.folder / threshold_tuning.SCORES_FILE, *scores)
         checkpoints.save(files.checkpoint, checkpoint)
+
+
+def tune_selected(files: RunFiles) -> dict[str, Any]:
+    """The run's checkpoint with thresholds and calibration by today's THRESHOLD_* constants, saved in both places.
+
+    Beside each lie the scores they were tuned on, and thresholds.npy.
+    """
+    selected, file = checkpoints.load(files.checkpoint), files.folder / threshold_tuning.SCORES_FILE
+    if not file.is_file():  # an earlier run's checkpoint stays, and its folder was deleted
+        utils.warn(f"{file} is missing: the thresholds of {files.checkpoint} stay as they are")
+        checkpoints.save(config.BEST_MODEL_PATH, selected)
+        return selected
+    scores = threshold_tuning.read_scores(file)
+    selected |= threshold_tuning.tune_checkpoint(selected, scores, threshold_tuning.choose_policy())
+    for path in (files.checkpoint, config.BEST_MODEL_PATH):
+        folder = threshold_tuning.find_folder(path)
+        checkpoints.save(path, selected)
+        threshold_tuning.save_scores(folder / threshold_tuning.SCORES_FILE, *scores)
+        threshold_tuning.save_thresholds(folder / threshold_tuning.THRESHOLDS_FILE, selected["thresholds"])
+    return selected
 
 
 def save_epoch(files: RunFiles, engine: Engine, data: Data, state: RunState, record: dict[str, Any]) -> None:
@@ -153,9 +181,8 @@ def save_epoch(files: RunFiles, engine: Engine, data: Data, state: RunState, rec
 
 
 def finish(files: RunFiles, data: Data, state: RunState, findings: list[str]) -> dict[str, Any]:
-    """Copy the selected checkpoint to BEST_MODEL_PATH, and write the run's result and diary; that checkpoint."""
-    selected = checkpoints.load(files.checkpoint)
-    checkpoints.save(config.BEST_MODEL_PATH, selected)
+    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH, write the run's result and diary; the checkpoint."""
+    selected = tune_selected(files)
     measured = selected["metrics"]
     best = {"score": selected["best_f1"], "epoch": selected["epoch"], "threshold": selected["best_threshold"]}
     result = {
