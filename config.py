@@ -28,7 +28,7 @@ TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 # ---- Reading ----
 EXTRA_DATASET_FOLDERS: tuple[str, ...] = ()  # whose training images join in; their classes agree by name
 EXCLUDE_LIST: Path | None = None  # a path a line, from DATASET_FOLDER on, of images that training leaves out
-BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: training tries each image once and leaves out what is damaged
+BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: each image is tried once, and left out if it is damaged
 GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths: its first group names the source
 LABEL_SEPARATOR: Literal[";", ",", "|", " "] = ";"  # csv: between the names in the column `labels`
 COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
@@ -201,7 +201,7 @@ ACTIVATION_CHECKPOINTING: bool = False  # compute the backbone twice to keep les
 COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
 
 # ---- Interruptions ----
-RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same configuration
+RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same constants
 SAVE_EVERY_MINUTES: float = 10.0  # between two saves in the middle of an epoch; 0: at its end only
 SAVE_EVERY_N_EPOCHS: int = 0  # also keep model_epoch_006.pth and the like, every so many epochs; 0: none
 NON_FINITE_LIMIT: int = 10  # steps without a finite loss and gradient are left out; so many of them end the run

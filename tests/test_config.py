@@ -8,14 +8,18 @@ from typing import get_args
 
 import pytest
 
+import activation_maps
 import augmentations
+import calibration
 import config
+import conversion
 import dataset_formats
 import engines
 import heads
 import losses
 import optimization
 import overrides
+import prediction_files
 
 REGISTRIES: dict[str, Iterable[str]] = {
     "HEAD": heads.HEADS,
@@ -29,6 +33,10 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "AUGMENTATION_POLICY": augmentations.POLICIES,
     "TEST_ENGINE": ("auto", *engines.ENGINES),
     "SERVING_ENGINE": engines.ENGINES,
+    "MAP_METHOD": activation_maps.METHODS,
+    "PREDICTION_FILES": prediction_files.PREDICTION_FILES,
+    "EXPORT_FORMATS": conversion.FORMATS,
+    "CALIBRATION": ("none", *calibration.METHODS),
     "DATASET_FORMAT": ("auto", *dataset_formats.FORMATS),
 }
 
