@@ -66,7 +66,11 @@ def start(device_name: str) -> Iterator[torch.device]:
     global _talk
     device = _choose_device(device_name)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        store, number, total = next(dist.rendezvous("env://", timeout=PATIENCE))
+        # after a restart torchrun's store still has the addresses of those that died
+        attempt = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=attempt, rank=number, world_size=total, timeout=PATIENCE)
         _talk = dist.new_group(backend="gloo", timeout=PATIENCE)
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             original = sys.stdout

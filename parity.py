@@ -40,12 +40,12 @@ class Budget(NamedTuple):
     mAP_loss: float  # of the mAP
 
 
-# by the precision of a file; those of fp16 and int8 are set from what trained models lose. fp32 has none for the mAP:
-# images whose probabilities agree to seven digits may change places, and no label moves
+# by the precision of a file; those of fp16 and int8 are set from what three trained EfficientNet-Lite0 lost. float32
+# has none for the mAP: images whose probabilities agree to seven digits may change places, and no label moves
 BUDGETS: dict[str, Budget] = {
     "fp32": Budget(ROUNDING, ROUNDING, 0.0, 1.0),
     "fp16": Budget(0.01, 0.001, 0.001, 0.002),
-    "int8": Budget(0.5, 0.02, 0.02, 0.02),
+    "int8": Budget(0.6, 0.03, 0.02, 0.02),
 }
 
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-import torch
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -35,6 +34,7 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from torch import Tensor
 
 import metrics
 from dataset_readers import DECODER_ERRORS, IMAGE_FORMATS, decode_bytes
@@ -163,8 +163,7 @@ class Service:
 
     def __init__(self, model: Predictor, engine: str, queue: BatchQueue, max_pixels: int) -> None:
         self.model, self.engine, self.queue, self.max_pixels = model, engine, queue, max_pixels
-        # one core each: resizing one image in several threads of torch costs more than it does
-        self.readers = ThreadPoolExecutor(os.cpu_count(), "reader", torch.set_num_threads, (1,))
+        self.readers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="reader")
         self.start = time.monotonic()
 
     @asynccontextmanager
@@ -190,7 +189,7 @@ class Service:
         image = await asyncio.get_running_loop().run_in_executor(self.readers, self._read, content, name)
         return await self.queue.compute(image)
 
-    def _read(self, content: bytes, name: str) -> torch.Tensor:
+    def _read(self, content: bytes, name: str) -> Tensor:
         require_readable(content, name, self.max_pixels)
         try:
             return self.model.prepare(decode_bytes(content, name))
