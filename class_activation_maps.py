@@ -74,8 +74,9 @@ def main(arguments: list[str]) -> None:
     images = read_images(model)
     names = name_images(images.paths)
     folder = config.MAP_FOLDER / "pictures"
-    for old in folder.rglob("*.png"):  # of an earlier run
-        old.unlink()
+    for old in folder.rglob("*.png"):
+        if re.fullmatch(r"photograph|\d+_.+", old.stem):  # of an earlier run
+            old.unlink()
 
     cards = []
     rows = spread_rows(len(images.paths), config.MAP_MAX_IMAGES)

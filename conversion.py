@@ -125,12 +125,12 @@ def make_onnx(model: nn.Module, example: Tensor, dynamic: Collection[str] = ("ba
         )
     except Exception as error:  # of the exporter, which has a class for each step
         advice = f"; {ADVICE}" if "size" in dynamic else ""
-        raise InputError(f"ONNX cannot express this network: {_shorten(error)}{advice}") from error
+        raise InputError(f"ONNX cannot express this network: {shorten(error)}{advice}") from error
     assert program is not None
     return program.model_proto
 
 
-def _shorten(error: Exception) -> str:
+def shorten(error: Exception) -> str:
     """The first line of the error that an exporter's error came from."""
     while error.__cause__ is not None:
         error = error.__cause__  # pyright: ignore[reportAssignmentType]
@@ -231,7 +231,7 @@ def save_torchscript(export: Export, path: Path) -> None:
         try:
             traced = torch.jit.freeze(torch.jit.trace(export.network, (example,), check_trace=False))
         except RuntimeError as error:
-            raise InputError(f"TorchScript cannot express this network: {_shorten(error)}") from error
+            raise InputError(f"TorchScript cannot express this network: {shorten(error)}") from error
 
     metadata = json.dumps(export.metadata | {"precision": "fp32"})
 
@@ -290,7 +290,7 @@ def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> N
             expected = export.network(images)
         change = measure_change(engines.ENGINES[engine](path, torch.device("cpu")).run(images), expected)
     except Exception as error:  # each network and engine says it in its own way
-        raise InputError(f"{values['model_name']} takes one size only ({_shorten(error)}): {ADVICE}") from error
+        raise InputError(f"{values['model_name']} takes one size only ({shorten(error)}): {ADVICE}") from error
     if precision == "fp32" and not change <= TOLERANCE:
         raise InputError(f"in this format {values['model_name']} takes one size only: {ADVICE}")
 

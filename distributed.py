@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 import utils
 from utils import InputError
@@ -66,9 +68,9 @@ def start(device_name: str) -> Iterator[torch.device]:
     global _talk
     device = _choose_device(device_name)
     try:
-        store, number, total = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store, number, total = next(rendezvous("env://", timeout=PATIENCE))
         # after a restart torchrun's store still has the addresses of those that died
-        attempt = dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        attempt = PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=attempt, rank=number, world_size=total, timeout=PATIENCE)
         _talk = dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -10,9 +10,11 @@ FILE.json says what came out. A file that fails keeps a FILE.FAILED beside it an
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +108,11 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
-    packages = ("torch", "onnx", "openvino")
+    packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
+    constants = values["config"]
+    values["config"] = {  # the file is given away: no paths of this machine
+        name: value for name, value in constants.items() if not (isinstance(value, str) and Path(value).is_absolute())
+    }
     return values | {
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
@@ -127,11 +133,14 @@ def export(name: str, source: Export, reference: parity.Reference) -> dict[str, 
     utils.write_text(mark, "not compared with the checkpoint\n")
     try:
         conversion.FORMATS[name].save(source, path)
-    except InputError as error:
+    except Exception as error:  # each converter has errors of its own, such as for an operator that it has not
         if not was_marked:
             mark.unlink()
-        return {"file": path.name, "parity": "not made", "problems": [str(error)]}
-    report = parity.compare(path, reference, config.CALIBRATION)
+        return {"file": path.name, "parity": "not made", "problems": [conversion.shorten(error)]}
+    try:
+        report = parity.compare(path, reference, config.CALIBRATION)
+    except Exception as error:  # and each runtime
+        report = {"file": path.name, "parity": "failed", "problems": [conversion.shorten(error)]}
     utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()

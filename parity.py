@@ -87,7 +87,8 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
         return {"file": path.name, "parity": "failed", "problems": problems}
     found = run(model, reference.paths, BATCH_SIZE)
     difference = np.abs(found - expected)
-    is_flip = metrics.predict(found, model.thresholds) != metrics.predict(expected, thresholds)
+    limits = (reference.model.min_labels, reference.model.max_labels)
+    is_flip = metrics.predict(found, model.thresholds, *limits) != metrics.predict(expected, thresholds, *limits)
     is_tie = np.abs(expected - thresholds) <= ROUNDING
     measured: dict[str, float] = {
         "max_difference": float(difference.max()),

@@ -7,7 +7,6 @@ at the end, image by image, each file aside and then renamed: complete or absent
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import json
 import os
@@ -40,6 +39,8 @@ class RowFile:
     """
 
     def __init__(self, path: Path, images: Sequence[str], num_classes: int, batch_size: int) -> None:
+        import fcntl  # not on Windows
+
         self.path, self.batch_size, self.stamps = path, batch_size, _stamp(images)
         self.row = np.dtype([("image", np.uint64), ("probabilities", np.float32, (num_classes,))])
         try:
@@ -88,7 +89,9 @@ class RowFile:
     def read(self) -> NDArray[np.float32]:
         """(N, C) probabilities of all images that are done, in the file, not in memory."""
         self.file.flush()
-        return np.memmap(self.file, self.row, "r", shape=(self.num_done,))["probabilities"]
+        is_empty = self.num_done == 0  # which cannot be mapped
+        rows = np.zeros(0, self.row) if is_empty else np.memmap(self.file, self.row, "r", shape=(self.num_done,))
+        return rows["probabilities"]
 
 
 def _stamp(paths: Sequence[str]) -> NDArray[np.uint64]:

@@ -73,6 +73,8 @@ class Predictor:
         calibration: str = "none",
     ) -> None:
         self.run, self.metadata, self.path, self.device, self.flip = run, metadata, path, device, flip
+        gives_probabilities = metadata.get("output", "logits") == "probabilities"
+        self.calibration: str = metadata.get("applied_calibration", "none") if gives_probabilities else calibration
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
         self.image_size: int = metadata["image_size"]
         self.min_labels, self.max_labels = metadata.get("min_labels", 0), metadata.get("max_labels", 0)

@@ -271,7 +271,7 @@ def make_app(service: Service, max_bytes: int) -> FastAPI:
                 ServedClass(index=index, name=name, threshold=threshold)
                 for index, (name, threshold) in enumerate(zip(model.classes, model.thresholds.tolist(), strict=True))
             ],
-            threshold=model.threshold,
+            threshold=float(np.median(model.thresholds)),  # of the probabilities in use, which may be calibrated
             min_labels=model.min_labels,
             max_labels=model.max_labels,
         )
@@ -302,6 +302,7 @@ class UploadGuard:
 
     def __init__(self, app: ASGIApp, queue: BatchQueue, max_bytes: int) -> None:
         self.app, self.queue, self.max_bytes = app, queue, max_bytes
+        self.num_reading = 0  # requests whose bodies are in memory and that are not answered yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -309,14 +310,16 @@ class UploadGuard:
             return
         declared = int(Headers(scope=scope).get("content-length", 0))
         deadline = asyncio.get_running_loop().time() + UPLOAD_SECONDS
-        num_bytes, is_complete = 0, False
+        num_bytes, is_complete, is_reading = 0, False, False
 
         async def read() -> Message:
-            nonlocal num_bytes, is_complete
+            nonlocal num_bytes, is_complete, is_reading
             if is_complete:
                 return await receive()  # the client's leaving
-            if num_bytes == 0:
-                require_room(self.queue, 1)
+            if not is_reading:
+                require_room(self.queue, 1 + max(0, self.num_reading - self.queue.held))
+                is_reading = True
+                self.num_reading += 1
             try:
                 if declared <= self.max_bytes:
                     async with asyncio.timeout_at(deadline):
@@ -329,7 +332,10 @@ class UploadGuard:
                 raise HTTPException(408, f"the request did not arrive within {UPLOAD_SECONDS:g} seconds") from None
             raise HTTPException(413, f"the request is larger than {self.max_bytes / 2**20:g} MB")
 
-        await self.app(scope, read, send)
+        try:
+            await self.app(scope, read, send)
+        finally:
+            self.num_reading -= is_reading
 
 
 def require_room(queue: BatchQueue, num_images: int) -> None:

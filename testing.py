@@ -53,9 +53,10 @@ def main(arguments: list[str]) -> None:
 def test(device: torch.device) -> None:
     """Predict, write and measure; of several processes each predicts its share, and the first does the rest."""
     int8_images = choose_int8_images() if config.TEST_INT8 else []
+    engine = engines.choose_engine(config.TEST_ENGINE, engines.recognise(config.MODEL_PATH), config.MODEL_PATH)
     model = predictor.load(
         config.MODEL_PATH,
-        str(device),
+        "cpu" if config.DEVICE == "auto" and engine != "torch" else str(device),
         default_threshold=config.TH_MULTI_LABEL,
         engine=config.TEST_ENGINE,
         int8_images=int8_images,
@@ -67,7 +68,7 @@ def test(device: torch.device) -> None:
     images = read_images(model)
     print_configuration(model, images)
 
-    kept = config.PREDICTIONS_FOLDER / name_rows(model, int8_images)
+    kept = config.PREDICTIONS_FOLDER / name_rows(model, images.paths, int8_images)
     if config.RESUME == "never":
         kept.unlink(missing_ok=True)
     own = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
@@ -134,10 +135,10 @@ def read_images(model: Predictor) -> Images:
     return Images(table, has_labels, bad)
 
 
-def name_rows(model: Predictor, int8_images: Sequence[str]) -> str:
+def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]) -> str:
     """The hidden name of the file of probabilities while they are computed: it changes with all they depend on.
 
-    Beside the images themselves, whose rows say which they are of.
+    Of the images themselves, only with the folder that holds them all: their rows say which they are of.
     """
     files = [path for path in (model.path, model.path.with_suffix(".bin")) if path.is_file()]  # OpenVINO's are two
     decisive = [
@@ -149,6 +150,8 @@ def name_rows(model: Predictor, int8_images: Sequence[str]) -> str:
         config.TEST_SCALES,
         config.CALIBRATION,
         config.TEST_BATCH_SIZE,
+        config.TEST_SPLIT,
+        find_base(paths),
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
     ]
     share = f"_{distributed.rank()}of{distributed.count()}" if distributed.count() > 1 else ""
@@ -167,9 +170,14 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     print(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
+def find_base(paths: Sequence[str]) -> str:
+    """The folder that holds all of `paths`."""
+    return os.path.commonpath([str(Path(path).parent) for path in paths])
+
+
 def name_images(paths: Sequence[str]) -> list[str]:
     """Each path from the folder that holds them all on, without its ending, unless two differ in that alone."""
-    base = os.path.commonpath([str(Path(path).parent) for path in paths])
+    base = find_base(paths)
     names = [Path(path).relative_to(base) for path in paths]
     stems = [name.with_suffix("").as_posix() for name in names]
     return stems if len(set(stems)) == len(stems) else [name.as_posix() for name in names]
@@ -195,7 +203,7 @@ def name_predictions(model: Predictor) -> str:
         "fp16": metadata.get("precision") == "fp16",
         "flip": config.TEST_FLIP,
         f"scales{'-'.join(f'{scale:g}' for scale in config.TEST_SCALES)}": config.TEST_SCALES != (1.0,),
-        config.CALIBRATION: config.CALIBRATION != "none",
+        model.calibration: model.calibration != "none",
         config.TEST_SPLIT: config.TEST_SPLIT != "test",
     }
     unusual = [name for name, is_so in others.items() if is_so]
@@ -241,7 +249,7 @@ def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None
         "model": str(config.MODEL_PATH),
         "model_sha256": conversion.hash_file(model.path),
         "engine": name_engine(model),
-        "calibration": config.CALIBRATION,
+        "calibration": model.calibration,
         **limits,
         "split": config.TEST_SPLIT,
         "num_images": len(predictions),

@@ -39,6 +39,7 @@ class SavedScores(NamedTuple):
     targets: NDArray[np.int8]  # (N, C): 1 present, 0 absent, -1 unknown
     paths: list[str]
     classes: tuple[str, ...]
+    identity: str = ""  # of the checkpoint, see `identify`; "": unknown
 
 
 def main(arguments: list[str]) -> None:
@@ -79,15 +80,24 @@ def find_folder(checkpoint: Path) -> Path:
 
 
 def save_scores(
-    path: Path, probabilities: ArrayLike, targets: ArrayLike, paths: Sequence[str], classes: Sequence[str]
+    path: Path,
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    paths: Sequence[str],
+    classes: Sequence[str],
+    identity: str = "",
 ) -> None:
-    """Write (N, C) probabilities and targets (unknown: -1 or NaN), with the N image paths and C class names."""
+    """Write (N, C) probabilities and targets (unknown: -1 or NaN), with the N image paths and C class names.
+
+    `identity` says whose they are: what `identify` gives for the checkpoint.
+    """
     present, known = metrics.as_known(targets)
     arrays = {
         "probabilities": np.asarray(probabilities, dtype=np.float32),
         "targets": np.where(known, present, -1).astype(np.int8),
         "paths": np.array([str(each) for each in paths], dtype=str),
         "classes": np.array(classes, dtype=str),
+        "identity": np.array(identity),
     }
 
     def write(temporary: Path) -> None:
@@ -105,7 +115,7 @@ def read_scores(path: Path) -> SavedScores:
         )
     try:
         with np.load(path, allow_pickle=False) as file:
-            probabilities, targets, paths, classes = (file[name] for name in SavedScores._fields)
+            probabilities, targets, paths, classes, identity = (file[name] for name in SavedScores._fields)
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             f"cannot read the scores {path}: it is damaged, or no file of this project ({error})"
@@ -115,7 +125,7 @@ def read_scores(path: Path) -> SavedScores:
             f"the scores {path} do not fit together: probabilities {probabilities.shape}, targets {targets.shape}, "
             f"{len(paths)} paths, {len(classes)} classes"
         )
-    return SavedScores(probabilities, targets, paths.tolist(), tuple(classes.tolist()))
+    return SavedScores(probabilities, targets, paths.tolist(), tuple(classes.tolist()), str(identity))
 
 
 def save_thresholds(path: Path, values: Sequence[float]) -> None:
@@ -126,6 +136,11 @@ def save_thresholds(path: Path, values: Sequence[float]) -> None:
             np.save(file, np.asarray(values, dtype=np.float32))
 
     utils.write_atomically(path, write)
+
+
+def identify(metadata: Mapping[str, Any]) -> str:
+    """What tells a checkpoint from others of its run."""
+    return f"{metadata['model_name']}, epoch {metadata.get('epoch')}, F1 {metadata.get('best_f1')}"
 
 
 # ---- tuning ----
@@ -142,6 +157,11 @@ def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Po
         detail = f"{differing[0]!r} in place of {differing[1]!r}" if differing else f"{len(scores.classes)} classes"
         raise InputError(
             f"the scores are another model's: {detail}, where this one has {len(classes)} classes; train again"
+        )
+    if scores.identity not in ("", identify(metadata)):
+        raise InputError(
+            f"the scores are of another checkpoint ({scores.identity}) than this one ({identify(metadata)}): tune the "
+            "run's own checkpoint, or best_model.pt"
         )
     labelled = scores.probabilities, scores.targets
     decision = thresholds.decide(*labelled, policy)

@@ -96,7 +96,7 @@ def train(device: torch.device, interruption: Interruption) -> None:
                     if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
                         best = training_records.make_checkpoint(model, engine, data, state, validated.measured)
                         training_records.save_if_best(files, best, data, validated)
-                    see_validation(doctor, validated, data, is_last=epoch == config.NUM_EPOCHS)
+                    see_validation(doctor, validated, data, epoch == config.NUM_EPOCHS or has_stalled(state))
                     log_validation(logger, engine, data, validated, epoch)
 
                 if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
@@ -137,7 +137,7 @@ def train_epoch(
     rates = {f"lr_{name}": group["lr"] for group in engine.optimizer.param_groups if (name := group["name"]) in PARTS}
     total = torch.tensor(state.loss_total, device=engine.device)
     before, last_save = state.epoch_seconds, time.perf_counter()
-    first_step, skipped_before = state.step, state.num_skipped
+    first_step, skipped_before, overflown = state.step, state.num_skipped, 0
     doctor.watch(engine.model, engine.optimizer, engine.average)
     batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
@@ -148,7 +148,9 @@ def train_epoch(
             if loss is not None:
                 total += loss * num_images
                 state.num_images += num_images
-            elif not explains_overflow(engine):
+            elif explains_overflow(engine):
+                overflown += 1
+            else:
                 note_left_out(state, files, batch, epoch, step)
             state.step = step + 1
             # reading a number back waits for the GPU: not at every step
@@ -171,7 +173,7 @@ def train_epoch(
         **rates,
         "images_per_second": progress.done / progress.seconds,
         "waiting_share": batches.seconds / progress.seconds,
-        "steps": state.step - first_step - left_out,
+        "steps": state.step - first_step - left_out - overflown,
         "steps_left_out": left_out,
         "preparation_seconds": stage.seconds,
         "seconds": stage.seconds + seconds,
@@ -186,7 +188,9 @@ def see_first_step(engine: Engine, stage: Stage, doctor: Doctor) -> Callable[[Te
     def look(logits: Tensor, batch: Batch) -> None:
         lines = engine.objective.describe(logits, batch.targets, batch.weights)
         utils.say("\n  ".join(["first step:", *lines]))
-        num_images = config.TRAIN_BATCH_SIZE
+        sampler = stage.train_loader.batch_sampler
+        assert isinstance(sampler, EpochBatches)
+        num_images = sampler.count_images(0)
         doctor.look_at_first_step(stage.network, batch, logits, engine.objective, engine.optimizer, num_images)
 
     return look
@@ -201,7 +205,7 @@ def see_epoch(doctor: Doctor, engine: Engine, stage: Stage, record: dict[str, An
     if stage.network is engine.model:  # else features, which are at hand
         doctor.look_at_loading(
             record["waiting_share"],
-            record["seconds"],
+            record["seconds"] - record["preparation_seconds"],
             config.NUM_EPOCHS - record["epoch"],
             utils.choose_num_workers(config.NUM_WORKERS, engine.device),
             utils.choose_num_workers(None, engine.device),

@@ -144,7 +144,8 @@ def save_if_best(files: RunFiles, checkpoint: dict[str, Any], data: Data, valida
     """
     if distributed.is_first() and checkpoint["best_f1"] > checkpoints.read_best_f1(files.checkpoint):
         probabilities, targets, _ = validated.scores
-        scores = (probabilities, targets, data.val.paths, data.table.classes)
+        identity = threshold_tuning.identify(checkpoint)
+        scores = (probabilities, targets, data.val.paths, data.table.classes, identity)
         threshold_tuning.save_scores(files.folder / threshold_tuning.SCORES_FILE, *scores)
         checkpoints.save(files.checkpoint, checkpoint)
 

@@ -115,7 +115,6 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--NEGATIVE_CLASS_WEIGHTS=-1", "NEGATIVE_CLASS_WEIGHTS is (-1.0,)"),
     ("--TEST_SCALES ,", "TEST_SCALES is ()"),
     ("--TEST_SCALES 1,0", "TEST_SCALES is (1.0, 0.0)"),
-    ("--TEST_SCALES 1,1.2 --TEST_ENGINE openvino", "TEST_SCALES is (1.0, 1.2) but TEST_ENGINE openvino"),
     ("--MULTI_SCALE_SIZES 224 --GROWING_IMAGE_SIZES 192", "MULTI_SCALE_SIZES and GROWING_IMAGE_SIZES both"),
     ("--LOSS asymmetric_angular", "which HEAD linear_bn does not give"),
     ("--LOSS softmax --ENTRY_WEIGHTS class_weights,ghm", "which LOSS softmax does not train"),

@@ -180,6 +180,28 @@ def test_torchrun_starts_again_after_a_death(shared_dataset: Path, tmp_path: Pat
     assert checkpoints.load(last)["training_state"]["state"]["finished"]
 
 
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_testing_shares_the_images_out_and_writes_what_one_process_does(
+    batch_size: int, shared_dataset: Path, tmp_path: Path
+) -> None:
+    """Also with fewer batches than processes."""
+    run(shared_dataset, tmp_path / "run", 1, "--NUM_EPOCHS=1", script="training")
+    written = []
+    for count in (1, 2, 3):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        options = [f"--PREDICTIONS_FOLDER={folder}", f"--TEST_BATCH_SIZE={batch_size}", "--BOOTSTRAP_SAMPLES=20"]
+        options += ["--PREDICTION_FILES=probabilities"]
+        arguments = [*make_small_run(shared_dataset, tmp_path / "run"), *MODEL, *options]
+        assert finish(*launch_together("testing", arguments, count, folder)) == [0] * count, (
+            folder / "0.txt"
+        ).read_text()
+        written.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".csv")})
+        assert not list(folder.glob(".predictions_*")), "what was kept on the way is gone"
+    assert written[0] == written[1] == written[2]
+    assert len(written[0]) >= 4
+
+
 def test_too_few_images_for_two_in_each_process(shared_dataset: Path, tmp_path: Path) -> None:
     arguments = [*make_small_run(shared_dataset, tmp_path), "--TRAIN_BATCH_SIZE=3"]
     assert finish(*launch_together("training", arguments, 2, tmp_path)) == [1, 1]

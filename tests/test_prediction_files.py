@@ -302,3 +302,8 @@ def test_a_long_name_is_cut_but_keeps_its_probability() -> None:
     others = [draw_labels(pixels, [f"{'x' * 200} 0.9{digit}"]) for digit in (8, 1)]
     assert np.array_equal(np.asarray(one), np.asarray(others[0]))
     assert not np.array_equal(np.asarray(one), np.asarray(others[1])), "its end is what is shown"
+
+
+def test_a_share_without_images_has_no_rows(tmp_path: Path) -> None:
+    with RowFile(tmp_path / "rows", [], 3, 4) as rows:
+        assert rows.read().shape == (0, 3)

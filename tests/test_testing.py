@@ -323,12 +323,17 @@ def test_all_that_decides_probabilities_names_what_is_kept(folder: Path, shared_
             change_checkpoint(folder, epoch=4)
         overrides.apply([*arguments, *[each for each in change if each.startswith("--")]], config)
         model = predictor.load(config.MODEL_PATH, "cpu", flip=config.TEST_FLIP, scales=config.TEST_SCALES)
-        names.append(testing.name_rows(model, []))
-        assert testing.name_rows(model, []) == names[-1]
+        names.append(testing.name_rows(model, ["/a/1.jpg", "/a/b/2.jpg"], []))
+        assert testing.name_rows(model, ["/a/b/2.jpg", "/a/3.jpg"], []) == names[-1], (
+            "rows say which images they are of"
+        )
         config.TEST_FLIP, config.TEST_SCALES, config.TEST_BATCH_SIZE = False, (1.0,), 64
     assert len(set(names)) == len(names)
     images = [str(path) for path in sorted((shared_dataset / "images" / "train-resized").iterdir())[:2]]
-    assert len({testing.name_rows(model, some) for some in ([], images, images[::-1], images[:1])}) == 4
+    assert len({testing.name_rows(model, images, some) for some in ([], images, images[::-1], images[:1])}) == 4
+    assert testing.name_rows(model, images, []) not in names, "another folder"
+    config.TEST_SPLIT = "train"
+    assert testing.name_rows(model, ["/a/1.jpg", "/a/b/2.jpg"], []) not in names
 
 
 def run_slowly(arguments: list[str]) -> None:

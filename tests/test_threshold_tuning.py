@@ -241,3 +241,16 @@ def test_the_table_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
         captured.err
     )
     assert "temperature for classes" in captured.err
+
+
+def test_the_scores_of_another_checkpoint_of_the_run_are_refused(tmp_path: Path) -> None:
+    """`model_epoch_006.pth` lies where the best epoch's scores do."""
+    path = write_checkpoint(tmp_path / "best.pt", epoch=4)
+    identity = threshold_tuning.identify(checkpoints.load(path))
+    threshold_tuning.save_scores(tmp_path / "validation_scores.npz", *make_scores()._replace(identity=identity))
+    run(path)
+    other = write_checkpoint(tmp_path / "model_epoch_006.pth", epoch=6, best_f1=0.6)
+    before = other.read_bytes()
+    with pytest.raises(InputError, match=r"of another checkpoint \(resnet18, epoch 4, F1 0.7\) than this one"):
+        run(other)
+    assert other.read_bytes() == before
