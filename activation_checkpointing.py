@@ -5,8 +5,9 @@ checkpoint_activations(model.backbone)      # from here on; a step takes about a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,32 +27,33 @@ def checkpoint_activations(backbone: nn.Module) -> None:
             "MICRO_BATCH_SIZE lower"
         )
     for block in blocks:
-        block.forward = _forget(block)
+        block.__class__ = _make_forgetting(type(block))  # a copy of the block then has it, too, and runs itself
 
 
 def find_blocks(backbone: nn.Module) -> list[nn.Module]:
-    """What stands in the outermost sequences of two or more modules with parameters."""
+    """What stands in sequences and is no sequence itself, nor a single layer: residual blocks, transformer layers."""
 
-    def walk(module: nn.Module) -> Iterator[nn.Module]:
-        parts = [child for child in module.children() if any(True for _ in child.parameters())]
-        if isinstance(module, nn.Sequential | nn.ModuleList) and len(parts) > 1:
-            yield from parts
-        else:
-            for part in parts:
-                yield from walk(part)
+    def walk(module: nn.Module, in_sequence: bool) -> Iterator[nn.Module]:
+        for child in module.children():
+            is_sequence = isinstance(child, nn.Sequential | nn.ModuleList)
+            if in_sequence and not is_sequence and any(child.children()) and any(True for _ in child.parameters()):
+                yield child
+            else:
+                yield from walk(child, is_sequence)
 
-    return list(walk(backbone))
+    return list(walk(backbone, isinstance(backbone, nn.Sequential)))
 
 
-def _forget(block: nn.Module) -> Any:
-    forward = block.forward
+@functools.cache
+def _make_forgetting(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class `kind` with a forward pass in training that is done again on the way back."""
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), keep_statistics(block)  # the second pass: BatchNorm has noted this batch already
+    def forward(self: nn.Module, *inputs: Any, **options: Any) -> Any:
+        run = functools.partial(kind.forward, self)
+        if not (self.training and torch.is_grad_enabled()):
+            return run(*inputs, **options)
+        # the second pass: BatchNorm has noted this batch already
+        contexts = lambda: (nullcontext(), keep_statistics(self))  # noqa: E731
+        return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
-    def run(*inputs: Any, **options: Any) -> Any:
-        if not (block.training and torch.is_grad_enabled()):
-            return forward(*inputs, **options)
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
-
-    return run
+    return type(kind.__name__, (kind,), {"forward": forward})

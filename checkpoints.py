@@ -120,7 +120,10 @@ class RunState:
     loss_total: float = 0.0  # of those steps: mean loss x images
     num_images: int = 0  # of those steps
     epoch_seconds: float = 0.0  # that those steps took
-    num_skipped: int = 0  # steps left out, their gradient not finite
+    num_taken: int = 0  # of those steps, with finite gradients
+    num_left_out: int = 0  # of those steps, without
+    rates: dict[str, float] = field(default_factory=dict)  # learning rates at that epoch's start
+    num_skipped: int = 0  # steps left out in the whole run
     best_f1: float = -1.0
     best_epoch: int = 0
     best_threshold: float | None = None
@@ -146,6 +149,7 @@ class RunState:
     def close_epoch(self, record: dict[str, Any]) -> None:
         """Take the epoch's record into the history."""
         self.epoch, self.step, self.loss_total, self.num_images, self.epoch_seconds = record["epoch"], 0, 0.0, 0, 0.0
+        self.num_taken = self.num_left_out = 0
         self.history.append(record)
 
 

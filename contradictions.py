@@ -199,6 +199,10 @@ CONTRADICTIONS: list[tuple[Rule, str]] = [
         "EXPORT_FP16 is True but EXPORT_FORMATS {EXPORT_FORMATS} has no openvino: add it, or set EXPORT_FP16 = False",
     ),
     (
+        lambda COMPILE, ACTIVATION_CHECKPOINTING: COMPILE and ACTIVATION_CHECKPOINTING,
+        "COMPILE and ACTIVATION_CHECKPOINTING do not go together: set one of them to False",
+    ),
+    (
         lambda CALIBRATION, LOSS: CALIBRATION != "none" and LOSS == "softmax",
         "CALIBRATION {CALIBRATION} is for probabilities of a sigmoid, not of LOSS softmax: set it to 'none'",
     ),

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import signal
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -480,6 +481,7 @@ def load_batches(
         dataset,  # pyright: ignore[reportArgumentType]  # torch's fetcher asks for whole batches where it can
         batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed, blocks),
         collate_fn=_as_it_is,
+        worker_init_fn=_ignore_termination,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -503,6 +505,11 @@ def count_images(loader: DataLoader[Batch]) -> int:
     """The number of images of an epoch of the loader; of a share that is read in order, its own."""
     assert isinstance(loader.batch_sampler, EpochBatches)
     return len(loader.batch_sampler.own)
+
+
+def _ignore_termination(worker: int) -> None:
+    """The process that trains finishes its step and saves first; torch's own handler would end the worker."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -123,6 +123,15 @@ def agree(*flags: bool) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
+def find_least(number: int) -> int:
+    """The least of every process's `number`."""
+    if count() == 1:
+        return number
+    least = torch.tensor(number)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=_talk)
+    return int(least)
+
+
 def collect(thing: Any) -> list[Any]:
     """Every process's `thing`, in the order of their numbers, everywhere."""
     if count() == 1:
@@ -176,6 +185,7 @@ def wrap(network: torch.nn.Module, device: torch.device, has_unused: bool) -> to
     return torch.nn.parallel.DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
+        broadcast_buffers=False,  # Engine.share_statistics does it, once an epoch
         gradient_as_bucket_view=True,
         find_unused_parameters=has_unused,
     )

@@ -86,11 +86,13 @@ class Doctor:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from: plain Python values."""
-        return {name: getattr(self, name) for name in self.STATEFUL}
+        copied = None if self.copied is None else self.copied.tolist()
+        return {"copied": copied, **{name: getattr(self, name) for name in self.STATEFUL}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self.STATEFUL:
             setattr(self, name, state[name])
+        self.copied = None if state["copied"] is None else np.array(state["copied"])
 
     def note(self, name: str, text: str) -> None:
         """Say `text` unless `name` was found before."""

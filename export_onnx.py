@@ -109,7 +109,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
     packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
-    constants = values["config"]
+    constants = values.get("config", {})
     values["config"] = {  # the file is given away: no paths of this machine
         name: value for name, value in constants.items() if not (isinstance(value, str) and Path(value).is_absolute())
     }

@@ -49,6 +49,7 @@ from training_step import explains_overflow, save_batch, take_step
 from utils import InputError, Stopped
 from validation import Scores, Validation
 
+LONG_EPOCH = 60.0  # seconds of training, from which on they are saved before validation
 PICTURES = 16  # validation pictures shown in TensorBoard
 PARTS = ("backbone", "head")  # parameter groups; those without decay have the same rates
 
@@ -63,13 +64,15 @@ def main(arguments: list[str]) -> None:
 
 def train(device: torch.device, interruption: Interruption) -> None:
     """The run, from reading the labels to the selected checkpoint."""
+    utils.log_to(None)
     utils.seed_everything(config.SEED)
     data = read_data()
     engine = make_engine(data.train, device)
     caches = open_image_caches(data)
     files = training_records.name_files(data)
     state, moment = training_records.resume(files, engine, data)
-    utils.log_to(files.text_log if distributed.is_first() else None)
+    if distributed.is_first():
+        utils.log_to(files.text_log)
     print_configuration(files, data, engine, state)
     doctor = Doctor()
     if moment:
@@ -83,13 +86,16 @@ def train(device: torch.device, interruption: Interruption) -> None:
     stage = None
     with make_logger(files, state) as logger:
         for epoch in range(state.epoch + 1, config.NUM_EPOCHS + 1):
+            if has_stalled(state):
+                break
             engine.model.freeze_backbone(is_frozen(epoch))
             stage = prepare_stage(engine, data, caches, epoch, stage)
             training_records.start_epoch(engine, state, moment, epoch)
             with interruption.delayed():
                 record = train_epoch(engine, stage, epoch, state, files, doctor, save, interruption)
                 engine.share_statistics()
-                see_epoch(doctor, engine, stage, record)
+                if record["seconds"] > LONG_EPOCH and config.SAVE_EVERY_MINUTES:
+                    save()  # validation, too, may take long
 
                 if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
                     model, validated = validate(engine, stage, epoch, record)
@@ -103,16 +109,15 @@ def train(device: torch.device, interruption: Interruption) -> None:
                     record |= measure_training(engine, data, state)
 
                 state.close_epoch(record)
-                state.finished = epoch == config.NUM_EPOCHS or has_stalled(state)
                 print_epoch(record)
                 logger.add_epoch(record)
                 training_records.save_epoch(files, engine, data, state, record)
                 save()
                 caches.save()
-            if state.finished:
-                break
             stop_if_asked(interruption)
         finish(files, data, logger, state, doctor)
+        state.finished = True
+        save()
 
 
 def train_epoch(
@@ -134,10 +139,12 @@ def train_epoch(
     loader, sampler = stage.train_loader, stage.train_loader.batch_sampler
     assert isinstance(sampler, EpochBatches)
     dataset_readers.set_epoch(loader, epoch, state.step)
-    rates = {f"lr_{name}": group["lr"] for group in engine.optimizer.param_groups if (name := group["name"]) in PARTS}
+    if not state.step:
+        groups = engine.optimizer.param_groups
+        state.rates = {f"lr_{name}": group["lr"] for group in groups if (name := group["name"]) in PARTS}
     total = torch.tensor(state.loss_total, device=engine.device)
     before, last_save = state.epoch_seconds, time.perf_counter()
-    first_step, skipped_before, overflown = state.step, state.num_skipped, 0
+    taken_before, left_out_before = state.num_taken, state.num_left_out
     doctor.watch(engine.model, engine.optimizer, engine.average)
     batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
@@ -148,9 +155,8 @@ def train_epoch(
             if loss is not None:
                 total += loss * num_images
                 state.num_images += num_images
-            elif explains_overflow(engine):
-                overflown += 1
-            else:
+                state.num_taken += 1
+            elif not explains_overflow(engine):
                 note_left_out(state, files, batch, epoch, step)
             state.step = step + 1
             # reading a number back waits for the GPU: not at every step
@@ -165,20 +171,20 @@ def train_epoch(
             if must_stop:
                 raise Stopped(f"saved after step {state.step} of epoch {epoch}: the same command goes on from there")
     seconds = before + progress.seconds
-    left_out = state.num_skipped - skipped_before
     record = {
         "epoch": epoch,
         "frozen": engine.model.backbone_is_frozen,
         "train_loss": distributed.add_up(total).item() / max(state.num_images, 1),
-        **rates,
+        **state.rates,
         "images_per_second": progress.done / progress.seconds,
         "waiting_share": batches.seconds / progress.seconds,
-        "steps": state.step - first_step - left_out - overflown,
-        "steps_left_out": left_out,
+        "steps": state.num_taken,
+        "steps_left_out": state.num_left_out,
         "preparation_seconds": stage.seconds,
         "seconds": stage.seconds + seconds,
     }
     state.seconds += record["seconds"]
+    see_epoch(doctor, engine, stage, record, state.num_taken - taken_before, state.num_left_out - left_out_before)
     return record
 
 
@@ -196,12 +202,14 @@ def see_first_step(engine: Engine, stage: Stage, doctor: Doctor) -> Callable[[Te
     return look
 
 
-def see_epoch(doctor: Doctor, engine: Engine, stage: Stage, record: dict[str, Any]) -> None:
-    """Have the doctor look at an epoch that is trained; one process does."""
+def see_epoch(
+    doctor: Doctor, engine: Engine, stage: Stage, record: dict[str, Any], num_taken: int, num_left_out: int
+) -> None:
+    """Have the doctor look at an epoch, or what a resumed run trained of it, in so many steps; one process does."""
     if not distributed.is_first():
         return
-    loss, steps, left_out = record["train_loss"], record["steps"], record["steps_left_out"]
-    doctor.look_at_epoch(engine.model, engine.optimizer, engine.average, loss, steps, left_out)
+    average, loss = engine.average, record["train_loss"]
+    doctor.look_at_epoch(engine.model, engine.optimizer, average, loss, num_taken, num_left_out)
     if stage.network is engine.model:  # else features, which are at hand
         doctor.look_at_loading(
             record["waiting_share"],
@@ -223,6 +231,7 @@ def see_validation(doctor: Doctor, validated: Validation, data: Data, is_last: b
 def note_left_out(state: RunState, files: RunFiles, batch: Batch, epoch: int, step: int) -> None:
     """Count a step whose gradient is not finite. Raises InputError at the NON_FINITE_LIMIT-th, its batch kept."""
     state.num_skipped += 1
+    state.num_left_out += 1
     utils.warn(f"epoch {epoch}, step {step + 1}: the gradient is not finite, the step is left out")
     if state.num_skipped >= config.NON_FINITE_LIMIT:
         own = files.bad_batch.with_stem(f"{files.bad_batch.stem}_{distributed.rank()}")
@@ -350,7 +359,9 @@ def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunS
         "model": f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}",
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
         "images": f"{config.IMAGE_SIZE} px, {augmentation}{''.join(text for text, is_on in extras.items() if is_on)}, "
-        f"batches of {config.TRAIN_BATCH_SIZE}",
+        f"batches of {config.TRAIN_BATCH_SIZE}"
+        + f", {config.UNFROZEN_BATCH_SIZE} once unfrozen"
+        * bool(config.UNFROZEN_BATCH_SIZE),
         "epochs": f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}"
         f"{f' (features of {config.FROZEN_FEATURE_VIEWS} views kept)' if keeps else ''}{stopping}",
         "rates": f"{rates}; {config.OPTIMIZER}, {steps}{config.SCHEDULE} "
@@ -361,7 +372,7 @@ def print_configuration(files: RunFiles, data: Data, engine: Engine, state: RunS
         rows["device"] += f", {distributed.count()} processes"
     if state.epoch or state.step:
         place = f"after epoch {state.epoch}" + f" and {state.step} steps" * bool(state.step)
-        rows["resumes"] = f"{place}, best F1 so far {state.best_f1:.4f}"
+        rows["resumes"] = place + f", best F1 so far {state.best_f1:.4f}" * bool(state.best_epoch)
     utils.say("\n".join(f"{name:>8}  {text.strip()}" for name, text in rows.items()) + "\n")
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import checkpoints
 import config
+import conversion
 import distributed
 import models_factory
 import overrides
@@ -33,6 +35,13 @@ def name_files(data: Data) -> RunFiles:
     constants = overrides.resolved(config)
     decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
     identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    files = [
+        *config.TEACHER_PROBABILITIES,
+        *config.TEACHER_CHECKPOINTS,
+        *([config.CURRICULUM] if config.CURRICULUM else []),
+    ]
+    if files:
+        identity["files"] = [conversion.hash_file(Path(file)) for file in files]
     name = checkpoints.name_configuration(constants, identity)
     return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
 
@@ -56,18 +65,18 @@ def resume(files: RunFiles, engine: Engine, data: Data) -> tuple[RunState, dict[
     try:
         engine.model.load_state_dict(last["model_state"])
         engine.load_state_dict(saved["engine"])
-    except (RuntimeError, ValueError, KeyError) as error:
+        state = RunState(**saved["state"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{files.last} does not fit this model ({str(error).splitlines()[0]}): delete it, or set RESUME = 'never'"
         ) from error
-    state = RunState(**saved["state"])
     moments = saved["processes"]
     if len(moments) == distributed.count():
         return state, moments[distributed.rank()]
     if state.step:
         utils.warn(
             f"{len(moments)} process(es) were interrupted in the middle of an epoch and {distributed.count()} go on: "
-            "the steps are the same, what dropout draws is not"
+            "the order stays; what dropout draws does not, and a small last step may join the one before"
         )
     state.loss_total = sum(moment["loss_total"] for moment in moments) if distributed.is_first() else 0.0
     return state, None
@@ -80,6 +89,8 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     if config.RESUME == "never" or not files.last.is_file():
         return None
     last = checkpoints.load(files.last)
+    if "training_state" not in last:
+        raise InputError(f"{files.last} holds no state to resume: delete it, or set RESUME = 'never'")
     return None if last["training_state"]["state"]["finished"] else last
 
 

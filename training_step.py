@@ -3,7 +3,8 @@
     part_of_mean_loss = take_step(engine, network, batch, epoch, step)      # None: the step was left out
 
 The batch is this process's share. Gradients are those of the loss over the whole batch, so neither the number of
-processes nor that of parts changes a step, except what looks at a part alone: BatchNorm in training, GHM and OHEM.
+processes nor that of parts changes a step, except what looks at a part alone (BatchNorm in training, OHEM; GHM at the
+parts that processes compute at a time) or at a share alone: mixup and CutMix pair its images.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def take_step(
     if engine.sam_rho:
         with optimization.climb(engine.model, engine.sam_rho):
             engine.objective.entry_weights.eval()  # counts are kept of the first pass alone
-            _compute_gradients(engine, network, batch, before)
+            _compute_gradients(engine, network, batch, [])  # nothing else changes
             engine.objective.entry_weights.train()
     is_finite = _clip(engine)
     if is_finite or engine.scaler.is_enabled():
@@ -114,13 +115,15 @@ def _halve(size: int, error: torch.OutOfMemoryError) -> int:
 
 
 def _split(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
-    """(part, whether it is the last) of at most `size` images, 0: of all; a last part of one joins the one before."""
+    """(part, whether it is the last) of `size` images or so, 0: of all; as many parts in every process, of two or more.
+
+    What a part's forward pass exchanges (GHM, SyncBatchNorm) needs as many in each.
+    """
     num_images = len(batch.images)
-    starts = list(range(0, num_images, size or num_images))
-    if len(starts) > 1 and num_images - starts[-1] == 1:
-        starts.pop()
-    for start, end in zip(starts, [*starts[1:], num_images], strict=True):
-        yield Batch(*(tensor[start:end] for tensor in batch)), end == num_images
+    num_parts = distributed.find_least(max(1, min(-(-num_images // size), num_images // 2))) if size else 1
+    parts = zip(*(tensor.tensor_split(num_parts) for tensor in batch), strict=True)
+    for number, part in enumerate(parts, 1):
+        yield Batch(*part), number == num_parts
 
 
 def _clip(engine: Engine) -> bool:

@@ -56,14 +56,17 @@ def suggest(word: str, words: Iterable[str]) -> str:
 
 
 _log: Path | None = None
+_early: list[str] = []  # lines from before it was known where the log is
 
 
 def log_to(path: Path | None) -> None:
-    """From here on `say` and `warn` also add to the text file `path`; None: no longer."""
+    """From here on `say` and `warn` also add to the text file `path`, and what was said since `log_to(None)` does."""
     global _log
+    _log = path
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-    _log = path
+        _write_log("".join(_early))
+    _early.clear()
 
 
 def say(text: str) -> None:
@@ -80,9 +83,20 @@ def warn(message: str) -> None:
 
 
 def _add_to_log(text: str) -> None:
+    line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"
     if _log:
+        _write_log(line)
+    else:
+        _early.append(line)
+
+
+def _write_log(text: str) -> None:
+    assert _log
+    try:
         with open(_log, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"cannot write {_log}: {error.strerror} (free some space)") from error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -21,7 +21,7 @@ import predictor
 import thresholds
 from dataset_readers import Batch, count_images
 from losses import Objective
-from utils import track
+from utils import InputError, track
 
 
 class Scores(NamedTuple):
@@ -84,7 +84,11 @@ def score(
 
 
 def measure_scores(scores: Scores) -> Validation:
-    """Tune the threshold on the scores, and measure them at it."""
+    """Tune the threshold on the scores, and measure them at it. Raises InputError where the model gives NaN."""
+    if np.isnan(scores.probabilities).any():
+        raise InputError(
+            "validation gave probabilities that are no numbers: lower the rates, or set MIXED_PRECISION off"
+        )
     threshold = thresholds.tune_global(scores.probabilities, scores.targets)
     measured = metrics.measure(scores.probabilities, scores.targets, threshold)
     measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)

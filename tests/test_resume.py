@@ -28,6 +28,7 @@ OPTIONS = [
     "--ENTRY_WEIGHTS=ghm",
     "--MIXUP_ALPHA=0.4",
     "--COLOR_JITTER=0.3",
+    "--SCHEDULE=cosine",
     "--SAVE_EVERY_MINUTES=0.00001",  # after each step
     "--HEAD=per_label_mlp",  # with dropout
     "--MLP_HIDDEN=8",
@@ -38,7 +39,7 @@ class Run:
     """A run's folder, its files found by what they are."""
 
     def __init__(self, dataset: Path, folder: Path, *options: str) -> None:
-        self.folder, self.output = folder, folder / "output.txt"
+        self.folder, self.output, self.seconds = folder, folder / "output.txt", 0.0
         folder.mkdir(exist_ok=True)
         self.arguments = [*make_small_run(dataset, folder), *OPTIONS, *options]
 
@@ -92,6 +93,7 @@ def whole(shared_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Run
     """A run that nothing happened to."""
     run = Run(shared_dataset, tmp_path_factory.mktemp("whole"))
     assert finish(run.launch()) == [0], run.output.read_text()
+    run.seconds = checkpoints.load(run.last)["training_state"]["state"]["seconds"]
     return run
 
 
@@ -111,7 +113,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(
     for _ in range(2):
         process = run.launch()
         wait_for_save(run, process)
-        process.join(draw.uniform(0, 2.5))
+        process.join(draw.uniform(0, 0.7 * whole.seconds))
         process.kill()
         finish(process)
         state = checkpoints.load(run.last)["training_state"]["state"]
@@ -124,14 +126,20 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(
     assert not list(run.last.parent.glob(".*.tmp")), "what a killed process had begun to write is gone"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_met_by_saving(number: int, whole: Run, shared_dataset: Path, tmp_path: Path) -> None:
-    run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=0")
+@pytest.mark.parametrize(("number", "num_workers"), [(signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGINT, 0)])
+def test_a_signal_is_met_by_saving(
+    number: int, num_workers: int, whole: Run, shared_dataset: Path, tmp_path: Path
+) -> None:
+    """With loading processes it comes to them, too, as from torchrun."""
+    run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=0", f"--NUM_WORKERS={num_workers}")
     process = run.launch()
     while process.is_alive() and "first step" not in (run.output.read_text() if run.output.exists() else ""):
         time.sleep(0.005)
     assert process.pid
-    os.kill(process.pid, number)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == num_workers
+    for pid in [*map(int, children), process.pid]:
+        os.kill(pid, number)
     assert finish(process) == [utils.Stopped.STATUS], run.output.read_text()
     text = run.output.read_text()
     assert f"{signal.Signals(number).name}: saving after this step" in text

@@ -77,11 +77,11 @@ def test_parts_add_up_to_the_batch(reduction: str, sam: float) -> None:
     torch.testing.assert_close(losses[0], (entries * known).sum() / known.sum())
 
 
-def test_a_last_part_of_one_image_joins_the_one_before() -> None:
+def test_no_part_has_one_image() -> None:
     engine, sizes = make_engine("--MICRO_BATCH_SIZE 3"), []
     engine.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     take_step(engine, engine.model, make_batch(7), 1, 0)
-    assert sizes == [3, 4]
+    assert sizes == [3, 2, 2]
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e6])
@@ -156,6 +156,18 @@ def test_so_many_bad_steps_end_the_run_and_keep_the_batch(
 
 
 # ---- activation checkpointing ----
+
+
+def test_an_average_runs_its_own_blocks() -> None:
+    """A copy of a model whose blocks forget computes with the copy's weights."""
+    engine = make_engine("--MODEL_NAME resnet18 --ACTIVATION_CHECKPOINTING 1 --EMA_DECAY 0.9")
+    assert engine.average
+    images, average = make_batch().images, engine.average.module.eval()
+    before = average(images)
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter.add_(1)
+    assert torch.equal(average(images), before)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "timm/vit_tiny_patch16_224", "densenet121"])
