@@ -18,7 +18,7 @@ check: setup
 	$(BIN)/basedpyright
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup
 	$(BIN)/python dataset_tools.py demo recipes/demo.py

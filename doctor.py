@@ -218,8 +218,9 @@ class Doctor:
         loss: float,
         steps: int,
         skipped: int = 0,
+        seen: int | None = None,
     ) -> None:
-        """After an epoch of mean `loss` with `steps` optimizer steps taken since `watch`.
+        """After an epoch of mean `loss` with `steps` optimizer steps, of which `seen` (None: all) were since `watch`.
 
         `skipped` steps were left out for a loss or gradient that was not finite; those that fp16's scaler leaves out
         while it finds its scale count in neither.
@@ -239,7 +240,7 @@ class Doctor:
                 f"the mean loss of two epochs is {loss / self.first_loss:,.3g} times that of the untrained model: the "
                 "rates are too high (HEAD_BASE_LR, BACKBONE_BASE_LR, LEARNING_RATE), or set CLIP_GRADIENT_NORM = 1.0",
             )
-        if steps:
+        if steps if seen is None else seen:
             self._look_at_rates(optimizer)
             self._look_at_weights(model, average)
 

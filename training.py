@@ -144,7 +144,7 @@ def train_epoch(
         state.rates = {f"lr_{name}": group["lr"] for group in groups if (name := group["name"]) in PARTS}
     total = torch.tensor(state.loss_total, device=engine.device)
     before, last_save = state.epoch_seconds, time.perf_counter()
-    taken_before, left_out_before = state.num_taken, state.num_left_out
+    taken_before = state.num_taken
     doctor.watch(engine.model, engine.optimizer, engine.average)
     batches = utils.Waiting(loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", count_images(loader)) as progress:
@@ -184,7 +184,7 @@ def train_epoch(
         "seconds": stage.seconds + seconds,
     }
     state.seconds += record["seconds"]
-    see_epoch(doctor, engine, stage, record, state.num_taken - taken_before, state.num_left_out - left_out_before)
+    see_epoch(doctor, engine, stage, record, state.num_taken - taken_before)
     return record
 
 
@@ -202,14 +202,12 @@ def see_first_step(engine: Engine, stage: Stage, doctor: Doctor) -> Callable[[Te
     return look
 
 
-def see_epoch(
-    doctor: Doctor, engine: Engine, stage: Stage, record: dict[str, Any], num_taken: int, num_left_out: int
-) -> None:
-    """Have the doctor look at an epoch, or what a resumed run trained of it, in so many steps; one process does."""
+def see_epoch(doctor: Doctor, engine: Engine, stage: Stage, record: dict[str, Any], num_seen: int) -> None:
+    """Have the doctor look at an epoch, of which a resumed run has seen the last steps only; one process does."""
     if not distributed.is_first():
         return
-    average, loss = engine.average, record["train_loss"]
-    doctor.look_at_epoch(engine.model, engine.optimizer, average, loss, num_taken, num_left_out)
+    loss, steps, left_out = record["train_loss"], record["steps"], record["steps_left_out"]
+    doctor.look_at_epoch(engine.model, engine.optimizer, engine.average, loss, steps, left_out, num_seen)
     if stage.network is engine.model:  # else features, which are at hand
         doctor.look_at_loading(
             record["waiting_share"],

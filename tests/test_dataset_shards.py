@@ -245,11 +245,15 @@ def test_batches_are_those_of_the_files(shards: Path, shared_dataset: Path) -> N
         table = read_dataset(root, split="train")
         loader = make_loader(table, make_eval_transform("squash", 32), 8, shuffle=True, seed=3, num_workers=num_workers)
         batches.append([(batch.images.numpy(), batch.targets.numpy()) for batch in loader])
-    for other in batches[1:]:
-        assert len(batches[0]) == len(other) == 5
-        for (images, targets), (same_images, same_targets) in zip(batches[0], other, strict=True):
-            assert np.array_equal(images, same_images)
-            assert np.array_equal(targets, same_targets)
+    assert [len(each) for each in batches] == [5, 5, 5]
+    for (images, targets), (same_images, same_targets) in zip(*batches[1:], strict=True):
+        assert np.array_equal(images, same_images)
+        assert np.array_equal(targets, same_targets)
+    of_files, of_shards = (
+        sorted((image.tobytes(), target.tolist()) for batch in each for image, target in zip(*batch, strict=True))
+        for each in batches[:2]
+    )
+    assert of_files == of_shards, "in another order, by shards"
 
 
 def test_another_process_finds_the_index_by_itself(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
