@@ -167,11 +167,12 @@ def tune_selected(files: RunFiles) -> dict[str, Any]:
     Beside each lie the scores they were tuned on, and thresholds.npy.
     """
     selected, file = checkpoints.load(files.checkpoint), files.folder / threshold_tuning.SCORES_FILE
-    if not file.is_file():  # an earlier run's checkpoint stays, and its folder was deleted
-        utils.warn(f"{file} is missing: the thresholds of {files.checkpoint} stay as they are")
+    scores = threshold_tuning.read_scores(file) if file.is_file() else None
+    if scores is None or scores.identity not in ("", threshold_tuning.identify(selected)):
+        # an earlier run's checkpoint stays, and its folder was deleted; or one was killed between the two files
+        utils.warn(f"{file} is missing or of another checkpoint: the thresholds of {files.checkpoint} stay as they are")
         checkpoints.save(config.BEST_MODEL_PATH, selected)
         return selected
-    scores = threshold_tuning.read_scores(file)
     selected |= threshold_tuning.tune_checkpoint(selected, scores, threshold_tuning.choose_policy())
     for path in (files.checkpoint, config.BEST_MODEL_PATH):
         folder = threshold_tuning.find_folder(path)

@@ -165,7 +165,7 @@ def test_the_slider_changes_labels_without_the_server_and_by_keyboard(
     page.evaluate("document.querySelector('#files').focus()")
     page.press("Tab")
     assert page.evaluate("document.activeElement.id") == "threshold"
-    page.press("ArrowLeft", 15)  # .5 to .35
+    page.press("ArrowRight", 5)  # from the middle threshold, .3, to .35
     assert page.evaluate("document.querySelector('#threshold-text').textContent") == "0.35 for all classes"
     assert read_labels(page) == [["green", "blue"]]
     page.press("End")
