@@ -10,6 +10,7 @@ through gloo, on the CPU: a GPU is not waited for.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 import utils
 from utils import InputError
 
 LOST_CONTACT = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "process group", "broken pipe")
+# what newer versions of torch call it, and older ones
+OF_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel.__init__).parameters
+)
 PATIENCE = timedelta(minutes=30)  # with another process, which may be reading labels or validating
 
 _talk: Any = None  # over gloo, of all processes
@@ -182,10 +190,11 @@ def wrap(network: torch.nn.Module, device: torch.device, has_unused: bool) -> to
     """
     if count() == 1:
         return network
-    return torch.nn.parallel.DistributedDataParallel(
+    options: dict[str, Any] = {OF_BUFFERS: False}  # Engine.share_statistics shares them, once an epoch
+    return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # Engine.share_statistics does it, once an epoch
+        **options,
         gradient_as_bucket_view=True,
         find_unused_parameters=has_unused,
     )

@@ -11,9 +11,16 @@ import pytest
 from PIL import Image
 
 import config
+import utils
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 210)}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory() -> None:
+    """Hundreds of runs in one process would keep all that each of them freed."""
+    utils.keep_freed_memory = lambda: None
 
 
 @pytest.fixture(autouse=True)
