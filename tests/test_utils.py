@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import utils
-from utils import InputError
+from utils import InputError, keep_freed_memory  # the tests replace it in utils
 
 
 def test_durations_read_as_clocks() -> None:
@@ -116,14 +116,14 @@ def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
             return 1
 
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library())
-    utils.keep_freed_memory()
+    keep_freed_memory()
     assert calls == [(-4, 0), (-1, -1)], "no separate blocks, no giving back: M_MMAP_MAX, M_TRIM_THRESHOLD"
 
     def refuse(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
-    utils.keep_freed_memory()
+    keep_freed_memory()
 
 
 def test_precision_is_the_constant_or_what_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
