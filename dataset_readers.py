@@ -48,6 +48,7 @@ DECODER_ERRORS = (  # what PIL raises over damaged files
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, ZeroDivisionError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+SECONDS_AFTER_SIGTERM = 20  # that a loading process goes on; torchrun gives 30
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page
 
 
@@ -481,7 +482,7 @@ def load_batches(
         dataset,  # pyright: ignore[reportArgumentType]  # torch's fetcher asks for whole batches where it can
         batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed, blocks),
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_termination,
+        worker_init_fn=_outlive_termination,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=pin_memory,
@@ -507,9 +508,9 @@ def count_images(loader: DataLoader[Batch]) -> int:
     return len(loader.batch_sampler.own)
 
 
-def _ignore_termination(worker: int) -> None:
-    """The process that trains finishes its step and saves first; torch's own handler would end the worker."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_termination(worker: int) -> None:
+    """The process that trains finishes its step and saves first; torch's own handler would end the worker at once."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SECONDS_AFTER_SIGTERM))
 
 
 def _as_it_is(batch: Any) -> Any:

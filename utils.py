@@ -32,20 +32,23 @@ class Stopped(Exception):
 
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Run a script's `main` on the command line; bad input becomes one line on stderr and exit status 1."""
+    status: int | str = 0
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        status = 1
     except InputError as error:
-        sys.exit(f"error: {error}")
+        status = f"error: {error}"
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        status = 130
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
-        sys.exit(Stopped.STATUS)
+        status = Stopped.STATUS
+    if status:  # here the error is gone, and with it what `main` still held: loading processes end by themselves
+        sys.exit(status)
 
 
 def suggest(word: str, words: Iterable[str]) -> str:

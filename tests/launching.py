@@ -52,6 +52,7 @@ def _run(script: str, arguments: list[str], output: str, environment: dict[str, 
     import torch
 
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in a script; here it is forkserver
     os.environ |= environment
     if limit := environment.get("FILE_SIZE_LIMIT"):  # bytes; a disk that is full for a part of a file
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
