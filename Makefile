@@ -18,7 +18,7 @@ check: setup
 	$(BIN)/basedpyright
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0
 
 demo: setup
 	$(BIN)/python dataset_tools.py demo recipes/demo.py

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import engines
-from engines import METADATA, TOLERANCE, Run, fold_batchnorm, make_example, measure_change
+from engines import METADATA, TOLERANCE, Run, fold_batchnorm, get_openvino, make_example, measure_change
 from utils import InputError, write_atomically
 
 VERSION = 2  # of the kept files: raise it when they would come out otherwise
@@ -263,7 +263,7 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
     import openvino
 
     values = export.metadata | {"precision": precision}
-    converted = openvino.Core().read_model(model.SerializeToString())
+    converted = get_openvino().read_model(model.SerializeToString())
     converted.set_rt_info(json.dumps(values), [METADATA])
     converted.set_rt_info(describe(values), ["description"])
 

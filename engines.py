@@ -6,6 +6,7 @@ holds (`recognise`). Nothing here makes a file: conversion.py does.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import warnings
@@ -14,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from utils import InputError, suggest, warn
+
+if TYPE_CHECKING:
+    import openvino
 
 Run = Callable[[Tensor], Tensor]
 
@@ -218,14 +222,12 @@ def open_onnxruntime(path: Path, device: torch.device) -> Opened:
 def open_openvino(path: Path, device: torch.device) -> Opened:
     """OpenVINO IR or an ONNX file in OpenVINO on the CPU: in float32 (or int8) even where there is bfloat16."""
     require_engine("openvino", device)
-    import openvino
-
     settings = {
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time over all cores: as quick as many small requests
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16, the default where there is one, moves logits by .1 to .3
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    core = openvino.Core()
+    core = get_openvino()
     try:
         model = core.read_model(path)
         compiled = core.compile_model(model, "CPU", settings)
@@ -236,6 +238,18 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
     found = [model.get_rt_info(place).astype(str) for place in places if model.has_rt_info(place)]
     metadata = _read_metadata(found[0] if found else None)
     return Opened(lambda images: torch.from_numpy(compiled(images.numpy())[0].copy()), metadata)
+
+
+@functools.cache
+def get_openvino() -> openvino.Core:
+    """The process's one OpenVINO, never given back.
+
+    Its CPU plugin gives the thread an alternate stack for signals, and unmaps it when it goes. Two that go in the order
+    they came leave the first one's stack in use: the next signal that Python handles (SIGCHLD, Ctrl-C) is a crash.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _read_metadata(text: str | bytes | None) -> dict[str, Any] | None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import signal
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from launching import CONTEXT, finish
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -235,6 +240,26 @@ def test_metadata_comes_with_the_file_and_none_where_there_is_none(tmp_path: Pat
             run, metadata = ENGINES[engine](tmp_path / f"{name}.onnx", CPU)
             assert torch.equal(run(pixels), pixels.float())
             assert metadata == ({"classes": ["é", '"<&>']} if name == "ours" else None)
+
+
+def open_two_and_take_a_signal(path: Path) -> None:
+    first, second = ENGINES["openvino"](path, CPU), ENGINES["openvino"](path, CPU)
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(7))
+    signal.raise_signal(signal.SIGUSR1)
+
+
+def test_signals_after_openvino_models_are_gone(tmp_path: Path) -> None:
+    """OpenVINO's plugin leaves a dead stack for signals where each model has one of its own: status -11."""
+    openvino = pytest.importorskip("openvino")
+    image = openvino.opset13.parameter([1, 3], np.uint8)
+    openvino.save_model(openvino.Model([openvino.opset13.convert(image, "f32")], [image]), tmp_path / "model.xml")
+    process = CONTEXT.Process(target=open_two_and_take_a_signal, args=(tmp_path / "model.xml",))
+    process.start()
+    assert finish(process) == [7]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import conversion
+import engines
 import heads
 from heads import HEADS
 from utils import InputError
@@ -129,12 +130,11 @@ def test_exported_heads_give_the_same_logits_for_any_number_of_images(variant: s
     for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -r requirements-export.txt")
     import onnxruntime
-    import openvino
 
     head, features = make_head(variant), draw(3, 12, 2, 4)
     model = conversion.make_onnx(head, features[:2]).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    core = openvino.Core()
+    core = engines.get_openvino()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for images in (features.numpy(), features[:1].numpy()):
         expected = compute(head, torch.from_numpy(images))
