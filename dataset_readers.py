@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -510,7 +511,15 @@ def count_images(loader: DataLoader[Batch]) -> int:
 
 def _outlive_termination(worker: int) -> None:
     """The process that trains finishes its step and saves first; torch's own handler would end the worker at once."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SECONDS_AFTER_SIGTERM))
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_termination, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_termination(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:  # it sends one, too: when it has ended
+        signal.alarm(SECONDS_AFTER_SIGTERM)
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:

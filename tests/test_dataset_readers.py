@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import struct
+import subprocess
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -391,6 +394,23 @@ def collect(dataset: Path, epoch: int, num_workers: int = 0, seed: int = 0) -> t
     dataset_readers.set_epoch(loader, epoch)
     batches = list(loader)
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])
+
+
+def test_a_loading_process_ends_at_its_parents_word_only(shared_dataset: Path) -> None:
+    """SIGTERM to all of a run's processes leaves it the images of its step; at its end it terminates them."""
+    before = set(multiprocessing.active_children())
+    table, transform = read_dataset(shared_dataset, split="train"), augmentations.make_eval_transform("squash", 32)
+    loader = make_loader(table, transform, 4, num_workers=1)
+    batches = iter(loader)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert len(list(batches)) == 9
+    time.sleep(1)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join()
+    assert worker.exitcode == 0, "an alarm ends one that goes on: -14"
 
 
 def test_same_seed_same_pictures_whatever_the_number_of_workers(shared_dataset: Path) -> None:
