@@ -58,13 +58,12 @@ def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
-    with distributed.start(config.DEVICE) as device, Interruption() as interruption:
+    with distributed.start(config.DEVICE) as device, Interruption() as interruption, utils.keep_log():
         train(device, interruption)
 
 
 def train(device: torch.device, interruption: Interruption) -> None:
     """The run, from reading the labels to the selected checkpoint."""
-    utils.log_to(None)
     utils.seed_everything(config.SEED)
     data = read_data()
     engine = make_engine(data.train, device)

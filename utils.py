@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +59,27 @@ def suggest(word: str, words: Iterable[str]) -> str:
 
 
 _log: Path | None = None
-_early: list[str] = []  # lines from before it was known where the log is
+_early: list[str] | None = None  # lines from before it is known where the log is; None: there will be no log
 
 
-def log_to(path: Path | None) -> None:
-    """From here on `say` and `warn` also add to the text file `path`, and what was said since `log_to(None)` does."""
-    global _log
-    _log = path
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_log("".join(_early))
-    _early.clear()
+@contextmanager
+def keep_log() -> Iterator[None]:
+    """What is said inside (`say`, `warn`) is also kept: in the text file `log_to` names, now or later."""
+    global _log, _early
+    _early = []
+    try:
+        yield
+    finally:
+        _log = _early = None
+
+
+def log_to(path: Path) -> None:
+    """Name the file of `keep_log`; what has been said so far is added to it, too."""
+    global _log, _early
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _log, lines = path, "".join(_early or ())
+    _early = None
+    _write_log(lines)
 
 
 def say(text: str) -> None:
@@ -89,7 +99,7 @@ def _add_to_log(text: str) -> None:
     line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"
     if _log:
         _write_log(line)
-    else:
+    elif _early is not None:
         _early.append(line)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_writing_is_complete_or_absent(tmp_path: Path) -> None:
         utils.write_atomically(path, break_off)
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_log_has_what_was_said_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "run" / "train.log"
+    utils.warn("before")
+    with suppress(KeyError), utils.keep_log():
+        utils.say("early")
+        utils.log_to(log)
+        utils.warn("late")
+        raise KeyError  # an error ends it, too
+    utils.say("after")
+    assert [line.split("  ", 1)[1] for line in log.read_text().splitlines()] == ["early", "warning: late"]
 
 
 def test_progress_in_a_pipe_prints_lines_without_control_codes(
