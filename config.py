@@ -98,7 +98,7 @@ LR_DECAY_FACTOR: float = 0.1  # multistep, step: what a drop multiplies by
 WARMUP_EPOCHS: float = 0.0  # cosine: epochs of linear rise before the fall to 0; warmup_steps: epochs at a tenth
 ONECYCLE_PEAK: float = 0.3  # onecycle: share of the run before the highest rate
 MIXED_PRECISION: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: what the GPU does well; off on a CPU
-SYNC_BATCHNORM: bool = False  # several GPUs: BatchNorm takes its statistics from all of a step's images
+SYNC_BATCHNORM: bool = False  # several processes: BatchNorm takes its statistics from all of a step's images
 SEED: int = 0  # of the split, the order, the augmentation and the new head
 
 # ---- Loss * ----

@@ -25,6 +25,7 @@ import losses
 import models_factory
 import optimization
 import predictor
+import sync_batchnorm
 import teachers
 import utils
 from dataset_readers import Batch, EpochBatches, Table
@@ -94,7 +95,9 @@ def make_engine(train: Table, device: torch.device) -> Engine:
     if config.ACTIVATION_CHECKPOINTING:
         activation_checkpointing.checkpoint_activations(model.backbone)
     if config.SYNC_BATCHNORM and distributed.count() > 1:
-        model = share_batchnorm(model, device)
+        synchronised = sync_batchnorm.convert(model, device)
+        assert isinstance(synchronised, models_factory.MultiLabelModel)
+        model = synchronised
     model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
     average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
     if config.COMPILE:
@@ -164,17 +167,6 @@ def choose_batch_size(epoch: int) -> int:
 def count_steps(num_images: int, epoch: int) -> int:
     """The steps of `epoch`."""
     return len(EpochBatches(num_images, choose_batch_size(epoch), shuffle=True, seed=config.SEED))
-
-
-def share_batchnorm(model: models_factory.MultiLabelModel, device: torch.device) -> models_factory.MultiLabelModel:
-    """`model` with every BatchNorm taking its statistics from all processes' images. Raises InputError on a CPU."""
-    from timm.layers.norm_act import convert_sync_batchnorm  # torch's loses the activation in timm's BatchNorm
-
-    if device.type != "cuda":
-        raise InputError(f"SYNC_BATCHNORM needs GPUs, not {device}: set it to False")
-    converted = convert_sync_batchnorm(model)
-    assert isinstance(converted, models_factory.MultiLabelModel)
-    return converted
 
 
 def _has_unused(model: models_factory.MultiLabelModel, device: torch.device) -> bool:

@@ -3,8 +3,9 @@
     part_of_mean_loss = take_step(engine, network, batch, epoch, step)      # None: the step was left out
 
 The batch is this process's share. Gradients are those of the loss over the whole batch, so neither the number of
-processes nor that of parts changes a step, except what looks at a part alone (BatchNorm in training, OHEM; GHM at the
-parts that processes compute at a time) or at a share alone: mixup and CutMix pair its images.
+processes nor that of parts changes a step, except what looks at a part alone (BatchNorm in training, OHEM; GHM, and
+BatchNorm with SYNC_BATCHNORM, at the parts that processes compute at a time) or at a share alone: mixup and CutMix pair
+its images.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _halve(size: int, error: torch.OutOfMemoryError) -> int:
 def _split(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
     """(part, whether it is the last) of `size` images or so, 0: of all; as many parts in every process, of two or more.
 
-    What a part's forward pass exchanges (GHM, SyncBatchNorm) needs as many in each.
+    What a part's forward pass exchanges (GHM, SYNC_BATCHNORM) needs as many in each.
     """
     num_images = len(batch.images)
     num_parts = distributed.find_least(max(1, min(-(-num_images // size), num_images // 2))) if size else 1

@@ -133,6 +133,16 @@ def test_batchnorm_is_one_after_each_epoch(shared_dataset: Path, tmp_path: Path)
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_synchronised_batchnorm_is_one_processs(count: int, shared_dataset: Path, tmp_path: Path) -> None:
+    # one epoch: in more, so small pictures and batches magnify rounding
+    options = ["--MODEL_NAME=resnet18", "--HEAD=linear_bn", "--OPTIMIZER=sgd", "--NUM_EPOCHS=1", "--SYNC_BATCHNORM=1"]
+    expected = run(shared_dataset, tmp_path / "alone", 1, *options)
+    found = run(shared_dataset, tmp_path / "run", count, *options)
+    for name, value in expected["model_state"].items():
+        torch.testing.assert_close(found["model_state"][name], value, atol=1e-5, rtol=1e-3)
+
+
 def test_a_death_ends_the_run_in_one_line_and_it_goes_on(shared_dataset: Path, tmp_path: Path) -> None:
     options = ["--NUM_EPOCHS=3", "--SAVE_EVERY_MINUTES=0.00001", "--AUGMENTATION=crop_flip"]
     whole = run(shared_dataset, tmp_path / "whole", 2, *options)
