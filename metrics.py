@@ -7,7 +7,7 @@ Work goes by blocks of rows or of classes, so that a million rows of 80 classes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -185,31 +185,42 @@ def bootstrap(
     level: float = 0.95,
     min_labels: int = 0,
     max_labels: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """(low, high) of every metric of `measure`: the middle `level` of its values over resampled images.
+) -> tuple[dict[str, tuple[float, float]], dict[str, NDArray[np.float64]]]:
+    """(low, high) of every metric of `measure`; (2, C) lows and highs of AP, P, R, F1, accuracy of `measure_classes`.
 
-    Each of `num_samples` resamples draws N images with replacement (Efron 1979, percentile intervals); the model and
-    the thresholds stay. A class without a positive in a resample has no part in that one's mAP, and a resample
-    without any has none in mAP's interval, which is NaN where no resample has one. Raises as `measure` does.
+    They are the middle `level` of the values over resampled images. Each of `num_samples` resamples draws N images
+    with replacement (Efron 1979, percentile intervals); the model and the thresholds stay. A class without a positive
+    in a resample has no part in that one's mAP, and a resample without any has none in mAP's interval, which is NaN
+    where no resample has one. Raises as `measure` does.
     """
-    limits = min_labels, max_labels
-    ends = _bootstrap(_metrics_of, probabilities, targets, thresholds, num_samples, seed, level, *limits)
-    return {name: (float(low), float(high)) for name, ((low,), (high,)) in ends.items()}
+    probabilities, targets = as_scores(probabilities, targets, at_least=1)
+    if num_samples < 1 or not 0 < level < 1:
+        raise InputError(f"bootstrap: num_samples {num_samples} must be 1 or more, level {level} between 0 and 1")
+    num_images = len(probabilities)
+    rng = np.random.default_rng(seed)
+    parts = []
+    for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // num_images)):
+        counts = np.empty((chunk.stop - chunk.start, num_images))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
+        ap = np.stack([_resample_ap(*entries, counts) for entries in read_classes(probabilities, targets)], axis=1)
+        tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels, counts)
+        parts.append((_metrics_of(tallies, ap), _class_metrics_of(tallies, ap)))
+    ends = (1 - level) / 2, (1 + level) / 2
 
+    def find_ends(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        values = values[~np.isnan(values)]
+        return np.quantile(values, ends) if len(values) else np.full(2, np.nan)
 
-def bootstrap_classes(
-    probabilities: ArrayLike,
-    targets: ArrayLike,
-    thresholds: float | ArrayLike,
-    num_samples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    min_labels: int = 0,
-    max_labels: int = 0,
-) -> dict[str, NDArray[np.float64]]:
-    """(2, C) lows and highs of AP, P, R, F1 and accuracy of `measure_classes`, as `bootstrap` finds them."""
-    limits = min_labels, max_labels
-    return _bootstrap(_class_metrics_of, probabilities, targets, thresholds, num_samples, seed, level, *limits)
+    whole, by_class = (
+        {name: np.concatenate([values[name] for values in resampled]) for name in resampled[0]}
+        for resampled in zip(*parts, strict=True)
+    )
+    intervals = {name: find_ends(values) for name, values in whole.items()}
+    return (
+        {name: (float(low), float(high)) for name, (low, high) in intervals.items()},
+        {name: np.stack([find_ends(column) for column in each.T], axis=1) for name, each in by_class.items()},
+    )
 
 
 def predict(probabilities: ArrayLike, thresholds: float | ArrayLike, min_labels: int = 0, max_labels: int = 0) -> Bools:
@@ -399,41 +410,6 @@ def _class_metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, ND
         "F1": f_beta_of(hits, predicted, positives),
         "accuracy": divide(known - positives - predicted + 2 * hits, known),
     }
-
-
-def _bootstrap(
-    measure_tallies: Callable[[Tallies, NDArray[np.float64]], dict[str, NDArray[np.float64]]],
-    probabilities: ArrayLike,
-    targets: ArrayLike,
-    thresholds: float | ArrayLike,
-    num_samples: int,
-    seed: int,
-    level: float,
-    min_labels: int,
-    max_labels: int,
-) -> dict[str, NDArray[np.float64]]:
-    """(2, C) ends of the middle `level` of what `measure_tallies` gives as (B, C), (2, 1) for (B,)."""
-    probabilities, targets = as_scores(probabilities, targets, at_least=1)
-    if num_samples < 1 or not 0 < level < 1:
-        raise InputError(f"bootstrap: num_samples {num_samples} must be 1 or more, level {level} between 0 and 1")
-    num_images = len(probabilities)
-    rng = np.random.default_rng(seed)
-    parts = []
-    for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // num_images)):
-        counts = np.empty((chunk.stop - chunk.start, num_images))
-        for row in counts:
-            row[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-        ap = [_resample_ap(*entries, counts) for entries in read_classes(probabilities, targets)]
-        tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels, counts)
-        parts.append(measure_tallies(tallies, np.stack(ap, axis=1)))
-    ends = (1 - level) / 2, (1 + level) / 2
-
-    def find_ends(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = values[~np.isnan(values)]
-        return np.quantile(values, ends) if len(values) else np.full(2, np.nan)
-
-    values = {name: np.concatenate([part[name] for part in parts]).reshape(num_samples, -1) for name in parts[0]}
-    return {name: np.stack([find_ends(column) for column in each.T], axis=1) for name, each in values.items()}
 
 
 def _resample_ap(scores: Floats, present: Bools, known: Bools, counts: NDArray[np.float64]) -> NDArray[np.float64]:

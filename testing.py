@@ -241,9 +241,9 @@ def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
     samples = config.BOOTSTRAP_SAMPLES
     measured = metrics.measure(*scores, **limits)
-    intervals = metrics.bootstrap(*scores, samples, **limits) if samples else {}
+    intervals, class_intervals = metrics.bootstrap(*scores, samples, **limits) if samples else ({}, {})
     columns = metrics.measure_classes(*scores, **limits)
-    for name, (low, high) in metrics.bootstrap_classes(*scores, samples, **limits).items() if samples else ():
+    for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
     result = {
         "model": str(config.MODEL_PATH),

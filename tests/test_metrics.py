@@ -260,7 +260,7 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, hidden: floa
             metrics.measure(probabilities, targets, thresholds),
             metrics.confusion(probabilities, targets, thresholds, max_labels=2),
             metrics.average_precision(probabilities, targets),
-            metrics.bootstrap(probabilities, targets, thresholds, num_samples=20),
+            metrics.bootstrap(probabilities, targets, thresholds, num_samples=20)[0],
         )
 
     measured, matrices, ap, intervals = run()
@@ -293,12 +293,11 @@ def test_bootstrap_is_measuring_each_resample(unknown: float | None, ties: int) 
         values.append(metrics.measure(probabilities[images], targets[images], thresholds, **limits))
         by_class.append(metrics.measure_classes(probabilities[images], targets[images], thresholds, **limits))
     options = {"num_samples": 60, "seed": 5, "level": 0.8, **limits}
-    intervals = metrics.bootstrap(probabilities, targets, thresholds, **options)
+    intervals, class_intervals = metrics.bootstrap(probabilities, targets, thresholds, **options)
     assert intervals.keys() == values[0].keys()
     for name, interval in intervals.items():
         expected = np.quantile([value[name] for value in values], [0.1, 0.9])
         assert interval == pytest.approx(tuple(expected), abs=1e-12), name
-    class_intervals = metrics.bootstrap_classes(probabilities, targets, thresholds, **options)
     assert [*class_intervals] == ["AP", "P", "R", "F1", "accuracy"]
     for name, ends in class_intervals.items():
         drawn = np.array([value[name] for value in by_class])
@@ -315,19 +314,18 @@ def test_bootstrapped_map_leaves_out_classes_and_resamples_without_positives() -
     drawn = [np.bincount(rng.integers(4, size=4), minlength=4) for _ in range(50)]
     aps = [count[1] / count[:3].sum() for count in drawn if count[1]]  # all of 0.9, 0.6 and 0.4 rank before or with it
     assert 0 < len(aps) < 50
-    intervals = metrics.bootstrap(probabilities, targets, 0.5, num_samples=50, level=0.5)
+    intervals, _ = metrics.bootstrap(probabilities, targets, 0.5, num_samples=50, level=0.5)
     assert intervals["mAP"] == pytest.approx(tuple(np.quantile(aps, [0.25, 0.75])), abs=1e-12)
     assert intervals["num_classes_in_mAP"] == tuple(np.quantile([float(count[1] > 0) for count in drawn], [0.25, 0.75]))
-    nothing = metrics.bootstrap(probabilities, np.zeros((4, 2)), 0.5, num_samples=5)
+    nothing, _ = metrics.bootstrap(probabilities, np.zeros((4, 2)), 0.5, num_samples=5)
     assert np.isnan(nothing["mAP"]).all()
 
 
 def test_bootstrap_of_one_image_is_that_image() -> None:
     probabilities, targets = np.array([[0.9, 0.2, 0.7]]), np.array([[1, 0, 0]])
     measured = metrics.measure(probabilities, targets, 0.5)
-    assert metrics.bootstrap(probabilities, targets, 0.5, num_samples=3) == {
-        name: (value, value) for name, value in measured.items()
-    }
+    intervals, _ = metrics.bootstrap(probabilities, targets, 0.5, num_samples=3)
+    assert intervals == {name: (value, value) for name, value in measured.items()}
     assert measured["mAP"] == 1
     assert measured["f1_samples"] == pytest.approx(2 / 3)
 

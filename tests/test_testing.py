@@ -101,11 +101,11 @@ def test_metrics_are_those_of_the_predictions(folder: Path, shared_dataset: Path
     f1 = f1_score(targets, probabilities >= 0.52, average=None, zero_division=0)
     assert [entry["F1"] for entry in result["classes"].values()] == pytest.approx(f1, abs=1e-9)
     assert [entry["threshold"] for entry in result["classes"].values()] == pytest.approx([0.52] * 3, abs=1e-7)
-    intervals = metrics.bootstrap(probabilities, targets, 0.52, num_samples=1000)
+    intervals, class_intervals = metrics.bootstrap(probabilities, targets, 0.52, num_samples=1000)
     assert result["intervals"].keys() == result["metrics"].keys()
     for name, ends in result["intervals"].items():
         assert ends == pytest.approx(intervals[name], abs=1e-6), name
-    low, high = metrics.bootstrap_classes(probabilities, targets, 0.52, num_samples=1000)["R"]
+    low, high = class_intervals["R"]
     assert [entry["R_low"] for entry in result["classes"].values()] == pytest.approx(low, abs=1e-6)
     assert [entry["R_high"] for entry in result["classes"].values()] == pytest.approx(high, abs=1e-6)
     model = (folder / "trained_models" / "best_model.pt").read_bytes()
