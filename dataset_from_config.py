@@ -18,8 +18,15 @@ def choose_format(split: str) -> str:
     return dataset_readers.recognise_format(config.DATASET_FOLDER, _find_folders(split)[1])
 
 
+def has_other_test_images() -> bool:
+    """Whether TEST_IMAGES_DIR is any folder of images, rather than the data set's test split."""
+    return config.TEST_IMAGES_DIR != config.IMAGES_DIR / "test-resized"
+
+
 def has_split(split: str) -> bool:
-    """Whether DATASET_FOLDER has labels of `split`."""
+    """Whether there are labels of `split`, with other test images in another TEST_LABELS_DIR, too."""
+    if split == "test" and has_other_test_images() and config.TEST_LABELS_DIR == config.LABELS_DIR / "test":
+        return False
     labels_dir = _find_folders(split)[1]
     return dataset_readers.has_split(config.DATASET_FOLDER, config.DATASET_FORMAT, split, labels_dir)
 

@@ -116,7 +116,7 @@ def read_images(model: Predictor) -> Images:
     """The images of TEST_SPLIT, classes in the model's order by name.
 
     Raises InputError when the data set's classes are others than the model's, or where it has no such split; "test"
-    may be a folder without labels.
+    may be any folder, without labels.
     """
     split = config.TEST_SPLIT
     has_labels = dataset_from_config.has_split(split)
@@ -205,6 +205,7 @@ def name_predictions(model: Predictor) -> str:
         f"scales{'-'.join(f'{scale:g}' for scale in config.TEST_SCALES)}": config.TEST_SCALES != (1.0,),
         model.calibration: model.calibration != "none",
         config.TEST_SPLIT: config.TEST_SPLIT != "test",
+        config.TEST_IMAGES_DIR.name: config.TEST_SPLIT == "test" and dataset_from_config.has_other_test_images(),
     }
     unusual = [name for name, is_so in others.items() if is_so]
     return "_".join(["predictions", checkpoints.name_model(metadata["model_name"]), *known, *unusual])

@@ -145,6 +145,36 @@ def test_without_labels_only_predictions_are_written(folder: Path, shared_datase
     assert not list((folder / "predictions").glob("evaluate_*"))
 
 
+@pytest.mark.parametrize("format", ["coco_cls", "csv"])
+def test_any_folder_is_predicted_without_the_labels_of_the_test_split(
+    format: str, folder: Path, dataset: Path, tmp_path: Path
+) -> None:
+    new = tmp_path / "new-photos"
+    new.mkdir()
+    for path in sorted((dataset / "images" / "test-resized").iterdir())[:5]:
+        (new / path.name).write_bytes(path.read_bytes())
+    if format == "csv":
+        (dataset / "labels").rename(tmp_path / "labels")
+        (dataset / "test.csv").write_text("image_path,labels\nimages/test-resized/test000.jpg,red\n")
+    arguments = make_small_run(dataset, folder)
+    testing.main(arguments)
+    path, of_split = read_predictions(folder)
+    (folder / "predictions" / "evaluate_result.json").unlink()
+    testing.main([*arguments, f"--TEST_IMAGES_DIR={new}"])
+    assert json.loads(path.read_text()) == of_split
+    predicted = json.loads(path.with_stem(f"{path.stem}_new-photos").read_text())
+    assert [*predicted] == [f"test{number:03}" for number in range(5)]
+    assert predicted["test000"] == of_split["test000"]
+    assert not (folder / "predictions" / "evaluate_result.json").exists(), "labels are those of the split"
+    if format == "coco_cls":  # with both folders set, it is measured
+        for path in new.iterdir():
+            (tmp_path / "own" / f"{path.stem}.cls").parent.mkdir(exist_ok=True)
+            (tmp_path / "own" / f"{path.stem}.cls").write_text("0\n")
+        testing.main([*arguments, f"--TEST_IMAGES_DIR={new}", f"--TEST_LABELS_DIR={tmp_path / 'own'}"])
+        result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+        assert [entry["positives"] for entry in result["classes"].values()] == [5, 0, 0]
+
+
 def test_a_checkpoint_without_threshold_takes_the_constant(folder: Path, shared_dataset: Path) -> None:
     change_checkpoint(folder, best_threshold=None)
     testing.main([*make_small_run(shared_dataset, folder), "--TH_MULTI_LABEL=0.45"])
