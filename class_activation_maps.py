@@ -2,8 +2,8 @@
 
     python class_activation_maps.py [recipe.py ...] [--MAP_METHOD grad-cam++] [--NAME value ...]
 
-Writes MAP_FOLDER/index.html and, beside it in pictures/, a folder of PNGs for each image. MODEL_PATH is a checkpoint:
-an exported file has no gradients. Classes, image size and thresholds come from it.
+Writes MAP_FOLDER/index.html and, beside it in index_files/, a folder of PNGs for each image. MODEL_PATH is a
+checkpoint: an exported file has no gradients. Classes, image size and thresholds come from it.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ figcaption b { color: var(--ink); } .scale { display: inline-block; width: 160px
 """
 
 
+PICTURES = "index_files"  # as browsers call the folder of a saved page
+
+
 class Verdict(NamedTuple):
     """Of one class on one image."""
 
@@ -59,7 +62,7 @@ class Verdict(NamedTuple):
 
 
 class Card(NamedTuple):
-    """An image on the page."""
+    """An image on the page; its pictures by their paths in the folder of all."""
 
     name: str
     photograph: Path
@@ -73,14 +76,9 @@ def main(arguments: list[str]) -> None:
     model, network = load(config.MODEL_PATH)
     images = read_images(model)
     names = name_images(images.paths)
-    folder = config.MAP_FOLDER / "pictures"
-    for old in folder.rglob("*.png"):
-        if re.fullmatch(r"photograph|\d+_.+", old.stem):  # of an earlier run
-            old.unlink()
-
     cards = []
     rows = spread_rows(len(images.paths), config.MAP_MAX_IMAGES)
-    with utils.Progress("mapping", len(rows)) as progress:
+    with utils.replace_folder(config.MAP_FOLDER / PICTURES) as folder, utils.Progress("mapping", len(rows)) as progress:
         for row in rows:
             cards.append(map_image(model, network, images.paths[row], images.table.targets[row], folder, names[row]))
             progress.step(1)
@@ -125,15 +123,16 @@ def map_image(
 
     photograph = Image.fromarray(pixels)
     photograph.thumbnail((MAX_SIDE, MAX_SIDE))
-    save(draw_labels(np.asarray(photograph), ["photograph"]), folder / name / "photograph.png")  # as wide as the others
+    place = Path(name) / "photograph.png"
+    save(draw_labels(np.asarray(photograph), ["photograph"]), folder / place)  # as wide as the others
     pictures = []
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
         picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
         captioned = draw_labels(np.asarray(picture), describe(verdict, has_evidence=bool(values.max() > 0)))
-        file = folder / name / f"{rank}_{make_file_name(verdict.name)}.png"
-        save(captioned, file)
+        file = place.with_name(f"{rank}_{make_file_name(verdict.name)}.png")
+        save(captioned, folder / file)
         pictures.append((file, verdict))
-    return Card(name, folder / name / "photograph.png", pictures, others)
+    return Card(name, place, pictures, others)
 
 
 def judge(
@@ -233,8 +232,8 @@ def show_card(card: Card, has_labels: bool) -> str:
 
 
 def show_figure(file: Path, caption: str) -> str:
-    """A picture by its path from the page on, above an HTML `caption`."""
-    address = quote(os.fsencode(file.relative_to(config.MAP_FOLDER).as_posix()))
+    """A picture, above an HTML `caption`."""
+    address = quote(os.fsencode(f"{PICTURES}/{file.as_posix()}"))
     picture = f'<a href="{address}"><img src="{address}" alt="" loading="lazy"/></a>'
     return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 

@@ -43,9 +43,11 @@ def main(arguments: list[str]) -> None:
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     checkpoint = checkpoints.load(config.MODEL_PATH)
-    paths, targets = choose_check_images(checkpoint["classes"])
+    split = choose_check_split()
+    paths, targets = sample_images(split, config.EXPORT_CHECK_IMAGES, checkpoint["classes"])
     reference = parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
-    print(f"{config.MODEL_PATH}: {checkpoint['model_name']} + {checkpoint['head']}, compared on {len(paths)} images")
+    network = f"{checkpoint['model_name']} + {checkpoint['head']}"
+    print(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
     source = make_source(checkpoint)
     reports = [export(name, source, reference) for name in config.EXPORT_FORMATS]
@@ -58,10 +60,10 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"{len(failed)} of {len(reports)} files did not pass: {', '.join(failed)}")
 
 
-def choose_check_images(classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
-    """EXPORT_CHECK_IMAGES test images (training images where there are none), and their targets where labels are."""
-    has_images = dataset_from_config.has_split("test") or config.TEST_IMAGES_DIR.is_dir()
-    return sample_images("test" if has_images else "train", config.EXPORT_CHECK_IMAGES, classes)
+def choose_check_split() -> str:
+    """The split whose images each file sees beside the checkpoint: "train" where there are no test images."""
+    named = dataset_from_config.has_split("test") or dataset_from_config.has_other_test_images()
+    return "test" if named or config.TEST_IMAGES_DIR.is_dir() else "train"
 
 
 def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dataset_readers import decode_image
 from image_cache import stamp_files
 from metrics import read_rows
-from utils import InputError, Progress, write_atomically
+from utils import InputError, Progress, replace_folder, write_atomically
 
 ROWS_AT_ONCE = 4096  # of a file of an earlier run, looked at together
 MIN_PICTURE_WIDTH = 320  # pixels: beside a narrower image is margin, so that the labels under it can be read
@@ -208,7 +207,6 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
     from matplotlib.font_manager import findfont
 
     findfont("DejaVu Sans")  # found once, before threads ask
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
 
     def save(prediction: Prediction) -> None:
         ranked = prediction.ranked
@@ -217,21 +215,18 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_labels(decode_image(prediction.path), texts or ["no label"]).save(path, quality=90)
 
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("drawing", len(predictions)) as progress:
-            waiting: list[Prediction] = []
-            for number, prediction in enumerate(predictions, start=1):
-                waiting.append(prediction)
-                if len(waiting) == 64 or number == len(predictions):  # a pool would take all of a million at once
-                    list(pool.map(save, waiting))
-                    progress.step(len(waiting))
-                    waiting.clear()
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier run
-        new.rename(folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error} (free some space or choose another folder)") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    with (
+        replace_folder(folder) as new,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        Progress("drawing", len(predictions)) as progress,
+    ):
+        waiting: list[Prediction] = []
+        for number, prediction in enumerate(predictions, start=1):
+            waiting.append(prediction)
+            if len(waiting) == 64 or number == len(predictions):  # a pool would take all of a million at once
+                list(pool.map(save, waiting))
+                progress.step(len(waiting))
+                waiting.clear()
 
 
 def draw_labels(pixels: NDArray[np.uint8], texts: Sequence[str]) -> Image.Image:

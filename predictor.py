@@ -97,6 +97,8 @@ class Predictor:
         read no more than BATCHES_AHEAD batches ahead. Threads decode, or `num_workers` processes. With a `title`,
         progress is shown under it where their number is known. Raises InputError for an image that cannot be read.
         """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}: it must be 1 or more")
         if isinstance(images, str | Path):
             images = list_images(Path(images)) if Path(images).is_dir() else [images]
         elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
@@ -152,6 +154,8 @@ def load(
     `allow_failed`, for an exported file that did not pass its comparison with the checkpoint.
     """
     path = Path(path)
+    if not scales or min(scales) <= 0:
+        raise InputError(f"scales are {tuple(scales)}: they must be one or more numbers above 0")
     format = engines.recognise(path)
     engine = engines.choose_engine(engine, format, path)
     target = choose_device("cpu" if device == "auto" and engine != "torch" else device)
@@ -283,7 +287,8 @@ def decode(image: Picture) -> NDArray[np.uint8]:
             return dataset_readers._make_rgb(ImageOps.exif_transpose(image))
         except dataset_readers.DECODER_ERRORS as error:
             raise InputError(f"cannot read a PIL image: {str(error) or type(error).__name__}") from error
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+    is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    if is_rgb and image.size:
         return np.require(image, requirements=["C", "W"])  # as torch takes it
     found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise InputError(f"an image is a file, a PIL image or an array uint8 (H, W, 3) RGB, not {found}")

@@ -186,18 +186,22 @@ def name_images(paths: Sequence[str]) -> list[str]:
 def name_predictions(model: Predictor) -> str:
     """A file name, without its ending, that says which model made the predictions, and how."""
     metadata, constants = model.metadata, model.metadata.get("config", {})
+    few, many = model.thresholds.min(), model.thresholds.max()
     lr = constants.get("HEAD_BASE_LR" if constants.get("USE_DIFFERENTIAL_LR") else "LEARNING_RATE")
     parts = {
         "f1-": metadata.get("best_f1"),
         "epoch": metadata.get("epoch"),
         "bs": constants.get("TRAIN_BATCH_SIZE"),
         "lr": lr,
-        "th": model.threshold,
+        "th": model.threshold if few == many else None,
         "testbs": config.TEST_BATCH_SIZE,
     }
     known = [f"{name}{value:.4g}" for name, value in parts.items() if value is not None]
     format = engines.recognise(model.path)
     others = {
+        f"th{few:.4g}-{many:.4g}": few != many,
+        f"min{model.min_labels}": model.min_labels,
+        f"max{model.max_labels}": model.max_labels,
         format: format != "checkpoint",
         "int8": config.TEST_INT8 or metadata.get("precision") == "int8",
         "fp16": metadata.get("precision") == "fp16",

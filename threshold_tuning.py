@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 import calibration
 import checkpoints
 import config
+import engines
 import metrics
 import overrides
 import thresholds
@@ -44,8 +45,14 @@ class SavedScores(NamedTuple):
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
-    policy = choose_policy()
+    format = engines.recognise(config.MODEL_PATH)
+    if format != "checkpoint":
+        raise InputError(
+            f"{config.MODEL_PATH} is {format}, whose thresholds stay: set MODEL_PATH to the checkpoint (.pt), and "
+            "export it again"
+        )
     checkpoint = checkpoints.load(config.MODEL_PATH)
+    policy = choose_policy(len(checkpoint["classes"]))
     folder = find_folder(config.MODEL_PATH)
     scores = read_scores(folder / SCORES_FILE)
     updates = tune_checkpoint(checkpoint, scores, policy)
@@ -55,8 +62,10 @@ def main(arguments: list[str]) -> None:
     print(f"saved: {config.MODEL_PATH}\n       {folder / THRESHOLDS_FILE}")
 
 
-def choose_policy() -> Policy:
-    """What the constants ask of thresholds."""
+def choose_policy(num_classes: int) -> Policy:
+    """What the constants ask of thresholds. Raises InputError where a model of `num_classes` cannot do so."""
+    if num_classes < config.MIN_LABELS:
+        raise InputError(f"MIN_LABELS is {config.MIN_LABELS}, but there are {num_classes} classes: set it lower")
     return Policy(
         scope=config.THRESHOLD_SCOPE,
         goal=config.THRESHOLD_GOAL,

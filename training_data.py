@@ -24,6 +24,7 @@ import dataset_split
 import distributed
 import feature_cache
 import teachers
+import threshold_tuning
 import utils
 from augmentations import Augmentation
 from dataset_readers import Batch
@@ -54,6 +55,7 @@ def read_data() -> Data:
             f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(train.classes)} classes: "
             "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
         )
+    threshold_tuning.choose_policy(len(train.classes))  # what cannot be done is said before the training
     own_val = dataset_from_config.read_split("val") if dataset_from_config.has_split("val") else None
     if own_val and (shared := set(train.paths) & set(own_val.paths)):
         raise InputError(

@@ -173,7 +173,8 @@ def tune_selected(files: RunFiles) -> dict[str, Any]:
         utils.warn(f"{file} is missing or of another checkpoint: the thresholds of {files.checkpoint} stay as they are")
         checkpoints.save(config.BEST_MODEL_PATH, selected)
         return selected
-    selected |= threshold_tuning.tune_checkpoint(selected, scores, threshold_tuning.choose_policy())
+    policy = threshold_tuning.choose_policy(len(selected["classes"]))
+    selected |= threshold_tuning.tune_checkpoint(selected, scores, policy)
     for path in (files.checkpoint, config.BEST_MODEL_PATH):
         folder = threshold_tuning.find_folder(path)
         checkpoints.save(path, selected)

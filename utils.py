@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -129,6 +130,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # what keeps it from being written keeps it from being there
             temporary.unlink()
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` in the end; an error leaves that as it was.
+
+    Raises InputError when it cannot be written.
+    """
+    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        new.mkdir(parents=True)
+        yield new
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error} (free some space or choose another folder)") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -417,7 +417,7 @@ def test_the_page_shows_the_labels_that_the_predictor_gives(labelled: Path, tmp_
         ranked = ranked or [int(record.probabilities.argmax())]
         names = [class_activation_maps.make_file_name(CLASSES[label]) for label in ranked]
         stems = ["photograph", *(f"{rank}_{name}" for rank, name in enumerate(names, start=1))]
-        expected += [f"pictures/{Path(record.path).stem}/{stem}.png" for stem in stems]
+        expected += [f"index_files/{Path(record.path).stem}/{stem}.png" for stem in stems]
         labels = labelled / "labels" / "test" / f"{Path(record.path).stem}.cls"
         present = {int(line) for line in labels.read_text().split()}
         counts["✓ right"] += len(present & {*record.labels})
@@ -444,17 +444,29 @@ def test_a_folder_without_labels_and_an_image_without_a_predicted_class(tmp_path
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "images" / name)
     model = save_model(tmp_path, threshold=0.999)
-    stale = tmp_path / "maps" / "pictures" / "old" / "1_cat.png"
+    stale = tmp_path / "maps" / "index_files" / "old" / "1_cat.png"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"")
     page = run(tmp_path, tmp_path / "none", model, TEST_IMAGES_DIR=tmp_path / "images", MAP_METHOD="grad-camm++")
     folders = [Path(picture).parent.as_posix() for picture in page.pictures]
-    assert folders == [f"pictures/{name}" for name in ("a/1",) * 2 + ("b & <i>/1",) * 2 + ("b & <i>/100%41",) * 2]
+    assert folders == [f"index_files/{name}" for name in ("a/1",) * 2 + ("b & <i>/1",) * 2 + ("b & <i>/100%41",) * 2]
     assert all((tmp_path / "maps" / picture).is_file() for picture in page.pictures)
     assert page.text.count("< 0.999 not predicted") == 3
     assert "which have no labels" in page.text
     assert "✓" not in page.text
     assert not stale.exists()
+
+
+def test_a_run_that_fails_leaves_the_earlier_page_whole(
+    labelled: Path, tmp_path: Path, fails: Callable[[Callable[[list[str]], None], list[str]], str]
+) -> None:
+    model = save_model(tmp_path)
+    page = run(tmp_path, labelled, model, MAP_MAX_IMAGES=2)
+    arguments = [f"--MODEL_PATH={model}", f"--DATASET_FOLDER={labelled}", f"--MAP_FOLDER={tmp_path / 'maps'}"]
+    assert "needs the head ml_decoder" in fails(class_activation_maps.main, [*arguments, "--MAP_METHOD=attention"])
+    assert Page((tmp_path / "maps" / "index.html").read_text(encoding="utf-8")).text == page.text
+    assert all((tmp_path / "maps" / picture).is_file() for picture in page.pictures)
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["index.html", "index_files"]
 
 
 def test_large_photographs_are_shrunk(tmp_path: Path) -> None:

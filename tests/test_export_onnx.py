@@ -249,17 +249,21 @@ def test_training_images_serve_where_there_are_no_others(dataset: Path) -> None:
         dataset / "images" / "train-resized",
         dataset / "labels" / "train",
     )
-    config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR = dataset / "none", dataset / "none"
-    config.EXPORT_CHECK_IMAGES = 4
-    paths, targets = export_onnx.choose_check_images(["red", "green", "blue"])
+    config.IMAGES_DIR, config.TEST_LABELS_DIR = dataset / "none", dataset / "none"
+    config.TEST_IMAGES_DIR = config.IMAGES_DIR / "test-resized"
+    assert export_onnx.choose_check_split() == "train"
+    paths, targets = export_onnx.sample_images("train", 4, ["red", "green", "blue"])
     assert [Path(path).stem for path in paths] == ["train000", "train010", "train020", "train030"]
     assert targets is not None
     labels = [(dataset / "labels" / "train" / f"{Path(path).stem}.cls").read_text().split() for path in paths]
     assert [np.flatnonzero(row).tolist() for row in targets] == [[int(label) for label in each] for each in labels]
     config.TEST_IMAGES_DIR = dataset / "images" / "test-resized"
-    paths, targets = export_onnx.choose_check_images(["red", "green", "blue"])
+    assert export_onnx.choose_check_split() == "test"
+    paths, targets = export_onnx.sample_images("test", 4, ["red", "green", "blue"])
     assert [Path(path).stem for path in paths] == ["test000", "test003", "test006", "test009"]
     assert targets is None
+    config.TEST_IMAGES_DIR = dataset / "misspelt"
+    assert export_onnx.choose_check_split() == "test", "where it is an error that they are not there"
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,7 @@ def test_pictures_in_memory_are_made_upright_rgb(checkpoint: Path) -> None:
     [
         (np.zeros((3, 32, 32), dtype=np.uint8), r"uint8 \(3, 32, 32\)"),
         (np.zeros((32, 32, 3), dtype=np.float32), r"float32 \(32, 32, 3\)"),
+        (np.zeros((0, 5, 3), dtype=np.uint8), r"uint8 \(0, 5, 3\)"),
         (7, "int"),
     ],
 )
@@ -270,6 +271,17 @@ def test_views_are_averaged_as_probabilities(checkpoint: Path, images: list[Path
         with torch.no_grad():
             expected = torch.cat([model(view[None]).sigmoid() for image in views for view in (image, image.flip(2))])
         np.testing.assert_allclose(record.probabilities, expected.mean(dim=0).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("scales", [(), (1.0, 0.0)])
+def test_scales_are_numbers_above_0(checkpoint: Path, scales: tuple[float, ...]) -> None:
+    with pytest.raises(InputError, match="they must be one or more numbers above 0"):
+        predictor.load(checkpoint, "cpu", scales=scales)
+
+
+def test_a_batch_has_an_image(checkpoint: Path, images: list[Path]) -> None:
+    with pytest.raises(InputError, match="batch_size is 0: it must be 1 or more"):
+        list(predictor.load(checkpoint, "cpu").predict(images, batch_size=0))
 
 
 def test_a_network_of_one_size_refuses_other_scales(tmp_path: Path) -> None:

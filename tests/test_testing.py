@@ -305,7 +305,8 @@ def test_a_threshold_and_limits_a_class_are_the_checkpoints(folder: Path, shared
     medians = np.median(list(rows.values()), axis=0)
     change_checkpoint(folder, thresholds=medians.tolist(), min_labels=1, max_labels=2)
     testing.main([*make_small_run(shared_dataset, folder), "--PREDICTION_FILES=names,records"])
-    file = next((folder / "predictions").glob("predictions_*testbs64.json"))
+    lowest, highest = medians.astype(np.float32).min(), medians.astype(np.float32).max()
+    (file,) = (folder / "predictions").glob(f"predictions_*testbs64_th{lowest:.4g}-{highest:.4g}_min1_max2.json")
     predictions = json.loads(file.read_text())
     for stem, row in rows.items():
         above = sorted(np.flatnonzero(row >= medians.astype(np.float32)), key=lambda c: -row[c])

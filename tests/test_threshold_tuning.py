@@ -182,7 +182,7 @@ def test_every_constant_reaches_the_policy() -> None:
     config.THRESHOLD_BETA, config.THRESHOLD_PRECISION, config.THRESHOLD_RECALL = 3.0, 0.8, 0.7
     config.FALSE_POSITIVE_COST, config.FALSE_NEGATIVE_COST = 5.0, 6.0
     config.MIN_LABELS, config.MAX_LABELS = 1, 2
-    assert threshold_tuning.choose_policy() == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2)
+    assert threshold_tuning.choose_policy(4) == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,19 @@ def test_scores_of_another_model_are_refused(
     assert message in fails(threshold_tuning.main, [f"--MODEL_PATH={path}"])
     assert path.read_bytes() == before
     assert not (tmp_path / "thresholds.npy").exists()
+
+
+def test_more_labels_than_classes_and_exported_files_are_refused(tmp_path: Path, fails: Callable[..., str]) -> None:
+    path = write_checkpoint(tmp_path / "best_model.pt", make_scores())
+    before = path.read_bytes()
+    assert "MIN_LABELS is 5, but there are 4" in fails(
+        threshold_tuning.main, [f"--MODEL_PATH={path}", "--MIN_LABELS=5", "--MAX_LABELS=0"]
+    )
+    assert path.read_bytes() == before
+    exported = tmp_path / "best_model.onnx"
+    exported.write_bytes(b"\x08\x07")
+    message = fails(threshold_tuning.main, [f"--MODEL_PATH={exported}"])
+    assert f"{exported} is onnx, whose thresholds stay: set MODEL_PATH to the checkpoint (.pt)" in message
 
 
 def test_without_scores_nothing_is_done(tmp_path: Path, fails: Callable[..., str]) -> None:

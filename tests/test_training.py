@@ -285,6 +285,7 @@ def cut(path: Path) -> None:
         (None, ["--MODEL_NAME=resnet81"], "there is no backbone 'resnet81'; the nearest: resnet18"),
         (None, ["--NUM_EPOCS=3"], "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
         (None, ["--NUM_CLASSES=5"], "NUM_CLASSES is 5 but the data set has 3 classes"),
+        (None, ["--MIN_LABELS=4"], "MIN_LABELS is 4, but there are 3 classes: set it lower"),
         (None, ["--FREEZE_BACKBONE=True"], "a frozen random backbone learns nothing"),
         (None, ["--DEVICE=gpu"], "DEVICE 'gpu' is not to be had here"),
     ],

@@ -55,6 +55,22 @@ def test_writing_is_complete_or_absent(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    for content in ("first", "second"):
+        with utils.replace_folder(folder) as new:
+            (new / content).write_text(content)
+        assert [file.name for file in folder.iterdir()] == [content]
+    with suppress(KeyError), utils.replace_folder(folder) as new:
+        (new / "third").touch()
+        raise KeyError
+    assert [file.name for file in folder.iterdir()] == ["second"]
+    error = r"cannot write .*second/pictures: .* \(free some space or choose another folder\)"
+    with pytest.raises(InputError, match=error), utils.replace_folder(folder / "second" / "pictures"):
+        pass
+    assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
+
+
 def test_the_log_has_what_was_said_from_its_beginning_to_its_end(tmp_path: Path) -> None:
     log = tmp_path / "run" / "train.log"
     utils.warn("before")
