@@ -119,7 +119,7 @@ class RunState:
     step: int = 0  # steps done of the next one
     loss_total: float = 0.0  # of those steps: mean loss x images
     num_images: int = 0  # of those steps
-    epoch_seconds: float = 0.0  # that those steps took
+    epoch_seconds: float = 0.0  # that those steps took; with what came before them, once all are taken
     num_taken: int = 0  # of those steps, with finite gradients
     num_left_out: int = 0  # of those steps, without
     rates: dict[str, float] = field(default_factory=dict)  # learning rates at that epoch's start
@@ -130,7 +130,7 @@ class RunState:
     threshold: float | None = None  # the last validation's
     stopping_f1: float = -1.0  # the F1 that early stopping counts from
     validations_without_gain: int = 0
-    seconds: float = 0.0  # spent in training epochs
+    seconds: float = 0.0  # spent in the epochs that are done
     finished: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)  # a record an epoch
 
@@ -148,6 +148,7 @@ class RunState:
 
     def close_epoch(self, record: dict[str, Any]) -> None:
         """Take the epoch's record into the history."""
+        self.seconds += record["seconds"]
         self.epoch, self.step, self.loss_total, self.num_images, self.epoch_seconds = record["epoch"], 0, 0.0, 0, 0.0
         self.num_taken = self.num_left_out = 0
         self.history.append(record)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import InputError
@@ -64,6 +65,7 @@ LIMITS: dict[str, Limit] = {
     "FROZEN_FEATURE_VIEWS": _at_least(0, "0 (features are not kept) or more"),
     "GROWING_IMAGE_SIZES": SIDES,
     "NUM_EPOCHS": _at_least(1),
+    "SEED": Limit(lambda value: 0 <= value < 2**32, "0 to 4294967295"),
     "TRAIN_BATCH_SIZE": _at_least(2, "BatchNorm in training needs 2 or more"),
     "UNFROZEN_BATCH_SIZE": Limit(lambda value: value == 0 or value >= 2, "0 (TRAIN_BATCH_SIZE), or 2 or more"),
     "CLIP_GRADIENT_NORM": _at_least(0, "0 (any) or more"),
@@ -209,6 +211,13 @@ CONTRADICTIONS: list[tuple[Rule, str]] = [
     (
         lambda TEACHER_PROBABILITIES, TEACHER_CHECKPOINTS: bool(TEACHER_PROBABILITIES and TEACHER_CHECKPOINTS),
         "TEACHER_PROBABILITIES and TEACHER_CHECKPOINTS both say what to learn from: set one of them to ()",
+    ),
+    (
+        lambda TEACHER_CHECKPOINTS, BEST_MODEL_PATH: (
+            BEST_MODEL_PATH.resolve() in [Path(file).resolve() for file in TEACHER_CHECKPOINTS]
+        ),
+        "TEACHER_CHECKPOINTS names BEST_MODEL_PATH {BEST_MODEL_PATH}, which the student would replace: name the "
+        "teacher's own checkpoint, or a copy",
     ),
     (
         lambda TEACHER_PROBABILITIES, TEACHER_CHECKPOINTS, LOSS: (

@@ -389,12 +389,12 @@ def read_index(
 ) -> Index:
     """The images of `split` in the shards in `root`, which `read_image` knows from then on.
 
-    Where there is no index, the shards are read once for it; `classes` are then the names of class indices. Shards
-    that lie elsewhere are kept in `cache_folder`, at most `limit_gb`. Raises InputError.
+    Where there is no index, or a shard is newer, the shards are read once for it; `classes` are then the names of class
+    indices. Shards that lie elsewhere are kept in `cache_folder`, at most `limit_gb`. Raises InputError.
     """
     file = name_index(root, split)
     shards = {name: url for name, url in list_shards(root).items() if name.startswith(f"{split}-")}
-    if not file.is_file():
+    if not file.is_file() or _is_outdated(file, [root / name for name, url in shards.items() if not url]):
         write_index(file, scan_shards(root, shards, classes))
     index = _parse_index(file)
     if differing := set(index.shards) ^ set(shards):
@@ -402,6 +402,11 @@ def read_index(
         raise InputError(f"{file}: {min(differing)} is {where}; restore it, or delete the index to have it made anew")
     _register(root, index, shards, None if cache_folder is None else cache_folder / "shards", limit_gb)
     return index
+
+
+def _is_outdated(index: Path, shards: Sequence[Path]) -> bool:
+    """Whether one of `shards` was written after `index`."""
+    return any(shard.stat().st_mtime_ns > index.stat().st_mtime_ns for shard in shards)
 
 
 def write_index(file: Path, rows: Iterable[tuple[object, ...]]) -> None:
@@ -491,11 +496,20 @@ def scan_shards(
                 else:
                     with tarfile.open(root / name, "r:") as tar:  # images are skipped
                         yield from _scan(tar, f"{root}{os.sep}{name}", classes)
+                        _require_end(root / name, tar.offset)
             except tarfile.TarError as error:
                 raise InputError(f"{root / name} is no whole tar file without compression: {_say(error)}") from error
             except (OSError, BrokenTransfer) as error:
                 raise InputError(f"cannot read {root / name}: {_say(error)}") from error
             progress.step(1)
+
+
+def _require_end(shard: Path, offset: int) -> None:
+    """Raise InputError unless the zeros that end a tar file are at `offset`: it may be cut between two members."""
+    with shard.open("rb") as file:
+        file.seek(offset)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise InputError(f"{shard} is cut short: the mark that ends a tar file is missing; copy it anew")
 
 
 def _scan(tar: tarfile.TarFile, path: str, classes: Callable[[], Sequence[str]]) -> Iterator[tuple[object, ...]]:

@@ -24,7 +24,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interruption:
     """Takes both signals over while it is entered; a second one ends the run at once in any case."""
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str = "the same command goes on from there") -> None:
+        self.advice = advice  # what to do to go on from what was saved
         self.came = self._is_delayed = False
         self._process = os.getpid()
 
@@ -50,6 +51,6 @@ class Interruption:
         if os.getpid() != self._process:  # a loading process, which inherits this: the step needs its images
             return
         if self.came or not self._is_delayed:
-            raise Stopped(f"{signal.Signals(number).name}: the same command goes on from what was saved last")
+            raise Stopped(f"{signal.Signals(number).name}; what was saved last stays: {self.advice}")
         self.came = True
         print(f"{signal.Signals(number).name}: saving after this step; again: at once", file=sys.stderr, flush=True)

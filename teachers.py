@@ -1,7 +1,7 @@
 """Teachers: a better model's probabilities become a share of the targets (Hinton, Vinyals and Dean 2015).
 
     targets = make_soft_targets(table, ["teacher.csv"], weight=0.5, temperature=2.0)    # from files, for make_loader
-    teach = make_teacher(["best_model.pt"], table.classes, device, weight=0.5, temperature=2.0)
+    teach = make_teacher(["teacher.pt"], table.classes, device, weight=0.5, temperature=2.0)
     batch = teach(batch, epoch, step)    # or from models, for each picture as augmentation left it
 
 A target becomes (1 - weight) y + weight pT, with pT = sigmoid(logit(p) / temperature) of the teachers' mean

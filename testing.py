@@ -68,7 +68,9 @@ def test(device: torch.device) -> None:
     images = read_images(model)
     print_configuration(model, images)
 
-    kept = config.PREDICTIONS_FOLDER / name_rows(model, images.paths, int8_images)
+    name = name_rows(model, images.paths, int8_images)
+    share = f"_{distributed.rank()}of{distributed.count()}" if distributed.count() > 1 else ""
+    kept = config.PREDICTIONS_FOLDER / f"{name}{share}.partial"
     if config.RESUME == "never":
         kept.unlink(missing_ok=True)
     own = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
@@ -84,7 +86,8 @@ def test(device: torch.device) -> None:
             if images.has_labels:
                 evaluate(predictions, images, model)
     distributed.wait()  # the rows stay until everything is written
-    kept.unlink()
+    for file in kept.parent.glob(f"{name}*.partial"):  # those of another number of processes, too
+        file.unlink(missing_ok=True)
 
 
 class Images(NamedTuple):
@@ -136,7 +139,7 @@ def read_images(model: Predictor) -> Images:
 
 
 def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]) -> str:
-    """The hidden name of the file of probabilities while they are computed: it changes with all they depend on.
+    """How the hidden files of probabilities begin while they are computed: it changes with all they depend on.
 
     Of the images themselves, only with the folder that holds them all: their rows say which they are of.
     """
@@ -154,8 +157,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         find_base(paths),
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
     ]
-    share = f"_{distributed.rank()}of{distributed.count()}" if distributed.count() > 1 else ""
-    return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}{share}.partial"
+    return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}"
 
 
 def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
@@ -285,9 +287,8 @@ def _null_if_nan(value: float) -> float | None:
 def print_configuration(model: Predictor, images: Images) -> None:
     """What is about to happen."""
     metadata, paths = model.metadata, images.paths
-    trained = (
-        f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}" if "best_f1" in metadata else ""
-    )
+    f1 = metadata.get("best_f1")
+    trained = "" if f1 is None else f", best validation F1 {f1:.4f} in epoch {metadata['epoch']}"
     labels = f", labels as {dataset_from_config.choose_format(config.TEST_SPLIT)}" if images.has_labels else ""
     few, many = model.thresholds.min(), model.thresholds.max()
     thresholds = f"{few:.4f}" if few == many else f"{few:.4f} to {many:.4f}, one each,"

@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
-    with distributed.start(config.DEVICE) as device, Interruption() as interruption, utils.keep_log():
+    advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
+    with distributed.start(config.DEVICE) as device, Interruption(advice) as interruption, utils.keep_log():
         train(device, interruption)
 
 
@@ -93,9 +94,7 @@ def train(device: torch.device, interruption: Interruption) -> None:
             with interruption.delayed():
                 record = train_epoch(engine, stage, epoch, state, files, doctor, save, interruption)
                 engine.share_statistics()
-                if record["seconds"] > LONG_EPOCH and config.SAVE_EVERY_MINUTES:
-                    save()  # validation, too, may take long
-
+                model, validated = engine.model, None
                 if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
                     model, validated = validate(engine, stage, epoch, record)
                     if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
@@ -110,13 +109,14 @@ def train(device: torch.device, interruption: Interruption) -> None:
                 state.close_epoch(record)
                 print_epoch(record)
                 logger.add_epoch(record)
-                training_records.save_epoch(files, engine, data, state, record)
+                training_records.save_epoch(files, model, engine, data, state, validated)
                 save()
                 caches.save()
             stop_if_asked(interruption)
-        finish(files, data, logger, state, doctor)
-        state.finished = True
-        save()
+        with interruption.delayed():  # all is done, but for a few files
+            finish(files, data, logger, state, doctor)
+            state.finished = True
+            save()
 
 
 def train_epoch(
@@ -131,7 +131,7 @@ def train_epoch(
 ) -> dict[str, Any]:
     """The rest of a pass over the training split; the epoch's record: mean loss, rates, speed.
 
-    Calls `save` every SAVE_EVERY_MINUTES, and before it stops for a signal.
+    Calls `save` every SAVE_EVERY_MINUTES, at the end of a long epoch, and before it stops for a signal.
     """
     engine.model.train()
     engine.objective.train()
@@ -168,8 +168,10 @@ def train_epoch(
                 save()
                 last_save = time.perf_counter()
             if must_stop:
-                raise Stopped(f"saved after step {state.step} of epoch {epoch}: the same command goes on from there")
-    seconds = before + progress.seconds
+                raise Stopped(f"saved after step {state.step} of epoch {epoch}: {interruption.advice}")
+    state.loss_total, state.epoch_seconds = total.item(), stage.seconds + before + progress.seconds
+    if state.epoch_seconds > LONG_EPOCH and config.SAVE_EVERY_MINUTES:
+        save()  # validation, too, may take long
     record = {
         "epoch": epoch,
         "frozen": engine.model.backbone_is_frozen,
@@ -180,9 +182,8 @@ def train_epoch(
         "steps": state.num_taken,
         "steps_left_out": state.num_left_out,
         "preparation_seconds": stage.seconds,
-        "seconds": stage.seconds + seconds,
+        "seconds": state.epoch_seconds,
     }
-    state.seconds += record["seconds"]
     see_epoch(doctor, engine, stage, record, state.num_taken - taken_before)
     return record
 
@@ -242,7 +243,7 @@ def note_left_out(state: RunState, files: RunFiles, batch: Batch, epoch: int, st
 def stop_if_asked(interruption: Interruption) -> None:
     """End the run here, between two epochs, when a signal came."""
     if distributed.agree(interruption.came)[0]:
-        raise Stopped("saved at the epoch's end: the same command goes on from there")
+        raise Stopped(f"saved at the epoch's end: {interruption.advice}")
 
 
 # ---- validation ----

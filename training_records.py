@@ -52,7 +52,7 @@ def name_files(data: Data) -> RunFiles:
 def resume(files: RunFiles, engine: Engine, data: Data) -> tuple[RunState, dict[str, Any] | None]:
     """The state of an interrupted run of this configuration, put back into `engine`; else a fresh one.
 
-    With it, in the middle of an epoch, what `restore_moment` takes. Raises InputError for a file of another model.
+    With it this process's own part, of which random numbers are None where others were interrupted. Raises InputError for a file of another model.
     """
     last = distributed.from_first(lambda: _load_last(files))
     if last is None:
@@ -78,8 +78,8 @@ def resume(files: RunFiles, engine: Engine, data: Data) -> tuple[RunState, dict[
             f"{len(moments)} process(es) were interrupted in the middle of an epoch and {distributed.count()} go on: "
             "the order stays; what dropout draws does not, and a small last step may join the one before"
         )
-    state.loss_total = sum(moment["loss_total"] for moment in moments) if distributed.is_first() else 0.0
-    return state, None
+    loss_total = sum(moment["loss_total"] for moment in moments) if distributed.is_first() else 0.0
+    return state, {"random": None, "loss_total": loss_total, "doctor": moments[0]["doctor"]}
 
 
 def _load_last(files: RunFiles) -> dict[str, Any] | None:
@@ -99,7 +99,8 @@ def start_epoch(engine: Engine, state: RunState, moment: dict[str, Any] | None, 
     utils.seed_everything(config.SEED + epoch + 1_000_003 * distributed.rank())  # dropout differs between processes
     if moment and state.step:
         state.loss_total = moment["loss_total"]
-        utils.set_random_state(moment["random"], engine.device)
+        if moment["random"]:
+            utils.set_random_state(moment["random"], engine.device)
 
 
 def save_last(files: RunFiles, engine: Engine, data: Data, state: RunState, doctor: Doctor) -> None:
@@ -143,7 +144,7 @@ def make_checkpoint(
         },
         "environment": checkpoints.describe_environment(str(engine.device)),
         "processes": distributed.count(),
-        "seconds": state.seconds,
+        "seconds": state.seconds + state.epoch_seconds,
         "saved": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
 
@@ -183,15 +184,24 @@ def tune_selected(files: RunFiles) -> dict[str, Any]:
     return selected
 
 
-def save_epoch(files: RunFiles, engine: Engine, data: Data, state: RunState, record: dict[str, Any]) -> None:
-    """Write the epoch's record into the logs, and every SAVE_EVERY_N_EPOCHS the model as it is."""
+def save_epoch(
+    files: RunFiles,
+    model: models_factory.MultiLabelModel,
+    engine: Engine,
+    data: Data,
+    state: RunState,
+    validated: Validation | None,
+) -> None:
+    """Write the epoch's record into the logs, and every SAVE_EVERY_N_EPOCHS `model`, which was `validated` or not."""
     if not distributed.is_first():
         return
     checkpoints.write_log(files.log, state.history)
     save_training_curves(state.history, files.curves)
     if config.SAVE_EVERY_N_EPOCHS and state.epoch % config.SAVE_EVERY_N_EPOCHS == 0:
-        own = {"epoch": state.epoch, "best_f1": record.get("val_f1"), "best_threshold": state.threshold}
-        checkpoints.save(files.name_epoch(state.epoch), make_checkpoint(engine.model, engine, data, state, {}) | own)
+        own = {"epoch": state.epoch, "best_f1": None, "best_threshold": None}
+        if validated:
+            own |= {"best_f1": validated.f1, "best_threshold": validated.threshold}
+        checkpoints.save(files.name_epoch(state.epoch), make_checkpoint(model, engine, data, state, {}) | own)
 
 
 def finish(files: RunFiles, data: Data, state: RunState, findings: list[str]) -> dict[str, Any]:

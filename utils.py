@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import os
 import random
 import shutil
@@ -15,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.py needs none of it
     import torch
+
+
+LEFTOVER_SECONDS = 3600  # without a change, after which a temporary file is no living process's, here or elsewhere
 
 
 class InputError(ValueError):
@@ -45,6 +49,14 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
+    except RuntimeError as error:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+            raise
+        status = (
+            "error: the GPU's memory is full: lower TEST_BATCH_SIZE (validation, testing, frozen features), "
+            "MICRO_BATCH_SIZE (training) or IMAGE_SIZE"
+        )
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         status = Stopped.STATUS
@@ -121,6 +133,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -130,6 +143,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with suppress(OSError):  # what keeps it from being written keeps it from being there
             temporary.unlink()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed had begun to write as `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError):  # another process removes it, too
+            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+                leftover.unlink()
 
 
 @contextmanager

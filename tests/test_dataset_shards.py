@@ -13,6 +13,7 @@ import resource
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -286,6 +287,22 @@ def test_a_damaged_member_is_told_by_its_path(tmp_path: Path) -> None:
     os.truncate(tmp_path / "train-0.tar", 515)
     with pytest.raises(InputError, match=r"its shard ends before"):
         decode_image(path)
+
+
+def test_a_shard_cut_between_two_images_is_told(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": b"0", "2.jpg": b"", "2.cls": b"0"})
+    os.truncate(tmp_path / "train-0.tar", 3 * 512)  # two headers and a block of content
+    with pytest.raises(InputError, match=r"train-0\.tar is cut short: the mark that ends a tar file is missing"):
+        read_dataset(tmp_path, split="train", classes=("x",))
+    assert not (tmp_path / "train.index.csv").exists()
+
+
+def test_a_shard_newer_than_the_index_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for seconds, label, expected in ((0, b"0", [[1, 0]]), (1, b"1", [[0, 1]])):
+        write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": label})
+        os.utime(tmp_path / "train-0.tar", (time.time() + seconds,) * 2)
+        assert read_dataset(tmp_path, split="train").targets.tolist() == expected
 
 
 def test_a_folder_that_is_called_like_a_shard(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import config
 import predictor
 import training
 import utils
+from interruption import Interruption
 
 OPTIONS = [
     "--NUM_EPOCHS=4",
@@ -220,6 +221,72 @@ def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
 # ---- what a run leaves ----
 
 
+def test_an_epoch_interrupted_in_validation_keeps_its_loss_steps_and_seconds(
+    whole: Run, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, validate, calls = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=10"), training.validate, []
+
+    def break_off(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise MemoryError
+        return validate(*arguments)
+
+    monkeypatch.setattr(training, "LONG_EPOCH", 0.0)
+    monkeypatch.setattr(training, "validate", break_off)
+    with pytest.raises(MemoryError):
+        training.main(run.arguments)
+    saved = checkpoints.load(run.last)["training_state"]["state"]
+    assert (saved["epoch"], saved["step"]) == (1, 4)
+    assert saved["seconds"] == saved["history"][0]["seconds"]
+    training.main(run.arguments)
+    found, expected = (each.read() for each in (run, whole))
+    for one, other in zip(found["state"]["history"], expected["state"]["history"], strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert one["steps"] == other["steps"] > 0
+    assert found["processes"][0]["doctor"]["num_steps"] == expected["processes"][0]["doctor"]["num_steps"]
+    history = checkpoints.load(run.last)["training_state"]["state"]["history"]
+    assert history[1]["seconds"] >= saved["epoch_seconds"] > 0
+
+
+def test_another_number_of_processes_goes_on_with_what_the_doctor_found(interrupted: Run) -> None:
+    last = checkpoints.load(interrupted.last)
+    last["training_state"]["processes"][0]["doctor"]["findings"] = {"copies": "there are copies"}
+    last["training_state"]["processes"] *= 2
+    checkpoints.save(interrupted.last, last)
+    training.main(interrupted.arguments)
+    result = json.loads((interrupted.last.parent / "train_result.json").read_text())
+    assert result["findings"][0] == "there are copies"
+
+
+def test_a_signal_in_the_final_saving_waits_for_its_end(
+    shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_run = training.finish
+
+    def finish_late(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        finish_run(*arguments)
+
+    monkeypatch.setattr(training, "finish", finish_late)
+    run = Run(shared_dataset, tmp_path, "--NUM_EPOCHS=1")
+    training.main(run.arguments)
+    assert checkpoints.load(run.last)["training_state"]["state"]["finished"]
+    assert len((tmp_path / "trained_models" / "runs.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("resume", "ending"), [("auto", ""), ("never", " with --RESUME auto")])
+def test_how_to_go_on_is_said(
+    resume: str, ending: str, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(device: torch.device, interruption: Interruption) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training, "train", stop)
+    with pytest.raises(utils.Stopped, match=f"^SIGTERM; what was saved last stays: the same command{ending} goes on"):
+        training.main([*Run(shared_dataset, tmp_path).arguments, f"--RESUME={resume}"])
+
+
 def test_result_diary_log_and_kept_epochs(shared_dataset: Path, tmp_path: Path) -> None:
     run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_N_EPOCHS=2", "--SAVE_EVERY_MINUTES=0")
     training.main(run.arguments)
@@ -232,9 +299,14 @@ def test_result_diary_log_and_kept_epochs(shared_dataset: Path, tmp_path: Path) 
     assert Path(result["models"]["best"]["file"]).is_file()
     assert result["config"]["EMA_DECAY"] == 0.9
     assert sorted(path.name for path in folder.glob("*.pth")) == ["model_epoch_002.pth", "model_epoch_004.pth"]
-    kept, last = checkpoints.load(folder / "model_epoch_004.pth"), checkpoints.load(run.last)
-    assert_same(kept["model_state"], last["model_state"])
-    assert kept["epoch"] == 4
+    kept, last = checkpoints.load(folder / "model_epoch_004.pth"), checkpoints.load(run.last)["training_state"]
+    record = last["state"]["history"][3]
+    assert record["val_f1_averaged"] > record["val_f1_raw"], "else the next lines show less"
+    averaged = {name.removeprefix("module."): value for name, value in last["engine"]["average"].items()}
+    averaged.pop("n_averaged")
+    assert_same(kept["model_state"], averaged)
+    assert (kept["epoch"], kept["weights"]) == (4, "averaged")
+    assert (kept["best_f1"], kept["best_threshold"]) == (record["val_f1"], record["threshold"])
     log = (folder / "train.log").read_text()
     assert "first step:" in log
     assert "epoch   4" in log

@@ -176,7 +176,7 @@ def test_any_folder_is_predicted_without_the_labels_of_the_test_split(
 
 
 def test_a_checkpoint_without_threshold_takes_the_constant(folder: Path, shared_dataset: Path) -> None:
-    change_checkpoint(folder, best_threshold=None)
+    change_checkpoint(folder, best_threshold=None, best_f1=None)  # as of an epoch that was not validated
     testing.main([*make_small_run(shared_dataset, folder), "--TH_MULTI_LABEL=0.45"])
     expected = compute_by_hand(folder, shared_dataset)
     assert read_predictions(folder)[1] == {s: np.flatnonzero(row >= 0.45).tolist() for s, row in expected.items()}
@@ -414,6 +414,17 @@ def test_a_killed_run_goes_on_to_the_same_files(
     testing.main(arguments)
     assert found == {file.name: file.read_bytes() for file in predictions.iterdir()}
     assert len(found) == 3
+
+
+def test_what_other_numbers_of_processes_left_is_removed_in_the_end(
+    folder: Path, shared_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testing, "name_rows", lambda *_: ".predictions_12ab")
+    (folder / "predictions").mkdir()
+    for name in (".predictions_12ab_0of2.partial", ".predictions_12ab_1of2.partial", ".predictions_34cd.partial"):
+        (folder / "predictions" / name).touch()
+    testing.main(make_small_run(shared_dataset, folder))
+    assert [file.name for file in (folder / "predictions").glob(".*")] == [".predictions_34cd.partial"]
 
 
 def test_images_of_the_same_name_in_two_folders_keep_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,6 +54,26 @@ def test_writing_is_complete_or_absent(tmp_path: Path) -> None:
         utils.write_atomically(path, break_off)
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_killed_processes_began_to_write_is_removed(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".a.txt.7.tmp", ".a.txt.8.tmp", ".b.txt.7.tmp"))
+    for file in (old, new, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (time.time() - 7200,) * 2)
+    utils.write_text(tmp_path / "a.txt", "text")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [new.name, other.name, "a.txt"]
+
+
+def test_a_full_gpu_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(arguments: list[str]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    with pytest.raises(SystemExit) as exit_info:
+        utils.run_script(main)
+    assert str(exit_info.value).startswith("error: the GPU's memory is full: lower TEST_BATCH_SIZE")
+    assert "\n" not in str(exit_info.value)
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
