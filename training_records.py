@@ -52,7 +52,8 @@ def name_files(data: Data) -> RunFiles:
 def resume(files: RunFiles, engine: Engine, data: Data) -> tuple[RunState, dict[str, Any] | None]:
     """The state of an interrupted run of this configuration, put back into `engine`; else a fresh one.
 
-    With it this process's own part, of which random numbers are None where others were interrupted. Raises InputError for a file of another model.
+    With it this process's own part, of which "random" is None where another number of them was interrupted. Raises
+    InputError for a file of another model.
     """
     last = distributed.from_first(lambda: _load_last(files))
     if last is None:
