@@ -170,7 +170,8 @@ def train_epoch(
             if must_stop:
                 raise Stopped(f"saved after step {state.step} of epoch {epoch}: {interruption.advice}")
     state.loss_total, state.epoch_seconds = total.item(), stage.seconds + before + progress.seconds
-    if state.epoch_seconds > LONG_EPOCH and config.SAVE_EVERY_MINUTES:
+    (is_long,) = distributed.agree(config.SAVE_EVERY_MINUTES > 0 and state.epoch_seconds > LONG_EPOCH)
+    if is_long:
         save()  # validation, too, may take long
     record = {
         "epoch": epoch,

@@ -50,8 +50,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         print("\ninterrupted", file=sys.stderr)
         status = 130
     except RuntimeError as error:
-        torch = sys.modules.get("torch")
-        if torch is None or not isinstance(error, torch.OutOfMemoryError):
+        if not _is_full_gpu(error):
             raise
         status = (
             "error: the GPU's memory is full: lower TEST_BATCH_SIZE (validation, testing, frozen features), "
@@ -62,6 +61,11 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         status = Stopped.STATUS
     if status:  # here the error is gone, and with it what `main` still held: loading processes end by themselves
         sys.exit(status)
+
+
+def _is_full_gpu(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
@@ -139,6 +143,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        if _is_full_gpu(error):
+            raise
         raise InputError(f"cannot write {path}: {error} (free some space or choose another folder)") from error
     finally:
         with suppress(OSError):  # what keeps it from being written keeps it from being there

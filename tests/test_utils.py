@@ -66,9 +66,14 @@ def test_what_killed_processes_began_to_write_is_removed(tmp_path: Path) -> None
     assert sorted(file.name for file in tmp_path.iterdir()) == [new.name, other.name, "a.txt"]
 
 
-def test_a_full_gpu_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def main(arguments: list[str]) -> None:
+def test_a_full_gpu_memory_is_one_line(tmp_path: Path) -> None:
+    """Also where features are computed while they are written."""
+
+    def compute(file: Path) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    def main(arguments: list[str]) -> None:
+        utils.write_atomically(tmp_path / "features.npy", compute)
 
     with pytest.raises(SystemExit) as exit_info:
         utils.run_script(main)
