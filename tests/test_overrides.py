@@ -207,7 +207,7 @@ def test_tuples_on_the_command_line(text: str, value: tuple[int, ...], joined: b
         ("--CHANNELS_LAST=0", False),
         ("--WARMUP_EPOCHS=1", 1.0),
         ("--LEARNING_RATE=3e-4", 0.0003),
-        ("--SEED=-3", -3),
+        ("--NUM_CLASSES=-3", -3),
     ],
 )
 def test_values_on_the_command_line(argument: str, value: Any) -> None:
