@@ -45,8 +45,6 @@ figure { width: auto; } figure img { width: 100%; max-height: none; border-radiu
 figcaption b { color: var(--ink); } .scale { display: inline-block; width: 160px; height: 11px; border-radius: 3px;
   vertical-align: -1px; margin: 0 6px; }
 """
-
-
 PICTURES = "index_files"  # as browsers call the folder of a saved page
 
 
@@ -89,9 +87,7 @@ def main(arguments: list[str]) -> None:
 
 def load(path: Path) -> tuple[Predictor, MultiLabelModel]:
     """What decides labels, and the network with gradients. Raises InputError for anything but a checkpoint."""
-    format = engines.recognise(path)
-    if format != "checkpoint":
-        raise utils.InputError(f"{path} is {format}, which has no gradients: set MODEL_PATH to the checkpoint (.pt)")
+    engines.require_checkpoint(path, "which has no gradients")
     checkpoint = checkpoints.load(path)
     device = utils.choose_device(config.DEVICE)
     network = restore_model(checkpoint, path).to(device)
@@ -124,13 +120,14 @@ def map_image(
     photograph = Image.fromarray(pixels)
     photograph.thumbnail((MAX_SIDE, MAX_SIDE))
     place = Path(name) / "photograph.png"
-    save(draw_labels(np.asarray(photograph), ["photograph"]), folder / place)  # as wide as the others
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    draw_labels(np.asarray(photograph), ["photograph"]).save(folder / place)  # as wide as the others
     pictures = []
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
         picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
-        captioned = draw_labels(np.asarray(picture), describe(verdict, has_evidence=bool(values.max() > 0)))
         file = place.with_name(f"{rank}_{make_file_name(verdict.name)}.png")
-        save(captioned, folder / file)
+        texts = describe(verdict, has_evidence=bool(values.max() > 0))
+        draw_labels(np.asarray(picture), texts).save(folder / file)
         pictures.append((file, verdict))
     return Card(name, place, pictures, others)
 
@@ -183,11 +180,6 @@ def describe(verdict: Verdict, has_evidence: bool) -> list[str]:
 def make_file_name(text: str) -> str:
     """`text` as part of a file name: letters, digits and - only, not too long."""
     return re.sub(r"[^\w-]+", "-", text)[:40]
-
-
-def save(picture: Image.Image, path: Path) -> None:
-    """As PNG."""
-    utils.write_atomically(path, lambda file: picture.save(file, "PNG"))
 
 
 # ---- the page ----

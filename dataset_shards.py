@@ -406,7 +406,8 @@ def read_index(
 
 def _is_outdated(index: Path, shards: Sequence[Path]) -> bool:
     """Whether one of `shards` was written after `index`."""
-    return any(shard.stat().st_mtime_ns > index.stat().st_mtime_ns for shard in shards)
+    written = index.stat().st_mtime_ns
+    return any(shard.stat().st_mtime_ns > written for shard in shards)
 
 
 def write_index(file: Path, rows: Iterable[tuple[object, ...]]) -> None:

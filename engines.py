@@ -163,6 +163,13 @@ def recognise(path: Path) -> str:
     raise InputError(f"{path} is no model: a checkpoint or TorchScript (.pt), .onnx, or OpenVINO .xml")
 
 
+def require_checkpoint(path: Path, reason: str) -> None:
+    """Raise InputError, with the `reason`, for any other model."""
+    format = recognise(path)
+    if format != "checkpoint":
+        raise InputError(f"{path} is {format}, {reason}: set MODEL_PATH to the checkpoint (.pt)")
+
+
 def choose_engine(name: str, format: str, path: Path) -> str:
     """The engine called `name` for `path`, a file in `format`; "auto": the file's own. Raises InputError."""
     if name not in ("auto", *ENGINES):

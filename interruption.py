@@ -1,6 +1,6 @@
 """SIGTERM and Ctrl-C, met when a run can be saved: between two steps, not within one.
 
-with Interruption() as interruption:
+with Interruption("the same command goes on") as interruption:
     with interruption.delayed():
         ...                     # a signal only sets interruption.came
     ...                         # here it ends the run at once
@@ -24,7 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Interruption:
     """Takes both signals over while it is entered; a second one ends the run at once in any case."""
 
-    def __init__(self, advice: str = "the same command goes on from there") -> None:
+    def __init__(self, advice: str) -> None:
         self.advice = advice  # what to do to go on from what was saved
         self.came = self._is_delayed = False
         self._process = os.getpid()

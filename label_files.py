@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dataset_files import IMAGE_EXTENSIONS, list_files, make_absolute, name_backup, require_stems
-from utils import InputError, write_atomically
+from utils import InputError, replace_folder, write_atomically
 
 EXTENSION = ".cls"
 UNKNOWN = b"?"  # before the index of a class that may be there or not
@@ -71,9 +70,7 @@ def write_label_files(folder: Path, names: Sequence[str], targets: NDArray[np.in
         present, _ = list_files(folder, frozenset({EXTENSION}))
         if sorted(contents) == present and _read_all(folder, present)[0] == [contents[name] for name in present]:
             return
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        new.mkdir(parents=True)
+    with replace_folder(folder) as new:
         for sub_folder in {name.rpartition("/")[0] for name in contents}:
             (new / sub_folder).mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -81,11 +78,6 @@ def write_label_files(folder: Path, names: Sequence[str], targets: NDArray[np.in
                 file.write(content)
         if folder.exists():
             folder.rename(name_backup(folder))
-        new.rename(folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error} (free some space or choose another folder)") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 def _format(row: NDArray[np.int8]) -> bytes:

@@ -9,7 +9,7 @@ in Chan et al. (1979), so that these compute together what one would alone.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
@@ -18,11 +18,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import distributed
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def convert(model: nn.Module, device: torch.device) -> nn.Module:
+
+def convert(model: Network, device: torch.device) -> Network:
     """`model`, its parameters and buffers the same, with every BatchNorm synchronised while it trains."""
     if device.type == "cuda":
-        return convert_sync_batchnorm(model)  # timm's: torch's own loses the activation in timm's BatchNorm
+        converted: Any = convert_sync_batchnorm(model)  # torch's own loses the activation in timm's BatchNorm
+        return converted
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = _derive(type(module))
@@ -65,9 +68,9 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
         x = _widen(input)
-        axes, spread = _find_axes(x)
+        axes = [axis for axis in range(x.dim()) if axis != 1]
         means = x.mean(axes)
-        variances = (x - means.view(spread)).square_().mean(axes)  # torch.var_mean takes several times as long on CPUs
+        variances = (x - _spread(means, x)).square_().mean(axes)  # torch.var_mean takes several times as long on CPUs
         own = torch.cat((x.new_tensor([x.numel() / x.shape[1]]), means, variances))
         table = own.new_zeros(distributed.count(), len(own))
         table[distributed.rank()] = own  # the others' rows come by adding up
@@ -93,8 +96,7 @@ class _Normalise(torch.autograd.Function):
         factor = scale if weight is None else scale * weight
         of_weights, of_biases = distributed.add_up(torch.stack((of_weight, of_bias))) * factor / count
         slope = of_weights * scale
-        _, spread = _find_axes(x)
-        of_input.addcmul_(x, slope.view(spread), value=-1).sub_((of_biases - slope * mean).view(spread))
+        of_input.addcmul_(x, _spread(slope, x), value=-1).sub_(_spread(of_biases - slope * mean, x))
         return of_input.to(input.dtype), *((None, None) if weight is None else (of_weight, of_bias)), None
 
 
@@ -103,6 +105,6 @@ def _widen(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def _find_axes(x: Tensor) -> tuple[list[int], list[int]]:
-    """All axes of `x` (N, C, ...) but 1, and the shape that spreads (C,) values along 1."""
-    return [0, *range(2, x.dim())], [-1, *[1] * (x.dim() - 2)]
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """`values` (C,) along axis 1 of `like` (N, C, ...)."""
+    return values.view(-1, *[1] * (like.dim() - 2))

@@ -45,12 +45,7 @@ class SavedScores(NamedTuple):
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config)
-    format = engines.recognise(config.MODEL_PATH)
-    if format != "checkpoint":
-        raise InputError(
-            f"{config.MODEL_PATH} is {format}, whose thresholds stay: set MODEL_PATH to the checkpoint (.pt), and "
-            "export it again"
-        )
+    engines.require_checkpoint(config.MODEL_PATH, "whose thresholds stay")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     policy = choose_policy(len(checkpoint["classes"]))
     folder = find_folder(config.MODEL_PATH)

@@ -95,9 +95,7 @@ def make_engine(train: Table, device: torch.device) -> Engine:
     if config.ACTIVATION_CHECKPOINTING:
         activation_checkpointing.checkpoint_activations(model.backbone)
     if config.SYNC_BATCHNORM and distributed.count() > 1:
-        synchronised = sync_batchnorm.convert(model, device)
-        assert isinstance(synchronised, models_factory.MultiLabelModel)
-        model = synchronised
+        model = sync_batchnorm.convert(model, device)
     model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
     average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
     if config.COMPILE:
