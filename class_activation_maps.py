@@ -10,11 +10,25 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import quote
+
+import config
+import overrides
+from limits import AllOrCount, Count
+
+# ---- Class activation maps ----
+MAP_METHOD: Literal["cam", "grad-cam", "grad-cam++", "grad-camm++", "attention"] = "grad-cam"  # attention: ml_decoder
+MAP_FOLDER: Path = Path(config.LOCAL_ROOT) / "class_activation_maps"  # pictures, and index.html with all of them
+MAP_MAX_IMAGES: AllOrCount = 24  # of the test images, evenly spaced over their sorted names; 0: all
+MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first; the top one where none is predicted
+
+if __name__ == "__main__":
+    overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import numpy as np
 import torch
@@ -23,9 +37,7 @@ from PIL import Image, ImageDraw
 
 import activation_maps
 import checkpoints
-import config
 import engines
-import overrides
 import utils
 from dataset_readers import decode_image
 from dataset_report import STYLE, printable
@@ -69,20 +81,20 @@ class Card(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    overrides.apply(arguments, config)
+    overrides.apply(arguments, config, sys.modules[__name__])
     utils.keep_freed_memory()
     model, network = load(config.MODEL_PATH)
     images = read_images(model)
     names = name_images(images.paths)
     cards = []
-    rows = spread_rows(len(images.paths), config.MAP_MAX_IMAGES)
-    with utils.replace_folder(config.MAP_FOLDER / PICTURES) as folder, utils.Progress("mapping", len(rows)) as progress:
+    rows = spread_rows(len(images.paths), MAP_MAX_IMAGES)
+    with utils.replace_folder(MAP_FOLDER / PICTURES) as folder, utils.Progress("mapping", len(rows)) as progress:
         for row in rows:
             cards.append(map_image(model, network, images.paths[row], images.table.targets[row], folder, names[row]))
             progress.step(1)
-    page = config.MAP_FOLDER / "index.html"
+    page = MAP_FOLDER / "index.html"
     utils.write_text(page, printable(make_page(cards, model, images)))
-    print(f"{config.MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
+    print(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 
 def load(path: Path) -> tuple[Predictor, MultiLabelModel]:
@@ -115,7 +127,7 @@ def map_image(
     pixels = decode_image(path)
     trace = activation_maps.follow(network, model.prepare(pixels).to(model.device))
     shown, others = judge(model, model.activate(trace.logits.detach()[None]).cpu().numpy(), targets)
-    maps = activation_maps.METHODS[config.MAP_METHOD](trace, [verdict.label for verdict in shown]).cpu()
+    maps = activation_maps.METHODS[MAP_METHOD](trace, [verdict.label for verdict in shown]).cpu()
 
     photograph = Image.fromarray(pixels)
     photograph.thumbnail((MAX_SIDE, MAX_SIDE))
@@ -144,7 +156,7 @@ def judge(
         )
     ]
     verdicts.sort(key=lambda verdict: -verdict.probability)
-    shown = [verdict for verdict in verdicts if verdict.is_predicted][: config.MAP_LABELS_PER_IMAGE] or verdicts[:1]
+    shown = [verdict for verdict in verdicts if verdict.is_predicted][:MAP_LABELS_PER_IMAGE] or verdicts[:1]
     return shown, [v for v in verdicts if (v.is_predicted or v.target == 1) and v not in shown]
 
 
@@ -200,7 +212,7 @@ def make_page(cards: Sequence[Card], model: Predictor, images: Images) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
         f"<title>Class activation maps</title><style>{STYLE}{MAP_STYLE}</style></head>\n<body>\n"
-        f"<h1>Class activation maps: {escape(config.MAP_METHOD)}</h1>"
+        f"<h1>Class activation maps: {escape(MAP_METHOD)}</h1>"
         f'<div class="soft">{"<br/>".join(map(escape, about))}</div>'
         f'<p>0<span class="scale" style="background: linear-gradient(to right, {steps})"></span>largest value: each '
         "map is scaled to its own, so colours of two maps say nothing about which class is the more probable.</p>\n"

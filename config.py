@@ -1,16 +1,42 @@
-"""Every constant a run depends on: edit a line, then `python training.py`, `python testing.py`.
+"""Every constant that more than one script reads: edit a line, then `python training.py`, `python testing.py`.
 
 The same edit for one run only: `python training.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5`, or a file of
-constants: `python training.py recipes/coco18_efficientnet_lite0.py`. `--help` lists everything with its present value.
-Sections marked * decide what is learned: their values name the checkpoint file.
+constants: `python training.py recipes/coco18_efficientnet_lite0.py`. `--help` shows the first ones with their present
+values, `--help WORD` finds others, `--help all` lists everything. What one script alone reads stands at its top.
+Sections marked * decide what is learned: their values name the checkpoint file. The types are those of limits.py: they
+say which values are allowed.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-# ---- Files and folders ----
+# isort: off
+from limits import (
+    ONCE, Above0, BatchSize, BatchSizeOr0, ClassWeights, Count, Degrees, Milestones, OffOrCount, OffOrMore,
+    Rate, Seed, Share, ShareAbove0, ShareBelow1, ShareBetween, ShareOrNone, Side, Sides, Workers, ZeroOrMore,
+)  # fmt: skip
+# isort: on
+
+# ---- Your data ----
 LOCAL_ROOT: Path = Path.home() / "ms-coco"  # holds the data set and everything a run writes
 DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # one data set, in any of the formats of DATASET_FORMAT
+
+# ---- What people edit first * ----
+MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python models_factory.py --search PATTERN
+HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "ml_decoder", "gcn"] = "linear_bn"  # features to logits
+IMAGE_SIZE: Side = 224  # pixels, side of the square the model sees
+PRETRAINED_WEIGHTS: str | None = "default"  # default: the published ones; None: from scratch; else a file
+NUM_EPOCHS: Count = 10  # passes over the training split
+TRAIN_BATCH_SIZE: BatchSize = 32  # images of a step, whatever the number of processes
+BACKBONE_BASE_LR: Rate = 1e-4  # learning rate of the backbone, with USE_DIFFERENTIAL_LR
+HEAD_BASE_LR: Rate = 1e-3  # learning rate of the head, with USE_DIFFERENTIAL_LR
+UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
+LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
+    "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
+)
+SEED: Seed = 0  # of the split, the order, the augmentation and the new head
+
+# ---- Files and folders ----
 IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"  # coco_cls: the splits' images lie in here
 LABELS_DIR: Path = Path(DATASET_FOLDER) / "labels"  # coco_cls: and their labels in here
 TRAIN_IMAGES_DIR: Path = Path(IMAGES_DIR) / "train-resized"  # coco_cls: training and validation images
@@ -19,10 +45,9 @@ TEST_IMAGES_DIR: Path = Path(IMAGES_DIR) / "test-resized"  # the test split's im
 TEST_LABELS_DIR: Path = Path(LABELS_DIR) / "test"  # coco_cls: its labels; of another folder, set both
 TRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "trained_models"  # <model>/<configuration>.pt and .json
 BEST_MODEL_PATH: Path = Path(TRAINED_MODELS_FOLDER) / "best_model.pt"  # copy of the checkpoint the last run selected
-MODEL_PATH: Path = Path(BEST_MODEL_PATH)  # what testing.py loads
+MODEL_PATH: Path = Path(BEST_MODEL_PATH)  # the model that testing.py and all other scripts load
 PRETRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "pretrained_models"  # pretrained weights, downloaded once
 CACHE_FOLDER: Path = Path(LOCAL_ROOT) / "cache"  # features and decoded images; can be deleted at any time
-PREDICTIONS_FOLDER: Path = Path(LOCAL_ROOT) / "predictions"  # what testing.py writes
 TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 
 # ---- Reading ----
@@ -38,176 +63,133 @@ CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: n
 DATASET_FORMAT: Literal[
     "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
-VAL_SPLIT: float = 0.1  # share of the training images to validate on, stratified; unused where there is a val split
-IMAGE_SIZE: int = 224  # pixels, side of the square the model sees
+VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
 RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them
 IMAGE_CACHE: Literal["none", "memory", "disk"] = "none"  # keep decoded images, shrunk to what the crops need
 
 # ---- Augmentation of training images * ----
 AUGMENTATION: Literal["none", "flip", "crop_flip"] = "crop_flip"  # the whole image or a random crop; mirrored or not
-CROP_SCALE_MIN: float = 0.5  # crop_flip: smallest share of an image's area that a random crop keeps
+CROP_SCALE_MIN: ShareAbove0 = 0.5  # crop_flip: smallest share of an image's area that a random crop keeps
 AUGMENTATION_POLICY: Literal["none", "auto_augment", "rand_augment", "trivial_augment"] = "none"  # colours and shapes
-COLOR_JITTER: float = 0.0  # share by which brightness, contrast and saturation vary, hue by half of it; 0: off
-ROTATION_DEGREES: float = 0.0  # degrees, by up to which an image is turned either way; 0: off
-ERASING_PROBABILITY: float = 0.0  # of a rectangle turning grey (Cutout); 0: never
-ERASING_MAX_SHARE: float = 0.25  # of the image's area, the largest such rectangle
-MIXUP_ALPHA: float = 0.0  # images and targets blended in pairs, shares from Beta(alpha, alpha); 0: off
-CUTMIX_ALPHA: float = 0.0  # a rectangle taken from another image, its share likewise; with MIXUP_ALPHA either; 0: off
-MULTI_SCALE_SIZES: tuple[int, ...] = ()  # pixels, training images change between these sizes; (): IMAGE_SIZE always
-MULTI_SCALE_EVERY_N_STEPS: int = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
+COLOR_JITTER: Share = 0.0  # share by which brightness, contrast and saturation vary, hue by half of it; 0: off
+ROTATION_DEGREES: Degrees = 0.0  # degrees, by up to which an image is turned either way; 0: off
+ERASING_PROBABILITY: Share = 0.0  # of a rectangle turning grey (Cutout); 0: never
+ERASING_MAX_SHARE: ShareAbove0 = 0.25  # of the image's area, the largest such rectangle
+MIXUP_ALPHA: OffOrMore = 0.0  # images and targets blended in pairs, shares from Beta(alpha, alpha); 0: off
+CUTMIX_ALPHA: OffOrMore = 0.0  # a rectangle of another image, its share likewise; with MIXUP_ALPHA either; 0: off
+MULTI_SCALE_SIZES: Sides = ()  # pixels, training images change between these sizes; (): IMAGE_SIZE always
+MULTI_SCALE_EVERY_N_STEPS: Count = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
-MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python models_factory.py --search PATTERN
-HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "ml_decoder", "gcn"] = "linear_bn"  # features to logits
-PRETRAINED_WEIGHTS: str | None = "default"  # default: the published ones; None: from scratch; else a file
 USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
-MLP_HIDDEN: int = 512  # per_label_mlp: hidden units a class
-MLP_DROPOUT: float = 0.5  # per_label_mlp: share of them dropped
-ML_DECODER_GROUPS: int = 100  # ml_decoder: queries, at most one a class
-GCN_LINK_PROBABILITY: float = 0.4  # gcn: P(other class | class) in the training labels from which the two are linked
+MLP_HIDDEN: Count = 512  # per_label_mlp: hidden units a class
+MLP_DROPOUT: ShareBelow1 = 0.5  # per_label_mlp: share of them dropped
+ML_DECODER_GROUPS: Count = 100  # ml_decoder: queries, at most one a class
+GCN_LINK_PROBABILITY: ShareAbove0 = 0.4  # gcn: P(other class | class) in the training labels from which two are linked
 GCN_EMBEDDINGS: Path | None = None  # gcn: .npy of one row a class, or GloVe's text file; None: random
 GCN_REWEIGHTS_CHANNELS: bool = False  # gcn: the metric-learning variant, which weighs features by the graph
-ANGULAR_SCALE: float = 23.0  # logits = scale x cosine, with HEAD cosine or asymmetric_angular; 0: from the class count
+ANGULAR_SCALE: ZeroOrMore = 23.0  # logits = scale x cosine, with HEAD cosine or asymmetric_angular; 0: by class count
 
 # ---- Freezing the backbone * ----
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
-UNFREEZE_BACKBONE_EPOCH: int = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
-FROZEN_FEATURE_VIEWS: int = 2  # augmented views of an image to compute frozen features of, once; 0: anew each epoch
-GROWING_IMAGE_SIZES: tuple[int, ...] = ()  # pixels, of the first epochs that train the backbone; then IMAGE_SIZE
+FROZEN_FEATURE_VIEWS: OffOrCount = 2  # augmented views of an image to compute frozen features of; 0: anew each epoch
+GROWING_IMAGE_SIZES: Sides = ()  # pixels, of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains
 
 # ---- Optimisation * ----
-NUM_EPOCHS: int = 10  # passes over the training split
-TRAIN_BATCH_SIZE: int = 32  # images of a step, whatever the number of processes
-UNFROZEN_BATCH_SIZE: int = 0  # images of a step once the backbone trains; 0: TRAIN_BATCH_SIZE
-CLIP_GRADIENT_NORM: float = 0.0  # longest gradient, over all parameters, that a step takes; 0: any
+UNFROZEN_BATCH_SIZE: BatchSizeOr0 = 0  # images of a step once the backbone trains; 0: TRAIN_BATCH_SIZE
+CLIP_GRADIENT_NORM: OffOrMore = 0.0  # longest gradient, over all parameters, that a step takes; 0: any
 OPTIMIZER: Literal["adam", "adamw", "sgd", "radam"] = "adam"  # sgd: momentum 0.9, Nesterov
-SAM_RHO: float = 0.0  # sharpness-aware steps: how far to climb first, 0.05 is usual; each takes twice as long; 0: off
-WEIGHT_DECAY: float = 0.0  # 0: none
+SAM_RHO: OffOrMore = 0.0  # sharpness-aware steps: how far to climb first, 0.05 is usual; twice as long a step; 0: off
+WEIGHT_DECAY: OffOrMore = 0.0  # 0: none
 DECAY_NORMS_AND_BIASES: bool = True  # False: WEIGHT_DECAY leaves norms, biases and position embeddings alone
-EMA_DECAY: float = 0.0  # also average the weights over steps, validate both, keep the better; 0.9997 is usual; 0: off
+EMA_DECAY: ShareBelow1 = 0.0  # also average weights over steps, validate both, keep the better; 0.9997 is usual; 0: off
 USE_DIFFERENTIAL_LR: bool = True  # True: BACKBONE_BASE_LR and HEAD_BASE_LR; False: LEARNING_RATE for all
-LEARNING_RATE: float = 1e-3  # without differential LR
-BACKBONE_BASE_LR: float = 1e-4  # with differential LR
-HEAD_BASE_LR: float = 1e-3  # with differential LR
+LEARNING_RATE: Rate = 1e-3  # without differential LR
 SCHEDULE: Literal["multistep", "step", "cosine", "onecycle", "warmup_steps"] = "multistep"  # one over the whole run
-LR_MILESTONES: tuple[int, ...] = (6, 8)  # multistep: epochs after which the rate drops; () never
-LR_STEP_EPOCHS: int = 40  # step: epochs between two drops
-LR_DECAY_FACTOR: float = 0.1  # multistep, step: what a drop multiplies by
+LR_MILESTONES: Milestones = (6, 8)  # multistep: epochs after which the rate drops; () never
+LR_STEP_EPOCHS: Count = 40  # step: epochs between two drops
+LR_DECAY_FACTOR: ShareAbove0 = 0.1  # multistep, step: what a drop multiplies by
 WARMUP_EPOCHS: float = 0.0  # cosine: epochs of linear rise before the fall to 0; warmup_steps: epochs at a tenth
-ONECYCLE_PEAK: float = 0.3  # onecycle: share of the run before the highest rate
+ONECYCLE_PEAK: ShareBetween = 0.3  # onecycle: share of the run before the highest rate
 MIXED_PRECISION: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: what the GPU does well; off on a CPU
 SYNC_BATCHNORM: bool = False  # several processes: BatchNorm takes its statistics from all of a step's images
-SEED: int = 0  # of the split, the order, the augmentation and the new head
 
 # ---- Loss * ----
-LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
-    "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
-)
 LOSS_REDUCTION: Literal["mean", "sum"] = "mean"  # of a batch's entries; sum, as in the papers, multiplies sgd's steps
 USE_POS_WEIGHT: bool = True  # bce_with_logits: weigh positives by negatives / positives of the training split
-POS_WEIGHT_CAP: float = 20.0  # largest such weight; 0: no cap
-FOCAL_GAMMA: float = 2.0  # focal: power of the distance from the target
-FOCAL_ALPHA: float | None = None  # focal: weight of positives, with 1 - it for negatives; None: both 1
-ASL_GAMMA_NEGATIVE: float = 4.0  # asymmetric: power of the distance for negatives
-ASL_GAMMA_POSITIVE: float = 0.0  # asymmetric: and for positives
-ASL_CLIP: float = 0.05  # asymmetric: negatives with less probability give no loss
+POS_WEIGHT_CAP: OffOrMore = 20.0  # largest such weight; 0: no cap
+FOCAL_GAMMA: ZeroOrMore = 2.0  # focal: power of the distance from the target
+FOCAL_ALPHA: ShareOrNone = None  # focal: weight of positives, with 1 - it for negatives; None: both 1
+ASL_GAMMA_NEGATIVE: ZeroOrMore = 4.0  # asymmetric: power of the distance for negatives
+ASL_GAMMA_POSITIVE: ZeroOrMore = 0.0  # asymmetric: and for positives
+ASL_CLIP: Share = 0.05  # asymmetric: negatives with less probability give no loss
 ASL_FOCUSING_GRADIENT: bool = False  # asymmetric: whether the power, too, has a gradient
-ANGULAR_MARGIN: float = 0.0  # asymmetric_angular: of the cosine, to either side
-ANGULAR_BALANCE: float = 0.7  # asymmetric_angular: weight of positives, with 1 - it for negatives
-ANGULAR_GAMMA_NEGATIVE: float = 0.0  # asymmetric_angular: power of the distance for negatives
-ANGULAR_GAMMA_POSITIVE: float = 0.0  # asymmetric_angular: and for positives
-ANGULAR_CLIP: float = 0.05  # asymmetric_angular: shift of negatives' probability, with a gamma above 0
-LABEL_SMOOTHING: float = 0.0  # e: 0 becomes e / 2 and 1 becomes 1 - e / 2; softmax: e / C to each class; 0: off
-ENTRY_WEIGHTS: tuple[Literal["ghm", "ohem", "class_weights", "threshold"], ...] = ()  # multiplied into the loss
-GHM_BINS: int = 30  # ghm: less weight where |probability - target| crowds, counted in so many bins
-GHM_MOMENTUM: float = 0.75  # ghm: share of the earlier count that is kept
-OHEM_KEEP: float = 0.3  # ohem: share of the entries that counts, the hardest
-THRESHOLD_MARGIN: float = 0.1  # threshold: entries as near to their target as this give no loss
-POSITIVE_CLASS_WEIGHTS: tuple[float, ...] = ()  # class_weights: of each class's positives, or one for all; (): 1
-NEGATIVE_CLASS_WEIGHTS: tuple[float, ...] = ()  # class_weights: of its negatives
+ANGULAR_MARGIN: ZeroOrMore = 0.0  # asymmetric_angular: of the cosine, to either side
+ANGULAR_BALANCE: Share = 0.7  # asymmetric_angular: weight of positives, with 1 - it for negatives
+ANGULAR_GAMMA_NEGATIVE: ZeroOrMore = 0.0  # asymmetric_angular: power of the distance for negatives
+ANGULAR_GAMMA_POSITIVE: ZeroOrMore = 0.0  # asymmetric_angular: and for positives
+ANGULAR_CLIP: Share = 0.05  # asymmetric_angular: shift of negatives' probability, with a gamma above 0
+LABEL_SMOOTHING: ShareBelow1 = 0.0  # e: 0 becomes e / 2 and 1 becomes 1 - e / 2; softmax: e / C to each class; 0: off
+ENTRY_WEIGHTS: Annotated[tuple[Literal["ghm", "ohem", "class_weights", "threshold"], ...], ONCE] = ()  # times the loss
+GHM_BINS: Count = 30  # ghm: less weight where |probability - target| crowds, counted in so many bins
+GHM_MOMENTUM: ShareBelow1 = 0.75  # ghm: share of the earlier count that is kept
+OHEM_KEEP: ShareAbove0 = 0.3  # ohem: share of the entries that counts, the hardest
+THRESHOLD_MARGIN: ShareBelow1 = 0.1  # threshold: entries as near to their target as this give no loss
+POSITIVE_CLASS_WEIGHTS: ClassWeights = ()  # class_weights: of each class's positives, or one for all; (): 1
+NEGATIVE_CLASS_WEIGHTS: ClassWeights = ()  # class_weights: of its negatives
 
 # ---- Teachers and curriculum * ----
 TEACHER_PROBABILITIES: tuple[str, ...] = ()  # files of a good model's probabilities for the training images; averaged
 TEACHER_CHECKPOINTS: tuple[str, ...] = ()  # or models that see each training picture as it is drawn; averaged
-TEACHER_WEIGHT: float = 0.5  # share of the teachers in a target, the rest is the label's; 1: they replace it
-TEACHER_TEMPERATURE: float = 1.0  # teachers' logits are divided by it: above 1 their probabilities are softer
+TEACHER_WEIGHT: ShareAbove0 = 0.5  # share of the teachers in a target, the rest is the label's; 1: they replace it
+TEACHER_TEMPERATURE: Above0 = 1.0  # teachers' logits are divided by it: above 1 their probabilities are softer
 CURRICULUM: Path | None = None  # a file with `path,weight` a line: weights of training images; others have 1
 
 # ---- Validation and stopping * ----
-VAL_EVERY_N_EPOCHS: int = 1  # the last epoch always validates
+VAL_EVERY_N_EPOCHS: Count = 1  # the last epoch always validates
 EARLY_STOPPING_ENABLED: bool = False  # stop when validation F1 no longer rises
 EARLY_STOPPING_PATIENCE: int = 3  # validations without a better F1 before stopping
-EARLY_STOPPING_MIN_DELTA: float = 0.0  # a gain in F1 no larger than this does not count for early stopping
+EARLY_STOPPING_MIN_DELTA: ZeroOrMore = 0.0  # a gain in F1 no larger than this does not count for early stopping
 
 # ---- Testing ----
 TEST_SPLIT: Literal["test", "val", "train"] = "test"  # what testing.py predicts; train: for a teacher, a curriculum
-TEST_BATCH_SIZE: int = 64  # images; also for validation
-TH_MULTI_LABEL: float = 0.5  # probability threshold where a model has none of its own
-BOOTSTRAP_SAMPLES: int = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
-PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # besides indices
-TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
-TEST_SCALES: tuple[float, ...] = (1.0,)  # and of these sizes, multiples of the model's; a file of one size: (1.0,)
-TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: the file's own; a checkpoint: torch
-TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
-INT8_CALIBRATION_IMAGES: int = 300  # of TEST_INT8 and int8 exports: training images, to find the integers' ranges
+TEST_BATCH_SIZE: Count = 64  # images; also for validation
+TH_MULTI_LABEL: Share = 0.5  # probability threshold where a model has none of its own
+INT8_CALIBRATION_IMAGES: Count = 300  # of TEST_INT8 and int8 exports: training images, to find the integers' ranges
 
 # ---- Thresholds and calibration ----
 THRESHOLD_SCOPE: Literal["global", "per_class"] = "global"  # one for all classes, or one each, rare classes' shrunk
 THRESHOLD_GOAL: Literal["f1", "f_beta", "precision", "recall", "cost"] = "f1"  # global: weighted over classes
-THRESHOLD_BETA: float = 1.0  # f_beta: recall counts so many times as much as precision
-THRESHOLD_PRECISION: float = 0.95  # precision: at least this, then the highest recall
-THRESHOLD_RECALL: float = 0.9  # recall: at least this, then the highest precision
-FALSE_POSITIVE_COST: float = 1.0  # cost: of a label too many
-FALSE_NEGATIVE_COST: float = 1.0  # cost: of a label that is missing
-MIN_LABELS: int = 0  # of an image: filled up with its most probable classes; 0: an image may have none
-MAX_LABELS: int = 0  # of an image: only its most probable ones; 0: any number
+THRESHOLD_BETA: Above0 = 1.0  # f_beta: recall counts so many times as much as precision
+THRESHOLD_PRECISION: ShareAbove0 = 0.95  # precision: at least this, then the highest recall
+THRESHOLD_RECALL: ShareAbove0 = 0.9  # recall: at least this, then the highest precision
+FALSE_POSITIVE_COST: Above0 = 1.0  # cost: of a label too many
+FALSE_NEGATIVE_COST: Above0 = 1.0  # cost: of a label that is missing
+MIN_LABELS: OffOrCount = 0  # of an image: filled up with its most probable classes; 0: an image may have none
+MAX_LABELS: OffOrCount = 0  # of an image: only its most probable ones; 0: any number
 CALIBRATION: Literal["none", "temperature", "platt"] = "none"  # of probabilities in use, as fitted on validation images
-
-# ---- Export ----
-EXPORT_FORMATS: tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8"], ...] = ("onnx",)  # to
-EXPORT_FOLDER: Path = Path(LOCAL_ROOT) / "exported_models"  # where export_onnx.py puts them
-EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION
-EXPORT_DYNAMIC: tuple[Literal["batch", "size"], ...] = ("batch",)  # what may vary; size: height, width; (): one image
-EXPORT_FP16: bool = False  # openvino: weights of 16 bits, half the file
-EXPORT_CHECK_IMAGES: int = 200  # image files on which each file is compared with the checkpoint
-
-# ---- Class activation maps ----
-MAP_METHOD: Literal["cam", "grad-cam", "grad-cam++", "grad-camm++", "attention"] = "grad-cam"  # attention: ml_decoder
-MAP_FOLDER: Path = Path(LOCAL_ROOT) / "class_activation_maps"  # pictures, and index.html with all of them
-MAP_MAX_IMAGES: int = 24  # of the test images, evenly spaced over their sorted names; 0: all
-MAP_LABELS_PER_IMAGE: int = 4  # predicted classes to map, the most probable first; the top one where none is predicted
-
-# ---- Serving ----
-SERVING_HOST: str = "127.0.0.1"  # this machine only; 0.0.0.0: whoever reaches it
-SERVING_PORT: int = 8000  # 0: any that is free, which is printed
-SERVING_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"  # a checkpoint runs in this
-SERVING_BATCH_SIZE: int = 32  # images of concurrent requests computed together, at most
-SERVING_BATCH_WAIT_MS: float = 2.0  # how long a batch waits for more while the model is free
-SERVING_QUEUE_SIZE: int = 256  # images waiting; beyond, a request is turned away with 503
-SERVING_MAX_UPLOAD_MB: float = 20.0  # of one request
-SERVING_MAX_MEGAPIXELS: float = 50.0  # of one image
 
 # ---- Machine ----
 DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps
-NUM_WORKERS: int | None = None  # data loading processes; None: chosen (none on a CPU); 0: none
-IMAGE_CACHE_GB: float = 8.0  # largest size of the image cache; what lies beyond is decoded each time
-FEATURE_CACHE_GB: float = 20.0  # largest size of one run's frozen features; larger: anew each epoch
-SHARD_CACHE_GB: float = 50.0  # webdataset: shards from elsewhere that lie in CACHE_FOLDER at a time
+NUM_WORKERS: Workers = None  # data loading processes; None: chosen (none on a CPU); 0: none
+IMAGE_CACHE_GB: Above0 = 8.0  # largest size of the image cache; what lies beyond is decoded each time
+FEATURE_CACHE_GB: Above0 = 20.0  # largest size of one run's frozen features; larger: anew each epoch
+SHARD_CACHE_GB: Above0 = 50.0  # webdataset: shards from elsewhere that lie in CACHE_FOLDER at a time
 CHANNELS_LAST: bool = True  # memory order that is faster for convolutions
-MICRO_BATCH_SIZE: int = 0  # images that a process computes at once, a step adds up; 0: its whole share of the step
+MICRO_BATCH_SIZE: BatchSizeOr0 = 0  # images that a process computes at once; a step adds up; 0: its whole share
 ACTIVATION_CHECKPOINTING: bool = False  # compute the backbone twice to keep less of it in memory
 COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
 
 # ---- Interruptions ----
 RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same constants
-SAVE_EVERY_MINUTES: float = 10.0  # between two saves in the middle of an epoch; 0: at its end only
-SAVE_EVERY_N_EPOCHS: int = 0  # also keep model_epoch_006.pth and the like, every so many epochs; 0: none
-NON_FINITE_LIMIT: int = 10  # steps without a finite loss and gradient are left out; so many of them end the run
+SAVE_EVERY_MINUTES: ZeroOrMore = 10.0  # between two saves in the middle of an epoch; 0: at its end only
+SAVE_EVERY_N_EPOCHS: OffOrCount = 0  # also keep model_epoch_006.pth and the like, every so many epochs; 0: none
+NON_FINITE_LIMIT: Count = 10  # steps without a finite loss and gradient are left out; so many of them end the run
 
 # ---- Reports ----
-TRAIN_METRICS_EVERY_N_EPOCHS: int = 0  # measure the training split too, every so many epochs; 0: never
+TRAIN_METRICS_EVERY_N_EPOCHS: OffOrCount = 0  # measure the training split too, every so many epochs; 0: never
 USE_TENSORBOARD: bool = False  # scalars, PR curves, pictures and hparams into TENSORBOARD_FOLDER
 
 # ---- Classes ----

@@ -65,12 +65,14 @@ CURRICULUM_OUTPUT: Path = Path(config.LOCAL_ROOT) / "curriculum.txt"  # `path,we
 
 def main(arguments: list[str]) -> None:
     """Run the verb that `arguments` start with. Raises InputError; exits with status 1 when a check fails."""
-    verb = arguments[0] if arguments else ""
-    if verb not in VERBS and verb not in ("-h", "--help"):
+    verb, rest = arguments[0] if arguments else "", arguments[1:]
+    if verb in ("-h", "--help", "--version"):
+        rest = arguments
+    elif verb not in VERBS:
         raise InputError(
             f"{verb!r} is not a verb{utils.suggest(verb, VERBS)}; dataset_tools.py takes: {', '.join(VERBS)}"
         )
-    rest = ["--TO" if argument == "--to" else argument for argument in arguments[verb in VERBS :]]
+    rest = ["--TO" if argument == "--to" else argument for argument in rest]
     if verb == "download" and rest and not rest[0].startswith("-") and not rest[0].endswith(".py"):
         rest.insert(0, "--DOWNLOAD")
     overrides.apply(rest, config, sys.modules[__name__])

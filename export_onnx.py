@@ -12,22 +12,38 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import config
+import overrides
+from limits import ONE_OR_MORE, Count
+
+# ---- Export ----
+EXPORT_FORMATS: Annotated[
+    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8"], ...], ONE_OR_MORE
+] = ("onnx",)  # the files to make of MODEL_PATH
+EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
+EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION
+EXPORT_DYNAMIC: tuple[Literal["batch", "size"], ...] = ("batch",)  # what may vary; size: height, width; (): one image
+EXPORT_FP16: bool = False  # openvino: weights of 16 bits, half the file
+EXPORT_CHECK_IMAGES: Count = 200  # image files on which each file is compared with the checkpoint
+
+if __name__ == "__main__":
+    overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import numpy as np
 from numpy.typing import NDArray
 
 import augmentations
 import checkpoints
-import config
 import conversion
 import dataset_from_config
 import dataset_readers
 import engines
-import overrides
 import parity
 import predictor
 import utils
@@ -37,20 +53,20 @@ from utils import InputError
 
 
 def main(arguments: list[str]) -> None:
-    overrides.apply(arguments, config)
-    for name in config.EXPORT_FORMATS:
+    overrides.apply(arguments, config, sys.modules[__name__])
+    for name in EXPORT_FORMATS:
         engines.require_packages(conversion.FORMATS[name].packages, f"EXPORT_FORMATS {name}")
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
-    paths, targets = sample_images(split, config.EXPORT_CHECK_IMAGES, checkpoint["classes"])
+    paths, targets = sample_images(split, EXPORT_CHECK_IMAGES, checkpoint["classes"])
     reference = parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     print(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
     source = make_source(checkpoint)
-    reports = [export(name, source, reference) for name in config.EXPORT_FORMATS]
+    reports = [export(name, source, reference) for name in EXPORT_FORMATS]
     parity.print_table(reports)
     for report in reports:
         for problem in report["problems"]:
@@ -89,19 +105,19 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
     )
     metadata = make_metadata(checkpoint)
     network = folded
-    if config.EXPORT_OUTPUT == "probabilities":
+    if EXPORT_OUTPUT == "probabilities":
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
         network = conversion.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
     transform = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
-    needs_images = any(name.endswith("int8") for name in config.EXPORT_FORMATS)
+    needs_images = any(name.endswith("int8") for name in EXPORT_FORMATS)
     count, classes = config.INT8_CALIBRATION_IMAGES, checkpoint["classes"]
     return Export(
         network,
         metadata,
         lambda path: predictor.read_image(path, transform),
         sample_images("train", count, classes)[0] if needs_images else [],
-        config.EXPORT_FP16,
+        EXPORT_FP16,
     )
 
 
@@ -118,9 +134,9 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return values | {
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
-        "output": config.EXPORT_OUTPUT,
-        "applied_calibration": config.CALIBRATION if config.EXPORT_OUTPUT == "probabilities" else "none",
-        "dynamic": list(config.EXPORT_DYNAMIC),
+        "output": EXPORT_OUTPUT,
+        "applied_calibration": config.CALIBRATION if EXPORT_OUTPUT == "probabilities" else "none",
+        "dynamic": list(EXPORT_DYNAMIC),
         "checkpoint_sha256": conversion.hash_file(config.MODEL_PATH),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
     }
@@ -128,7 +144,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 def export(name: str, source: Export, reference: parity.Reference) -> dict[str, Any]:
     """Write the format `name`, compare the file, and write what came out beside it; it is marked until it passes."""
-    path = config.EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
+    path = EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
     mark = conversion.mark_path(path)
     was_marked = mark.exists()
     print(f"making {path}", flush=True)
@@ -154,7 +170,7 @@ def export(name: str, source: Export, reference: parity.Reference) -> dict[str, 
 def name_file(name: str, model_name: str) -> str:
     """`<model>_<checkpoint>`, and what else tells the file from its neighbours."""
     ending = conversion.FORMATS[name].ending
-    ending = f"_fp16{ending}" if name == "openvino" and config.EXPORT_FP16 else ending
+    ending = f"_fp16{ending}" if name == "openvino" and EXPORT_FP16 else ending
     return f"{checkpoints.name_model(model_name)}_{config.MODEL_PATH.stem}{ending}"
 
 

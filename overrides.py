@@ -1,9 +1,10 @@
-"""The command line and recipe files, turned into edits of the constants atop `config.py` (or of a script).
+"""The command line and recipe files, turned into edits of the constants atop `config.py` and of a script.
 
     python training.py recipes/coco18_efficientnet_lite0.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5
 
-has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a
-Python file of such lines. Every value is checked against its annotation before anything else happens.
+has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a Python
+file of such lines. Every value is checked against its annotation, and all constants against the rules of limits.py,
+before anything else happens. This file imports nothing that takes time to load.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import io
 import math
 import re
 import sys
+import textwrap
 import tokenize
 import types
 import typing
@@ -21,11 +23,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import contradictions
+import limits
+import utils
+from other_systems import WORDS
 from utils import InputError, suggest
 
 UNIONS = (types.UnionType, typing.Union)  # int | None, and Literal[...] | None
 SECTION = re.compile(r"^# -+ (.+?) -+$")
+FIRST_SECTIONS = 2  # of config.py: what people edit, which --help shows in full
+WIDTH = 110  # characters of a line of --help
+ROOT = Path(__file__).parent
+SCRIPTS = (  # beside this file; a recipe may hold constants of all of them
+    "training.py", "testing.py", "model_performance_table.py", "threshold_tuning.py", "export_onnx.py",
+    "class_activation_maps.py", "serving.py", "model_comparison.py", "dataset_tools.py",
+)  # fmt: skip
 
 
 class Constant(NamedTuple):
@@ -45,58 +56,74 @@ class Edit(NamedTuple):
     where: str
 
 
+def answer_early(*modules: ModuleType) -> None:
+    """Apply the command line to `modules`, and end the script here where it asks for help or holds a mistake.
+
+    A script calls this above its imports that take seconds, with `config` and itself; its `main` applies the command
+    line again. Where packages of requirements.txt are missing, one line says how to install them.
+    """
+
+    def answer(arguments: list[str]) -> None:
+        apply(arguments, *modules)
+        utils.require_environment()
+
+    utils.run_script(answer)
+
+
 def apply(arguments: list[str], *modules: ModuleType) -> None:
     """Edit the constants of `modules` by `arguments`: recipe files, `--NAME value` and `--NAME=value`.
 
-    `--help` prints all constants and exits. Raises InputError, in one line, for an unknown name (with the
-    nearest right one), a value of the wrong type, and constants that contradict each other.
+    A script gives `config` and, where it has constants, itself. `--help`, `--help WORD`, `--help all` and `--version`
+    print and exit. Raises InputError, in one line, for an unknown name (with the nearest right one), a constant of
+    another script (in a recipe it is ignored), a value of the wrong type or beyond its limit, and constants that
+    contradict each other.
     """
     edits: dict[str, Edit] = {}
-    names = [name for module in modules for name in _assignments(module)]
+    names = [name for module in modules for name in _assignments(_path(module))]
     arguments = list(arguments)
-    show_help = False
+    help_word = None
     while arguments:
         argument = arguments.pop(0)
         if argument in ("-h", "--help"):
-            show_help = True
+            has_word = arguments and not arguments[0].startswith("-") and not arguments[0].endswith(".py")
+            help_word = arguments.pop(0) if has_word else ""
+        elif argument == "--version":
+            print(utils.VERSION)
+            raise SystemExit(0)
         elif argument.startswith("--"):
             name, has_value, text = argument[2:].partition("=")
-            _require_known(name, names, "the command line")
+            if name not in names:
+                raise InputError(_explain_unknown(name, names, "the command line", f"--{name}"))
             if not has_value and (not arguments or arguments[0].startswith("--")):
                 raise InputError(f"--{name} needs a value: --{name} VALUE")
             edits[name] = Edit(text if has_value else arguments.pop(0), "")
         elif argument.endswith(".py"):
             for name, edit in _read_recipe(Path(argument)).items():
-                _require_known(name, names, edit.where)
-                edits[name] = edit
+                if name in names:
+                    edits[name] = edit
+                elif name not in _list_all_names():
+                    raise InputError(_explain_unknown(name, names, edit.where, name))
         else:
-            raise InputError(f"{argument!r} is neither a recipe (.py) nor --NAME value; --help lists the names")
+            raise InputError(f"{argument!r} is neither a recipe (.py) nor --NAME value; --help all lists the names")
+    earlier: dict[str, Any] = {}
     for module in modules:
-        _assign(module, edits)
-        contradictions.refuse(vars(module))
-    if show_help:
-        print_help(*modules)
+        _assign(module, edits, earlier)
+        earlier |= vars(module)
+        for rule in limits.RULES.get(_path(module).name, []):
+            problem = rule(module)
+            if problem:
+                raise InputError(problem)
+    if help_word is not None:
+        _print_help(help_word, modules)
         raise SystemExit(0)
 
 
 def list_constants(module: ModuleType) -> list[Constant]:
     """The constants of `module` with their section, comment and present value, in order."""
-    source = _source(module)
-    comments, sections = {}, {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            title = SECTION.match(token.line.strip())
-            if title:
-                sections[token.start[0]] = title[1]
-            else:
-                text = token.string.lstrip("# ")
-                comments[token.start[0]] = re.sub(r"^fmt: skip\s*#?\s*", "", text)
-    constants = []
-    for name, node in _assignments(module).items():
-        section = next((sections[line] for line in sorted(sections, reverse=True) if line < node.lineno), "")
-        comment = next((comments[line] for line in range(node.lineno, _end(node) + 1) if comments.get(line)), "")
-        constants.append(Constant(name, section, comment, _annotation(module, name), vars(module)[name]))
-    return constants
+    return [
+        Constant(name, *words, _annotation(module, name), vars(module)[name])
+        for name, words in _read_comments(_path(module)).items()
+    ]
 
 
 def resolved(module: ModuleType) -> dict[str, Any]:
@@ -108,21 +135,7 @@ def resolved(module: ModuleType) -> dict[str, Any]:
     return plain
 
 
-def print_help(*modules: ModuleType) -> None:
-    """Print the script's own text, then every constant by section: name, present value, comment."""
-    print((sys.modules["__main__"].__doc__ or "").strip())
-    for module in modules:
-        section = None
-        for constant in list_constants(module):
-            if constant.section != section:
-                section = constant.section
-                print(f"\n{section}")
-            value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
-            value = value if len(value) <= 60 else value[:57] + "..."
-            print(f"  --{constant.name} {value}")
-            choices = typing.get_args(constant.annotation) if _is_choice(constant.annotation) else ()
-            for line in filter(None, (constant.comment, " | ".join(map(str, choices)))):
-                print(f"        {line}")
+# ---- values ----
 
 
 def parse(text: str, annotation: Any) -> Any:
@@ -149,7 +162,18 @@ def parse(text: str, annotation: Any) -> Any:
 
 
 def check(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as its annotation wants it (1 as 1.0, text as a path); raises InputError when it does not fit."""
+    """`value` as its annotation wants it (1 as 1.0, text as a path).
+
+    Raises InputError for a value of another type and for one beyond the limit of an `Annotated` type.
+    """
+    value = _check_type(name, value, annotation)
+    for limit in _limits(annotation):
+        if not limit.allows(value):
+            raise InputError(f"{name} is {value}: {limit.text}")
+    return value
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> Any:
     members = _members(annotation)
     for member in members:
         if typing.get_origin(member) is tuple and isinstance(value, tuple | list):
@@ -175,10 +199,31 @@ def check(name: str, value: Any, annotation: Any) -> Any:
     raise InputError(f"{name} is {value!r}, which is not of type {wanted}")
 
 
-def _assign(module: ModuleType, edits: dict[str, Edit]) -> None:
-    """Run the module's assignments again with the edited values in place, each after those it is computed from."""
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The types that `annotation` allows, without its limits."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
+
+
+def _limits(annotation: Any) -> tuple[limits.Limit, ...]:
+    return typing.get_args(annotation)[1:] if typing.get_origin(annotation) is typing.Annotated else ()
+
+
+def _is_choice(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is typing.Literal
+
+
+# ---- edits ----
+
+
+def _assign(module: ModuleType, edits: dict[str, Edit], earlier: dict[str, Any]) -> None:
+    """Run the module's assignments again with the edited values in place, each after those it is computed from.
+
+    A recipe's expressions may also name constants of the `earlier` modules.
+    """
     namespace = vars(module)
-    waiting = dict(_assignments(module))
+    waiting = dict(_assignments(_path(module)))
 
     def assign(name: str) -> None:
         new, where = edits.get(name, Edit(waiting[name].value or ast.Constant(None), ""))
@@ -189,7 +234,7 @@ def _assign(module: ModuleType, edits: dict[str, Edit]) -> None:
                 if isinstance(node, ast.Name) and node.id in waiting:
                     assign(node.id)
         try:
-            value = parse(new, annotation) if isinstance(new, str) else eval(_expression(new), namespace)
+            value = parse(new, annotation) if isinstance(new, str) else eval(_compile(new), earlier | namespace)
             namespace[name] = check(name, value, annotation)
         except InputError as error:
             raise InputError(f"{where}: {error}" if where else str(error)) from error
@@ -222,43 +267,182 @@ def _read_recipe(path: Path) -> dict[str, Edit]:
     return edits
 
 
-def _require_known(name: str, names: list[str], where: str) -> None:
-    if name not in names:
-        raise InputError(f"{where}: there is no constant {name!r}{suggest(name, names)}; --help lists them")
+def _explain_unknown(name: str, names: list[str], where: str, spelling: str) -> str:
+    """One line about a `name` that is not among this script's `names`: whose it is, or what it may mean."""
+    files = _list_all_names()
+    if name in files:
+        return f"{where}: {name} is a constant of {files[name]}, which this script does not read"
+    meaning = WORDS.get(name.lower().replace("-", "_"))
+    if meaning is None:
+        nearest = suggest(name, names if spelling.startswith("--") else [*names, *files])
+        return f"{where}: there is no constant {name!r}{nearest}; --help all lists them"
+    meant = meaning.split()[0]
+    if meant in names:
+        hint = f" (--help {meant})"
+    elif meant in files:
+        hint = f" (python {files[meant]} --help {meant})"
+    else:
+        hint = ""
+    return f"{where}: {spelling} is {meaning} here{hint}"
+
+
+def _list_all_names() -> dict[str, str]:
+    """The constants of config.py and of all scripts, each with the file in which it stands."""
+    files = [ROOT / file for file in reversed(("config.py", *SCRIPTS))]
+    return {name: path.name for path in files if path.is_file() for name in _assignments(path)}
+
+
+# ---- help ----
+
+
+def _print_help(word: str, modules: tuple[ModuleType, ...]) -> None:
+    """Print what `--help` and `word` ask for: "" for a survey, "all", or a word to look for."""
+    if word and word != "all":
+        _print_constants(_find(word, modules))
+        return
+    print((sys.modules["__main__"].__doc__ or "").strip())
+    for module in reversed(modules):  # the script's constants first, then those of config.py
+        constants = list_constants(module)
+        if word == "all" or module.__name__ != "config":
+            _print_constants(constants)
+        else:
+            _print_survey(constants, _list_names_read(modules))
+
+
+def _find(word: str, modules: tuple[ModuleType, ...]) -> list[Constant]:
+    """The constants with `word` in their name, comment or section. Raises InputError where there are none."""
+    constants = [constant for module in modules for constant in list_constants(module)]
+    letters = word.lower().replace("-", "").replace("_", "")  # batch-size and batchsize find TRAIN_BATCH_SIZE
+    found = [
+        constant
+        for constant in constants
+        if letters in constant.name.lower().replace("_", "")
+        or word.lower() in constant.comment.lower()
+        or word.lower() in constant.section.lower()
+    ]
+    if not found:
+        raise InputError(_explain_unknown(word, [c.name for c in constants], f"--help {word}", word))
+    return found
+
+
+def _print_constants(constants: list[Constant]) -> None:
+    """Print constants by section: name, present value, comment, and what is allowed."""
+    section = None
+    for constant in constants:
+        if constant.section != section:
+            section = constant.section
+            print(f"\n{section}")
+        value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
+        value = value if len(value) <= 60 else value[:57] + "..."
+        print(f"  --{constant.name} {value}")
+        for line in (constant.comment, _describe_allowed(constant.annotation)):
+            if line:
+                print(f"        {line}")
+
+
+def _describe_allowed(annotation: Any) -> str:
+    """The choices or the limit of a constant; empty where any value of its type will do."""
+    for member in _members(annotation):
+        for choice in (member, *typing.get_args(member)):  # tuple[Literal[...], ...]: several of them
+            if _is_choice(choice):
+                return " | ".join(map(str, typing.get_args(choice)))
+    return "; ".join(limit.text for limit in _limits(annotation))
+
+
+def _print_survey(constants: list[Constant], names_read: set[str] | None) -> None:
+    """Print what people edit in config.py, then the rest that is read: whole sections by title, others by name."""
+    sections: dict[str, list[Constant]] = {}
+    for constant in constants:
+        sections.setdefault(constant.section, []).append(constant)
+    first = list(sections)[:FIRST_SECTIONS]
+    _print_constants([c for c in constants if c.section in first and (names_read is None or c.name in names_read)])
+    print("\nAlso read from config.py (--help WORD finds a name, comment or section, --help all shows everything)")
+    for title in list(sections)[FIRST_SECTIONS:]:
+        names = [constant.name for constant in sections[title]]
+        read = names if names_read is None else [name for name in names if name in names_read]
+        text = title if read == names else f"{title}: {', '.join(read)}"
+        if read:
+            print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="      "))
+
+
+def _list_names_read(modules: tuple[ModuleType, ...]) -> set[str] | None:
+    """The constants of config.py that a script reads; None where `modules` names no script.
+
+    They are the names after `config.` in the script and in all modules of this project that it imports, directly or
+    not, and those from which these are computed.
+    """
+    scripts = [_path(module) for module in modules if module.__name__ != "config"]
+    if not scripts:
+        return None
+    waiting, seen, names = scripts, set(), set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(_read(path))):
+            imported = []
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config":
+                names.add(node.attr)
+            waiting += [ROOT / f"{module.replace('.', '/')}.py" for module in imported]
+    assignments = _assignments(ROOT / "config.py")
+    for name in reversed(assignments):  # a constant is computed from those above it
+        if name in names:
+            names |= {node.id for node in ast.walk(assignments[name]) if isinstance(node, ast.Name)}
+    return names
+
+
+# ---- sources ----
+
+
+def _path(module: ModuleType) -> Path:
+    assert module.__file__ is not None
+    return Path(module.__file__)
 
 
 @functools.cache  # a run goes by what it began with, though the file be edited meanwhile
-def _source(module: ModuleType) -> str:
-    assert module.__file__ is not None
-    return Path(module.__file__).read_text(encoding="utf-8")
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @functools.cache
-def _assignments(module: ModuleType) -> dict[str, ast.AnnAssign]:
-    """The annotated assignments at a module's top level whose names are in capitals."""
+def _assignments(path: Path) -> dict[str, ast.AnnAssign]:
+    """The annotated assignments at a file's top level whose names are in capitals."""
     return {
         node.target.id: node
-        for node in ast.parse(_source(module)).body
+        for node in ast.parse(_read(path)).body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper()
     }
 
 
+@functools.cache
+def _read_comments(path: Path) -> dict[str, tuple[str, str]]:
+    """The constants of a file, each with the title of its section and its comment."""
+    comments, sections = {}, {}
+    for token in tokenize.generate_tokens(io.StringIO(_read(path)).readline):
+        if token.type == tokenize.COMMENT:
+            title = SECTION.match(token.line.strip())
+            if title:
+                sections[token.start[0]] = title[1]
+            else:
+                text = token.string.lstrip("# ")
+                comments[token.start[0]] = re.sub(r"^fmt: skip\s*#?\s*", "", text)
+    found = {}
+    for name, node in _assignments(path).items():
+        section = next((sections[line] for line in sorted(sections, reverse=True) if line < node.lineno), "")
+        last_line = node.end_lineno or node.lineno
+        comment = next((comments[line] for line in range(node.lineno, last_line + 1) if comments.get(line)), "")
+        found[name] = (section, comment)
+    return found
+
+
 def _annotation(module: ModuleType, name: str) -> Any:
-    return eval(_expression(_assignments(module)[name].annotation), vars(module))
+    return eval(_compile(_assignments(_path(module))[name].annotation), vars(module))
 
 
-def _expression(node: ast.expr | None) -> types.CodeType:
-    assert node is not None
+def _compile(node: ast.expr) -> types.CodeType:
     return compile(ast.Expression(node), "<constant>", "eval")
-
-
-def _end(node: ast.AnnAssign) -> int:
-    return node.end_lineno or node.lineno
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    return typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
-
-
-def _is_choice(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is typing.Literal

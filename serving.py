@@ -11,10 +11,27 @@ from __future__ import annotations
 import importlib.util
 import signal
 import socket
+import sys
+from typing import Literal
 
 import config
-import engines
 import overrides
+from limits import Above0, Count, Port, ZeroOrMore
+
+# ---- Serving ----
+SERVING_HOST: str = "127.0.0.1"  # this machine only; 0.0.0.0: whoever reaches it
+SERVING_PORT: Port = 8000  # 0: any that is free, which is printed
+SERVING_ENGINE: Literal["torch", "onnxruntime", "openvino"] = "onnxruntime"  # a checkpoint runs in this
+SERVING_BATCH_SIZE: Count = 32  # images of concurrent requests computed together, at most
+SERVING_BATCH_WAIT_MS: ZeroOrMore = 2.0  # how long a batch waits for more while the model is free
+SERVING_QUEUE_SIZE: Count = 256  # images waiting; beyond, a request is turned away with 503
+SERVING_MAX_UPLOAD_MB: Above0 = 20.0  # of one request
+SERVING_MAX_MEGAPIXELS: Above0 = 50.0  # of one image
+
+if __name__ == "__main__":
+    overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+
+import engines
 import predictor
 import utils
 
@@ -22,7 +39,7 @@ PACKAGES = ("fastapi", "fastapi_offline", "python_multipart", "uvicorn")
 
 
 def main(arguments: list[str]) -> None:
-    overrides.apply(arguments, config)
+    overrides.apply(arguments, config, sys.modules[__name__])
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise utils.InputError(f"serving needs {', '.join(missing)}: pip install -r requirements-serving.txt")
@@ -32,13 +49,11 @@ def main(arguments: list[str]) -> None:
     from serving_queue import BatchQueue
 
     utils.keep_freed_memory()
-    listener = bind(config.SERVING_HOST, config.SERVING_PORT)  # before the seconds that a model takes to load
+    listener = bind(SERVING_HOST, SERVING_PORT)  # before the seconds that a model takes to load
     model, engine = load_model()
-    queue = BatchQueue(
-        model.compute, config.SERVING_BATCH_SIZE, config.SERVING_BATCH_WAIT_MS / 1000, config.SERVING_QUEUE_SIZE
-    )
-    service = Service(model, engine, queue, round(config.SERVING_MAX_MEGAPIXELS * 1e6))
-    app = make_app(service, round(config.SERVING_MAX_UPLOAD_MB * 2**20))
+    queue = BatchQueue(model.compute, SERVING_BATCH_SIZE, SERVING_BATCH_WAIT_MS / 1000, SERVING_QUEUE_SIZE)
+    service = Service(model, engine, queue, round(SERVING_MAX_MEGAPIXELS * 1e6))
+    app = make_app(service, round(SERVING_MAX_UPLOAD_MB * 2**20))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)  # uvicorn raises them again at its end: the exit status would tell
@@ -49,7 +64,7 @@ def main(arguments: list[str]) -> None:
 def load_model() -> tuple[predictor.Predictor, str]:
     """The model in MODEL_PATH, which has computed an image, and the engine it runs in."""
     kind = engines.recognise(config.MODEL_PATH)
-    wanted = config.SERVING_ENGINE if kind == "checkpoint" else "auto"
+    wanted = SERVING_ENGINE if kind == "checkpoint" else "auto"
     engine = engines.choose_engine(wanted, kind, config.MODEL_PATH)
     model = predictor.load(
         config.MODEL_PATH,

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, TypeVar
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,6 +23,8 @@ Network = TypeVar("Network", bound=nn.Module)
 def convert(model: Network, device: torch.device) -> Network:
     """`model`, its parameters and buffers the same, with every BatchNorm synchronised while it trains."""
     if device.type == "cuda":
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         converted: Any = convert_sync_batchnorm(model)  # torch's own loses the activation in timm's BatchNorm
         return converted
     for module in model.modules():
@@ -46,8 +47,8 @@ class _Synchronised(_BatchNorm):
         output, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
         if self.track_running_stats:
             self._note(mean, variance * count / (count - 1))  # the unbiased variance, as BatchNorm keeps it
-        if isinstance(self, BatchNormAct2d):
-            for name in ("drop", "act"):
+        for name in ("drop", "act"):  # timm's BatchNormAct2d has them inside
+            if hasattr(self, name):
                 output = self.get_submodule(name)(output)
         return output
 

@@ -14,16 +14,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import config
+import overrides
+from limits import OffOrCount, Scales
+
+# ---- What testing writes, and how it predicts ----
+PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where all of it goes
+PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # besides indices
+BOOTSTRAP_SAMPLES: OffOrCount = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
+TEST_SCALES: Scales = (1.0,)  # and of these sizes, multiples of the model's; a file of one size: (1.0,)
+TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: the file's own; a checkpoint: torch
+TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
+
+if __name__ == "__main__":
+    overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import numpy as np
 import torch
 
 import checkpoints
-import config
 import conversion
 import dataset_from_config
 import dataset_readers
@@ -31,12 +47,12 @@ import distributed
 import engines
 import evaluation_report
 import metrics
-import overrides
+import prediction_files
 import predictor
 import utils
 from dataset_table import Table, map_classes
 from image_cache import stamp_files
-from prediction_files import PREDICTION_FILES, Predictions, RowFile, write_indices
+from prediction_files import Predictions, RowFile, write_indices
 from predictor import Predictor
 from utils import InputError
 
@@ -44,7 +60,7 @@ MAX_LINES = 20  # about images that are left out
 
 
 def main(arguments: list[str]) -> None:
-    overrides.apply(arguments, config)
+    overrides.apply(arguments, config, sys.modules[__name__])
     utils.keep_freed_memory()
     with distributed.start(config.DEVICE) as device:
         test(device)
@@ -52,17 +68,17 @@ def main(arguments: list[str]) -> None:
 
 def test(device: torch.device) -> None:
     """Predict, write and measure; of several processes each predicts its share, and the first does the rest."""
-    int8_images = choose_int8_images() if config.TEST_INT8 else []
-    engine = engines.choose_engine(config.TEST_ENGINE, engines.recognise(config.MODEL_PATH), config.MODEL_PATH)
+    int8_images = choose_int8_images() if TEST_INT8 else []
+    engine = engines.choose_engine(TEST_ENGINE, engines.recognise(config.MODEL_PATH), config.MODEL_PATH)
     model = predictor.load(
         config.MODEL_PATH,
         "cpu" if config.DEVICE == "auto" and engine != "torch" else str(device),
         default_threshold=config.TH_MULTI_LABEL,
-        engine=config.TEST_ENGINE,
+        engine=TEST_ENGINE,
         int8_images=int8_images,
         cache_folder=config.CACHE_FOLDER,
-        flip=config.TEST_FLIP,
-        scales=config.TEST_SCALES,
+        flip=TEST_FLIP,
+        scales=TEST_SCALES,
         calibration=config.CALIBRATION,
     )
     images = read_images(model)
@@ -70,7 +86,7 @@ def test(device: torch.device) -> None:
 
     name = name_rows(model, images.paths, int8_images)
     share = f"_{distributed.rank()}of{distributed.count()}" if distributed.count() > 1 else ""
-    kept = config.PREDICTIONS_FOLDER / f"{name}{share}.partial"
+    kept = PREDICTIONS_FOLDER / f"{name}{share}.partial"
     if config.RESUME == "never":
         kept.unlink(missing_ok=True)
     own = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
@@ -149,8 +165,8 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         model.classes,
         model.device.type,
         choose_engine(model),
-        config.TEST_FLIP,
-        config.TEST_SCALES,
+        TEST_FLIP,
+        TEST_SCALES,
         config.CALIBRATION,
         config.TEST_BATCH_SIZE,
         config.TEST_SPLIT,
@@ -205,10 +221,10 @@ def name_predictions(model: Predictor) -> str:
         f"min{model.min_labels}": model.min_labels,
         f"max{model.max_labels}": model.max_labels,
         format: format != "checkpoint",
-        "int8": config.TEST_INT8 or metadata.get("precision") == "int8",
+        "int8": TEST_INT8 or metadata.get("precision") == "int8",
         "fp16": metadata.get("precision") == "fp16",
-        "flip": config.TEST_FLIP,
-        f"scales{'-'.join(f'{scale:g}' for scale in config.TEST_SCALES)}": config.TEST_SCALES != (1.0,),
+        "flip": TEST_FLIP,
+        f"scales{'-'.join(f'{scale:g}' for scale in TEST_SCALES)}": TEST_SCALES != (1.0,),
         model.calibration: model.calibration != "none",
         config.TEST_SPLIT: config.TEST_SPLIT != "test",
         config.TEST_IMAGES_DIR.name: config.TEST_SPLIT == "test" and dataset_from_config.has_other_test_images(),
@@ -219,25 +235,28 @@ def name_predictions(model: Predictor) -> str:
 
 def choose_engine(model: Predictor) -> str:
     """TEST_ENGINE, or for "auto" what the model's file runs in."""
-    return engines.choose_engine(config.TEST_ENGINE, engines.recognise(model.path), model.path)
+    return engines.choose_engine(TEST_ENGINE, engines.recognise(model.path), model.path)
 
 
 def name_engine(model: Predictor) -> str:
     """What runs the model, and over which views of an image, for a person to read."""
-    scales = ", ".join(f"{scale:g}" for scale in config.TEST_SCALES)
+    scales = ", ".join(f"{scale:g}" for scale in TEST_SCALES)
     parts = {
         choose_engine(model): True,
-        "int8": config.TEST_INT8,
-        "mirrored too": config.TEST_FLIP,
-        f"scales {scales}": config.TEST_SCALES != (1.0,),
+        "int8": TEST_INT8,
+        "mirrored too": TEST_FLIP,
+        f"scales {scales}": TEST_SCALES != (1.0,),
     }
     return ", ".join(name for name, is_on in parts.items() if is_on)
 
 
 def write_predictions(predictions: Predictions, name: str) -> None:
     """The predictions as JSON, and beside it what PREDICTION_FILES asks for."""
-    for ending, write in ((".json", write_indices), *(PREDICTION_FILES[kind] for kind in config.PREDICTION_FILES)):
-        path = config.PREDICTIONS_FOLDER / f"{name}{ending}"
+    for ending, write in (
+        (".json", write_indices),
+        *(prediction_files.PREDICTION_FILES[kind] for kind in PREDICTION_FILES),
+    ):
+        path = PREDICTIONS_FOLDER / f"{name}{ending}"
         write(path, predictions)
         print(f"saved: {path}")
 
@@ -246,7 +265,7 @@ def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None
     """Measure the predictions, with 95 % bootstrap intervals over images; print the metrics, save all of it."""
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
-    samples = config.BOOTSTRAP_SAMPLES
+    samples = BOOTSTRAP_SAMPLES
     measured = metrics.measure(*scores, **limits)
     intervals, class_intervals = metrics.bootstrap(*scores, samples, **limits) if samples else ({}, {})
     columns = metrics.measure_classes(*scores, **limits)
@@ -270,11 +289,11 @@ def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None
     }
     print_metrics(result["metrics"], result["intervals"])
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
-    path = config.PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
+    path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     utils.write_text(path, json.dumps(result, indent=1))
     confusion = metrics.confusion(*scores, **limits)
     evaluation_report.save_report(
-        config.PREDICTIONS_FOLDER, ending, model.classes, *scores[:2], columns, confusion, measured["ECE"]
+        PREDICTIONS_FOLDER, ending, model.classes, *scores[:2], columns, confusion, measured["ECE"]
     )
     print(f"saved: {path}, and each class's numbers and pictures beside it")
 

@@ -9,6 +9,7 @@ writes thresholds.npy, (C,) float32 in the order of the classes. Copies and file
 
 from __future__ import annotations
 
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import config
+import overrides
+
+if __name__ == "__main__":
+    overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import calibration
 import checkpoints
-import config
 import engines
 import metrics
-import overrides
 import thresholds
 import utils
 from thresholds import Policy
@@ -44,7 +49,7 @@ class SavedScores(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    overrides.apply(arguments, config)
+    overrides.apply(arguments, config, sys.modules[__name__])
     engines.require_checkpoint(config.MODEL_PATH, "whose thresholds stay")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     policy = choose_policy(len(checkpoint["classes"]))

@@ -10,22 +10,27 @@ Ctrl-C save first; the status is 75 then, and the same command goes on.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
+
+import config
+import overrides
+
+if __name__ == "__main__":
+    overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import config
 import dataset_readers
 import distributed
 import metrics
 import models_factory
-import overrides
 import training_records
 import utils
 import validation
@@ -55,7 +60,7 @@ PARTS = ("backbone", "head")  # parameter groups; those without decay have the s
 
 
 def main(arguments: list[str]) -> None:
-    overrides.apply(arguments, config)
+    overrides.apply(arguments, config, sys.modules[__name__])
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"

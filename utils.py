@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import importlib.util
 import os
 import random
 import shutil
@@ -14,10 +15,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from other_systems import WORDS
+
 if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.py needs none of it
     import torch
 
-
+VERSION = "1.0.0"
+NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
 LEFTOVER_SECONDS = 3600  # without a change, after which a temporary file is no living process's, here or elsewhere
 
 
@@ -46,6 +50,11 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         status = 1
     except InputError as error:
         status = f"error: {error}"
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in NEEDED and name not in Path(__file__).with_name("requirements.txt").read_text():
+            raise
+        status = f"error: {_advise_to_install([name])}"
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
@@ -63,13 +72,33 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         sys.exit(status)
 
 
+def require_environment() -> None:
+    """Raise InputError, which says what to run, where Python lacks packages that scripts import when they start."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(_advise_to_install(missing))
+
+
+def _advise_to_install(names: list[str]) -> str:
+    return (
+        f"{sys.executable} lacks {', '.join(names)}: run `make setup`, then `.venv/bin/python {sys.argv[0]}`; or "
+        "`pip install -r requirements.txt`"
+    )
+
+
 def _is_full_gpu(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean X?)` with the one of `words` nearest to a misspelt one; empty where none is near."""
+    """` (did you mean X?)` with the one of `words` nearest to a misspelt one; empty where none is near.
+
+    A word of another system gives ` (X here)`, what it is in this one.
+    """
+    meaning = WORDS.get(word.lower().replace("-", "_"))
+    if meaning:
+        return f" ({meaning} here)"
     by_upper = {candidate.upper(): candidate for candidate in words}
     near = difflib.get_close_matches(word.upper(), by_upper, n=1)
     return f" (did you mean {by_upper[near[0]]}?)" if near else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import config
+import overrides
 import utils
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -25,11 +27,13 @@ def freed_memory() -> None:
 
 @pytest.fixture(autouse=True)
 def constants() -> Iterator[None]:
-    """Overrides edit config.py's module: put it back after each test."""
-    before = dict(config.__dict__)
+    """Overrides edit the modules config and those of the scripts: put them back after each test."""
+    scripts = [sys.modules[Path(file).stem] for file in overrides.SCRIPTS if Path(file).stem in sys.modules]
+    before = [(module, dict(vars(module))) for module in (config, *scripts)]
     yield
-    config.__dict__.clear()
-    config.__dict__.update(before)
+    for module, values in before:
+        vars(module).clear()
+        vars(module).update(values)
 
 
 def write_dataset(root: Path, num_train: int = 40, num_test: int = 12) -> Path:

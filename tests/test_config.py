@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, get_args, get_origin
 
 import pytest
 
 import activation_maps
 import augmentations
 import calibration
+import class_activation_maps
 import config
 import conversion
 import dataset_formats
 import engines
+import export_onnx
 import heads
 import losses
 import optimization
 import overrides
 import prediction_files
+import serving
+import testing
 
+RECIPES = Path(config.__file__).parent / "recipes"
+MODULES = (config, testing, export_onnx, class_activation_maps, serving)
 REGISTRIES: dict[str, Iterable[str]] = {
     "HEAD": heads.HEADS,
     "LOSS": losses.LOSSES,
@@ -43,13 +49,24 @@ REGISTRIES: dict[str, Iterable[str]] = {
 
 @pytest.mark.parametrize("name", REGISTRIES)
 def test_choices_are_the_registrys(name: str) -> None:
-    (annotation,) = (c.annotation for c in overrides.list_constants(config) if c.name == name)
+    (annotation,) = (c.annotation for module in MODULES for c in overrides.list_constants(module) if c.name == name)
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     choices = get_args(annotation)
     assert (get_args(choices[0]) if choices[1:] == (...,) else choices) == tuple(REGISTRIES[name])
 
 
 def test_every_constant_says_what_it_means() -> None:
-    assert not [c.name for c in overrides.list_constants(config) if not c.comment]
+    assert not [c.name for module in MODULES for c in overrides.list_constants(module) if not c.comment]
+
+
+def test_the_sections_that_do_not_decide_what_is_learned() -> None:
+    """All others name the checkpoint file: one without its * would let two configurations share a file."""
+    sections = dict.fromkeys(c.section for c in overrides.list_constants(config))
+    assert [section for section in sections if not section.endswith("*")] == [
+        "Your data", "Files and folders", "Reading", "Testing", "Thresholds and calibration", "Machine",
+        "Interruptions", "Reports", "Classes",
+    ]  # fmt: skip
 
 
 def test_defaults_of_the_layout() -> None:
@@ -65,7 +82,7 @@ def test_classes_are_cocos_in_order(photographs: Path) -> None:
     assert list(config.CLASSES) == [name for name in names if name]
 
 
-@pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid(recipe: Path) -> None:
     overrides.apply([str(recipe)], config)
     assert len(recipe.read_text().splitlines()) <= 30

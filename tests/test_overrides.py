@@ -9,33 +9,40 @@ import ast
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+import class_activation_maps
 import config
+import dataset_tools
+import export_onnx
+import model_comparison
 import model_performance_table
 import overrides
+import serving
+import testing
+from other_systems import WORDS
 from utils import InputError
 
+ROOT = Path(config.__file__).parent
+SCRIPTS = (
+    class_activation_maps, dataset_tools, export_onnx, model_comparison, model_performance_table, serving, testing,
+)  # fmt: skip  # those with constants
+EDITED = (
+    "LOCAL_ROOT", "DATASET_FOLDER", "MODEL_NAME", "HEAD", "IMAGE_SIZE", "PRETRAINED_WEIGHTS", "NUM_EPOCHS",
+    "TRAIN_BATCH_SIZE", "BACKBONE_BASE_LR", "HEAD_BASE_LR", "UNFREEZE_BACKBONE_EPOCH", "LOSS", "SEED",
+)  # fmt: skip  # what people edit
 SOURCE = Path(config.__file__).read_text(encoding="utf-8")
 NAMES = re.findall(r"^([A-Z][A-Z0-9_]*): ", SOURCE, re.MULTILINE)  # found otherwise than overrides.py finds them
 DEFAULTS = {name: vars(config)[name] for name in NAMES}
-
-
-@pytest.fixture(autouse=True)
-def _restore_constants() -> Iterator[None]:
-    kept = [(module, dict(vars(module))) for module in (config, model_performance_table)]
-    yield
-    for module, values in kept:
-        vars(module).clear()
-        vars(module).update(values)
 
 
 @pytest.fixture
@@ -83,6 +90,8 @@ def import_edited(tmp_path: Path, **edits: Any) -> dict[str, Any]:
 
 def change(value: Any, annotation: Any) -> Any:
     """Another value that the annotation allows; the same one where it is the only one."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return change(value, typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is typing.Literal:
         return next((choice for choice in typing.get_args(annotation) if choice != value), value)
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
@@ -109,8 +118,6 @@ def change(value: Any, annotation: Any) -> Any:
 
 OTHERS = {"UNFROZEN_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8}  # one more than the default is no batch
 NEEDED_BY = {  # else the change would contradict another constant
-    "TEST_INT8": {"TEST_ENGINE": "openvino"},
-    "EXPORT_FP16": {"EXPORT_FORMATS": ("openvino",)},
     "POSITIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
     "NEGATIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
 }
@@ -254,9 +261,9 @@ def test_later_wins(write_recipe: Callable[..., str]) -> None:
 
 
 def test_a_recipe_may_compute_from_other_constants(write_recipe: Callable[..., str]) -> None:
-    recipe = write_recipe('PREDICTIONS_FOLDER = LOCAL_ROOT / "p"\nLR_MILESTONES = (NUM_EPOCHS // 2,)\n')
+    recipe = write_recipe('CACHE_FOLDER = LOCAL_ROOT / "c"\nLR_MILESTONES = (NUM_EPOCHS // 2,)\n')
     overrides.apply([recipe, "--LOCAL_ROOT", "/data", "--NUM_EPOCHS", "30"], config)
-    assert Path("/data/p") == config.PREDICTIONS_FOLDER
+    assert Path("/data/c") == config.CACHE_FOLDER
     assert config.LR_MILESTONES == (15,)
 
 
@@ -323,7 +330,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         (["--NUM_EPOCS", "3"], "the command line: there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
         (["--num_epochs", "3"], "there is no constant 'num_epochs' (did you mean NUM_EPOCHS?)"),
         (["--train_batchsize=3"], "(did you mean TRAIN_BATCH_SIZE?)"),
-        (["--ZZZZ", "3"], "there is no constant 'ZZZZ'; --help lists them"),
+        (["--ZZZZ", "3"], "there is no constant 'ZZZZ'; --help all lists them"),
         (["--NUM_EPOCHS"], "--NUM_EPOCHS needs a value"),
         (["NUM_EPOCHS", "3"], "'NUM_EPOCHS' is neither a recipe (.py) nor --NAME value"),
         (["NUM_EPOCHS=3"], "'NUM_EPOCHS=3' is neither"),
@@ -349,8 +356,8 @@ def test_the_limits_themselves_are_allowed(line: str) -> None:
     overrides.apply(line.split(), config)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--NUM_EPOCHS", "77", "--help"]])
-def test_help_prints_every_constant(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--help", "all"], ["-h", "all"], ["--NUM_EPOCHS", "77", "--help", "all"]])
+def test_help_all_prints_every_constant(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         overrides.apply(arguments, config)
     assert caught.value.code == 0
@@ -389,17 +396,178 @@ def test_a_script_may_have_constants_of_its_own(write_recipe: Callable[..., str]
     assert table.CHECKPOINTS_ROOT == config.TRAINED_MODELS_FOLDER == DEFAULTS["TRAINED_MODELS_FOLDER"]
     with pytest.raises(InputError, match=r"there is no constant 'SORTBY'.*did you mean SORT_BY"):
         overrides.apply(["--SORTBY", "mAP"], config, table)
-    with pytest.raises(InputError, match="there is no constant 'SORT_BY'"):
+
+
+def test_a_constant_of_another_script(write_recipe: Callable[..., str]) -> None:
+    """A recipe goes with every script, so it may hold constants of all; the command line is one script's."""
+    recipe = write_recipe("SORT_BY = 'mAP'\nSERVING_PORT = 'misplaced'\nSEED = 5\n")
+    overrides.apply([recipe], config)
+    assert config.SEED == 5
+    assert "SORT_BY" not in vars(config)
+    overrides.apply([recipe], config, model_performance_table)
+    assert model_performance_table.SORT_BY == "mAP"
+    with pytest.raises(
+        InputError, match=r"SORT_BY is a constant of model_performance_table\.py, which this script does"
+    ):
         overrides.apply(["--SORT_BY", "mAP"], config)
+    with pytest.raises(InputError, match=r"NUM_EPOCHS is a constant of config\.py, which this script does not read"):
+        overrides.apply(["--NUM_EPOCHS", "3"], model_performance_table)
+    with pytest.raises(
+        InputError, match=r"recipe\.py:1: there is no constant 'SERVING_PORTS' \(did you mean SERVING_PORT"
+    ):
+        overrides.apply([write_recipe("SERVING_PORTS = 80\n")], config)
 
 
-def test_help_of_a_script_lists_its_own_constants_too(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        overrides.apply(["--help"], config, model_performance_table)
-    text = capsys.readouterr().out
-    assert "\nTable\n  --SORT_BY 'best_f1'\n" in text
-    assert "\n        best | mean\n" in text
-    assert "  --NUM_EPOCHS " in text
+def test_a_recipe_may_compute_a_scripts_constants_from_those_of_config(write_recipe: Callable[..., str]) -> None:
+    recipe = write_recipe('MAP_FOLDER = LOCAL_ROOT / "maps"\n')
+    overrides.apply([recipe, "--LOCAL_ROOT=/data"], config, class_activation_maps)
+    assert Path("/data/maps") == class_activation_maps.MAP_FOLDER
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("--batch-size=3", "--batch-size is TRAIN_BATCH_SIZE here (--help TRAIN_BATCH_SIZE)"),
+        ("--Epochs", "--Epochs is NUM_EPOCHS here (--help NUM_EPOCHS)"),
+        ("--jit", "--jit is EXPORT_FORMATS torchscript here (python export_onnx.py --help EXPORT_FORMATS)"),
+        ("--fp32", "--fp32 is what it always is here"),
+    ],
+)
+def test_words_of_other_systems(spelling: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"batch_size": "TRAIN_BATCH_SIZE", "epochs": "NUM_EPOCHS", "jit": "EXPORT_FORMATS torchscript"}
+    for word, meaning in {**words, "fp32": "what it always is"}.items():
+        monkeypatch.setitem(WORDS, word, meaning)
+    with pytest.raises(InputError) as caught:
+        overrides.apply([spelling], config)
+    assert str(caught.value) == f"the command line: {message}"
+
+
+def test_a_word_of_another_system_in_a_recipe_or_as_a_value(
+    write_recipe: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(WORDS, "batch_size", "TRAIN_BATCH_SIZE")
+    with pytest.raises(InputError, match=r"recipe\.py:1: BATCH_SIZE is TRAIN_BATCH_SIZE here"):
+        overrides.apply([write_recipe("BATCH_SIZE = 8\n")], config)
+    monkeypatch.setitem(WORDS, "bce_loss", "bce_with_logits")
+    with pytest.raises(InputError, match=r"LOSS is 'BCE-Loss' \(bce_with_logits here\); it takes bce_with_logits, "):
+        overrides.apply(["--LOSS", "BCE-Loss"], config)
+
+
+def test_words_of_other_systems_name_constants_that_exist() -> None:
+    names = {*NAMES, *(constant.name for module in SCRIPTS for constant in overrides.list_constants(module))}
+    for word, meaning in WORDS.items():
+        assert word == word.lower().replace("-", "_")
+        capitals = re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", meaning)
+        assert set(capitals) <= names, word
+
+
+def read_help(capsys: pytest.CaptureFixture[str], *arguments: str, script: ModuleType | None = None) -> str:
+    with pytest.raises(SystemExit) as caught:
+        overrides.apply(list(arguments), config, *([script] if script else []))
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def list_shown(text: str) -> list[str]:
+    return re.findall(r"^  --([A-Z0-9_]+) ", text, re.MULTILINE)
+
+
+def test_help_shows_what_people_edit_and_names_the_other_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    text = read_help(capsys, "--NUM_EPOCHS", "77", "--help")
+    assert list_shown(text) == list(EDITED)
+    assert "  --NUM_EPOCHS 77\n        passes over the training split\n        1 or more\n" in text
+    titles = re.findall(r"^# ---- (.*) ----$", SOURCE, re.MULTILINE)
+    assert re.findall(r"^  (\w.*)$", text.partition("Also read from config.py")[2], re.MULTILINE) == titles[2:]
+
+
+def test_help_of_a_script_shows_its_own_constants_and_names_what_else_it_reads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "other_script.py"
+    path.write_text(
+        "import config\nimport checkpoints\n# ---- Own ----\nDEPTH: int = 3  # of it\n"
+        "def main():\n    import serving\n    return config.SEED, config.COLOR_JITTER, config.TEST_IMAGES_DIR\n"
+    )
+    text = read_help(capsys, "--help", script=import_file(path, "other_script"))
+    assert list_shown(text) == ["DEPTH", "LOCAL_ROOT", "DATASET_FOLDER", "SEED"]  # the second: see TEST_IMAGES_DIR
+    assert text.index("--DEPTH 3\n        of it") < text.index("--SEED 0")
+    also = text.partition("Also read from config.py")[2]
+    assert "\n  Augmentation of training images *: COLOR_JITTER\n" in also
+    assert "IMAGES_DIR, TEST_IMAGES_DIR, " in also
+    assert "DEVICE" in also, "serving.py reads it"
+    assert "CLASSES" not in also
+    assert "Loss *" not in also
+
+
+@pytest.mark.parametrize("word", ["jitter", "JITTER", "color-jitter", "COLOR_JITTER", "brightness"])
+def test_help_finds_constants_by_name_or_comment(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = read_help(capsys, "--COLOR_JITTER=0.5", "--help", word)
+    assert text.startswith("\nAugmentation of training images *\n  --COLOR_JITTER 0.5\n        share by which")
+    assert list_shown(text) == ["COLOR_JITTER"]
+
+
+def test_help_finds_sections_and_constants_of_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {"RESUME", "NON_FINITE_LIMIT"} <= set(list_shown(read_help(capsys, "--help", "interruptions")))
+    assert list_shown(read_help(capsys, "--help", "MAP_METHOD", script=class_activation_maps)) == ["MAP_METHOD"]
+    with pytest.raises(InputError, match=r"MAP_METHOD is a constant of class_activation_maps\.py"):
+        overrides.apply(["--help", "MAP_METHOD"], config)
+    with pytest.raises(InputError, match=r"there is no constant 'NUM_EPOCS' \(did you mean NUM_EPOCHS\?\)"):
+        overrides.apply(["--help", "NUM_EPOCS"], config)
+
+
+def test_help_all_of_a_script_begins_with_its_own_constants(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = list_shown(read_help(capsys, "--help", "all", script=class_activation_maps))
+    assert shown == ["MAP_METHOD", "MAP_FOLDER", "MAP_MAX_IMAGES", "MAP_LABELS_PER_IMAGE", *NAMES]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_help(capsys, "--version") == "1.0.0\n"
+
+
+def run_bare(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script by a Python that has no package installed: what it says then needed none."""
+    command = [sys.executable, "-S", str(ROOT / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+# model_comparison.py is run by models_factory.py
+@pytest.mark.parametrize("script", [file for file in overrides.SCRIPTS if file != "model_comparison.py"])
+def test_mistakes_and_help_need_no_package(script: str, write_recipe: Callable[..., str]) -> None:
+    verb = ["check"] if script == "dataset_tools.py" else []
+    for arguments, message in (
+        (["--epochs", "10"], "--epochs is NUM_EPOCHS here"),
+        (["--NUM_EPOCHS", "0"], "NUM_EPOCHS is 0: 1 or more"),
+        ([write_recipe("NUM_EPOCS = 3\n")], "there is no constant 'NUM_EPOCS'"),
+        (["--LOSS", "asymmetric_angular"], "which HEAD linear_bn does not give"),
+    ):
+        done = run_bare(script, *verb, *arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", done.stderr)
+    for arguments, text in ((["--help"], "--LOCAL_ROOT"), (["--version"], "1.0.0")):
+        done = run_bare(script, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize("script", ["training.py", "testing.py", "serving.py", "dataset_tools.py"])
+def test_without_the_environment_one_line_says_how_to_make_it(script: str, tmp_path: Path) -> None:
+    done = run_bare(script, *(["demo"] if script == "dataset_tools.py" else []), f"--LOCAL_ROOT={tmp_path}")
+    assert done.returncode == 1
+    command = re.escape(str(ROOT / script))
+    advice = rf"run `make setup`, then `\.venv/bin/python {command}`; or `pip install -r requirements\.txt`"
+    assert re.fullmatch(rf"error: .* lacks numpy.*: {advice}\n", done.stderr)
+
+
+def test_training_imports_no_package_that_it_may_not_need() -> None:
+    code = "import sys, training; print(*{'timm', 'tensorboard', 'matplotlib', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_every_script_is_known() -> None:
+    scripts = {path.name for path in ROOT.glob("*.py") if "utils.run_script(main)" in path.read_text(encoding="utf-8")}
+    assert scripts - {"models_factory.py"} <= {*overrides.SCRIPTS}
+    assert all((ROOT / file).is_file() for file in overrides.SCRIPTS)
 
 
 def test_other_annotations(tmp_path: Path) -> None:
@@ -446,8 +614,8 @@ def test_a_recipe_that_is_not_text(write_recipe: Callable[..., str]) -> None:
 
 
 def test_a_forgotten_value_does_not_swallow_the_next_name() -> None:
-    with pytest.raises(InputError, match="--PREDICTIONS_FOLDER needs a value"):
-        overrides.apply(["--PREDICTIONS_FOLDER", "--NUM_EPOCHS=3"], config)
+    with pytest.raises(InputError, match="--CACHE_FOLDER needs a value"):
+        overrides.apply(["--CACHE_FOLDER", "--NUM_EPOCHS=3"], config)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf"])

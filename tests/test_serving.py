@@ -31,7 +31,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import checkpoints
-import config
 import engines
 import models_factory
 import predictor
@@ -549,7 +548,7 @@ def test_a_checkpoint_runs_in_the_chosen_engine_and_a_file_in_its_own(
 
     monkeypatch.setattr(engines, "recognise", lambda path: kind)
     monkeypatch.setattr(predictor, "load", load)
-    config.SERVING_ENGINE = "openvino"
+    serving.SERVING_ENGINE = "openvino"
     assert serving.load_model()[1] == loaded["engine"] == engine
 
 

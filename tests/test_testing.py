@@ -352,13 +352,13 @@ def test_all_that_decides_probabilities_names_what_is_kept(folder: Path, shared_
     for change in ([], ["--TEST_FLIP=True"], ["--TEST_SCALES=1,1.5"], ["--TEST_BATCH_SIZE=5"], ["another model"]):
         if change == ["another model"]:
             change_checkpoint(folder, epoch=4)
-        overrides.apply([*arguments, *[each for each in change if each.startswith("--")]], config)
-        model = predictor.load(config.MODEL_PATH, "cpu", flip=config.TEST_FLIP, scales=config.TEST_SCALES)
+        overrides.apply([*arguments, *[each for each in change if each.startswith("--")]], config, testing)
+        model = predictor.load(config.MODEL_PATH, "cpu", flip=testing.TEST_FLIP, scales=testing.TEST_SCALES)
         names.append(testing.name_rows(model, ["/a/1.jpg", "/a/b/2.jpg"], []))
         assert testing.name_rows(model, ["/a/b/2.jpg", "/a/3.jpg"], []) == names[-1], (
             "rows say which images they are of"
         )
-        config.TEST_FLIP, config.TEST_SCALES, config.TEST_BATCH_SIZE = False, (1.0,), 64
+        testing.TEST_FLIP, testing.TEST_SCALES, config.TEST_BATCH_SIZE = False, (1.0,), 64
     assert len(set(names)) == len(names)
     images = [str(path) for path in sorted((shared_dataset / "images" / "train-resized").iterdir())[:2]]
     assert len({testing.name_rows(model, images, some) for some in ([], images, images[::-1], images[:1])}) == 4

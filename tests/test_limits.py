@@ -1,17 +1,25 @@
-"""contradictions.py: each limit and each rule refuses what it is for, in one line, and the defaults break none."""
+"""limits.py: each limit and each rule refuses what it is for, in one line, and the defaults break none."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 
+import class_activation_maps
 import config
-import contradictions
+import export_onnx
 import heads
+import limits
 import overrides
+import serving
+import testing
 from utils import InputError
 
+MODULES = (config, testing, export_onnx, class_activation_maps, serving)
 CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of the message
     ("--NUM_EPOCHS 0", "NUM_EPOCHS is 0"),
     ("--TRAIN_BATCH_SIZE 1", "TRAIN_BATCH_SIZE is 1: BatchNorm"),
@@ -71,8 +79,9 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--INT8_CALIBRATION_IMAGES 0", "INT8_CALIBRATION_IMAGES is 0"),
     ("--CLASSES ,", "CLASSES is empty"),
     ("--POS_WEIGHT_CAP -1", "POS_WEIGHT_CAP is -1.0"),
-    ("--BACKBONE_BASE_LR 0", "BACKBONE_BASE_LR and HEAD_BASE_LR must be above 0"),
-    ("--LEARNING_RATE=-0.1", "LEARNING_RATE, BACKBONE_BASE_LR"),
+    ("--BACKBONE_BASE_LR 0", "BACKBONE_BASE_LR is 0.0: above 0; to keep the backbone as it is, set FREEZE_"),
+    ("--HEAD_BASE_LR 0", "HEAD_BASE_LR is 0.0: above 0"),
+    ("--LEARNING_RATE=-0.1", "LEARNING_RATE is -0.1"),
     ("--LR_MILESTONES 5,3", "LR_MILESTONES is (5, 3)"),
     ("--LR_MILESTONES 3,3", "LR_MILESTONES is (3, 3)"),
     ("--LR_MILESTONES 0,3", "LR_MILESTONES is (0, 3)"),
@@ -130,24 +139,33 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
 ]
 
 
-def find_broken() -> set[str]:
-    """The names of the limits and the messages of the rules that the present constants break."""
-    values = vars(config)
-    broken = {name for name, limit in contradictions.LIMITS.items() if not limit.allows(values[name])}
-    for rule, message in contradictions.CONTRADICTIONS:
-        if rule(*(values[name] for name in list_looked_at(rule))):
-            broken.add(message)
-    return broken
+def find_broken(module: ModuleType) -> set[str]:
+    """The constants whose limit, and the rules, that the present values break."""
+    broken = {name for name, limits_of_it in list_limits(module).items() if not allows(module, name, limits_of_it)}
+    return broken | {rule.__name__ for rule in limits.RULES.get(name_file(module), []) if rule(module)}
 
 
-def list_looked_at(rule: contradictions.Rule) -> list[str]:
-    return list(rule.__code__.co_varnames[: rule.__code__.co_argcount])
+def list_limits(module: ModuleType) -> dict[str, list[limits.Limit]]:
+    """The constants of `module` whose type carries a limit."""
+    return {
+        constant.name: [limit for limit in get_args(constant.annotation) if isinstance(limit, limits.Limit)]
+        for constant in overrides.list_constants(module)
+        if get_origin(constant.annotation) is Annotated
+    }
+
+
+def allows(module: ModuleType, name: str, limits_of_it: list[limits.Limit]) -> bool:
+    return all(limit.allows(vars(module)[name]) for limit in limits_of_it)
+
+
+def name_file(module: ModuleType) -> str:
+    return Path(str(module.__file__)).name
 
 
 @pytest.mark.parametrize(("line", "message"), CONTRADICTORY)
 def test_contradictions_are_refused_in_one_line(line: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        overrides.apply(line.split(), config)
+        overrides.apply(line.split(), *MODULES)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -155,22 +173,46 @@ def test_contradictions_are_refused_in_one_line(line: str, message: str) -> None
 def test_every_limit_and_rule_is_provoked_by_a_case_above() -> None:
     provoked = set()
     for line, _ in CONTRADICTORY:
-        overrides.apply([], config)
+        overrides.apply([], *MODULES)
         with pytest.raises(InputError):
-            overrides.apply(line.split(), config)
-        provoked |= find_broken()
-    assert {*contradictions.LIMITS, *(message for _, message in contradictions.CONTRADICTIONS)} == provoked
+            overrides.apply(line.split(), *MODULES)
+        provoked |= find_provoked(line)
+    expected = {name for module in MODULES for name in list_limits(module)}
+    assert expected | {rule.__name__ for rules in limits.RULES.values() for rule in rules} == provoked
+
+
+def find_provoked(line: str) -> set[str]:
+    """The limits and rules that the constants of `line` break, once they stand in the modules unchecked."""
+    edits = dict(re.findall(r"--(\w+)[= ](\S+)", line))
+    for module in MODULES:
+        for constant in overrides.list_constants(module):
+            if constant.name in edits:
+                vars(module)[constant.name] = parse_unchecked(edits[constant.name], constant.annotation)
+    return {broken for module in MODULES for broken in find_broken(module)}
+
+
+def parse_unchecked(text: str, annotation: Any) -> Any:
+    value = overrides.parse(text, annotation)
+    return Path(value) if annotation is Path else value
 
 
 def test_the_angular_loss_goes_with_every_head_that_can_give_cosines() -> None:
-    (rule,) = (rule for rule, message in contradictions.CONTRADICTIONS if "works on cosines" in message)
-    assert [head for head in heads.HEADS if not rule("asymmetric_angular", head)] == list(heads.SCALE_OPTIONS)
+    config.LOSS, allowed = "asymmetric_angular", []
+    for config.HEAD in heads.HEADS:
+        if not limits.angular_loss_has_cosines(config):
+            allowed.append(config.HEAD)
+    assert allowed == list(heads.SCALE_OPTIONS)
 
 
-def test_limits_and_rules_look_at_constants_that_exist_and_the_defaults_break_none() -> None:
-    names = {constant.name for constant in overrides.list_constants(config)}
-    assert set(contradictions.LIMITS) <= names
-    for rule, message in contradictions.CONTRADICTIONS:
-        assert set(list_looked_at(rule)) <= names, message
-        assert set(re.findall(r"\{(\w+)\}", message)) <= set(list_looked_at(rule))
-    assert find_broken() == set()
+def test_the_defaults_break_no_limit_and_no_rule() -> None:
+    for module in MODULES:
+        overrides.apply([], module)
+        assert find_broken(module) == set()
+    assert set(limits.RULES) <= {name_file(module) for module in MODULES}
+
+
+def test_a_limit_is_checked_where_the_line_stands(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("SEED = 1\nCOLOR_JITTER = 1.5\n")
+    with pytest.raises(InputError, match=r"recipe\.py:2: COLOR_JITTER is 1\.5: between 0 and 1$"):
+        overrides.apply([str(recipe)], config)

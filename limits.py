@@ -1,0 +1,216 @@
+"""What a constant may be: types that carry a limit and stand on the constant's line, then rules between constants.
+
+    COLOR_JITTER: Share = 0.0  # in config.py: a number from 0 to 1, which type checkers take for a float
+
+`overrides.apply` checks all of them before any data is read. This file imports nothing that takes time to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+
+class Limit(NamedTuple):
+    """Which values of a constant are allowed, and how an error says so."""
+
+    allows: Callable[[Any], bool]
+    text: str
+
+
+# ---- numbers ----
+Above0 = Annotated[float, Limit(lambda value: value > 0, "above 0")]
+ZeroOrMore = Annotated[float, Limit(lambda value: value >= 0, "0 or more")]
+OffOrMore = Annotated[float, Limit(lambda value: value >= 0, "0 (off) or more")]
+Count = Annotated[int, Limit(lambda value: value >= 1, "1 or more")]
+OffOrCount = Annotated[int, Limit(lambda value: value >= 0, "0 (off) or more")]
+AllOrCount = Annotated[int, Limit(lambda value: value >= 0, "0 (all) or more")]
+Share = Annotated[float, Limit(lambda value: 0 <= value <= 1, "between 0 and 1")]
+ShareAbove0 = Annotated[float, Limit(lambda value: 0 < value <= 1, "above 0 and at most 1")]
+ShareBelow1 = Annotated[float, Limit(lambda value: 0 <= value < 1, "0 or more and below 1")]
+ShareBetween = Annotated[float, Limit(lambda value: 0 < value < 1, "above 0 and below 1")]
+ShareOrNone = Annotated[float | None, Limit(lambda value: value is None or 0 <= value <= 1, "None, or between 0 and 1")]
+
+# ---- numbers of one meaning ----
+BatchSize = Annotated[int, Limit(lambda size: size >= 2, "BatchNorm in training needs 2 or more")]
+BatchSizeOr0 = Annotated[int, Limit(lambda size: size == 0 or size >= 2, "0 (not set), or 2 or more")]
+Degrees = Annotated[float, Limit(lambda angle: 0 <= angle <= 180, "between 0 and 180")]
+Milestones = Annotated[
+    tuple[int, ...],
+    Limit(
+        lambda epochs: list(epochs) == sorted({epoch for epoch in epochs if epoch > 0}),
+        "epochs from 1 on, in rising order",
+    ),
+]
+Port = Annotated[int, Limit(lambda port: 0 <= port <= 65535, "a port, 0 (any free one) to 65535")]
+Rate = Annotated[
+    float,
+    Limit(
+        lambda rate: rate > 0,
+        "above 0; to keep the backbone as it is, set FREEZE_BACKBONE_AT_START = True and UNFREEZE_BACKBONE_EPOCH = 0",
+    ),
+]
+Seed = Annotated[int, Limit(lambda seed: 0 <= seed < 2**32, "0 to 4294967295")]
+Side = Annotated[int, Limit(lambda side: side >= 32, "the backbones need 32 pixels or more")]
+Sides = Annotated[
+    tuple[int, ...], Limit(lambda sides: min(sides, default=32) >= 32, "the backbones need 32 pixels or more")
+]
+Scales = Annotated[tuple[float, ...], Limit(lambda scales: min(scales, default=0) > 0, "one or more numbers above 0")]
+ClassWeights = Annotated[tuple[float, ...], Limit(lambda weights: min(weights, default=0) >= 0, "0 or more each")]
+Workers = Annotated[
+    int | None,
+    Limit(lambda count: count is None or count >= 0, "None (chosen), 0 (no extra process) or more"),
+]
+
+# ---- lists of names: Annotated[tuple[Literal["a", "b"], ...], ONCE] ----
+ONCE = Limit(lambda names: len(set(names)) == len(names), "it names one twice")
+ONE_OR_MORE = Limit(lambda names: bool(names) and len(set(names)) == len(names), "name one or more, each once")
+
+
+# ---- rules between constants ----
+# Each takes the module whose constants it looks at, `c`, and returns what is wrong and what to do, or None.
+
+
+def sizes_have_one_source(c: Any) -> str | None:
+    if c.MULTI_SCALE_SIZES and c.GROWING_IMAGE_SIZES:
+        return "MULTI_SCALE_SIZES and GROWING_IMAGE_SIZES both choose the training images' size: set one of them to ()"
+
+
+def warmup_ends(c: Any) -> str | None:
+    if not 0 <= c.WARMUP_EPOCHS < c.NUM_EPOCHS:
+        return f"WARMUP_EPOCHS is {c.WARMUP_EPOCHS} and NUM_EPOCHS {c.NUM_EPOCHS}: warm-up must end before the run does"
+
+
+def patience_is_positive(c: Any) -> str | None:
+    if c.EARLY_STOPPING_ENABLED and c.EARLY_STOPPING_PATIENCE < 1:
+        return f"EARLY_STOPPING_ENABLED is True but EARLY_STOPPING_PATIENCE is {c.EARLY_STOPPING_PATIENCE}: at least 1"
+
+
+def frozen_backbone_is_pretrained(c: Any) -> str | None:
+    if c.FREEZE_BACKBONE_AT_START and c.PRETRAINED_WEIGHTS is None:
+        return (
+            "FREEZE_BACKBONE_AT_START is True but PRETRAINED_WEIGHTS is None: a frozen random backbone learns nothing; "
+            "set FREEZE_BACKBONE_AT_START = False"
+        )
+
+
+def angular_loss_has_cosines(c: Any) -> str | None:
+    if c.LOSS == "asymmetric_angular" and c.HEAD not in ("cosine", "ml_decoder", "gcn"):
+        return (
+            f"LOSS asymmetric_angular works on cosines, which HEAD {c.HEAD} does not give: set HEAD to cosine, "
+            "ml_decoder or gcn"
+        )
+
+
+def entry_weights_suit_softmax(c: Any) -> str | None:
+    if c.LOSS == "softmax" and {"ghm", "ohem", "threshold"} & {*c.ENTRY_WEIGHTS}:
+        return (
+            f"ENTRY_WEIGHTS {c.ENTRY_WEIGHTS} go by the probability of each class by itself, which LOSS softmax does "
+            "not train: leave ghm, ohem and threshold out"
+        )
+
+
+def class_weights_are_given(c: Any) -> str | None:
+    if ("class_weights" in c.ENTRY_WEIGHTS) != bool(c.POSITIVE_CLASS_WEIGHTS or c.NEGATIVE_CLASS_WEIGHTS):
+        return (
+            "class_weights in ENTRY_WEIGHTS goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS: both, or "
+            "neither"
+        )
+
+
+def prior_bias_has_a_sigmoid(c: Any) -> str | None:
+    if c.USE_PRIOR_BIAS and (c.HEAD == "cosine" or c.LOSS in ("softmax", "asymmetric_angular")):
+        return (
+            f"USE_PRIOR_BIAS needs a last bias and a sigmoid, which HEAD {c.HEAD} with LOSS {c.LOSS} does not have: "
+            "False"
+        )
+
+
+def sam_does_not_overflow(c: Any) -> str | None:
+    if c.SAM_RHO > 0 and c.MIXED_PRECISION == "fp16":
+        return (
+            f"SAM_RHO is {c.SAM_RHO} but MIXED_PRECISION fp16, whose scaled gradients may overflow on the way up: "
+            "bf16 or off"
+        )
+
+
+def labels_fit(c: Any) -> str | None:
+    if 0 < c.MAX_LABELS < c.MIN_LABELS:
+        return f"MIN_LABELS is {c.MIN_LABELS} but MAX_LABELS {c.MAX_LABELS}: no image could have both"
+
+
+def compiled_model_keeps_activations(c: Any) -> str | None:
+    if c.COMPILE and c.ACTIVATION_CHECKPOINTING:
+        return "COMPILE and ACTIVATION_CHECKPOINTING do not go together: set one of them to False"
+
+
+def calibration_has_a_sigmoid(c: Any) -> str | None:
+    if c.CALIBRATION != "none" and c.LOSS == "softmax":
+        return f"CALIBRATION {c.CALIBRATION} is for probabilities of a sigmoid, not of LOSS softmax: set it to 'none'"
+
+
+def teachers_are_of_one_kind(c: Any) -> str | None:
+    if c.TEACHER_PROBABILITIES and c.TEACHER_CHECKPOINTS:
+        return "TEACHER_PROBABILITIES and TEACHER_CHECKPOINTS both say what to learn from: set one of them to ()"
+
+
+def teacher_is_not_replaced(c: Any) -> str | None:
+    if c.BEST_MODEL_PATH.resolve() in [Path(file).resolve() for file in c.TEACHER_CHECKPOINTS]:
+        return (
+            f"TEACHER_CHECKPOINTS names BEST_MODEL_PATH {c.BEST_MODEL_PATH}, which the student would replace: name the "
+            "teacher's own checkpoint, or a copy"
+        )
+
+
+def teachers_have_a_sigmoid(c: Any) -> str | None:
+    if (c.TEACHER_PROBABILITIES or c.TEACHER_CHECKPOINTS) and c.LOSS == "softmax":
+        return (
+            "teachers give a probability for each class by itself, which LOSS softmax does not train: choose another "
+            "LOSS"
+        )
+
+
+def classes_differ(c: Any) -> str | None:
+    if not c.CLASSES:
+        return "CLASSES is empty: name the classes, in index order"
+    if len(set(c.CLASSES)) != len(c.CLASSES):
+        return "CLASSES names a class twice"
+
+
+def fp16_is_of_openvino(c: Any) -> str | None:
+    if c.EXPORT_FP16 and "openvino" not in c.EXPORT_FORMATS:
+        return (
+            f"EXPORT_FP16 is True but EXPORT_FORMATS {c.EXPORT_FORMATS} has no openvino: add it, or set "
+            "EXPORT_FP16 = False"
+        )
+
+
+def int8_is_of_openvino(c: Any) -> str | None:
+    if c.TEST_INT8 and c.TEST_ENGINE != "openvino":
+        return f"TEST_INT8 is True but TEST_ENGINE is {c.TEST_ENGINE}: set TEST_ENGINE = 'openvino' (for a checkpoint)"
+
+
+# the file whose constants they look at: its rules
+RULES: dict[str, list[Callable[[Any], str | None]]] = {
+    "config.py": [
+        sizes_have_one_source,
+        warmup_ends,
+        patience_is_positive,
+        frozen_backbone_is_pretrained,
+        angular_loss_has_cosines,
+        entry_weights_suit_softmax,
+        class_weights_are_given,
+        prior_bias_has_a_sigmoid,
+        sam_does_not_overflow,
+        labels_fit,
+        compiled_model_keeps_activations,
+        calibration_has_a_sigmoid,
+        teachers_are_of_one_kind,
+        teacher_is_not_replaced,
+        teachers_have_a_sigmoid,
+        classes_differ,
+    ],
+    "export_onnx.py": [fp16_is_of_openvino],
+    "testing.py": [int8_is_of_openvino],
+}
