@@ -57,7 +57,7 @@ MULTI_SCALE_SIZES: tuple[int, ...] = ()  # pixels, training images change betwee
 MULTI_SCALE_EVERY_N_STEPS: int = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
-MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python models_factory.py --search PATTERN
+MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python model_comparison.py --search PATTERN
 HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "ml_decoder", "gcn"] = "linear_bn"  # features to logits
 PRETRAINED_WEIGHTS: str | None = "default"  # default: the published ones; None: from scratch; else a file
 USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
