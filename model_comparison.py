@@ -50,14 +50,13 @@ def main(arguments: list[str]) -> None:
     if NUM_CLASSES < 1 or min(BATCH_SIZES, default=0) < 1:
         raise InputError(f"NUM_CLASSES is {NUM_CLASSES} and BATCH_SIZES {BATCH_SIZES}: 1 or more each")
     rows = compare(arguments[:first] or list(DEFAULT_NAMES))
-    if mode == "--csv":
-        tables.print_csv(rows)
-    elif mode == "--markdown":
-        tables.print_markdown(rows)
-    elif mode == "--latex":
-        tables.print_latex(rows)
+    if mode:
+        tables.PRINTERS[mode](rows)
     else:
-        tables.print_text(rows, [describe()])
+        import torch
+
+        device, threads = utils.choose_device(DEVICE), torch.get_num_threads()
+        tables.print_text(rows, [f"{NUM_CLASSES} classes; forward passes on {device}, {threads} threads"])
 
 
 def compare(names: list[str]) -> tables.Frame:
@@ -143,13 +142,6 @@ def print_names(pattern: str) -> None:
     if not names:
         raise InputError(f"no backbone matches {pattern!r}, of {len(models_factory.list_names())}")
     print(*names, sep="\n")
-
-
-def describe() -> str:
-    """What the forward times are of."""
-    import torch
-
-    return f"{NUM_CLASSES} classes; forward passes on {utils.choose_device(DEVICE)}, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

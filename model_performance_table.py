@@ -49,9 +49,6 @@ def main(arguments: list[str]) -> None:
     runs: Frame = read_runs(CHECKPOINTS_ROOT, CHECKPOINT_GLOB)
     is_mean = bool(GROUP_BY_COLUMNS) and GROUP_MODE == "mean"
     check_names(runs, is_mean)
-    for name in (SORT_BY, *GROUP_BY_COLUMNS):
-        if name.isupper() and name not in runs:  # a constant that is newer than all of these runs
-            runs[name] = float("nan")
     rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
@@ -59,22 +56,20 @@ def main(arguments: list[str]) -> None:
     if GROUP_BY_COLUMNS and not is_mean:
         rows = group_by(rows, GROUP_BY_COLUMNS).head(1)
 
-    shown = rows[choose_columns(rows, is_mean)]
-    warnings = warn_of_datasets(runs if is_mean else rows)  # a mean hides the data sets that it runs over
-    notes = [*describe(runs, rows, is_mean), *warnings]
-    if not mode:
-        is_best = rows[SORT_BY] == rows[SORT_BY].iloc[0]
-        tables.print_text(shown, notes, bold=list(is_best & tables.is_numeric(rows[SORT_BY])), kept="run")
-        return
-    if mode == "--csv":
-        tables.print_csv(rows)
-        notes = warnings
-    elif mode == "--markdown":
-        tables.print_markdown(shown)
+    shown = rows if mode == "--csv" else rows[choose_columns(rows)]
+    notes = [] if mode == "--csv" else describe(runs, rows, is_mean)
+    datasets = (runs if is_mean else rows).get("fingerprint")  # a mean hides what it runs over
+    if datasets is not None and datasets.nunique() > 1:
+        notes.append(
+            f"note: these runs used {datasets.nunique()} different data sets (column fingerprint): not comparable"
+        )
+    if mode:
+        tables.PRINTERS[mode](shown)
+        for note in notes:
+            print(note, file=sys.stderr)
     else:
-        tables.print_latex(shown)
-    for note in notes:
-        print(note, file=sys.stderr)
+        num_best = (rows[SORT_BY] == rows[SORT_BY].iloc[0]).sum() if tables.is_numeric(rows[SORT_BY]) else 0
+        tables.print_text(shown, notes, num_bold=num_best, kept="run")
 
 
 def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
@@ -116,7 +111,7 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         raise InputError(f"none of the checkpoints in {root} has a usable sidecar; training.py writes both")
     runs = pd.DataFrame(rows)
     empty = runs.columns[runs.isna().all()]
-    runs = runs.astype(dict.fromkeys(empty, float))  # nothing but null, which is NaN as in other columns
+    runs = runs.astype(dict.fromkeys(empty, float)).copy()  # nothing but null, which is NaN as in other columns
     runs.attrs["metrics"] = [name for name in metrics if name in runs]
     return runs
 
@@ -148,7 +143,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """One flat row: what was measured, what else stands at the sidecar's top, constants, data set, environment."""
     top = {name: value for name, value in sidecar.items() if name not in (*SECTIONS, "format", "version", "classes")}
-    row = {name: top[name] for name in ("model_name", *MEASURED) if name in top}
+    row = {name: top[name] for name in ("model_name", "best_f1", "best_threshold", "epoch") if name in top}
     for section in (sidecar["metrics"], top, *(sidecar[name] for name in SECTIONS[1:])):
         for name, value in section.items():
             row.setdefault(name, value)
@@ -158,29 +153,29 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
 
 
 def check_names(runs: Frame, is_mean: bool) -> None:
-    """Raise InputError when SORT_BY, GROUP_BY_COLUMNS or COLUMNS names a column that cannot exist."""
-    known = [*runs.columns, *filter(str.isupper, vars(config))]  # old runs may lack a new constant
+    """Raise InputError when SORT_BY, GROUP_BY_COLUMNS or COLUMNS names a column that cannot exist.
+
+    A constant of config.py that is newer than all of the runs can exist: it is added, without values.
+    """
+    new = [name for name in vars(config) if name.isupper() and name not in runs]
+    known = [*runs.columns, *new]
     if is_mean:
         known += ["runs", *(f"{name}_std" for name in runs.attrs["metrics"])]
-    for constant, names, special in (
-        ("SORT_BY", [SORT_BY], []),
-        ("GROUP_BY_COLUMNS", GROUP_BY_COLUMNS, []),
-        ("COLUMNS", COLUMNS, ["differing"]),
-    ):
+    columns = [name for name in COLUMNS if name != "differing"]
+    for constant, names in (("SORT_BY", [SORT_BY]), ("GROUP_BY_COLUMNS", GROUP_BY_COLUMNS), ("COLUMNS", columns)):
         for name in names:
-            if name not in [*known, *special]:
-                raise InputError(
-                    f"{constant}: there is no column {name!r}{suggest(name, [*known, *special])}; --csv shows all"
-                )
+            if name not in known:
+                raise InputError(f"{constant}: there is no column {name!r}{suggest(name, known)}; --csv shows all")
+    for name in {SORT_BY, *GROUP_BY_COLUMNS} & set(new):
+        runs[name] = float("nan")
 
 
 def sort_rows(rows: Frame, column: str, ascending: bool) -> Frame:
     """Sort stably: rows that agree keep their order, those without a value come last either way."""
-
-    def comparable(values: Any) -> Any:
-        return values if tables.is_numeric(values) else values.map(str, na_action="ignore")
-
-    return rows.sort_values(column, ascending=ascending, kind="stable", na_position="last", key=comparable)
+    values = rows[column]
+    if not tables.is_numeric(values):
+        values = values.map(str, na_action="ignore")
+    return rows.loc[values.sort_values(ascending=ascending, kind="stable", na_position="last").index]
 
 
 def group_by(rows: Frame, columns: tuple[str, ...]) -> Any:
@@ -199,48 +194,36 @@ def average_groups(runs: Frame, columns: tuple[str, ...]) -> Frame:
     import pandas as pd
 
     metrics = runs.attrs["metrics"]
-    group_numbers = group_by(runs, columns).ngroup()
-    groups = runs.groupby(group_numbers)
-    is_shared = runs.map(repr).groupby(group_numbers).nunique() == 1
-    shared = groups.head(1).set_axis(is_shared.index).where(is_shared)
-    means, stds = groups[metrics].mean(), groups[metrics].std()
-    averaged = {}
-    for name in runs.columns:
-        averaged[name] = means[name] if name in metrics else shared[name]
-        if name in metrics:
-            averaged[f"{name}_std"] = stds[name]
-    return pd.DataFrame({"runs": groups.size(), **averaged}).dropna(axis="columns", how="all")
+    number = group_by(runs, columns).ngroup()
+    groups = runs.groupby(number)
+    means = groups[metrics].agg(["mean", "std"])
+    means.columns = [metric if statistic == "mean" else f"{metric}_std" for metric, statistic in means.columns]
+    is_shared = runs.drop(columns=[*metrics, "run"]).map(repr).groupby(number).nunique() == 1
+    shared = groups[list(is_shared)].head(1).set_axis(is_shared.index).where(is_shared)
+    rows = pd.concat([groups.size().rename("runs"), means, shared], axis="columns")
+    return rows.dropna(axis="columns", how="all")
 
 
 def list_constants(rows: Frame, differing: bool) -> list[str]:
-    """The constants in which the rows differ, or those in which they agree; paths are left out."""
-    names = [name for name, value in vars(config).items() if name in rows and not isinstance(value, Path)]
+    """The constants in which the rows differ, or those in which they agree; folders and files are left out."""
+    constants = vars(config).items()
+    names = [name for name, value in constants if name.isupper() and name in rows and not isinstance(value, Path)]
     differs = rows[names].map(repr).nunique() > 1
-    return [name for name in names if name.isupper() and differs[name] == differing]
+    return [name for name in names if differs[name] == differing]
 
 
-def choose_columns(rows: Frame, is_mean: bool) -> list[str]:
+def choose_columns(rows: Frame) -> list[str]:
     """The columns to show: COLUMNS, what the rows are grouped and sorted by, and each deviation beside its mean."""
-    grouped_by = {name.lower() for name in GROUP_BY_COLUMNS}  # model_name says what MODEL_NAME does
-    names = [*GROUP_BY_COLUMNS, "runs", *([] if SORT_BY in COLUMNS else [SORT_BY])]
-    for name in COLUMNS or rows.columns:
+    columns = COLUMNS or list(rows.columns)
+    names = [*GROUP_BY_COLUMNS, "runs", *([] if SORT_BY in columns else [SORT_BY])]
+    for name in columns:
         if name == "differing":
-            names += [
-                constant for constant in list_constants(rows, differing=True) if constant.lower() not in grouped_by
-            ]
+            grouped_by = {column.lower() for column in GROUP_BY_COLUMNS}  # model_name says what MODEL_NAME does
+            names += [name for name in list_constants(rows, differing=True) if name.lower() not in grouped_by]
         else:
             names.append(name)
-    if is_mean:
-        names = [shown for name in names for shown in (name.removesuffix("_std"), f"{name.removesuffix('_std')}_std")]
-    return [name for name in dict.fromkeys(names) if name in rows]
-
-
-def warn_of_datasets(rows: Frame) -> list[str]:
-    """A line of warning where the rows are of several data sets."""
-    count = rows["fingerprint"].nunique() if "fingerprint" in rows else 0
-    if count < 2:
-        return []
-    return [f"note: these runs used {count} different data sets (column fingerprint): not comparable"]
+    means = [name.removesuffix("_std") for name in names]
+    return [name for mean in dict.fromkeys(means) for name in (mean, f"{mean}_std") if name in rows]
 
 
 def describe(runs: Frame, rows: Frame, is_mean: bool) -> list[str]:
@@ -257,15 +240,10 @@ def describe(runs: Frame, rows: Frame, is_mean: bool) -> list[str]:
         grouped = f", the best of each of {len(rows)} groups" if GROUP_BY_COLUMNS else ""
         lines = [f"{counted}{grouped}; sorted by {SORT_BY}", f"first: {rows['checkpoint'].iloc[0]}"]
     values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
-    used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if is_on(value)]
-    if used:
-        lines.append(textwrap.shorten("all share " + ", ".join(used), MAX_SHARED, placeholder=" …"))
+    # 0, False, empty and missing mean that something is off: it need not be listed
+    used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]
+    lines.append(textwrap.shorten("all share " + ", ".join(used), MAX_SHARED, placeholder=" …"))
     return lines
-
-
-def is_on(value: Any) -> bool:
-    """Whether a constant's value is other than 0, False, empty or missing, which mean that something is off."""
-    return bool(value) and value == value
 
 
 if __name__ == "__main__":
