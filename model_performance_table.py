@@ -58,11 +58,10 @@ def main(arguments: list[str]) -> None:
 
     shown = rows if mode == "--csv" else rows[choose_columns(rows)]
     notes = [] if mode == "--csv" else describe(runs, rows, is_mean)
-    datasets = (runs if is_mean else rows).get("fingerprint")  # a mean hides what it runs over
-    if datasets is not None and datasets.nunique() > 1:
-        notes.append(
-            f"note: these runs used {datasets.nunique()} different data sets (column fingerprint): not comparable"
-        )
+    fingerprints = (runs if is_mean else rows).get("fingerprint", [])  # a mean hides what it runs over
+    num_datasets = len({str(fingerprint) for fingerprint in fingerprints if fingerprint == fingerprint})
+    if num_datasets > 1:
+        notes.append(f"note: these runs used {num_datasets} different data sets (column fingerprint): not comparable")
     if mode:
         tables.PRINTERS[mode](shown)
         for note in notes:
@@ -112,7 +111,7 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     runs = pd.DataFrame(rows)
     empty = runs.columns[runs.isna().all()]
     runs = runs.astype(dict.fromkeys(empty, float)).copy()  # nothing but null, which is NaN as in other columns
-    runs.attrs["metrics"] = [name for name in metrics if name in runs]
+    runs.attrs["metrics"] = [name for name in metrics if name in runs and tables.is_numeric(runs[name])]
     return runs
 
 
@@ -201,7 +200,7 @@ def average_groups(runs: Frame, columns: tuple[str, ...]) -> Frame:
     is_shared = runs.drop(columns=[*metrics, "run"]).map(repr).groupby(number).nunique() == 1
     shared = groups[list(is_shared)].head(1).set_axis(is_shared.index).where(is_shared)
     rows = pd.concat([groups.size().rename("runs"), means, shared], axis="columns")
-    return rows.dropna(axis="columns", how="all")
+    return rows.loc[:, ~rows.columns.duplicated()].dropna(axis="columns", how="all")
 
 
 def list_constants(rows: Frame, differing: bool) -> list[str]:

@@ -28,8 +28,10 @@ def take_mode(arguments: list[str]) -> tuple[str, list[str]]:
 
 def print_csv(frame: Frame) -> None:
     """Print every column exactly: lists as JSON, missing values empty."""
-    holed = [name for name in frame if frame[name].dtype.kind == "f" and frame[name].isna().any()]
-    whole = [name for name in holed if (frame[name].dropna() % 1 == 0).all()]
+    floats = [name for name in frame if frame[name].dtype.kind == "f" and frame[name].isna().any()]
+    whole = [
+        name for name in floats if all(number.is_integer() and abs(number) < 2**53 for number in frame[name].dropna())
+    ]
     exact = frame.astype(dict.fromkeys(whole, "Int64"))  # beside missing values, 32 had become 32.0
     plain = exact.map(lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value)
     plain.to_csv(sys.stdout, index=False, lineterminator="\n")
@@ -103,15 +105,16 @@ def wrap_name(name: str, width: int) -> str:
 
 
 def format_cells(frame: Frame) -> Frame:
-    """The text of every cell. A column `x` beside a column `x_std` takes it in: `.314 ± .010`."""
+    """The text of every cell. A column of numbers `x` takes in that of their deviations `x_std`: `.314 ± .010`."""
     import pandas as pd  # it takes most of a second: a mistake on the command line must not wait for it
 
-    cells = {}
-    for name in frame.columns:
-        if f"{name}_std" in frame.columns:
-            cells[name] = format_means(frame[name], frame[f"{name}_std"])
-        elif not (name.endswith("_std") and name.removesuffix("_std") in frame.columns):
-            cells[name] = format_column(frame[name])
+    numeric = [name for name in frame if is_numeric(frame[name])]
+    stds = {name: f"{name}_std" for name in numeric if f"{name}_std" in numeric}
+    cells = {
+        name: format_means(frame[name], frame[stds[name]]) if name in stds else format_column(frame[name])
+        for name in frame
+        if name not in stds.values()
+    }
     return pd.DataFrame(cells, dtype=object)
 
 

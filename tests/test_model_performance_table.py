@@ -437,6 +437,22 @@ def test_skipped_checkpoints_are_listed_on_stderr(root: Path, capsys: pytest.Cap
     assert lines[7].endswith("unmeasured.json: mAP is [0.5], which is no number")
 
 
+@pytest.mark.parametrize("mode", [(), ("--csv",), ("--markdown",), ("--latex",)])
+@pytest.mark.parametrize("group", [(), ("--GROUP_BY_COLUMNS=HEAD",), ("--GROUP_BY_COLUMNS=HEAD", "--GROUP_MODE=mean")])
+def test_a_foreign_value_does_not_end_the_table(
+    show: Any, root: Path, mode: tuple[str, ...], group: tuple[str, ...]
+) -> None:
+    odd = make_sidecar("resnet18", 0.99, 0.99, 1, SEED="[red]", HEAD={"a": 1}, LOSS=10**400, WEIGHT_DECAY=1e300)
+    odd["metrics"] |= {"SAM_RHO": 0.5, "checkpoint": 1.0, "mAP_std": 0.1, "runs": 7}
+    odd["dataset"] = {"fingerprint": {"b": 2}, "run": [1], "best_f1": "high"}
+    write_run(root, "odd", odd)
+    text = show(*mode, *group, width=1000)
+    assert "0.99" in text or ".990" in text
+    if not group:
+        assert "odd" in text
+        assert mode or "[red]" in text
+
+
 def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
     write_run(tmp_path, "alone", None)
     with pytest.raises(utils.InputError, match=r"none of the checkpoints in .* has a usable sidecar"):
