@@ -68,7 +68,7 @@ def require_name(name: str) -> None:
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
     found = f"the nearest: {', '.join(near)}" if near else "none is near"
     raise InputError(
-        f"there is no backbone {name!r}; {found} (python models_factory.py --search PATTERN lists all {len(known)})"
+        f"there is no backbone {name!r}; {found} (python model_comparison.py --search PATTERN lists all {len(known)})"
     )
 
 

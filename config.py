@@ -22,7 +22,7 @@ LOCAL_ROOT: Path = Path.home() / "ms-coco"  # holds the data set and everything 
 DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # one data set, in any of the formats of DATASET_FORMAT
 
 # ---- What people edit first * ----
-MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python models_factory.py --search PATTERN
+MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python model_comparison.py --search PATTERN
 HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "ml_decoder", "gcn"] = "linear_bn"  # features to logits
 IMAGE_SIZE: Side = 224  # pixels, side of the square the model sees
 PRETRAINED_WEIGHTS: str | None = "default"  # default: the published ones; None: from scratch; else a file

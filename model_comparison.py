@@ -1,7 +1,7 @@
-"""Backbones and heads side by side: `python models_factory.py [NAME ...]`.
+"""Backbones and heads side by side.
 
-    python models_factory.py resnet50 efficientnet_b0 [--HEADS linear_bn,ml_decoder] [--csv | --markdown]
-    python models_factory.py --search PATTERN        # the names that contain PATTERN, or match it (*, ?)
+    python model_comparison.py [NAME ...] [--HEADS linear_bn,ml_decoder] [--csv | --markdown | --latex]
+    python model_comparison.py --search PATTERN        # the names that contain PATTERN, or match it (*, ?)
 
 Parameters, multiply-adds and size come from networks with random weights; times are this machine's.
 """
@@ -12,16 +12,15 @@ import fnmatch
 import statistics
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-import model_performance_table
-import models_factory
 import overrides
 import utils
+from evaluation import tables
 from utils import InputError
+
+if TYPE_CHECKING:  # torch and timm take seconds to import: a mistake on the command line must not wait for them
+    import torch
 
 # ---- Comparison ----
 HEADS: tuple[str, ...] = ("linear_bn",)  # each backbone with each of these
@@ -45,32 +44,40 @@ def main(arguments: list[str]) -> None:
             raise InputError("--search takes one pattern: --search resnet, or --search 'conv*tiny*'")
         print_names(arguments[1])
         return
-    modes = [argument for argument in arguments if argument in ("--csv", "--markdown")]
-    arguments = [argument for argument in arguments if argument not in modes]
+    mode, arguments = tables.take_mode(arguments)
     first = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
     overrides.apply(arguments[first:], sys.modules[__name__])
     if NUM_CLASSES < 1 or min(BATCH_SIZES, default=0) < 1:
         raise InputError(f"NUM_CLASSES is {NUM_CLASSES} and BATCH_SIZES {BATCH_SIZES}: 1 or more each")
     rows = compare(arguments[:first] or list(DEFAULT_NAMES))
-    if "--csv" in modes:
-        model_performance_table.print_csv(rows)
-    elif "--markdown" in modes:
-        model_performance_table.print_markdown(rows, list(rows[0]))
+    if mode:
+        tables.PRINTERS[mode](rows)
     else:
-        print_table(rows)
+        import torch
+
+        device, threads = utils.choose_device(DEVICE), torch.get_num_threads()
+        tables.print_text(rows, [f"{NUM_CLASSES} classes; forward passes on {device}, {threads} threads"])
 
 
-def compare(names: list[str]) -> list[dict[str, Any]]:
+def compare(names: list[str]) -> tables.Frame:
     """A row for each of the backbones `names` with each of HEADS. Raises InputError for an unknown name first."""
+    import pandas as pd
+
+    import models_factory
+
     for name in names:
         models_factory.require_name(name)
     device = utils.choose_device(DEVICE)
     pairs = [(name, head) for name in names for head in HEADS]
-    return [measure_model(name, head, device) for name, head in pairs]
+    return pd.DataFrame([measure_model(name, head, device) for name, head in pairs])
 
 
 def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
     """Size, multiply-adds and forward times of one backbone with one head."""
+    import torch
+
+    import models_factory
+
     image_size = IMAGE_SIZE
     try:
         model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
@@ -93,8 +100,9 @@ def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
     return row
 
 
-def count_multiply_adds(model: torch.nn.Module, images: Tensor) -> int:
+def count_multiply_adds(model: torch.nn.Module, images: torch.Tensor) -> int:
     """Multiply-adds of the convolutions and matrix products in one pass, by torch's counter."""
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -108,8 +116,10 @@ def count_multiply_adds(model: torch.nn.Module, images: Tensor) -> int:
     return counter.get_total_flops() // 2  # it counts the addition apart
 
 
-def time_forward(model: torch.nn.Module, images: Tensor) -> float:
+def time_forward(model: torch.nn.Module, images: torch.Tensor) -> float:
     """The median time of a forward pass over `images`, in seconds."""
+    import torch
+
     wait = torch.cuda.synchronize if images.device.type == "cuda" else lambda: None
     times: list[float] = []
     with torch.inference_mode():
@@ -124,7 +134,9 @@ def time_forward(model: torch.nn.Module, images: Tensor) -> float:
 
 
 def print_names(pattern: str) -> None:
-    """The names of backbones that contain `pattern`, or match it."""
+    """Print the names of backbones that contain `pattern`, or match it."""
+    import models_factory
+
     pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     names = fnmatch.filter(models_factory.list_names(), pattern)
     if not names:
@@ -132,17 +144,5 @@ def print_names(pattern: str) -> None:
     print(*names, sep="\n")
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """The rows for a person to read."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    title = f"{NUM_CLASSES} classes; forward passes on {utils.choose_device(DEVICE)}, {torch.get_num_threads()} threads"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name, value in rows[0].items():
-        right = not isinstance(value, str)
-        table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=not right)
-    for row in rows:
-        table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+if __name__ == "__main__":
+    utils.run_script(main)

@@ -3,8 +3,7 @@
 model = make_model("resnet18", num_classes=80, head="linear_bn", weights="default", image_size=224)
 logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
 
-python models_factory.py [NAME ...] [--HEADS linear_bn,ml_decoder] [--csv | --markdown]    # compares backbones
-python models_factory.py --search PATTERN                                                  # lists names
+`python model_comparison.py` lists the names and compares backbones.
 """
 
 from __future__ import annotations
@@ -108,10 +107,3 @@ def make_model(
             if kept is not None:
                 own.copy_(kept)
     return model
-
-
-if __name__ == "__main__":
-    from model_comparison import main
-    from utils import run_script
-
-    run_script(main)

@@ -1,9 +1,12 @@
-"""model_comparison.py: multiply-adds and sizes against counts by hand, its three formats, and the search."""
+"""model_comparison.py: multiply-adds and sizes against counts by hand, its formats, and the search."""
 
 from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,10 +44,18 @@ def test_csv_holds_a_row_for_each_backbone_and_head(capsys: pytest.CaptureFixtur
 def test_a_network_of_another_size_is_compared_at_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     model_comparison.main(["efficientformer_l1", "--IMAGE_SIZE", "64", "--BATCH_SIZES", "1", "--markdown"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| backbone | head | image_size |")
-    assert lines[2].split(" | ")[2] == "224"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][:3] == ["backbone", "head", "image_size"]
+    assert cells[2][:3] == ["efficientformer_l1", "linear_bn", "224"]
     model_comparison.main(["squeezenet1_1", "--IMAGE_SIZE", "64", "--BATCH_SIZES", "1"])
-    assert "squeezenet1_1" in capsys.readouterr().out
+    head, _, row, _, note = capsys.readouterr().out.splitlines()
+    assert head.split() == [
+        *("backbone", "head", "image_size", "parameters_M", "multiply_adds_M", "file_MB", "forward_ms_batch_1")
+    ]
+    assert row.split()[:3] == ["squeezenet1_1", "linear_bn", "64"]
+    assert note.startswith("80 classes; forward passes on ")
+    model_comparison.main(["squeezenet1_1", "--IMAGE_SIZE", "64", "--BATCH_SIZES", "1", "--latex"])
+    assert r"squeezenet1\_1 & linear\_bn & 64 & " in capsys.readouterr().out
 
 
 def test_names_are_searched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +67,33 @@ def test_names_are_searched(capsys: pytest.CaptureFixture[str]) -> None:
         model_comparison.main(["--search", "nothing_like_it"])
     with pytest.raises(InputError, match="there is no backbone 'resnet81'"):
         model_comparison.main(["resnet18", "resnet81"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--HEDS", "linear"], "there is no constant 'HEDS' (did you mean HEADS?)"),
+        (["--csv", "--latex"], "--csv and --latex exclude each other"),
+        (["--search"], "--search takes one pattern"),
+    ],
+)
+def test_mistakes_import_no_torch(arguments: list[str], message: str) -> None:
+    """The script in a process of its own, which then tells whether it had to import torch."""
+    code = (
+        "import sys, model_comparison\n"
+        "try: model_comparison.main(sys.argv[1:])\nexcept ValueError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    folder = Path(model_comparison.__file__).parent
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    *lines, has_torch = done.stdout.splitlines()
+    assert message in lines[0]
+    assert has_torch == "False"
+
+
+def test_script_searches_names() -> None:
+    command = [sys.executable, "model_comparison.py", "--search", "hgnetv2_b4"]
+    folder = Path(model_comparison.__file__).parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["hgnetv2_b4", "pp_hgnetv2_b4"]

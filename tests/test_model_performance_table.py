@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ import config
 import model_performance_table as table
 import overrides
 import utils
+from evaluation import tables
 
 REPOSITORY = Path(table.__file__).parent
 CONSTANTS = overrides.resolved(config)
@@ -125,9 +127,38 @@ def test_order_is_that_of_a_stable_pandas_sort(show: Any, root: Path, column: st
 
 
 def test_missing_values_come_last_either_way() -> None:
-    rows = [{"x": None, "n": 0}, {"x": 1, "n": 1}, {"n": 2}, {"x": math.nan, "n": 3}, {"x": 2.5, "n": 4}]
-    assert [row["n"] for row in table.sort_rows(rows, "x", ascending=True)] == [1, 4, 0, 2, 3]
-    assert [row["n"] for row in table.sort_rows(rows, "x", ascending=False)] == [4, 1, 0, 2, 3]
+    rows = pd.DataFrame([{"x": None}, {"x": 1}, {}, {"x": math.nan}, {"x": 2.5}])
+    assert list(table.sort_rows(rows, "x", ascending=True).index) == [1, 4, 0, 2, 3]
+    assert list(table.sort_rows(rows, "x", ascending=False).index) == [4, 1, 0, 2, 3]
+
+
+def test_lists_and_mixed_values_are_sorted_as_text() -> None:
+    rows = pd.DataFrame({"lists": [[6, 8], [], None, [3]], "mixed": ["b", 2, None, True]})
+    assert list(table.sort_rows(rows, "lists", ascending=True).index) == [3, 0, 1, 2]
+    assert list(table.sort_rows(rows, "mixed", ascending=False).index) == [0, 3, 1, 2]
+
+
+def test_runs_are_a_frame_with_numeric_columns(root: Path) -> None:
+    older = make_sidecar("densenet121", 0.9, 0.9, 1, FOCAL_ALPHA=0.25)
+    older["best_threshold"] = None
+    del older["config"]["SEED"]
+    write_run(root, "linear_224px_seed0_0a1b2c3d", older)
+    runs: Any = table.read_runs(root, "*/*.pt")
+    assert list(runs["checkpoint"]) == [
+        "densenet121/linear_224px_seed0_0a1b2c3d.pt",
+        *(f"{run[1]}/{run[0]}.pt" for run in RUNS),
+    ]
+    assert list(runs["run"]) == ["0a1b2c3d", *"abcdef"]
+    for column in ("best_f1", "mAP", "seconds", "epoch", "TRAIN_BATCH_SIZE", "SEED", "FOCAL_ALPHA", "best_threshold"):
+        assert runs[column].dtype.kind in "if", column
+    assert runs["mAP"].tolist() == [0.9, *(run[3] for run in RUNS)]
+    assert runs["FOCAL_ALPHA"].tolist() == pytest.approx([0.25, *[math.nan] * len(RUNS)], nan_ok=True)
+    assert runs["SEED"].isna().tolist() == [True, *[False] * len(RUNS)]
+    assert runs["GROUP_PATTERN"].isna().all()
+    assert runs["LR_MILESTONES"][0] == [6, 8]
+    assert set(runs.attrs["metrics"]) == {
+        "best_f1", "best_threshold", "epoch", "seconds", "mAP", "f1_weighted", "CF1", "OF1"
+    }  # fmt: skip
 
 
 def test_csv_equals_the_sidecars(show: Any, root: Path) -> None:
@@ -141,7 +172,7 @@ def test_csv_equals_the_sidecars(show: Any, root: Path) -> None:
             if isinstance(value, list):
                 assert json.loads(row[name]) == value, name
             elif isinstance(value, float):
-                assert float(row[name]) == pytest.approx(value, rel=0, abs=0, nan_ok=True), name
+                assert float(row[name] or "nan") == pytest.approx(value, rel=0, abs=0, nan_ok=True), name
             else:
                 assert row[name] == ("" if value is None else str(value)), name
 
@@ -175,11 +206,33 @@ def test_mean_of_each_group_by_hand(show: Any) -> None:
     assert float(second["mAP"]) == pytest.approx(0.75)
     assert float(second["mAP_std"]) == pytest.approx(math.sqrt(0.05**2 + 0.05**2))
     assert [row["runs"] for row in rows] == ["3", "2", "1"]
+    assert float(first["CF1"]) == pytest.approx(0.61)
+    assert float(first["CF1_std"]) == pytest.approx(0.06)
+    assert float(first["epoch_std"]) == 2.0
+    assert (float(first["seconds"]), float(first["seconds_std"])) == (812.25, 0)
     assert (last["best_f1_std"], last["mAP_std"], last["mAP"]) == ("", "", "0.1")
     # what differs within a group has no mean, what its runs agree in stays
     assert [row["TRAIN_BATCH_SIZE"] for row in rows] == ["", "32", "16"]
     assert [row["OPTIMIZER"] for row in rows] == ["", "adam", "adam"]
     assert [row["SEED"] for row in rows] == ["", "", "0"]
+
+
+def test_mean_and_deviation_stand_in_one_cell(show: Any) -> None:
+    lines = show("--GROUP_BY_COLUMNS", "model_name", "--GROUP_MODE", "mean", "--COLUMNS", "best_f1,mAP,epoch,seconds")
+    rows = [re.split("  +", line.strip()) for line in lines.splitlines()]
+    assert rows[0] == ["model_name", "runs", "best_f1", "mAP", "epoch", "seconds"]
+    assert rows[2] == ["resnet18", "3", ".600 ± .100", ".660 ± .060", "5.0 ± 2.0", "812.2 ± 0.0"]
+    assert rows[3] == ["resnet50", "2", ".590 ± .085", ".750 ± .071", "5.0 ± 1.4", "812.2 ± 0.0"]  # .12 / sqrt(2)
+    assert rows[4] == ["vgg16", "1", "– ±", "–", ".100 ±", "–", "1.0 ±", "–", "812.2 ±", "–"]
+    assert rows[6] == ["6 runs in 3 groups: mean ± sample standard deviation; sorted by best_f1"]
+    assert rows[7] == ["note: 1 of the runs have no best_f1: its means are without them"]
+
+
+def test_mean_says_over_what_it_is_taken(show: Any) -> None:
+    text = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER,TRAIN_BATCH_SIZE", "--GROUP_MODE", "mean")
+    assert "6 runs in 5 groups: mean ± sample standard deviation; " in text  # the groups of one run have a SEED
+    text = show("--GROUP_BY_COLUMNS", "HEAD", "--GROUP_MODE", "mean")
+    assert "mean ± sample standard deviation over MODEL_NAME, TRAIN_BATCH_SIZE, OPTIMIZER, SEED; sorted" in text
 
 
 def test_mean_equals_that_of_pandas(show: Any, root: Path) -> None:
@@ -203,54 +256,103 @@ def test_mean_can_be_sorted_by_its_spread(show: Any) -> None:
 def test_markdown_is_a_github_table_of_columns(show: Any) -> None:
     lines = show("--markdown", "--COLUMNS", "model_name,best_f1,LR_MILESTONES,epoch").splitlines()
     assert lines[:4] == [
-        "| model_name | best_f1 | LR_MILESTONES | epoch |",
-        "| --- | ---: | --- | ---: |",
-        "| resnet18 | 0.7000 | 6, 8 | 5 |",
-        "| resnet50 | 0.6500 | 6, 8 | 4 |",
+        "| model_name   |   best_f1 | LR_MILESTONES   |   epoch |",
+        "|:-------------|----------:|:----------------|--------:|",
+        "| resnet18     |      0.70 | 6, 8            |       5 |",
+        "| resnet50     |      0.65 | 6, 8            |       4 |",
     ]
     assert len(lines) == 2 + len(RUNS)
 
 
+def test_latex_is_a_table_of_columns(show: Any) -> None:
+    columns = ("--COLUMNS", "model_name,best_f1")
+    assert show("--latex", *columns).splitlines()[:6] == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"model\_name & best\_f1 \\",
+        r"\midrule",
+        r"resnet18 & 0.70 \\",
+        r"resnet50 & 0.65 \\",
+    ]
+    grouped = show("--latex", *columns, "--GROUP_BY_COLUMNS", "model_name", "--GROUP_MODE", "mean")
+    assert r"resnet18 & 3 & .600 $\pm$ .100 \\" in grouped.splitlines()
+    assert r"vgg16 & 1 & -- $\pm$    -- \\" in grouped.splitlines()
+
+
 def test_markdown_escapes_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    table.print_markdown([{"x": "a|b"}], ["x"])
+    tables.print_markdown(pd.DataFrame({"x": ["a|b"]}))
     assert capsys.readouterr().out.splitlines()[-1] == "| a\\|b |"
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("values", "texts"),
     [
-        (0.61239, "0.6124"),
-        (1e-5, "1e-05"),
-        (0.0, "0.0000"),
-        (812.25, "812.2"),
-        (5, "5"),
-        (True, "True"),
-        (None, "None"),
-        (["a", 0.5], "a, 0.5000"),
-        ("a\nb", "a b"),
+        ([0.61239, 0.5], ["0.6124", "0.5000"]),
+        ([0.5, 0.25], ["0.50", "0.25"]),
+        ([1e-5, 0.01, 0.0], ["1e-05", "0.01", "0.00"]),
+        ([812.25, 3.0], ["812.2", "3.0"]),
+        ([5, 12], ["5", "12"]),
+        ([5.0, math.nan], ["5", "–"]),
+        ([math.inf, 0.5], ["inf", "0.5"]),
+        ([0, 0], ["0", "0"]),
+        ([True, False], ["True", "False"]),
+        ([None, "default"], ["–", "default"]),
+        ([["a", 0.5], []], ["a, 0.5", ""]),
+        (["a\nb", 0.1234567], ["a b", "0.123457"]),
     ],
 )
-def test_numbers_as_people_read_them(value: Any, text: str) -> None:
-    assert table.format_value(value) == text
+def test_numbers_as_people_read_them(values: list[Any], texts: list[str]) -> None:
+    assert tables.format_column(pd.Series(values)) == texts
 
 
-@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_long_names_are_broken_after_underscores() -> None:
+    assert tables.wrap_name("TRAIN_BATCH_SIZE", 3) == "TRAIN_\nBATCH_\nSIZE"
+    assert tables.wrap_name("TRAIN_BATCH_SIZE", 11) == "TRAIN_\nBATCH_SIZE"
+    assert tables.wrap_name("mAP", 2) == "mAP"
+
+
+def test_default_columns_are_metrics_what_differs_and_the_run(show: Any) -> None:
+    lines = show(width=120).splitlines()
+    shown = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "OPTIMIZER", "SEED", "run"]
+    assert lines[0].split() == shown
+    assert lines[2].split() == ["0.70", "0.72", "0.67", "0.69", "5", "resnet18", "32", "sgd", "1", "b"]
+    grouped = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER").splitlines()
+    assert grouped[0].split() == ["model_name", "OPTIMIZER", *shown[:5], "TRAIN_BATCH_SIZE", "SEED", "run"]
+    assert grouped[4].split() == ["resnet18", "adam", "0.60", "0.66", "0.61", "0.63", "7", "64", "2", "c"]
+
+
+def test_what_all_runs_share_stands_below(show: Any) -> None:
+    lines = show(width=300).splitlines()
+    assert lines[len(RUNS) + 3 : len(RUNS) + 5] == ["6 runs; sorted by best_f1", "first: resnet18/b.pt"]
+    (shared,) = (line for line in lines if line.startswith("all share "))
+    assert len(shared) <= table.MAX_SHARED
+    items = shared.removeprefix("all share ").removesuffix(" …").rstrip(",").split(", ")
+    names = [item.split()[0] for item in items]
+    assert names == [name for name in CONSTANTS if name in names]
+    assert not {"MODEL_NAME", "TRAIN_BATCH_SIZE", "OPTIMIZER", "SEED", "LOCAL_ROOT", "EXCLUDE_LIST"} & set(names)
+    assert len(names) > 5
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_table_fits_the_terminal(show: Any, width: int) -> None:
-    text = show(width=width)
-    lines = text.splitlines()
+    columns = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "OPTIMIZER", "SEED", "run"]
+    lines = show(width=width).splitlines()
     assert max(map(len, lines)) <= width
-    header, rule, *rows = lines[: 2 + len(RUNS)]
-    shown = header.split()
-    assert tuple(shown) == table.COLUMNS[: len(shown)]
-    assert [row.split()[0] for row in rows] == ["resnet18", "resnet50", "resnet18", "resnet50", "resnet18", "vgg16"]
-    assert [row.split()[1] for row in rows] == ["0.7000", "0.6500", "0.6000", "0.5300", "0.5000", "nan"]
-    if len(shown) < len(table.COLUMNS):  # one column more, and the gap before it, would not have fitted
-        left_out = table.COLUMNS[len(shown)]
-        column = [line.split(" | ")[len(shown)].strip(" |") for line in show("--markdown").splitlines()]
-        assert len(rule) + 2 + max(map(len, column)) > width
-        notes = " ".join(" ".join(lines[lines.index("") :]).split())  # as they were before they were wrapped
-        assert f"left out for want of width: {left_out}" in notes
-        assert notes.endswith("; --csv shows all")
+    top = next(index for index, line in enumerate(lines) if line.startswith("─"))
+    rows = [line.split() for line in lines[top + 1 : top + 1 + len(RUNS)]]
+    notes = " ".join(" ".join(lines[lines.index("") :]).split())  # as they were before they were wrapped
+    left_out = re.search(r"left out for want of width: (.*); --csv shows all$", notes)
+    names = left_out[1].split(", ") if left_out else []
+    shown = [name for name in columns if name not in names]
+    assert shown == [*columns[: len(shown) - 1], "run"]
+    assert [len(row) for row in rows] == [len(shown)] * len(RUNS)
+    assert [row[0] for row in rows] == ["0.70", "0.65", "0.60", "0.53", "0.50", "–"]
+    assert [row[-1] for row in rows] == ["b", "d", "c", "e", "a", "f"]
+    assert bool(names) == (width < 80)
+    if names:  # one column more, and the gap before it, would not have fitted
+        parts = names[0].replace("_", "_ ").split()
+        cells = [line.split("|")[columns.index(names[0]) + 1].strip() for line in show("--markdown").splitlines()[2:]]
+        assert len(lines[top]) + 2 + max(map(len, [*parts, *cells])) > width
 
 
 def test_table_in_a_pipe_is_120_wide(show: Any) -> None:
@@ -259,12 +361,13 @@ def test_table_in_a_pipe_is_120_wide(show: Any) -> None:
 
 def test_numbers_are_aligned_right(show: Any) -> None:
     lines = show("--COLUMNS", "model_name,best_f1,seconds,TRAIN_BATCH_SIZE").splitlines()[: 2 + len(RUNS)]
-    assert {len(line) for line in lines} == {len("model_name  best_f1  seconds  TRAIN_BATCH_SIZE")}
+    assert lines[0] == "model_name  best_f1  seconds  TRAIN_BATCH_SIZE"
+    assert {len(line) for line in lines} == {len(lines[0])}
     assert lines[2].endswith("              32")
 
 
 def test_empty_columns_mean_all(show: Any) -> None:
-    shown = show("--COLUMNS", "", width=4000).splitlines()[0].split()
+    shown = show("--COLUMNS", "", width=5000).splitlines()[0].split()
     assert shown == list(read_rows(show("--csv"))[0])
     assert " more; --csv shows all" in " ".join(show("--COLUMNS", "").split())
 
@@ -273,17 +376,24 @@ def test_what_is_sorted_and_grouped_by_is_shown(show: Any) -> None:
     arguments = ("--COLUMNS", "mAP", "--SORT_BY", "OF1", "--GROUP_BY_COLUMNS", "HEAD,model_name")
     assert show(*arguments).splitlines()[0].split() == ["HEAD", "model_name", "OF1", "mAP"]
     grouped = show(*arguments, "--GROUP_MODE", "mean").splitlines()[0].split()
-    assert grouped == ["HEAD", "model_name", "runs", "OF1", "mAP", "mAP_std"]
+    assert grouped == ["HEAD", "model_name", "runs", "OF1", "mAP"]
 
 
-def test_best_value_is_bold_in_a_terminal(show: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_row_is_bold_in_a_terminal(show: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    text = show()
-    assert text.count("\x1b[1m") == 1
-    assert "\x1b[1m 0.7000\x1b[0m" in text
-    assert "\x1b[1m 0.5000\x1b[0m" in show("--SORT_ASCENDING", "True")
+
+    def list_bold(*arguments: str) -> list[str]:
+        return [
+            line.split("\x1b[1m")[1].split("\x1b")[0].strip() for line in show(*arguments).splitlines() if "[1m" in line
+        ]
+
+    assert list_bold("--COLUMNS", "best_f1,mAP") == ["0.70"]
+    assert list_bold("--COLUMNS", "best_f1,mAP", "--SORT_ASCENDING", "True") == ["0.50"]
+    assert list_bold("--COLUMNS", "run", "--SORT_BY", "SEED") == ["2"]
+    assert list_bold("--COLUMNS", "run", "--SORT_BY", "SEED", "--SORT_ASCENDING", "True") == ["0", "0", "0"]
+    assert list_bold("--COLUMNS", "run", "--SORT_BY", "OPTIMIZER") == []
 
 
 def test_notes_runs_on_different_data_sets(show: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,18 +420,37 @@ def test_skipped_checkpoints_are_listed_on_stderr(root: Path, capsys: pytest.Cap
     write_run(root, "newer", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "version": 99}))
     write_run(root, "odd", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "metrics": 3}))
     write_run(root, "text", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "best_f1": "high"}))
+    write_run(root, "unmeasured", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "metrics": {"mAP": [0.5]}}))
     table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
     captured = capsys.readouterr()
     assert len(read_rows(captured.out)) == len(RUNS)
     head, *lines = captured.err.splitlines()
-    assert head == f"skipped 7 of 13 checkpoints in {root}:"
+    assert head == f"skipped 8 of 14 checkpoints in {root}:"
     assert lines[0] == "  other/alone.pt: there is no alone.json beside it"
     assert lines[1].startswith("  other/broken.pt: broken.json cannot be read: Expecting value: line 1")
     assert [line.split(":")[0].strip() for line in lines] == [
-        f"other/{name}.pt" for name in ("alone", "broken", "foreign", "list", "newer", "odd", "text")
+        f"other/{name}.pt" for name in ("alone", "broken", "foreign", "list", "newer", "odd", "text", "unmeasured")
     ]
     assert "version 99, not 1" in lines[4]
     assert "metrics" in lines[5]
+    assert lines[6].endswith("text.json: best_f1 is 'high', which is no number")
+    assert lines[7].endswith("unmeasured.json: mAP is [0.5], which is no number")
+
+
+@pytest.mark.parametrize("mode", [(), ("--csv",), ("--markdown",), ("--latex",)])
+@pytest.mark.parametrize("group", [(), ("--GROUP_BY_COLUMNS=HEAD",), ("--GROUP_BY_COLUMNS=HEAD", "--GROUP_MODE=mean")])
+def test_a_foreign_value_does_not_end_the_table(
+    show: Any, root: Path, mode: tuple[str, ...], group: tuple[str, ...]
+) -> None:
+    odd = make_sidecar("resnet18", 0.99, 0.99, 1, SEED="[red]", HEAD={"a": 1}, LOSS=10**400, WEIGHT_DECAY=1e300)
+    odd["metrics"] |= {"SAM_RHO": 0.5, "checkpoint": 1.0, "mAP_std": 0.1, "runs": 7}
+    odd["dataset"] = {"fingerprint": {"b": 2}, "run": [1], "best_f1": "high"}
+    write_run(root, "odd", odd)
+    text = show(*mode, *group, width=1000)
+    assert "0.99" in text or ".990" in text
+    if not group:
+        assert "odd" in text
+        assert mode or "[red]" in text
 
 
 def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
@@ -343,6 +472,8 @@ def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
         (["--CHECKPOINT_GLOB", "/*.pt"], "CHECKPOINT_GLOB '/*.pt'"),
         (["--CHECKPOINT_GLOB", ""], "CHECKPOINT_GLOB ''"),
         (["--csv", "--markdown"], "--csv and --markdown exclude each other"),
+        (["--latex", "--csv"], "--csv and --latex exclude each other"),
+        (["--SORT_BY", "differing"], "SORT_BY: there is no column 'differing'"),
         (["--GROUP_BY_COLUMNS=HEAD", "--GROUP_MODE=mean", "--SORT_BY=SEED"], "SORT_BY is 'SEED', which differs"),
     ],
 )
@@ -378,16 +509,27 @@ def test_columns_of_older_runs_may_be_absent(show: Any, root: Path) -> None:
     assert (rows[-1]["model_name"], rows[-1]["SEED"], rows[-1]["fingerprint"]) == ("densenet121", "", "")
 
 
-def test_script_imports_neither_torch_nor_pandas(root: Path) -> None:
+def test_constants_newer_than_all_runs_can_be_named(show: Any, root: Path) -> None:
+    for path in root.glob("*/*.json"):
+        sidecar = json.loads(path.read_text())
+        del sidecar["config"]["SEED"], sidecar["config"]["HEAD"]
+        path.write_text(json.dumps(sidecar))
+    assert list_names(show("--csv", "--SORT_BY", "SEED")) == list("abcdef")
+    assert list_names(show("--csv", "--GROUP_BY_COLUMNS", "HEAD")) == ["b"]
+    assert "HEAD" not in show("--COLUMNS", "HEAD,mAP").splitlines()[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--SORTBY", "mAP"], ["--csv", "--latex"]])
+def test_help_and_mistakes_import_neither_torch_nor_pandas(arguments: list[str]) -> None:
     """The whole script in a process of its own, which then tells what it had to import."""
     code = (
-        "import sys, model_performance_table as table; table.main(sys.argv[1:]);"
+        "import sys, model_performance_table as table\n"
+        "try: table.main(sys.argv[1:])\nexcept (SystemExit, ValueError): pass\n"
         "print([name for name in ('torch', 'pandas', 'numpy') if name in sys.modules])"
     )
-    command = [sys.executable, "-c", code, "--CHECKPOINTS_ROOT", str(root)]
+    command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert "resnet50" in done.stdout
 
 
 def test_script_from_the_command_line(root: Path) -> None:
@@ -395,6 +537,11 @@ def test_script_from_the_command_line(root: Path) -> None:
     done = subprocess.run([*command, "--csv"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert list_names(done.stdout) == ["b", "d", "c", "e", "a", "f"]
     assert done.stderr == ""
+    code = "import sys, model_performance_table as table; table.main(sys.argv[1:]); print('torch' in sys.modules)"
+    command[1:2] = ["-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    command[1:3] = ["model_performance_table.py"]
     failed = subprocess.run([*command, "--SORT_BY", "f1"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: SORT_BY: there is no column 'f1'")

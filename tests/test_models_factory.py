@@ -369,7 +369,9 @@ def test_a_network_without_published_weights_says_so(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_answered_with_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"there is no backbone 'resnet81'; the nearest: resnet18, .*--search"):
+    with pytest.raises(
+        InputError, match=r"there is no backbone 'resnet81'; the nearest: resnet18, .*model_comparison.py --search"
+    ):
         models_factory.make_model("resnet81", 5)
     with pytest.raises(
         InputError, match=r"there are no weights 'resnet18.nonsense'; of resnet18 there are: resnet18\."
