@@ -14,9 +14,9 @@ FOR_ALL := .venv/.installed
 setup: $(FOR_ALL)
 
 $(FOR_DEMO): requirements.txt requirements-demo.txt
-	@echo "The demo's packages are installed into .venv first, once. To fetch: on Linux about 2.8 GB, of which 2.7 GB"
-	@echo "are PyTorch with its GPU libraries; on macOS and Windows about 0.3 GB. On disk: 5.6 GB, elsewhere 1 GB."
-	@echo "At 20 MB/s it takes about 4 minutes on Linux. After an interruption, the same command goes on."
+	@echo "The demo's packages are installed into .venv first, once. To fetch: on Linux about 3.1 GB, of which 2.9 GB"
+	@echo "are PyTorch with its GPU libraries; on macOS and Windows about 0.3 GB. On disk: 5.8 GB, elsewhere 1 GB."
+	@echo "At 20 MB/s it takes about 5 minutes on Linux. After an interruption, the same command goes on."
 	$(PYTHON) -c "import sys; sys.exit(None if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed: make demo PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on -r requirements-demo.txt

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.py needs none of it
     import torch
 
+VERSION = "1.0.0"
 
 LEFTOVER_SECONDS = 3600  # without a change, after which a temporary file is no living process's, here or elsewhere
 

@@ -102,3 +102,4 @@ RESUME = "auto"
 SAVE_EVERY_N_EPOCHS = 0
 TRAIN_METRICS_EVERY_N_EPOCHS = 0
 USE_TENSORBOARD = False
+NUM_CLASSES = 10  # kinds of things that are drawn
