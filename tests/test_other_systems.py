@@ -14,7 +14,7 @@ from other_systems import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "coming_from_another_system.md"
-CONSTANT = re.compile(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b|\b(?:HEAD|LOSS|DEVICE|SEED|RESUME|CLASSES|OPTIMIZER|SCHEDULE)\b")
+CONSTANT = re.compile(r"\b[A-Z]{2,}(?:_[A-Z0-9]+)*\b")
 PLACEHOLDERS = {"NAME"}  # any constant
 GOES_ON = {"and", "or", "to", "with", "has", "blends"}  # after a constant's name: the sentence, not a choice
 
@@ -44,7 +44,8 @@ def list_choices(name: str) -> set[str] | None:
         for node in ast.walk(annotation)
         if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal")
     ]
-    return {item.value for node in literals for item in ast.walk(node.slice) if isinstance(item, ast.Constant)} or None
+    items = [item for node in literals for item in ast.walk(node.slice) if isinstance(item, ast.Constant)]
+    return {str(item.value) for item in items} or None
 
 
 def normalise(word: str) -> str:
