@@ -23,7 +23,7 @@ $(FOR_DEMO): requirements.txt requirements-demo.txt
 	touch $@
 
 $(FOR_ALL): $(FOR_DEMO) $(wildcard requirements*.txt)
-	@echo "All packages are installed into .venv: after the demo's another 0.5 GB to fetch, and 1 GB of disk."
+	@echo "All packages are installed into .venv: after the demo's another 0.3 GB to fetch, and 1 GB of disk."
 	$(BIN)/pip install --disable-pip-version-check --progress-bar on -r requirements-dev.txt
 	touch $(FOR_DEMO) $@
 
