@@ -8,14 +8,11 @@ checkpoint: an exported file has no gradients. Classes, image size and threshold
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import quote
 
 import config
 import overrides
@@ -40,23 +37,15 @@ import checkpoints
 import engines
 import utils
 from dataset_readers import decode_image
-from dataset_report import STYLE, printable
+from evaluation import pages
+from evaluation.pictures import draw_labels
 from models_factory import MultiLabelModel
-from prediction_files import draw_labels
 from predictor import Predictor, restore_model
 from testing import Images, name_images, read_images
 
 COLOURS = "inferno"  # matplotlib's name of a map that is as even to the eye as to the numbers
 STRENGTH = 0.6  # of the colours over the photograph
 MAX_SIDE = 640  # pixels: larger photographs are shrunk
-MAP_STYLE = """
-body { max-width: 1460px; } section.card { margin: 0 0 14px; } .name { font-weight: 600; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr));
-  align-items: start; }
-figure { width: auto; } figure img { width: 100%; max-height: none; border-radius: 6px; display: block; }
-figcaption b { color: var(--ink); } .scale { display: inline-block; width: 160px; height: 11px; border-radius: 3px;
-  vertical-align: -1px; margin: 0 6px; }
-"""
 PICTURES = "index_files"  # as browsers call the folder of a saved page
 
 
@@ -79,6 +68,12 @@ class Card(NamedTuple):
     maps: list[tuple[Path, Verdict]]  # the pictures, and the classes they are of
     others: list[Verdict]  # predicted or present, but without a picture
 
+    @property
+    def present(self) -> list[str]:
+        """The names of the labels."""
+        verdicts = [*(verdict for _, verdict in self.maps), *self.others]
+        return [verdict.name for verdict in verdicts if verdict.target == 1]
+
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
@@ -93,7 +88,7 @@ def main(arguments: list[str]) -> None:
             cards.append(map_image(model, network, images.paths[row], images.table.targets[row], folder, names[row]))
             progress.step(1)
     page = MAP_FOLDER / "index.html"
-    utils.write_text(page, printable(make_page(cards, model, images)))
+    utils.write_text(page, make_page(cards, model, images))
     print(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 
@@ -202,56 +197,16 @@ def make_page(cards: Sequence[Card], model: Predictor, images: Images) -> str:
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 
-    steps = ", ".join(to_hex(colour) for colour in mpl.colormaps[COLOURS](np.linspace(0, 1, 9)))
-    network = f"{model.metadata['model_name']} + {model.metadata['head']}"
-    about = [
-        f"{model.path}: {network}, {model.image_size} px, {model.metadata['resize_rule']}",
-        f"{len(cards)} of {len(images.paths):,} images{'' if images.has_labels else ', which have no labels'}",
-    ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>Class activation maps</title><style>{STYLE}{MAP_STYLE}</style></head>\n<body>\n"
-        f"<h1>Class activation maps: {escape(MAP_METHOD)}</h1>"
-        f'<div class="soft">{"<br/>".join(map(escape, about))}</div>'
-        f'<p>0<span class="scale" style="background: linear-gradient(to right, {steps})"></span>largest value: each '
-        "map is scaled to its own, so colours of two maps say nothing about which class is the more probable.</p>\n"
-        + "\n".join(show_card(card, images.has_labels) for card in cards)
-        + "\n</body></html>\n"
+    return pages.render(
+        "class_activation_maps.html",
+        method=MAP_METHOD,
+        model=model,
+        images=images,
+        cards=cards,
+        folder=PICTURES,
+        colours=[to_hex(colour) for colour in mpl.colormaps[COLOURS](np.linspace(0, 1, 9))],
+        verdicts=VERDICTS,
     )
-
-
-def show_card(card: Card, has_labels: bool) -> str:
-    """One image: its photograph, its maps, and what else there is to say of its classes."""
-    verdicts = [*(verdict for _, verdict in card.maps), *card.others]
-    present = ", ".join(escape(verdict.name) for verdict in verdicts if verdict.target == 1)
-    figures = [show_figure(card.photograph, f"labels: {present or 'none'}" if has_labels else "photograph")]
-    figures += [show_figure(file, show_verdict(verdict, has_labels)) for file, verdict in card.maps]
-    others = "; ".join(show_verdict(verdict, has_labels) for verdict in card.others)
-    more = f'<p class="soft">Without a map: {others}</p>' if others else ""
-    return (
-        f'<section class="card"><div class="name">{escape(card.name)}</div>'
-        f'<div class="pictures">{"".join(figures)}</div>{more}</section>'
-    )
-
-
-def show_figure(file: Path, caption: str) -> str:
-    """A picture, above an HTML `caption`."""
-    address = quote(os.fsencode(f"{PICTURES}/{file.as_posix()}"))
-    picture = f'<a href="{address}"><img src="{address}" alt="" loading="lazy"/></a>'
-    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
-
-
-def show_verdict(verdict: Verdict, has_labels: bool) -> str:
-    """A class, its score and threshold and, where there are labels, whether it is right."""
-    text = (
-        f"<b>{escape(verdict.name)}</b> {verdict.probability:.3f} "
-        f"{'≥' if verdict.is_predicted else '<'} {verdict.threshold:.3f}"
-    )
-    if not has_labels:
-        return text if verdict.is_predicted else f"{text} not predicted"
-    colour, word = VERDICTS[verdict.is_predicted, verdict.target]
-    return f'{text} <span class="{colour}">{word}</span>'
 
 
 # (predicted, target) -> its colour and what to call it

@@ -32,6 +32,7 @@ from dataset_formats import ReadOptions
 from dataset_readers import DECODER_ERRORS, IMAGE_FORMATS, decode_image
 from dataset_shards import read_image
 from dataset_table import Table, map_classes
+from evaluation.pages import printable
 from utils import InputError
 
 HASH_SIDE = 16  # 16 x 16 bits: with the usual 8 x 8, different photographs come as close as a re-encoded one
@@ -371,7 +372,7 @@ def save_exclude_list(result: Result, excess: Iterable[str], path: Path) -> None
         if paths:
             names = [result.shorten(path) for path in sorted(paths)]
             text += f"# {title}\n" + "".join(f"{'./' * name.startswith('#')}{name}\n" for name in names)
-    utils.write_text(path, dataset_report.printable(text))
+    utils.write_text(path, printable(text))
 
 
 def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: Path) -> None:
@@ -399,7 +400,7 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
             for finding in result.findings
         ],
     }
-    text = dataset_report.printable(json.dumps(values, indent=1, ensure_ascii=False))
+    text = printable(json.dumps(values, indent=1, ensure_ascii=False))
     utils.write_text(output / "check_dataset_result.json", text + "\n")
 
 
@@ -410,6 +411,6 @@ def print_summary(result: Result, output: Path) -> None:
         for severity in ("error", "warning"):
             found = [f for f in result.findings if (f.kind, f.severity) == (kind, severity)]
             if found:
-                first = dataset_report.printable(result.describe(found[0]))
+                first = printable(result.describe(found[0]))
                 print(f"  {severity:8}{len(found):6}  {title}; the first: {first}")
     print(f"check {'passed' if result.passed else 'failed'}: {output / 'check_dataset' / 'index.html'}")

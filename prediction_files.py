@@ -18,16 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from dataset_readers import decode_image
+from evaluation.pictures import draw_labels
 from image_cache import stamp_files
 from metrics import read_rows
 from utils import InputError, Progress, replace_folder, write_atomically
 
 ROWS_AT_ONCE = 4096  # of a file of an earlier run, looked at together
-MIN_PICTURE_WIDTH = 320  # pixels: beside a narrower image is margin, so that the labels under it can be read
-BAND, INK = (24, 27, 32), (240, 242, 245)  # colours under a picture, and of the labels there
 
 
 class RowFile:
@@ -204,9 +202,7 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """A JPEG of each image in `folder`, in the sub-folders of its name, with its labels and their probabilities."""
-    from matplotlib.font_manager import findfont
-
-    findfont("DejaVu Sans")  # found once, before threads ask
+    import matplotlib as mpl  # noqa: F401  # once, before threads do
 
     def save(prediction: Prediction) -> None:
         ranked = prediction.ranked
@@ -227,33 +223,6 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
                 list(pool.map(save, waiting))
                 progress.step(len(waiting))
                 waiting.clear()
-
-
-def draw_labels(pixels: NDArray[np.uint8], texts: Sequence[str]) -> Image.Image:
-    """The uint8 (H, W, 3) picture above its labels, which go on in the next line where one is full."""
-    from matplotlib.font_manager import findfont
-
-    picture = Image.fromarray(pixels)
-    width = max(picture.width, MIN_PICTURE_WIDTH)
-    size = max(15, width // 30)
-    font = ImageFont.truetype(findfont("DejaVu Sans"), size)  # comes with matplotlib
-    margin, lines = size // 2, [""]
-    for text in texts:
-        while font.getlength(text) > width - 2 * margin:  # the probability at its end stays
-            name, _, probability = text.rpartition(" ")
-            text = f"{name.removesuffix('…')[:-1]}… {probability}"
-        longer = f"{lines[-1]} · {text}" if lines[-1] else text
-        if font.getlength(longer) <= width - 2 * margin:
-            lines[-1] = longer
-        else:
-            lines.append(text)
-    step = round(1.35 * size)
-    canvas = Image.new("RGB", (width, picture.height + len(lines) * step + margin), BAND)
-    canvas.paste(picture, ((width - picture.width) // 2, 0))
-    draw = ImageDraw.Draw(canvas)
-    for number, line in enumerate(lines):
-        draw.text((margin, picture.height + margin // 2 + number * step), line, INK, font)
-    return canvas
 
 
 class Output(NamedTuple):

@@ -38,6 +38,7 @@ from torch import Tensor
 
 import metrics
 from dataset_readers import DECODER_ERRORS, IMAGE_FORMATS, decode_bytes
+from evaluation import pages
 from predictor import Predictor
 from serving_queue import BatchQueue
 from utils import InputError
@@ -229,7 +230,7 @@ class Service:
 def make_app(service: Service, max_bytes: int) -> FastAPI:
     """The application, which takes requests of up to `max_bytes`."""
     model, queue = service.model, service.queue
-    page = Path(__file__).with_name("serving_page.html").read_text(encoding="utf-8")
+    page = pages.render("serving_page.html")
     app = FastAPIOffline(redoc_url=None, title="Multi-label image classification", lifespan=service.run)
     app.add_middleware(UploadGuard, queue=queue, max_bytes=max_bytes)
     for kind, handler in ERROR_HANDLERS.items():

@@ -1,25 +1,24 @@
-"""What a run can be watched by: TensorBoard scalars, PR curves and pictures, and training curves as one PNG.
+"""What a run can be watched by: TensorBoard scalars, PR curves and pictures.
 
 `TensorBoardLogger(folder)` writes event files (`tensorboard --logdir runs`); `TensorBoardLogger(None)` is
-switched off. Values come as arguments. TensorBoard and matplotlib take seconds to import, so a run that uses
-neither imports neither.
+switched off. Values come as arguments. TensorBoard takes seconds to import, so a run without it does not import it.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 import utils
+from evaluation.pages import cut
+from evaluation.palette import DARK
+from evaluation.pictures import BAND, draw_labels
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
 Record = dict[str, float | int | bool]  # the numbers of one epoch; "epoch" counts from 1
@@ -40,12 +39,10 @@ TAGS = {
 }
 
 PR_CURVE_THRESHOLDS = 127  # the most that TensorBoard's plugin takes
-DPI = 100
-PICTURE_INCHES, LINE_INCHES, GAP_INCHES = 2.4, 0.17, 0.15  # of the grid of validation pictures
+PICTURE_SIDE, GAP = 320, 12  # pixels, of the grid of validation pictures
 GRID_COLUMNS = 4
 LABEL_LINES = 6  # under each picture, always, so that the grids of all epochs have one size
-# Okabe & Ito (2008): told apart with any colour vision; the sign says the same without colour
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#00795A", "#666666"
+SIGNS = {"✓ found": DARK["green"], "○ missed": DARK["blue"], "✗ false": DARK["orange"]}
 
 
 class TensorBoardLogger:
@@ -143,32 +140,20 @@ def draw_pictures(
 
     `targets` (unknown: -1 or NaN) and `probabilities` are (B, C), `thresholds` a float or (C,).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    images, targets, probabilities = np.asarray(images), np.asarray(targets), np.asarray(probabilities)
-    columns = min(GRID_COLUMNS, len(images))
-    cell_width = PICTURE_INCHES + GAP_INCHES
-    cell_height = PICTURE_INCHES + LABEL_LINES * LINE_INCHES + GAP_INCHES
-    width, height = GAP_INCHES + columns * cell_width, 2 * LINE_INCHES + math.ceil(len(images) / columns) * cell_height
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    canvas = FigureCanvasAgg(figure)
-    for i, image in enumerate(images):
-        left = GAP_INCHES + i % columns * cell_width
-        bottom = height - 2 * LINE_INCHES - i // columns * cell_height - PICTURE_INCHES
-        axes = figure.add_axes((left / width, bottom / height, PICTURE_INCHES / width, PICTURE_INCHES / height))
-        axes.imshow(image.transpose(1, 2, 0))
-        axes.set_axis_off()
-        for line, (text, colour) in enumerate(_describe(targets[i], probabilities[i], thresholds, classes)):
-            y = bottom - (line + 0.75) * LINE_INCHES
-            # without parse_math=False, dollar signs in a class name would be read as a formula
-            figure.text(left / width, y / height, text, color=colour, fontsize=9, parse_math=False)
-    x = GAP_INCHES
-    for text, colour in ("✓ found", GREEN), ("○ missed", BLUE), ("✗ false", ORANGE):
-        figure.text(x / width, 1 - 1.2 * LINE_INCHES / height, text, color=colour, fontsize=9, weight="bold")
-        x += 0.9
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    cells = []
+    for image, row_targets, row in zip(np.asarray(images), np.asarray(targets), np.asarray(probabilities), strict=True):
+        picture = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, PICTURE_SIDE))
+        texts, colours = zip(*_describe(row_targets, row, thresholds, classes), strict=True)
+        cells.append(draw_labels(np.asarray(picture), texts, colours, LABEL_LINES))
+    heading = draw_labels(np.asarray(Image.new("RGB", (PICTURE_SIDE, 1), BAND)), [*SIGNS], [*SIGNS.values()])
+    width, height = cells[0].width + GAP, cells[0].height + GAP
+    columns = min(GRID_COLUMNS, len(cells))
+    num_rows = -(-len(cells) // columns)
+    grid = Image.new("RGB", (columns * width - GAP, heading.height + num_rows * height - GAP), BAND)
+    grid.paste(heading)
+    for number, cell in enumerate(cells):
+        grid.paste(cell, (number % columns * width, heading.height + number // columns * height))
+    return np.array(grid)
 
 
 def _describe(
@@ -177,82 +162,15 @@ def _describe(
     """The (text, colour) lines under one picture: mistakes first, the highest probability first among equals."""
     predicted, present, known = probabilities >= np.asarray(thresholds), targets == 1, targets >= 0
     kinds = (
-        ("✗ {}", ORANGE, predicted & known & ~present),
-        ("○ {} missed", BLUE, ~predicted & present),
-        ("✓ {}", GREEN, predicted & present),
-        ("? {} not annotated", GREY, predicted & ~known),
+        ("✗ {}", DARK["orange"], predicted & known & ~present),
+        ("○ {} missed", DARK["blue"], ~predicted & present),
+        ("✓ {}", DARK["green"], predicted & present),
+        ("? {} not annotated", DARK["soft"], predicted & ~known),
     )
     lines = []
     for form, colour, chosen in kinds:
         for c in sorted(np.flatnonzero(chosen).tolist(), key=lambda c: -probabilities[c]):
-            name = classes[c] if len(classes[c]) <= 20 else classes[c][:19] + "…"
-            lines.append((f"{form.format(name)} {probabilities[c]:.2f}", colour))
+            lines.append((f"{form.format(cut(classes[c], 20))} {probabilities[c]:.2f}", colour))
     if len(lines) > LABEL_LINES:
-        return [*lines[: LABEL_LINES - 1], (f"and {len(lines) - LABEL_LINES + 1} more", GREY)]
-    return lines or [("no labels, none predicted", GREY)]
-
-
-def save_training_curves(history: Sequence[Record], path: Path) -> None:
-    """A PNG of what `draw_training_curves` draws."""
-    figure = draw_training_curves(history)
-    utils.write_atomically(path, lambda file: figure.savefig(file, format="png"))
-
-
-def draw_training_curves(history: Sequence[Record]) -> Figure:
-    """Loss, F1 and mAP, learning rates and threshold over the epochs of `history`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(11, 7), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, scores, rates, thresholds = figure.subplots(2, 2, sharex=True).flat
-    _plot(losses, history, "loss", {"train_loss": ("train", ORANGE, "-"), "val_loss": ("validation", BLUE, "-")})
-    lines = {
-        "val_f1": ("F1 validation", BLUE, "-"),
-        "train_f1": ("F1 train", ORANGE, "-"),
-        "val_mAP": ("mAP validation", BLUE, "--"),
-        "train_mAP": ("mAP train", ORANGE, "--"),
-    }
-    _plot(scores, history, "F1 and mAP", lines)
-    lines = {"lr_head": ("head", ORANGE, "-"), "lr_backbone": ("backbone", BLUE, "--")}
-    _plot(rates, history, "learning rate", lines)
-    if any(record.get(key, 0) > 0 for record in history for key in lines):
-        rates.set_yscale("log", nonpositive="mask")  # a schedule may end at 0
-    _plot(thresholds, history, "threshold", {"threshold": ("threshold", GREEN, "-")})
-    for axes in (rates, thresholds):
-        axes.set_xlabel("epoch")
-    losses.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    if history:  # room for one epoch that stands alone
-        losses.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-    _mark_epochs(figure, history)
-    for axes in figure.axes:
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
-    return figure
-
-
-def _plot(axes: Axes, history: Sequence[Record], title: str, lines: dict[str, tuple[str, str, str]]) -> None:
-    """Draw `lines` (record key -> label, colour, line style); an epoch without the key has no point."""
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    for key, (label, colour, style) in lines.items():
-        points = [(record["epoch"], record[key]) for record in history if key in record]
-        if points:  # points show where measured, and alone make one epoch visible; in long runs they blur
-            marker = None if len(points) > 30 else "o" if style == "-" else "s"
-            axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
-
-
-def _mark_epochs(figure: Figure, history: Sequence[Record]) -> None:
-    """Mark the best validation F1, and where the backbone was unfrozen."""
-    validated = [record for record in history if math.isfinite(record.get("val_f1", math.nan))]
-    if validated:
-        best = max(validated, key=lambda record: record["val_f1"])  # the first of equals, like the checkpoint
-        label = f"best: {best['val_f1']:.3f}, epoch {best['epoch']}"
-        figure.axes[1].plot(best["epoch"], best["val_f1"], "*", color="black", markersize=13, zorder=3, label=label)
-    for before, after in itertools.pairwise(history):
-        if before.get("frozen") and not after.get("frozen", True):
-            for axes in figure.axes:  # between the epochs: an epoch's numbers are those at its end
-                label = "backbone unfrozen" if axes is figure.axes[0] else None
-                axes.axvline(after["epoch"] - 0.5, color=GREY, linestyle=":", linewidth=1.2, label=label)
+        return [*lines[: LABEL_LINES - 1], (f"and {len(lines) - LABEL_LINES + 1} more", DARK["soft"])]
+    return lines or [("no labels, none predicted", DARK["soft"])]

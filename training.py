@@ -39,6 +39,7 @@ from dataset_readers import Batch, EpochBatches, count_images
 from doctor import Doctor
 from interruption import Interruption
 from tensorboard_logging import TensorBoardLogger
+from training_curves import CurvesFile
 from training_data import (
     Data,
     Stage,
@@ -89,7 +90,7 @@ def train(device: torch.device, interruption: Interruption) -> None:
         training_records.save_last(files, engine, data, state, doctor)
 
     stage = None
-    with make_logger(files, state) as logger:
+    with make_logger(files, state) as logger, CurvesFile(files.curves if distributed.is_first() else None) as curves:
         for epoch in range(state.epoch + 1, config.NUM_EPOCHS + 1):
             if has_stalled(state):
                 break
@@ -111,6 +112,8 @@ def train(device: torch.device, interruption: Interruption) -> None:
                 if config.TRAIN_METRICS_EVERY_N_EPOCHS and epoch % config.TRAIN_METRICS_EVERY_N_EPOCHS == 0:
                     record |= measure_training(engine, data, state)
 
+                is_last = epoch == config.NUM_EPOCHS or has_stalled(state)
+                record["seconds"] += curves.update([*state.history, record], is_last)
                 state.close_epoch(record)
                 print_epoch(record)
                 logger.add_epoch(record)

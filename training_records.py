@@ -21,7 +21,6 @@ import threshold_tuning
 import utils
 from checkpoints import RunFiles, RunState
 from doctor import Doctor
-from tensorboard_logging import save_training_curves
 from training_data import Data
 from training_engine import Engine, choose_activation
 from utils import InputError
@@ -197,7 +196,6 @@ def save_epoch(
     if not distributed.is_first():
         return
     checkpoints.write_log(files.log, state.history)
-    save_training_curves(state.history, files.curves)
     if config.SAVE_EVERY_N_EPOCHS and state.epoch % config.SAVE_EVERY_N_EPOCHS == 0:
         own = {"epoch": state.epoch, "best_f1": None, "best_threshold": None}
         if validated:

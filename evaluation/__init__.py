@@ -1,1 +1,1 @@
-"""What is measured of models: tables, scores, pages and pictures."""
+"""What is measured of models, and what is written about it."""

@@ -513,7 +513,7 @@ def test_page_and_histogram_hold_the_numbers(tmp_path: Path, num_classes: int) -
     assert rows["longer side"] == ["60", f"{np.median([60 + n for k in (30, 12, 20) for n in range(k)]):.0f}", "89"]
     assert rows["PNG RGB"] == ["62"]
 
-    titles = [title.text or "" for title in page.iter("title")]
+    titles = [title for element in page.iter() if (title := element.get("title"))]
     everything = np.concatenate(list(present.values()))
     shown = np.argsort(-everything.sum(axis=0), kind="stable")[:100]
     pairs = [(i, j) for i in shown for j in shown if i != j and (everything[:, i] & everything[:, j]).any()]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PatchCollection, PolyCollection
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from PIL import Image
+from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.text import Text
+from PIL import Image, ImageColor
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     average_precision_score,
@@ -25,7 +25,7 @@ from sklearn.metrics import (
 import calibration
 import evaluation_report
 import metrics
-from evaluation_report import PANEL
+from evaluation.palette import LIGHT
 
 NAMES = ["plain", "with $dollars$ in it, and far too long", "x", "without positives", "blé", "last"]
 
@@ -48,14 +48,19 @@ def saved(scores: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPa
     return evaluation_report.save_report(folder, "_val", NAMES, *scores, columns, confusion, 0.125)
 
 
-def find_texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].texts]
+def find_panels(figure: Figure) -> list[Axes]:
+    """The panels that show a class, in the order of the classes."""
+    return [axes for axes in figure.axes if axes.axison]
 
 
-def measure_area(polygon: np.ndarray) -> float:
-    """By the shoelace formula."""
-    x, y = polygon.T
-    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+def find_stairs(axes: Axes) -> list[StepPatch]:
+    """The area under a curve, then the curve itself; none where a class has no positives."""
+    return [patch for patch in axes.patches if isinstance(patch, StepPatch)]
+
+
+def measure_area(stairs: StepPatch) -> float:
+    values, edges, _ = stairs.get_data()
+    return float(np.sum(values * np.diff(edges)))
 
 
 def test_the_table_of_classes_is_scikit_learns(scores: tuple[np.ndarray, np.ndarray], saved: list[Path]) -> None:
@@ -84,35 +89,41 @@ def test_confusion_matrices_show_scikit_learns_counts(scores: tuple[np.ndarray, 
     probabilities, targets = scores
     figure = evaluation_report.draw_confusion(NAMES, metrics.confusion(probabilities, targets, 0.5))
     expected = multilabel_confusion_matrix(targets, probabilities >= 0.5)
-    numbers = [text for text in figure.axes[0].texts if text.get_text().isdigit()]
-    assert [int(text.get_text()) for text in numbers] == expected.ravel().tolist()
-    by_place = np.array([text.get_position() for text in numbers]).reshape(-1, 2, 2, 2)
-    assert (by_place[:, 0, :, 1] > by_place[:, 1, :, 1]).all(), "absent above present"
-    assert (by_place[:, :, 0, 0] < by_place[:, :, 1, 0]).all(), "not predicted left of predicted"
-    (cells,) = (each for each in figure.axes[0].collections if isinstance(each, PatchCollection))
-    shares = expected / np.maximum(expected.sum(axis=2, keepdims=True), 1)
-    assert np.asarray(cells.get_array()) == pytest.approx(shares.ravel())
+    panels = find_panels(figure)
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "plain", "with $dollars$ in…", "x", "without positives", "blé", "last",
+    ]  # fmt: skip
+    for axes, matrix in zip(panels, expected, strict=True):
+        # (column, row) of the cell: not predicted left of predicted, absent above present
+        found = {tuple(text.get_position()): int(text.get_text()) for text in axes.texts}
+        assert found == {(predicted, present): matrix[present, predicted] for present in (0, 1) for predicted in (0, 1)}
+        assert axes.yaxis_inverted()
+        (image,) = axes.images
+        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        assert np.asarray(image.get_array()) == pytest.approx(shares)
+        assert image.get_clim() == (0, 1)
 
 
 def test_the_area_under_a_drawn_curve_is_the_ap(scores: tuple[np.ndarray, np.ndarray]) -> None:
     probabilities, targets = scores
     columns = metrics.measure_classes(probabilities, targets, 0.5)
     curves = metrics.precision_recall_curve(probabilities, targets)
-    axes = evaluation_report.draw_precision_recall(NAMES, curves, columns).axes[0]
-    (areas,) = (each for each in axes.collections if isinstance(each, PolyCollection))
-    lines = [each for each in axes.collections if isinstance(each, LineCollection)][-1].get_segments()
-    with_positives = [0, 1, 2, 4, 5]
-    expected = [average_precision_score(targets[:, c], probabilities[:, c]) for c in with_positives]
-    found = [measure_area(np.asarray(path.vertices)) / PANEL**2 for path in areas.get_paths()]
-    assert found == pytest.approx(expected, abs=1e-9)
-    assert len(lines) == 5
-
-    points = np.asarray(axes.collections[-1].get_offsets())
-    corners = np.array([np.asarray(path.vertices)[0] for path in areas.get_paths()])
+    panels = find_panels(evaluation_report.draw_precision_recall(NAMES, curves, columns))
     predicted = probabilities >= 0.5
-    for score, column in ((recall_score, 0), (precision_score, 1)):
-        expected = np.asarray(score(targets, predicted, average=None, zero_division=0))[with_positives]
-        assert (points - corners)[:, column] / PANEL == pytest.approx(expected, abs=1e-6)
+    precision = np.asarray(precision_score(targets, predicted, average=None, zero_division=0))
+    recall = np.asarray(recall_score(targets, predicted, average=None, zero_division=0))
+    for c, axes in enumerate(panels):
+        if c == 3:
+            assert find_stairs(axes) == []
+            assert [text.get_text() for text in axes.texts] == ["no positives"]
+            continue
+        area, curve = find_stairs(axes)
+        ap = average_precision_score(targets[:, c], probabilities[:, c])
+        assert measure_area(area) == pytest.approx(ap, abs=1e-9)
+        assert measure_area(curve) == pytest.approx(ap, abs=1e-9)
+        assert axes.get_title(loc="left").endswith(f" {ap:.2f}")
+        (point,) = axes.lines
+        assert point.get_xydata() == pytest.approx(np.array([[recall[c], precision[c]]]), abs=1e-6)
 
 
 def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
@@ -121,16 +132,14 @@ def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
     probabilities = np.clip(rng.normal(0.4, 0.15, (20000, 1)) + 0.2 * targets, 0, 1).astype(np.float32)
     columns = metrics.measure_classes(probabilities, targets, 0.5)
     curves = metrics.precision_recall_curve(probabilities, targets)
-    axes = evaluation_report.draw_precision_recall(["one"], curves, columns).axes[0]
-    (areas,) = (each for each in axes.collections if isinstance(each, PolyCollection))
-    (path,) = areas.get_paths()
-    assert len(path.vertices) < 2 * evaluation_report.MAX_POINTS + 5
-    assert measure_area(np.asarray(path.vertices)) / PANEL**2 == pytest.approx(
-        average_precision_score(targets, probabilities), abs=2e-3
-    )
-    corner, *_, last, _, _ = np.asarray(path.vertices)  # then the lower right corner, and the first again
+    (axes,) = find_panels(evaluation_report.draw_precision_recall(["one"], curves, columns))
+    area = find_stairs(axes)[0]
+    heights, edges, _ = area.get_data()
+    assert len(heights) <= evaluation_report.MAX_POINTS
+    assert measure_area(area) == pytest.approx(average_precision_score(targets, probabilities), abs=2e-3)
     lowest = probabilities[targets == 1].min()
-    assert (last - corner) / PANEL == pytest.approx([1, targets.sum() / (probabilities >= lowest).sum()], abs=1e-9)
+    assert (edges[0], edges[-1]) == (0, 1)
+    assert heights[-1] == pytest.approx(targets.sum() / (probabilities >= lowest).sum(), abs=1e-9)
 
 
 def test_reliability_is_scikit_learns_curve(scores: tuple[np.ndarray, np.ndarray]) -> None:
@@ -155,22 +164,29 @@ def test_many_classes_stay_apart_and_inside(num_classes: int) -> None:
     figure = evaluation_report.draw_confusion(names, confusion)
     width, height = figure.get_size_inches()
     assert max(width, height) < 40
-    shown = [text for text in find_texts(figure) if text.startswith("class ")]
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    shown = [axes.get_title(loc="left") for axes in find_panels(figure)]
     number = min(num_classes, evaluation_report.MAX_PANELS)
     rarest_first = np.argsort(confusion[:, 1].sum(axis=1), kind="stable")
     kept = [f"class {c} " for c in range(num_classes) if num_classes == number or c in rarest_first[-number:]]
     assert len(shown) == number
     assert all(text.startswith(name[:7]) for text, name in zip(shown, kept, strict=True))
-    assert any(f"of {num_classes};" in text for text in find_texts(figure)) is (num_classes > number)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
-    assert min(min(box.x0, box.y0) for box in boxes) >= 0
-    assert max(box.x1 for box in boxes) <= width * figure.dpi
-    assert max(box.y1 for box in boxes) <= height * figure.dpi
-    boxes = np.array([(box.x0, box.y0, box.x1, box.y1) for box in boxes])
+    assert (f"of {num_classes};" in figure.get_suptitle()) is (num_classes > number)
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text() and is_drawn(text)]
+    assert len(texts) > 5 * number
+    boxes = np.array([text.get_window_extent(renderer).extents for text in texts])
+    assert boxes[:, :2].min() >= 0
+    assert boxes[:, 2].max() <= width * figure.dpi
+    assert boxes[:, 3].max() <= height * figure.dpi
     low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     overlaps = (high - low > 0.5).all(axis=2) & ~np.eye(len(boxes), dtype=bool)
-    assert not overlaps.any(), [find_texts(figure)[i] for i in np.flatnonzero(overlaps.any(axis=1))]
+    assert not overlaps.any(), [texts[i].get_text() for i in np.flatnonzero(overlaps.any(axis=1))]
+
+
+def is_drawn(text: Text) -> bool:
+    """Whether a text of a drawn figure is visible: tick labels of inner panels and of empty places are not."""
+    return text.get_visible() and (text.axes is None or text.axes.axison)
 
 
 def test_pictures_are_written(saved: list[Path]) -> None:
@@ -185,5 +201,5 @@ def test_pictures_are_written(saved: list[Path]) -> None:
     for path in saved[1:]:
         with Image.open(path) as picture:
             colours[path.name] = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
-    orange = tuple(round(255 * part) for part in to_rgba(evaluation_report.ORANGE)[:3])
+    orange = ImageColor.getrgb(LIGHT["orange"])
     assert [orange in each for each in colours.values()] == [False, True, True], "of points and gaps"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import prediction_files
-from prediction_files import PREDICTION_FILES, Predictions, RowFile, draw_labels, write_indices
+from prediction_files import PREDICTION_FILES, Predictions, RowFile, write_indices
 from utils import InputError
 
 CLASSES = ("red", "green, or so", "blé")
@@ -270,38 +270,6 @@ def test_pictures_keep_sub_folders_and_replace_earlier_ones(predictions: Predict
     with Image.open(folder / "a" / "4.jpg") as picture:
         left = (picture.width - 44) // 2
         assert np.asarray(picture)[15, left + 22] == pytest.approx([80, 100, 200], abs=6)
-
-
-def find_ink(canvas: Image.Image, height: int) -> np.ndarray:
-    """Where the band under the picture has something in it."""
-    return (np.asarray(canvas)[height:].astype(int).sum(axis=2)) > sum(prediction_files.BAND) + 60
-
-
-@pytest.mark.parametrize("size", [(30, 20), (640, 400), (90, 700), (1600, 300)])
-def test_labels_stand_under_the_picture_in_as_many_lines_as_they_need(size: tuple[int, int]) -> None:
-    width, height = size
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    heights = []
-    for count in (1, 10, 80):
-        canvas = draw_labels(pixels, [f"class number {i} 0.98" for i in range(count)])
-        left = (canvas.width - width) // 2
-        assert np.array_equal(np.asarray(canvas)[:height, left : left + width], pixels), "nothing is drawn over it"
-        ink = find_ink(canvas, height)
-        assert ink.any()
-        assert not ink[:, :3].any(), "no text is cut off"
-        assert not ink[:, -3:].any()
-        assert not ink[-1].any()
-        heights.append(canvas.height)
-    assert heights[0] < heights[1] < heights[2]
-
-
-def test_a_long_name_is_cut_but_keeps_its_probability() -> None:
-    pixels = np.zeros((50, 50, 3), dtype=np.uint8)
-    one = draw_labels(pixels, [f"{'x' * 200} 0.98"])
-    assert one.height == draw_labels(pixels, ["x 0.98"]).height
-    others = [draw_labels(pixels, [f"{'x' * 200} 0.9{digit}"]) for digit in (8, 1)]
-    assert np.array_equal(np.asarray(one), np.asarray(others[0]))
-    assert not np.array_equal(np.asarray(one), np.asarray(others[1])), "its end is what is shown"
 
 
 def test_a_share_without_images_has_no_rows(tmp_path: Path) -> None:

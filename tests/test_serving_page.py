@@ -20,8 +20,10 @@ import httpx2
 import pytest
 import uvicorn
 import websocket
+from PIL import ImageColor
 from test_serving import make_picture, make_service
 
+from evaluation import palette
 from serving_app import Service, make_app
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -237,8 +239,9 @@ def test_a_phone_shows_it_all_in_its_width(page: Browser, picture: Path, scheme:
         page.drop(picture)
         wait_until(lambda: read_labels(page) == [["green", "red"]])
         assert page.evaluate("document.documentElement.scrollWidth") == 360
-        page_is_dark = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 26)"
-        assert page_is_dark == (scheme == "dark")
+        found = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        expected = {"light": palette.LIGHT, "dark": palette.DARK}[scheme]["page"]
+        assert found == f"rgb{ImageColor.getrgb(expected)}"
     finally:
         page.send("Emulation.clearDeviceMetricsOverride")
         page.send("Emulation.setEmulatedMedia", features=[])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]  # made by protobuf
@@ -17,10 +16,12 @@ from tensorboard.util.tensor_util import make_ndarray
 
 import tensorboard_logging
 import utils
-from tensorboard_logging import TensorBoardLogger, draw_pictures, draw_training_curves, save_training_curves
+from evaluation.palette import DARK
+from tensorboard_logging import GAP, PICTURE_SIDE, TensorBoardLogger, draw_pictures
 
 ROOT = Path(tensorboard_logging.__file__).parent
 CLASSES = ("person", "dog", "cat")
+HEADING = 28  # pixels above the pictures: a line of 15 px letters
 
 RECORD = {
     "epoch": 3,
@@ -160,34 +161,37 @@ def test_pictures_are_one_grid(tmp_path: Path) -> None:
     assert event.step == 2
     (tmp_path / "grid.png").write_bytes(event.encoded_image_string)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")), drawn)
-    # four columns of 2.4 + 0.15 inches, two rows with six lines below each, a line of explanation on top
-    assert drawn.shape[:2] == pytest.approx(
-        (100 * (0.34 + 2 * (2.4 + 6 * 0.17 + 0.15)), 100 * (0.15 + 4 * 2.55)), abs=1
-    )
     one = draw_pictures(make_images(1), targets[:1], probabilities[:1], 0.5, CLASSES)
-    assert one.shape[:2] == pytest.approx((100 * (0.34 + 3.57), 100 * 2.7), abs=1)
+    assert one.shape[1] == PICTURE_SIDE
+    assert drawn.shape[1] == 4 * PICTURE_SIDE + 3 * GAP, "four columns"
+    full = draw_pictures(
+        make_images(1), np.ones((1, 20)), np.full((1, 20), 0.9), 0.5, [f"a {c}" * 9 for c in range(20)]
+    )
+    assert full.shape == one.shape, "whatever the labels are"
+    row = one.shape[0] - HEADING
+    assert drawn.shape[0] == HEADING + 2 * row + GAP, "two rows, under a line of explanation"
+    for place, image in enumerate(make_images(6)):
+        top, left = HEADING + place // 4 * (row + GAP), place % 4 * (PICTURE_SIDE + GAP)
+        found = drawn[top : top + PICTURE_SIDE, left : left + PICTURE_SIDE]
+        expected = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, PICTURE_SIDE))
+        np.testing.assert_array_equal(found, np.asarray(expected))
 
 
 def text_colours(targets: list[float], probabilities: list[float], thresholds: float | list[float] = 0.5) -> set[str]:
-    """The colours (as the file names them) that occur below the picture."""
+    """The colours (as the palette names them) that occur below the picture."""
     grid = draw_pictures(np.zeros((1, 3, 8, 8), np.uint8), [targets], [probabilities], thresholds, CLASSES)
-    pixels = {tuple(pixel) for pixel in grid[275:].reshape(-1, 3).tolist()}
-    found = set()
-    for name in ("GREEN", "BLUE", "ORANGE"):
-        code = getattr(tensorboard_logging, name).lstrip("#")
-        if tuple(int(code[i : i + 2], 16) for i in (0, 2, 4)) in pixels:
-            found.add(name)
-    return found
+    pixels = {tuple(pixel) for pixel in grid[HEADING + PICTURE_SIDE :].reshape(-1, 3).tolist()}
+    return {name for name in ("green", "blue", "orange") if ImageColor.getrgb(DARK[name]) in pixels}
 
 
 def test_right_missed_and_false_predictions_differ_in_colour() -> None:
-    assert text_colours([1, 0, 0], [0.9, 0.1, 0.1]) == {"GREEN"}
-    assert text_colours([1, 0, 0], [0.4, 0.1, 0.1]) == {"BLUE"}
-    assert text_colours([0, 0, 0], [0.9, 0.1, 0.1]) == {"ORANGE"}
-    assert text_colours([1, 1, 0], [0.9, 0.1, 0.8]) == {"GREEN", "BLUE", "ORANGE"}
+    assert text_colours([1, 0, 0], [0.9, 0.1, 0.1]) == {"green"}
+    assert text_colours([1, 0, 0], [0.4, 0.1, 0.1]) == {"blue"}
+    assert text_colours([0, 0, 0], [0.9, 0.1, 0.1]) == {"orange"}
+    assert text_colours([1, 1, 0], [0.9, 0.1, 0.8]) == {"green", "blue", "orange"}
     assert text_colours([0, 0, 0], [0.1, 0.1, 0.1]) == set()
     assert text_colours([np.nan, -1, 0], [0.9, 0.9, 0.1]) == set()  # unknown: neither right nor false
-    assert text_colours([1, 0, 0], [0.4, 0.4, 0.4], [0.4, 0.5, 0.5]) == {"GREEN"}  # probability >= threshold
+    assert text_colours([1, 0, 0], [0.4, 0.4, 0.4], [0.4, 0.5, 0.5]) == {"green"}  # probability >= threshold
 
 
 def test_the_signs_tell_without_colour() -> None:
@@ -258,80 +262,3 @@ print(sorted({"torch", "tensorboard", "matplotlib", "config"} & set(sys.modules)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert list(tmp_path.iterdir()) == []
-
-
-# ---- curves ----
-
-
-def make_history(num_epochs: int) -> list[tensorboard_logging.Record]:
-    scores = {"train_loss": 0.5, "val_loss": 0.5, "val_mAP": 0.7, "lr_head": 1e-3, "threshold": 0.4}
-    return [{"epoch": e, "frozen": e < 3} | scores | {"val_f1": e / 100} for e in range(1, num_epochs + 1)]
-
-
-def read_pixels(path: Path) -> np.ndarray:
-    image = Image.open(path)
-    assert image.format == "PNG"
-    assert image.size == (1100, 700)
-    return np.asarray(image.convert("RGB"))
-
-
-def read_lines(figure: Figure) -> dict[str, tuple[list[float], list[float]]]:
-    """Legend label -> (epochs, values) of every line in the figure."""
-    lines = [line for axes in figure.axes for line in axes.get_lines()]
-    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}  # pyright: ignore
-
-
-def test_curves_show_their_history(tmp_path: Path) -> None:
-    history = make_history(5)
-    history[2] |= {"train_f1": 0.7, "train_mAP": 0.8, "lr_backbone": 1e-4}
-    del history[1]["val_loss"]
-    lines = read_lines(draw_training_curves(history))
-    assert lines["train"] == ([1, 2, 3, 4, 5], [0.5] * 5)
-    assert lines["validation"] == ([1, 3, 4, 5], [0.5] * 4)
-    assert lines["F1 validation"] == ([1, 2, 3, 4, 5], [0.01, 0.02, 0.03, 0.04, 0.05])
-    assert lines["mAP validation"] == ([1, 2, 3, 4, 5], [0.7] * 5)
-    assert lines["F1 train"] == ([3], [0.7])
-    assert lines["mAP train"] == ([3], [0.8])
-    assert lines["head"] == ([1, 2, 3, 4, 5], [1e-3] * 5)
-    assert lines["backbone"] == ([3], [1e-4])
-    assert lines["threshold"] == ([1, 2, 3, 4, 5], [0.4] * 5)
-    assert lines["backbone unfrozen"][0] == [2.5, 2.5]  # epoch 3 is the first that trains the backbone
-    assert "backbone unfrozen" not in read_lines(draw_training_curves(history[2:]))
-    save_training_curves(history, tmp_path / "run" / "curves.png")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["curves.png"]
-    save_training_curves(history[:4], tmp_path / "shorter.png")
-    assert (read_pixels(tmp_path / "run" / "curves.png") != read_pixels(tmp_path / "shorter.png")).any()
-
-
-def test_the_best_epoch_is_the_first_of_equals() -> None:
-    scores = (float("nan"), 0.3, 0.6, 0.6, 0.5)
-    history: list[tensorboard_logging.Record] = [{"epoch": e, "val_f1": f1} for e, f1 in enumerate(scores, start=1)]
-    assert read_lines(draw_training_curves(history))["best: 0.600, epoch 3"] == ([3], [0.6])
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    "history",
-    [
-        [],
-        [{"epoch": 1, "train_loss": 0.5}],
-        [{"epoch": 1, "val_f1": float("nan"), "lr_head": 0.0}],
-        make_history(1),
-        make_history(100),
-    ],
-)
-def test_curves_of_any_history(tmp_path: Path, history: list[tensorboard_logging.Record]) -> None:
-    save_training_curves(history, tmp_path / "curves.png")
-    read_pixels(tmp_path / "curves.png")
-
-
-def test_curves_choose_no_backend(tmp_path: Path) -> None:
-    code = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tensorboard_logging
-tensorboard_logging.save_training_curves([{"epoch": 1, "val_f1": 0.5}], Path("curves.png"))
-assert "matplotlib.pyplot" not in sys.modules  # which would choose a backend for the whole process
-"""
-    subprocess.run([sys.executable, "-c", code, str(ROOT)], cwd=tmp_path, check=True)

@@ -1,0 +1,55 @@
+"""Pages: a template of templates/, filled in with everything escaped; and how text is cut and counted on them.
+
+A page needs nothing from elsewhere: it works from a disk, light or dark, and without scripts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from evaluation import palette
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(template: str, **values: object) -> str:
+    """The page that `template`, a file of templates/, makes of `values`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "address": address,
+        "cut": cut,
+        "count": count,
+        "number": "{:,}".format,
+        "percent": "{:.1%}".format,
+    }
+    return printable(environment.get_template(template).render(palette=palette, **values))
+
+
+def printable(text: str) -> str:
+    """`text`, with an escape for what is no UTF-8 in a file name."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def address(path: str) -> str:
+    """The URL of a file by its `path` from the page's folder, also where the name is no UTF-8."""
+    return quote(os.fsencode(path))
+
+
+def cut(text: str, length: int) -> str:
+    """At most `length` characters of `text`: `cut("dining table", 7)` is `dining…`."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def count(number: int, noun: str) -> str:
+    """`count(1, "error")` is `1 error`, `count(2000, "error")` is `2,000 errors`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
