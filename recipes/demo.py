@@ -102,4 +102,5 @@ RESUME = "auto"
 SAVE_EVERY_N_EPOCHS = 0
 TRAIN_METRICS_EVERY_N_EPOCHS = 0
 USE_TENSORBOARD = False
-NUM_CLASSES = 10  # kinds of things that are drawn
+CLASSES = ("house", "tree", "fish", "car", "flower", "star", "umbrella", "ball", "ring", "cup")
+NUM_CLASSES = len(CLASSES)
