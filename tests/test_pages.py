@@ -1,4 +1,4 @@
-"""evaluation/pages.py and palette.py: what is on a page is escaped, its style sheet is the one, its colours can be read."""
+"""evaluation/pages.py, palette.py: what is on a page is escaped, there is one style sheet, its colours are readable."""
 
 from __future__ import annotations
 
