@@ -65,7 +65,9 @@ def test_classes_are_cocos_in_order(photographs: Path) -> None:
     assert list(config.CLASSES) == [name for name in names if name]
 
 
-@pytest.mark.parametrize("recipe", sorted(Path("recipes").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe", sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.py")), ids=lambda path: path.stem
+)
 def test_every_recipe_is_valid(recipe: Path) -> None:
     overrides.apply([str(recipe)], config)
     assert len(recipe.read_text().splitlines()) <= 30
