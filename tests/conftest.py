@@ -1,14 +1,23 @@
-"""What the tests share: constants put back after each test, a small data set, the real photographs."""
+"""What the tests share: constants put back after each test, a small data set, the real photographs, random seeds.
+
+TEST_SEED_SHIFT=1 make test    the same tests on other random data: 1 is added to every seed that a file in tests/ gives
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
+import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import config
@@ -16,7 +25,84 @@ import overrides
 import utils
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
+NO_PHOTOGRAPHS = f"there is no folder {PHOTOGRAPHS.parent.name}/{PHOTOGRAPHS.name} beside the project"
 COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 210)}
+
+
+SEED_SHIFT = int(os.environ.get("TEST_SEED_SHIFT", "0"))
+
+
+def shift(seed: Any) -> Any:
+    """`seed` (a number, text, or list of numbers) plus SEED_SHIFT, where the caller's caller is a file in tests/."""
+    if seed is None or Path(sys._getframe(2).f_code.co_filename).parent != Path(__file__).parent:
+        return seed
+    if isinstance(seed, str):
+        return f"{seed} {SEED_SHIFT}"
+    return [*seed, SEED_SHIFT] if isinstance(seed, list) else seed + SEED_SHIFT
+
+
+def shift_seeds() -> None:
+    """Make what takes a seed add SEED_SHIFT to it. Seeds that the product gives stay as they are."""
+    default_rng, manual_seed = np.random.default_rng, torch.manual_seed
+
+    class Generator(torch.Generator):
+        def manual_seed(self, seed: int) -> torch.Generator:
+            return super().manual_seed(shift(seed))
+
+    class Random(random.Random):
+        def __init__(self, seed: Any = None) -> None:
+            super().__init__(shift(seed))
+
+    np.random.default_rng = lambda seed=None: default_rng(shift(seed))
+    torch.manual_seed = lambda seed: manual_seed(shift(seed))
+    torch.Generator, random.Random = Generator, Random  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def make_products_rng(seed: int) -> np.random.Generator:
+    """What the product draws from: for a test that repeats its draws, so without SEED_SHIFT."""
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+if SEED_SHIFT:
+    shift_seeds()
+
+
+def keep_instruction_sets_from_openvino() -> None:
+    """Let ONEDNN_MAX_CPU_ISA, if it is set, hold for PyTorch alone: OpenVINO reads it, too, and crashes under it.
+
+    Its own choice of kernels does not follow the variable: "MVN node bad combination", or a segmentation fault
+    (2026.4 with SSE41). It reads it once, when the first model is compiled.
+    """
+    kept = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    if kept is None or importlib.util.find_spec("openvino") is None:
+        return
+    openvino: Any = importlib.import_module("openvino")
+    values = openvino.opset13.parameter([2, 2], np.float32)
+    model = openvino.Model([openvino.opset13.matmul(values, values, False, False)], [values])
+    openvino.compile_model(model, "CPU")
+    os.environ["ONEDNN_MAX_CPU_ISA"] = kept
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    keep_instruction_sets_from_openvino()
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(SEED_SHIFT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws without a seed does not depend on the tests before it."""
+    random.seed(SEED_SHIFT)
+    np.random.seed(SEED_SHIFT)
+    torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how much was not tested where the photographs are missing."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    if count := sum(NO_PHOTOGRAPHS in reason for reason in reasons):
+        terminalreporter.write_line(f"{count} tests were skipped for want of photographs: {NO_PHOTOGRAPHS}")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -72,7 +158,7 @@ def dataset(tmp_path: Path) -> Path:
 def photographs() -> Path:
     """The folder with the real photographs."""
     if not PHOTOGRAPHS.is_dir():
-        pytest.skip(f"real photographs are not here: {PHOTOGRAPHS.name}/ beside the project is missing")
+        pytest.skip(NO_PHOTOGRAPHS)
     return PHOTOGRAPHS
 
 
@@ -95,6 +181,7 @@ def make_small_run(dataset: Path, folder: Path) -> list[str]:
         "TRAIN_BATCH_SIZE": 8,
         "VAL_SPLIT": 0.25,
         "DEVICE": "cpu",
+        "SEED": config.SEED + SEED_SHIFT,
     }
     return [f"--{name}={value}" for name, value in values.items()]
 

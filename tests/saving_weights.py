@@ -1,10 +1,11 @@
-"""training.py, with every process's own weights written down at the end of each epoch: rank_<k>.pt in LOCAL_ROOT."""
+"""training.py in float64, with every process's own weights written down at each epoch's end: LOCAL_ROOT/rank_<k>.pt."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from float64 import float64
 
 import config
 import distributed
@@ -21,4 +22,5 @@ def main(arguments: list[str]) -> None:
         torch.save(kept, config.LOCAL_ROOT / f"rank_{distributed.rank()}.pt")
 
     training_records.save_last = save
-    training.main(arguments)
+    with float64():
+        training.main(arguments)

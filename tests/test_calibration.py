@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import make_products_rng
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.linear_model import LogisticRegression
 
@@ -191,7 +192,7 @@ def test_reliability_and_its_error_are_counted_bin_by_bin() -> None:
 
 def test_cross_fitting_calibrates_each_fold_by_the_others() -> None:
     logits, targets = draw(60)
-    probabilities, fold_of = sigmoid(logits), np.random.default_rng(2).permutation(60) % 4
+    probabilities, fold_of = sigmoid(logits), make_products_rng(2).permutation(60) % 4
     calibrated = calibration.cross_fit(probabilities, targets, calibration.fit_platt, folds=4, seed=2)
     for fold in range(4):
         here = fold_of == fold

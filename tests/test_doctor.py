@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -216,7 +215,15 @@ def weigh_positives(*weights: float) -> nn.Module:
             "HEAD_BASE_LR",
         ),
         (
-            lambda: {"rate": 30.0, "model": make_linear_model(), "batch_size": 4, "epochs": 4},
+            lambda: {  # a head whose rate grows a hundredfold each epoch; frozen features keep images apart
+                "model": make_linear_model(),
+                "frozen_epochs": 4,
+                "rate": 0.01,
+                "decay_factor": 100.0,
+                "batch_size": 4,
+                "epochs": 4,
+                "threshold": 0.5,
+            },
             {"loss rose"},
             "CLIP_GRADIENT_NORM",
         ),
@@ -252,7 +259,7 @@ def weigh_positives(*weights: float) -> nn.Module:
         (
             lambda: {"model": make_linear_model(), "rate": 0.01, "loss": weigh_positives(1e-4, 5, 5), "threshold": 0.5},
             {"never predicted"},
-            "1 class(es) are never predicted for a validation image: red (33 positives)",
+            "1 class(es) are never predicted for a validation image: red (",
         ),
     ],
 )
@@ -267,12 +274,19 @@ def test_a_run_with_a_mistake_is_told(
 
 
 def test_labels_of_other_images_leave_nothing_but_predicting_everything(splits: tuple[Table, Table]) -> None:
-    rng = np.random.default_rng(0)
-    train, val = (replace(table, targets=rng.permutation(table.targets)) for table in splits)
-    run = Run(train, val, epochs=4)
-    assert set(run.train().findings) == {"all positive"}
-    scores, _, threshold = run.scores
+    """The worst of other labels: a class is present where its scores are lowest, so that each other threshold costs
+    positives and gains nothing."""
+    run = Run(*splits, epochs=2)
+    run.train()
+    scores = run.scores[0]
+    targets = (scores.argsort(axis=0).argsort(axis=0) < 0.4 * len(scores)).astype(np.int8)
+    threshold = thresholds.tune_global(scores, targets)
     assert (scores >= threshold).all()
+    found = Doctor(say=lambda text: None)
+    for _ in range(doctor.PATIENCE):
+        assert not found.findings
+        found.look_at_validation(scores, targets, threshold, splits[1].classes, 1.0)
+    assert set(found.findings) == {"all positive"}
 
 
 def test_copies_are_found_and_their_f1_is_compared(splits: tuple[Table, Table], tmp_path: Path) -> None:
@@ -391,14 +405,18 @@ def test_the_longest_step_is_polyaks(splits: tuple[Table, Table]) -> None:
         assert set(found.findings) == expected
 
 
-def test_slow_loading_is_measured_and_answered(splits: tuple[Table, Table]) -> None:
-    waiting = utils.Waiting(time.sleep(0.03) for _ in range(10))
-    start = time.perf_counter()
+def test_slow_loading_is_measured_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(utils.time, "perf_counter", lambda: clock[0])
+
+    def take(seconds: float) -> None:
+        clock[0] += seconds
+
+    waiting = utils.Waiting(take(0.03) for _ in range(10))
     for _ in waiting:
-        time.sleep(0.01)
-    seconds = time.perf_counter() - start
-    share = waiting.seconds / seconds
-    assert 0.6 < share < 0.9
+        take(0.01)
+    share, seconds = waiting.seconds / clock[0], clock[0]
+    assert share == pytest.approx(0.75)
 
     def look(
         num_workers: int, chosen: int, cache: str, share: float = share, epochs: int = 10**5, looks: int = 2
