@@ -1,7 +1,7 @@
 # make demo | setup | check | test. Everything is installed into .venv, nothing globally.
 #   demo    installs what the demo needs, draws a data set, trains, predicts, tabulates
 #   setup   installs everything: also export, serving, linters and tests
-#   check   runs the linters; test runs the tests; both do the set-up first
+#   check   runs the linters, the type checker and the check of the layers (tach.toml); test runs the tests; both do the set-up first
 # Another Python than python3: make demo PYTHON=python3.12
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,6 +31,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(BIN)/tach check
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0

@@ -8,11 +8,9 @@ checkpoint: an exported file has no gradients. Classes, image size and threshold
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import config
 import overrides
@@ -27,21 +25,25 @@ MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-import activation_maps
-import checkpoints
-import engines
 import utils
-from dataset_readers import decode_image
-from evaluation import pages
+from dataset.decoding import decode_image
+from evaluation import activation_maps, pages
 from evaluation.pictures import draw_labels
-from models_factory import MultiLabelModel
-from predictor import Predictor, restore_model
-from testing import Images, name_images, read_images
+from evaluation.prediction_files import name_images
+from export import engines
+from models import checkpoints
+from models_factory import MultiLabelModel, restore_model
+from predictor import Predictor
+from trainer.from_config import TestImages, read_test_images
 
 COLOURS = "inferno"  # matplotlib's name of a map that is as even to the eye as to the numbers
 STRENGTH = 0.6  # of the colours over the photograph
@@ -78,8 +80,8 @@ class Card(NamedTuple):
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     utils.keep_freed_memory()
-    model, network = load(config.MODEL_PATH)
-    images = read_images(model)
+    model, network = load_model(config.MODEL_PATH)
+    images = read_test_images(model)
     names = name_images(images.paths)
     cards = []
     rows = spread_rows(len(images.paths), MAP_MAX_IMAGES)
@@ -92,7 +94,7 @@ def main(arguments: list[str]) -> None:
     print(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 
-def load(path: Path) -> tuple[Predictor, MultiLabelModel]:
+def load_model(path: Path) -> tuple[Predictor, MultiLabelModel]:
     """What decides labels, and the network with gradients. Raises InputError for anything but a checkpoint."""
     engines.require_checkpoint(path, "which has no gradients")
     checkpoint = checkpoints.load(path)
@@ -192,7 +194,7 @@ def make_file_name(text: str) -> str:
 # ---- the page ----
 
 
-def make_page(cards: Sequence[Card], model: Predictor, images: Images) -> str:
+def make_page(cards: Sequence[Card], model: Predictor, images: TestImages) -> str:
     """The whole of index.html."""
     import matplotlib as mpl
     from matplotlib.colors import to_hex

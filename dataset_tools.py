@@ -82,94 +82,94 @@ def main(arguments: list[str]) -> None:
 # Each verb imports what it needs: torch, which some do without, takes seconds.
 
 
-def demo() -> None:
-    import dataset_demo
+def run_demo() -> None:
+    from tools import demo
 
     splits = (
         (config.TRAIN_IMAGES_DIR, config.TRAIN_LABELS_DIR, DEMO_TRAIN_IMAGES),
         (config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR, DEMO_TEST_IMAGES),
     )
-    dataset_demo.demo(config.DATASET_FOLDER, splits, DEMO_IMAGE_SIZE, DEMO_SEED)
+    demo.draw_dataset(config.DATASET_FOLDER, splits, DEMO_IMAGE_SIZE, DEMO_SEED)
 
 
-def download() -> None:
+def run_download() -> None:
     from rich.console import Console
 
-    import dataset_download
-    import dataset_split
+    from dataset import stratified_split
+    from tools import download
 
-    tables = dataset_download.download(
+    tables = download.download_dataset(
         DOWNLOAD,
         config.DATASET_FOLDER,
         short_side=RESIZE_SHORT_SIDE,
         quality=RESIZE_QUALITY,
         base_urls=DOWNLOAD_URLS,
     )
-    Console().print(dataset_split.describe_split(tables))
+    Console().print(stratified_split.describe_split(tables))
     print(f"{config.DATASET_FOLDER} is complete; its archives/ and original/ are needed no more")
 
 
-def check() -> None:
-    import dataset_check
-    import dataset_from_config
+def run_check() -> None:
+    from tools import check
+    from trainer import from_config
 
-    passed = dataset_check.check(
+    passed = check.check_dataset(
         config.DATASET_FOLDER,
-        dataset_from_config.choose_format("train"),
+        from_config.choose_format("train"),
         output=CHECK_FOLDER,
-        read=dataset_from_config.read_split,  # what training and testing would read
-        splits=dataset_from_config.list_splits(),
+        read=from_config.read_split,  # what training and testing would read
+        splits=from_config.list_splits(),
         small_side=CHECK_SMALL_SIDE,
     )
     if not passed:
         sys.exit(1)
 
 
-def convert() -> None:
-    import dataset_convert
-    import dataset_from_config
+def run_convert() -> None:
+    from tools import convert
+    from trainer import from_config
 
     require_usual_folders("convert")
-    print(f"{config.DATASET_FOLDER}: read as {dataset_from_config.choose_format('train')}")
-    counts = dataset_convert.convert(
+    print(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
+    counts = convert.convert_dataset(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
         TO,
         OUTPUT_FOLDER,
         link_or_copy=LINK_OR_COPY,
         classes=config.CLASSES,
-        options=dataset_from_config.make_options(),
+        options=from_config.make_options(),
     )
     print(f"{OUTPUT_FOLDER}: {', '.join(f'{count} {split}' for split, count in counts.items())} images as {TO}")
 
 
-def split() -> None:
-    import dataset_from_config
-    import dataset_split
+def run_split() -> None:
+    from tools import split
+    from trainer import from_config
 
     require_usual_folders("split")
-    print(f"{config.DATASET_FOLDER}: read as {dataset_from_config.choose_format('train')}")
-    dataset_split.split(
+    print(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
+    split.split_dataset(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
         {"train": TRAIN_PERCENT, "val": VAL_PERCENT, "test": TEST_PERCENT},
         config.SEED,
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
-        options=dataset_from_config.make_options(),
+        options=from_config.make_options(),
     )
 
 
-def resize() -> None:
-    import dataset_resize
+def run_resize() -> None:
+    from tools import resize
 
-    done = dataset_resize.resize(RESIZE_SOURCE, RESIZE_TARGET, RESIZE_SHORT_SIDE, RESIZE_QUALITY)
+    done = resize.resize_images(RESIZE_SOURCE, RESIZE_TARGET, RESIZE_SHORT_SIDE, RESIZE_QUALITY)
     print(f"{RESIZE_TARGET}: {done.written} copies written, {done.kept} were there already")
 
 
-def curriculum() -> None:
-    import curriculum
-    import dataset_from_config
+def run_curriculum() -> None:
+    from tools import curriculum
+    from trainer import from_config
 
     if not CURRICULUM_PROBABILITIES:
         raise InputError(
@@ -177,7 +177,7 @@ def curriculum() -> None:
             "and PREDICTION_FILES probabilities"
         )
     curriculum.make_curriculum(
-        dataset_from_config.read_split("train"),
+        from_config.read_split("train"),
         CURRICULUM_PROBABILITIES,
         CURRICULUM_THRESHOLDS,
         CURRICULUM_WEIGHTS,
@@ -199,13 +199,13 @@ def require_usual_folders(verb: str) -> None:
 
 
 VERBS = {
-    "demo": demo,
-    "download": download,
-    "check": check,
-    "convert": convert,
-    "split": split,
-    "resize": resize,
-    "curriculum": curriculum,
+    "demo": run_demo,
+    "download": run_download,
+    "check": run_check,
+    "convert": run_convert,
+    "split": run_split,
+    "resize": run_resize,
+    "curriculum": run_curriculum,
 }
 
 if __name__ == "__main__":

@@ -4,19 +4,16 @@
 
 Writes EXPORT_FORMATS of MODEL_PATH into EXPORT_FOLDER. Each file takes `images`, uint8 RGB (B, 3, H, W) resized as the
 model wants them, and carries its classes, thresholds, image size and resize rule: predictor.load and testing.py open it
-like a checkpoint. It is run over EXPORT_CHECK_IMAGES image files beside the checkpoint (parity.py has the budgets);
-FILE.json says what came out. A file that fails keeps a FILE.FAILED beside it and is not opened; the exit status is 1.
+like a checkpoint. It is run over EXPORT_CHECK_IMAGES image files beside the checkpoint (the budgets are in
+evaluation/parity.py); FILE.json says what came out. A file that fails keeps a FILE.FAILED beside it and is not opened;
+the exit status is then 1.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import config
 import overrides
@@ -35,27 +32,32 @@ EXPORT_CHECK_IMAGES: Count = 200  # image files on which each file is compared w
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
+import importlib.util
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-import augmentations
-import checkpoints
-import conversion
-import dataset_from_config
-import dataset_readers
-import engines
-import parity
+import models_factory
 import predictor
 import utils
-from conversion import Export
-from dataset_table import map_classes
+from dataset import augmentations, files
+from dataset.table import map_classes
+from evaluation import parity
+from export import engines, model_files
+from export.model_files import Export
+from models import batchnorm_folding, checkpoints
+from trainer import from_config
 from utils import InputError
 
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     for name in EXPORT_FORMATS:
-        engines.require_packages(conversion.FORMATS[name].packages, f"EXPORT_FORMATS {name}")
+        engines.require_packages(model_files.EXPORT_FORMATS[name].packages, f"EXPORT_FORMATS {name}")
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     checkpoint = checkpoints.load(config.MODEL_PATH)
@@ -78,7 +80,7 @@ def main(arguments: list[str]) -> None:
 
 def choose_check_split() -> str:
     """The split whose images each file sees beside the checkpoint: "train" where there are no test images."""
-    named = dataset_from_config.has_split("test") or dataset_from_config.has_other_test_images()
+    named = from_config.has_split("test") or from_config.has_other_test_images()
     return "test" if named or config.TEST_IMAGES_DIR.is_dir() else "train"
 
 
@@ -87,12 +89,12 @@ def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[
 
     Raises InputError where there are none, or the labels are of other classes.
     """
-    if dataset_from_config.has_split(split):
-        table = map_classes(dataset_from_config.read_split(split), classes)
+    if from_config.has_split(split):
+        table = map_classes(from_config.read_split(split), classes)
         paths, targets = table.paths, table.targets
     else:
         folders = {"train": config.TRAIN_IMAGES_DIR, "test": config.TEST_IMAGES_DIR}
-        paths, targets = dataset_readers.list_images(folders[split]), None
+        paths, targets = files.list_images(folders[split]), None
     count = min(count, len(paths))
     chosen = [i * len(paths) // count for i in range(count)]
     return [paths[i] for i in chosen], None if targets is None else targets[chosen]
@@ -100,14 +102,15 @@ def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[
 
 def make_source(checkpoint: dict[str, Any]) -> Export:
     """What the files are made from: network, metadata, and training images for int8."""
-    folded = engines.fold_batchnorm(
-        predictor.restore_model(checkpoint, config.MODEL_PATH), engines.make_example(checkpoint["image_size"])
+    folded = batchnorm_folding.fold_batchnorm(
+        models_factory.restore_model(checkpoint, config.MODEL_PATH),
+        models_factory.make_example(checkpoint["image_size"]),
     )
     metadata = make_metadata(checkpoint)
     network = folded
     if EXPORT_OUTPUT == "probabilities":
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
-        network = conversion.Activated(folded, activate).eval()
+        network = model_files.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
     transform = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
     needs_images = any(name.endswith("int8") for name in EXPORT_FORMATS)
@@ -137,7 +140,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "output": EXPORT_OUTPUT,
         "applied_calibration": config.CALIBRATION if EXPORT_OUTPUT == "probabilities" else "none",
         "dynamic": list(EXPORT_DYNAMIC),
-        "checkpoint_sha256": conversion.hash_file(config.MODEL_PATH),
+        "checkpoint_sha256": files.hash_file(config.MODEL_PATH),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
     }
 
@@ -145,20 +148,20 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def export(name: str, source: Export, reference: parity.Reference) -> dict[str, Any]:
     """Write the format `name`, compare the file, and write what came out beside it; it is marked until it passes."""
     path = EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
-    mark = conversion.mark_path(path)
+    mark = model_files.mark_path(path)
     was_marked = mark.exists()
     print(f"making {path}", flush=True)
     utils.write_text(mark, "not compared with the checkpoint\n")
     try:
-        conversion.FORMATS[name].save(source, path)
+        model_files.EXPORT_FORMATS[name].save(source, path)
     except Exception as error:  # each converter has errors of its own, such as for an operator that it has not
         if not was_marked:
             mark.unlink()
-        return {"file": path.name, "parity": "not made", "problems": [conversion.shorten(error)]}
+        return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
     try:
         report = parity.compare(path, reference, config.CALIBRATION)
     except Exception as error:  # and each runtime
-        report = {"file": path.name, "parity": "failed", "problems": [conversion.shorten(error)]}
+        report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
     utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()
@@ -169,7 +172,7 @@ def export(name: str, source: Export, reference: parity.Reference) -> dict[str, 
 
 def name_file(name: str, model_name: str) -> str:
     """`<model>_<checkpoint>`, and what else tells the file from its neighbours."""
-    ending = conversion.FORMATS[name].ending
+    ending = model_files.EXPORT_FORMATS[name].ending
     ending = f"_fp16{ending}" if name == "openvino" and EXPORT_FP16 else ending
     return f"{checkpoints.name_model(model_name)}_{config.MODEL_PATH.stem}{ending}"
 

@@ -58,7 +58,7 @@ class Curve(NamedTuple):
     recall: NDArray[np.float64]
 
 
-def rank(scores: Floats, positives: Bools) -> Ranking:
+def rank_scores(scores: Floats, positives: Bools) -> Ranking:
     """Rank (N,) scores with their (N,) labels. Equal scores make one entry, so ties have no order.
 
     Counting is cheaper than sorting: only entries in a step of 1 / RANK_STEPS that has a positive are sorted.
@@ -87,7 +87,7 @@ def rank(scores: Floats, positives: Bools) -> Ranking:
 def rank_classes(probabilities: ArrayLike, targets: ArrayLike) -> Iterator[Ranking]:
     """`rank` of each class over its known entries, one at a time. Raises InputError for scores outside 0...1."""
     for scores, present in read_known(*as_scores(probabilities, targets)):
-        yield rank(scores, present)
+        yield rank_scores(scores, present)
 
 
 def average_precision(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:

@@ -14,6 +14,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 import overrides
 import utils
 from evaluation import tables
@@ -63,10 +65,10 @@ def compare(names: list[str]) -> tables.Frame:
     """A row for each of the backbones `names` with each of HEADS. Raises InputError for an unknown name first."""
     import pandas as pd
 
-    import models_factory
+    from models import backbones
 
     for name in names:
-        models_factory.require_name(name)
+        backbones.require_name(name)
     device = utils.choose_device(DEVICE)
     pairs = [(name, head) for name in names for head in HEADS]
     return pd.DataFrame([measure_model(name, head, device) for name, head in pairs])
@@ -77,12 +79,13 @@ def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
     import torch
 
     import models_factory
+    from models import backbones
 
     image_size = IMAGE_SIZE
     try:
         model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
     except InputError:
-        image_size = models_factory.read_pixels(name).image_size
+        image_size = backbones.read_pixels(name).image_size
         model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
     model.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's
     image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
@@ -135,12 +138,12 @@ def time_forward(model: torch.nn.Module, images: torch.Tensor) -> float:
 
 def print_names(pattern: str) -> None:
     """Print the names of backbones that contain `pattern`, or match it."""
-    import models_factory
+    from models import backbones
 
     pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
-    names = fnmatch.filter(models_factory.list_names(), pattern)
+    names = fnmatch.filter(backbones.list_names(), pattern)
     if not names:
-        raise InputError(f"no backbone matches {pattern!r}, of {len(models_factory.list_names())}")
+        raise InputError(f"no backbone matches {pattern!r}, of {len(backbones.list_names())}")
     print(*names, sep="\n")
 
 

@@ -16,11 +16,13 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import checkpoints
+import pandas as pd
+
 import config
 import overrides
 from evaluation import tables
 from evaluation.tables import Frame
+from models import checkpoints
 from utils import InputError, run_script, suggest
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import backbones
-import pretrained
-from backbones import list_names, read_pixels, require_name
 from heads import HEADS, needs_map
+from models import backbones, pretrained
+from models.backbones import list_names, read_pixels, require_name
 from utils import InputError
+
+
+def make_example(image_size: int) -> Tensor:
+    """Two images of noise uint8 (2, 3, S, S), always the same; an example of one would fix the batch size at one."""
+    return torch.randint(0, 256, (2, 3, image_size, image_size), generator=torch.Generator(), dtype=torch.uint8)
+
+
+def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
+    """The model whose tensors `checkpoint`, read from `path`, holds. Raises InputError when they do not fit it."""
+    model = make_model(
+        checkpoint["model_name"],
+        len(checkpoint["classes"]),
+        checkpoint["head"],
+        image_size=checkpoint["image_size"],
+        head_options=checkpoint.get("head_options"),
+    )
+    try:
+        model.load_state_dict(checkpoint["model_state"])
+    except RuntimeError as error:
+        raise InputError(
+            f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
+        ) from error
+    return model
+
+
+def require_size(run: Callable[[torch.Tensor], torch.Tensor], image_size: int, name: str, advice: str) -> None:
+    """Raise InputError, which says what to set, unless `run`, a model, takes images of `image_size` pixels."""
+    try:
+        with torch.no_grad():
+            run(make_example(image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:  # each network says it in its own way
+        raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error
+
 
 __all__ = ["MultiLabelModel", "list_names", "make_model", "read_pixels", "require_name"]
 
@@ -102,7 +134,7 @@ def make_model(
     )
     if weights is not None:
         folder = Path(weights_folder) if weights_folder else None
-        model.loaded = pretrained.load(backbone.module, name, weights, folder)
+        model.loaded = pretrained.load_weights(backbone.module, name, weights, folder)
         for kept, own in ((model.loaded.mean, model.mean), (model.loaded.std, model.std)):
             if kept is not None:
                 own.copy_(kept)

@@ -20,26 +20,24 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
-from torch import nn
+from PIL import Image
 
 import calibration
-import checkpoints
-import conversion
-import dataset_readers
-import engines
 import metrics
-from augmentations import Transform, make_eval_transform
-from dataset_readers import Batch, decode_image, list_images
-from engines import Run, make_example
-from models_factory import MultiLabelModel, make_model
+from dataset.augmentations import make_eval_transform
+from dataset.batches import Transform
+from dataset.decoding import Picture, decode
+from dataset.files import list_images
+from export import engines, kept_engines, model_files
+from export.engines import Run
+from models import checkpoints
+from models.inference import ACTIVATIONS
+from models_factory import require_size, restore_model
 from utils import InputError, Progress, choose_device
 
 BATCHES_AHEAD = 2  # decoded while the model computes: enough to even out large and small images
 
 REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # of an exported file's metadata
-
-Picture = str | Path | Image.Image | NDArray[np.uint8]  # a file, or what is in memory: an array (H, W, 3) RGB
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -166,10 +164,10 @@ def load(
     else:
         if int8_images:
             raise InputError(f"int8 is made of a checkpoint, and {path} is {format}: set TEST_INT8 = False")
-        if conversion.mark_path(path).exists() and not allow_failed:
+        if model_files.mark_path(path).exists() and not allow_failed:
             raise InputError(
                 f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
-                f"{conversion.mark_path(path).name} to use it all the same"
+                f"{model_files.mark_path(path).name} to use it all the same"
             )
         run, metadata = engines.ENGINES[engine](path, target)
         if metadata is None or not metadata.keys() >= REQUIRED:
@@ -210,7 +208,7 @@ def _open_checkpoint(
             raise InputError("engine torch runs float models only: choose openvino for int8")
         return engines.make_torch(restore_model(metadata, path), image_size, device)
     transform = make_eval_transform(metadata["resize_rule"], image_size)
-    source = conversion.Source(
+    source = kept_engines.KeptSource(
         make_model=lambda: restore_model(metadata, path),
         image_size=image_size,
         checkpoint=path,
@@ -218,7 +216,7 @@ def _open_checkpoint(
         read_image=lambda image: read_image(image, transform),
         int8_images=int8_images,
     )
-    return conversion.open_kept(source, engine, device)
+    return kept_engines.open_kept(source, engine, device)
 
 
 def choose_activation(
@@ -246,52 +244,9 @@ def choose_activation(
     return lambda logits: activate(calibration.apply(logits, fitted)), np.asarray(mapped, dtype=np.float32)
 
 
-def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
-    """The model whose tensors `checkpoint`, read from `path`, holds. Raises InputError when they do not fit it."""
-    model = make_model(
-        checkpoint["model_name"],
-        len(checkpoint["classes"]),
-        checkpoint["head"],
-        image_size=checkpoint["image_size"],
-        head_options=checkpoint.get("head_options"),
-    )
-    try:
-        model.load_state_dict(checkpoint["model_state"])
-    except RuntimeError as error:
-        raise InputError(
-            f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
-        ) from error
-    return model
-
-
-def require_size(run: Callable[[torch.Tensor], torch.Tensor], image_size: int, name: str, advice: str) -> None:
-    """Raise InputError, which says what to set, unless `run`, a model, takes images of `image_size` pixels."""
-    try:
-        with torch.no_grad():
-            run(make_example(image_size))
-    except (RuntimeError, ValueError, AssertionError) as error:  # each network says it in its own way
-        raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error
-
-
 def read_image(image: Picture, transform: Transform) -> torch.Tensor:
     """The image as the model sees it: uint8 (3, S, S). Raises InputError when it cannot be read."""
     return transform(torch.from_numpy(decode(image)).permute(2, 0, 1))
-
-
-def decode(image: Picture) -> NDArray[np.uint8]:
-    """An image file, PIL image or array as upright RGB uint8 (H, W, 3). Raises InputError for what is none."""
-    if isinstance(image, str | Path):
-        return decode_image(image)
-    if isinstance(image, Image.Image):
-        try:
-            return dataset_readers._make_rgb(ImageOps.exif_transpose(image))
-        except dataset_readers.DECODER_ERRORS as error:
-            raise InputError(f"cannot read a PIL image: {str(error) or type(error).__name__}") from error
-    is_rgb = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-    if is_rgb and image.size:
-        return np.require(image, requirements=["C", "W"])  # as torch takes it
-    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise InputError(f"an image is a file, a PIL image or an array uint8 (H, W, 3) RGB, not {found}")
 
 
 def _read_views(image: Picture, resize_rule: str, sizes: tuple[int, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
@@ -327,29 +282,3 @@ def _make_pool(num_workers: int) -> Executor:
     if num_workers:
         return ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
     return ThreadPoolExecutor(torch.get_num_threads())
-
-
-def compute_probabilities(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    device: torch.device,
-    autocast: Callable[[], Any] = nullcontext,
-    on_batch: Callable[[Batch, torch.Tensor], None] | None = None,
-    activation: str = "sigmoid",
-) -> Iterator[NDArray[np.float32]]:
-    """(B, C) probabilities of each batch, with `model` in eval mode; `on_batch(batch, logits)` may look on."""
-    model.eval()
-    for batch in batches:
-        batch = batch.to(device)
-        with torch.inference_mode(), autocast():
-            logits = model(batch.images).float()
-        if on_batch:
-            on_batch(batch, logits)
-        yield ACTIVATIONS[activation](logits).cpu().numpy()
-
-
-# what turns logits (B, C) into probabilities
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "softmax": partial(torch.softmax, dim=1),  # of a model trained on one label an image
-}

@@ -2,15 +2,13 @@
 
     python serving.py [recipe.py ...] [--NAME value ...]
 
-MODEL_PATH is a checkpoint, which runs in SERVING_ENGINE, or an exported file, which runs in its own. See serving_app.py
-for what it answers. SIGTERM and Ctrl-C end it: requests that are there are answered first, and its exit status is 0.
+MODEL_PATH is a checkpoint, which runs in SERVING_ENGINE, or an exported file, which runs in its own. For what it
+answers, see server/application.py. SIGTERM and Ctrl-C end it: requests that are there are answered first, and its
+exit status is 0.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import signal
-import socket
 import sys
 from typing import Literal
 
@@ -31,9 +29,14 @@ SERVING_MAX_MEGAPIXELS: Above0 = 50.0  # of one image
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
-import engines
+import importlib.util
+import signal
+import socket
+
+import models_factory
 import predictor
 import utils
+from export import engines
 
 PACKAGES = ("fastapi", "fastapi_offline", "python_multipart", "uvicorn")
 
@@ -45,8 +48,8 @@ def main(arguments: list[str]) -> None:
         raise utils.InputError(f"serving needs {', '.join(missing)}: pip install -r requirements-serving.txt")
     import uvicorn
 
-    from serving_app import Service, make_app
-    from serving_queue import BatchQueue
+    from server.application import Service, make_app
+    from server.request_queue import BatchQueue
 
     utils.keep_freed_memory()
     listener = bind(SERVING_HOST, SERVING_PORT)  # before the seconds that a model takes to load
@@ -75,7 +78,7 @@ def load_model() -> tuple[predictor.Predictor, str]:
         calibration=config.CALIBRATION,
     )
     model.compute(
-        engines.make_example(model.image_size)[:1]
+        models_factory.make_example(model.image_size)[:1]
     )  # what an engine does once is done before the first request
     return model, engine
 

@@ -5,20 +5,15 @@
 
 MODEL_PATH is a checkpoint, or what export_onnx.py made of one; classes, image size and thresholds come from it.
 Into PREDICTIONS_FOLDER go {image file name without ending, after its sub-folder if any: [class indices]}, what
-PREDICTION_FILES asks for and, when TEST_SPLIT has labels, evaluate_result.json and the files of evaluation_report.py.
+PREDICTION_FILES asks for and, when TEST_SPLIT has labels, evaluate_result.json and the files of evaluation/plots.py.
 Probabilities are kept there from batch to batch, so that the same command goes on with an interrupted run.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import sys
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import config
 import overrides
@@ -36,25 +31,29 @@ TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabi
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
-import checkpoints
-import conversion
-import dataset_from_config
-import dataset_readers
 import distributed
-import engines
-import evaluation_report
 import metrics
-import prediction_files
 import predictor
 import utils
-from dataset_table import Table, map_classes
-from image_cache import stamp_files
-from prediction_files import Predictions, RowFile, write_indices
+from dataset.decoding import stamp_files
+from dataset.files import hash_file, list_images
+from evaluation import plots, prediction_files
+from evaluation.prediction_files import Predictions, RowFile, find_base, name_images, write_indices
+from export import engines
+from models import checkpoints
 from predictor import Predictor
-from utils import InputError
+from trainer import from_config
+from trainer.from_config import TestImages, read_test_images
 
 MAX_LINES = 20  # about images that are left out
 
@@ -81,7 +80,7 @@ def test(device: torch.device) -> None:
         scales=TEST_SCALES,
         calibration=config.CALIBRATION,
     )
-    images = read_images(model)
+    images = read_test_images(model)
     print_configuration(model, images)
 
     name = name_rows(model, images.paths, int8_images)
@@ -106,52 +105,13 @@ def test(device: torch.device) -> None:
         file.unlink(missing_ok=True)
 
 
-class Images(NamedTuple):
-    """What is predicted, in the order of its table; its targets are unknown where there are no labels."""
-
-    table: Table
-    has_labels: bool
-    bad: dict[str, str]  # path: why it cannot be read, of images that are left out
-
-    @property
-    def paths(self) -> list[str]:
-        return self.table.paths
-
-
 def choose_int8_images() -> list[str]:
     """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names; all, where there are fewer."""
     utils.warn("int8 moves probabilities, while the threshold was tuned on float's: compare the metrics of both")
-    labelled = dataset_from_config.has_split("train")
-    paths = (
-        dataset_from_config.read_split("train").paths
-        if labelled
-        else dataset_readers.list_images(config.TRAIN_IMAGES_DIR)
-    )
+    labelled = from_config.has_split("train")
+    paths = from_config.read_split("train").paths if labelled else list_images(config.TRAIN_IMAGES_DIR)
     count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
     return [paths[i * len(paths) // count] for i in range(count)]
-
-
-def read_images(model: Predictor) -> Images:
-    """The images of TEST_SPLIT, classes in the model's order by name.
-
-    Raises InputError when the data set's classes are others than the model's, or where it has no such split; "test"
-    may be any folder, without labels.
-    """
-    split = config.TEST_SPLIT
-    has_labels = dataset_from_config.has_split(split)
-    if has_labels:
-        table = map_classes(dataset_from_config.read_split(split), model.classes)
-    elif split == "test":
-        paths = dataset_readers.list_images(config.TEST_IMAGES_DIR)
-        unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # one entry in memory
-        table = Table(paths, unknown, model.classes)
-    else:
-        own = ", which training splits off the train split" if split == "val" else ""
-        raise InputError(f"TEST_SPLIT is {split}, but {config.DATASET_FOLDER} has no {split} split of its own{own}")
-    bad = {}
-    if config.BAD_IMAGES == "skip":
-        table, bad = dataset_readers.leave_out_bad_images(table, config.CACHE_FOLDER)
-    return Images(table, has_labels, bad)
 
 
 def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]) -> str:
@@ -161,7 +121,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
     """
     files = [path for path in (model.path, model.path.with_suffix(".bin")) if path.is_file()]  # OpenVINO's are two
     decisive = [
-        *map(conversion.hash_file, files),
+        *map(hash_file, files),
         model.classes,
         model.device.type,
         choose_engine(model),
@@ -186,19 +146,6 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
         rows.append(record.probabilities)
     rate = (rows.num_done - earlier) / (time.perf_counter() - start)
     print(f"{rate:.1f} images/s, from the first file to the last probability")
-
-
-def find_base(paths: Sequence[str]) -> str:
-    """The folder that holds all of `paths`."""
-    return os.path.commonpath([str(Path(path).parent) for path in paths])
-
-
-def name_images(paths: Sequence[str]) -> list[str]:
-    """Each path from the folder that holds them all on, without its ending, unless two differ in that alone."""
-    base = find_base(paths)
-    names = [Path(path).relative_to(base) for path in paths]
-    stems = [name.with_suffix("").as_posix() for name in names]
-    return stems if len(set(stems)) == len(stems) else [name.as_posix() for name in names]
 
 
 def name_predictions(model: Predictor) -> str:
@@ -227,7 +174,7 @@ def name_predictions(model: Predictor) -> str:
         f"scales{'-'.join(f'{scale:g}' for scale in TEST_SCALES)}": TEST_SCALES != (1.0,),
         model.calibration: model.calibration != "none",
         config.TEST_SPLIT: config.TEST_SPLIT != "test",
-        config.TEST_IMAGES_DIR.name: config.TEST_SPLIT == "test" and dataset_from_config.has_other_test_images(),
+        config.TEST_IMAGES_DIR.name: config.TEST_SPLIT == "test" and from_config.has_other_test_images(),
     }
     unusual = [name for name, is_so in others.items() if is_so]
     return "_".join(["predictions", checkpoints.name_model(metadata["model_name"]), *known, *unusual])
@@ -261,7 +208,7 @@ def write_predictions(predictions: Predictions, name: str) -> None:
         print(f"saved: {path}")
 
 
-def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None:
+def evaluate(predictions: Predictions, images: TestImages, model: Predictor) -> None:
     """Measure the predictions, with 95 % bootstrap intervals over images; print the metrics, save all of it."""
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
@@ -273,7 +220,7 @@ def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None
         columns |= {f"{name}_low": low, f"{name}_high": high}
     result = {
         "model": str(config.MODEL_PATH),
-        "model_sha256": conversion.hash_file(model.path),
+        "model_sha256": hash_file(model.path),
         "engine": name_engine(model),
         "calibration": model.calibration,
         **limits,
@@ -292,9 +239,7 @@ def evaluate(predictions: Predictions, images: Images, model: Predictor) -> None
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     utils.write_text(path, json.dumps(result, indent=1))
     confusion = metrics.confusion(*scores, **limits)
-    evaluation_report.save_report(
-        PREDICTIONS_FOLDER, ending, model.classes, *scores[:2], columns, confusion, measured["ECE"]
-    )
+    plots.save_report(PREDICTIONS_FOLDER, ending, model.classes, *scores[:2], columns, confusion, measured["ECE"])
     print(f"saved: {path}, and each class's numbers and pictures beside it")
 
 
@@ -303,12 +248,12 @@ def _null_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def print_configuration(model: Predictor, images: Images) -> None:
+def print_configuration(model: Predictor, images: TestImages) -> None:
     """What is about to happen."""
     metadata, paths = model.metadata, images.paths
     f1 = metadata.get("best_f1")
     trained = "" if f1 is None else f", best validation F1 {f1:.4f} in epoch {metadata['epoch']}"
-    labels = f", labels as {dataset_from_config.choose_format(config.TEST_SPLIT)}" if images.has_labels else ""
+    labels = f", labels as {from_config.choose_format(config.TEST_SPLIT)}" if images.has_labels else ""
     few, many = model.thresholds.min(), model.thresholds.max()
     thresholds = f"{few:.4f}" if few == many else f"{few:.4f} to {many:.4f}, one each,"
     rows = {

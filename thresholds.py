@@ -25,8 +25,8 @@ from metrics import (
     divide,
     f_beta_of,
     measure,
-    rank,
     rank_classes,
+    rank_scores,
     read_known,
     read_rows,
 )
@@ -108,7 +108,7 @@ def tune_global(
         curve, beta = TUNED_METRICS[metric], _choose_beta(policy)
         best = _find_best(probabilities, targets, lambda classes: curve(classes, beta))
     else:
-        ranking = rank(probabilities[known], present[known])
+        ranking = rank_scores(probabilities[known], present[known])
         choice = GOALS[policy.goal](ranking, policy)
         best = None if choice is None else ranking.scores[choice]
     highest, below = (probabilities.dtype.type(0),) * 2
@@ -129,7 +129,7 @@ def tune_per_class(
     """
     tuned = []
     for scores, present in read_known(*as_scores(probabilities, targets)):
-        ranking = rank(scores, present)
+        ranking = rank_scores(scores, present)
         if not len(ranking.scores):
             tuned.append(np.nan)
             continue
@@ -412,7 +412,7 @@ def _find_unreachable(probabilities: Floats, targets: NDArray, policy: Policy) -
     present, known = as_known(targets)
     with_positives = np.flatnonzero(present.any(axis=0))
     if policy.scope == "global":
-        is_reachable = [_choose_precise(rank(probabilities[known], present[known]), policy) is not None] * len(
+        is_reachable = [_choose_precise(rank_scores(probabilities[known], present[known]), policy) is not None] * len(
             present[0]
         )
     else:

@@ -8,19 +8,22 @@ shuffled), milliseconds an image in the batches after it, and the memory that th
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import itertools
 import statistics
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import augmentations
-import dataset_readers
 import utils
+from dataset import augmentations, loading
+from dataset.files import list_images
+from dataset.table import Table
 
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 ROUNDS = 5
@@ -34,7 +37,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 1:
         raise utils.InputError("name a folder of image files: python benchmarks/growth.py FOLDER")
     torch.set_num_threads(1)
-    files = dataset_readers.list_images(Path(argv[0]))
+    files = list_images(Path(argv[0]))
     tables = {length: make_table(list(itertools.islice(itertools.cycle(files), length))) for length in LENGTHS}
     measured = {length: [] for length in LENGTHS}
     for _, length in itertools.product(range(ROUNDS), LENGTHS):
@@ -45,15 +48,15 @@ def main(argv: list[str]) -> None:
         print(f"{length:10,}{first:16.2f}{1000 * each:12.2f}{private / 1e6:12.0f}")
 
 
-def make_table(paths: list[str]) -> dataset_readers.Table:
+def make_table(paths: list[str]) -> Table:
     targets = np.zeros((len(paths), NUM_CLASSES), dtype=np.int8)
-    return dataset_readers.Table(paths, targets, tuple(map(str, range(NUM_CLASSES))))
+    return Table(paths, targets, tuple(map(str, range(NUM_CLASSES))))
 
 
-def measure(table: dataset_readers.Table) -> tuple[float, float, int]:
+def measure(table: Table) -> tuple[float, float, int]:
     """(seconds until the first batch, seconds an image after it, bytes of the loading process)."""
     transform = augmentations.make_train_transform(augmentations.Augmentation("crop_flip", 0.5), IMAGE_SIZE)
-    loader = dataset_readers.make_loader(table, transform, BATCH_SIZE, shuffle=True, num_workers=1)
+    loader = loading.make_loader(table, transform, BATCH_SIZE, shuffle=True, num_workers=1)
     start = time.perf_counter()
     batches = iter(loader)
     next(batches)

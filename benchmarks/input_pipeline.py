@@ -3,18 +3,22 @@
     python benchmarks/input_pipeline.py [FOLDER]    # a folder of image files; without it, drawn JPEGs
 
 Plain is PIL -> torchvision.transforms (v1) -> ToTensor -> Normalize -> default collate: float batches. Ours is
-dataset_readers.py and augmentations.py: uint8 batches; the model normalises them, and training_step.py counts that.
+dataset_readers.py and dataset/augmentations.py: uint8 batches; the model
+normalises them, and benchmarks/training_step.py counts that.
 The two ways take turns; a figure is the median over rounds, a ratio the median of each round's ratio.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import statistics
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +27,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import augmentations
-import dataset_readers
 import utils
 from benchmarks.turns import HEADER, Way, measure_in_turns, print_row
+from dataset import augmentations, decoding, files, loading
+from dataset.table import Table
 
 NUM_IMAGES = 96  # at most, of FOLDER
 ROUNDS = 7  # and one more before, which fills the file cache
@@ -41,7 +44,7 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(1)  # what a data loader worker has
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(argv[0]) if argv else draw_images(Path(temporary), NUM_IMAGES)
-        paths = dataset_readers.list_images(folder)[:NUM_IMAGES]
+        paths = files.list_images(folder)[:NUM_IMAGES]
         width, height = np.median([Image.open(path).size for path in paths], axis=0)
         size = statistics.median(Path(path).stat().st_size for path in paths)
         print(
@@ -85,13 +88,13 @@ def make_stages(paths: list[str]) -> dict[str, tuple[Way, Way]]:
     train = augmentations.make_train_transform(augmentations.Augmentation("crop_flip", CROP_SCALE_MIN), IMAGE_SIZE)
     squash = augmentations.make_eval_transform("squash", IMAGE_SIZE)
     classes = tuple(map(str, range(80)))
-    table = dataset_readers.Table(paths, np.zeros((len(paths), len(classes)), np.int8), classes)
+    table = Table(paths, np.zeros((len(paths), len(classes)), np.int8), classes)
 
     def decode_plain(path: str) -> Image.Image:
         return Image.open(path).convert("RGB")
 
     def decode(path: str) -> torch.Tensor:
-        return torch.from_numpy(dataset_readers.decode_image(path)).permute(2, 0, 1)
+        return torch.from_numpy(decoding.decode_image(path)).permute(2, 0, 1)
 
     def over(items: Iterable[Any], function: Callable[[Any], object]) -> Way:
         return lambda: deque(map(function, items), maxlen=0)  # keeps no result: memory is reused, as in training
@@ -108,11 +111,11 @@ def make_stages(paths: list[str]) -> dict[str, tuple[Way, Way]]:
         ),
         "training loader": (
             over(DataLoader(PlainDataset(paths, plain_train), BATCH_SIZE, shuffle=True), len),
-            over(dataset_readers.make_loader(table, train, BATCH_SIZE, shuffle=True), len),
+            over(loading.make_loader(table, train, BATCH_SIZE, shuffle=True), len),
         ),
         "validation loader": (
             over(DataLoader(PlainDataset(paths, plain_eval), BATCH_SIZE), len),
-            over(dataset_readers.make_loader(table, squash, BATCH_SIZE), len),
+            over(loading.make_loader(table, squash, BATCH_SIZE), len),
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Images a second from files to probabilities: the plain way against each engine of engines.py.
+"""Images a second from files to probabilities: the plain way against each engine of export/engines.py.
 
     python benchmarks/prediction.py FOLDER [CHECKPOINT [DATASET_FOLDER]]
 
@@ -12,10 +12,13 @@ All ways take turns; a figure is the median over rounds, a ratio the median of e
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,15 +28,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import checkpoints
 import dataset_readers
-import engines
 import metrics
 import models_factory
 import predictor
 import utils
 from benchmarks.turns import HEADER, print_row
+from dataset import files
+from export import engines
+from models import checkpoints
 
 NUM_IMAGES = 256  # at most, of FOLDER
 NUM_INT8_IMAGES = 300
@@ -47,13 +50,13 @@ def main(argv: list[str]) -> None:
     if not argv:
         raise utils.InputError("name a folder of image files: python benchmarks/prediction.py FOLDER")
     utils.keep_freed_memory()
-    paths = dataset_readers.list_images(Path(argv[0]))[:NUM_IMAGES]
+    paths = files.list_images(Path(argv[0]))[:NUM_IMAGES]
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint = Path(argv[1]) if len(argv) > 1 else save_random_checkpoint(Path(temporary))
         training = dataset_readers.read_dataset(argv[2], split="train").paths if len(argv) > 2 else paths
         int8_images = training[:: max(1, len(training) // NUM_INT8_IMAGES)][:NUM_INT8_IMAGES]
         metadata = checkpoints.load(checkpoint)
-        network = predictor.restore_model(metadata, checkpoint)
+        network = models_factory.restore_model(metadata, checkpoint)
         models = load_engines(checkpoint, int8_images, Path(temporary))
     ways = {"plain": make_plain(network, metadata["image_size"])} | {
         name: make_way(model) for name, model in models.items()
@@ -85,7 +88,7 @@ def save_random_checkpoint(folder: Path) -> Path:
 
 
 def load_engines(checkpoint: Path, int8_images: list[str], folder: Path) -> dict[str, predictor.Predictor]:
-    """Each engine of engines.py, and OpenVINO in int8."""
+    """Each engine of export/engines.py, and OpenVINO in int8."""
     models = {name: predictor.load(checkpoint, "cpu", engine=name, cache_folder=folder) for name in engines.ENGINES}
     models["openvino int8"] = predictor.load(
         checkpoint, "cpu", engine="openvino", int8_images=int8_images, cache_folder=folder

@@ -1,4 +1,4 @@
-"""Reading the .cls files of a large data set: a plain loop against label_files.py, cold and from its index.
+"""Reading the .cls files of a large data set: a plain loop against dataset/label_files.py, cold and from its index.
 
     python benchmarks/read_labels.py [DATASET_FOLDER]    # without it, 118,000 images as in COCO are made up, empty
 
@@ -9,19 +9,21 @@ The file cache of the system is filled first; `index, folders` compares the time
 
 from __future__ import annotations
 
-import statistics
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
-from dataset_files import list_images
-from label_files import SETTLED_SECONDS, read_label_files
+from dataset.files import list_images
+from dataset.label_files import SETTLED_SECONDS, read_label_files
 
 NUM_IMAGES = 118_287  # COCO's train2017
 NUM_CLASSES = 80

@@ -9,18 +9,20 @@ process that does the same on a million rows, one process each.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import resource
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 from sklearn import metrics as reference
 from sklearn.exceptions import UndefinedMetricWarning
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import metrics
 from benchmarks.turns import HEADER, measure_in_turns, print_row
 

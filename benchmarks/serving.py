@@ -10,6 +10,11 @@ rounds, ratios medians of each round's. Server, model and load generator share t
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import json
 import os
 import re
@@ -17,16 +22,13 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import dataset_readers
 import predictor
 import utils
+from dataset import files
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_IMAGES = 256
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
         raise utils.InputError("wrk, which makes the load, is not installed: apt-get install wrk")
     seconds = int(argv[2]) if len(argv) > 2 else 5
     utils.keep_freed_memory()
-    paths = [path for path in dataset_readers.list_images(Path(argv[0])) if path.endswith(".jpg")][:NUM_IMAGES]
+    paths = [path for path in files.list_images(Path(argv[0])) if path.endswith(".jpg")][:NUM_IMAGES]
     with tempfile.TemporaryDirectory() as temporary:
         model = predictor.load(argv[1], "cpu", engine=ENGINE, cache_folder=temporary)
         script = Path(temporary) / "post.lua"

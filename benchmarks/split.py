@@ -12,16 +12,18 @@ stay together.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import dataset_split
+from dataset import stratified_split
 
 NUM_IMAGES = 100_000
 NUM_CLASSES = 80
@@ -43,9 +45,9 @@ def main(arguments: list[str]) -> None:
     print(f"{'':36}{'seconds':>9}{'images':>9}{'largest':>9}{'beyond one':>12}")
     ways: dict[str, Callable[[float], NDArray[np.bool_]]] = {
         "random": lambda share: choose_randomly(np.arange(NUM_IMAGES), share),
-        "ours": lambda share: dataset_split.choose_rows(targets, share, seed=0),
+        "ours": lambda share: stratified_split.choose_rows(targets, share, seed=0),
         "random sources": lambda share: choose_randomly(sources, share),
-        "ours, whole sources": lambda share: dataset_split.choose_rows(targets, share, 0, groups),
+        "ours, whole sources": lambda share: stratified_split.choose_rows(targets, share, 0, groups),
     }
     if find_spec("iterstrat"):
         ways["iterative-stratification"] = lambda share: choose_by_iterstrat(targets, share)

@@ -9,20 +9,22 @@ temporary folder first (about 1 MB each).
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import checkpoints
 import config
 import overrides
+from models import checkpoints
 
 NUM_CHECKPOINTS = 200
 NUM_REPEATS = 5

@@ -12,14 +12,16 @@ The two ways take turns; a figure is the median over rounds, a ratio the median 
 
 from __future__ import annotations
 
-import copy
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import copy
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import models_factory
 import utils
 from benchmarks.turns import HEADER, Way, measure_in_turns, print_row

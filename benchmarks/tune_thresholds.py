@@ -10,16 +10,18 @@ Then the other goals and calibration, ours alone: a global threshold, one a clas
 
 from __future__ import annotations
 
-import statistics
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import f1_score
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import calibration
 import metrics
 import thresholds

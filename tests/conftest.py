@@ -34,7 +34,7 @@ SEED_SHIFT = int(os.environ.get("TEST_SEED_SHIFT", "0"))
 
 def shift(seed: Any) -> Any:
     """`seed` (a number, text, or list of numbers) plus SEED_SHIFT, where the caller's caller is a file in tests/."""
-    if seed is None or Path(sys._getframe(2).f_code.co_filename).parent != Path(__file__).parent:
+    if seed is None or not Path(sys._getframe(2).f_code.co_filename).is_relative_to(Path(__file__).parent):
         return seed
     if isinstance(seed, str):
         return f"{seed} {SEED_SHIFT}"

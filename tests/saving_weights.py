@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from float64 import float64
 
 import config
 import distributed
 import training
-import training_records
+from trainer import records
+from trainer.run import Run
 
 
 def main(arguments: list[str]) -> None:
-    save_last, kept = training_records.save_last, []
+    save_last, kept = records.save_last, []
 
-    def save(files: Any, engine: Any, *others: Any) -> None:
-        save_last(files, engine, *others)
-        kept.append({name: value.clone() for name, value in engine.model.state_dict().items()})
+    def save(run: Run) -> None:
+        save_last(run)
+        kept.append({name: value.clone() for name, value in run.trainer.model.state_dict().items()})
         torch.save(kept, config.LOCAL_ROOT / f"rank_{distributed.rank()}.pt")
 
-    training_records.save_last = save
+    records.save_last = save
     with float64():
         training.main(arguments)

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-import activation_maps
-import augmentations
-import checkpoints
 import class_activation_maps
 import predictor
-from activation_maps import METHODS, follow
-from backbones import TimmBackbone
+from dataset import augmentations
+from evaluation import activation_maps
+from evaluation.activation_maps import METHODS, follow
 from heads import HEADS, Linear, LinearBN, MLDecoder
+from models import checkpoints
+from models.backbones import TimmBackbone
 from models_factory import MultiLabelModel, make_model
 from utils import InputError
 

@@ -8,22 +8,19 @@ from typing import Annotated, get_args, get_origin
 
 import pytest
 
-import activation_maps
-import augmentations
 import calibration
 import class_activation_maps
 import config
-import conversion
-import dataset_formats
-import engines
 import export_onnx
 import heads
 import losses
-import optimization
 import overrides
-import prediction_files
 import serving
 import testing
+from dataset import augmentations, formats
+from evaluation import activation_maps, prediction_files
+from export import engines, model_files
+from trainer import optimization
 
 RECIPES = Path(config.__file__).parent / "recipes"
 MODULES = (config, testing, export_onnx, class_activation_maps, serving)
@@ -41,9 +38,9 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "SERVING_ENGINE": engines.ENGINES,
     "MAP_METHOD": activation_maps.METHODS,
     "PREDICTION_FILES": prediction_files.PREDICTION_FILES,
-    "EXPORT_FORMATS": conversion.FORMATS,
+    "EXPORT_FORMATS": model_files.EXPORT_FORMATS,
     "CALIBRATION": ("none", *calibration.METHODS),
-    "DATASET_FORMAT": ("auto", *dataset_formats.FORMATS),
+    "DATASET_FORMAT": ("auto", *formats.FORMATS),
 }
 
 

@@ -16,9 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-import augmentations
 import dataset_readers
-from dataset_readers import ReadOptions, Table, decode_image, make_loader, read_dataset
+from dataset import augmentations, bad_images, decoding, loading
+from dataset.decoding import decode_image
+from dataset.formats.base import ReadOptions
+from dataset.loading import make_loader
+from dataset.table import Table
+from dataset_readers import read_dataset
 from utils import InputError
 
 
@@ -220,11 +224,11 @@ def test_bad_images_are_left_out_and_named(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = read_dataset(dataset, split="train")
-    assert dataset_readers.leave_out_bad_images(table)[1] == {}
+    assert bad_images.leave_out_bad_images(table)[1] == {}
     capsys.readouterr()
     for index in (3, 7, 11, 13):
         Path(table.paths[index]).write_bytes(b"" if index == 3 else b"no image")
-    good, bad = dataset_readers.leave_out_bad_images(table, tmp_path / "cache")
+    good, bad = bad_images.leave_out_bad_images(table, tmp_path / "cache")
     assert list(bad) == [table.paths[index] for index in (3, 7, 11, 13)]
     assert good.paths == [path for path in table.paths if path not in bad]
     assert np.array_equal(good.targets, np.delete(table.targets, [3, 7, 11, 13], axis=0))
@@ -235,18 +239,18 @@ def test_bad_images_are_left_out_and_named(
     assert message.count("\n") == 1
 
     tried = []
-    monkeypatch.setattr(dataset_readers, "decode_image", tried.append)
-    assert dataset_readers.leave_out_bad_images(table, tmp_path / "cache")[1] == bad
+    monkeypatch.setattr(decoding, "decode_image", tried.append)
+    assert bad_images.leave_out_bad_images(table, tmp_path / "cache")[1] == bad
     assert not tried, "the same files are not tried again"
     Path(table.paths[3]).write_bytes(b"changed")
-    dataset_readers.leave_out_bad_images(table, tmp_path / "cache")
+    bad_images.leave_out_bad_images(table, tmp_path / "cache")
     assert len(tried) == 40
 
 
 def test_no_image_that_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(InputError, match=r"none of the 1 images can be read; cannot read image .*the file is empty"):
-        dataset_readers.leave_out_bad_images(Table([f"{tmp_path}/a.jpg"], np.ones((1, 1), np.int8), ("x",)))
+        bad_images.leave_out_bad_images(Table([f"{tmp_path}/a.jpg"], np.ones((1, 1), np.int8), ("x",)))
 
 
 # ---- images ----
@@ -333,7 +337,7 @@ def test_a_turned_photograph_is_upright(tmp_path: Path, ending: str, profile: by
     pixels = np.zeros((16, 32, 3), dtype=np.uint8)
     pixels[:, :16] = 220  # bright on the left
     exif = Image.Exif()
-    exif[dataset_readers.ORIENTATION] = 6  # turn by 90 degrees clockwise to see it upright
+    exif[decoding.ORIENTATION] = 6  # turn by 90 degrees clockwise to see it upright
     Image.fromarray(pixels).save(tmp_path / f"turned.{ending}", exif=exif, icc_profile=profile or None)
     if ending == "jpg" and profile:  # other parts may come before the Exif part, and padding between them
         data = (tmp_path / "turned.jpg").read_bytes()
@@ -391,7 +395,7 @@ def collect(dataset: Path, epoch: int, num_workers: int = 0, seed: int = 0) -> t
     table = read_dataset(dataset, split="train")
     transform = augmentations.make_train_transform(augmentations.Augmentation("crop_flip", 0.3), 32)
     loader = make_loader(table, transform, 8, shuffle=True, seed=seed, num_workers=num_workers)
-    dataset_readers.set_epoch(loader, epoch)
+    loading.set_epoch(loader, epoch)
     batches = list(loader)
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.targets for batch in batches])
 
@@ -466,12 +470,12 @@ def test_targets_and_weights_of_its_own(shared_dataset: Path, num_workers: int) 
 
 @pytest.mark.parametrize(("num_images", "batch_size"), [(16, 8), (17, 8), (18, 8), (25, 8), (3, 8), (9, 8), (2, 8)])
 def test_training_never_sees_a_batch_of_one(num_images: int, batch_size: int) -> None:
-    batches = dataset_readers.EpochBatches(num_images, batch_size, shuffle=True, seed=0)
+    batches = loading.EpochBatches(num_images, batch_size, shuffle=True, seed=0)
     drawn = list(batches)
     assert len(drawn) == len(batches)
     assert min(len(batch) for batch in drawn) > 1
     assert sorted(key for batch in drawn for key in batch) == list(range(num_images))
-    in_order = dataset_readers.EpochBatches(num_images, batch_size, shuffle=False, seed=0)
+    in_order = loading.EpochBatches(num_images, batch_size, shuffle=False, seed=0)
     assert [key for batch in in_order for key in batch] == list(range(num_images))
     assert len(list(in_order)) == len(in_order)
 

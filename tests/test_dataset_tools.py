@@ -13,14 +13,11 @@ import pytest
 from PIL import Image
 
 import config
-import curriculum
-import dataset_demo
-import dataset_download
-import dataset_formats
 import dataset_tools
-import demo_images
 import overrides
+from dataset import formats, probability_files
 from dataset_readers import list_splits, read_dataset
+from tools import demo, demo_images, download
 from utils import InputError
 
 
@@ -41,7 +38,7 @@ def draw_demo(root: Path, **constants: int) -> None:
 
 def read_files(root: Path) -> dict[str, bytes]:
     """Every file under `root` but the marker: its relative path -> its bytes."""
-    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != dataset_demo.MARKER)
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != demo.MARKER)
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
@@ -202,11 +199,11 @@ def test_demo_that_was_interrupted_is_drawn_again(tmp_path: Path, monkeypatch: p
             raise KeyboardInterrupt
         return draw_image(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(dataset_demo, "draw_image", draw_and_stop)
+    monkeypatch.setattr(demo, "draw_image", draw_and_stop)
     with pytest.raises(KeyboardInterrupt):
         draw_demo(tmp_path / "cut")
-    assert not json.loads((tmp_path / "cut" / dataset_demo.MARKER).read_text())["complete"]
-    monkeypatch.setattr(dataset_demo, "draw_image", draw_image)
+    assert not json.loads((tmp_path / "cut" / demo.MARKER).read_text())["complete"]
+    monkeypatch.setattr(demo, "draw_image", draw_image)
     draw_demo(tmp_path / "cut")
     assert read_files(tmp_path / "cut") == read_files(tmp_path / "whole")
 
@@ -305,7 +302,7 @@ def test_curriculum_weighs_by_what_a_model_knows(
     written = dict(line.rsplit(",", 1) for line in (tmp_path / "curriculum.txt").read_text().splitlines())
     expected = zip(table.paths, 1 - kinds / 2, strict=False)
     assert {path: float(weight) for path, weight in written.items()} == dict(expected)
-    assert curriculum.read_curriculum(table, tmp_path / "curriculum.txt").sum() == 13 * 1.5 + 1
+    assert probability_files.read_curriculum(table, tmp_path / "curriculum.txt").sum() == 13 * 1.5 + 1
     with pytest.raises(InputError, match=r"CURRICULUM_PROBABILITIES is \(\): set it to files that testing.py wrote"):
         run("curriculum", "--CURRICULUM_PROBABILITIES=()", folder=dataset, root=tmp_path)
 
@@ -316,7 +313,7 @@ def test_download_takes_the_name_of_a_data_set(
     arguments: list[str],
 ) -> None:  # fmt: skip
     fetch = Mock(return_value={split: read_dataset(dataset, split=split) for split in ("train", "test")})
-    monkeypatch.setattr(dataset_download, "download", fetch)
+    monkeypatch.setattr(download, "download_dataset", fetch)
     more = ["--RESIZE_SHORT_SIDE=99", "--DOWNLOAD_URLS=http://a,http://b"]
     run("download", *arguments, *more, folder=tmp_path / "voc", root=tmp_path)
     fetch.assert_called_once_with(
@@ -331,8 +328,8 @@ def test_choices_are_what_the_registries_hold() -> None:
     choices = {
         constant.name: typing.get_args(constant.annotation) for constant in overrides.list_constants(dataset_tools)
     }
-    assert choices["TO"] == tuple(dataset_formats.FORMATS)
-    assert choices["DOWNLOAD"] == tuple(dataset_download.SOURCES)
+    assert choices["TO"] == tuple(formats.FORMATS)
+    assert choices["DOWNLOAD"] == tuple(download.PUBLIC_DATASETS)
 
 
 def test_bad_input_is_one_line(tmp_path: Path, fails: Callable[[Callable[[list[str]], None], list[str]], str]) -> None:

@@ -16,10 +16,10 @@ import torch
 from conftest import make_small_run
 from launching import finish, launch_together
 
-import checkpoints
 import distributed
 import models_factory
-from dataset_readers import EpochBatches
+from dataset.loading import EpochBatches
+from models import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ["--MODEL_NAME=squeezenet1_1", "--HEAD=linear", "--IMAGE_SIZE=48"]  # no BatchNorm: it looks at a share alone

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_engines import make_random_model
+from random_models import make_random_model
 from torch import Tensor, nn
 
-import augmentations
-import checkpoints
 import config
-import conversion
 import export_onnx
 import models_factory
-import parity
 import predictor
-from dataset_readers import list_images
+import utils
+from dataset import augmentations, files
+from dataset.files import list_images
+from evaluation import parity
+from export import engines, model_files
+from models import checkpoints
 from predictor import Record
 
 CALIBRATION = {"platt": {"scale": [1.5, 0.5, 1.0, 2.0, 0.8] * 4, "bias": [0.5, -0.5, 0.0, 1.0, -1.0] * 4}}
@@ -77,7 +78,7 @@ def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempP
     """The folder of all formats' files, made once."""
     before = dict(config.__dict__)
     folder = tmp_path_factory.mktemp("exported")
-    formats = {"EXPORT_FORMATS": ",".join(conversion.FORMATS), "EXPORT_CHECK_IMAGES": 200}
+    formats = {"EXPORT_FORMATS": ",".join(model_files.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
     try:
         with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
             loose = parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
@@ -105,7 +106,7 @@ def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -
     for name, file in FILES.items():
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
-        assert report["checkpoint_sha256"] == conversion.hash_file(checkpoint)
+        assert report["checkpoint_sha256"] == files.hash_file(checkpoint)
         assert report["precision"] == ("int8" if name.endswith("int8") else "fp32")
         assert (report["num_images"], report["num_entries"]) == (200, 3600)
         assert (report["max_difference"] <= 1e-4) == (report["precision"] == "fp32")
@@ -186,24 +187,24 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
     arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="torchscript")
     path = tmp_path / "exported_models" / FILES["torchscript"]
     with monkeypatch.context() as patch:
-        fold = export_onnx.engines.fold_batchnorm
-        patch.setattr(export_onnx.engines, "fold_batchnorm", lambda *inputs: Bgr(fold(*inputs)).eval())
+        fold = engines.fold_batchnorm
+        patch.setattr(engines, "fold_batchnorm", lambda *inputs: Bgr(fold(*inputs)).eval())
         message = fails(export_onnx.main, arguments)
     assert message == f"error: 1 of 1 files did not pass: {path.name}"
     report = json.loads(path.with_name(f"{path.name}.json").read_text())
     assert report["parity"] == "failed"
     assert path.is_file(), "nothing is removed"
-    assert conversion.mark_path(path).read_text().splitlines() == report["problems"] != []
+    assert model_files.mark_path(path).read_text().splitlines() == report["problems"] != []
     refusal = fails(lambda _: predictor.load(path, "cpu"), [])
     assert "did not pass its comparison with the checkpoint: export it again" in refusal
 
     export_onnx.main(arguments)
-    assert not conversion.mark_path(path).exists()
+    assert not model_files.mark_path(path).exists()
     assert json.loads(path.with_name(f"{path.name}.json").read_text())["parity"] == "passed"
     predictor.load(path, "cpu")
 
 
-@pytest.mark.parametrize("kind", [conversion.InputError, RuntimeError])  # a runtime's own, for an operator it has not
+@pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not
 def test_a_format_that_cannot_be_made_leaves_the_others(
     kind: type[Exception],
     checkpoint: Path,
@@ -216,7 +217,7 @@ def test_a_format_that_cannot_be_made_leaves_the_others(
     def refuse(*inputs: Any, **options: Any) -> None:
         raise kind("ONNX cannot express this network: aten::unheard_of")
 
-    monkeypatch.setattr(conversion, "make_onnx", refuse)
+    monkeypatch.setattr(model_files, "make_onnx", refuse)
     arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx,torchscript")
     message = fails(export_onnx.main, arguments)
     assert message == f"error: 1 of 2 files did not pass: {FILES['onnx']}"

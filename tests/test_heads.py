@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import conversion
-import engines
 import heads
+from export import engines, model_files
 from heads import HEADS
 from utils import InputError
 
@@ -142,7 +141,7 @@ def test_exported_heads_give_the_same_logits_for_any_number_of_images(variant: s
 
     head, features = make_head(variant), draw(3, 12, 2, 4).float()
     exact = copy.deepcopy(head)
-    model = conversion.make_onnx(head.float(), features[:2]).SerializeToString()
+    model = model_files.make_onnx(head.float(), features[:2]).SerializeToString()
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     core = engines.get_openvino()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

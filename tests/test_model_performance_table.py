@@ -19,14 +19,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import checkpoints
 import config
-import model_performance_table as table
+import model_performance_table
 import overrides
 import utils
 from evaluation import tables
+from models import checkpoints
 
-REPOSITORY = Path(table.__file__).parent
+REPOSITORY = Path(model_performance_table.__file__).parent
 CONSTANTS = overrides.resolved(config)
 # name, model_name, best_f1, mAP, epoch, SEED, TRAIN_BATCH_SIZE, OPTIMIZER
 RUNS = [
@@ -41,7 +41,7 @@ RUNS = [
 
 @pytest.fixture(autouse=True)
 def _restore_constants() -> Iterator[None]:
-    kept = [(module, dict(vars(module))) for module in (config, table)]
+    kept = [(module, dict(vars(module))) for module in (config, model_performance_table)]
     yield
     for module, values in kept:
         vars(module).update(values)
@@ -93,7 +93,7 @@ def show(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         monkeypatch.delenv("COLUMNS", raising=False)
         if width is not None:
             monkeypatch.setenv("COLUMNS", str(width))
-        table.main(["--CHECKPOINTS_ROOT", str(root), *arguments])
+        model_performance_table.main(["--CHECKPOINTS_ROOT", str(root), *arguments])
         return capsys.readouterr().out
 
     return run
@@ -128,14 +128,14 @@ def test_order_is_that_of_a_stable_pandas_sort(show: Any, root: Path, column: st
 
 def test_missing_values_come_last_either_way() -> None:
     rows = pd.DataFrame([{"x": None}, {"x": 1}, {}, {"x": math.nan}, {"x": 2.5}])
-    assert list(table.sort_rows(rows, "x", ascending=True).index) == [1, 4, 0, 2, 3]
-    assert list(table.sort_rows(rows, "x", ascending=False).index) == [4, 1, 0, 2, 3]
+    assert list(model_performance_table.sort_rows(rows, "x", ascending=True).index) == [1, 4, 0, 2, 3]
+    assert list(model_performance_table.sort_rows(rows, "x", ascending=False).index) == [4, 1, 0, 2, 3]
 
 
 def test_lists_and_mixed_values_are_sorted_as_text() -> None:
     rows = pd.DataFrame({"lists": [[6, 8], [], None, [3]], "mixed": ["b", 2, None, True]})
-    assert list(table.sort_rows(rows, "lists", ascending=True).index) == [3, 0, 1, 2]
-    assert list(table.sort_rows(rows, "mixed", ascending=False).index) == [0, 3, 1, 2]
+    assert list(model_performance_table.sort_rows(rows, "lists", ascending=True).index) == [3, 0, 1, 2]
+    assert list(model_performance_table.sort_rows(rows, "mixed", ascending=False).index) == [0, 3, 1, 2]
 
 
 def test_runs_are_a_frame_with_numeric_columns(root: Path) -> None:
@@ -143,7 +143,7 @@ def test_runs_are_a_frame_with_numeric_columns(root: Path) -> None:
     older["best_threshold"] = None
     del older["config"]["SEED"]
     write_run(root, "linear_224px_seed0_0a1b2c3d", older)
-    runs: Any = table.read_runs(root, "*/*.pt")
+    runs: Any = model_performance_table.read_runs(root, "*/*.pt")
     assert list(runs["checkpoint"]) == [
         "densenet121/linear_224px_seed0_0a1b2c3d.pt",
         *(f"{run[1]}/{run[0]}.pt" for run in RUNS),
@@ -325,7 +325,7 @@ def test_what_all_runs_share_stands_below(show: Any) -> None:
     lines = show(width=300).splitlines()
     assert lines[len(RUNS) + 3 : len(RUNS) + 5] == ["6 runs; sorted by best_f1", "first: resnet18/b.pt"]
     (shared,) = (line for line in lines if line.startswith("all share "))
-    assert len(shared) <= table.MAX_SHARED
+    assert len(shared) <= model_performance_table.MAX_SHARED
     items = shared.removeprefix("all share ").removesuffix(" …").rstrip(",").split(", ")
     names = [item.split()[0] for item in items]
     assert names == [name for name in CONSTANTS if name in names]
@@ -406,7 +406,7 @@ def test_notes_runs_on_different_data_sets(show: Any, root: Path, capsys: pytest
     group = ("--GROUP_BY_COLUMNS", "HEAD")
     assert note not in show(*group)  # the best run alone
     assert note in show(*group, "--GROUP_MODE", "mean")
-    table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
+    model_performance_table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
     captured = capsys.readouterr()
     assert captured.err.strip() == note
     assert note not in captured.out
@@ -421,7 +421,7 @@ def test_skipped_checkpoints_are_listed_on_stderr(root: Path, capsys: pytest.Cap
     write_run(root, "odd", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "metrics": 3}))
     write_run(root, "text", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "best_f1": "high"}))
     write_run(root, "unmeasured", json.dumps({**make_sidecar("vgg16", 0.5, 0.5, 1), "metrics": {"mAP": [0.5]}}))
-    table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
+    model_performance_table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
     captured = capsys.readouterr()
     assert len(read_rows(captured.out)) == len(RUNS)
     head, *lines = captured.err.splitlines()
@@ -456,7 +456,7 @@ def test_a_foreign_value_does_not_end_the_table(
 def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
     write_run(tmp_path, "alone", None)
     with pytest.raises(utils.InputError, match=r"none of the checkpoints in .* has a usable sidecar"):
-        table.main(["--CHECKPOINTS_ROOT", str(tmp_path)])
+        model_performance_table.main(["--CHECKPOINTS_ROOT", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -486,12 +486,12 @@ def test_bad_input_is_one_line(show: Any, arguments: list[str], message: str) ->
 
 def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(utils.InputError, match=r"missing is no folder; training\.py makes it"):
-        table.main(["--CHECKPOINTS_ROOT", str(tmp_path / "missing")])
+        model_performance_table.main(["--CHECKPOINTS_ROOT", str(tmp_path / "missing")])
 
 
 def test_root_follows_the_constants_of_config(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--LOCAL_ROOT", str(root.parent)], ["--TRAINED_MODELS_FOLDER", str(root)]):
-        table.main(["--csv", *arguments])
+        model_performance_table.main(["--csv", *arguments])
         assert list_names(capsys.readouterr().out) == ["b", "d", "c", "e", "a", "f"]
 
 

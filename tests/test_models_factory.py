@@ -1,4 +1,6 @@
-"""models_factory.py, backbones.py, pretrained.py: families of backbones with both kinds of heads; weights; freezing."""
+"""models_factory.py, models/backbones.py, models/pretrained.py: families of backbones with both kinds of heads;
+weights; freezing.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,11 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional
 
-import backbones
 import heads
 import losses
 import models_factory
-import pretrained
 from dataset_readers import read_dataset
+from models import backbones, pretrained
 from utils import InputError
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -66,7 +67,7 @@ def test_every_loss_with_every_head_on_convolutions_and_on_a_transformer(loss: s
 
 
 def test_every_name_of_both_libraries_is_listed() -> None:
-    names = models_factory.list_names()
+    names = backbones.list_names()
     assert len(names) > 1000
     assert len(set(names)) == len(names)
     assert set(torchvision.models.list_models(module=torchvision.models)) <= set(names)
@@ -76,12 +77,12 @@ def test_every_name_of_both_libraries_is_listed() -> None:
 
 def test_any_listed_name_can_be_built() -> None:
     """Some names drawn from those whose networks are small, at 64 pixels or, where they refuse that, at their own."""
-    small = [name for name in models_factory.list_names() if any(part in name for part in ("nano", "tiny", "small"))]
+    small = [name for name in backbones.list_names() if any(part in name for part in ("nano", "tiny", "small"))]
     for name in random.Random(0).sample(small, 4):
         try:
             size, model = 64, models_factory.make_model(name, 80, image_size=64)
         except InputError:
-            size = models_factory.read_pixels(name).image_size
+            size = backbones.read_pixels(name).image_size
             model = models_factory.make_model(name, 80, image_size=size)
         with torch.no_grad():
             assert model.eval()(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, 80)
@@ -156,11 +157,11 @@ def test_layers_before_the_classifier_work_on_each_position_of_a_map() -> None:
 
 
 def test_normalisation_is_that_of_the_published_weights() -> None:
-    assert models_factory.read_pixels("resnet50").mean == backbones.IMAGENET_MEAN
-    assert models_factory.read_pixels("inception_v3").mean == (0.5, 0.5, 0.5)
-    assert models_factory.read_pixels("timm/inception_v3").std == (0.5, 0.5, 0.5)
-    assert models_factory.read_pixels("efficientnet_v2_l").mean == (0.5, 0.5, 0.5)
-    assert models_factory.read_pixels("clip_vit_b16").mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
+    assert backbones.read_pixels("resnet50").mean == backbones.IMAGENET_MEAN
+    assert backbones.read_pixels("inception_v3").mean == (0.5, 0.5, 0.5)
+    assert backbones.read_pixels("timm/inception_v3").std == (0.5, 0.5, 0.5)
+    assert backbones.read_pixels("efficientnet_v2_l").mean == (0.5, 0.5, 0.5)
+    assert backbones.read_pixels("clip_vit_b16").mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))
     model = models_factory.make_model("test_vit.r160_in1k", 3, image_size=64)
     assert model.state_dict()["mean"].flatten().tolist() == [127.5] * 3
 
@@ -217,7 +218,7 @@ def test_lite0_package_weights_classify_as_imagenet_does(photographs: Path) -> N
     """The renamed weights load strictly, and the network sees in photographs what is in them."""
     network = timm.create_model("tf_efficientnet_lite0")
     network.load_state_dict(pretrained.read_default("efficientnet_lite0", Path("absent")))
-    parts = models_factory.read_pixels("efficientnet_lite0")
+    parts = backbones.read_pixels("efficientnet_lite0")
     zebra_like, others = [], []
     table = read_dataset(photographs / "coco-mini80", split="train")
     zebra = table.classes.index("zebra")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import models_factory
+from models import backbones
 from other_systems import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,7 +103,7 @@ def test_networks_exist() -> None:
     named = {name for meaning in WORDS.values() for name in re.findall(r"MODEL_NAME ([a-z][^\s;]*\d[^\s;]*)", meaning)}
     assert len(named) > 8
     for name in named:
-        models_factory.require_name(name)
+        backbones.require_name(name)
 
 
 def test_each_says_something_of_use() -> None:

@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-import checkpoints
 import config
 import dataset_readers
 import losses
 import overrides
-import training
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import plain
 from benchmarks.peers.task import Task, load_task, make_network, read_targets
+from trainer import build, run_files, training_data
 from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
@@ -201,9 +200,9 @@ def test_select_evenly(shared_dataset: Path) -> None:
 
 def test_ours_trains_the_same_task(task: Task, data: Path) -> None:
     overrides.apply(peers.make_constants(replace(task, weights="default"), data, []), config)
-    ours = training.read_data()
+    ours = training_data.read_data()
     assert (ours.train.paths, ours.val.paths) == (task.train, task.val)
-    assert [training.is_frozen(epoch) for epoch in range(1, config.NUM_EPOCHS + 1)] == [True, False]
+    assert [build.is_frozen(epoch) for epoch in range(1, config.NUM_EPOCHS + 1)] == [True, False]
     assert (config.BACKBONE_BASE_LR, config.HEAD_BASE_LR, config.SEED) == (1e-4, 1e-3, 3)
     assert config.TRAINED_MODELS_FOLDER.is_relative_to(task.folder)
 
@@ -243,9 +242,9 @@ def test_failing_process_is_named() -> None:
 def test_average_epochs(tmp_path: Path) -> None:
     epochs = [(1, True, 8.0), (2, True, 1.0), (3, False, 4.0)]
     history = [{"epoch": epoch, "frozen": frozen, "seconds": seconds} for epoch, frozen, seconds in epochs]
-    checkpoints.write_log(tmp_path / "log.csv", history)
+    run_files.write_log(tmp_path / "log.csv", history)
     assert peers.average_epochs(tmp_path / "log.csv") == {"frozen_epoch": 4.5, "unfrozen_epoch": 4.0}
-    checkpoints.write_log(tmp_path / "log.csv", history[2:])
+    run_files.write_log(tmp_path / "log.csv", history[2:])
     assert peers.average_epochs(tmp_path / "log.csv") == {"unfrozen_epoch": 4.0}
 
 

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-import augmentations
-import checkpoints
 import models_factory
 import predictor
+import utils
+from dataset import augmentations
+from models import checkpoints
 from predictor import BATCHES_AHEAD, Predictor
 from utils import InputError
 
@@ -189,9 +190,9 @@ def test_progress_has_a_total_only_where_it_is_known(
     checkpoint: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     totals: list[int] = []
-    init = predictor.Progress.__init__
+    init = utils.Progress.__init__
     monkeypatch.setattr(
-        predictor.Progress, "__init__", lambda self, title, total: (totals.append(total), init(self, title, total))[1]
+        utils.Progress, "__init__", lambda self, title, total: (totals.append(total), init(self, title, total))[1]
     )
     model = predictor.load(checkpoint, "cpu")
     list(model.predict(images, title="predicting"))
@@ -262,7 +263,7 @@ def test_loading_runs_no_code_of_a_checkpoint(tmp_path: Path) -> None:
 
 def test_views_are_averaged_as_probabilities(checkpoint: Path, images: list[Path]) -> None:
     """Flip and scales: the mean of what the model says of each view by itself, recomputed one view at a time."""
-    model = predictor.restore_model(checkpoints.load(checkpoint), checkpoint).eval()
+    model = models_factory.restore_model(checkpoints.load(checkpoint), checkpoint).eval()
     found = list(predictor.load(checkpoint, "cpu", flip=True, scales=(1.0, 1.5)).predict(images, batch_size=5))
     for record, path in zip(found, images, strict=True):
         views = [
@@ -296,7 +297,7 @@ def test_a_network_of_one_size_refuses_other_scales(tmp_path: Path) -> None:
 def test_a_softmax_models_probabilities_sum_to_one(checkpoint: Path, images: list[Path]) -> None:
     stored = checkpoints.load(checkpoint)
     checkpoints.save(checkpoint, stored | {"activation": "softmax"})
-    model = predictor.restore_model(stored, checkpoint).eval()
+    model = models_factory.restore_model(stored, checkpoint).eval()
     for record in predictor.load(checkpoint, "cpu").predict(images[:4]):
         image = predictor.read_image(record.path, augmentations.make_eval_transform("squash", 32))
         with torch.no_grad():

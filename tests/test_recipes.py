@@ -13,16 +13,16 @@ import pytest
 import torch
 from conftest import COLOURS, make_small_run, write_dataset
 
-import augmentations
-import checkpoints
 import config
 import dataset_readers
-import dataset_split
 import metrics
+import models_factory
 import overrides
 import predictor
 import testing
 import training
+from dataset import augmentations, stratified_split
+from models import checkpoints
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.py"))
 # two steps, no frozen epoch, random weights: none is to be had everywhere
@@ -76,8 +76,8 @@ def test_recipes(recipe: Path, few_images: Path, folder: Path) -> None:
 def assert_reproduces(path: Path, checkpoint: dict[str, Any], dataset: Path) -> None:
     """In the batch that validation ran: a random network of a hundred layers magnifies any other rounding."""
     table = dataset_readers.read_dataset(dataset, split="train")
-    _, val = dataset_split.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SEED"])
-    model = predictor.restore_model(checkpoint, path).eval()
+    _, val = stratified_split.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SEED"])
+    model = models_factory.restore_model(checkpoint, path).eval()
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     resize = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
     images = torch.stack([predictor.read_image(image, resize) for image in val.paths])

@@ -16,12 +16,13 @@ import torch
 from conftest import make_small_run
 from launching import finish, launch
 
-import checkpoints
 import config
 import predictor
 import training
 import utils
-from interruption import Interruption
+from models import checkpoints
+from trainer import validation
+from trainer.interruption import Interruption
 
 OPTIONS = [
     "--NUM_EPOCHS=4",
@@ -224,7 +225,7 @@ def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
 def test_an_epoch_interrupted_in_validation_keeps_its_loss_steps_and_seconds(
     whole: Run, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, validate, calls = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=10"), training.validate, []
+    run, validate, calls = Run(shared_dataset, tmp_path, "--SAVE_EVERY_MINUTES=10"), validation.validate, []
 
     def break_off(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -232,8 +233,8 @@ def test_an_epoch_interrupted_in_validation_keeps_its_loss_steps_and_seconds(
             raise MemoryError
         return validate(*arguments)
 
-    monkeypatch.setattr(training, "LONG_EPOCH", 0.0)
-    monkeypatch.setattr(training, "validate", break_off)
+    monkeypatch.setattr(training, "LONG_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(validation, "validate", break_off)
     with pytest.raises(MemoryError):
         training.main(run.arguments)
     saved = checkpoints.load(run.last)["training_state"]["state"]
@@ -282,7 +283,7 @@ def test_how_to_go_on_is_said(
     def stop(device: torch.device, interruption: Interruption) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(training, "train", stop)
+    monkeypatch.setattr(training, "start_run", stop)
     with pytest.raises(utils.Stopped, match=f"^SIGTERM; what was saved last stays: the same command{ending} goes on"):
         training.main([*Run(shared_dataset, tmp_path).arguments, f"--RESUME={resume}"])
 

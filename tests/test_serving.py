@@ -30,15 +30,15 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
-import checkpoints
-import engines
 import models_factory
 import predictor
 import serving
-import serving_app
+from export import engines
+from models import checkpoints
 from predictor import Predictor
-from serving_app import PADDLEX_PATH, Service, make_app
-from serving_queue import BatchQueue
+from server import application
+from server.application import PADDLEX_PATH, Service, make_app
+from server.request_queue import BatchQueue
 
 COLOUR = (51, 204, 102)  # probabilities .2, .8, .4
 ROOT = Path(__file__).resolve().parents[1]
@@ -202,7 +202,7 @@ def test_a_bad_image_refuses_its_request_alone(client: TestClient, content: byte
 
 def test_pixels_are_counted_before_they_are_decoded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    monkeypatch.setattr(serving_app, "decode_bytes", lambda data, name: decoded.append(name))
+    monkeypatch.setattr(application, "decode_bytes", lambda data, name: decoded.append(name))
     read_error(client.post("/predict", files={"files": ("a.png", make_picture(side=101))}), 413)
     assert not decoded
 
@@ -311,7 +311,7 @@ def test_more_images_than_there_is_room_for_are_turned_away(service: Service) ->
 
 
 def test_a_slow_upload_is_given_up(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving_app, "UPLOAD_SECONDS", 0.05)
+    monkeypatch.setattr(application, "UPLOAD_SECONDS", 0.05)
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(10)

@@ -24,7 +24,7 @@ from PIL import ImageColor
 from test_serving import make_picture, make_service
 
 from evaluation import palette
-from serving_app import Service, make_app
+from server.application import Service, make_app
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 GREEN = (51, 204, 102)  # probabilities .2, .8, .4, of which the thresholds .1, .3, .6 make green and red

@@ -20,8 +20,6 @@ import torch
 from conftest import make_small_run, write_dataset
 from sklearn.metrics import average_precision_score, f1_score
 
-import augmentations
-import checkpoints
 import config
 import dataset_readers
 import export_onnx
@@ -30,7 +28,10 @@ import models_factory
 import overrides
 import predictor
 import testing
-from prediction_files import RowFile
+from dataset import augmentations, decoding
+from evaluation import prediction_files
+from evaluation.prediction_files import RowFile
+from models import checkpoints
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def compute_by_hand(folder: Path, dataset: Path) -> dict[str, np.ndarray]:
     resize = augmentations.make_eval_transform("squash", 32)
     rows = {}
     for path in sorted((dataset / "images" / "test-resized").iterdir()):
-        image = resize(torch.from_numpy(dataset_readers.decode_image(path)).permute(2, 0, 1))
+        image = resize(torch.from_numpy(decoding.decode_image(path)).permute(2, 0, 1))
         with torch.no_grad():
             rows[path.stem] = model.eval()(image[None]).sigmoid()[0].numpy()
     return rows
@@ -428,6 +429,6 @@ def test_what_other_numbers_of_processes_left_is_removed_in_the_end(
 
 
 def test_images_of_the_same_name_in_two_folders_keep_apart() -> None:
-    assert testing.name_images(["/set/test/cat/1.jpg", "/set/test/dog/1.jpg"]) == ["cat/1", "dog/1"]
-    assert testing.name_images(["/set/test/a.b.jpg", "/set/test/c.png"]) == ["a.b", "c"]
-    assert testing.name_images(["/set/a.jpg", "/set/a.png", "/set/b.jpg"]) == ["a.jpg", "a.png", "b.jpg"]
+    assert prediction_files.name_images(["/set/test/cat/1.jpg", "/set/test/dog/1.jpg"]) == ["cat/1", "dog/1"]
+    assert prediction_files.name_images(["/set/test/a.b.jpg", "/set/test/c.png"]) == ["a.b", "c"]
+    assert prediction_files.name_images(["/set/a.jpg", "/set/a.png", "/set/b.jpg"]) == ["a.jpg", "a.png", "b.jpg"]

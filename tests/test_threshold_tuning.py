@@ -11,13 +11,15 @@ import pytest
 import torch
 
 import calibration
-import checkpoints
 import config
 import metrics
 import threshold_tuning
 import thresholds
-from threshold_tuning import SavedScores
+from evaluation import saved_scores
+from evaluation.saved_scores import SavedScores
+from models import checkpoints
 from thresholds import Policy
+from trainer import from_config
 from utils import InputError
 
 CLASSES = ("red", "green", "blue", "grey")
@@ -49,7 +51,7 @@ def write_checkpoint(
     }
     checkpoints.save(path, plain | changes)
     if scores:
-        threshold_tuning.save_scores((folder or path.parent) / "validation_scores.npz", *scores)
+        saved_scores.save_scores((folder or path.parent) / "validation_scores.npz", *scores)
     return path
 
 
@@ -61,8 +63,8 @@ def run(path: Path, *arguments: str) -> dict:
 def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
     scores = make_scores()
     file = tmp_path / "new" / "scores.npz"
-    threshold_tuning.save_scores(file, *scores)
-    read = threshold_tuning.read_scores(file)
+    saved_scores.save_scores(file, *scores)
+    read = saved_scores.read_scores(file)
     assert [path.name for path in file.parent.iterdir()] == ["scores.npz"]
     assert read.probabilities.dtype == np.float32
     assert np.array_equal(read.probabilities, scores.probabilities)
@@ -70,8 +72,8 @@ def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
     assert np.array_equal(read.targets, scores.targets)
     assert (read.paths, read.classes) == (scores.paths, scores.classes)
     as_floats = np.where(scores.targets < 0, np.nan, scores.targets.astype(float))
-    threshold_tuning.save_scores(file, scores.probabilities, as_floats, [Path("ä/b.jpg")] * 120, CLASSES)
-    read = threshold_tuning.read_scores(file)
+    saved_scores.save_scores(file, scores.probabilities, as_floats, [Path("ä/b.jpg")] * 120, CLASSES)
+    read = saved_scores.read_scores(file)
     assert np.array_equal(read.targets, scores.targets)
     assert read.paths[0] == "ä/b.jpg"
 
@@ -81,11 +83,11 @@ def write_pickle(file: Path) -> None:
 
 
 def write_misfit(file: Path) -> None:
-    threshold_tuning.save_scores(file, np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b"], ["x", "y"])
+    saved_scores.save_scores(file, np.zeros((3, 2)), np.zeros((3, 2)), ["a", "b"], ["x", "y"])
 
 
 def write_half(file: Path) -> None:
-    threshold_tuning.save_scores(file, *make_scores())
+    saved_scores.save_scores(file, *make_scores())
     file.write_bytes(file.read_bytes()[:900])
 
 
@@ -107,7 +109,7 @@ def test_what_is_no_scores_file_is_refused(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "validation_scores.npz"
     write(file)
     with pytest.raises(InputError, match=message) as error:
-        threshold_tuning.read_scores(file)
+        saved_scores.read_scores(file)
     assert "\n" not in str(error.value)
     assert str(file) in str(error.value)
 
@@ -170,11 +172,11 @@ def test_tuning_again_gives_the_same(tmp_path: Path) -> None:
 def test_a_run_has_its_files_in_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     path = write_checkpoint(tmp_path / "run.pt", make_scores(), tmp_path / "run")
-    assert threshold_tuning.find_folder(path) == tmp_path / "run"
+    assert saved_scores.find_folder(path) == tmp_path / "run"
     run(path)
     assert (tmp_path / "run" / "thresholds.npy").is_file()
     assert not (tmp_path / "thresholds.npy").exists()
-    assert threshold_tuning.find_folder(tmp_path / "best_model.pt") == tmp_path
+    assert saved_scores.find_folder(tmp_path / "best_model.pt") == tmp_path
 
 
 def test_every_constant_reaches_the_policy() -> None:
@@ -182,7 +184,7 @@ def test_every_constant_reaches_the_policy() -> None:
     config.THRESHOLD_BETA, config.THRESHOLD_PRECISION, config.THRESHOLD_RECALL = 3.0, 0.8, 0.7
     config.FALSE_POSITIVE_COST, config.FALSE_NEGATIVE_COST = 5.0, 6.0
     config.MIN_LABELS, config.MAX_LABELS = 1, 2
-    assert threshold_tuning.choose_policy(4) == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2)
+    assert from_config.choose_policy(4) == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +261,8 @@ def test_the_table_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_the_scores_of_another_checkpoint_of_the_run_are_refused(tmp_path: Path) -> None:
     """`model_epoch_006.pth` lies where the best epoch's scores do."""
     path = write_checkpoint(tmp_path / "best.pt", epoch=4)
-    identity = threshold_tuning.identify(checkpoints.load(path))
-    threshold_tuning.save_scores(tmp_path / "validation_scores.npz", *make_scores()._replace(identity=identity))
+    identity = saved_scores.identify(checkpoints.load(path))
+    saved_scores.save_scores(tmp_path / "validation_scores.npz", *make_scores()._replace(identity=identity))
     run(path)
     other = write_checkpoint(tmp_path / "model_epoch_006.pth", epoch=6, best_f1=0.6)
     before = other.read_bytes()

@@ -15,18 +15,17 @@ import torch
 import torchvision
 from conftest import make_small_run
 
-import checkpoints
 import config
 import dataset_readers
-import dataset_split
 import metrics
 import model_performance_table
 import models_factory
 import predictor
-import pretrained
 import testing
 import thresholds
 import training
+from dataset import stratified_split
+from models import checkpoints, pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,7 +65,7 @@ LONGER += ["--MODEL_NAME=resnet18", "--HEAD_BASE_LR=0.01"]  # scores far enough 
 def test_checkpoint_reproduces_the_validation_it_was_chosen_by(finished: Path, shared_dataset: Path) -> None:
     """Weights, classes, size and threshold in the file give the F1, mAP and threshold that the file states."""
     checkpoint = checkpoints.load(find_checkpoint(finished))
-    _, val_table = dataset_split.split_table(dataset_readers.read_dataset(shared_dataset, split="train"), 0.25, 0)
+    _, val_table = stratified_split.split_table(dataset_readers.read_dataset(shared_dataset, split="train"), 0.25, 0)
     model = predictor.load(find_checkpoint(finished), "cpu")
     probabilities = np.stack([record.probabilities for record in model.predict(val_table.paths, batch_size=3)])
     threshold = thresholds.tune_global(probabilities, val_table.targets)

@@ -36,11 +36,11 @@ import numpy as np
 
 import config
 import dataset_readers
-import dataset_split
 import metrics
 import utils
 from benchmarks.peers.task import Task
-from dataset_readers import Table
+from dataset import stratified_split
+from dataset.table import Table
 from utils import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -134,7 +134,7 @@ def link_dataset(table: Table, folder: Path, split: str) -> None:
 
 def make_task(data: Path, folder: Path, seed: int, frozen_epochs: int, unfrozen_epochs: int) -> Task:
     """The task in the data set `data`, with the split that training.py makes of it for `seed`."""
-    train, val = dataset_split.split_table(dataset_readers.read_dataset(data, split="train"), VAL_SPLIT, seed)
+    train, val = stratified_split.split_table(dataset_readers.read_dataset(data, split="train"), VAL_SPLIT, seed)
     return Task(
         folder=str(folder),
         train=train.paths,

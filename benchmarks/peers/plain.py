@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-import checkpoints
 from benchmarks.peers.task import Channels, Task, load_task, make_network, read_targets
+from trainer import run_files
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -67,7 +67,7 @@ def train(task: Task) -> None:
         if f1 > best_f1:
             best_f1 = f1
             torch.save({"model": model.state_dict(), "threshold": threshold}, task.checkpoint)
-    checkpoints.write_log(task.log, history)
+    run_files.write_log(task.log, history)
 
 
 def test(task: Task) -> None:

@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fastai.vision.all as fastai  # pyright: ignore[reportMissingImports]  # requirements-benchmarks.txt
+import fastai.vision.all as fastai
 import numpy as np
 import torch
 from torch import nn
 
-import checkpoints
 from benchmarks.peers.plain import count_pos_weight
 from benchmarks.peers.task import Task, load_task, make_network, read_targets
+from trainer import run_files
 
 
 def main(argv: list[str]) -> None:
@@ -45,7 +45,7 @@ def train(task: Task) -> None:
             learner.fit(task.unfrozen_epochs, rates)
     learner.remove_cb(timer)
     learner.export(task.checkpoint)
-    checkpoints.write_log(task.log, timer.history)
+    run_files.write_log(task.log, timer.history)
 
 
 def test(task: Task) -> None:

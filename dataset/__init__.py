@@ -1,0 +1,1 @@
+"""Data sets: files on the disk become a table, images become batches."""

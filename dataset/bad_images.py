@@ -1,0 +1,54 @@
+"""Finds the images that cannot be decoded, and leaves them out: BAD_IMAGES = "skip"."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dataset.decoding import decode_image, stamp_files
+from dataset.table import Table
+from utils import InputError, Progress, warn, write_text
+
+
+def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tuple[Table, dict[str, str]]:
+    """(`table` without the images that cannot be read, {path: why} of those); BAD_IMAGES = "skip". Warns of them."""
+    bad = find_bad_images(table.paths, cache_folder)
+    if len(bad) == len(table):
+        raise InputError(f"none of the {len(table)} images can be read; {next(iter(bad.values()))}")
+    if bad:
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        warn(f"{len(bad)} of {len(table)} images are left out: {'; '.join([*bad.values()][:3])}{more}")
+    return table.select([row for row, path in enumerate(table.paths) if path not in bad]), bad
+
+
+def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> dict[str, str]:
+    """{path: why} of the images that cannot be decoded; each is tried, side by side in threads, with progress.
+
+    With a `cache_folder` that happens once for the same files: names, sizes and times.
+    """
+    digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
+    digest.update(stamp_files(paths).tobytes())
+    found = None if cache_folder is None else cache_folder / f"bad_images_{digest.hexdigest()[:16]}.json"
+    if found is not None and found.is_file():
+        return json.loads(found.read_text(encoding="utf-8"))
+    bad = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("trying the images", len(paths)) as progress:
+        for path, reason in zip(paths, pool.map(_try_image, paths), strict=True):
+            if reason:
+                bad[path] = reason
+            progress.step(1)
+    if found is not None:
+        write_text(found, json.dumps(bad, indent=1))
+    return bad
+
+
+def _try_image(path: str) -> str | None:
+    try:
+        decode_image(path)
+    except InputError as error:
+        return str(error)
+    return None

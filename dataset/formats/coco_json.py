@@ -1,0 +1,90 @@
+"""coco_json: `annotations/instances_<split>*.json`, images in `<split>*/` or `images/<split>*/`; classes by rising id.
+
+An image's "unknown_category_ids" are unknown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dataset.files import find_line, read_json
+from dataset.formats.base import SPLITS, SplitSource
+from dataset.formats.rows import Rows, join_files, mark, require_unique, write_json
+from dataset.table import Table
+from utils import InputError
+
+UNKNOWN_IDS = "unknown_category_ids"  # of an image in coco_json
+
+
+def list_coco_json_files(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"instances_{split}*.json"))
+
+
+def list_coco_json_splits(root: Path) -> list[str]:
+    return [split for split in SPLITS if list_coco_json_files(root / "annotations", split)]
+
+
+def read_coco_json(source: SplitSource) -> Table:
+    tables = []
+    files = list_coco_json_files(source.labels_dir or source.root / "annotations", source.split)
+    for file in files:
+        name = file.stem.removeprefix("instances_")
+        folders = [source.images_dir] if source.images_dir else [source.root / name, source.root / "images" / name]
+        folder = next((folder for folder in folders if folder.is_dir()), None)
+        if folder is None:
+            raise InputError(f"{file}: its images are not there; expected {' or '.join(map(str, folders))}")
+        tables.append(read_coco_json_file(file, folder, source.images_dir or source.root, source.options.count_crowds))
+    if not tables:
+        raise InputError(f"{source.labels_dir} holds no instances_{source.split}*.json")
+    return join_files(tables, files)
+
+
+def read_coco_json_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
+    data, text = read_json(file)
+    parts = ("images", "annotations", "categories")
+    if not (isinstance(data, dict) and all(isinstance(data.get(part), list) for part in parts)):
+        raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
+    try:
+        categories = sorted((category["id"], category["name"]) for category in data["categories"])
+        names = require_unique([name for _, name in categories], lambda index: f"{file}: category {categories[index]}")
+        columns = {id: column for column, (id, _) in enumerate(categories)}
+        present: dict[Any, set[int]] = {image["id"]: set() for image in data["images"]}
+        if len(columns) < len(names) or len(present) < len(data["images"]):
+            raise InputError(f"{file}: two {'categories' if len(columns) < len(names) else 'images'} have the same id")
+        for annotation in data["annotations"]:
+            if count_crowds or not annotation.get("iscrowd"):
+                present[annotation["image_id"]].add(columns[annotation["category_id"]])
+        rows = Rows(folder, inside, names)
+        seen: Counter[str] = Counter()
+        for image in data["images"]:
+            name = image["file_name"]
+            seen[name] += 1
+
+            def where(name: str = name, occurrence: int = seen[name]) -> str:
+                return f"{file}:{find_line(text, name, occurrence)}"
+
+            unknown = [columns[id] for id in image.get(UNKNOWN_IDS, ())]
+            rows.add(name, mark(present[image["id"]], unknown, len(names), where), where)
+    except KeyError as error:
+        raise InputError(f"{file}: {error.args[0]!r} is missing, or is the id of no image or category") from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(f"{file} is no COCO annotation file: {error}") from error
+    return rows.make_table(file)
+
+
+def write_coco_json(table: Table, root: Path, split: str, names: list[str]) -> None:
+    images, annotations = [], []
+    for number, (name, row) in enumerate(zip(names, table.targets, strict=True), start=1):
+        unknown = (np.flatnonzero(row == -1) + 1).tolist()
+        images.append({"id": number, "file_name": name} | ({UNKNOWN_IDS: unknown} if unknown else {}))
+        for column in np.flatnonzero(row == 1).tolist():
+            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": column + 1, "iscrowd": 0}
+            annotations.append(annotation)
+    categories = [{"id": column + 1, "name": name} for column, name in enumerate(table.classes)]
+    (root / split).mkdir(parents=True, exist_ok=True)
+    file = root / "annotations" / f"instances_{split}.json"
+    write_json(file, images=images, annotations=annotations, categories=categories)

@@ -1,0 +1,47 @@
+"""mlcls, PaddleX's MLClsDataset: `label.txt` with `index name`; `<split>.txt` like that of train_list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataset.files import read_lines, replace_text
+from dataset.formats.base import SplitSource
+from dataset.formats.rows import list_split_files, require_lines, require_unique
+from dataset.formats.train_list import read_list, write_list
+from dataset.table import Table
+from utils import InputError
+
+
+def list_mlcls_splits(root: Path) -> list[str]:
+    return list_split_files(root, ".txt") if (root / "label.txt").is_file() else []
+
+
+def read_mlcls(source: SplitSource) -> Table:
+    names = read_label_txt(source.root / "label.txt")
+    return read_list(source.root / f"{source.split}.txt", source.root, lambda _: names)
+
+
+def read_label_txt(path: Path) -> tuple[str, ...]:
+    """The class names in PaddleX's label.txt: `index name` a line, indices 0...C-1 in any order."""
+    lines = list(read_lines(path))
+    names: dict[int, tuple[str, int]] = {}
+    for number, line in lines:
+        index, _, name = line.strip().partition(" ")
+        if not (index.isascii() and index.isdigit()) or int(index[:10]) >= len(lines):
+            raise InputError(
+                f"{path}:{number}: {line.strip()[:80]!r} does not begin with an index 0...{len(lines) - 1}, as the "
+                f"{len(lines)} classes need"
+            )
+        if int(index) in names:
+            raise InputError(f"{path}:{number}: index {index} stands here a second time")
+        names[int(index)] = name, number
+    if not names:
+        raise InputError(f"{path} is empty: write a line `index name` a class into it")
+    ordered = [names[index] for index in range(len(names))]
+    return require_unique([name for name, _ in ordered], lambda index: f"{path}:{ordered[index][1]}")
+
+
+def write_mlcls(table: Table, root: Path, split: str, names: list[str]) -> None:
+    require_lines(table.classes)
+    replace_text(root / "label.txt", "".join(f"{index} {name}\n" for index, name in enumerate(table.classes)))
+    write_list(root / f"{split}.txt", "images", table, names)

@@ -1,0 +1,214 @@
+"""The .cls files of a data set: one for each image, a class index a line; `?3` says that class 3 is unknown.
+
+Reading a hundred thousand small files is what takes the time, so they are read by threads, each file once, and what
+they say is kept in an index. The index serves as long as every folder and every label file is as it was.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute, name_backup, require_stems
+from utils import InputError, replace_folder, write_atomically
+
+EXTENSION = ".cls"
+UNKNOWN = b"?"  # before the index of a class that may be there or not
+NUM_THREADS = 8  # from a disk, files that are read side by side come twice as fast; from memory it makes no difference
+MIN_INDEXED = 1000  # label files; fewer are read in no time
+SETTLED_SECONDS = 2.0  # an index of younger files is not kept: a second change could bear the same time
+MAX_BYTES = 1 << 16  # of a label file
+VERSION = 1  # of the index
+
+
+def read_label_files(
+    images_dir: Path, labels_dir: Path, num_classes: int, cache_folder: Path | None = None, check_files: bool = True
+) -> tuple[list[str], NDArray[np.int8]]:
+    """(names of the images in `images_dir`, sorted; (N, C) targets from the .cls files in `labels_dir`).
+
+    With a `cache_folder`, what was read is kept there, and read from there while nothing changed: no file was added,
+    removed or renamed, and no label file was edited. `check_files=False` looks at the folders only, not at each label
+    file, and so misses labels that were edited in place. Raises InputError, with the line, for what is wrong.
+    """
+    index = None
+    if cache_folder is not None:
+        key = f"{VERSION}\n{make_absolute(images_dir)}\n{make_absolute(labels_dir)}\n{num_classes}"
+        digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+        index = cache_folder / f"labels_{digest}.npy"
+        found = _read_index(index, images_dir, labels_dir, check_files)
+        if found:
+            return found
+    start = time.time_ns()
+    images, image_folders = list_files(images_dir, IMAGE_EXTENSIONS)
+    labels, label_folders = list_files(labels_dir, frozenset({EXTENSION}))
+    if not images:
+        raise InputError(f"no images in {images_dir} ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+    labels = _pair(images, labels, images_dir, labels_dir)
+    contents, changed = _read_all(labels_dir, labels, with_times=index is not None)
+    targets = _parse_all(contents, labels, labels_dir, num_classes)
+    if index is not None:
+        folders = _read_times(images_dir, image_folders) + _read_times(labels_dir, label_folders)
+        if len(labels) >= MIN_INDEXED and max(*changed, *folders) < start - SETTLED_SECONDS * 1e9:
+            _save_index(index, (images, labels, image_folders, label_folders), (changed, folders, targets))
+    return images, targets
+
+
+def write_label_files(folder: Path, names: Sequence[str], targets: NDArray[np.int8]) -> None:
+    """Write a .cls file in `folder` for each image name; a folder with other labels stays beside it as `.bak`."""
+    stems = {name: name[: name.rfind(".")] for name in names}
+    contents = {f"{stems[name]}{EXTENSION}": _format(row) for name, row in zip(names, targets, strict=True)}
+    if folder.is_dir():
+        present, _ = list_files(folder, frozenset({EXTENSION}))
+        if sorted(contents) == present and _read_all(folder, present)[0] == [contents[name] for name in present]:
+            return
+    with replace_folder(folder) as new:
+        for sub_folder in {name.rpartition("/")[0] for name in contents}:
+            (new / sub_folder).mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            with open(f"{new}{os.sep}{name}", "wb") as file:
+                file.write(content)
+        if folder.exists():
+            folder.rename(name_backup(folder))
+
+
+def _format(row: NDArray[np.int8]) -> bytes:
+    lines = [b"%d\n" % label for label in np.flatnonzero(row == 1).tolist()]
+    lines += [b"%b%d\n" % (UNKNOWN, label) for label in np.flatnonzero(row == -1).tolist()]
+    return b"".join(lines)
+
+
+def _pair(images: Sequence[str], labels: Sequence[str], images_dir: Path, labels_dir: Path) -> list[str]:
+    """The label file of each image; InputError unless each image has one and each label file an image."""
+    image_of = require_stems(images, f"{images_dir}{os.sep}")
+    label_of = require_stems(labels, f"{labels_dir}{os.sep}")
+    for missing, what, folder, ending in (
+        (image_of.keys() - label_of.keys(), "image(s) without a label file", labels_dir, EXTENSION),
+        (label_of.keys() - image_of.keys(), "label file(s) without an image", images_dir, ".jpg"),
+    ):
+        if missing:
+            raise InputError(f"{len(missing)} {what}, the first: {folder / min(missing)}{ending} does not exist")
+    return [label_of[stem] for stem in image_of]
+
+
+def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple[list[bytes], list[int]]:
+    """(contents, on request times of last change in nanoseconds) of the files `names` in `folder`."""
+    descriptor = os.open(folder, os.O_RDONLY)  # names relative to it are found quicker than whole paths
+
+    def read(some: list[str]) -> tuple[list[bytes], list[int]]:
+        contents, changed = [], []
+        for name in some:
+            file = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+            try:
+                contents.append(os.read(file, MAX_BYTES))
+                if with_times:
+                    changed.append(os.fstat(file).st_ctime_ns)
+            finally:
+                os.close(file)
+        return contents, changed
+
+    share = -(-len(names) // NUM_THREADS)
+    try:
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            parts = list(pool.map(read, [names[i * share : (i + 1) * share] for i in range(NUM_THREADS)]))
+    except OSError as error:
+        raise InputError(f"cannot read {folder / str(error.filename or '')}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    contents, changed = ([item for part in column for item in part] for column in zip(*parts, strict=True))
+    for content, name in zip(contents, names, strict=True):
+        if len(content) == MAX_BYTES:
+            raise InputError(f"{folder / name} is far too large to hold class indices")
+    return contents, changed
+
+
+def _parse_all(contents: list[bytes], names: list[str], folder: Path, num_classes: int) -> NDArray[np.int8]:
+    """(N, C) targets. The usual lines are looked up; a file that holds any other is read again, with care."""
+    codes = {b"%d" % label: label for label in range(num_classes)}
+    codes |= {UNKNOWN + index: label + num_classes for index, label in codes.items()}
+    found: list[list[int]] = []
+    for content, name in zip(contents, names, strict=True):
+        try:
+            found.append([codes[line] for line in content.removesuffix(b"\n").split(b"\n")] if content else [])
+        except KeyError:
+            found.append(_parse(content, folder / name, num_classes))
+    rows = np.repeat(np.arange(len(found)), [len(labels) for labels in found])
+    values, columns = np.divmod(np.array(list(chain.from_iterable(found)), dtype=np.int64), num_classes)
+    present, unknown = values == 0, values == 1
+    targets = np.zeros((len(found), num_classes), dtype=np.int8)
+    targets[rows[present], columns[present]] = 1
+    for row in rows[unknown][targets[rows[unknown], columns[unknown]] == 1].tolist():  # both: find the line
+        _parse(contents[row], folder / names[row], num_classes)
+    targets[rows[unknown], columns[unknown]] = -1
+    return targets
+
+
+def _parse(content: bytes, path: Path, num_classes: int) -> list[int]:
+    """The class indices in a .cls file, unknown ones with C added. Raises InputError with the line of anything else."""
+    found: dict[int, None] = {}
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        index = text.removeprefix(UNKNOWN)
+        if not index.isdigit():
+            raise InputError(
+                f"{path}:{number}: {text.decode(errors='replace')!r} is not a class index "
+                f"(one index 0...{num_classes - 1} a line; ?3 where class 3 is unknown)"
+            )
+        if len(index) > 9 or int(index) >= num_classes:
+            raise InputError(f"{path}:{number}: class index {index.decode()[:20]} is outside 0...{num_classes - 1}")
+        code = int(index) + num_classes * text.startswith(UNKNOWN)
+        if (code + num_classes) % (2 * num_classes) in found:
+            raise InputError(f"{path}:{number}: class {int(index)} is both present and unknown")
+        found[code] = None
+    return list(found)
+
+
+def _save_index(path: Path, names: Sequence[Sequence[str]], numbers: Sequence[ArrayLike]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            for some in names:
+                np.save(file, np.frombuffer(os.fsencode("\0".join(some)), dtype=np.uint8))
+            for array in numbers:
+                np.save(file, np.asarray(array))
+
+    write_atomically(path, write)
+
+
+def _read_index(
+    path: Path, images_dir: Path, labels_dir: Path, check_files: bool
+) -> tuple[list[str], NDArray[np.int8]] | None:
+    """(image names, targets) from the index at `path`; None where there is none, or where something changed."""
+    try:
+        with path.open("rb") as file:
+            names = [os.fsdecode(np.load(file).tobytes()).split("\0") for _ in range(4)]
+            labels_changed, folders_changed, targets = (np.load(file) for _ in range(3))
+    except (OSError, ValueError, EOFError):  # none, or a damaged one
+        return None
+    images, labels, image_folders, label_folders = names
+    try:
+        folders = _read_times(images_dir, image_folders) + _read_times(labels_dir, label_folders)
+        same = np.array_equal(folders, folders_changed)
+        if same and check_files:
+            same = np.array_equal(_read_times(labels_dir, labels), labels_changed)
+    except OSError:  # something is gone
+        return None
+    return (images, targets) if same else None
+
+
+def _read_times(folder: Path, names: Sequence[str]) -> list[int]:
+    """When each of `names` in `folder` last changed, in nanoseconds: the ctime, which no tool sets back."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return [os.stat(name or ".", dir_fd=descriptor).st_ctime_ns for name in names]
+    finally:
+        os.close(descriptor)

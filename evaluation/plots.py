@@ -1,0 +1,198 @@
+"""How good the predictions of a labelled split are, in files: each class's numbers as CSV, and three pictures.
+
+`save_report(folder, ending, ...)` writes evaluate_classes.csv, evaluate_confusion.png, evaluate_precision_recall.png
+and evaluate_reliability.png, with `ending` before the dot.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+import calibration
+import metrics
+import utils
+from evaluation.pages import cut
+from evaluation.palette import LIGHT
+from evaluation.pictures import save_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = (LIGHT[name] for name in ("blue", "orange", "soft"))
+MAX_PANELS = 200  # of classes in a picture: those with the most positives; the CSV has them all
+MAX_COLUMNS = 10
+DPI = 110
+PANEL_WIDTH, PANEL_HEIGHT = 1.4, 1.55  # inches of the picture for a class, its name and its margins
+MAX_POINTS = 500  # of a curve in a panel of about a hundred pixels
+
+
+def save_report(
+    folder: Path,
+    ending: str,
+    classes: Sequence[str],
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    columns: Mapping[str, ArrayLike],
+    confusion: NDArray[np.int64],
+    ece: float,
+) -> list[Path]:
+    """Write the files and return their paths.
+
+    `columns` are `metrics.measure_classes` of the (N, C) probabilities and targets, `confusion` (C, 2, 2) their
+    `metrics.confusion`.
+    """
+    table = folder / f"evaluate_classes{ending}.csv"
+    utils.write_atomically(table, lambda file: write_classes(file, classes, columns, confusion))
+    curves = metrics.precision_recall_curve(probabilities, targets)
+    figures = {
+        "confusion": draw_confusion(classes, confusion),
+        "precision_recall": draw_precision_recall(classes, curves, columns),
+        "reliability": draw_reliability(calibration.measure_reliability(probabilities, targets), ece),
+    }
+    paths = [table]
+    for name, figure in figures.items():
+        path = folder / f"evaluate_{name}{ending}.png"
+        save_figure(figure, path)
+        paths.append(path)
+    return paths
+
+
+def write_classes(
+    path: Path, classes: Sequence[str], columns: Mapping[str, ArrayLike], confusion: NDArray[np.int64]
+) -> None:
+    """CSV: a line a class with its `columns` and the four counts of its confusion matrix; undefined is empty."""
+    (tn, fp), (fn, tp) = confusion.transpose(1, 2, 0)
+    counts = {"true_positives": tp, "false_positives": fp, "false_negatives": fn, "true_negatives": tn}
+    table = {name: np.asarray(values) for name, values in {**columns, **counts}.items()}
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", *table])
+        for name, *row in zip(classes, *(values.tolist() for values in table.values()), strict=True):
+            values = [value if isinstance(value, int) else "" if math.isnan(value) else f"{value:.6g}" for value in row]
+            writer.writerow([name, *values])
+
+
+def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figure:
+    """The (C, 2, 2) matrices of `metrics.confusion`: each cell with its count, coloured by its share of the row."""
+    title = "Confusion matrices: images, and in colour their share of the row"
+    names, ticks = [cut(name, 18) for name in classes], {0.0: "no", 1.0: "yes"}
+    figure, panels = _make_panels(title, "predicted", "present", ticks, names, confusion[:, 1].sum(axis=1))
+    shares = confusion / np.maximum(confusion.sum(axis=2, keepdims=True), 1)
+    for c, axes in panels.items():
+        axes.imshow(shares[c], cmap="Blues", vmin=0, vmax=1)
+        for (present, predicted), share in np.ndenumerate(shares[c]):
+            ink = "white" if share > 0.55 else "black"
+            text = _count(confusion[c, present, predicted])
+            axes.text(predicted, present, text, color=ink, fontsize=8, ha="center", va="center")
+    return figure
+
+
+def draw_precision_recall(
+    classes: Sequence[str], curves: Iterable[metrics.Curve], columns: Mapping[str, ArrayLike]
+) -> Figure:
+    """Precision over recall of each class, with its AP, and a point where its threshold lies."""
+    numbers = {name: np.asarray(values) for name, values in columns.items()}
+    title = "Precision over recall, AP beside the name; the point is the threshold's"
+    names = [
+        f"{cut(name, 13)} {'–' if math.isnan(ap) else f'{ap:.2f}'}"
+        for name, ap in zip(classes, numbers["AP"].tolist(), strict=True)
+    ]
+    ticks = {0.0: "0", 0.5: "0.5", 1.0: "1"}
+    figure, panels = _make_panels(title, "recall", "precision", ticks, names, numbers["positives"])
+    for c, (_, precision, recall) in enumerate(curves):
+        if c not in panels:
+            continue
+        axes = panels[c]
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), axisbelow=True)
+        axes.grid(color=LIGHT["line"], linewidth=0.7)
+        if not len(recall):
+            axes.text(0.5, 0.6, "no positives", color=GREY, fontsize=7.5, ha="center")
+            continue
+        kept = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
+        # steps, as AP adds them up: each score's precision holds back to the recall before it
+        edges, heights = np.append(0, recall[kept]), precision[kept]
+        axes.stairs(heights, edges, fill=True, color=BLUE, alpha=0.13)
+        axes.stairs(heights, edges, baseline=None, color=BLUE, linewidth=1.3)
+        axes.plot(numbers["R"][c], numbers["P"][c], "o", color=ORANGE, markersize=4)
+    return figure
+
+
+def draw_reliability(bins: calibration.Reliability, ece: float) -> Figure:
+    """How often a label is there over the probability that was given, and how often that was; all classes pooled."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 6.2), dpi=DPI, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    width = 1 / len(bins.counts)
+    lefts = np.arange(len(bins.counts)) * width
+    filled = bins.counts > 0
+    given, found = bins.probability[filled], bins.present[filled]
+    upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    upper.bar(lefts[filled], found, width, align="edge", color=BLUE, alpha=0.25, edgecolor="white")
+    upper.vlines(given, given, found, color=ORANGE, linewidth=2, label="gap, which ECE averages")
+    upper.plot(given, found, "o", color=BLUE, markersize=5, label="found")
+    upper.set_title(f"Reliability of all classes' probabilities: ECE {ece:.4f}", loc="left", fontsize=10.5)
+    upper.set_ylabel("share of labels that are there")
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, 1)
+    upper.legend(frameon=False, loc="upper left")
+    lower.bar(lefts, bins.counts, width, align="edge", color=BLUE, alpha=0.6, edgecolor="white")
+    lower.set_yscale("log", nonpositive="clip")
+    lower.set_ylim(bottom=0.7)
+    lower.set_ylabel("entries")
+    lower.set_xlabel("probability")
+    style_axes(upper)
+    style_axes(lower)
+    return figure
+
+
+def _make_panels(
+    title: str, across: str, upward: str, ticks: Mapping[float, str], names: Sequence[str], positives: NDArray
+) -> tuple[Figure, dict[int, Axes]]:
+    """A figure with a square panel for each class that is drawn, and {class: its axes}.
+
+    `across` and `upward` name the axes of all panels; their `ticks` {value: text} stand at the left and below.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    chosen = sorted(np.argsort(-positives, kind="stable")[:MAX_PANELS].tolist())
+    columns = min(max(3, math.ceil(math.sqrt(2 * len(chosen)))), MAX_COLUMNS)
+    rows = math.ceil(len(chosen) / columns)
+    size = max(columns * PANEL_WIDTH, 5.5), rows * PANEL_HEIGHT + 0.8
+    figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    if len(chosen) < len(names):
+        title += f"\nthe {len(chosen)} classes with the most positives of {len(names)}; evaluate_classes has all"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
+    figure.supxlabel(across, fontsize=9, color=GREY)
+    figure.supylabel(upward, fontsize=9, color=GREY)
+    places = figure.subplots(rows, columns, squeeze=False, subplot_kw={"box_aspect": 1}).ravel()
+    for axes in places[len(chosen) :]:
+        axes.set_axis_off()
+    panels = dict(zip(chosen, places, strict=False))
+    for number, (c, axes) in enumerate(panels.items()):
+        # without parse_math=False, dollar signs in a class name would be read as a formula
+        axes.set_title(names[c], fontsize=8.5, loc="left", pad=3, parse_math=False)
+        axes.set_xticks([*ticks], ticks.values())
+        axes.set_yticks([*ticks], ticks.values())
+        axes.tick_params(length=0, labelsize=7.5, labelcolor=GREY)
+        axes.tick_params(labelleft=number % columns == 0, labelbottom=number + columns >= len(chosen))
+        axes.spines[:].set_visible(False)
+    return figure, panels
+
+
+def _count(count: int) -> str:
+    """A count in the width of a cell."""
+    if count < 100_000:
+        return f"{count:,}"
+    return f"{count / 1e3:,.0f}k" if count < 10_000_000 else f"{count / 1e6:,.0f}M"

@@ -1,0 +1,1 @@
+"""Model files in other formats, and the engines that run them."""

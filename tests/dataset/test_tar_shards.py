@@ -1,0 +1,607 @@
+"""dataset/tar_shards.py: webdataset reads what is written; each image comes from its bytes alone, from elsewhere
+once.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from webdataset import WebDataset
+from webdataset.tariterators import base_plus_ext
+
+from dataset import tar_shards
+from dataset.augmentations import make_eval_transform
+from dataset.decoding import decode_image
+from dataset.formats import FORMATS
+from dataset.formats.base import ReadOptions
+from dataset.loading import EpochBatches, make_loader, shuffle_blocks
+from dataset.table import Table
+from dataset.tar_shards import decode_name, encode_name, find_blocks, list_shards, read_bytes, scan_shards, stamp_images
+from dataset_readers import read_dataset
+from tools.convert import convert_dataset
+from tools.split import split_dataset
+from utils import InputError
+
+Members = dict[str, bytes]
+
+
+def write_tar(path: Path, members: Members) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+
+
+def read_tars(root: Path, split: str) -> Members:
+    """{path of the member: bytes} as the standard library reads them."""
+    found = {}
+    for shard in sorted(root.glob(f"{split}-*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                assert content is not None
+                found[f"{shard}/{member.name}"] = content.read()
+    return found
+
+
+@pytest.fixture
+def shards(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small data set in shards of five images: eight for training, three for testing."""
+    monkeypatch.setattr(tar_shards, "SHARD_IMAGES", 5)
+    convert_dataset(shared_dataset, "auto", "webdataset", tmp_path / "shards")
+    return tmp_path / "shards"
+
+
+# ---- what is written ----
+
+ODD_NAMES = ["a b.jpg", "z.z.JPEG", "é, é.png", "v1.0/x.y/1.jpg", "__x__/a.png", "50%/%2E.jpg", "l\nb.jpg"]
+ODD_NAMES += [f"{'n' * 200}.jpg"]
+
+
+def test_webdataset_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_shards, "SHARD_IMAGES", 3)
+    rng = np.random.default_rng(0)
+    classes = ("dog", "traffic light", 'a "b"; c')
+    paths = [tmp_path / f"{index}" for index in range(len(ODD_NAMES))]
+    for path in paths:
+        path.write_bytes(rng.bytes(int(rng.integers(0, 2000))))
+    targets = rng.integers(-1, 2, (len(paths), 3)).astype(np.int8)
+    table = Table([str(path) for path in paths], targets, classes)
+    names = FORMATS["webdataset"].name_images(table, ODD_NAMES)
+    root = tmp_path / "100%d"
+    FORMATS["webdataset"].write(table, root, "train", names)
+    assert sorted(path.name for path in root.iterdir()) == [
+        "classes.txt", "train-000000.tar", "train-000001.tar", "train-000002.tar", "train.index.csv",
+    ]  # fmt: skip
+    found = {}
+    files = [str(path) for path in sorted(root.glob("*.tar"))]
+    for sample in WebDataset(files, shardshuffle=False, empty_check=False):
+        (ending,) = {key for key in sample if key[0] != "_"} - {"json"}
+        found[f"{sample['__key__']}.{ending}"] = (sample[ending], json.loads(sample["json"]))
+    expected = {}
+    for name, path, row in zip(names, paths, targets, strict=True):
+        said = {"labels": [classes[column] for column in np.flatnonzero(row == 1)]}
+        if (row == -1).any():
+            said["unknown"] = [classes[column] for column in np.flatnonzero(row == -1)]
+        expected[name.replace("JPEG", "jpeg")] = (path.read_bytes(), said)  # webdataset's types are in lower case
+    assert found == expected
+
+    again = read_dataset(root, split="train")
+    assert again.classes == classes
+    short = FORMATS["webdataset"].shorten_names(again, [path.partition(".tar/")[2] for path in again.paths])
+    rows = dict(zip(short, zip(map(read_bytes, again.paths), again.targets.tolist(), strict=True), strict=True))
+    assert rows == dict(
+        zip(ODD_NAMES, zip((p.read_bytes() for p in paths), targets.tolist(), strict=True), strict=True)
+    )
+
+
+PARTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=8)
+
+
+@given(folders=st.lists(PARTS, max_size=2), stem=PARTS, ending=st.sampled_from(["jpg", "PNG"]))
+def test_any_name_is_one_key_and_one_type_for_webdataset(folders: list[str], stem: str, ending: str) -> None:
+    name = "/".join([*folders, f"{stem}.{ending}"])
+    member = encode_name(name)
+    assert base_plus_ext(member) == (member.rpartition(".")[0], ending)
+    assert decode_name(member) == name
+
+
+@given(name=st.text("%25E_/.\nab", min_size=1, max_size=10).map(lambda text: f"{text}.jpg"))
+def test_names_of_others_are_kept_where_they_are_no_code(name: str) -> None:
+    assert decode_name(name) == name or encode_name(decode_name(name)) == name
+    assert encode_name(decode_name(encode_name(name))) == encode_name(name)
+
+
+def test_the_index_says_where_each_image_is(shards: Path, shared_dataset: Path) -> None:
+    for name, count in (("train", 40), ("test", 12)):
+        table, members = read_dataset(shards, split=name), read_tars(shards, name)
+        assert table.paths == sorted(path for path in members if path.endswith(".jpg"))
+        assert [read_bytes(path) for path in table.paths] == [members[path] for path in table.paths]
+        files = read_dataset(shared_dataset, split=name)
+        assert table.fingerprint() == files.fingerprint()
+        assert [read_bytes(path) for path in files.paths] == [Path(path).read_bytes() for path in files.paths]
+        assert len(table) == count
+    assert [name for name in list_shards(shards) if name.startswith("train")] == [f"train-{n:06}.tar" for n in range(8)]
+
+
+def test_shards_of_at_most_so_many_bytes(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_shards, "SHARD_BYTES", 5000)
+    convert_dataset(shared_dataset, "auto", "webdataset", tmp_path / "shards", splits=["train"])
+    sizes: dict[str, list[int]] = {}
+    for path in read_dataset(tmp_path / "shards", split="train").paths:
+        sizes.setdefault(path.partition(".tar/")[0], []).append(len(read_bytes(path)))
+    assert len(sizes) > 3
+    assert all(sum(own[:-1]) < 5000 for own in sizes.values())
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "images" / "train-resized" / "train007.jpg").unlink()
+    (dataset / "images" / "train-resized" / "train007.jpg").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"cannot read image .*train007\.jpg: No such file"):
+        convert_dataset(dataset, "auto", "webdataset", tmp_path / "shards", splits=["train"])
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["classes.txt"]
+
+
+def test_without_the_library(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "webdataset", None)
+    with pytest.raises(InputError, match=r"needs webdataset: pip install -r requirements-shards\.txt"):
+        convert_dataset(shared_dataset, "auto", "webdataset", tmp_path / "shards")
+
+
+# ---- the index ----
+
+
+def test_an_index_is_made_once_and_is_the_same(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = shards / "train.index.csv"
+    before, table = file.read_bytes(), read_dataset(shards, split="train")
+    file.unlink()
+    assert read_dataset(shards, split="train").targets.tolist() == table.targets.tolist()
+    assert file.read_bytes() == before
+    monkeypatch.setattr(tar_shards, "scan_shards", None)
+    assert read_dataset(shards, split="train").paths == table.paths
+
+
+def test_without_class_names_they_are_what_is_named_in_any_split(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"./1.jpg": b"", "./1.json": b'{"labels": ["dog"]}'})
+    write_tar(tmp_path / "val-0.tar", {"1.jpg": b"", "1.json": b'{"labels": ["cat"], "unknown": ["emu"]}'})
+    table = read_dataset(tmp_path, split="train", classes=("of", "config"))
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog", "emu"), [[0, 1, 0]])
+    assert table.paths == [f"{tmp_path}/train-0.tar/1.jpg"]
+
+
+def test_class_indices_name_the_classes_of_the_caller(tmp_path: Path) -> None:
+    write_tar(tmp_path / "test-0.tar", {"1.png": b"", "1.cls": b"1", "2.png": b"", "2.cls": b"0\n1\n"})
+    table = read_dataset(tmp_path, classes=("cat", "dog"))
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[0, 1], [1, 1]])
+
+
+GOOD = {"1.jpg": b"x", "1.cls": b"0"}
+HEADER = "shard,member,offset,size,labels,unknown\n"
+MISTAKES = [
+    # members of train-0.tar, the index, the message
+    ({"1.jpg": b""}, None, r'train-0\.tar/1\.jpg has neither a \.json with "labels" nor a \.cls'),
+    ({"1.jpg": b"", "1.json": b"{}"}, None, r"has neither a \.json"),
+    ({"1.jpg": b"", "1.json": b"{"}, None, r"1\.jpg: its labels are neither JSON nor class indices"),
+    ({"1.jpg": b"", "1.json": b'{"labels": "dog"}'}, None, r"1\.jpg: its labels are dog, not a list"),
+    (
+        {"1.jpg": b"", "1.json": b'{"labels": ["dgo"]}'},
+        None,
+        r"index\.csv: train-0\.tar/1\.jpg: 'dgo' is no class; the nearest: dog",
+    ),
+    ({"1.jpg": b"", "1.cls": b"2"}, None, r"1\.jpg: 2 is neither a class name nor one of the 2 class indices"),
+    ({"1.jpg": b"", "1.cls": b"dog"}, None, r"neither JSON nor class indices"),
+    ({"1.jpg": b"", "1.cls": b"0 ?0"}, None, r"a class is both present and unknown"),
+    ({"1.cls": b"0"}, None, r"train-0\.tar holds no images"),
+    ({"../1.jpg": b"", "../1.cls": b"0"}, None, r"'\.\./1\.jpg' is no name of a member"),
+    (None, None, r"train-0\.tar is no whole tar file without compression"),
+    (GOOD, "shard,member\n", r"index\.csv:1: the columns are shard, member, not shard, member, offset"),
+    (GOOD, HEADER, r"train\.index\.csv lists no images"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat\n", r"5 cells, but 6 columns: train-0\.tar,1\.jpg"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,x,1,cat,\n", r"cannot read .*invalid literal.*delete it to have it made anew"),
+    (GOOD, f"{HEADER}train-1.tar,1.jpg,512,1,cat,\n", r"train-0\.tar is not in the index; restore it, or delete"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,\ntrain-1.tar,1.jpg,512,1,,\n", r"1\.tar is in the index, but not"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,\ntrain-0.tar,1.jpg,512,1,cat,\n", r"tar: 1\.jpg is in it twice"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,99999,cat,\n", r"train-0\.tar is shorter than its index says"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,-512,1,cat,\n", r"begins before byte 512"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cot,\n", r"'cot' is no class; the nearest: cat"),
+]
+
+
+@pytest.mark.parametrize(("members", "index", "message"), MISTAKES)
+def test_mistakes_are_told(tmp_path: Path, members: Members | None, index: str | None, message: str) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    if members is None:
+        (tmp_path / "train-0.tar").write_bytes(b"\x1f\x8b" + bytes(2000))
+    else:
+        write_tar(tmp_path / "train-0.tar", members)
+    if index is not None:
+        (tmp_path / "train.index.csv").write_text(index)
+    with pytest.raises(InputError, match=message) as error:
+        read_dataset(tmp_path, "webdataset", "train")
+    assert "\n" not in str(error.value)
+    if index is None and "no class" not in message and "both" not in message and "is no name" not in message:
+        assert not (tmp_path / "train.index.csv").exists()
+
+
+# ---- images of a shard as of files ----
+
+
+def test_batches_are_those_of_the_files(shards: Path, shared_dataset: Path) -> None:
+    batches = []
+    for root, num_workers in ((shared_dataset, 0), (shards, 0), (shards, 2)):
+        table = read_dataset(root, split="train")
+        loader = make_loader(table, make_eval_transform("squash", 32), 8, shuffle=True, seed=3, num_workers=num_workers)
+        batches.append([(batch.images.numpy(), batch.targets.numpy()) for batch in loader])
+    assert [len(each) for each in batches] == [5, 5, 5]
+    for (images, targets), (same_images, same_targets) in zip(*batches[1:], strict=True):
+        assert np.array_equal(images, same_images)
+        assert np.array_equal(targets, same_targets)
+    of_files, of_shards = (
+        sorted((image.tobytes(), target.tolist()) for batch in each for image, target in zip(*batch, strict=True))
+        for each in batches[:2]
+    )
+    assert of_files == of_shards, "in another order, by shards"
+
+
+def test_another_process_finds_the_index_by_itself(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = read_dataset(shards, split="train")
+    expected = [read_bytes(path) for path in table.paths]
+    monkeypatch.setattr(tar_shards, "_shards", {})  # as in one that was not forked
+    assert [read_bytes(path) for path in table.paths] == expected
+
+
+def test_many_threads_and_more_shards_than_stay_open(tmp_path: Path) -> None:
+    count = 3 * tar_shards.SHARDS_OPEN
+    for number in range(count):
+        write_tar(tmp_path / f"train-{number}.tar", {"1.jpg": b"%d" % number * 1000, "1.cls": b"0"})
+    paths = read_dataset(tmp_path, split="train", classes=("x",)).paths
+    rows = np.random.default_rng(0).integers(0, count, 20_000)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda row: read_bytes(paths[row]), rows, chunksize=50))
+    numbers = [int(Path(path).parent.stem.removeprefix("train-")) for path in paths]
+    assert all(data == b"%d" % numbers[row] * 1000 for row, data in zip(rows, found, strict=True))
+    assert len([link for link in os.scandir("/proc/self/fd") if ".tar" in os.path.realpath(link.path)]) <= count / 3
+
+
+def test_a_damaged_member_is_told_by_its_path(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a.jpg": b"no image", "a.cls": b"0"})
+    (path,) = read_dataset(tmp_path, split="train", classes=("x",)).paths
+    with pytest.raises(InputError, match=rf"cannot read image {path}: it is no JPEG"):
+        decode_image(path)
+    with pytest.raises(InputError, match=r"cannot read image .*b\.jpg: the index lists no such image"):
+        decode_image(f"{tmp_path}/train-0.tar/b.jpg")
+    os.truncate(tmp_path / "train-0.tar", 515)
+    with pytest.raises(InputError, match=r"its shard ends before"):
+        decode_image(path)
+
+
+def test_a_shard_cut_between_two_images_is_told(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": b"0", "2.jpg": b"", "2.cls": b"0"})
+    os.truncate(tmp_path / "train-0.tar", 3 * 512)  # two headers and a block of content
+    with pytest.raises(InputError, match=r"train-0\.tar is cut short: the mark that ends a tar file is missing"):
+        read_dataset(tmp_path, split="train", classes=("x",))
+    assert not (tmp_path / "train.index.csv").exists()
+
+
+def test_a_shard_newer_than_the_index_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for seconds, label, expected in ((0, b"0", [[1, 0]]), (1, b"1", [[0, 1]])):
+        write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": label})
+        os.utime(tmp_path / "train-0.tar", (time.time() + seconds,) * 2)
+        assert read_dataset(tmp_path, split="train").targets.tolist() == expected
+
+
+def test_a_folder_that_is_called_like_a_shard(tmp_path: Path) -> None:
+    (tmp_path / "train-0.tar").mkdir()
+    (tmp_path / "train-0.tar" / "a.jpg").write_text("file")
+    assert read_bytes(tmp_path / "train-0.tar" / "a.jpg") == b"file"
+    assert not FORMATS["webdataset"].recognise(tmp_path)
+
+
+def test_stamps_change_with_the_shard(shards: Path, shared_dataset: Path) -> None:
+    paths = read_dataset(shards, split="train").paths
+    files = read_dataset(shared_dataset, split="train").paths
+    stamps = list(stamp_images(paths))
+    assert [size for size, _ in stamps] == [Path(path).stat().st_size for path in files]
+    assert list(stamp_images(files)) == [(s.st_size, s.st_mtime_ns) for s in (Path(path).stat() for path in files)]
+    os.utime(shards / "train-000001.tar", ns=(1, 1))
+    changed = [stamp != before for stamp, before in zip(stamp_images(paths), stamps, strict=True)]
+    assert changed == [5 <= row < 10 for row in range(40)]
+
+
+def test_several_folders_are_joined(shards: Path, shared_dataset: Path) -> None:
+    table = read_dataset([shared_dataset, shards], split="train")
+    assert len(table) == 80
+    assert np.array_equal(decode_image(table.paths[3]), decode_image(table.paths[43]))
+
+
+# ---- shards that lie elsewhere ----
+
+
+@pytest.fixture
+def served(shards: Path) -> Iterator[str]:
+    """A web server over the shards, that is, over the folder they are in."""
+    handler = functools.partial(QuietHandler, directory=str(shards.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def move_away(shards: Path, write_line: Callable[[Path], str], with_index: bool = True) -> Path:
+    """A data set without its shards: a folder beside them, with a line for each in shards.txt."""
+    root = shards.parent / "elsewhere"
+    root.mkdir()
+    files = ["classes.txt", *(["train.index.csv", "test.index.csv"] if with_index else [])]
+    for name in files:
+        (root / name).write_bytes((shards / name).read_bytes())
+    lines = [write_line(path) for path in sorted(shards.glob("*.tar"))]
+    (root / "shards.txt").write_text("# the shards\n\n" + "\n".join(lines) + "\n")
+    return root
+
+
+def read_elsewhere(root: Path, limit_gb: float = 1.0) -> Table:
+    return read_dataset(root, split="train", options=ReadOptions(cache_folder=root / "cache", shard_cache_gb=limit_gb))
+
+
+def list_kept(root: Path) -> list[str]:
+    return sorted(path.name.partition("-")[2] for path in (root / "cache" / "shards").glob("*.tar"))
+
+
+WAYS = {
+    "file": lambda path, server: f"file:{path}",
+    "pipe": lambda path, server: f"pipe:cat '{path}' | cat",
+    "http": lambda path, server: f"{server}/shards/{path.name}?version=3",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("with_index", [True, False])
+def test_shards_elsewhere_are_read_as_those_that_are_here(
+    shards: Path, served: str, way: str, with_index: bool
+) -> None:
+    here = read_dataset(shards, split="train")
+    root = move_away(shards, lambda path: WAYS[way](path, served), with_index)
+    table = read_elsewhere(root)
+    assert (root / "train.index.csv").read_bytes() == (shards / "train.index.csv").read_bytes()
+    assert table.fingerprint() == here.fingerprint()
+    stamps = list(stamp_images(table.paths))
+    assert not (root / "cache" / "shards").exists(), "nothing is fetched before it is needed"
+    assert [read_bytes(path) for path in table.paths[:7]] == [read_bytes(path) for path in here.paths[:7]]
+    assert list_kept(root) == ["train-000000.tar", "train-000001.tar"]
+    assert [read_bytes(path) for path in table.paths] == [read_bytes(path) for path in here.paths]
+    assert list(stamp_images(table.paths)) == stamps
+
+
+def test_those_used_longest_ago_make_room(shards: Path) -> None:
+    log = shards.parent / "log"
+    root = move_away(shards, lambda path: f"pipe:echo {path.name[6:12]} >> {log}; cat {path}")
+    size = (shards / "train-000000.tar").stat().st_size
+    here = read_dataset(shards, split="train").paths
+
+    def read(*numbers: int) -> None:
+        tar_shards.open_shard.cache_clear()
+        for number in numbers:
+            assert read_bytes(table.paths[5 * number]) == read_bytes(here[5 * number])
+
+    table = read_elsewhere(root, limit_gb=3.5 * size / 1e9)
+    read(0, 1, 2)
+    read(0)
+    read(3)
+    assert list_kept(root) == ["train-000000.tar", "train-000002.tar", "train-000003.tar"]
+    read(3, 0, 1)
+    assert list_kept(root) == ["train-000000.tar", "train-000001.tar", "train-000003.tar"]
+    assert [int(line) for line in log.read_text().split()] == [0, 1, 2, 3, 1]
+    assert not list((root / "cache" / "shards").glob("*.part"))
+
+
+def test_less_room_than_one_shard(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = move_away(shards, lambda path: f"file:{path}")
+    table = read_elsewhere(root, limit_gb=1e-6)
+    assert "training reads from 8 shards at a time" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"SHARD_CACHE_GB is 1e-06, but train-000000\.tar alone has"):
+        read_bytes(table.paths[0])
+
+
+def test_what_a_killed_process_left_behind_makes_room(shards: Path) -> None:
+    root = move_away(shards, lambda path: f"file:{path}")
+    size = (shards / "train-000000.tar").stat().st_size
+    table = read_elsewhere(root, limit_gb=1.5 * size / 1e9)
+    folder = root / "cache" / "shards"
+    folder.mkdir(parents=True)
+    (folder / "0-train-000007.part").write_bytes(bytes(size))
+    read_bytes(table.paths[0])
+    assert list_kept(root) == ["train-000000.tar"]
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_transfer_that_breaks_is_tried_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_shards, "RETRY_SECONDS", 0.01)
+    mark = shards.parent / "mark"
+    broken = {  # how often, and in which way
+        "train-000000.tar": f"test -s {mark} || {{ echo >> {mark}; head -c 700 {{}}; exit 3; }}; cat {{}}",
+        "train-000001.tar": f"test -s {mark}2 || {{ echo >> {mark}2; head -c 700 {{}}; exit 0; }}; cat {{}}",
+        "train-000002.tar": f"echo >> {mark}3; head -c 700 {{}}",
+        "train-000003.tar": f"echo >> {mark}4; exit 7; cat {{}}",
+    }
+    root = move_away(shards, lambda path: "pipe:" + broken.get(path.name, "cat {}").replace("{}", str(path)))
+    table, here = read_elsewhere(root), read_tars(shards, "train")
+    for number in (0, 1):
+        path = table.paths[5 * number]
+        assert read_bytes(path) == here[path.replace("elsewhere", "shards")]
+    for number, reason, log in ((2, "700 bytes came, but its index needs", "mark3"), (3, "exit 7", "mark4")):
+        with pytest.raises(
+            InputError, match=rf"cannot fetch train-00000{number}\.tar as shards.txt says.*{reason}"
+        ) as e:
+            decode_image(table.paths[5 * number])
+        assert "\n" not in str(e.value)
+        assert (shards.parent / log).read_text() == "\n" * tar_shards.TRIES
+    assert list_kept(root) == ["train-000000.tar", "train-000001.tar"]
+    assert not list((root / "cache" / "shards").glob("*.part"))
+
+
+def test_a_full_disk_is_told_and_not_tried_again(shards: Path) -> None:
+    log = shards.parent / "log"
+    root = move_away(shards, lambda path: f"pipe:echo >> {log}; cat {path}")
+    table = read_elsewhere(root)
+    member = tar_shards.split_member(table.paths[0])
+    assert member is not None
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (member[0].num_bytes + 512, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot keep train-000000\.tar in .*cache/shards: File too large"):
+            read_bytes(table.paths[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert log.read_text() == "\n"
+    assert not list((root / "cache" / "shards").glob("*.part"))
+    assert decode_image(table.paths[0]).shape == (36, 48, 3)
+
+
+def test_a_server_that_does_not_have_it(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tar_shards, "RETRY_SECONDS", 0.01)
+    root = move_away(shards, lambda path: f"{served}/nowhere/{path.name}")
+    with pytest.raises(InputError, match=r"cannot fetch train-000000\.tar as shards\.txt says: .*exit 22"):
+        read_bytes(read_elsewhere(root).paths[0])
+
+
+def _read_all(paths: list[str], results: multiprocessing.Queue[list[int]]) -> None:
+    results.put([len(read_bytes(path)) for path in paths])
+
+
+def test_several_processes_fetch_each_shard_once(shards: Path) -> None:
+    log = shards.parent / "log"
+    root = move_away(shards, lambda path: f"pipe:echo {path.name} >> {log}; sleep 0.1; cat {path}")
+    table = read_elsewhere(root)
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.Queue[list[int]] = context.Queue()
+    processes = [context.Process(target=_read_all, args=(table.paths, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    sizes = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    expected = [len(data) for path, data in read_tars(shards, "train").items() if path.endswith(".jpg")]
+    assert sizes == [expected] * 4
+    assert sorted(log.read_text().split()) == [f"train-{number:06}.tar" for number in range(8)]
+
+
+def test_a_process_that_does_not_know_the_cache(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = read_elsewhere(move_away(shards, lambda path: f"file:{path}"))
+    monkeypatch.setattr(tar_shards, "_shards", {})
+    with pytest.raises(InputError, match="does not know CACHE_FOLDER: set NUM_WORKERS = 0"):
+        read_bytes(table.paths[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file:/x/train-0.tar\nfile:/x/shard.tar\n", r"shards\.txt:2: no name such as train-000000\.tar stands in"),
+        ("file:/x/train-0.tar\nfile:/y/train-0.tar\n", r"shards\.txt:2: train-0\.tar stands here a second time"),
+    ],
+)
+def test_mistakes_in_the_list_of_shards(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "shards.txt").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path, "webdataset", "train")
+
+
+def test_a_scan_needs_no_place_to_seek(shards: Path) -> None:
+    names = dict.fromkeys((path.name for path in shards.glob("train-*.tar")), "")
+    elsewhere = {name: f"pipe:cat {shards / name}" for name in names}
+    assert list(scan_shards(shards, elsewhere, tuple)) == list(scan_shards(shards, names, tuple))
+
+
+def test_shards_elsewhere_are_not_divided_anew(shards: Path) -> None:
+    root = move_away(shards, lambda path: f"file:{path}")
+    with pytest.raises(InputError, match=r"test-000000\.tar lies elsewhere, as shards\.txt says: split needs it here"):
+        split_dataset(root, "auto", {"train": 80, "val": 20, "test": 0}, 0)
+
+
+def test_images_of_the_same_name_in_two_splits_are_divided_anew(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        write_tar(
+            tmp_path / f"{name}-0.tar",
+            {f"{n}.{type}": data for n in range(10) for type, data in (("jpg", f"{name} {n}".encode()), ("cls", b"0"))},
+        )
+    (tmp_path / "classes.txt").write_text("x\n")
+    split_dataset(tmp_path, "auto", {"train": 50, "val": 50, "test": 0}, 0)
+    found = [read_bytes(path).decode() for path in read_dataset(tmp_path).paths]
+    assert sorted(found) == sorted(f"{name} {n}" for name in ("train", "val") for n in range(10))
+
+
+# ---- the order of training ----
+
+
+def test_blocks_are_the_shards(shards: Path, shared_dataset: Path) -> None:
+    table = read_dataset([shared_dataset, shards], split="train")
+    blocks = find_blocks(table.paths)
+    assert blocks is not None
+    assert blocks.tolist() == [-1] * 40 + [row // 5 for row in range(40)]
+    assert find_blocks(table.paths[:40]) is None
+
+
+@pytest.mark.parametrize(
+    ("num_blocks", "size", "at_once"), [(40, 50, 8), (9, 30, 8), (8, 30, 8), (3, 30, 8), (20, 7, 1)]
+)
+def test_few_blocks_at_a_time_and_every_image_once(num_blocks: int, size: int, at_once: int) -> None:
+    blocks = np.random.default_rng(0).permutation(np.repeat(np.arange(num_blocks), size))
+    order = shuffle_blocks(blocks, np.random.default_rng(1), at_once)
+    assert sorted(order.tolist()) == list(range(len(blocks)))
+    places = [np.flatnonzero(blocks[order] == block) for block in range(num_blocks)]
+    open_at = sum((place.min() <= np.arange(len(order))) & (np.arange(len(order)) <= place.max()) for place in places)
+    assert np.max(open_at) <= at_once
+    if num_blocks > at_once:
+        assert np.mean(open_at) > 0.8 * at_once, "the window is made use of, from the beginning to the end"
+
+
+def test_images_that_are_no_members_come_at_any_time() -> None:
+    blocks = np.r_[np.repeat(np.arange(30), 100), np.full(1000, -1)]
+    order = shuffle_blocks(blocks, np.random.default_rng(0))
+    moments = np.sort(np.flatnonzero(blocks[order] < 0)) / len(order)
+    assert abs(moments - (np.arange(1000) + 0.5) / 1000).max() < 0.08
+    alone = shuffle_blocks(np.full(50, -1), np.random.default_rng(0))
+    assert sorted(alone.tolist()) == list(range(50)) != alone.tolist()
+
+
+def test_epochs_repeat_by_seed_and_number_and_are_unlike_each_other() -> None:
+    blocks = np.repeat(np.arange(100), 40)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = EpochBatches(len(blocks), 32, shuffle=True, seed=seed, blocks=blocks)
+        batches.epoch = epoch
+        drawn = list(batches)
+        assert {len(batch) for batch in drawn} == {32}
+        assert len(drawn) == len(batches) == 125
+        return [key - epoch * len(blocks) for batch in drawn for key in batch]
+
+    assert order(0, 3) == order(0, 3)
+    assert order(0, 3) != order(1, 3)
+    places = [np.argsort(order(0, epoch)) for epoch in range(1, 9)]
+    correlations = np.array([np.corrcoef(a, b)[0, 1] for a, b in itertools.combinations(places, 2)])
+    assert abs(correlations.mean()) < 0.1, "shards change places, so an image does"
+    assert abs(correlations).max() < 0.4  # of 100 shards: standard deviation 0.1

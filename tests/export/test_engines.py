@@ -1,0 +1,270 @@
+"""export/engines.py: what a file is, opening it in its runtime, PyTorch with BatchNorm folded."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import signal
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from launching import CONTEXT, finish
+from random_models import compute_plain, draw_images, make_random_model
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import models_factory
+from export import engines
+from export.engines import ENGINES
+from models import batchnorm_folding
+from utils import InputError
+
+CPU = torch.device("cpu")
+
+# BatchNorm after a concatenation or before an activation has nothing to be folded into:
+# 58 dense layers' norm1, 3 transitions, norm5
+LEFT = {"densenet121": 62}
+
+
+def count_batchnorm(module: nn.Module) -> int:
+    return sum(isinstance(part, _BatchNorm) for part in module.modules())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---- folding ----
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "efficientnet_lite0", "pp_lcnet_x1_0"]
+)
+def test_folding_keeps_the_logits_and_leaves_no_batchnorm_behind_a_layer(name: str) -> None:
+    model, images = make_random_model(name), draw_images(3)
+    folded = batchnorm_folding.fold_batchnorm(model, models_factory.make_example(64))
+    expected = compute_plain(model, images)
+    tolerance = 1e-4 * max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(compute_plain(folded, images), expected, rtol=0, atol=tolerance)
+    assert count_batchnorm(folded) == LEFT.get(name, 0)
+    assert count_batchnorm(model) > LEFT.get(name, 0), "the model itself stays as it was"
+
+
+def test_a_backbone_folds_alone() -> None:
+    backbone = make_random_model("efficientnet_lite0").backbone
+    pixels = torch.rand(2, 3, 64, 64)
+    folded = batchnorm_folding.fold_batchnorm(backbone, pixels)
+    torch.testing.assert_close(compute_plain(folded, pixels), compute_plain(backbone, pixels), rtol=1e-4, atol=1e-4)
+    assert count_batchnorm(folded) == 0
+    assert not folded.training
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
+class Twice(nn.Module):
+    """A convolution that runs twice, or whose output goes past BatchNorm as well: through a module or an addition."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.other, self.way = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Sigmoid(), way
+        nn.init.constant_(self.norm.running_mean, 0.5)  # pyright: ignore[reportArgumentType]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if self.way == "runs":
+            return self.norm(self.conv(y))
+        return self.norm(y) + (self.other(y) if self.way == "module" else y)
+
+
+@pytest.mark.parametrize("way", ["runs", "module"])
+def test_a_layer_that_serves_twice_is_not_folded(way: str) -> None:
+    module, example = Twice(way).eval(), torch.rand(2, 3, 4, 4)
+    folded = batchnorm_folding.fold_batchnorm(module, example)
+    assert count_batchnorm(folded) == 1
+    torch.testing.assert_close(compute_plain(folded, example), compute_plain(module, example))
+
+
+def test_a_fold_that_would_change_the_output_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    module, example = Twice("addition").eval(), torch.rand(2, 3, 4, 4)
+    folded = batchnorm_folding.fold_batchnorm(module, example)
+    assert "warning: BatchNorm is not folded: it would change the output of Twice by" in capsys.readouterr().err
+    assert torch.equal(compute_plain(folded, example), compute_plain(module, example))
+
+
+def test_batchnorm_over_another_axis_than_linears_is_not_folded() -> None:
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)).eval()  # (B, 6 tokens, 6)
+    assert count_batchnorm(batchnorm_folding.fold_batchnorm(module, torch.rand(2, 6, 4))) == 1
+    assert count_batchnorm(batchnorm_folding.fold_batchnorm(module, torch.rand(2, 4))) == 0
+
+
+# ---- files ----
+
+
+def test_torch_gives_the_models_logits_for_any_batch_size() -> None:
+    model = make_random_model("resnet18")
+    run = engines.make_torch(model, 64, CPU)
+    for count in (4, 1, 7):
+        logits = run(draw_images(count))
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, compute_plain(model, draw_images(count)), rtol=0, atol=1e-4)
+
+
+def test_a_run_of_one_image_serves_many() -> None:
+    sizes = []
+
+    def run(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return images.float().mean(dim=(2, 3))
+
+    images = draw_images(5)
+    assert torch.equal(engines.run_one_by_one(run)(images), images.float().mean(dim=(2, 3)))
+    assert sizes == [1] * 5
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def write_zip(path: Path, *names: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return path
+
+
+def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
+    torch.save({"code": [1]}, tmp_path / "code.pt")
+    cases = {
+        "checkpoint": [
+            tmp_path / "code.pt",
+            write_zip(tmp_path / "unusual.name", "model/data.pkl", "model/data/0"),
+            write(tmp_path / "damaged.pt", b"PK\x03\x04 cut short"),
+            write(tmp_path / "another.pth", b"\x80\x02 a pickle of old"),
+        ],
+        "torchscript": [write_zip(tmp_path / "script.pt", "a/data.pkl", "a/code/__torch__/b.py", "a/constants.pkl")],
+        "onnx": [write(tmp_path / "model.onnx", b"\x08\x0a")],
+        "openvino": [write(tmp_path / "model.xml", b'\n<?xml version="1.0"?>\n<net name="Model">')],
+    }
+    for format, paths in cases.items():
+        for path in paths:
+            assert engines.recognise(path) == format, path.name
+    assert set(cases) == set(engines.ENGINES_OF)
+
+
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
+    picture = write(tmp_path / "picture.jpg", b"\xff\xd8\xff\xe0")
+    with pytest.raises(InputError, match=r"picture.jpg is no model: a checkpoint or TorchScript \(.pt\), "):
+        engines.recognise(picture)
+    for absent in (tmp_path / "absent.onnx", tmp_path):
+        with pytest.raises(InputError, match=r"there is no model .*: run training.py first"):
+            engines.recognise(absent)
+
+
+def test_the_engine_is_the_files_own_or_one_that_opens_it() -> None:
+    path = Path("model")
+    own = {"checkpoint": "torch", "onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+    for format, name in own.items():
+        assert engines.choose_engine("auto", format, path) == name
+    assert engines.choose_engine("openvino", "onnx", path) == "openvino"
+    assert [engines.choose_engine(name, "checkpoint", path) for name in ENGINES] == list(ENGINES)
+    for format, name in (("onnx", "torch"), ("openvino", "onnxruntime"), ("torchscript", "openvino")):
+        able = "one of auto, " + ", ".join(engines.ENGINES_OF[format])
+        with pytest.raises(InputError, match=rf"^engine {name} does not open model \({format}\): choose {able}$"):
+            engines.choose_engine(name, format, path)
+    with pytest.raises(InputError, match=r"there is no engine 'openvin' \(did you mean openvino\?\); known: auto, "):
+        engines.choose_engine("openvin", "onnx", path)
+
+
+def test_metadata_comes_with_the_file_and_none_where_there_is_none(tmp_path: Path) -> None:
+    """ONNX files written by hand, an identity of pixels: with metadata, without, and with another's under our name."""
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info
+    for name, props in (
+        ("ours", {"multilabel": json.dumps({"classes": ["é", '"<&>']})}),
+        ("bare", {}),
+        ("other", {"multilabel": "not JSON"}),
+    ):
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node("Cast", ["images"], ["logits"], to=onnx.TensorProto.FLOAT)],
+            name,
+            [value("images", onnx.TensorProto.UINT8, ["batch", 3])],
+            [value("logits", onnx.TensorProto.FLOAT, ["batch", 3])],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+        onnx.helper.set_model_props(model, props)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    pixels = torch.tensor([[1, 2, 3], [4, 5, 255]], dtype=torch.uint8)
+    for engine in ("onnxruntime", "openvino"):
+        for name in ("ours", "bare", "other"):
+            run, metadata = ENGINES[engine](tmp_path / f"{name}.onnx", CPU)
+            assert torch.equal(run(pixels), pixels.float())
+            assert metadata == ({"classes": ["é", '"<&>']} if name == "ours" else None)
+
+
+def open_two_and_take_a_signal(path: Path) -> None:
+    first, second = ENGINES["openvino"](path, CPU), ENGINES["openvino"](path, CPU)
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(7))
+    signal.raise_signal(signal.SIGUSR1)
+
+
+def test_signals_after_openvino_models_are_gone(tmp_path: Path) -> None:
+    """OpenVINO's plugin leaves a dead stack for signals where each model has one of its own: status -11."""
+    openvino = pytest.importorskip("openvino")
+    image = openvino.opset13.parameter([1, 3], np.uint8)
+    openvino.save_model(openvino.Model([openvino.opset13.convert(image, "f32")], [image]), tmp_path / "model.xml")
+    process = CONTEXT.Process(target=open_two_and_take_a_signal, args=(tmp_path / "model.xml",))
+    process.start()
+    assert finish(process) == [7]
+
+
+@pytest.mark.parametrize(
+    ("engine", "name", "content"),
+    [
+        ("onnxruntime", "model.onnx", b"no protobuf"),
+        ("openvino", "model.onnx", b"no protobuf"),
+        ("openvino", "model.xml", b'<?xml version="1.0"?><net name="Model" version="11"><layers></net>'),
+    ],
+)
+def test_a_damaged_file_is_one_line(engine: str, name: str, content: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(InputError, match=rf"^cannot open {path} as [^\n]*: it is damaged, or of another ver[^\n]*$"):
+        ENGINES[engine](path, CPU)
+
+
+def test_damaged_torchscript_is_one_line(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "model.pt", "model/data.pkl", "model/code/x.py", "model/constants.pkl")
+    with pytest.raises(InputError, match=rf"^cannot open {path} as TorchScript: it is damaged[^\n]*$"):
+        ENGINES["torch"](path, CPU)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_engines_of_files_are_for_cpus(name: str) -> None:
+    with pytest.raises(InputError, match=f"engine {name} runs on a CPU, not on cuda:0: choose engine torch"):
+        ENGINES[name](Path("model.onnx"), torch.device("cuda:0"))
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    hide: Callable[[str], Any] = lambda name: None if name in ("openvino", "onnxscript") else find(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    message = "engine openvino needs openvino, onnxscript: pip install -r requirements-export.txt"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        engines.require_engine("openvino", CPU, ["onnx", "onnxscript"])
+    assert (Path(engines.__file__).parents[1] / "requirements-export.txt").is_file()

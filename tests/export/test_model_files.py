@@ -1,0 +1,335 @@
+"""export/model_files.py: a checkpoint's kept file is made once; exported files give what the network does, and
+say what.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_models import compute_plain, draw_images
+from torch import Tensor, nn
+
+import models_factory
+from export import engines, kept_engines, model_files
+from export.engines import ENGINES
+from export.kept_engines import KeptSource
+from export.model_files import EXPORT_FORMATS, Export
+from heads import HEADS
+from models import batchnorm_folding
+from models_factory import MultiLabelModel
+from utils import InputError
+
+CPU = torch.device("cpu")
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}  # of each format of floats
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_small_model(seed: int = 0) -> MultiLabelModel:
+    """Quick to convert, with a megabyte of weights."""
+    torch.manual_seed(seed)
+    layers = []
+    for before, after in ((3, 32), (32, 128), (128, 256)):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+    model = MultiLabelModel(nn.Sequential(*layers), HEADS["linear_bn"](256, 5), (0.5,) * 3, (0.2,) * 3)
+    model(draw_images(24))  # statistics
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> MultiLabelModel:
+    return make_small_model()
+
+
+@pytest.fixture(scope="module")
+def source(model: MultiLabelModel, tmp_path_factory: pytest.TempPathFactory) -> KeptSource:
+    """One for all tests of this file, so that its ONNX file is made once."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "model.pt").write_bytes(b"the content of a checkpoint")
+    images = draw_images(24)
+    for i in range(24):
+        (folder / f"{i}.jpg").write_bytes(b"stands for an image")
+    return KeptSource(
+        make_model=lambda: model,
+        image_size=64,
+        checkpoint=folder / "model.pt",
+        folder=folder / "kept",
+        read_image=lambda path: images[int(Path(path).stem)],
+    )
+
+
+@pytest.fixture(scope="module")
+def int8_source(source: KeptSource) -> KeptSource:
+    return replace(source, int8_images=[str(source.checkpoint.parent / f"{i}.jpg") for i in range(24)])
+
+
+def refuse() -> nn.Module:
+    raise AssertionError("the model was made again")
+
+
+# ---- the kept file ----
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_kept_file_gives_the_models_logits_for_any_batch_size(
+    engine: str, source: KeptSource, model: MultiLabelModel
+) -> None:
+    run = kept_engines.open_kept(source, engine, CPU)
+    for count in (4, 1, 7):
+        images = draw_images(count)
+        logits = run(images)
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, compute_plain(model, images), rtol=0, atol=1e-4)
+    first = run(draw_images(2))
+    run(255 - draw_images(2))
+    assert torch.equal(first, run(draw_images(2))), "a later batch does not overwrite logits, nor change them"
+
+
+def test_int8_ranks_images_as_float_does(int8_source: KeptSource, model: MultiLabelModel) -> None:
+    images = draw_images(64)
+    found = kept_engines.open_kept(int8_source, "openvino", CPU)(images).numpy()
+    expected = compute_plain(model, images).numpy()
+    for column in range(5):
+        assert np.corrcoef(found[:, column], expected[:, column])[0, 1] > 0.9
+    assert np.abs(found - expected).max() > 1e-4, "it does run in int8"
+
+
+@pytest.mark.parametrize("precision", ["float", "int8"])
+def test_a_kept_file_serves_without_making_the_model(
+    precision: str, source: KeptSource, int8_source: KeptSource
+) -> None:
+    chosen = int8_source if precision == "int8" else source
+    images = draw_images(3)
+    logits = kept_engines.open_kept(chosen, "openvino", CPU)(images)
+    (file,) = chosen.folder.glob(f"model_{precision}_*.onnx")
+    assert torch.equal(kept_engines.open_kept(replace(chosen, make_model=refuse), "openvino", CPU)(images), logits)
+    assert [path.name for path in chosen.folder.glob(f"*{precision}*")] == [file.name], "nor is anything left beside it"
+
+
+def test_a_kept_files_name_follows_what_it_depends_on(
+    source: KeptSource, int8_source: KeptSource, tmp_path: Path
+) -> None:
+    def name(chosen: KeptSource) -> Path:
+        return kept_engines.name_file(chosen, ["onnx"])
+
+    changed, same = tmp_path / "changed" / "model.pt", tmp_path / "same" / "model.pt"
+    for path, content in ((changed, b"another"), (same, source.checkpoint.read_bytes())):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    assert name(replace(source, checkpoint=same)) == name(source)
+    image = Path(shutil.copy(int8_source.int8_images[0], tmp_path / "0.jpg"))
+    own = replace(int8_source, int8_images=[str(image)])
+    others = [replace(source, checkpoint=changed), int8_source, replace(int8_source, int8_images=["0.jpg"] * 0), own]
+    names = [name(source), name(others[0]), name(int8_source), name(own)]
+    image.write_bytes(b"another image")
+    names += [name(own), kept_engines.name_file(source, ["onnx", "nncf"])]
+    assert len(set(names)) == 6
+
+
+def test_a_conversion_that_changes_the_logits_keeps_no_file(
+    source: KeptSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make, other = model_files.make_onnx, make_small_model(seed=1)
+    monkeypatch.setattr(model_files, "make_onnx", lambda model, example: make(other, example))
+    with pytest.raises(InputError, match=r"converting .*model\.pt changes its output by"):
+        kept_engines.open_kept(replace(source, folder=tmp_path), "onnxruntime", CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_openvinos(int8_source: KeptSource) -> None:
+    with pytest.raises(InputError, match="engine onnxruntime runs float models only: choose openvino for int8"):
+        kept_engines.open_kept(int8_source, "onnxruntime", CPU)
+
+
+def test_an_int8_image_that_is_gone_is_one_line(int8_source: KeptSource) -> None:
+    with pytest.raises(InputError, match=r"^cannot read image .*gone\.jpg: No such file or directory$"):
+        kept_engines.open_kept(replace(int8_source, int8_images=["gone.jpg"]), "openvino", CPU)
+
+
+# ---- exported files ----
+
+
+def make_export(network: nn.Module, dynamic: list[str], **values: Any) -> Export:
+    metadata = {"classes": ["é", '"<&>', "c", "d", "e"], "image_size": 64, "resize_rule": "squash", "head": "linear_bn"}
+    metadata |= {"model_name": "network", "output": "logits", "dynamic": dynamic, "exported_by": "a test"}
+    images = draw_images(24)
+    return Export(network, metadata | values, lambda path: images[int(path)], [str(i) for i in range(24)])
+
+
+@pytest.fixture(scope="module")
+def export(model: MultiLabelModel) -> Export:
+    """Any number of images of any size; one for all tests of this file, so that its ONNX model is made once."""
+    return make_export(batchnorm_folding.fold_batchnorm(model, models_factory.make_example(64)), ["batch", "size"])
+
+
+@pytest.fixture(scope="module")
+def files(export: Export, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every format's file of `export`, alone in a folder."""
+    paths = {name: tmp_path_factory.mktemp(name) / f"model{format.ending}" for name, format in EXPORT_FORMATS.items()}
+    for name, path in paths.items():
+        EXPORT_FORMATS[name].save(export, path)
+    return paths
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_file_gives_the_networks_logits_for_any_batch_and_size(
+    name: str, files: dict[str, Path], model: MultiLabelModel
+) -> None:
+    run = ENGINES[RUNTIMES[name]](files[name], CPU).run
+    wide = torch.nn.functional.interpolate(draw_images(2).float(), (96, 160)).to(torch.uint8)
+    for images in (draw_images(3), draw_images(1), wide):
+        torch.testing.assert_close(run(images), compute_plain(model, images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["onnx_int8", "openvino_int8"])
+def test_int8_files_rank_images_as_the_network_does(name: str, files: dict[str, Path], model: MultiLabelModel) -> None:
+    images, engine = draw_images(64), RUNTIMES[name.removesuffix("_int8")]
+    found, expected = ENGINES[engine](files[name], CPU).run(images).numpy(), compute_plain(model, images).numpy()
+    for column in range(5):
+        assert np.corrcoef(found[:, column], expected[:, column])[0, 1] > 0.9
+    assert measure_weights(files[name]) < 0.3 * measure_weights(files[name.removesuffix("_int8")])
+
+
+def measure_weights(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_a_file_says_what_it_is_and_leaves_nothing_beside_it(name: str, files: dict[str, Path], export: Export) -> None:
+    path = files[name]
+    engine = engines.choose_engine("auto", engines.recognise(path), path)
+    precision = "int8" if name.endswith("int8") else "fp32"
+    assert ENGINES[engine](path, CPU).metadata == export.metadata | {"precision": precision}
+    beside = {path, path.with_suffix(".bin")} if path.suffix == ".xml" else {path}
+    assert {*path.parent.iterdir()} == beside
+
+
+def test_an_onnx_file_is_one_for_any_reader(files: dict[str, Path]) -> None:
+    import onnx
+
+    for name in ("onnx", "onnx_int8"):
+        model = onnx.load(files[name])
+        onnx.checker.check_model(model, full_check=True)
+        (images,), (logits,) = model.graph.input, model.graph.output
+        assert (images.name, images.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
+        assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == [
+            "batch",
+            3,
+            "height",
+            "width",
+        ]
+        assert (logits.name, logits.type.tensor_type.shape.dim[1].dim_value) == ("logits", 5)
+        assert "Input images: uint8 RGB (B, 3, H, W), resized by 'squash'" in model.doc_string
+        assert json.loads({p.key: p.value for p in model.metadata_props}["multilabel"])["image_size"] == 64
+
+
+def test_torchscript_loads_where_this_project_is_not(files: dict[str, Path], model: MultiLabelModel) -> None:
+    torch.save(draw_images(2), files["torchscript"].with_name("images"))
+    code = "import torch; print(torch.jit.load('model_torchscript.pt')(torch.load('images')).tolist())"
+    folder = files["torchscript"].parent
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True)
+    (folder / "images").unlink()
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), compute_plain(model, draw_images(2)).numpy(), atol=1e-4)
+
+
+def test_half_precision_halves_the_file(export: Export, files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    EXPORT_FORMATS["openvino"].save(replace_fp16(export), path)
+    assert 0.45 < measure_weights(path) / measure_weights(files["openvino"]) < 0.6
+    run, metadata = ENGINES["openvino"](path, CPU)
+    assert metadata is not None
+    assert metadata["precision"] == "fp16"
+    expected = compute_plain(export.network, draw_images(4))
+    difference = (run(draw_images(4)) - expected).abs().max() / expected.abs().max()
+    assert 1e-7 < difference < 0.02
+
+
+def replace_fp16(export: Export) -> Export:
+    copied = replace(export, fp16=True)
+    copied.__dict__["onnx"] = export.onnx  # made already
+    return copied
+
+
+class Mean(nn.Module):
+    """What is quick to convert: the mean of each channel, above or below 100."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().mean(dim=(2, 3)) - 100
+
+
+def test_probabilities_have_the_activation_inside(tmp_path: Path) -> None:
+    network = model_files.Activated(Mean(), torch.sigmoid).eval()
+    export = make_export(network, ["batch"], output="probabilities")
+    images = torch.full((3, 3, 64, 64), 99, dtype=torch.uint8)
+    for name, engine in RUNTIMES.items():
+        path = tmp_path / f"model{EXPORT_FORMATS[name].ending}"
+        EXPORT_FORMATS[name].save(export, path)
+        torch.testing.assert_close(ENGINES[engine](path, CPU).run(images), torch.full((3, 3), -1.0).sigmoid())
+    import onnx
+
+    assert onnx.load(tmp_path / "model.onnx").graph.output[0].name == "probabilities"
+
+
+def test_without_dynamic_axes_a_file_takes_one_image(tmp_path: Path) -> None:
+    import onnx
+
+    EXPORT_FORMATS["onnx"].save(make_export(Mean().eval(), []), tmp_path / "model.onnx")
+    shape = onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape
+    assert [d.dim_value for d in shape.dim] == [1, 3, 64, 64]
+
+
+class OneSize(nn.Module):
+    """A network whose trace holds the size it was traced at, as TensorFlow's padding does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().sum(dim=(2, 3)) / int(images.shape[2])
+
+
+class Patches(nn.Module):
+    """A network of one size, as transformers are: a weight for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.ones(64, 64))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.float() * self.positions).mean(dim=(2, 3))
+
+
+def test_a_trace_of_one_size_is_refused_where_the_size_is_to_vary(tmp_path: Path) -> None:
+    advice = "leave size out of EXPORT_DYNAMIC"
+    with pytest.raises(InputError, match=f"^in this format network takes one size only: {advice}$"):
+        EXPORT_FORMATS["torchscript"].save(make_export(OneSize().eval(), ["size"]), tmp_path / "model.pt")
+    for name in ("onnx", "torchscript"):
+        with pytest.raises(InputError, match=f"^[^\n]*{advice}$"):
+            EXPORT_FORMATS[name].save(make_export(Patches().eval(), ["size"]), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+    EXPORT_FORMATS["torchscript"].save(make_export(OneSize().eval(), []), tmp_path / "model.pt")
+
+
+def test_a_network_that_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
+    class Branch(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.float().mean(dim=(2, 3)) * (1 if images.sum() > 0 else 2)
+
+    with pytest.raises(InputError, match=r"^ONNX cannot express this network: [^\n]+$"):
+        EXPORT_FORMATS["onnx"].save(make_export(Branch().eval(), ["batch"]), tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []

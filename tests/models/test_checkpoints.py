@@ -1,0 +1,135 @@
+"""models/checkpoints.py: what is written is read back; what is not a checkpoint is refused; the old file survives."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import config
+import overrides
+import utils
+from models import checkpoints
+from trainer import run_files, run_state
+from utils import InputError
+
+
+def make_checkpoint(**changes: Any) -> dict[str, Any]:
+    return {
+        "model_state": {"w": torch.arange(6.0).view(2, 3)},
+        "model_name": "resnet18",
+        "head": "linear_bn",
+        "classes": ["a", "b"],
+        "image_size": 32,
+        "resize_rule": "squash",
+        "best_f1": 0.5,
+        "training_state": {"step": torch.tensor(3)},
+        **changes,
+    }
+
+
+def test_round_trip_and_sidecar(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.pt"
+    checkpoints.save(path, make_checkpoint())
+    loaded = checkpoints.load(path)
+    assert torch.equal(loaded["model_state"]["w"], torch.arange(6.0).view(2, 3))
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar == {key: value for key, value in loaded.items() if key not in ("model_state", "training_state")}
+    assert checkpoints.read_sidecar(path) == sidecar
+    assert sorted(file.name for file in path.parent.iterdir()) == ["a.json", "a.pt"]
+
+
+def test_best_f1_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    assert checkpoints.read_best_f1(path) == -1
+    checkpoints.save(path, make_checkpoint(best_f1=0.25))
+    assert checkpoints.read_best_f1(path) == 0.25
+    path.with_suffix(".json").write_text("{broken")
+    assert checkpoints.read_best_f1(path) == 0.25, "without a sidecar the checkpoint itself is asked"
+
+
+class Payload:
+    """Pickles into a call that would leave a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_executable_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save(make_checkpoint(extra=Payload(tmp_path / "trace")), tmp_path / "evil.pt")
+    with pytest.raises(InputError, match=r"evil\.pt: it holds Python objects that could run code"):
+        checkpoints.load(tmp_path / "evil.pt")
+    assert not (tmp_path / "trace").exists()
+
+
+def test_damaged_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "a.pt", make_checkpoint())
+    whole = (tmp_path / "a.pt").read_bytes()
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pt").write_bytes(whole[:size])
+        with pytest.raises(InputError, match=r"cannot load checkpoint .*cut\.pt: it is damaged or cut short"):
+            checkpoints.load(tmp_path / "cut.pt")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="is not a checkpoint of this project"):
+        checkpoints.load(tmp_path / "other.pt")
+    torch.save({"format": checkpoints.FORMAT, "version": 99}, tmp_path / "later.pt")
+    with pytest.raises(InputError, match="version 99"):
+        checkpoints.load(tmp_path / "later.pt")
+    with pytest.raises(InputError, match=r"there is no checkpoint .*gone\.pt: run training\.py first"):
+        checkpoints.load(tmp_path / "gone.pt")
+
+
+def test_the_old_checkpoint_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.pt"
+    checkpoints.save(path, make_checkpoint(best_f1=0.25))
+
+    def fill(checkpoint: Any, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(InputError, match=r"cannot write .*a\.pt: .*No space left"):
+        checkpoints.save(path, make_checkpoint(best_f1=0.75))
+    assert checkpoints.load(path)["best_f1"] == 0.25
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.json", "a.pt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_torch_itself_reports_a_full_device(tmp_path: Path) -> None:
+    """What torch.save raises on a full disk is what write_atomically turns into one line."""
+    checkpoint = make_checkpoint(model_state={"w": torch.zeros(1_000_000)})
+    with pytest.raises(InputError, match="cannot write"):
+        utils.write_atomically(tmp_path / "a.pt", lambda temporary: torch.save(checkpoint, "/dev/full"))
+
+
+def test_configuration_name_follows_every_constant_that_decides() -> None:
+    overrides.apply([], config)
+    constants = overrides.resolved(config)
+    first = run_files.name_configuration(constants, {"WEIGHT_DECAY": 0.0})
+    assert first == run_files.name_configuration(constants, {"WEIGHT_DECAY": 0.0})
+    assert first != run_files.name_configuration(constants, {"WEIGHT_DECAY": 0.1})
+    for token in ("linear_bn", "224px", "bs32", "ep10", "lr0.001", "unfreeze4", "seed0"):
+        assert token in first
+
+
+def test_log_has_a_column_for_every_number(tmp_path: Path) -> None:
+    run_files.write_log(tmp_path / "log.csv", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_f1": 0.75}])
+    assert (tmp_path / "log.csv").read_text() == "epoch,loss,val_f1\n1,0.5,\n2,0.25,0.75\n"
+
+
+def test_early_stopping_counts_gains_above_the_least(tmp_path: Path) -> None:
+    state = run_state.RunState()
+    best = [state.note_validation(epoch, f1, 0.5, 0.1) for epoch, f1 in enumerate((0.3, 0.35, 0.39, 0.45, 0.4), 1)]
+    assert best == [True, True, True, True, False]
+    assert state.best_epoch == 4
+    assert state.stopping_f1 == 0.45
+    assert state.validations_without_gain == 1
+    assert math.isclose(state.best_f1, 0.45)

@@ -1,0 +1,41 @@
+"""Networks with random weights, pictures for them, and what they make of these: what several tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import models_factory
+from models_factory import MultiLabelModel
+
+
+def make_random_model(name: str, head: str = "linear_bn", num_classes: int = 5, **options: Any) -> MultiLabelModel:
+    """Random weights and, unlike those of a new network, random BatchNorm statistics and scales."""
+    torch.manual_seed(0)
+    model = models_factory.make_model(name, num_classes, head, image_size=64, head_options=options)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            for tensor, low, high in (
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 2.0),
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.3, 0.3),
+            ):
+                nn.init.uniform_(tensor, low, high)
+    return model.eval()
+
+
+def draw_images(count: int) -> Tensor:
+    """Patches of colour, uint8 (count, 3, 64, 64): they differ more between images than noise does."""
+    patches = torch.randint(0, 256, (count, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return patches.repeat_interleave(16, 2).repeat_interleave(16, 3)
+
+
+def compute_plain(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images)

@@ -1,0 +1,540 @@
+"""tools/check.py, tools/check_report.py: what was planted is found, nothing else is, and no file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from xml.etree.ElementTree import Element, fromstring
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dataset_readers
+from dataset import decoding
+from dataset.table import Table
+from tools import check, check_report
+from tools.check import check_dataset, find_copies, find_near_pairs
+from tools.findings import Finding, ImageFacts, Result
+from utils import InputError
+
+CLASSES = ("cat", "dog", "<b>&\"'")
+
+
+def make_picture(seed: int, width: int = 96, height: int = 72) -> Image.Image:
+    """A picture like no other: blotches of colour."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def write_split(root: Path, split: str, images: Mapping[str, bytes], labels: Mapping[str, Iterable[int]]) -> None:
+    """`images` {file name: content} in the layout of coco_cls, each with `labels` {file name: class indices}."""
+    for folder in (root / "images" / f"{split}-resized", root / "labels" / split):
+        folder.mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    for name, content in images.items():
+        (root / "images" / f"{split}-resized" / name).write_bytes(content)
+        text = "".join(f"{label}\n" for label in labels[name])
+        (root / "labels" / split / f"{Path(name).stem}.cls").write_text(text)
+
+
+def hash_tree(root: Path) -> dict[str, tuple[int, str]]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(path): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files}
+
+
+def read_result(output: Path) -> dict[str, Any]:
+    return json.loads((output / "check_dataset_result.json").read_text())
+
+
+def list_found(output: Path) -> set[tuple[str, str, tuple[str, ...]]]:
+    """(kind, severity, names of the files) of all findings."""
+    found = read_result(output)["findings"]
+    assert all(finding["text"] for finding in found)
+    return {(f["kind"], f["severity"], tuple(Path(file).name for file in f["files"])) for f in found}
+
+
+def read_page(output: Path) -> Element:
+    """The page, which is well-formed enough for an XML parser."""
+    text = (output / "check_dataset" / "index.html").read_text()
+    assert not re.search(r"https?:|<script|<link|@import|url\(", text), "nothing comes from elsewhere"
+    for source in re.findall(r'src="([^"]*)"', text):
+        assert source.startswith("data:image/jpeg;base64,") or (output / "check_dataset" / unquote(source)).is_file()
+    return fromstring(text.partition("\n")[2])
+
+
+def read_text(element: Element) -> str:
+    return " ".join(" ".join(element.itertext()).split())
+
+
+# ---- every kind of file ----
+
+
+def claim_size(image: bytes, width: int, height: int) -> bytes:
+    """A PNG or JPEG file that says that it is larger than it is."""
+    if image.startswith(b"\x89PNG"):
+        header = b"IHDR" + struct.pack(">II", width, height) + image[24:29]
+        return image[:12] + header + struct.pack(">I", zlib.crc32(header)) + image[33:]
+    frame = image.index(b"\xff\xc0")
+    return image[: frame + 5] + struct.pack(">HH", height, width) + image[frame + 9 :]
+
+
+def make_torture() -> tuple[dict[str, bytes], set[tuple[str, str, tuple[str, ...]]]]:
+    """(files of every odd or broken kind, what is to be found in them)."""
+    pictures = iter([make_picture(seed) for seed in range(30)])
+    exif = Image.Exif()
+    exif[decoding.ORIENTATION] = 6
+    grey = np.asarray(make_picture(50).convert("L"), dtype=np.uint16)
+    alpha = make_picture(51)
+    alpha.putalpha(Image.fromarray(np.tile(np.linspace(90, 255, 96).astype(np.uint8), (72, 1))))
+    frames = [next(pictures).quantize(32) for _ in range(2)]
+    good = {
+        "plain.jpg": encode(next(pictures), "JPEG"),
+        "upper.JPEG": encode(next(pictures), "JPEG"),
+        "cmyk.jpg": encode(next(pictures).convert("CMYK"), "JPEG"),
+        "grey.jpg": encode(next(pictures).convert("L"), "JPEG"),
+        "turned.jpg": encode(next(pictures), "JPEG", exif=exif),
+        "progressive.jpg": encode(next(pictures), "JPEG", progressive=True),
+        "camera.jpg": encode(next(pictures), "MPO", save_all=True, append_images=[next(pictures)]),
+        "sixteen.png": encode(Image.fromarray(grey * 257), "PNG"),
+        "sixteen_.tiff": encode(Image.fromarray((255 - grey) * 257), "TIFF"),
+        "palette.png": encode(next(pictures).quantize(64), "PNG"),
+        "alpha.png": encode(alpha, "PNG"),
+        "first.gif": encode(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "scan.tif": encode(next(pictures), "TIFF", compression="tiff_lzw"),
+        "web.webp": encode(next(pictures), "WEBP"),
+        "bitmap.bmp": encode(next(pictures), "BMP"),
+    }
+    bad = {
+        ("unreadable", "error", "cut.jpg"): encode(next(pictures), "JPEG")[:-400],
+        ("unreadable", "error", "cut_.png"): encode(next(pictures), "PNG")[:-400],
+        ("unreadable", "error", "empty.jpg"): b"",
+        ("unreadable", "error", "text.jpg"): b"this is no picture\n",
+        ("unreadable", "error", "page.png"): b"<!doctype html><title>404</title>",
+        ("unreadable", "error", "bomb.png"): claim_size(encode(next(pictures), "PNG"), 50_000, 50_000),
+        ("unreadable", "error", "bomb_.jpg"): claim_size(encode(next(pictures), "JPEG"), 65_000, 65_000),
+        ("wrong_extension", "warning", "png.jpg"): encode(next(pictures), "PNG"),
+        ("wrong_extension", "warning", "jpeg.png"): encode(next(pictures), "JPEG"),
+        ("small", "warning", "small.png"): encode(make_picture(60, 40, 31), "PNG"),
+        ("blank", "warning", "black.png"): encode(Image.new("RGB", (64, 48)), "PNG"),
+        ("blank", "warning", "white.jpg"): encode(Image.new("RGB", (64, 48), "white"), "JPEG"),
+    }
+    expected = {(kind, severity, (name,)) for kind, severity, name in bad}
+    return good | {name: content for (_, _, name), content in bad.items()}, expected
+
+
+def test_torture_folder_gives_each_finding_in_one_pass_and_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    images, expected = make_torture()
+    labels = {name: [number % 3] for number, name in enumerate(images)}
+    write_split(root, "train", images, labels)
+    test = {f"test{seed}.png": encode(make_picture(100 + seed), "PNG") for seed in range(3)}
+    write_split(root, "test", test, {f"test{seed}.png": [seed] for seed in range(3)})
+    before = hash_tree(root)
+
+    assert not check_dataset(root, output=output)
+
+    assert hash_tree(root) == before
+    assert list_found(output) == expected
+    texts = {Path(f["files"][0]).name: f["text"] for f in read_result(output)["findings"]}
+    for name, text in {
+        "cut.jpg": "truncated",
+        "empty.jpg": "the file is empty",
+        "text.jpg": "it is no JPEG, PNG",
+        "bomb.png": "decompression bomb",
+        "bomb_.jpg": "decompression bomb",
+        "png.jpg": "a PNG image",
+        "jpeg.png": "a JPEG image",
+        "small.png": "40 x 31 pixels",
+    }.items():
+        assert text in texts[name]
+        assert str(root) not in texts[name], "the file is named once, within the data set"
+    unreadable = sorted(f"images/train-resized/{files[0]}" for kind, _, files in expected if kind == "unreadable")
+    assert (output / "exclude.txt").read_text().splitlines() == ["# cannot be read", *unreadable]
+    printed = capsys.readouterr().out
+    assert f"{len(images)} train, 3 test images" in printed
+    assert "error        7  Images that cannot be read" in printed
+    assert printed.splitlines()[-1] == f"check failed: {output / 'check_dataset' / 'index.html'}"
+    page = read_text(read_page(output))
+    assert "✕ failed: 7 errors and 5 warnings" in page
+    assert "images/train-resized/empty.jpg: the file is empty" in page
+
+
+def test_facts_are_those_of_the_upright_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[decoding.ORIENTATION] = 6
+    (tmp_path / "turned.jpg").write_bytes(encode(make_picture(0), "JPEG", exif=exif))
+    fact = check.inspect_image(str(tmp_path / "turned.jpg"))
+    assert (fact.problem, fact.file_type, fact.mode, fact.width, fact.height) == ("", "JPEG", "RGB", 72, 96)
+
+
+def test_names_that_are_no_utf8_are_reported_all_the_same(tmp_path: Path) -> None:
+    names = [os.fsdecode(b"caf\xe9%d.jpg" % number) for number in range(3)]
+    images = {name: encode(make_picture(0), "JPEG") for name in names}
+    write_split(tmp_path / "set", "train", images, {name: [0] for name in names})
+    check_dataset(tmp_path / "set", output=tmp_path / "out")
+    (duplicate,) = (f for f in read_result(tmp_path / "out")["findings"] if f["kind"] == "duplicate")
+    assert [Path(file).name for file in duplicate["files"]] == names
+    assert "caf\\udce90.jpg" in read_text(read_page(tmp_path / "out"))
+
+
+# ---- copies ----
+
+
+@pytest.fixture
+def photo_set(photographs: Path, tmp_path: Path) -> Path:
+    """24 and 9 different photographs; photograph k shows class k % 3, those from 12 on of train also class 2."""
+    for split, count in (("train", 24), ("test", 9)):
+        files = sorted((photographs / "coco-mini80" / "images" / f"{split}-resized").iterdir())[:count]
+        images = {f"{split}{number:02}.jpg": file.read_bytes() for number, file in enumerate(files)}
+        labels = {name: {k % 3} | ({2} if k >= 12 else set()) for k, name in enumerate(images)}
+        write_split(tmp_path / "set", split, images, labels)
+    return tmp_path / "set"
+
+
+def test_clean_photographs_give_no_finding(photo_set: Path, tmp_path: Path) -> None:
+    assert check_dataset(photo_set, output=tmp_path / "out")
+    assert list_found(tmp_path / "out") == set()
+    assert (tmp_path / "out" / "exclude.txt").read_text() == ""
+    assert "✓ passed: nothing was found" in read_text(read_page(tmp_path / "out"))
+
+
+def plant(root: Path, source: str, target: str, labels: Iterable[int], change: Callable[[Image.Image], bytes]) -> None:
+    """Put a changed copy of `train/x.jpg` as `test/y.jpg`."""
+    (from_split, from_name), (split, name) = source.split("/"), target.split("/")
+    with Image.open(root / "images" / f"{from_split}-resized" / from_name) as image:
+        write_split(root, split, {name: change(image)}, {name: labels})
+
+
+def halve(image: Image.Image) -> bytes:
+    return encode(image.resize((image.width // 2, image.height // 2)), "JPEG", quality=85)
+
+
+def test_planted_copies_are_found_and_nothing_else(photo_set: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    lossless, poor = (lambda image: encode(image, "PNG")), (lambda image: encode(image, "JPEG", quality=25))
+    plant(photo_set, "train/train00.jpg", "train/same.png", [0], lossless)  # duplicate: other bytes, equal pixels
+    plant(photo_set, "train/train01.jpg", "train/poor.jpg", [1], poor)  # near duplicates: one cluster of three
+    plant(photo_set, "train/train01.jpg", "train/half.jpg", [1], halve)
+    plant(photo_set, "test/test03.jpg", "train/leak.png", [0], lossless)
+    plant(photo_set, "train/train14.jpg", "test/nearly.webp", [2], lambda image: encode(image, "WEBP", quality=60))
+    plant(photo_set, "train/train05.jpg", "train/conflict.png", [0, 2], lossless)
+    plant(photo_set, "train/train07.jpg", "train/other.jpg", [0], halve)
+    assert not check_dataset(photo_set, output=output)
+    assert list_found(output) == {
+        ("duplicate", "warning", ("same.png", "train00.jpg")),
+        ("near_duplicate", "warning", ("half.jpg", "poor.jpg", "train01.jpg")),
+        ("leak", "error", ("test03.jpg", "leak.png")),
+        ("leak", "error", ("nearly.webp", "train14.jpg")),
+        ("duplicate", "warning", ("conflict.png", "train05.jpg")),
+        ("label_conflict", "error", ("conflict.png", "train05.jpg")),
+        ("near_duplicate", "warning", ("other.jpg", "train07.jpg")),
+        ("label_conflict", "warning", ("other.jpg", "train07.jpg")),
+    }
+    texts = {f["kind"]: f["text"] for f in read_result(output)["findings"] if f["severity"] == "error"}
+    assert texts["leak"] == "nearly the same picture in test and train"
+    assert texts["label_conflict"] == "the same picture, but only some show cat"
+
+    # of each copy one stays, of a leak the test image
+    assert (output / "exclude.txt").read_text().splitlines() == ["# copies of pictures that stay"] + [
+        f"images/train-resized/{name}"
+        for name in ("leak.png", "poor.jpg", "train00.jpg", "train01.jpg", "train05.jpg", "train07.jpg", "train14.jpg")
+    ]
+    assert check_dataset(photo_set, output=tmp_path / "again", exclude_list=output / "exclude.txt")
+    assert list_found(tmp_path / "again") == set()
+
+    # the page shows each pair side by side, with what the labels say
+    page = read_page(output)
+    cards = page.findall(".//div[@class='found']/div")
+    assert sorted(len(card.findall(".//img")) for card in cards) == [2, 2, 2, 2, 2, 2, 2, 3]
+    (leak,) = (card for card in cards if "leak.png" in read_text(card))
+    assert read_text(leak).startswith("the same picture in test and train")
+    assert re.search(r"test03\.jpg.* test cat .*leak\.png.* train cat$", read_text(leak))
+
+
+@pytest.mark.parametrize("picture", [make_picture(0), Image.new("L", (40, 40))], ids=["photo", "blank"])
+def test_one_file_in_two_splits_is_a_leak(tmp_path: Path, picture: Image.Image) -> None:
+    (tmp_path / "a.png").write_bytes(encode(picture, "PNG"))
+    table = Table([str(tmp_path / "a.png")], np.array([[1, 0, 0]], dtype=np.int8), CLASSES)
+    facts = check.inspect_images(table.paths)
+    findings, excess = find_copies({"train": table, "test": table}, facts)
+    assert findings == [Finding("leak", "error", "the same file in test and train", (table.paths[0],))]
+    assert excess == table.paths
+
+
+def flip(near_hash: bytes, bits: Iterable[int]) -> bytes:
+    array = np.unpackbits(np.frombuffer(near_hash, dtype=np.uint8))
+    array[list(bits)] ^= 1
+    return np.packbits(array).tobytes()
+
+
+def test_in_a_chain_of_near_duplicates_only_what_is_near_a_kept_one_goes() -> None:
+    first = np.random.default_rng(0).bytes(32)
+    hashes = {"b": first, "c": flip(first, range(20)), "d": flip(first, range(40)), "a": flip(first, range(100, 131))}
+    facts = {path: ImageFacts(digest=path.encode(), near_hash=value) for path, value in hashes.items()}
+    tables = {
+        "train": Table(["b", "c", "d"], np.zeros((3, 1), dtype=np.int8), ("x",)),
+        "val": Table(["a"], np.zeros((1, 1), dtype=np.int8), ("x",)),
+    }
+    findings, excess = find_copies(tables, facts)
+    # a is near b, b near c, c near d: a of the val split stays, so b goes, c stays, d goes
+    assert findings == [Finding("leak", "error", "nearly the same picture in val and train", ("a", "b", "c", "d"))]
+    assert sorted(excess) == ["b", "d"]
+
+
+def test_an_unknown_label_disagrees_with_nothing() -> None:
+    facts = {path: ImageFacts(digest=b"same", near_hash=bytes(32)) for path in "ab"}
+    known = Table(["a", "b"], np.array([[1, 0], [-1, 0]], dtype=np.int8), ("x", "y"))
+    findings, _ = find_copies({"train": known}, facts)
+    assert [finding.kind for finding in findings] == ["duplicate"]
+    contradiction = Table(["a", "b"], np.array([[1, 0], [0, -1]], dtype=np.int8), ("x", "y"))
+    findings, _ = find_copies({"train": contradiction}, facts)
+    assert [finding.kind for finding in findings] == ["duplicate", "label_conflict"]
+    assert findings[1].text == "the same picture, but only some show x"
+
+
+@pytest.mark.parametrize("limit", [50, 2**22])
+def test_near_pairs_are_those_that_comparing_all_pairs_finds(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "PAIRS_AT_ONCE", limit)
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (300, 32), dtype=np.uint8)
+    planted = [  # every distance around the limit, and one band in which many agree
+        np.frombuffer(flip(hashes[k].tobytes(), rng.choice(256, k, replace=False)), dtype=np.uint8) for k in range(45)
+    ]
+    hashes = np.concatenate([hashes, planted, hashes[:5]])
+    hashes[:100, :2] = 7
+    bits = np.unpackbits(hashes, axis=1).astype(int)
+    distances = (bits[:, None] != bits[None]).sum(axis=2)
+    expected = np.argwhere(np.triu(distances <= 31, k=1))
+    assert 30 < len(expected) < 60
+    found = find_near_pairs(hashes)
+    assert np.array_equal(found[np.lexsort(found.T[::-1])], expected), "each once"
+    assert find_near_pairs(hashes[:0]).shape == (0, 2)
+
+
+def test_masses_of_near_duplicates_are_cut_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "PAIRS_MOST", 100)
+    monkeypatch.setattr(check, "PAIRS_AT_ONCE", 50)
+    hashes = np.zeros((60, 32), dtype=np.uint8)
+    hashes[:, 5] = np.arange(60)
+    assert 50 < len(find_near_pairs(hashes)) < 300
+    assert "check again" in capsys.readouterr().err
+
+
+# ---- labels, classes, sources ----
+
+
+def test_label_errors_of_all_splits_and_broken_images_come_in_one_pass(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "labels" / "train" / "train003.cls").write_text("0\n7\n")
+    (dataset / "images" / "train-resized" / "train005.jpg").write_bytes(b"")
+    (dataset / "images" / "test-resized" / "test001.jpg").write_bytes(b"x")
+    output = dataset / "out"  # the pictures of an earlier check there are none of the data set's
+    for _ in range(2):
+        assert not check_dataset(dataset, output=output)
+        found = list_found(output)
+        assert {("unreadable", "error", ("train005.jpg",)), ("unreadable", "error", ("test001.jpg",))} <= found
+        (text,) = (f["text"] for f in read_result(output)["findings"] if f["kind"] == "labels")
+        assert re.match(r"train: .*train003\.cls:2: class index 7 is outside 0\.\.\.2", text)
+        assert read_result(output)["attributes"]["train_samples"] == 0
+        assert read_result(output)["attributes"]["val_samples"] == 12
+    (dataset / "labels" / "test" / "test003.cls").write_text("cat\n")
+    assert not check_dataset(dataset, output=output)
+    assert [f["kind"] for f in read_result(output)["findings"]] == ["labels"] * 2 + ["unreadable"] * 2
+    assert "train003.cls:2: class index 7" in read_text(read_page(output))
+
+
+def test_nothing_to_check_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        check_dataset(tmp_path / "nowhere", output=tmp_path / "out")
+    for folder in ("images/train-resized", "labels/train"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    with pytest.raises(InputError, match=r"set: no images to check; train: .*"):
+        check_dataset(tmp_path / "set", output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def make_table(targets: list[list[int]], prefix: str, groups: tuple[str, ...] | None = None) -> Table:
+    paths = [f"{prefix}{number}" for number in range(len(targets))]
+    return Table(paths, np.array(targets, dtype=np.int8), tuple("abcd"), groups)
+
+
+def test_classes_that_a_split_lacks_and_images_without_labels_are_counted() -> None:
+    tables = {
+        "train": make_table([[1, 0, 0, 0], [1, 1, 0, -1], [0, 0, 0, 0], [0, 0, 0, -1]], "train"),
+        "val": make_table([[1, 0, 1, 0]], "val"),
+        "test": make_table([[1, 1, 0, -1]], "test"),
+    }
+    found = list(check.find_class_problems(tables))
+    assert found == [
+        Finding("class_without_images", "warning", "1 of 4 in no split: d"),
+        Finding("class_in_one_split", "warning", "1 of 4 in val only: c"),
+        Finding(
+            "no_labels",
+            "warning",
+            "1 of 4 in train, 0 of 1 in val, 0 of 1 in test: right if they show none of the classes",
+        ),
+    ]
+    (alone,) = check.find_class_problems({"train": make_table([[1, 1, 1, 0]], "train")})
+    assert alone.text == "1 of 4 in no split: d"
+
+
+def test_a_source_in_two_splits_is_a_leak() -> None:
+    rows = [[1, 0, 0, 0]] * 3
+    tables = {
+        "train": make_table(rows, "train", ("video 1", "video 2", "video 1")),
+        "val": make_table(rows, "val", ("video 3", "", "")),
+        "test": make_table(rows, "test", ("", "video 1", "video 4")),
+    }
+    text = "images of source video 1: 2 in train, 1 in test"
+    assert list(check.find_source_leaks(tables)) == [
+        Finding("source_leak", "error", text, ("train0", "train2", "test1"))
+    ]
+    assert not list(check.find_source_leaks({"train": make_table(rows, "train")}))
+
+
+def test_sources_and_unknown_labels_of_a_csv(tmp_path: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    for number in range(6):
+        make_picture(number).save(root / f"#{number}.png")
+    header = "image_path,cat,dog,group\n"
+    (root / "train.csv").write_text(header + "#0.png,1,,a\n#1.png,0,1,b\n#2.png,1,1,\n")
+    (root / "val.csv").write_text(header + "#3.png,1,0,c\n#0.png,1,1,d\n")
+    (root / "test.csv").write_text(header + "#4.png,1,1,b\n#5.png,1,1,\n")
+    assert not check_dataset(root, output=output)
+    assert list_found(output) == {("leak", "error", ("#0.png",)), ("source_leak", "error", ("#1.png", "#4.png"))}
+    result = read_result(output)
+    assert (result["attributes"]["label_file"], result["attributes"]["val_samples"]) == (None, 2)
+    assert (output / "exclude.txt").read_text().splitlines()[1:] == ["./#0.png"], "a # would begin a comment"
+    train = dataset_readers.read_dataset(root, split="train")
+    assert len(dataset_readers.exclude(train, output / "exclude.txt", root)) == 2
+
+    # a pattern takes the place of the column: each number is a source
+    assert not check_dataset(root, output=output, group_pattern=r"#(\d)")
+    assert list_found(output) == {("leak", "error", ("#0.png",)), ("source_leak", "error", ("#0.png",))}
+
+
+# ---- what is written ----
+
+
+def test_json_has_paddlex_keys_and_the_samples_are_the_pictures_with_labels(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for _ in range(2):  # the second check replaces the pictures of the first
+        check_dataset(dataset, output=output)
+    result = read_result(output)
+    assert list(result) == [
+        "done_flag", "check_pass", "attributes", "analysis", "dataset_path", "show_type", "dataset_type", "findings",
+    ]  # fmt: skip
+    attributes = result["attributes"]
+    assert list(attributes) == [
+        "label_file", "num_classes", "train_samples", "train_sample_paths", "val_samples", "val_sample_paths",
+    ]  # fmt: skip
+    assert (result["done_flag"], result["show_type"], result["dataset_type"]) == (True, "image", "MLClsDataset")
+    assert result["dataset_path"] == str(dataset)
+    assert result["check_pass"] == all(finding["severity"] != "error" for finding in result["findings"])
+    assert (output / attributes["label_file"]).samefile(dataset / "classes.txt")
+    assert (attributes["num_classes"], attributes["train_samples"], attributes["val_samples"]) == (3, 40, 12)
+    with Image.open(output / result["analysis"]["histogram"]) as image:
+        assert image.format == "PNG"
+    paths = attributes["train_sample_paths"] + attributes["val_sample_paths"]
+    assert [len(attributes[f"{key}_sample_paths"]) for key in ("train", "val")] == [10, 10]
+    assert len(set(paths)) == 20
+    assert {output / path for path in paths} == set((output / "check_dataset" / "demo_img").iterdir())
+    for path in paths:
+        split, _, stem = Path(path).stem.split("_")
+        with Image.open(output / path) as sample:
+            drawn = np.asarray(sample.convert("RGB")).astype(int)
+        source = decoding.decode_image(dataset / "images" / f"{split}-resized" / f"{stem}.jpg")
+        height, width, _ = source.shape
+        top, left = (240 - height) // 2, (320 - width) // 2
+        assert np.abs(drawn[top : top + height, left : left + width] - source).mean() < 12, "the picture"
+        assert (drawn[240:] > 180).sum() > 50, "light letters below it"
+
+
+def test_labels_of_a_sample_in_words() -> None:
+    def describe(*targets: int) -> list[str]:
+        return check_report.describe_labels(np.array(targets, dtype=np.int8), tuple("abcde"))
+
+    assert describe(1, 0, 1, -1, 0) == ["a", "c", "d?"]
+    assert describe(1, -1, -1, -1, -1) == ["a", "4 unknown"]
+    assert describe(0, 0, 0, 0, 0) == ["no label"]
+
+
+def make_result(tmp_path: Path, num_classes: int) -> Result:
+    """A data set of drawn pictures with random labels, as a check would find it."""
+    rng = np.random.default_rng(num_classes)
+    names = tuple(f"class <{number}> & $x_{number}$" for number in range(num_classes))
+    tables = {}
+    for split, count in (("train", 30), ("val", 12), ("test", 20)):
+        paths = [str(tmp_path / f"{split} {number}.png") for number in range(count)]
+        for number, path in enumerate(paths):
+            make_picture(100 * len(split) + number, 60 + number, 50).save(path)
+        tables[split] = Table(paths, rng.choice([-1, 0, 1], (count, num_classes), p=[0.1, 0.6, 0.3]), names)
+    facts = check.inspect_images([path for table in tables.values() for path in table.paths])
+    return Result(tmp_path, "csv", tables, facts, [])
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 80, 130])
+def test_page_and_histogram_hold_the_numbers(tmp_path: Path, num_classes: int) -> None:
+    result = make_result(tmp_path, num_classes)
+    check_report.save_report(result, tmp_path / "out" / "check_dataset")
+    page = read_page(tmp_path / "out")
+    present = {split: table.targets == 1 for split, table in result.tables.items()}
+    counts = np.array([matrix.sum(axis=0) for matrix in present.values()])
+    names = result.tables["train"].classes
+
+    rows = {cells[0]: cells[1:] for cells in ([read_text(cell) for cell in row] for row in page.iter("tr"))}
+    for c, name in enumerate(names):
+        assert rows[str(c)] == [name, "", *(str(count) for count in counts[:, c])]
+    unknown = [f"{(table.targets == -1).mean():.1%}" for table in result.tables.values()]
+    for split, share in zip(present, unknown, strict=True):
+        per_image = present[split].sum(axis=1)
+        expected = [str(len(per_image)), f"{per_image.mean():.2f}", str((per_image == 0).sum()), share, "0"]
+        assert rows[split] == expected
+    assert rows["shorter side"] == ["50", "50", "50"]
+    assert rows["longer side"] == ["60", f"{np.median([60 + n for k in (30, 12, 20) for n in range(k)]):.0f}", "89"]
+    assert rows["PNG RGB"] == ["62"]
+
+    titles = [title for element in page.iter() if (title := element.get("title"))]
+    everything = np.concatenate(list(present.values()))
+    shown = np.argsort(-everything.sum(axis=0), kind="stable")[:100]
+    pairs = [(i, j) for i in shown for j in shown if i != j and (everything[:, i] & everything[:, j]).any()]
+    assert sum("images with" in title for title in titles) == len(pairs)
+    for i, j in pairs[:50]:
+        share = everything[everything[:, i], j].mean()
+        assert f"{share:.1%} of the {everything[:, i].sum()} images with {names[i]} show {names[j]}" in titles
+    histogram = np.bincount(present["val"].sum(axis=1))
+    for labels, count in enumerate(histogram[:12]):
+        assert f"val: {count} images ({count / 12:.1%}) with {labels} labels" in titles
+
+    axes = check_report.draw_histogram(result.tables).axes[0]
+    heights = [bar.get_height() for container in axes.containers for bar in container]
+    assert heights == counts.ravel().tolist()
+    assert len(axes.get_xticklabels()) == num_classes
+
+
+def test_missing_package_names_the_file_to_install(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "imagehash", None)
+    with pytest.raises(InputError, match=r"pip install -r requirements-data\.txt"):
+        check_dataset(dataset, output=tmp_path / "out")

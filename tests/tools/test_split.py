@@ -1,0 +1,279 @@
+"""tools/split.py: both sides of a split have the same labels, as near as whole images allow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset.formats import FORMATS
+from dataset.stratified_split import choose_rows, measure_deviations, split_table
+from dataset.table import Table
+from dataset.tar_shards import read_bytes
+from dataset_readers import list_splits, read_dataset
+from tools import split
+from tools.split import split_dataset
+from utils import InputError
+
+
+def make_table(num_images: int, shares: list[float], seed: int = 0, groups: tuple[str, ...] | None = None) -> Table:
+    """Labels that come together: half of the classes only where the first coin says so."""
+    rng = np.random.default_rng(seed)
+    probabilities = np.tile(shares, (num_images, 1))
+    probabilities[:, ::2] *= 2 * (rng.random((num_images, 1)) < 0.5)
+    targets = (rng.random(probabilities.shape) < probabilities).astype(np.int8)
+    names = tuple(f"class{index}" for index in range(len(shares)))
+    return Table([f"{index}.jpg" for index in range(num_images)], targets, names, groups)
+
+
+LONG_TAIL = np.geomspace(0.45, 0.002, 20).tolist()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("num_images", [100, 1000, 5000])
+def test_split_is_stratified_exact_whole_and_the_same_for_a_seed(num_images: int, share: float) -> None:
+    table = make_table(num_images, LONG_TAIL)
+    rest, part = split_table(table, share, seed=3)
+    assert len(part) == round(num_images * share)
+    assert sorted(rest.paths + part.paths) == sorted(table.paths)
+    rows = {path: row.tolist() for path, row in zip(table.paths, table.targets, strict=True)}
+    assert all(rows[path] == row.tolist() for path, row in zip(part.paths, part.targets, strict=True))
+    np.testing.assert_allclose(part.targets.sum(axis=0), table.targets.sum(axis=0) * share, atol=1)
+    without_label = (table.targets.sum(axis=1) == 0).sum()
+    assert (part.targets.sum(axis=1) == 0).sum() == pytest.approx(without_label * share, abs=1)
+    assert split_table(table, share, seed=3)[1].paths == part.paths
+    assert split_table(table, share, seed=4)[1].paths != part.paths
+
+
+def test_the_part_is_a_random_one() -> None:
+    """Over many seeds each image is chosen as often as any other."""
+    table = make_table(200, [0.5, 0.2, 0.05])
+    chosen = np.mean([choose_rows(table.targets, 0.25, seed) for seed in range(400)], axis=0)
+    deviation = np.sqrt(0.25 * 0.75 / 400)
+    assert abs(chosen - 0.25).max() < 5 * deviation
+    assert chosen.std() < 1.5 * deviation
+
+
+def test_another_process_makes_the_same_split() -> None:
+    code = "import numpy as np, dataset_split as d; t = np.eye(7, dtype=np.int8)[np.arange(100) ** 2 % 7];"
+    code += "print(np.flatnonzero(d.choose_rows(t, 0.3, 5, [f'g{i // 3}' for i in range(100)])).tolist())"
+    root = Path(split.__file__).parents[1]
+    there = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    targets = np.eye(7, dtype=np.int8)[np.arange(100) ** 2 % 7]
+    here = np.flatnonzero(choose_rows(targets, 0.3, 5, [f"g{i // 3}" for i in range(100)])).tolist()
+    assert there.strip() == str(here)
+
+
+def test_unknown_labels_are_neither_present_nor_absent() -> None:
+    rng = np.random.default_rng(1)
+    table = make_table(2000, [0.4, 0.2, 0.1, 0.05])
+    targets = table.targets.copy()
+    targets[rng.random(2000) < 0.9, 1] = -1  # known in a tenth of the images only
+    targets[:500, 3] = -1
+    part = targets[choose_rows(targets, 0.1, 0)]
+    for value in (1, 0, -1):
+        np.testing.assert_allclose((part == value).sum(axis=0), (targets == value).sum(axis=0) * 0.1, atol=1)
+
+
+def test_groups_stay_together_and_labels_still_agree() -> None:
+    sizes = np.random.default_rng(2).integers(1, 30, 400)
+    names = [f"camera {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    names = [names[index] for index in np.random.default_rng(3).permutation(len(names))]
+    table = make_table(len(names), LONG_TAIL, groups=tuple(names))
+    for groups in (None, [*names]):  # the table's own, or given
+        rest, part = split_table(table, 0.2, 0, groups)
+        assert rest.groups is not None
+        assert part.groups is not None
+        assert not set(rest.groups) & set(part.groups)
+        assert len(part) == pytest.approx(0.2 * len(table), rel=0.01)
+        expected = table.targets.sum(axis=0) * 0.2
+        assert (abs(part.targets.sum(axis=0) - expected) <= 2 + 0.02 * expected).all()
+
+
+def test_images_without_a_group_are_split_one_by_one() -> None:
+    table = make_table(300, [0.5, 0.2])
+    groups = ["one", "one", *[""] * 298]
+    rest, part = split_table(table, 0.5, 0, groups)
+    assert len(part) == 150
+    assert len({"0.jpg", "1.jpg"} & set(part.paths)) != 1
+    assert len({"0.jpg", "1.jpg"} & set(rest.paths)) != 1
+
+
+@pytest.mark.parametrize(("num_images", "share"), [(0, 0.5), (10, 0.05), (10, 0.1), (10, 0.95), (3, 0.5)])
+def test_a_split_with_too_few_images_is_refused(num_images: int, share: float) -> None:
+    table = Table([str(i) for i in range(num_images)], np.ones((num_images, 1), dtype=np.int8), ("a",))
+    with pytest.raises(InputError, match=r"VAL_SPLIT.* at least 2"):
+        split_table(table, share, 0)
+
+
+def test_a_group_that_leaves_too_little_is_refused() -> None:
+    table = Table([str(i) for i in range(10)], np.ones((10, 1), dtype=np.int8), ("a",), ("all",) * 9 + ("rest",))
+    with pytest.raises(InputError, match="at least 2"):
+        split_table(table, 0.3, 0)
+
+
+def test_the_most_surprising_deviation_comes_first() -> None:
+    targets = np.zeros((100, 2), dtype=np.int8)
+    targets[:50, 0] = 1
+    targets[:8, 1] = 1
+    table = Table([str(i) for i in range(100)], targets, ("often", "rare"))
+    parts = {"train": table.select(range(8, 100)), "val": table.select(range(8))}
+    first, *_ = deviations = measure_deviations(parts)
+    assert len(deviations) == 4
+    assert (first.part, first.name, first.found) == ("val", "rare", 8)
+    assert first.expected == pytest.approx(8 * 0.08)
+    assert str(first) == "rare in val: 8 instead of 0.6 (+1150.0 %)"
+
+
+# ---- the verb ----
+
+PERCENTS = {"train": 60, "val": 20, "test": 20}
+
+
+def write_dataset(root: Path, format: str, counts: dict[str, int]) -> None:
+    """A data set of single labels, so that every format takes it; an image file's content is its label and number."""
+    rng = np.random.default_rng(0)
+    for split_name, count in counts.items():
+        labels = rng.choice(3, count, p=[0.6, 0.3, 0.1])
+        names = [f"{split_name} ü{index:03}.jpg" for index in range(count)]
+        table = Table(names, np.eye(3, dtype=np.int8)[labels], ("red", "green", "blue"))
+        names = FORMATS[format].name_images(table, names)
+        paths = [root / FORMATS[format].images_folder(split_name) / name for name in names]
+        for path, name, label in zip(paths, names, labels, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{label} {split_name} {name}")
+        FORMATS[format].write(replace(table, paths=[str(path) for path in paths]), root, split_name, names)
+        if FORMATS[format].in_shards:
+            shutil.rmtree(root / FORMATS[format].images_folder(split_name))
+
+
+def read_labels(root: Path, format: str, split_name: str | None = None) -> dict[str, list[int]]:
+    """What is in each image file, and its labels."""
+    table = read_dataset(root, format, split_name)
+    contents = [read_bytes(path).decode() for path in table.paths]
+    assert len(set(contents)) == len(contents)
+    return dict(zip(contents, table.targets.tolist(), strict=True))
+
+
+def read_tree(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_divided_anew_and_what_was_there_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
+) -> None:
+    write_dataset(tmp_path, format, {"train": 70, "test": 30})
+    before, labels = read_tree(tmp_path), read_labels(tmp_path, format)
+    split_dataset(tmp_path, "auto", PERCENTS, seed=0)
+    assert list_splits(tmp_path, format) == ["train", "val", "test"]
+    parts = {name: read_labels(tmp_path, format, name) for name in PERCENTS}
+    assert {name: len(part) for name, part in parts.items()} == PERCENTS
+    assert parts["train"] | parts["val"] | parts["test"] == labels
+    totals = np.sum(list(labels.values()), axis=0)
+    for name, part in parts.items():
+        np.testing.assert_allclose(np.sum(list(part.values()), axis=0), totals * PERCENTS[name] / 100, atol=2)
+    assert not list(tmp_path.glob(".*"))
+
+    printed = capsys.readouterr().out
+    counts = [str(sum(row[0] for row in part.values())) for part in parts.values()]
+    assert ["red", *counts] in [line.replace("│", " ").split() for line in printed.splitlines()]
+    for path in sorted(tmp_path.rglob("*.bak")):  # put back, they are what was there
+        assert path.relative_to(tmp_path).as_posix() in printed
+        new = path.with_name(path.name.removesuffix(".bak"))
+        new.rename(f"{new}.new") if new.exists() else None
+        path.rename(new)
+    after = read_tree(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_test_split_stays_as_it_is_without_a_percentage(tmp_path: Path, format: str) -> None:
+    write_dataset(tmp_path, format, {"train": 30, "val": 20, "test": 10})
+    before = {name: read_labels(tmp_path, format, name) for name in ("train", "val", "test")}
+    split_dataset(tmp_path, format, {"train": 90, "val": 10, "test": 0}, seed=0)
+    assert read_labels(tmp_path, format, "test") == before["test"]
+    train, val = (read_labels(tmp_path, format, name) for name in ("train", "val"))
+    assert (len(train), len(val)) == (45, 5)
+    assert train | val == before["train"] | before["val"]
+    split_dataset(tmp_path, format, {"train": 100, "val": 0, "test": 0}, seed=0)
+    assert list_splits(tmp_path, format) == ["train", "test"]
+    assert read_labels(tmp_path, format, "train") == before["train"] | before["val"]
+
+
+def test_one_csv_with_a_column_of_splits_keeps_unknown_labels_and_groups(tmp_path: Path) -> None:
+    lines = ["image_path,split,a,b,group"]
+    for index in range(60):
+        (tmp_path / f"{index}.jpg").write_text(str(index))
+        split_name = "test" if index < 12 else "train"
+        lines.append(f"{index}.jpg,{split_name},{index % 2},{'' if index % 3 else 1},camera{index // 4}")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    before = read_dataset(tmp_path)
+    split_dataset(tmp_path, "csv", {"train": 75, "val": 25, "test": 0}, seed=1)
+    assert (tmp_path / "all.csv.bak").read_text() == "\n".join(lines)
+    parts = {name: read_dataset(tmp_path, split=name) for name in PERCENTS}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 36, "val": 12, "test": 12}
+    assert not set(parts["train"].groups or ()) & set(parts["val"].groups or ())
+    after = {path: row.tolist() for part in parts.values() for path, row in zip(part.paths, part.targets, strict=True)}
+    assert after == dict(zip(before.paths, before.targets.tolist(), strict=True))
+
+
+def test_images_that_would_have_the_same_name_get_the_splits_in_front(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "image_folder", {"train": 8, "test": 8})
+    for split_name in ("train", "test"):
+        for index, path in enumerate(sorted((tmp_path / split_name).rglob("*.jpg"))):
+            path.rename(path.with_name(f"{index}.jpg"))
+    labels = read_labels(tmp_path, "image_folder")
+    split_dataset(tmp_path, "image_folder", {"train": 50, "val": 50, "test": 0} | {"test": 25, "val": 25}, seed=0)
+    assert read_labels(tmp_path, "image_folder") == labels
+
+
+def test_an_image_in_two_lists_ends_up_in_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "mlcls", {"train": 20, "val": 10})
+    train, val = (tmp_path / f"{name}.txt" for name in ("train", "val"))
+    shared = train.read_text().splitlines()[0]
+    val.write_text(f"{val.read_text()}{shared}\n")
+    split_dataset(tmp_path, "auto", {"train": 50, "val": 50, "test": 0}, 0)
+    assert sorted((train.read_text() + val.read_text()).splitlines()).count(shared) == 1
+    assert (len(read_dataset(tmp_path, split="train")), len(read_dataset(tmp_path, split="val"))) == (15, 15)
+    labels = shared.split("\t")[1]
+    train.write_text(f"{shared}\n")
+    val.write_text(shared.replace(labels, labels[::-1] if labels != "0,1,0" else "1,0,0"))
+    with pytest.raises(InputError, match=r"000\.jpg stands twice, in two splits or folders, with different labels"):
+        split_dataset(tmp_path, "auto", {"train": 50, "val": 50, "test": 0}, 0)
+
+
+@pytest.mark.parametrize("format", ["coco_cls", "train_list", "image_folder"])
+def test_a_split_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    write_dataset(tmp_path, format, {"train": 20, "test": 10})
+    before = read_tree(tmp_path)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(split, "name_backup", stop)  # everything is written, nothing replaced
+        with pytest.raises(KeyboardInterrupt):
+            split_dataset(tmp_path, format, PERCENTS, seed=0)
+    assert read_tree(tmp_path) == before
+    split_dataset(tmp_path, format, PERCENTS, seed=0)
+    assert len(read_dataset(tmp_path, format, "val")) == 6
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_percentages_that_do_not_fit_are_refused(dataset: Path, tmp_path: Path) -> None:
+    before = read_tree(dataset)
+    for train, val, test in ((90, 20, 0), (0, 50, 50), (110, -10, 0)):
+        with pytest.raises(InputError, match=rf"TRAIN_PERCENT {train}, VAL_PERCENT {val}, TEST_PERCENT {test}: "):
+            split_dataset(dataset, "auto", {"train": train, "val": val, "test": test}, 0)
+    with pytest.raises(InputError, match="at least 2"):
+        split_dataset(dataset, "auto", {"train": 98, "val": 1, "test": 1}, 0)
+    write_dataset(tmp_path / "test only", "mlcls", {"test": 9})
+    with pytest.raises(InputError, match="has a test split only"):
+        split_dataset(tmp_path / "test only", "auto", {"train": 90, "val": 10, "test": 0}, 0)
+    assert read_tree(dataset) == before

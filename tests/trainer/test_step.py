@@ -1,0 +1,202 @@
+"""trainer/step.py: parts add up to the batch, a bad step leaves no trace, a full memory halves the parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import config
+import models_factory
+import overrides
+import training
+from dataset import batches
+from dataset.batches import Batch
+from dataset.table import Table
+from models import recomputation
+from trainer import build
+from trainer.build import Trainer
+from training import take_step
+from utils import InputError
+
+TARGETS = np.array(
+    [[1, 0, 0], [0, 1, -1], [1, 1, 0], [-1, -1, -1], [0, 0, 1], [1, 0, 1], [0, -1, 1], [1, 1, 1]], dtype=np.int8
+)
+
+
+def make_trainer(line: str = "") -> Trainer:
+    """Without BatchNorm unless `line` names another model, so that parts may add up exactly."""
+    overrides.apply(
+        "--MODEL_NAME squeezenet1_1 --HEAD linear --PRETRAINED_WEIGHTS None --FREEZE_BACKBONE 0 --IMAGE_SIZE 64 "
+        f"--OPTIMIZER sgd --HEAD_BASE_LR 0.1 --BACKBONE_BASE_LR 0.1 {line}".split(),
+        config,
+    )
+    torch.manual_seed(0)
+    table = Table([f"{i}.jpg" for i in range(8)], TARGETS, ("a", "b", "c"))
+    trainer = build.make_trainer(table, torch.device("cpu"))
+    trainer.model.train()
+    return trainer
+
+
+def make_batch(num_images: int = 8) -> Batch:
+    images = torch.randint(0, 256, (num_images, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator())
+    return Batch(images, batches.as_float_targets(TARGETS[:num_images]), torch.linspace(0.5, 2, num_images))
+
+
+def copy_state(trainer: Trainer) -> dict[str, Tensor]:
+    parts = {"model": trainer.model, "objective": trainer.objective, "average": trainer.average}
+    return {f"{n}.{k}": v.clone() for n, p in parts.items() if p for k, v in p.state_dict().items()}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("sam", [0, 0.05])
+def test_parts_add_up_to_the_batch(reduction: str, sam: float) -> None:
+    """Parts of 3, 3 and 2 images, with unlike numbers of known labels, move the weights as the whole batch does."""
+    states, losses = [], []
+    for size in (0, 3):
+        trainer = make_trainer(f"--LOSS_REDUCTION {reduction} --MICRO_BATCH_SIZE {size} --SAM_RHO {sam}")
+        before = copy_state(trainer)
+        losses.append(take_step(trainer, trainer.model, make_batch(), 1, 0))
+        states.append(copy_state(trainer))
+    assert any(not torch.equal(states[0][name], before[name]) for name in before)
+    for name, expected in states[0].items():
+        torch.testing.assert_close(states[1][name], expected, atol=1e-6, rtol=1e-4)
+    targets, weights = make_batch().targets, make_batch().weights
+    torch.testing.assert_close(*losses)
+    trainer = make_trainer()
+    known = (~targets.isnan()) * weights[:, None]
+    entries = nn.functional.binary_cross_entropy_with_logits(
+        trainer.model(make_batch().images),
+        targets.nan_to_num(),
+        pos_weight=trainer.objective.loss.state_dict()["pos_weight"],
+        reduction="none",
+    )
+    torch.testing.assert_close(losses[0], (entries * known).sum() / known.sum())
+
+
+def test_no_part_has_one_image() -> None:
+    trainer, sizes = make_trainer("--MICRO_BATCH_SIZE 3"), []
+    trainer.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    take_step(trainer, trainer.model, make_batch(7), 1, 0)
+    assert sizes == [3, 2, 2]
+
+
+@pytest.mark.parametrize("limit", [0.01, 1e6])
+def test_a_gradient_is_shortened_to_the_limit(limit: float) -> None:
+    """The step of plain SGD's first momentum step: 1.9 x rate x gradient."""
+    trainer, free = make_trainer(f"--CLIP_GRADIENT_NORM {limit}"), make_trainer()
+    before = [weight.detach().clone() for weight in trainer.model.parameters()]
+    for one in (trainer, free):
+        take_step(one, one.model, make_batch(), 1, 0)
+    moved, expected = (
+        torch.cat([(new - old).flatten() for new, old in zip(one.model.parameters(), before, strict=True)])
+        for one in (trainer, free)
+    )
+    length = expected.norm() / 0.19
+    assert (length > limit) == (limit < 1)
+    torch.testing.assert_close(moved, expected * min(1, limit / length), atol=1e-7, rtol=1e-3)
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace_but_in_the_schedule() -> None:
+    line = "--MODEL_NAME mobilenet_v2 --HEAD linear_bn --EMA_DECAY 0.9 --ENTRY_WEIGHTS ghm --SCHEDULE cosine"
+    trainer = make_trainer(line)
+    assert take_step(trainer, trainer.model, make_batch(), 1, 0) is not None
+    before, optimizer = copy_state(trainer), trainer.optimizer.state_dict()["state"]
+    momenta = [state["momentum_buffer"].clone() for state in optimizer.values()]
+    bad = make_batch()
+    bad = bad._replace(images=bad.images.float().index_fill(0, torch.tensor([2]), torch.inf))
+    assert take_step(trainer, trainer.model, bad, 1, 1) is None
+    after = copy_state(trainer)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert any("running_mean" in name for name in before)
+    assert before["objective.entry_weights.ghm.counts"].sum() > 0
+    assert all(torch.equal(a["momentum_buffer"], b) for a, b in zip(optimizer.values(), momenta, strict=True))
+    assert trainer.schedule.last_epoch == 2
+    assert take_step(trainer, trainer.model, make_batch(), 1, 2) is not None
+
+
+def test_a_full_memory_halves_the_parts_and_changes_nothing_else() -> None:
+    trainer, plain = make_trainer(), make_trainer("--MICRO_BATCH_SIZE 2")
+    sizes = []
+
+    def run_out(_: nn.Module, inputs: Any) -> None:
+        sizes.append(len(inputs[0]))
+        if len(inputs[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    trainer.model.register_forward_pre_hook(run_out)
+    for one in (trainer, plain):
+        take_step(one, one.model, make_batch(), 1, 0)
+        take_step(one, one.model, make_batch(), 1, 1)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    for one, two in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    trainer.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA")))
+    with pytest.raises(InputError, match="memory is full with two images: lower IMAGE_SIZE"):
+        take_step(trainer, trainer.model, make_batch(), 1, 2)
+
+
+def test_so_many_bad_steps_end_the_run_and_keep_the_batch(
+    small_run: list[str],
+    tmp_path: Path,
+    fails: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(training, "take_step", lambda *arguments: None)
+    message = fails(training.main, [*small_run, "--NON_FINITE_LIMIT=3"])
+    assert "3 steps had a loss or gradient that is not finite; the last batch is in " in message
+    (path,) = tmp_path.glob("trained_models/*/*/non_finite_batch_0.pt")
+    kept = torch.load(path, weights_only=True)
+    assert (kept["epoch"], kept["step"], kept["images"].shape, kept["targets"].shape) == (1, 2, (8, 3, 32, 32), (8, 3))
+    assert capsys.readouterr().err.count("the gradient is not finite, the step is left out") == 3
+
+
+# ---- activation checkpointing ----
+
+
+def test_an_average_runs_its_own_blocks() -> None:
+    """A copy of a model whose blocks forget computes with the copy's weights."""
+    trainer = make_trainer("--MODEL_NAME resnet18 --ACTIVATION_CHECKPOINTING 1 --EMA_DECAY 0.9")
+    assert trainer.average
+    images, average = make_batch().images, trainer.average.module.eval()
+    before = average(images)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(1)
+    assert torch.equal(average(images), before)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "timm/vit_tiny_patch16_224", "densenet121"])
+def test_forgetting_activations_changes_neither_gradients_nor_statistics(name: str) -> None:
+    """And keeps less: what backward needs is measured in bytes that autograd saves."""
+    results = []
+    for forgets in (False, True):
+        torch.manual_seed(0)
+        model = models_factory.make_model(name, 3, "linear", image_size=64)
+        if forgets:
+            recomputation.checkpoint_activations(model.backbone)
+        model.train()
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = model(torch.randint(0, 256, (4, 3, 64, 64), generator=torch.Generator())).square().sum()
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        held = sum(size for place, size in kept.items() if place not in own)
+        loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        results.append((held, gradients, [buffer.clone() for buffer in model.buffers()]))
+    (held, gradients, buffers), (held_less, same_gradients, same_buffers) = results
+    assert held_less < 0.6 * held
+    assert len(gradients) == len(same_gradients) > 10
+    for one, two in zip([*gradients, *buffers], [*same_gradients, *same_buffers], strict=True):
+        torch.testing.assert_close(one, two)

@@ -1,0 +1,1 @@
+"""The verbs of dataset_tools.py."""

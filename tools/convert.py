@@ -1,0 +1,161 @@
+"""A data set written anew in another format: `python dataset_tools.py convert --TO mlcls --OUTPUT_FOLDER ...`.
+
+    convert("~/coco", "auto", "mlcls", "~/coco-mlcls")
+
+Every label, unknown ones too, every class name and the names of the images stay what they are, so that converting
+back gives the same table. Groups stay in a csv only. Images are linked (a hard link where the file system lets them
+share their bytes, else a symbolic one) or copied, into shards and out of them always copied; lists that are replaced
+stay beside the new ones as `.bak`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute
+from dataset.formats.base import SPLITS, Format, ReadOptions
+from dataset.table import Table, map_classes
+from dataset.tar_shards import read_bytes, split_member
+from dataset_readers import find_format, find_formats, recognise_format
+from utils import InputError, Progress
+
+NUM_THREADS = 8  # placing files waits for the disk
+NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+def convert_dataset(
+    root: str | Path,
+    format: str,
+    to: str,
+    output: str | Path,
+    *,
+    link_or_copy: str = "link",
+    splits: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    options: ReadOptions | None = None,
+) -> dict[str, int]:
+    """Write the data set in `root` into `output` in the format `to`; {split: number of images}.
+
+    `splits` are all there are unless they are named. Raises InputError, before anything is written, when `to` cannot
+    hold the data set, or when `output` holds anything else.
+    """
+    root, output = make_absolute(root), make_absolute(output)
+    source, target = find_format(recognise_format(root) if format == "auto" else format), find_format(to)
+    if link_or_copy not in ("link", "copy"):
+        raise InputError(f"LINK_OR_COPY is {link_or_copy!r}: it takes link or copy")
+    if output == root:
+        raise InputError(f"OUTPUT_FOLDER is the data set's own folder {root}: choose another")
+    tables: dict[str, Table] = {}
+    for split in splits or source.list_splits(root):
+        table = source.read(root, split, None, None, classes, options or ReadOptions())
+        first = next(iter(tables.values()), table)
+        tables[split] = map_classes(table, first.classes, f"of {split}", f"of {next(iter(tables), split)}")
+    if not tables:
+        raise InputError(f"{root} has no split of format {format}")
+    names = {split: find_names(table, source, root, split) for split, table in tables.items()}
+    if _share_a_folder(target) and need_split_folders(names):
+        names = {split: [f"{split}/{name}" for name in some] for split, some in names.items()}
+    names = {split: target.name_images(table, names[split]) for split, table in tables.items()}
+    places = {
+        f"{output}{os.sep}{target.images_folder(split)}{os.sep}{name}": path
+        for split, table in tables.items()
+        for name, path in zip(names[split], table.paths, strict=True)
+        if not target.in_shards
+    }
+    require_nothing_else(output, to, tables, places)
+    place_images(places, link_or_copy == "copy")
+    for split, table in tables.items():
+        target.write(table, output, split, names[split])
+    return {split: len(table) for split, table in tables.items()}
+
+
+def find_names(table: Table, format: Format, root: Path, split: str) -> list[str]:
+    """The images' paths within the folder of their split, without what the format itself adds to them."""
+    if format.in_shards:
+        members = [member[1] for member in map(split_member, table.paths) if member]
+        return format.shorten_names(table, members)
+    folder = f"{root}{os.sep}{format.images_folder(split)}{os.sep}"
+    if not all(path.startswith(folder) for path in table.paths):  # not a layout as it is written here
+        folder = os.path.join(os.path.commonpath([str(Path(path).parent) for path in table.paths]), "")
+    names = format.shorten_names(table, [path[len(folder) :] for path in table.paths])
+    if _share_a_folder(format) and _lie_in(split, names):
+        names = [name.partition("/")[2] for name in names]
+    return names
+
+
+def _share_a_folder(format: Format) -> bool:
+    return format.images_folder("train") == format.images_folder("test")
+
+
+def need_split_folders(names: dict[str, list[str]]) -> bool:
+    """Whether the images of all splits, put into one folder, must lie in a sub-folder of their split."""
+    together = [name for some in names.values() for name in some]
+    return len(set(together)) < len(together) or any(_lie_in(split, some) for split, some in names.items())
+
+
+def _lie_in(split: str, names: Iterable[str]) -> bool:
+    return all(name.startswith(f"{split}/") for name in names)
+
+
+def require_nothing_else(output: Path, to: str, splits: Collection[str], places: dict[str, str]) -> None:
+    """Raise InputError when `output` holds what would mix with the data set that goes there."""
+    target = find_format(to)
+    others = [format for format in find_formats(output) if format != to]
+    others += [f"the split {split}" for split in target.list_splits(output) if target.in_shards or split not in splits]
+    if others:
+        raise InputError(f"{output} holds {', '.join(others)} already: choose an empty OUTPUT_FOLDER")
+    for folder in {output / target.images_folder(split) for split in SPLITS}:
+        found = list_files(folder, IMAGE_EXTENSIONS)[0] if folder.is_dir() else []
+        foreign = [name for name in found if f"{folder}{os.sep}{name}" not in places]
+        if foreign:
+            raise InputError(
+                f"{folder} holds {len(foreign)} other image(s), such as {foreign[0]}: choose an empty OUTPUT_FOLDER"
+            )
+
+
+def place_images(places: dict[str, str], copy: bool) -> None:
+    """Link or copy to each target (key) its source (value); what is there already stays."""
+    try:
+        for folder in {str(Path(target).parent) for target in places}:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("images", len(places)) as progress:
+            for _ in pool.map(partial(place_image, copy=copy), places.values(), places.keys()):
+                progress.step(1)
+    except OSError as error:
+        raise InputError(f"cannot write {error.filename2 or error.filename}: {error.strerror}") from error
+
+
+def place_image(source: str, target: str, copy: bool) -> None:
+    """Link or copy one image. Raises InputError when there is another file at `target`."""
+    if split_member(source):
+        data = read_bytes(source)
+        if not os.path.lexists(target):
+            temporary = f"{target}.tmp"
+            Path(temporary).write_bytes(data)
+            os.replace(temporary, target)
+        elif Path(target).read_bytes() != data:
+            raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
+        return
+    if os.path.lexists(target):
+        here, there = Path(source).stat(), Path(target).stat()
+        if os.path.samestat(here, there) or (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):
+            return
+        raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
+    source = os.path.realpath(source)
+    if copy:
+        temporary = f"{target}.tmp"
+        shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+        return
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINK:
+            raise
+        Path(target).symlink_to(source)

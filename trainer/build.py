@@ -1,0 +1,282 @@
+"""Builds what training.py trains from the constants: model, objective, optimizer and the rest of a step.
+
+    trainer = make_trainer(train_table, device)
+
+Reads config, as a part of training.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+import config
+import distributed
+import heads
+import losses
+import models_factory
+import utils
+from dataset import augmentations
+from dataset.batches import Batch
+from dataset.loading import EpochBatches
+from dataset.table import Table
+from models import batchnorm_sync, recomputation
+from models_factory import make_example
+from trainer import optimization, teachers
+from utils import InputError
+
+
+@dataclass
+class Trainer:
+    """What a training step needs."""
+
+    model: models_factory.MultiLabelModel
+    head_options: dict[str, Any]
+    objective: losses.Objective
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    average: AveragedModel | None  # of the model's weights over steps, or none
+    change_batch: Callable[[Batch, int, int], Batch]  # mixes and resizes: (batch, epoch, step) -> batch
+    scaler: torch.amp.GradScaler
+    precision: str  # off, bf16 or fp16
+    autocast: Callable[[], Any]
+    device: torch.device
+    micro_batch_size: int  # images that a process computes at once; 0: its share of the batch
+    clip_norm: float  # longest gradient; 0: any
+    sam_rho: float  # 0: plain steps
+
+    STATEFUL = ("objective", "optimizer", "schedule", "average", "scaler")  # the model's weights are saved apart
+
+    def state_dict(self) -> dict[str, Any]:
+        """What an interrupted run resumes, besides the model's weights."""
+        members = {name: getattr(self, name) for name in self.STATEFUL}
+        return {name: member.state_dict() for name, member in members.items() if member is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name, values in state.items():
+            if values:  # empty: the scaler of a device that needed none
+                getattr(self, name).load_state_dict(values)
+
+    def read_rates(self) -> dict[str, float]:
+        """The present learning rates, {"lr_backbone": rate, "lr_head": rate}."""
+        groups = self.optimizer.param_groups  # groups without weight decay have the rate of the group they belong to
+        return {f"lr_{group['name']}": group["lr"] for group in groups if group["name"] in ("backbone", "head")}
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        """`network`, the model or its head, as several processes train it together.
+
+        Wrap again whenever the backbone is frozen or unfrozen: DistributedDataParallel notes at once which parameters
+        train, and processes would drift apart in silence.
+        """
+        has_unused = distributed.count() > 1 and network is self.model and _has_unused(self.model, self.device)
+        return distributed.wrap(network, self.device, has_unused)
+
+    def share_statistics(self) -> None:
+        """Give all processes the BatchNorm statistics of rank 0: each process noted those of its own images."""
+        distributed.copy_first([*self.model.buffers(), *(self.average.buffers() if self.average else ())])
+
+
+def make_trainer(train: Table, device: torch.device) -> Trainer:
+    """Model, objective, optimizer and schedule of the constants for the training split, on `device`."""
+    head_options, embeddings = choose_head_options(train.classes)
+    model = models_factory.make_model(
+        config.MODEL_NAME,
+        len(train.classes),
+        head=config.HEAD,
+        weights=config.PRETRAINED_WEIGHTS,
+        image_size=config.IMAGE_SIZE,
+        weights_folder=config.PRETRAINED_MODELS_FOLDER,
+        head_options=head_options,
+    )
+    if isinstance(model.head, heads.GCN):
+        model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
+    if config.USE_PRIOR_BIAS:
+        heads.set_prior(model.head, heads.count_frequencies(train.targets))
+    for size in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {config.IMAGE_SIZE}:
+        advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"
+        models_factory.require_size(model.eval(), size, config.MODEL_NAME, advice)
+    model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
+    if config.ACTIVATION_CHECKPOINTING:
+        recomputation.checkpoint_activations(model.backbone)
+    if config.SYNC_BATCHNORM and distributed.count() > 1:
+        model = batchnorm_sync.convert(model, device)
+    model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
+    average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
+    if config.COMPILE:
+        model.compile()
+    if config.USE_DIFFERENTIAL_LR:
+        backbone_lr, head_lr = config.BACKBONE_BASE_LR, config.HEAD_BASE_LR
+    else:
+        backbone_lr = head_lr = config.LEARNING_RATE
+    optimizer = optimization.make_optimizer(
+        config.OPTIMIZER,
+        model,
+        backbone_lr=backbone_lr,
+        head_lr=head_lr,
+        weight_decay=config.WEIGHT_DECAY,
+        decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
+    )
+    plan = optimization.Plan(
+        epoch_steps=[count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)],
+        milestones=config.LR_MILESTONES,
+        decay_factor=config.LR_DECAY_FACTOR,
+        step_epochs=config.LR_STEP_EPOCHS,
+        warmup_epochs=config.WARMUP_EPOCHS,
+        onecycle_peak=config.ONECYCLE_PEAK,
+    )
+    schedule = optimization.make_schedule(config.SCHEDULE, optimizer, plan)
+    precision = utils.choose_precision(config.MIXED_PRECISION, device)
+    if config.SAM_RHO and precision == "fp16":
+        raise InputError("SAM_RHO needs bf16 or float32, and this GPU has no bf16: set MIXED_PRECISION = 'off'")
+    autocast, scales_gradients = utils.make_autocast(precision, device)
+    return Trainer(
+        model=model,
+        head_options=head_options,
+        objective=make_objective(train.targets).to(device),
+        optimizer=optimizer,
+        schedule=schedule,
+        average=average,
+        change_batch=make_batch_change(train.classes, device, autocast),
+        scaler=torch.amp.GradScaler(device.type, enabled=scales_gradients),
+        precision=precision,
+        autocast=autocast,
+        device=device,
+        micro_batch_size=config.MICRO_BATCH_SIZE,
+        clip_norm=config.CLIP_GRADIENT_NORM,
+        sam_rho=config.SAM_RHO,
+    )
+
+
+def make_batch_change(
+    classes: Sequence[str], device: torch.device, autocast: Callable[[], Any]
+) -> Callable[[Batch, int, int], Batch]:
+    """What happens to a batch on `device`: teachers look at its pictures, then these are mixed and resized."""
+    mix = augmentations.make_batch_transform(
+        config.SEED,
+        mixup_alpha=config.MIXUP_ALPHA,
+        cutmix_alpha=config.CUTMIX_ALPHA,
+        multi_scale_sizes=config.MULTI_SCALE_SIZES,
+        steps_per_size=config.MULTI_SCALE_EVERY_N_STEPS,
+    )
+    if not config.TEACHER_CHECKPOINTS:
+        return mix
+    teach = teachers.make_teacher(
+        config.TEACHER_CHECKPOINTS, classes, device, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE, autocast
+    )
+
+    def change(batch: Batch, epoch: int, step: int) -> Batch:
+        return mix(teach(batch, epoch, step), epoch, step)
+
+    return change
+
+
+def is_frozen(epoch: int) -> bool:
+    """Whether the backbone stands still in `epoch` (from 1)."""
+    never = config.UNFREEZE_BACKBONE_EPOCH == 0
+    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
+
+
+def choose_batch_size(epoch: int) -> int:
+    """The images of a step in `epoch`. Raises InputError where they do not suffice for two in each process."""
+    size = config.TRAIN_BATCH_SIZE if is_frozen(epoch) else config.UNFROZEN_BATCH_SIZE or config.TRAIN_BATCH_SIZE
+    if size < 2 * distributed.count():
+        raise InputError(f"{size} images a step for {distributed.count()} processes: each needs at least two")
+    return size
+
+
+def count_steps(num_images: int, epoch: int) -> int:
+    """The steps of `epoch`."""
+    return len(EpochBatches(num_images, choose_batch_size(epoch), shuffle=True, seed=config.SEED))
+
+
+def _has_unused(model: models_factory.MultiLabelModel, device: torch.device) -> bool:
+    """Whether some parameter that trains gets no gradient: a network may have parts that it does not use."""
+    was_training = model.training
+    model.eval()(make_example(config.IMAGE_SIZE).to(device)).sum().backward()
+    missing = any(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model.zero_grad(set_to_none=True)
+    model.train(was_training)
+    return missing
+
+
+def choose_angular_scale(num_classes: int) -> float:
+    """ANGULAR_SCALE; for 0 by the number of classes, sqrt(5) ln(C - 1) within 7 to 30 (Prokofiev and Sovrasov 2022)."""
+    return config.ANGULAR_SCALE or min(max(math.sqrt(5) * math.log(max(num_classes - 1, 1)), 7.0), 30.0)
+
+
+def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor | None]:
+    """What HEAD is made with, and for gcn the class embeddings of GCN_EMBEDDINGS."""
+    scale = choose_angular_scale(len(classes))
+    cosine_scale = scale if config.LOSS == "asymmetric_angular" else None
+    embeddings = None
+    if config.HEAD == "gcn" and config.GCN_EMBEDDINGS:
+        embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
+    options: dict[str, dict[str, Any]] = {
+        "per_label_mlp": {"hidden": config.MLP_HIDDEN, "dropout": config.MLP_DROPOUT},
+        "cosine": {"scale": scale},
+        "ml_decoder": {"num_groups": config.ML_DECODER_GROUPS, "cosine_scale": cosine_scale},
+        "gcn": {
+            "reweights_channels": config.GCN_REWEIGHTS_CHANNELS,
+            "cosine_scale": cosine_scale,
+            **({} if embeddings is None else {"embedding_size": embeddings.shape[1]}),
+        },
+    }
+    return options.get(config.HEAD, {}), embeddings
+
+
+def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
+    """What training minimises, for the training split's `targets` (N, C)."""
+    options: dict[str, dict[str, Any]] = {
+        "focal": {"gamma": config.FOCAL_GAMMA, "alpha": config.FOCAL_ALPHA},
+        "asymmetric": {
+            "gamma_negative": config.ASL_GAMMA_NEGATIVE,
+            "gamma_positive": config.ASL_GAMMA_POSITIVE,
+            "clip": config.ASL_CLIP,
+            "focusing_gradient": config.ASL_FOCUSING_GRADIENT,
+        },
+        "asymmetric_angular": {
+            "scale": choose_angular_scale(targets.shape[1]),
+            "margin": config.ANGULAR_MARGIN,
+            "balance": config.ANGULAR_BALANCE,
+            "gamma_negative": config.ANGULAR_GAMMA_NEGATIVE,
+            "gamma_positive": config.ANGULAR_GAMMA_POSITIVE,
+            "clip": config.ANGULAR_CLIP,
+        },
+    }
+    if config.USE_POS_WEIGHT:
+        options["bce_with_logits"] = {"pos_weight": losses.count_pos_weight(targets, config.POS_WEIGHT_CAP)}
+    weight_options: dict[str, dict[str, Any]] = {
+        "ghm": {"bins": config.GHM_BINS, "momentum": config.GHM_MOMENTUM},
+        "ohem": {"keep": config.OHEM_KEEP},
+        "threshold": {"margin": config.THRESHOLD_MARGIN},
+        "class_weights": {
+            "positive": _one_or_all(config.POSITIVE_CLASS_WEIGHTS),
+            "negative": _one_or_all(config.NEGATIVE_CLASS_WEIGHTS),
+        },
+    }
+    for name in ("POSITIVE_CLASS_WEIGHTS", "NEGATIVE_CLASS_WEIGHTS"):
+        if len(vars(config)[name]) not in (0, 1, targets.shape[1]):
+            raise InputError(
+                f"{name} has {len(vars(config)[name])} weights for {targets.shape[1]} classes: one, or each"
+            )
+    loss = losses.LOSSES[config.LOSS](**options.get(config.LOSS, {}))
+    entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options[name]) for name in config.ENTRY_WEIGHTS}
+    return losses.Objective(loss, entry_weights, config.LABEL_SMOOTHING, config.LOSS_REDUCTION)
+
+
+def _one_or_all(weights: tuple[float, ...]) -> float | tuple[float, ...] | None:
+    return weights if len(weights) > 1 else weights[0] if weights else None
+
+
+def choose_activation() -> str:
+    """What turns the logits that LOSS trains into probabilities."""
+    return "softmax" if config.LOSS == "softmax" else "sigmoid"

@@ -1,0 +1,273 @@
+"""What a run of training.py leaves: its checkpoints, what it resumes from, its logs and its line in the diary.
+
+Reads config, as a part of training.py. With several processes only rank 0 writes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import config
+import distributed
+import overrides
+import utils
+from dataset.batches import Batch
+from dataset.files import hash_file
+from evaluation import saved_scores, tuning
+from models import checkpoints
+from models_factory import MultiLabelModel
+from trainer import from_config, run_files
+from trainer.build import Trainer, choose_activation
+from trainer.run import Run
+from trainer.run_files import RunFiles
+from trainer.run_state import RunState
+from trainer.step import save_batch
+from trainer.training_data import Data
+from trainer.validation import Validation
+from utils import InputError
+
+DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
+
+
+def name_files(data: Data) -> RunFiles:
+    """The files of this configuration. The same constants (of the sections marked *) and data give the same names."""
+    constants = overrides.resolved(config)
+    decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
+    identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    files = [
+        *config.TEACHER_PROBABILITIES,
+        *config.TEACHER_CHECKPOINTS,
+        *([config.CURRICULUM] if config.CURRICULUM else []),
+    ]
+    if files:
+        identity["files"] = [hash_file(Path(file)) for file in files]
+    name = run_files.name_configuration(constants, identity)
+    return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
+
+
+# ---- resuming ----
+
+
+def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dict[str, Any] | None]:
+    """Put the state of an interrupted run of this configuration back into `trainer`.
+
+    Returns how far that run was and what this process goes on from: its random numbers (None where another number of
+    processes was interrupted), its part of the epoch's loss, and what the doctor knows. A fresh state and None where
+    there is nothing to resume. Raises InputError for a file of another model.
+    """
+    last = distributed.from_first(lambda: _load_last(files))
+    if last is None:
+        return RunState(), None
+    expected = {"model_name": config.MODEL_NAME, "head": config.HEAD, "classes": list(data.table.classes)}
+    for name, value in expected.items():
+        if last[name] != value:
+            raise InputError(f"{files.last} is of another {name}, {last[name]}: delete it, or set RESUME = 'never'")
+    saved = last["training_state"]
+    try:
+        trainer.model.load_state_dict(last["model_state"])
+        trainer.load_state_dict(saved["engine"])
+        state = RunState(**saved["state"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{files.last} does not fit this model ({str(error).splitlines()[0]}): delete it, or set RESUME = 'never'"
+        ) from error
+    processes = saved["processes"]
+    if len(processes) == distributed.count():
+        return state, processes[distributed.rank()]
+    if state.step:
+        utils.warn(
+            f"{len(processes)} process(es) were interrupted in the middle of an epoch and {distributed.count()} go on: "
+            "the order stays; what dropout draws does not, and a small last step may join the one before"
+        )
+    loss_total = sum(process["loss_total"] for process in processes) if distributed.is_first() else 0.0
+    return state, {"random": None, "loss_total": loss_total, "doctor": processes[0]["doctor"]}
+
+
+def _load_last(files: RunFiles) -> dict[str, Any] | None:
+    """What an unfinished run left; None where there is none."""
+    for leftover in files.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink(missing_ok=True)
+    if config.RESUME == "never" or not files.last.is_file():
+        return None
+    last = checkpoints.load(files.last)
+    if "training_state" not in last:
+        raise InputError(f"{files.last} holds no state to resume: delete it, or set RESUME = 'never'")
+    return None if last["training_state"]["state"]["finished"] else last
+
+
+def start_epoch(run: Run, epoch: int) -> None:
+    """Let random numbers start where those of the epoch do, or where it was interrupted."""
+    # every rank has a seed of its own: dropout differs between processes
+    utils.seed_everything(config.SEED + epoch + 1_000_003 * distributed.rank())
+    if run.resumed and run.state.step:
+        run.state.loss_total = run.resumed["loss_total"]
+        if run.resumed["random"]:
+            utils.set_random_state(run.resumed["random"], run.trainer.device)
+
+
+def save_last(run: Run) -> None:
+    """Write what an interrupted run resumes from. All processes have to call it."""
+    process = {
+        "random": utils.get_random_state(run.trainer.device),
+        "loss_total": run.state.loss_total,
+        "doctor": run.doctor.state_dict(),
+    }
+    processes = distributed.collect(process)
+    if distributed.is_first():
+        training_state = {"state": asdict(run.state), "engine": run.trainer.state_dict(), "processes": processes}
+        checkpoint = make_checkpoint(run, run.trainer.model, {})
+        checkpoints.save(run.files.last, checkpoint | {"training_state": training_state})
+
+
+def note_left_out(run: Run, batch: Batch, epoch: int, step: int) -> None:
+    """Count a step whose gradient is not finite. Raises InputError at the NON_FINITE_LIMIT-th, and keeps its batch."""
+    state = run.state
+    state.num_skipped += 1
+    state.num_left_out += 1
+    utils.warn(f"epoch {epoch}, step {step + 1}: the gradient is not finite, the step is left out")
+    if state.num_skipped >= config.NON_FINITE_LIMIT:
+        path = run.files.bad_batch
+        path = path.with_stem(f"{path.stem}_{distributed.rank()}")
+        save_batch(path, batch, epoch, step)
+        raise InputError(
+            f"{state.num_skipped} steps had a loss or gradient that is not finite; the last batch is in {path}: look "
+            "at it, lower the rates, set CLIP_GRADIENT_NORM = 1.0, or MIXED_PRECISION = 'off'"
+        )
+
+
+# ---- results ----
+
+
+def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]) -> dict[str, Any]:
+    """`model` as it is, with everything that using it later takes, and where it comes from."""
+    data, state = run.data, run.state
+    return {
+        "model_state": model.state_dict(),
+        "weights": "raw" if model is run.trainer.model else "averaged",
+        "model_name": config.MODEL_NAME,
+        "head": config.HEAD,
+        "head_options": run.trainer.head_options,
+        "activation": choose_activation(),
+        "classes": list(data.table.classes),
+        "image_size": config.IMAGE_SIZE,
+        "resize_rule": config.RESIZE_RULE,
+        "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
+        "best_threshold": state.best_threshold,
+        "best_f1": state.best_f1,
+        "epoch": state.best_epoch,
+        "metrics": measured,
+        "config": overrides.resolved(config),
+        "dataset": {
+            "fingerprint": data.table.fingerprint(),
+            "num_train": len(data.train),
+            "num_val": len(data.val),
+        },
+        "environment": checkpoints.describe_environment(str(run.trainer.device)),
+        "processes": distributed.count(),
+        "seconds": state.seconds + state.epoch_seconds,
+        "saved": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def save_if_best(run: Run, model: MultiLabelModel, validated: Validation) -> None:
+    """Keep `model` for its configuration unless an earlier run of the same one reached as high an F1.
+
+    The scores that thresholds and calibration are tuned on are saved with it.
+    """
+    if not distributed.is_first():
+        return
+    checkpoint = make_checkpoint(run, model, validated.measured)
+    if checkpoint["best_f1"] <= checkpoints.read_best_f1(run.files.checkpoint):
+        return
+    scores = saved_scores.SavedScores(
+        probabilities=validated.scores.probabilities,
+        targets=validated.scores.targets,
+        paths=run.data.val.paths,
+        classes=run.data.table.classes,
+        identity=saved_scores.identify(checkpoint),
+    )
+    saved_scores.save_scores(run.files.folder / saved_scores.SCORES_FILE, *scores)
+    checkpoints.save(run.files.checkpoint, checkpoint)
+
+
+def tune_selected(files: RunFiles) -> dict[str, Any]:
+    """The run's checkpoint with thresholds and calibration by today's THRESHOLD_* constants, saved in both places.
+
+    Beside each lie the scores they were tuned on, and thresholds.npy.
+    """
+    selected, file = checkpoints.load(files.checkpoint), files.folder / saved_scores.SCORES_FILE
+    scores = saved_scores.read_scores(file) if file.is_file() else None
+    if scores is None or scores.identity not in ("", saved_scores.identify(selected)):
+        # an earlier run's checkpoint stays, and its folder was deleted; or one was killed between the two files
+        utils.warn(f"{file} is missing or of another checkpoint: the thresholds of {files.checkpoint} stay as they are")
+        checkpoints.save(config.BEST_MODEL_PATH, selected)
+        return selected
+    policy = from_config.choose_policy(len(selected["classes"]))
+    selected |= tuning.tune_checkpoint(selected, scores, policy)
+    for path in (files.checkpoint, config.BEST_MODEL_PATH):
+        folder = saved_scores.find_folder(path)
+        checkpoints.save(path, selected)
+        saved_scores.save_scores(folder / saved_scores.SCORES_FILE, *scores)
+        saved_scores.save_thresholds(folder / saved_scores.THRESHOLDS_FILE, selected["thresholds"])
+    return selected
+
+
+def save_epoch(run: Run, model: MultiLabelModel, validated: Validation | None) -> None:
+    """Add the epoch's record to the logs and, every SAVE_EVERY_N_EPOCHS, keep `model`, which was `validated` or not."""
+    if not distributed.is_first():
+        return
+    state = run.state
+    run_files.write_log(run.files.log, state.history)
+    if config.SAVE_EVERY_N_EPOCHS and state.epoch % config.SAVE_EVERY_N_EPOCHS == 0:
+        measured = {"epoch": state.epoch, "best_f1": None, "best_threshold": None}
+        if validated:
+            measured |= {"best_f1": validated.f1, "best_threshold": validated.threshold}
+        checkpoints.save(run.files.name_epoch(state.epoch), make_checkpoint(run, model, {}) | measured)
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH, write the run's result and its line in the diary.
+
+    Returns the selected checkpoint.
+    """
+    files, state, findings = run.files, run.state, [*run.doctor.findings.values()]
+    selected = tune_selected(files)
+    measured = selected["metrics"]
+    best = {"score": selected["best_f1"], "epoch": selected["epoch"], "threshold": selected["best_threshold"]}
+    result = {
+        "done_flag": True,
+        "model_name": config.MODEL_NAME,
+        "metric": "f1_weighted",
+        "label_dict": dict(enumerate(run.data.table.classes)),
+        "config": overrides.resolved(config),
+        "train_log": str(files.text_log),
+        "models": {
+            "best": best | {"metrics": measured, "file": str(files.checkpoint)},
+            "last": {"score": state.history[-1].get("val_f1"), "epoch": state.epoch, "file": str(files.last)},
+        },
+        "steps_left_out": state.num_skipped,
+        "findings": findings,
+    }
+    utils.write_text(files.result, json.dumps(result, indent=1))
+    is_whole = state.epoch == config.NUM_EPOCHS
+    run_files.add_to_diary(
+        config.TRAINED_MODELS_FOLDER / DIARY,
+        {
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "model_name": config.MODEL_NAME,
+            "configuration": files.checkpoint.stem,
+            "best_f1": f"{state.best_f1:.4f}",
+            "best_epoch": state.best_epoch,
+            "epochs": f"{state.epoch}" if is_whole else f"{state.epoch} (stopped early)",
+            "seconds": f"{state.seconds:.0f}",
+            "processes": distributed.count(),
+            "findings": len(findings),
+            **checkpoints.describe_environment(selected["environment"]["device"]),
+            "dataset": str(config.DATASET_FOLDER),
+        },
+    )
+    return selected

@@ -1,0 +1,143 @@
+"""How good a model is on the validation split: its scores, the threshold tuned on them, every metric at it.
+
+    model, validated = validate(run, epoch, record)     # the better of the model and its average
+    validated.f1, validated.threshold, validated.measured
+
+Reads config, as a part of training.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import config
+import distributed
+import metrics
+import thresholds
+from dataset.batches import Batch
+from dataset.loading import count_images
+from losses import Objective
+from models import inference
+from models_factory import MultiLabelModel
+from trainer.build import choose_activation
+from trainer.run import Run
+from trainer.training_data import make_eval_loader
+from utils import InputError, track
+
+
+class Scores(NamedTuple):
+    """Probabilities (N, C), targets (N, C) with NaN unknown, and the mean loss over them."""
+
+    probabilities: np.ndarray
+    targets: np.ndarray
+    loss: float
+
+
+class Validation(NamedTuple):
+    """Scores of the validation split, the threshold tuned on them, and every metric at that threshold."""
+
+    scores: Scores
+    threshold: float
+    measured: dict[str, float]
+
+    @property
+    def f1(self) -> float:
+        """What checkpoints are chosen by."""
+        return self.measured["f1_weighted"]
+
+    def make_record(self) -> dict[str, float]:
+        """The part of an epoch's record that validation adds."""
+        return {
+            "val_loss": self.scores.loss,
+            "val_f1": self.f1,
+            "val_f1_cross_fitted": self.measured["f1_weighted_cross_fitted"],
+            "val_mAP": self.measured["mAP"],
+            "threshold": self.threshold,
+        }
+
+
+def validate(run: Run, epoch: int, record: dict[str, Any]) -> tuple[MultiLabelModel, Validation]:
+    """The better of the model and, where EMA_DECAY keeps one, its average; with its validation.
+
+    Adds the numbers of both to the epoch's `record`.
+    """
+    trainer, stage = run.trainer, run.stage
+    assert stage is not None
+    title = f"epoch {epoch} validation"
+    model, validated = trainer.model, measure_scores(_score(run, stage.network, stage.val_loader, title))
+    if trainer.average:
+        averaged = trainer.average.module
+        assert isinstance(averaged, MultiLabelModel)
+        # while features of the frozen backbone are kept, the stage runs the head alone
+        network = averaged if stage.network is trainer.model else averaged.head
+        scores = _score(run, network, stage.val_loader, f"{title}, averaged weights")
+        validated_average = measure_scores(scores)
+        record |= {"val_f1_raw": validated.f1, "val_f1_averaged": validated_average.f1}
+        if validated_average.f1 > validated.f1:
+            model, validated = averaged, validated_average
+    record |= validated.make_record()
+    return model, validated
+
+
+def measure_training_split(run: Run) -> dict[str, float]:
+    """F1 and mAP on the training split, without augmentation, at the last validation's threshold."""
+    trainer = run.trainer
+    scores = _score(run, trainer.model, make_eval_loader(run.data.train, trainer.device), "training split")
+    threshold = config.TH_MULTI_LABEL if run.state.threshold is None else run.state.threshold
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
+    return {"train_f1": measured["f1_weighted"], "train_mAP": measured["mAP"]}
+
+
+def _score(run: Run, network: nn.Module, loader: DataLoader[Batch], title: str) -> Scores:
+    """Run `network`, the model or its head, over `loader`."""
+    trainer = run.trainer
+    # a head alone computes in float32, as it does within the model
+    autocast = trainer.autocast if isinstance(network, MultiLabelModel) else nullcontext
+    return compute_scores(network, loader, trainer.objective, trainer.device, autocast, choose_activation(), title)
+
+
+def compute_scores(
+    network: nn.Module,
+    loader: DataLoader[Batch],
+    objective: Objective,
+    device: torch.device,
+    autocast: Callable[[], Any] = nullcontext,
+    activation: str = "sigmoid",
+    title: str = "validation",
+) -> Scores:
+    """Run `network`, a model or its head, over `loader`. The loss is that of the objective in evaluation mode.
+
+    With several processes each one runs its share, and all get the scores of every image, in order.
+    """
+    objective.eval()
+    targets: list[Tensor] = []
+    total = torch.zeros((), device=device)
+
+    def note(batch: Batch, logits: Tensor) -> None:
+        targets.append(batch.targets)
+        total.add_(objective(logits, batch.targets, batch.weights) * len(logits))
+
+    batches: Iterator[Batch] = track(loader, title, count_images(loader))
+    rows = list(inference.compute_probabilities(network, batches, device, autocast, note, activation))
+    all_targets = distributed.join(torch.cat(targets).cpu().numpy())
+    loss = sum(distributed.collect(total.item())) / len(all_targets)
+    return Scores(distributed.join(np.concatenate(rows)), all_targets, loss)
+
+
+def measure_scores(scores: Scores) -> Validation:
+    """Tune the threshold on the scores, and measure them at it. Raises InputError where the model gives NaN."""
+    if np.isnan(scores.probabilities).any():
+        raise InputError(
+            "validation gave probabilities that are no numbers: lower the rates, or set MIXED_PRECISION off"
+        )
+    threshold = thresholds.tune_global(scores.probabilities, scores.targets)
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
+    measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
+    return Validation(scores, threshold, measured)

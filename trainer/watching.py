@@ -1,0 +1,210 @@
+"""Who looks on while a run trains: the doctor, TensorBoard, and the person who reads the printed lines.
+
+Reads config, as a part of training.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import config
+import distributed
+import utils
+from dataset import loading
+from dataset.batches import Batch
+from tensorboard_logging import TensorBoardLogger
+from trainer.build import is_frozen
+from trainer.run import Run
+from trainer.run_files import RunFiles
+from trainer.run_state import RunState
+from trainer.step import LookAtLogits
+from trainer.training_data import changes_batches, make_augmentation, make_eval_loader
+from trainer.validation import Validation
+
+PICTURES = 16  # validation pictures shown in TensorBoard
+
+
+# ---- the doctor ----
+
+
+def see_first_step(run: Run) -> LookAtLogits:
+    """A function that, shown the logits of the run's first step, prints what its loss is made of; the doctor looks."""
+    trainer, stage = run.trainer, run.stage
+    assert stage is not None
+    was_shown = False
+
+    def look(logits: Tensor, batch: Batch) -> None:
+        nonlocal was_shown
+        if was_shown:  # the step is tried again, with less memory
+            return
+        was_shown = True
+        lines = trainer.objective.describe(logits, batch.targets, batch.weights)
+        utils.say("\n  ".join(["first step:", *lines]))
+        run.doctor.look_at_first_step(
+            stage.network, batch, logits, trainer.objective, trainer.optimizer, stage.count_images(0)
+        )
+
+    return look
+
+
+def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
+    """Let the doctor look at an epoch, of which a resumed run has seen the last `num_seen` steps only."""
+    if not distributed.is_first():
+        return
+    trainer, stage = run.trainer, run.stage
+    assert stage is not None
+    run.doctor.look_at_epoch(
+        trainer.model,
+        trainer.optimizer,
+        trainer.average,
+        record["train_loss"],
+        record["steps"],
+        record["steps_left_out"],
+        num_seen,
+    )
+    if stage.network is trainer.model:  # else it read features, which are at hand
+        run.doctor.look_at_loading(
+            record["waiting_share"],
+            record["seconds"] - record["preparation_seconds"],
+            config.NUM_EPOCHS - record["epoch"],
+            utils.choose_num_workers(config.NUM_WORKERS, trainer.device),
+            utils.choose_num_workers(None, trainer.device),
+            config.IMAGE_CACHE,
+        )
+
+
+def see_validation(run: Run, validated: Validation, epoch: int) -> None:
+    """Let the doctor look at a validation; PR curves and pictures for TensorBoard."""
+    if not distributed.is_first():
+        return
+    scores, classes = validated.scores, run.data.table.classes
+    is_last = epoch == config.NUM_EPOCHS or run.has_stalled
+    run.doctor.look_at_validation(
+        scores.probabilities, scores.targets, validated.threshold, classes, scores.loss, is_last
+    )
+    if config.USE_TENSORBOARD:
+        run.logger.add_pr_curves(scores.probabilities, scores.targets, classes, epoch)
+        shown = run.data.val.select(range(min(PICTURES, len(run.data.val))))
+        loader = make_eval_loader(shown, run.trainer.device)
+        loading.share_batches(loader, 0, 1)  # all of them, though other processes have a share of the split
+        images = np.stack([image for batch in loader for image in batch.images.numpy()])
+        probabilities = scores.probabilities[: len(shown)]
+        run.logger.add_pictures(images, shown.targets, probabilities, validated.threshold, classes, epoch)
+
+
+def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
+    """TensorBoard's files of this run, or a logger that does nothing."""
+    writes = config.USE_TENSORBOARD and distributed.is_first()
+    folder = config.TENSORBOARD_FOLDER / files.folder.parent.name / files.folder.name if writes else None
+    return TensorBoardLogger(folder, first_epoch=state.epoch + 1)
+
+
+# ---- printing ----
+
+
+def print_configuration(run: Run) -> None:
+    """What is about to happen, in a few lines."""
+    rows = {
+        "run": run.files.checkpoint.stem,
+        "data": f"{config.DATASET_FOLDER}, {run.data.format}: {len(run.data.train)} training, {len(run.data.val)} "
+        f"validation images, {len(run.data.table.classes)} classes",
+        "model": _describe_model(run),
+        "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
+        "images": _describe_images(),
+        "epochs": _describe_epochs(),
+        "rates": _describe_rates(run),
+        "device": f"{run.trainer.device}, {torch.get_num_threads()} threads, mixed precision {run.trainer.precision}",
+    }
+    if distributed.count() > 1:
+        rows["device"] += f", {distributed.count()} processes"
+    state = run.state
+    if state.epoch or state.step:
+        rows["resumes"] = f"after epoch {state.epoch}"
+        if state.step:
+            rows["resumes"] += f" and {state.step} steps"
+        if state.best_epoch:
+            rows["resumes"] += f", best F1 so far {state.best_f1:.4f}"
+    utils.say("\n".join(f"{name:>8}  {text}" for name, text in rows.items()) + "\n")
+
+
+def _describe_model(run: Run) -> str:
+    model = run.trainer.model
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    weights = f"weights {config.PRETRAINED_WEIGHTS}: {model.loaded}" if model.loaded else "random weights"
+    return f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}"
+
+
+def _describe_images() -> str:
+    texts = [f"{config.IMAGE_SIZE} px", make_augmentation().describe()]
+    sizes = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
+    if sizes:
+        texts.append(f"trained at {', '.join(map(str, sizes))}")
+    if config.MIXUP_ALPHA:
+        texts.append(f"mixup {config.MIXUP_ALPHA:g}")
+    if config.CUTMIX_ALPHA:
+        texts.append(f"CutMix {config.CUTMIX_ALPHA:g}")
+    if config.IMAGE_CACHE != "none":
+        texts.append(f"{config.IMAGE_CACHE} cache")
+    texts.append(f"batches of {config.TRAIN_BATCH_SIZE}")
+    if config.UNFROZEN_BATCH_SIZE:
+        texts.append(f"{config.UNFROZEN_BATCH_SIZE} once unfrozen")
+    return ", ".join(texts)
+
+
+def _describe_epochs() -> str:
+    frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
+    text = f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}"
+    if frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches():
+        text += f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)"
+    if config.EARLY_STOPPING_ENABLED:
+        text += f", stops after {config.EARLY_STOPPING_PATIENCE} without gain"
+    return text
+
+
+def _describe_rates(run: Run) -> str:
+    groups = run.trainer.optimizer.param_groups
+    rates = [f"{g['name']} {g['initial_lr']:g}" for g in groups if g["name"] in ("backbone", "head")]
+    texts = [config.OPTIMIZER]
+    if config.SAM_RHO:
+        texts.append(f"SAM {config.SAM_RHO:g}")
+    if config.EMA_DECAY:
+        texts.append(f"EMA {config.EMA_DECAY:g}")
+    texts.append(config.SCHEDULE)
+    if config.SCHEDULE == "multistep":
+        texts[-1] += f" x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
+    return f"{', '.join(rates)}; {', '.join(texts)}"
+
+
+def print_epoch(record: dict[str, Any]) -> None:
+    """One line for each epoch."""
+    text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  loss {record['train_loss']:.4f}"
+    if "val_f1" in record:
+        text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
+        text += f"  threshold {record['threshold']:.3f}"
+    if record.get("val_f1_averaged", -1.0) > record.get("val_f1_raw", -1.0):
+        text += "  averaged weights"
+    if "train_f1" in record:
+        text += f"  train F1 {record['train_f1']:.4f}  mAP {record['train_mAP']:.4f}"
+    speed = f"{record['images_per_second']:.1f} images/s, {record['waiting_share']:.0%} waiting"
+    utils.say(f"{text}  {speed}  {utils.format_duration(record['seconds'])}")
+
+
+def print_result(run: Run, selected: dict[str, Any]) -> None:
+    """What came out of the run, and which checkpoint was selected."""
+    state, files, measured = run.state, run.files, selected["metrics"]
+    lines = [
+        f"\nbest validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
+        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}"
+    ]
+    if selected["best_f1"] > state.best_f1:
+        lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
+    lines.append(
+        f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
+        f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
+    )
+    lines.append(f"saved: {files.checkpoint}\n       {config.BEST_MODEL_PATH}\n       {files.curves}")
+    utils.say("\n".join(lines))
