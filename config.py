@@ -7,35 +7,14 @@ Sections marked * decide what is learned: their values name the checkpoint file.
 say which values are allowed.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
+# isort: off
 from limits import (
-    ONCE,
-    Above0,
-    BatchSize,
-    BatchSizeOr0,
-    ClassWeights,
-    Count,
-    Degrees,
-    Milestones,
-    OffOrCount,
-    OffOrMore,
-    Rate,
-    Seed,
-    Share,
-    ShareAbove0,
-    ShareBelow1,
-    ShareBetween,
-    ShareOrNone,
-    Side,
-    Sides,
-    Workers,
-    ZeroOrMore,
-)
-
+    ONCE, Above0, BatchSize, BatchSizeOr0, ClassWeights, Count, Degrees, Milestones, OffOrCount, OffOrMore,
+    Rate, Seed, Share, ShareAbove0, ShareBelow1, ShareBetween, ShareOrNone, Side, Sides, Workers, ZeroOrMore,
+)  # fmt: skip
 # isort: on
 
 # ---- Your data ----

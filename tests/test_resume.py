@@ -292,13 +292,13 @@ def test_result_diary_log_and_kept_epochs(
     shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Validation is made to favour the averaged weights: those are what is kept and noted."""
-    score = training.score
+    score = validation._score
 
-    def favour(engine: Any, network: Any, loader: Any, title: str) -> Any:
-        scores = score(engine, network, loader, title)
+    def favour(run: Any, network: Any, loader: Any, title: str) -> Any:
+        scores = score(run, network, loader, title)
         return scores._replace(probabilities=scores.targets if "averaged" in title else 1 - scores.targets)
 
-    monkeypatch.setattr(training, "score", favour)
+    monkeypatch.setattr(validation, "_score", favour)
     run = Run(shared_dataset, tmp_path, "--SAVE_EVERY_N_EPOCHS=2", "--SAVE_EVERY_MINUTES=0")
     training.main(run.arguments)
     folder = run.last.parent

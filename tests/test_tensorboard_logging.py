@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageColor
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.util.tensor_util import make_ndarray
 
 import tensorboard_logging

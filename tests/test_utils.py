@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import utils
-from utils import InputError, keep_freed_memory
+from utils import InputError, keep_freed_memory  # the tests replace it in utils
 
 
 def test_durations_read_as_clocks() -> None:

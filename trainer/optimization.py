@@ -15,6 +15,9 @@ A schedule is a factor on every group's rate, as a function of the optimizer ste
 is frozen does not enter it.
 """
 
+# torch._foreach_*, which torch's own optimizers and gradient clipping are made of: one kernel for all tensors
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import inspect

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import fastai.vision.all as fastai
+import fastai.vision.all as fastai  # pyright: ignore[reportMissingImports]  # requirements-benchmarks.txt
 import numpy as np
 import torch
 from torch import nn

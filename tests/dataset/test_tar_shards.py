@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from webdataset import WebDataset
+from webdataset import WebDataset  # pyright: ignore[reportAttributeAccessIssue]
 from webdataset.tariterators import base_plus_ext
 
 from dataset import tar_shards
