@@ -15,8 +15,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from other_systems import WORDS
 
 if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.py needs none of it
