@@ -165,7 +165,7 @@ def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, im
     import matplotlib as mpl
 
     width, height = photograph.size
-    frame = activation_maps.RESIZE_RULES[resize_rule](height, width, image_size)
+    frame = activation_maps.UNDO_RESIZE_RULES[resize_rule](height, width, image_size)
     largest = float(values.max())
     spread = activation_maps.spread(values / largest if largest > 0 else values, frame, height, width).numpy()
     colours = mpl.colormaps[COLOURS](np.nan_to_num(spread).clip(0, 1))[..., :3] * 255
