@@ -19,8 +19,8 @@ from limits import AllOrCount, Count
 # ---- Class activation maps ----
 MAP_METHOD: Literal["cam", "grad-cam", "grad-cam++", "grad-camm++", "attention"] = "grad-cam"  # attention: ml_decoder
 MAP_FOLDER: Path = Path(config.LOCAL_ROOT) / "class_activation_maps"  # pictures, and index.html with all of them
-MAP_MAX_IMAGES: AllOrCount = 24  # of the test images, evenly spaced over their sorted names; 0: all
-MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first; the top one where none is predicted
+MAP_MAX_IMAGES: AllOrCount = 24  # how many test images, evenly spaced over their sorted names; 0: all
+MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first; if none is, the top class
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds

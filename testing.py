@@ -24,13 +24,13 @@ import overrides
 from limits import OffOrCount, Scales
 
 # ---- What testing writes, and how it predicts ----
-PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where all of it goes
-PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # besides indices
+PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
+PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # further files
 BOOTSTRAP_SAMPLES: OffOrCount = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
-TEST_SCALES: Scales = (1.0,)  # and of these sizes, multiples of the model's; a file of one size: (1.0,)
-TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: the file's own; a checkpoint: torch
-TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
+TEST_SCALES: Scales = (1.0,)  # average also over these sizes, times the model's; files of one size: only (1.0,)
+TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: by the file; torch for checkpoints
+TEST_INT8: bool = False  # openvino only: 8-bit integers, faster; probabilities change, so compare the metrics
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
