@@ -2,8 +2,8 @@
 
     python class_activation_maps.py [recipe.py ...] [--MAP_METHOD grad-cam++] [--NAME value ...]
 
-Writes MAP_FOLDER/index.html and, beside it in index_files/, a folder of PNGs for each image. MODEL_PATH is a
-checkpoint: an exported file has no gradients. Classes, image size and thresholds come from it.
+Writes the page MAP_FOLDER/index.html and, in MAP_FOLDER/index_files/, a folder of PNGs for each image. MODEL_PATH has
+to be a checkpoint, since exported files have no gradients. Classes, image size and thresholds come from it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from limits import AllOrCount, Count
 # ---- Class activation maps ----
 MAP_METHOD: Literal["cam", "grad-cam", "grad-cam++", "grad-camm++", "attention"] = "grad-cam"  # attention: ml_decoder
 MAP_FOLDER: Path = Path(config.LOCAL_ROOT) / "class_activation_maps"  # pictures, and index.html with all of them
-MAP_MAX_IMAGES: AllOrCount = 24  # of the test images, evenly spaced over their sorted names; 0: all
-MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first; the top one where none is predicted
+MAP_MAX_IMAGES: AllOrCount = 24  # how many test images, evenly spaced over their sorted names; 0: all
+MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first; if none is, the top class
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
@@ -43,18 +43,18 @@ from export import engines
 from models import checkpoints
 from models_factory import MultiLabelModel, restore_model
 from predictor import Predictor
-from trainer.from_config import TestImages, read_test_images
+from trainer.from_config import ImagesToPredict, read_test_images
 
-COLOURS = "inferno"  # matplotlib's name of a map that is as even to the eye as to the numbers
-STRENGTH = 0.6  # of the colours over the photograph
-MAX_SIDE = 640  # pixels: larger photographs are shrunk
-PICTURES = "index_files"  # as browsers call the folder of a saved page
+COLOURS = "inferno"  # one of matplotlib's colour maps; equal steps of the value look equal
+STRENGTH = 0.6  # share of the colours where they cover the photograph
+MAX_SIDE = 640  # pixels; larger photographs are shrunk
+PICTURES_FOLDER = "index_files"  # in MAP_FOLDER; browsers name the folder of a saved page like this
 
 
 class Verdict(NamedTuple):
-    """Of one class on one image."""
+    """What the model says of one class on one image, and what is true."""
 
-    label: int
+    label: int  # index of the class
     name: str  # of the class
     probability: float
     threshold: float
@@ -63,17 +63,17 @@ class Verdict(NamedTuple):
 
 
 class Card(NamedTuple):
-    """An image on the page; its pictures by their paths in the folder of all."""
+    """An image on the page. Paths of pictures are relative to PICTURES_FOLDER."""
 
     name: str
     photograph: Path
-    maps: list[tuple[Path, Verdict]]  # the pictures, and the classes they are of
-    others: list[Verdict]  # predicted or present, but without a picture
+    maps: list[tuple[Path, Verdict]]  # (picture of the map, its class)
+    others: list[Verdict]  # classes that are predicted or present, but have no map
 
     @property
     def present(self) -> list[str]:
-        """The names of the labels."""
-        verdicts = [*(verdict for _, verdict in self.maps), *self.others]
+        """The names of the image's labels."""
+        verdicts = [verdict for _, verdict in self.maps] + self.others
         return [verdict.name for verdict in verdicts if verdict.target == 1]
 
 
@@ -85,9 +85,17 @@ def main(arguments: list[str]) -> None:
     names = name_images(images.paths)
     cards = []
     rows = spread_rows(len(images.paths), MAP_MAX_IMAGES)
-    with utils.replace_folder(MAP_FOLDER / PICTURES) as folder, utils.Progress("mapping", len(rows)) as progress:
+    with utils.replace_folder(MAP_FOLDER / PICTURES_FOLDER) as folder, utils.Progress("mapping", len(rows)) as progress:
         for row in rows:
-            cards.append(map_image(model, network, images.paths[row], images.table.targets[row], folder, names[row]))
+            card = map_image(
+                model=model,
+                network=network,
+                path=images.paths[row],
+                targets=images.table.targets[row],
+                folder=folder,
+                name=names[row],
+            )
+            cards.append(card)
             progress.step(1)
     page = MAP_FOLDER / "index.html"
     utils.write_text(page, make_page(cards, model, images))
@@ -95,12 +103,12 @@ def main(arguments: list[str]) -> None:
 
 
 def load_model(path: Path) -> tuple[Predictor, MultiLabelModel]:
-    """What decides labels, and the network with gradients. Raises InputError for anything but a checkpoint."""
+    """The predictor, which decides labels, and its network. Raises InputError for any file but a checkpoint."""
     engines.require_checkpoint(path, "which has no gradients")
     checkpoint = checkpoints.load(path)
     device = utils.choose_device(config.DEVICE)
     network = restore_model(checkpoint, path).to(device)
-    model = Predictor(
+    predictor = Predictor(
         engines.run_torch(network, device),
         checkpoint,
         path,
@@ -108,19 +116,21 @@ def load_model(path: Path) -> tuple[Predictor, MultiLabelModel]:
         default_threshold=config.TH_MULTI_LABEL,
         calibration=config.CALIBRATION,
     )
-    return model, network
+    return predictor, network
 
 
 def spread_rows(num_images: int, limit: int) -> list[int]:
-    """`limit` rows evenly spaced over `num_images`; all, where there are fewer or `limit` is 0."""
-    count = min(limit or num_images, num_images)
-    return [i * num_images // count for i in range(count)]
+    """`limit` row numbers, evenly spaced over `num_images`; all of them where `limit` is 0 or more than there are."""
+    count = num_images
+    if limit:
+        count = min(limit, num_images)
+    return [number * num_images // count for number in range(count)]
 
 
 def map_image(
-    model: Predictor, network: MultiLabelModel, path: str, targets: NDArray[np.int8], folder: Path, name: str
+    *, model: Predictor, network: MultiLabelModel, path: str, targets: NDArray[np.int8], folder: Path, name: str
 ) -> Card:
-    """Save the photograph and a picture for each class to map into `folder`/`name`."""
+    """Save the photograph, and a map of each class that is shown, to `folder`/`name`. `targets` are (C,)."""
     pixels = decode_image(path)
     trace = activation_maps.follow(network, model.prepare(pixels).to(model.device))
     shown, others = judge(model, model.activate(trace.logits.detach()[None]).cpu().numpy(), targets)
@@ -128,46 +138,63 @@ def map_image(
 
     photograph = Image.fromarray(pixels)
     photograph.thumbnail((MAX_SIDE, MAX_SIDE))
-    place = Path(name) / "photograph.png"
+    photograph_file = Path(name) / "photograph.png"
     (folder / name).mkdir(parents=True, exist_ok=True)
-    draw_labels(np.asarray(photograph), ["photograph"]).save(folder / place)  # as wide as the others
+    # with a label like that of the maps, so that all pictures are equally wide
+    draw_labels(np.asarray(photograph), ["photograph"]).save(folder / photograph_file)
     pictures = []
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
         picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
-        file = place.with_name(f"{rank}_{make_file_name(verdict.name)}.png")
+        file = Path(name) / f"{rank}_{make_file_name(verdict.name)}.png"
         texts = describe(verdict, has_evidence=bool(values.max() > 0))
         draw_labels(np.asarray(picture), texts).save(folder / file)
         pictures.append((file, verdict))
-    return Card(name, place, pictures, others)
+    return Card(name=name, photograph=photograph_file, maps=pictures, others=others)
 
 
 def judge(
     model: Predictor, probabilities: NDArray[np.float32], targets: NDArray[np.int8]
 ) -> tuple[list[Verdict], list[Verdict]]:
-    """(classes to map, other classes that are predicted or present), each the most probable first, of (1, C)."""
+    """The classes to map, and the other classes that are predicted or present; both with the most probable first.
+
+    `probabilities` are (1, C), `targets` (C,). Where no class is predicted, the most probable one is mapped.
+    """
     predicted = set(model.decide(probabilities)[0])
     verdicts = [
-        Verdict(label, model.classes[label], float(probability), float(threshold), label in predicted, int(target))
-        for label, (probability, threshold, target) in enumerate(
-            zip(probabilities[0], model.thresholds, targets, strict=True)
+        Verdict(
+            label=label,
+            name=model.classes[label],
+            probability=float(probabilities[0, label]),
+            threshold=float(model.thresholds[label]),
+            is_predicted=label in predicted,
+            target=int(targets[label]),
         )
+        for label in range(len(model.classes))
     ]
     verdicts.sort(key=lambda verdict: -verdict.probability)
-    shown = [verdict for verdict in verdicts if verdict.is_predicted][:MAP_LABELS_PER_IMAGE] or verdicts[:1]
-    return shown, [v for v in verdicts if (v.is_predicted or v.target == 1) and v not in shown]
+    shown = [verdict for verdict in verdicts if verdict.is_predicted][:MAP_LABELS_PER_IMAGE]
+    if not shown:
+        shown = verdicts[:1]
+    others = [verdict for verdict in verdicts if (verdict.is_predicted or verdict.target == 1) and verdict not in shown]
+    return shown, others
 
 
 # ---- pictures ----
 
 
 def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: int) -> Image.Image:
-    """The photograph under the colours of a map (h, w), scaled to its largest value, where the model saw it."""
+    """The photograph under the colours of a map (h, w), which are scaled to the map's largest value.
+
+    Where the model did not see the photograph it has no colours, and a white frame around what was seen.
+    """
     import matplotlib as mpl
 
     width, height = photograph.size
-    frame = activation_maps.RESIZE_RULES[resize_rule](height, width, image_size)
+    frame = activation_maps.UNDO_RESIZE_RULES[resize_rule](height, width, image_size)
     largest = float(values.max())
-    spread = activation_maps.spread(values / largest if largest > 0 else values, frame, height, width).numpy()
+    if largest > 0:
+        values = values / largest
+    spread = activation_maps.spread(values, frame, height, width).numpy()
     colours = mpl.colormaps[COLOURS](np.nan_to_num(spread).clip(0, 1))[..., :3] * 255
     strength = np.where(np.isnan(spread), 0, STRENGTH)[..., None]
     mixed = (1 - strength) * np.asarray(photograph) + strength * colours
@@ -179,23 +206,25 @@ def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, im
 
 
 def describe(verdict: Verdict, has_evidence: bool) -> list[str]:
-    """What stands under a picture."""
+    """The lines under the picture of a map. Without evidence the map is 0 everywhere."""
     texts = [f"{verdict.name} {verdict.probability:.2f}", f"threshold {verdict.threshold:.2f}"]
     if not verdict.is_predicted:
-        texts += ["nothing predicted, the top class"]
-    return texts if has_evidence else [*texts, "no place speaks for it"]
+        texts.append("nothing predicted, the top class")
+    if not has_evidence:
+        texts.append("no place speaks for it")
+    return texts
 
 
 def make_file_name(text: str) -> str:
-    """`text` as part of a file name: letters, digits and - only, not too long."""
+    """`text` as a part of a file name: only letters, digits, _ and -, at most 40 characters."""
     return re.sub(r"[^\w-]+", "-", text)[:40]
 
 
 # ---- the page ----
 
 
-def make_page(cards: Sequence[Card], model: Predictor, images: TestImages) -> str:
-    """The whole of index.html."""
+def make_page(cards: Sequence[Card], model: Predictor, images: ImagesToPredict) -> str:
+    """The HTML of the page."""
     import matplotlib as mpl
     from matplotlib.colors import to_hex
 
@@ -205,13 +234,13 @@ def make_page(cards: Sequence[Card], model: Predictor, images: TestImages) -> st
         model=model,
         images=images,
         cards=cards,
-        folder=PICTURES,
+        folder=PICTURES_FOLDER,
         colours=[to_hex(colour) for colour in mpl.colormaps[COLOURS](np.linspace(0, 1, 9))],
         verdicts=VERDICTS,
     )
 
 
-# (predicted, target) -> its colour and what to call it
+# (whether the class is predicted, target) -> (colour, words)
 VERDICTS = {
     (True, 1): ("good", "✓ right"),
     (True, 0): ("error", "✕ wrong"),

@@ -1,12 +1,16 @@
-"""Runs a saved model over images: predictions as JSON and, where labels are there, how good they are.
+"""Runs a saved model over images: writes predictions as JSON and, where there are labels, how good they are.
 
     python testing.py [recipe.py ...] [--NAME value ...]
-    torchrun --nproc-per-node=2 testing.py [recipe.py ...] [--NAME value ...]      # the images shared out
+    torchrun --nproc-per-node=2 testing.py [recipe.py ...] [--NAME value ...]      # processes share the images
 
-MODEL_PATH is a checkpoint, or what export_onnx.py made of one; classes, image size and thresholds come from it.
-Into PREDICTIONS_FOLDER go {image file name without ending, after its sub-folder if any: [class indices]}, what
-PREDICTION_FILES asks for and, when TEST_SPLIT has labels, evaluate_result.json and the files of evaluation/plots.py.
-Probabilities are kept there from batch to batch, so that the same command goes on with an interrupted run.
+MODEL_PATH is a checkpoint, or a file that export_onnx.py made of one. Classes, image size and thresholds come from it.
+PREDICTIONS_FOLDER gets:
+
+* a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
+* the files that PREDICTION_FILES asks for
+* if TEST_SPLIT has labels: evaluate_result.json with all metrics, and the tables and plots of evaluation/plots.py
+* while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
+  interruption
 """
 
 from __future__ import annotations
@@ -20,20 +24,19 @@ import overrides
 from limits import OffOrCount, Scales
 
 # ---- What testing writes, and how it predicts ----
-PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where all of it goes
-PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # besides indices
+PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
+PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # further files
 BOOTSTRAP_SAMPLES: OffOrCount = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
-TEST_SCALES: Scales = (1.0,)  # and of these sizes, multiples of the model's; a file of one size: (1.0,)
-TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: the file's own; a checkpoint: torch
-TEST_INT8: bool = False  # openvino only: 8-bit integers, quicker still; probabilities move, so compare the metrics
+TEST_SCALES: Scales = (1.0,)  # average also over these sizes, times the model's; files of one size: only (1.0,)
+TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: by the file; torch for checkpoints
+TEST_INT8: bool = False  # openvino only: 8-bit integers, faster; probabilities change, so compare the metrics
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,14 +51,14 @@ import utils
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, list_images
 from evaluation import plots, prediction_files
-from evaluation.prediction_files import Predictions, RowFile, find_base, name_images, write_indices
+from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
 from models import checkpoints
 from predictor import Predictor
 from trainer import from_config
-from trainer.from_config import TestImages, read_test_images
+from trainer.from_config import ImagesToPredict, read_test_images
 
-MAX_LINES = 20  # about images that are left out
+MAX_LINES = 20  # that are printed about images that are left out
 
 
 def main(arguments: list[str]) -> None:
@@ -66,12 +69,15 @@ def main(arguments: list[str]) -> None:
 
 
 def test(device: torch.device) -> None:
-    """Predict, write and measure; of several processes each predicts its share, and the first does the rest."""
+    """Predict, write and measure. Each process predicts its share of the images; rank 0 does the rest."""
     int8_images = choose_int8_images() if TEST_INT8 else []
     engine = engines.choose_engine(TEST_ENGINE, engines.recognise(config.MODEL_PATH), config.MODEL_PATH)
+    device_name = str(device)
+    if config.DEVICE == "auto" and engine != "torch":
+        device_name = "cpu"
     model = predictor.load(
         config.MODEL_PATH,
-        "cpu" if config.DEVICE == "auto" and engine != "torch" else str(device),
+        device_name,
         default_threshold=config.TH_MULTI_LABEL,
         engine=TEST_ENGINE,
         int8_images=int8_images,
@@ -84,42 +90,52 @@ def test(device: torch.device) -> None:
     print_configuration(model, images)
 
     name = name_rows(model, images.paths, int8_images)
-    share = f"_{distributed.rank()}of{distributed.count()}" if distributed.count() > 1 else ""
-    kept = PREDICTIONS_FOLDER / f"{name}{share}.partial"
+    row_file = PREDICTIONS_FOLDER / f"{name}.partial"
+    if distributed.count() > 1:
+        row_file = PREDICTIONS_FOLDER / f"{name}_{distributed.rank()}of{distributed.count()}.partial"
     if config.RESUME == "never":
-        kept.unlink(missing_ok=True)
-    own = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
-    with RowFile(kept, own, len(model.classes), config.TEST_BATCH_SIZE) as rows:
-        predict_all(model, own, rows)
+        row_file.unlink(missing_ok=True)
+    local_paths = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
+    with RowFile(
+        path=row_file, images=local_paths, num_classes=len(model.classes), batch_size=config.TEST_BATCH_SIZE
+    ) as rows:
+        predict_all(model, local_paths, rows)
         probabilities = distributed.join(rows.read())
         if distributed.is_first():
             predictions = Predictions(
-                images.paths, name_images(images.paths), probabilities, model.classes, model.decide
+                paths=images.paths,
+                names=name_images(images.paths),
+                probabilities=probabilities,
+                classes=model.classes,
+                decide=model.decide,
             )
             print_summary(predictions, images.bad)
             write_predictions(predictions, name_predictions(model))
             if images.has_labels:
                 evaluate(predictions, images, model)
-    distributed.wait()  # the rows stay until everything is written
-    for file in kept.parent.glob(f"{name}*.partial"):  # those of another number of processes, too
+    distributed.wait()  # until rank 0 has written everything, the rows have to stay
+    for file in PREDICTIONS_FOLDER.glob(f"{name}*.partial"):  # also those that another number of processes left
         file.unlink(missing_ok=True)
 
 
 def choose_int8_images() -> list[str]:
-    """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names; all, where there are fewer."""
+    """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names, or all where there are fewer."""
     utils.warn("int8 moves probabilities, while the threshold was tuned on float's: compare the metrics of both")
-    labelled = from_config.has_split("train")
-    paths = from_config.read_split("train").paths if labelled else list_images(config.TRAIN_IMAGES_DIR)
+    if from_config.has_split("train"):
+        paths = from_config.read_split("train").paths
+    else:
+        paths = list_images(config.TRAIN_IMAGES_DIR)
     count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
-    return [paths[i * len(paths) // count] for i in range(count)]
+    return [paths[number * len(paths) // count] for number in range(count)]
 
 
 def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]) -> str:
-    """How the hidden files of probabilities begin while they are computed: it changes with all they depend on.
+    """The beginning of the names of the hidden files of probabilities.
 
-    Of the images themselves, only with the folder that holds them all: their rows say which they are of.
+    It changes with everything that probabilities depend on, except the images: of these only their common folder
+    counts, since each row of the file says which image it is of.
     """
-    files = [path for path in (model.path, model.path.with_suffix(".bin")) if path.is_file()]  # OpenVINO's are two
+    files = [path for path in (model.path, model.path.with_suffix(".bin")) if path.is_file()]  # OpenVINO has two
     decisive = [
         *map(hash_file, files),
         model.classes,
@@ -137,84 +153,96 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
 
 
 def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
-    """Append the probabilities of those of `paths` that have no row yet, and print how quick that was."""
-    earlier, start = rows.num_done, time.perf_counter()
-    if earlier:
-        print(f"{earlier} of {len(paths)} images were done: going on")
+    """Append the probabilities of the images of `paths` that have no row yet, and print the speed."""
+    num_earlier, start = rows.num_done, time.perf_counter()
+    if num_earlier:
+        print(f"{num_earlier} of {len(paths)} images were done: going on")
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
-    for record in model.predict(paths[earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
+    for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
         rows.append(record.probabilities)
-    rate = (rows.num_done - earlier) / (time.perf_counter() - start)
+    rate = (rows.num_done - num_earlier) / (time.perf_counter() - start)
     print(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
 def name_predictions(model: Predictor) -> str:
-    """A file name, without its ending, that says which model made the predictions, and how."""
+    """A file name, without its ending, that says which model made the predictions, and how.
+
+    Example: "predictions_resnet50_f1-0.9123_epoch12_bs32_lr0.001_th0.41_testbs64_flip". What is not known, and what is
+    as usual (float32, one view of each image, the test split), is left out.
+    """
     metadata, constants = model.metadata, model.metadata.get("config", {})
-    few, many = model.thresholds.min(), model.thresholds.max()
-    lr = constants.get("HEAD_BASE_LR" if constants.get("USE_DIFFERENTIAL_LR") else "LEARNING_RATE")
-    parts = {
+    lowest, highest = model.thresholds.min(), model.thresholds.max()
+    numbers = {
         "f1-": metadata.get("best_f1"),
         "epoch": metadata.get("epoch"),
         "bs": constants.get("TRAIN_BATCH_SIZE"),
-        "lr": lr,
-        "th": model.threshold if few == many else None,
+        "lr": constants.get("HEAD_BASE_LR" if constants.get("USE_DIFFERENTIAL_LR") else "LEARNING_RATE"),
+        "th": model.threshold if lowest == highest else None,
         "testbs": config.TEST_BATCH_SIZE,
     }
-    known = [f"{name}{value:.4g}" for name, value in parts.items() if value is not None]
+    words = ["predictions", checkpoints.name_model(metadata["model_name"])]
+    words += [f"{name}{value:.4g}" for name, value in numbers.items() if value is not None]
+    if lowest != highest:
+        words.append(f"th{lowest:.4g}-{highest:.4g}")
+    if model.min_labels:
+        words.append(f"min{model.min_labels}")
+    if model.max_labels:
+        words.append(f"max{model.max_labels}")
     format = engines.recognise(model.path)
-    others = {
-        f"th{few:.4g}-{many:.4g}": few != many,
-        f"min{model.min_labels}": model.min_labels,
-        f"max{model.max_labels}": model.max_labels,
-        format: format != "checkpoint",
-        "int8": TEST_INT8 or metadata.get("precision") == "int8",
-        "fp16": metadata.get("precision") == "fp16",
-        "flip": TEST_FLIP,
-        f"scales{'-'.join(f'{scale:g}' for scale in TEST_SCALES)}": TEST_SCALES != (1.0,),
-        model.calibration: model.calibration != "none",
-        config.TEST_SPLIT: config.TEST_SPLIT != "test",
-        config.TEST_IMAGES_DIR.name: config.TEST_SPLIT == "test" and from_config.has_other_test_images(),
-    }
-    unusual = [name for name, is_so in others.items() if is_so]
-    return "_".join(["predictions", checkpoints.name_model(metadata["model_name"]), *known, *unusual])
+    if format != "checkpoint":
+        words.append(format)
+    if TEST_INT8 or metadata.get("precision") == "int8":
+        words.append("int8")
+    if metadata.get("precision") == "fp16":
+        words.append("fp16")
+    if TEST_FLIP:
+        words.append("flip")
+    if TEST_SCALES != (1.0,):
+        words.append(f"scales{'-'.join(f'{scale:g}' for scale in TEST_SCALES)}")
+    if model.calibration != "none":
+        words.append(model.calibration)
+    if config.TEST_SPLIT != "test":
+        words.append(config.TEST_SPLIT)
+    elif from_config.has_other_test_images():
+        words.append(config.TEST_IMAGES_DIR.name)
+    return "_".join(words)
 
 
 def choose_engine(model: Predictor) -> str:
-    """TEST_ENGINE, or for "auto" what the model's file runs in."""
+    """TEST_ENGINE or, for "auto", the engine that runs the model's file."""
     return engines.choose_engine(TEST_ENGINE, engines.recognise(model.path), model.path)
 
 
 def name_engine(model: Predictor) -> str:
-    """What runs the model, and over which views of an image, for a person to read."""
-    scales = ", ".join(f"{scale:g}" for scale in TEST_SCALES)
-    parts = {
-        choose_engine(model): True,
-        "int8": TEST_INT8,
-        "mirrored too": TEST_FLIP,
-        f"scales {scales}": TEST_SCALES != (1.0,),
-    }
-    return ", ".join(name for name, is_on in parts.items() if is_on)
+    """What runs the model, and on which views of an image, in words."""
+    words = [choose_engine(model)]
+    if TEST_INT8:
+        words.append("int8")
+    if TEST_FLIP:
+        words.append("mirrored too")
+    if TEST_SCALES != (1.0,):
+        words.append(f"scales {', '.join(f'{scale:g}' for scale in TEST_SCALES)}")
+    return ", ".join(words)
 
 
 def write_predictions(predictions: Predictions, name: str) -> None:
-    """The predictions as JSON, and beside it what PREDICTION_FILES asks for."""
-    for ending, write in (
-        (".json", write_indices),
-        *(prediction_files.PREDICTION_FILES[kind] for kind in PREDICTION_FILES),
-    ):
-        path = PREDICTIONS_FOLDER / f"{name}{ending}"
-        write(path, predictions)
+    """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
+    outputs = [Output(".json", write_indices)]
+    outputs += [prediction_files.PREDICTION_FILES[kind] for kind in PREDICTION_FILES]
+    for output in outputs:
+        path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
+        output.write(path, predictions)
         print(f"saved: {path}")
 
 
-def evaluate(predictions: Predictions, images: TestImages, model: Predictor) -> None:
-    """Measure the predictions, with 95 % bootstrap intervals over images; print the metrics, save all of it."""
+def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
+    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything."""
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
-    samples = BOOTSTRAP_SAMPLES
     measured = metrics.measure(*scores, **limits)
-    intervals, class_intervals = metrics.bootstrap(*scores, samples, **limits) if samples else ({}, {})
+    intervals, class_intervals = {}, {}
+    if BOOTSTRAP_SAMPLES:
+        intervals, class_intervals = metrics.bootstrap(*scores, BOOTSTRAP_SAMPLES, **limits)
     columns = metrics.measure_classes(*scores, **limits)
     for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
@@ -239,38 +267,49 @@ def evaluate(predictions: Predictions, images: TestImages, model: Predictor) -> 
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     utils.write_text(path, json.dumps(result, indent=1))
     confusion = metrics.confusion(*scores, **limits)
-    plots.save_report(PREDICTIONS_FOLDER, ending, model.classes, *scores[:2], columns, confusion, measured["ECE"])
+    plots.save_report(
+        folder=PREDICTIONS_FOLDER,
+        ending=ending,
+        classes=model.classes,
+        probabilities=predictions.probabilities,
+        targets=images.table.targets,
+        columns=columns,
+        confusion=confusion,
+        ece=measured["ECE"],
+    )
     print(f"saved: {path}, and each class's numbers and pictures beside it")
 
 
 def _null_if_nan(value: float) -> float | None:
-    """JSON has no not-a-number."""
+    """A number as JSON has it: there is no NaN in JSON."""
     return None if np.isnan(value) else value
 
 
-def print_configuration(model: Predictor, images: TestImages) -> None:
-    """What is about to happen."""
-    metadata, paths = model.metadata, images.paths
-    f1 = metadata.get("best_f1")
-    trained = "" if f1 is None else f", best validation F1 {f1:.4f} in epoch {metadata['epoch']}"
-    labels = f", labels as {from_config.choose_format(config.TEST_SPLIT)}" if images.has_labels else ""
-    few, many = model.thresholds.min(), model.thresholds.max()
-    thresholds = f"{few:.4f}" if few == many else f"{few:.4f} to {many:.4f}, one each,"
+def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
+    """Print what is about to happen, in a few lines."""
+    metadata = model.metadata
+    lowest, highest = model.thresholds.min(), model.thresholds.max()
+    thresholds = f"{lowest:.4f}"
+    if lowest != highest:
+        thresholds = f"{lowest:.4f} to {highest:.4f}, one each,"
     rows = {
-        "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}{trained}",
-        "images": f"{os.path.commonpath([str(Path(path).parent) for path in paths])}: {len(paths)}, "
-        f"{metadata['image_size']} px{labels}",
+        "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}",
+        "images": f"{find_base(images.paths)}: {len(images.paths)}, {metadata['image_size']} px",
         "classes": f"{len(model.classes)}, predicted from probability {thresholds} on",
         "engine": name_engine(model),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
     }
+    if metadata.get("best_f1") is not None:
+        rows["model"] += f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}"
+    if images.has_labels:
+        rows["images"] += f", labels as {from_config.choose_format(config.TEST_SPLIT)}"
     for name, text in rows.items():
         print(f"{name:>8}  {text}")
     print(flush=True)
 
 
 def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
-    """What came out, labels or not."""
+    """Print how many labels were predicted, and which images were left out."""
     counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
     print(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
     for reason in [*bad.values()][:MAX_LINES]:
@@ -280,19 +319,31 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
 
 
 def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[Any]]) -> None:
-    """The metrics as a table: name, value and, where there are any, interval."""
+    """Print the metrics as a table: name, value and, if there are any, interval. None: undefined."""
     from rich.console import Console
     from rich.table import Table as Grid
 
-    title = f"{config.TEST_SPLIT} images"
-    grid = Grid("metric", "value", *(["95 % interval"] if intervals else []), title=title, title_justify="left")
+    grid = Grid("metric", "value", title=f"{config.TEST_SPLIT} images", title_justify="left")
     grid.columns[1].justify = "right"
+    if intervals:
+        grid.add_column("95 % interval")
     for name, value in measured.items():
         digits = 0 if name.startswith("num_") else 4
-        cells = [[value], intervals[name]] if intervals else [[value]]
-        texts = ["undefined" if None in cell else " to ".join(f"{end:.{digits}f}" for end in cell) for cell in cells]
-        grid.add_row(name, *texts)
+        cells = [format_numbers([value], digits)]
+        if intervals:
+            cells.append(format_numbers(intervals[name], digits))
+        grid.add_row(name, *cells)
     Console().print(grid)
+
+
+def format_numbers(numbers: Sequence[float | None], digits: int) -> str:
+    """A number, or the ends of an interval ("0.8100 to 0.8300"), with `digits` after the point."""
+    texts = []
+    for number in numbers:
+        if number is None:
+            return "undefined"
+        texts.append(f"{number:.{digits}f}")
+    return " to ".join(texts)
 
 
 if __name__ == "__main__":

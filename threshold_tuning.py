@@ -1,10 +1,11 @@
-"""Tunes a checkpoint's thresholds and calibration again, by the THRESHOLD_* constants: no image and no network needed.
+"""Tunes a checkpoint's thresholds and calibration again, by the THRESHOLD_* constants, without images or network.
 
     python threshold_tuning.py [recipe.py ...] [--NAME value ...]
 
-Reads the validation images' probabilities that training saved with the checkpoint MODEL_PATH and rewrites that one
-file: `thresholds`, `best_threshold` (the global one), `min_labels`, `max_labels`, `calibration`. Beside the scores it
-writes thresholds.npy, (C,) float32 in the order of the classes. Copies and files exported before keep what they have.
+Reads the probabilities of the validation images, which training saved with the checkpoint MODEL_PATH. Writes into that
+checkpoint: `thresholds`, `best_threshold` (the global one), `min_labels`, `max_labels` and `calibration`. Beside the
+probabilities it writes thresholds.npy, (C,) float32 in the order of the classes. Copies of the checkpoint, and files
+that were exported from it before, stay as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from export import engines
 from models import checkpoints
 from thresholds import Policy
 from trainer.from_config import choose_policy
+
+if TYPE_CHECKING:
+    from rich.table import Table as Grid
 
 
 def main(arguments: list[str]) -> None:
@@ -50,51 +54,16 @@ def main(arguments: list[str]) -> None:
 
 
 def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> None:
-    """What was tuned, and how good it is: in-sample, and on images that it was not tuned on."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    report, console = updates["threshold_report"], Console()
+    """Print what was tuned, and how good it is: on the images it was tuned on, and cross-fitted on others."""
+    report = updates["threshold_report"]
     print(f"{report['num_images']} validation images, {len(scores.classes)} classes")
     print(f"goal: {describe_goal(policy)}; labels an image: {policy.min_labels} to {policy.max_labels or 'all'}\n")
 
-    strength = "∞" if report["shrinkage"] is None else f"{report['shrinkage']:g}"
-    used = "shrunk" if policy.scope == "per_class" else "global"
-    ways = {
-        "global": f"global, {updates['best_threshold']:.4f}",
-        "per_class": "per class",
-        "shrunk": f"per class, shrunk with k = {strength}",
-    }
-    ways[used] += " *"
-    grid = Grid("thresholds", "number", "in-sample", "cross-fitted")
-    for way, text in ways.items():
-        for name in report["in_sample"][way]:
-            grid.add_row(text, name, *(f"{report[kind][way][name]:.4f}" for kind in ("in_sample", "cross_fitted")))
-            text = ""
-        grid.add_section()
-    _align(grid)
-    console.print(grid)
+    _print_grid(make_threshold_grid(policy, updates))
     print("* saved; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits")
     print("in-sample: tuned on these very images; cross-fitted: on the other folds'\n")
-
-    grid = Grid("calibration", "ECE in-sample", "ECE cross-fitted", "scale of logits")
-    for name, error in report["ECE"].items():
-        scales = updates["calibration"][name]["scale"] if name != "none" else [1.0]
-        low, high = f"{min(scales):.3f}", f"{max(scales):.3f}"
-        cells = [f"{error[kind]:.4f}" for kind in ("in_sample", "cross_fitted")]
-        grid.add_row(name, *cells, low if low == high else f"{low} to {high}")
-    _align(grid)
-    console.print(grid)
-
-    limits = policy.min_labels, policy.max_labels
-    columns = metrics.measure_classes(scores.probabilities, scores.targets, updates["thresholds"], *limits)
-    shown = ("positives", "threshold", "predicted", "P", "R", "F1")
-    grid = Grid("class", *shown, title="at the saved thresholds, in-sample", title_justify="left")
-    for label, name in enumerate(scores.classes):
-        values = [columns[column][label] for column in shown]
-        grid.add_row(name, *(f"{each:.4f}" if isinstance(each, np.floating) else str(each) for each in values))
-    _align(grid)
-    console.print(grid)
+    _print_grid(make_calibration_grid(updates))
+    _print_grid(make_class_grid(scores, policy, updates))
     if report["unreachable"]:
         utils.warn(
             f"no threshold reaches that precision, so they are hardly predicted: {', '.join(report['unreachable'])}"
@@ -106,22 +75,82 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
         )
 
 
+def make_threshold_grid(policy: Policy, updates: Mapping[str, Any]) -> Grid:
+    """The metrics of each way to set thresholds; a star marks the way that is saved."""
+    from rich.table import Table as Grid
+
+    report = updates["threshold_report"]
+    strength = "∞" if report["shrinkage"] is None else f"{report['shrinkage']:g}"
+    titles = {
+        "global": f"global, {updates['best_threshold']:.4f}",
+        "per_class": "per class",
+        "shrunk": f"per class, shrunk with k = {strength}",
+    }
+    titles["shrunk" if policy.scope == "per_class" else "global"] += " *"
+    grid = Grid("thresholds", "number", "in-sample", "cross-fitted")
+    for way, title in titles.items():
+        in_sample, cross_fitted = report["in_sample"][way], report["cross_fitted"][way]
+        for row, name in enumerate(in_sample):
+            grid.add_row(title if row == 0 else "", name, f"{in_sample[name]:.4f}", f"{cross_fitted[name]:.4f}")
+        grid.add_section()
+    return grid
+
+
+def make_calibration_grid(updates: Mapping[str, Any]) -> Grid:
+    """The calibration error of each method, and by what it multiplies logits."""
+    from rich.table import Table as Grid
+
+    grid = Grid("calibration", "ECE in-sample", "ECE cross-fitted", "scale of logits")
+    for name, error in updates["threshold_report"]["ECE"].items():
+        scales = [1.0] if name == "none" else updates["calibration"][name]["scale"]
+        low, high = f"{min(scales):.3f}", f"{max(scales):.3f}"
+        scale = low if low == high else f"{low} to {high}"
+        grid.add_row(name, f"{error['in_sample']:.4f}", f"{error['cross_fitted']:.4f}", scale)
+    return grid
+
+
+def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> Grid:
+    """Counts and metrics of each class at the thresholds that are saved."""
+    from rich.table import Table as Grid
+
+    columns = metrics.measure_classes(
+        scores.probabilities,
+        scores.targets,
+        updates["thresholds"],
+        min_labels=policy.min_labels,
+        max_labels=policy.max_labels,
+    )
+    shown = ("positives", "threshold", "predicted", "P", "R", "F1")
+    grid = Grid("class", *shown, title="at the saved thresholds, in-sample", title_justify="left")
+    for label, name in enumerate(scores.classes):
+        cells = []
+        for column in shown:
+            value = columns[column][label]
+            cells.append(f"{value:.4f}" if isinstance(value, np.floating) else str(value))
+        grid.add_row(name, *cells)
+    return grid
+
+
 def describe_goal(policy: Policy) -> str:
-    """The goal for a person to read."""
-    costs = policy.false_positive_cost, policy.false_negative_cost
-    return {
+    """The goal in words."""
+    goals = {
         "f1": "highest weighted F1",
         "f_beta": f"highest weighted F{policy.beta:g}",
         "precision": f"precision of {policy.precision:g} or more, then highest recall",
         "recall": f"recall of {policy.recall:g} or more, then highest precision",
-        "cost": "least cost: {:g} a label too many, {:g} one missing".format(*costs),
-    }[policy.goal]
+        "cost": f"least cost: {policy.false_positive_cost:g} a label too many, "
+        f"{policy.false_negative_cost:g} one missing",
+    }
+    return goals[policy.goal]
 
 
-def _align(grid: Any) -> None:
-    """All columns but the first to the right."""
+def _print_grid(grid: Grid) -> None:
+    """Print a table, with all columns except the first aligned to the right."""
+    from rich.console import Console
+
     for column in grid.columns[1:]:
         column.justify = "right"
+    Console().print(grid)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Where in an image a model sees a class: maps over the positions of its features, and how they lie on the image.
+"""Shows where in an image a model sees a class: maps over the positions of its features, laid over the image.
 
-    trace = follow(model, image)                      # uint8 (3, S, S), as the resize rule leaves the image
-    maps = METHODS["grad-cam"](trace, [0, 7])         # (2, h, w), of classes 0 and 7
-    frame = RESIZE_RULES["letterbox"](480, 640, 224)  # where the square that the model saw lies on a 640 x 480 image
-    spread(maps[0], frame, 480, 640)                  # (480, 640), NaN where the model saw nothing
+    trace = follow(model, image)                            # image: uint8 (3, S, S), as the resize rule leaves it
+    maps = METHODS["grad-cam"](trace, [0, 7])               # (2, h, w), of classes 0 and 7
+    frame = UNDO_RESIZE_RULES["letterbox"](480, 640, 224)   # where the model's square lies on a 640 x 480 image
+    spread(maps[0], frame, 480, 640)                        # (480, 640), NaN at pixels that the model did not see
 
-One pass follows the image through the network; a class then costs the gradient of the head alone.
+The image runs through the network once. Each class then costs only a backward pass through the last layers.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ from heads import Linear, LinearBN, MLDecoder, pool
 from models_factory import MultiLabelModel
 from utils import InputError
 
-Frame = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the image
+Frame = tuple[float, float, float, float]  # left, top, right, bottom of a rectangle, in pixels of the image
 
 
 @dataclass(frozen=True)
 class Trace:
-    """An image's way through a model, kept for gradients."""
+    """What a model computed for one image, with what gradients need."""
 
     model: MultiLabelModel
-    outputs: list[Tensor]  # of the backbone's layers, in the order they ran
-    features: Tensor  # what the head gets, (1, D, h, w) or (1, T, D)
+    outputs: list[Tensor]  # of the backbone's layers, in the order in which they ran
+    features: Tensor  # (1, D, h, w) or (1, T, D), the input of the head
     logits: Tensor  # (C,)
 
 
 class Grid(NamedTuple):
-    """A layer's output and how it becomes a map."""
+    """A layer's output, and how its values are arranged as a map."""
 
     output: Tensor
-    arrange: Callable[[Tensor], Tensor]  # of the output's shape -> (D, h, w)
+    arrange: Callable[[Tensor], Tensor]  # a tensor of the output's shape -> (D, h, w)
 
     @property
     def values(self) -> Tensor:
+        """The output as (D, h, w)."""
         return self.arrange(self.output)
 
 
 def follow(model: MultiLabelModel, image: Tensor) -> Trace:
-    """The trace of an image uint8 (3, S, S) on the model's device; the model is left in eval mode."""
+    """Run the model on an image, uint8 (3, S, S) on the model's device. The model stays in eval mode afterwards."""
     model.eval()
     outputs: list[Tensor] = []
 
@@ -59,7 +60,7 @@ def follow(model: MultiLabelModel, image: Tensor) -> Trace:
     hooks = [
         module.register_forward_hook(keep)
         for name, module in model.backbone.named_modules()
-        if "attn" not in name and "attention" not in name  # queries, keys and values are no features of a position
+        if "attn" not in name and "attention" not in name  # queries, keys and values are not the features of a place
     ]
     try:
         with torch.enable_grad():
@@ -72,10 +73,10 @@ def follow(model: MultiLabelModel, image: Tensor) -> Trace:
 
 
 def find_grid(trace: Trace) -> Grid:
-    """The output of the last layer whose positions have a say in the logits. Raises InputError where there is none.
+    """The output of the last layer whose positions affect the logits. Raises InputError where there is none.
 
-    For a transformer that classifies by its class token this is the norm before the last block's attention: behind it
-    no gradient reaches the other positions.
+    For a transformer that classifies by its class token, this is the norm before the attention of the last block:
+    later layers give no gradient to the other positions.
     """
     for output in reversed(trace.outputs):
         arrange = _find_arrangement(trace.model.backbone, output)
@@ -88,15 +89,19 @@ def find_grid(trace: Trace) -> Grid:
 
 
 def _find_arrangement(backbone: nn.Module, output: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """What makes (D, h, w) of (1, D, h, w), (1, h, w, D) or tokens (1, T, D); None for what has no square in it."""
+    """A function that makes (D, h, w) of an output shaped (1, D, h, w), (1, h, w, D) or, as tokens, (1, T, D).
+
+    Returns None for an output whose positions form no square, or only one position.
+    """
     if len(output) != 1:
         return None
     if output.dim() == 3:
-        skipped = _count_extra_tokens(backbone, output.shape[1])
-        side = math.isqrt(max(output.shape[1] - skipped, 0))
-        if side < 2 or side**2 != output.shape[1] - skipped:
+        num_extra = _count_extra_tokens(backbone, output.shape[1])
+        num_positions = output.shape[1] - num_extra
+        side = math.isqrt(max(num_positions, 0))
+        if side < 2 or side**2 != num_positions:
             return None
-        return lambda tokens: tokens[0, skipped:].T.unflatten(1, (side, side))
+        return lambda tokens: tokens[0, num_extra:].T.unflatten(1, (side, side))
     if output.dim() == 4 and output.shape[2] == output.shape[3] > 1:
         return lambda features: features[0]
     if output.dim() == 4 and output.shape[1] == output.shape[2] > 1:
@@ -106,17 +111,20 @@ def _find_arrangement(backbone: nn.Module, output: Tensor) -> Callable[[Tensor],
 
 def _count_extra_tokens(backbone: nn.Module, num_tokens: int) -> int:
     """How many tokens come before those of the positions: the class token, registers."""
-    known = getattr(getattr(backbone, "network", None), "num_prefix_tokens", None)  # timm says it
-    return num_tokens - math.isqrt(num_tokens) ** 2 if known is None else known
+    num_prefix_tokens = getattr(getattr(backbone, "network", None), "num_prefix_tokens", None)  # of timm's networks
+    if num_prefix_tokens is None:
+        return num_tokens - math.isqrt(num_tokens) ** 2  # what is left of the largest square
+    return num_prefix_tokens
 
 
 # ---- methods ----
 
 
 def cam(trace: Trace, labels: Sequence[int]) -> Tensor:
-    """Channels weighted by the class's weights, (K, h, w); the mean is the logit but for the bias (Zhou et al. 2016).
+    """CAM (Zhou et al. 2016): for each of K labels the sum of the channels, times the head's weights of that label.
 
-    Raises InputError unless head and backbone do nothing else with the features than average them.
+    Returns (K, h, w); the mean of a map is the logit without its bias. Raises InputError where head or backbone do
+    more with the features than to average them.
     """
     head = trace.model.head
     if isinstance(head, Linear):
@@ -138,16 +146,23 @@ def cam(trace: Trace, labels: Sequence[int]) -> Tensor:
 
 
 def grad_cam(trace: Trace, labels: Sequence[int]) -> Tensor:
-    """Channels weighted by the mean of their gradient, what is negative cut off, (K, h, w) (Selvaraju et al. 2017)."""
-    return _weigh(trace, labels, lambda values, gradient: gradient.mean(dim=(1, 2)))
+    """Grad-CAM (Selvaraju et al. 2017): the sum of the channels, times the mean of their gradients; (K, h, w).
+
+    Negative values are set to 0.
+    """
+
+    def weigh(values: Tensor, gradient: Tensor) -> Tensor:
+        return gradient.mean(dim=(1, 2))
+
+    return _weigh(trace, labels, weigh)
 
 
 def grad_cam_plus_plus(trace: Trace, labels: Sequence[int]) -> Tensor:
-    """As `grad_cam`, of positive gradients alone, each weighted by its alpha, (K, h, w) (Chattopadhay et al. 2018)."""
+    """Grad-CAM++ (Chattopadhay et al. 2018): as `grad_cam`, with positive gradients only, each times its alpha."""
 
     def weigh(values: Tensor, gradient: Tensor) -> Tensor:
-        # eq. 19, g^2 / (2 g^2 + sum(A) g^3), with g^2 cancelled. The paper's A are never negative; those of a
-        # transformer are, and without relu() the sum could bring alpha to infinity
+        # eq. 19: alpha = g^2 / (2 g^2 + sum(A) g^3), divided by g^2. In the paper A is never negative. In a transformer
+        # it may be, and without relu() the sum could then make alpha infinite
         alpha = 1 / (2 + values.relu().sum(dim=(1, 2), keepdim=True) * gradient.relu())
         return (alpha * gradient.relu()).sum(dim=(1, 2))
 
@@ -155,7 +170,10 @@ def grad_cam_plus_plus(trace: Trace, labels: Sequence[int]) -> Tensor:
 
 
 def _weigh(trace: Trace, labels: Sequence[int], weigh: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """For each label the sum of the channels by the weights (D,) that `weigh` finds in (D, h, w) and its gradient."""
+    """For each of K labels the sum of the channels, times their weights, without what is negative; (K, h, w).
+
+    `weigh(values, gradient)` gives the weights (D,) from the channels (D, h, w) and their gradient (D, h, w).
+    """
     grid = find_grid(trace)
     maps = []
     for label in labels:
@@ -166,9 +184,10 @@ def _weigh(trace: Trace, labels: Sequence[int], weigh: Callable[[Tensor, Tensor]
 
 
 def attention(trace: Trace, labels: Sequence[int]) -> Tensor:
-    """How much the query of each label's group looks at each position, (K, h, w), of 1 for all tokens together.
+    """The attention of the query of each label's group at each position, (K, h, w).
 
-    Raises InputError for another head than ml_decoder.
+    The attention at all tokens, also those without a position, sums to 1. Raises InputError for another head than
+    ml_decoder.
     """
     head = trace.model.head
     if not isinstance(head, MLDecoder):
@@ -186,29 +205,31 @@ def attention(trace: Trace, labels: Sequence[int]) -> Tensor:
     return arrange(chosen.T[None])
 
 
-# ---- from the square that the model sees to the image ----
+# ---- from the square that the model sees back to the image: undoing the resize rules of dataset/augmentations.py ----
 
 
-def squash(height: int, width: int, image_size: int) -> Frame:
-    """All of the image."""
+def undo_squash(height: int, width: int, image_size: int) -> Frame:
+    """The model's square is the whole image."""
     return 0, 0, width, height
 
 
-def center_crop(height: int, width: int, image_size: int) -> Frame:
-    """The middle of the image."""
+def undo_center_crop(height: int, width: int, image_size: int) -> Frame:
+    """The model's square is the middle of the image."""
     resized = round(image_size * 8 / 7)
-    side = min(height, width) * image_size / resized
-    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+    return _center_square(height, width, side=min(height, width) * image_size / resized)
 
 
-def letterbox(height: int, width: int, image_size: int) -> Frame:
-    """The image and the bars, which lie beyond its edges."""
-    side = max(height, width)
+def undo_letterbox(height: int, width: int, image_size: int) -> Frame:
+    """The model's square is the image with bars, which lie outside the image."""
+    return _center_square(height, width, side=max(height, width))
+
+
+def _center_square(height: int, width: int, side: float) -> Frame:
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
 def spread(values: Tensor, frame: Frame, height: int, width: int) -> Tensor:
-    """A map (h, w) over `frame` -> (height, width), bilinear; NaN at pixels outside the frame."""
+    """Stretch a map (h, w) over `frame` of an image: (height, width), bilinear, with NaN outside the frame."""
     left, top, right, bottom = frame
     x = (torch.arange(width, device=values.device) + 0.5 - left) / (right - left)
     y = (torch.arange(height, device=values.device) + 0.5 - top) / (bottom - top)
@@ -228,9 +249,9 @@ METHODS: dict[str, Callable[[Trace, Sequence[int]], Tensor]] = {
     "attention": attention,
 }
 
-# height and width of an image and the model's size, all in pixels -> where the model's square lies on it
-RESIZE_RULES: dict[str, Callable[[int, int, int], Frame]] = {
-    "squash": squash,
-    "center_crop": center_crop,
-    "letterbox": letterbox,
+# (height, width of the image, image size of the model), all in pixels -> where the model's square lies on the image
+UNDO_RESIZE_RULES: dict[str, Callable[[int, int, int], Frame]] = {
+    "squash": undo_squash,
+    "center_crop": undo_center_crop,
+    "letterbox": undo_letterbox,
 }

@@ -1,7 +1,13 @@
-"""What testing.py writes of a model's predictions, and the file that keeps them while they are computed.
+"""Writes the predictions that testing.py makes, and keeps them on disk while they are computed.
 
-`RowFile` holds a row of probabilities for each image, through an interruption, too. Everything else is written from it
-at the end, image by image, each file aside and then renamed: complete or absent.
+    with RowFile(path, image_paths, num_classes=3, batch_size=32) as rows:
+        for probabilities in ...:               # (C,) of the images from number rows.num_done on
+            rows.append(probabilities)
+        predictions = Predictions(paths=image_paths, names=name_images(image_paths), probabilities=rows.read(), ...)
+        write_indices(folder / "predictions.json", predictions)
+
+`RowFile` has a row of probabilities for each image, and survives an interruption. All other files are written from it
+at the end, image by image. Each is written under a temporary name and then renamed, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -26,37 +32,43 @@ from utils import InputError, Progress, replace_folder, write_atomically
 
 
 def find_base(paths: Sequence[str]) -> str:
-    """The folder that holds all of `paths`."""
+    """The deepest folder that holds all of `paths`."""
     return os.path.commonpath([str(Path(path).parent) for path in paths])
 
 
 def name_images(paths: Sequence[str]) -> list[str]:
-    """Each path from the folder that holds them all on, without its ending, unless two differ in that alone."""
+    """A name for each image: its path relative to `find_base(paths)`, without the file's ending.
+
+    The endings stay where two paths differ in nothing else. Example: /a/b/1.jpg and /a/2.jpg are "b/1" and "2".
+    """
     base = find_base(paths)
     names = [Path(path).relative_to(base) for path in paths]
     stems = [name.with_suffix("").as_posix() for name in names]
     return stems if len(set(stems)) == len(stems) else [name.as_posix() for name in names]
 
 
-ROWS_AT_ONCE = 4096  # of a file of an earlier run, looked at together
+ROWS_AT_ONCE = 4096  # that are read together from the file of an earlier run
 
 
 class RowFile:
-    """A row for each image, in order: its probabilities, and a stamp of path, size and time of the file.
+    """A file with a row for each image, in order: its probabilities, and a stamp of its path, size and time.
 
-    A later run finds the file and goes on after the last whole batch whose images are still the same, so that every
-    batch is made up as it would have been. Raises InputError while another process writes to it.
+    A later run finds the file. It goes on after the last whole batch whose images are still the same, so that every
+    batch holds the same images as without an interruption. `num_done` counts the rows that are there.
+
+    Raises InputError where the file cannot be written, or while another process writes to it.
     """
 
     def __init__(self, path: Path, images: Sequence[str], num_classes: int, batch_size: int) -> None:
-        import fcntl  # not on Windows
+        import fcntl  # Windows has none
 
         self.path, self.batch_size, self.stamps = path, batch_size, _stamp(images)
         self.row = np.dtype([("image", np.uint64), ("probabilities", np.float32, (num_classes,))])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(path, "a+b")  # noqa: SIM115  # closed by __exit__
-            # of the process, unlike flock's: loading processes that outlive a killed run do not hold it
+            # lockf locks for this process only. A lock by flock would stay with loading processes that outlive a run
+            # which was killed
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"another process is making these predictions: {path} is in use") from error
@@ -72,20 +84,22 @@ class RowFile:
         self.file.close()
 
     def _count_same(self) -> int:
-        """How many rows from the first on are of the images they have to be of; half a row at the end is none."""
+        """How many rows, from the first on, have the stamps of `images`. Half a row at the end does not count."""
         self.file.seek(0)
-        same = 0
+        num_same = 0
         while data := self.file.read(ROWS_AT_ONCE * self.row.itemsize):
-            rows = np.frombuffer(data[: len(data) // self.row.itemsize * self.row.itemsize], self.row)
-            expected = self.stamps[same : same + len(rows)]
-            equal = rows["image"][: len(expected)] == expected
-            same += len(equal) if equal.all() else int(equal.argmin())
-            if len(equal) < ROWS_AT_ONCE or not equal.all():
+            rows = np.frombuffer(data, self.row, count=len(data) // self.row.itemsize)
+            expected = self.stamps[num_same : num_same + len(rows)]
+            is_same = rows["image"][: len(expected)] == expected
+            if not is_same.all():
+                return num_same + int(is_same.argmin())  # the first that differs
+            num_same += len(is_same)
+            if len(is_same) < ROWS_AT_ONCE:
                 break
-        return same
+        return num_same
 
     def append(self, probabilities: NDArray[np.float32]) -> None:
-        """The next image's (C,); whole batches reach the file at once."""
+        """Add the row of the next image, (C,). After each batch, its rows are written to the file."""
         row = np.zeros((), self.row)
         row["image"], row["probabilities"] = self.stamps[self.num_done], probabilities
         try:
@@ -97,29 +111,29 @@ class RowFile:
             raise InputError(f"cannot write {self.path}: {error.strerror} (what is done stays there)") from error
 
     def read(self) -> NDArray[np.float32]:
-        """(N, C) probabilities of all images that are done, in the file, not in memory."""
+        """Probabilities (N, C) of all images that are done, mapped from the file, so that they take no memory."""
         self.file.flush()
-        is_empty = self.num_done == 0  # which cannot be mapped
-        rows = np.zeros(0, self.row) if is_empty else np.memmap(self.file, self.row, "r", shape=(self.num_done,))
-        return rows["probabilities"]
+        if self.num_done == 0:  # an empty file cannot be mapped
+            return np.zeros(0, self.row)["probabilities"]
+        return np.memmap(self.file, self.row, "r", shape=(self.num_done,))["probabilities"]
 
 
 def _stamp(paths: Sequence[str]) -> NDArray[np.uint64]:
-    """(N,) numbers that change with path, size or time of each file. Raises InputError where one is not there."""
-    digests = [
-        hashlib.blake2b(f"{path}\0{size}\0{time}".encode(errors="surrogateescape"), digest_size=8).digest()
-        for path, (size, time) in zip(paths, stamp_files(paths).tolist(), strict=True)
-    ]
+    """(N,) a number for each file that changes with its path, size and time. Raises InputError for a missing file."""
+    digests = []
+    for path, (size, time) in zip(paths, stamp_files(paths).tolist(), strict=True):
+        text = f"{path}\0{size}\0{time}".encode(errors="surrogateescape")
+        digests.append(hashlib.blake2b(text, digest_size=8).digest())
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
 class Prediction(NamedTuple):
-    """Of one image."""
+    """What is predicted for one image."""
 
     path: str
-    name: str  # what it is called in the files
+    name: str  # of the image in the files, see `name_images`
     probabilities: NDArray[np.float32]  # (C,)
-    labels: list[int]  # indices of the predicted classes, rising
+    labels: list[int]  # indices of the predicted classes, in rising order
 
     @property
     def ranked(self) -> list[int]:
@@ -129,10 +143,10 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N images: iterating reads probabilities block by block and decides the labels of each."""
+    """What is predicted for N images. Iterating gives a `Prediction` for each, and reads probabilities in blocks."""
 
     paths: Sequence[str]
-    names: Sequence[str]
+    names: Sequence[str]  # of the images in the files, see `name_images`
     probabilities: NDArray[np.float32]  # (N, C)
     classes: Sequence[str]
     decide: Callable[[NDArray[np.float32]], Sequence[list[int]]]  # probabilities (B, C) -> labels of each image
@@ -147,60 +161,88 @@ class Predictions:
 
 
 def write_indices(path: Path, predictions: Predictions) -> None:
-    """JSON: {image: [class indices]}, rising."""
-    _write_json(path, "{}", ((p.name, p.labels) for p in predictions))
+    """Write JSON: {image: [class indices]}, the indices in rising order."""
+    _write_json_object(path, ((prediction.name, prediction.labels) for prediction in predictions))
 
 
 def write_names(path: Path, predictions: Predictions) -> None:
-    """JSON: {image: [class names]}, in the order of the classes."""
-    _write_json(path, "{}", ((p.name, [predictions.classes[label] for label in p.labels]) for p in predictions))
+    """Write JSON: {image: [class names]}, in the order of the classes."""
+
+    def make_names() -> Iterator[tuple[str, list[str]]]:
+        for prediction in predictions:
+            yield prediction.name, [predictions.classes[label] for label in prediction.labels]
+
+    _write_json_object(path, make_names())
 
 
 def write_scores(path: Path, predictions: Predictions) -> None:
-    """JSON: {image: {class name: probability}} of the predicted classes, the most probable first."""
-    classes = predictions.classes
-    scores = ((p.name, {classes[c]: _shorten(p.probabilities[c]) for c in p.ranked}) for p in predictions)
-    _write_json(path, "{}", scores)
+    """Write JSON: {image: {class name: probability}} of the predicted classes, the most probable first."""
+
+    def make_scores() -> Iterator[tuple[str, dict[str, float]]]:
+        for prediction in predictions:
+            scores = {}
+            for label in prediction.ranked:
+                scores[predictions.classes[label]] = _shorten(prediction.probabilities[label])
+            yield prediction.name, scores
+
+    _write_json_object(path, make_scores())
 
 
 def write_records(path: Path, predictions: Predictions) -> None:
-    """JSON: PaddleX's records [{"input_path", "class_ids", "scores", "label_names"}], the most probable class first."""
+    """Write JSON as PaddleX does: a list of records, one for each image, the most probable class first.
 
-    def make(prediction: Prediction) -> dict[str, Any]:
-        ranked = prediction.ranked
-        return {
-            "input_path": prediction.path,
-            "class_ids": ranked,
-            "scores": [_shorten(prediction.probabilities[label]) for label in ranked],
-            "label_names": [predictions.classes[label] for label in ranked],
-        }
+    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}.
+    """
 
-    _write_json(path, "[]", ((None, make(prediction)) for prediction in predictions))
+    def make_records() -> Iterator[dict[str, Any]]:
+        for prediction in predictions:
+            ranked = prediction.ranked
+            yield {
+                "input_path": prediction.path,
+                "class_ids": ranked,
+                "scores": [_shorten(prediction.probabilities[label]) for label in ranked],
+                "label_names": [predictions.classes[label] for label in ranked],
+            }
+
+    _write_json_list(path, make_records())
 
 
 def _shorten(probability: np.float32) -> float:
+    """The probability with six digits."""
     return float(f"{probability:.6g}")
 
 
-def _write_json(path: Path, brackets: str, items: Iterable[tuple[str | None, Any]]) -> None:
-    """What json.dumps(..., indent=1) makes of the object (or, without keys, list) of `items`, written one by one."""
+def _write_json_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
+    """Write what json.dumps(dict(items), indent=1) gives, one item after the other."""
+    _write_json(path, "{}", (f"{json.dumps(key)}: {_indent(value)}" for key, value in items))
 
+
+def _write_json_list(path: Path, values: Iterable[Any]) -> None:
+    """Write what json.dumps(list(values), indent=1) gives, one value after the other."""
+    _write_json(path, "[]", (_indent(value) for value in values))
+
+
+def _indent(value: Any) -> str:
+    """JSON of a value one level below the top. Line ends within strings are escaped, so that they stay."""
+    return json.dumps(value, indent=1).replace("\n", "\n ")
+
+
+def _write_json(path: Path, brackets: str, texts: Iterable[str]) -> None:
     def write(temporary: Path) -> None:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            before = brackets[0]
-            for key, value in items:
-                text = json.dumps(value, indent=1).replace("\n", "\n ")  # within strings, line ends are escaped
-                file.write(f"{before}\n {text if key is None else f'{json.dumps(key)}: {text}'}")
-                before = ","
+            separator = brackets[0]
+            for text in texts:
+                file.write(f"{separator}\n {text}")
+                separator = ","
             file.write(f"\n{brackets[1]}")
 
     write_atomically(path, write)
 
 
 def write_probabilities(path: Path, predictions: Predictions) -> None:
-    """CSV: a line `image_path,<class names>`, then for each image its path and every class's probability.
+    """Write CSV: a first line `image_path,<class names>`, then for each image its path and all C probabilities.
 
-    What a teacher's predictions and a curriculum are read from: nine digits give the same float32 again.
+    Teachers and the curriculum of a training read such files. Nine digits give exactly the same float32 again.
     """
 
     def write(temporary: Path) -> None:
@@ -214,38 +256,39 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
-    """A JPEG of each image in `folder`, in the sub-folders of its name, with its labels and their probabilities."""
-    import matplotlib as mpl  # noqa: F401  # once, before threads do
+    """Write a JPEG of each image to `folder`/<name>.jpg, with its labels and their probabilities under it."""
+    import matplotlib as mpl  # noqa: F401  # once, before several threads import it
 
     def save(prediction: Prediction) -> None:
         ranked = prediction.ranked
         texts = [f"{predictions.classes[label]} {prediction.probabilities[label]:.2f}" for label in ranked]
-        path = new / f"{prediction.name}.jpg"
+        path = new_folder / f"{prediction.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_labels(decode_image(prediction.path), texts or ["no label"]).save(path, quality=90)
 
     with (
-        replace_folder(folder) as new,
+        replace_folder(folder) as new_folder,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         Progress("drawing", len(predictions)) as progress,
     ):
         waiting: list[Prediction] = []
         for number, prediction in enumerate(predictions, start=1):
             waiting.append(prediction)
-            if len(waiting) == 64 or number == len(predictions):  # a pool would take all of a million at once
+            # 64 at a time: given all of a million predictions, the pool would hold them in memory
+            if len(waiting) == 64 or number == len(predictions):
                 list(pool.map(save, waiting))
                 progress.step(len(waiting))
                 waiting.clear()
 
 
 class Output(NamedTuple):
-    """A file, or folder, beside the predictions: how its name ends, and what writes it."""
+    """A file or folder of predictions: how its name ends, and the function that writes it."""
 
     ending: str
     write: Callable[[Path, Predictions], None]
 
 
-# keys: what PREDICTION_FILES takes
+# the values of testing.py's constant PREDICTION_FILES
 PREDICTION_FILES: dict[str, Output] = {
     "names": Output("_names.json", write_names),
     "scores": Output("_scores.json", write_scores),

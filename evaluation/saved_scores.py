@@ -1,4 +1,10 @@
-"""The validation scores and thresholds that lie with a checkpoint."""
+"""The validation scores and thresholds that are saved beside a checkpoint.
+
+    scores = read_scores(find_folder(checkpoint_path) / SCORES_FILE)
+    scores.probabilities, scores.targets        # (N, C) both
+
+Thresholds and calibration are tuned on them, without any image or network.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +25,19 @@ SCORES_FILE, THRESHOLDS_FILE = "validation_scores.npz", "thresholds.npy"
 
 
 class SavedScores(NamedTuple):
-    """What a model says of labelled images, and what is true."""
+    """What a model predicts for N labelled images, and their labels."""
 
     probabilities: NDArray[np.float32]  # (N, C)
     targets: NDArray[np.int8]  # (N, C): 1 present, 0 absent, -1 unknown
-    paths: list[str]
-    classes: tuple[str, ...]
-    identity: str = ""  # of the checkpoint, see `identify`; "": unknown
+    paths: list[str]  # of the N images
+    classes: tuple[str, ...]  # names of the C classes
+    identity: str = ""  # which checkpoint predicted, see `identify`; "": not known
 
 
 def find_folder(checkpoint: Path) -> Path:
-    """Where scores and thresholds of a checkpoint X.pt lie: in the run's folder X or, without one, beside it."""
-    own = checkpoint.with_suffix("")
-    return own if own.is_dir() else checkpoint.parent
+    """The folder with the scores and thresholds of a checkpoint X.pt: the run's folder X, or else that of X.pt."""
+    run_folder = checkpoint.with_suffix("")
+    return run_folder if run_folder.is_dir() else checkpoint.parent
 
 
 def save_scores(
@@ -42,28 +48,31 @@ def save_scores(
     classes: Sequence[str],
     identity: str = "",
 ) -> None:
-    """Write (N, C) probabilities and targets (unknown: -1 or NaN), with the N image paths and C class names.
+    """Write probabilities and targets, both (N, C) (unknown: -1 or NaN), the N image paths and the C class names.
 
-    `identity` says whose they are: what `identify` gives for the checkpoint.
+    `identity` is what `identify` gives for the checkpoint.
     """
     present, known = metrics.as_known(targets)
     arrays = {
         "probabilities": np.asarray(probabilities, dtype=np.float32),
         "targets": np.where(known, present, -1).astype(np.int8),
-        "paths": np.array([str(each) for each in paths], dtype=str),
+        "paths": np.array([str(image_path) for image_path in paths], dtype=str),
         "classes": np.array(classes, dtype=str),
         "identity": np.array(identity),
     }
 
     def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a name, numpy would put .npz after it
+        with open(temporary, "wb") as file:  # numpy would add .npz to a name, but not to an open file
             np.savez_compressed(file, **arrays)
 
     utils.write_atomically(path, write)
 
 
 def read_scores(path: Path) -> SavedScores:
-    """The scores in `path`. Raises InputError unless it is a whole file of `save_scores`; runs no code from it."""
+    """Read what `save_scores` wrote to `path`. Runs no code from the file.
+
+    Raises InputError where the file is missing, damaged, or of another kind.
+    """
     if not path.is_file():
         raise InputError(
             f"there are no validation scores {path}: training.py saves them with a checkpoint; train again"
@@ -94,5 +103,5 @@ def save_thresholds(path: Path, values: Sequence[float]) -> None:
 
 
 def identify(metadata: Mapping[str, Any]) -> str:
-    """What tells a checkpoint from others of its run."""
+    """A text that differs between the checkpoints of a run: model, epoch and F1."""
     return f"{metadata['model_name']}, epoch {metadata.get('epoch')}, F1 {metadata.get('best_f1')}"

@@ -1,4 +1,10 @@
-"""Tunes the thresholds and the calibration of a checkpoint on its saved scores."""
+"""Tunes the thresholds and the calibration of a checkpoint on its saved scores.
+
+    scores = read_scores(folder / SCORES_FILE)
+    checkpoint |= tune_checkpoint(checkpoint, scores, policy)
+
+Training does this at the end of a run, threshold_tuning.py at any time later.
+"""
 
 from __future__ import annotations
 
@@ -16,36 +22,35 @@ from utils import InputError
 
 
 def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Policy) -> dict[str, Any]:
-    """The keys of a checkpoint's `metadata` that tuning on `scores` by `policy` changes, in plain types.
+    """Tune thresholds and calibration on `scores`, as `policy` asks.
 
-    Raises InputError for the scores of a model with other classes.
+    Returns the keys of the checkpoint's `metadata` that change, in plain types. Raises InputError where the scores are
+    of another model or checkpoint.
     """
     classes = tuple(metadata["classes"])
-    if scores.classes != classes:
-        differing = next((pair for pair in zip(scores.classes, classes, strict=False) if pair[0] != pair[1]), None)
-        detail = f"{differing[0]!r} in place of {differing[1]!r}" if differing else f"{len(scores.classes)} classes"
-        raise InputError(
-            f"the scores are another model's: {detail}, where this one has {len(classes)} classes; train again"
-        )
+    _require_same_classes(scores.classes, classes)
     if scores.identity not in ("", identify(metadata)):
         raise InputError(
             f"the scores are of another checkpoint ({scores.identity}) than this one ({identify(metadata)}): tune the "
             "run's own checkpoint, or best_model.pt"
         )
-    labelled = scores.probabilities, scores.targets
-    decision = thresholds.decide(*labelled, policy)
-    is_sigmoid = metadata.get("activation", "sigmoid") == "sigmoid"
-    methods = calibration.fit(*labelled) if is_sigmoid else {}
+    probabilities, targets = scores.probabilities, scores.targets
+    decision = thresholds.decide(probabilities, targets, policy)
+    methods: dict[str, Any] = {}
+    one_sided: list[int] = []  # classes that all or none of the images have
+    if metadata.get("activation", "sigmoid") == "sigmoid":  # calibration works on the logits of a sigmoid
+        methods = calibration.fit(probabilities, targets)
+        one_sided = calibration.find_one_sided(targets).tolist()
     measure_error = calibration.expected_calibration_error
-    errors = {"none": {"in_sample": measure_error(*labelled), "cross_fitted": measure_error(*labelled)}}
+    error = measure_error(probabilities, targets)
+    errors = {"none": {"in_sample": error, "cross_fitted": error}}  # nothing is fitted: both are the same
     for name, method in methods.items():
-        fitted = calibration.apply_to_probabilities(scores.probabilities, method)
-        cross_fitted = calibration.cross_fit(*labelled, calibration.METHODS[name])
+        in_sample = calibration.apply_to_probabilities(probabilities, method)
+        cross_fitted = calibration.cross_fit(probabilities, targets, calibration.METHODS[name])
         errors[name] = {
-            "in_sample": measure_error(fitted, scores.targets),
-            "cross_fitted": measure_error(cross_fitted, scores.targets),
+            "in_sample": measure_error(in_sample, targets),
+            "cross_fitted": measure_error(cross_fitted, targets),
         }
-    one_sided = calibration.find_one_sided(scores.targets).tolist() if is_sigmoid else []
     return {
         "best_threshold": decision.threshold,
         "thresholds": decision.thresholds.astype(np.float32).tolist(),
@@ -63,3 +68,16 @@ def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Po
             "platt_as_temperature": [classes[label] for label in one_sided],
         },
     }
+
+
+def _require_same_classes(scores_classes: tuple[str, ...], model_classes: tuple[str, ...]) -> None:
+    if scores_classes == model_classes:
+        return
+    detail = f"{len(scores_classes)} classes"
+    for in_scores, in_model in zip(scores_classes, model_classes, strict=False):
+        if in_scores != in_model:
+            detail = f"{in_scores!r} in place of {in_model!r}"
+            break
+    raise InputError(
+        f"the scores are another model's: {detail}, where this one has {len(model_classes)} classes; train again"
+    )

@@ -268,7 +268,7 @@ def test_what_a_method_cannot_do_is_said() -> None:
 @pytest.mark.parametrize(("height", "width"), [(120, 250), (250, 120), (90, 90)])
 def test_the_frame_is_where_the_resize_rule_takes_its_pixels(rule: str, height: int, width: int) -> None:
     size = 56
-    left, top, right, bottom = activation_maps.RESIZE_RULES[rule](height, width, size)
+    left, top, right, bottom = activation_maps.UNDO_RESIZE_RULES[rule](height, width, size)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([x, y, torch.full_like(x, 255)]).to(torch.uint8)  # a picture of where each pixel is
     seen = augmentations.make_eval_transform(rule, size)(places).double().numpy()
@@ -283,7 +283,7 @@ def test_the_frame_is_where_the_resize_rule_takes_its_pixels(rule: str, height: 
 
 
 def test_every_resize_rule_has_its_frame() -> None:
-    assert activation_maps.RESIZE_RULES.keys() == augmentations.RESIZE_RULES.keys()
+    assert activation_maps.UNDO_RESIZE_RULES.keys() == augmentations.RESIZE_RULES.keys()
 
 
 def test_a_map_is_spread_bilinearly_inside_its_frame_alone() -> None:
@@ -319,7 +319,7 @@ def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int)
     picture[40:64, left : left + 24] = 255
     image = augmentations.make_eval_transform(rule, 64)(torch.from_numpy(picture).permute(2, 0, 1))
     values = METHODS[method](follow(model, image), [0])[0]
-    found = activation_maps.spread(values.clip(min=0), activation_maps.RESIZE_RULES[rule](100, 160, 64), 100, 160)
+    found = activation_maps.spread(values.clip(min=0), activation_maps.UNDO_RESIZE_RULES[rule](100, 160, 64), 100, 160)
     found = found.nan_to_num()
     y, x = np.indices(found.shape)
     share = found.numpy() / found.sum().item()

@@ -39,54 +39,64 @@ class Trainer:
     """What a training step needs."""
 
     model: models_factory.MultiLabelModel
-    head_options: dict[str, Any]
+    head_options: dict[str, Any]  # that the head was made with; a checkpoint keeps them
     objective: losses.Objective
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
-    average: AveragedModel | None  # of the model's weights over steps, or none
-    change_batch: Callable[[Batch, int, int], Batch]  # mixes and resizes: (batch, epoch, step) -> batch
+    average: AveragedModel | None  # moving average of the model's weights; None where EMA_DECAY is 0
+    change_batch: Callable[[Batch, int, int], Batch]  # (batch, epoch, step) -> batch: teachers, mixing, resizing
     scaler: torch.amp.GradScaler
     precision: str  # off, bf16 or fp16
-    autocast: Callable[[], Any]
+    autocast: Callable[[], Any]  # makes the context in which a forward pass runs
     device: torch.device
     micro_batch_size: int  # images that a process computes at once; 0: its share of the batch
-    clip_norm: float  # longest gradient; 0: any
-    sam_rho: float  # 0: plain steps
+    clip_norm: float  # longest gradient; 0: any length
+    sam_rho: float  # radius of sharpness-aware steps; 0: plain steps
 
     STATEFUL = ("objective", "optimizer", "schedule", "average", "scaler")  # the model's weights are saved apart
 
     def state_dict(self) -> dict[str, Any]:
-        """What an interrupted run resumes, besides the model's weights."""
+        """What an interrupted run goes on from, besides the model's weights."""
         members = {name: getattr(self, name) for name in self.STATEFUL}
         return {name: member.state_dict() for name, member in members.items() if member is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         for name, values in state.items():
-            if values:  # empty: the scaler of a device that needed none
+            if values:  # a scaler that is not enabled has an empty state
                 getattr(self, name).load_state_dict(values)
 
     def read_rates(self) -> dict[str, float]:
         """The present learning rates, {"lr_backbone": rate, "lr_head": rate}."""
-        groups = self.optimizer.param_groups  # groups without weight decay have the rate of the group they belong to
-        return {f"lr_{group['name']}": group["lr"] for group in groups if group["name"] in ("backbone", "head")}
+        # the groups "backbone, no decay" and "head, no decay" have the same rates
+        return {
+            f"lr_{group['name']}": group["lr"]
+            for group in self.optimizer.param_groups
+            if group["name"] in ("backbone", "head")
+        }
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """`network`, the model or its head, as several processes train it together.
+        """Wrap `network`, the model or its head, so that several processes train it together.
 
-        Wrap again whenever the backbone is frozen or unfrozen: DistributedDataParallel notes at once which parameters
-        train, and processes would drift apart in silence.
+        Wrap again whenever the backbone is frozen or unfrozen: DistributedDataParallel notes which parameters train
+        when it is made. With an old wrapper the processes would drift apart, without any error.
         """
         has_unused = distributed.count() > 1 and network is self.model and _has_unused(self.model, self.device)
         return distributed.wrap(network, self.device, has_unused)
 
     def share_statistics(self) -> None:
-        """Give all processes the BatchNorm statistics of rank 0: each process noted those of its own images."""
-        distributed.copy_first([*self.model.buffers(), *(self.average.buffers() if self.average else ())])
+        """Give all processes the BatchNorm statistics of rank 0: each process computed them on different images."""
+        buffers = [*self.model.buffers()]
+        if self.average:
+            buffers += self.average.buffers()
+        distributed.copy_first(buffers)
 
 
 def make_trainer(train: Table, device: torch.device) -> Trainer:
-    """Model, objective, optimizer and schedule of the constants for the training split, on `device`."""
+    """Build model, objective, optimizer and schedule for the training split, on `device`.
+
+    Raises InputError where constants do not fit the data, the model or the device.
+    """
     head_options, embeddings = choose_head_options(train.classes)
     model = models_factory.make_model(
         config.MODEL_NAME,
@@ -109,7 +119,8 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         recomputation.checkpoint_activations(model.backbone)
     if config.SYNC_BATCHNORM and distributed.count() > 1:
         model = batchnorm_sync.convert(model, device)
-    model.to(device).to(memory_format=torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format)
+    memory_format = torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format
+    model.to(device).to(memory_format=memory_format)
     average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
     if config.COMPILE:
         model.compile()
@@ -159,7 +170,10 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
 def make_batch_change(
     classes: Sequence[str], device: torch.device, autocast: Callable[[], Any]
 ) -> Callable[[Batch, int, int], Batch]:
-    """What happens to a batch on `device`: teachers look at its pictures, then these are mixed and resized."""
+    """A function `change(batch, epoch, step) -> batch`, called on `device` before each step.
+
+    First teachers predict the batch's images, then mixup or CutMix blends them, then MULTI_SCALE_SIZES resizes them.
+    """
     mix = augmentations.make_batch_transform(
         config.SEED,
         mixup_alpha=config.MIXUP_ALPHA,
@@ -170,7 +184,12 @@ def make_batch_change(
     if not config.TEACHER_CHECKPOINTS:
         return mix
     teach = teachers.make_teacher(
-        config.TEACHER_CHECKPOINTS, classes, device, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE, autocast
+        paths=config.TEACHER_CHECKPOINTS,
+        classes=classes,
+        device=device,
+        weight=config.TEACHER_WEIGHT,
+        temperature=config.TEACHER_TEMPERATURE,
+        autocast=autocast,
     )
 
     def change(batch: Batch, epoch: int, step: int) -> Batch:
@@ -180,26 +199,28 @@ def make_batch_change(
 
 
 def is_frozen(epoch: int) -> bool:
-    """Whether the backbone stands still in `epoch` (from 1)."""
-    never = config.UNFREEZE_BACKBONE_EPOCH == 0
-    return config.FREEZE_BACKBONE_AT_START and (never or epoch < config.UNFREEZE_BACKBONE_EPOCH)
+    """Whether the backbone is frozen in `epoch` (the first is 1)."""
+    stays_frozen = config.UNFREEZE_BACKBONE_EPOCH == 0
+    return config.FREEZE_BACKBONE_AT_START and (stays_frozen or epoch < config.UNFREEZE_BACKBONE_EPOCH)
 
 
 def choose_batch_size(epoch: int) -> int:
-    """The images of a step in `epoch`. Raises InputError where they do not suffice for two in each process."""
-    size = config.TRAIN_BATCH_SIZE if is_frozen(epoch) else config.UNFROZEN_BATCH_SIZE or config.TRAIN_BATCH_SIZE
+    """The number of images of a step in `epoch`. Raises InputError where a process would get fewer than two."""
+    size = config.TRAIN_BATCH_SIZE
+    if config.UNFROZEN_BATCH_SIZE and not is_frozen(epoch):
+        size = config.UNFROZEN_BATCH_SIZE
     if size < 2 * distributed.count():
         raise InputError(f"{size} images a step for {distributed.count()} processes: each needs at least two")
     return size
 
 
 def count_steps(num_images: int, epoch: int) -> int:
-    """The steps of `epoch`."""
+    """The number of optimizer steps in `epoch`."""
     return len(EpochBatches(num_images, choose_batch_size(epoch), shuffle=True, seed=config.SEED))
 
 
 def _has_unused(model: models_factory.MultiLabelModel, device: torch.device) -> bool:
-    """Whether some parameter that trains gets no gradient: a network may have parts that it does not use."""
+    """Whether some parameter that trains gets no gradient, because the network does not use it."""
     was_training = model.training
     model.eval()(make_example(config.IMAGE_SIZE).to(device)).sum().backward()
     missing = any(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
@@ -209,32 +230,38 @@ def _has_unused(model: models_factory.MultiLabelModel, device: torch.device) -> 
 
 
 def choose_angular_scale(num_classes: int) -> float:
-    """ANGULAR_SCALE; for 0 by the number of classes, sqrt(5) ln(C - 1) within 7 to 30 (Prokofiev and Sovrasov 2022)."""
-    return config.ANGULAR_SCALE or min(max(math.sqrt(5) * math.log(max(num_classes - 1, 1)), 7.0), 30.0)
+    """ANGULAR_SCALE, or for 0 a scale that fits the number of classes C.
+
+    It is sqrt(5) ln(C - 1), but at least 7 and at most 30 (Prokofiev and Sovrasov 2022).
+    """
+    if config.ANGULAR_SCALE:
+        return config.ANGULAR_SCALE
+    scale = math.sqrt(5) * math.log(max(num_classes - 1, 1))
+    return min(max(scale, 7.0), 30.0)
 
 
 def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor | None]:
-    """What HEAD is made with, and for gcn the class embeddings of GCN_EMBEDDINGS."""
+    """The options that HEAD is made with, and for gcn the class embeddings of GCN_EMBEDDINGS, else None."""
     scale = choose_angular_scale(len(classes))
     cosine_scale = scale if config.LOSS == "asymmetric_angular" else None
-    embeddings = None
-    if config.HEAD == "gcn" and config.GCN_EMBEDDINGS:
-        embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
     options: dict[str, dict[str, Any]] = {
         "per_label_mlp": {"hidden": config.MLP_HIDDEN, "dropout": config.MLP_DROPOUT},
         "cosine": {"scale": scale},
         "ml_decoder": {"num_groups": config.ML_DECODER_GROUPS, "cosine_scale": cosine_scale},
-        "gcn": {
-            "reweights_channels": config.GCN_REWEIGHTS_CHANNELS,
-            "cosine_scale": cosine_scale,
-            **({} if embeddings is None else {"embedding_size": embeddings.shape[1]}),
-        },
+        "gcn": {"reweights_channels": config.GCN_REWEIGHTS_CHANNELS, "cosine_scale": cosine_scale},
     }
+    embeddings = None
+    if config.HEAD == "gcn" and config.GCN_EMBEDDINGS:
+        embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
+        options["gcn"]["embedding_size"] = embeddings.shape[1]
     return options.get(config.HEAD, {}), embeddings
 
 
 def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
-    """What training minimises, for the training split's `targets` (N, C)."""
+    """What training minimises, for the training split's `targets` (N, C): 1 present, 0 absent, -1 unknown.
+
+    Raises InputError where the number of class weights does not fit the number of classes.
+    """
     options: dict[str, dict[str, Any]] = {
         "focal": {"gamma": config.FOCAL_GAMMA, "alpha": config.FOCAL_ALPHA},
         "asymmetric": {
@@ -259,24 +286,33 @@ def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
         "ohem": {"keep": config.OHEM_KEEP},
         "threshold": {"margin": config.THRESHOLD_MARGIN},
         "class_weights": {
-            "positive": _one_or_all(config.POSITIVE_CLASS_WEIGHTS),
-            "negative": _one_or_all(config.NEGATIVE_CLASS_WEIGHTS),
+            "positive": _unwrap_single(config.POSITIVE_CLASS_WEIGHTS),
+            "negative": _unwrap_single(config.NEGATIVE_CLASS_WEIGHTS),
         },
     }
     for name in ("POSITIVE_CLASS_WEIGHTS", "NEGATIVE_CLASS_WEIGHTS"):
-        if len(vars(config)[name]) not in (0, 1, targets.shape[1]):
-            raise InputError(
-                f"{name} has {len(vars(config)[name])} weights for {targets.shape[1]} classes: one, or each"
-            )
+        num_weights = len(vars(config)[name])
+        if num_weights not in (0, 1, targets.shape[1]):
+            raise InputError(f"{name} has {num_weights} weights for {targets.shape[1]} classes: one, or each")
     loss = losses.LOSSES[config.LOSS](**options.get(config.LOSS, {}))
     entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options[name]) for name in config.ENTRY_WEIGHTS}
-    return losses.Objective(loss, entry_weights, config.LABEL_SMOOTHING, config.LOSS_REDUCTION)
+    return losses.Objective(
+        loss=loss,
+        entry_weights=entry_weights,
+        label_smoothing=config.LABEL_SMOOTHING,
+        reduction=config.LOSS_REDUCTION,
+    )
 
 
-def _one_or_all(weights: tuple[float, ...]) -> float | tuple[float, ...] | None:
-    return weights if len(weights) > 1 else weights[0] if weights else None
+def _unwrap_single(weights: tuple[float, ...]) -> float | tuple[float, ...] | None:
+    """None for no weight, a number for a weight that all classes share, else a weight for each class."""
+    if not weights:
+        return None
+    if len(weights) == 1:
+        return weights[0]
+    return weights
 
 
 def choose_activation() -> str:
-    """What turns the logits that LOSS trains into probabilities."""
+    """The activation that turns logits into probabilities for models trained with LOSS."""
     return "softmax" if config.LOSS == "softmax" else "sigmoid"

@@ -1,16 +1,16 @@
-"""Says in plain words what costs people days: `Doctor` looks at a run's data, first step, epochs and validations.
+"""Warns of the usual mistakes in a training run: `Doctor` looks at its data, first step, epochs and validations.
 
     doctor = Doctor()
-    doctor.look_at_data(train, val)
-    doctor.watch(model, optimizer, average)                     # before each epoch
-    doctor.look_at_first_step(network, batch, logits, ...)      # once
-    doctor.look_at_epoch(model, optimizer, average, ...)        # after each
-    doctor.look_at_loading(...)                                 # after each that read images
-    doctor.look_at_validation(probabilities, targets, ...)
+    doctor.look_at_data(train, val)                          # once, before the first epoch
+    doctor.watch(model, optimizer, average)                  # before each epoch
+    doctor.look_at_first_step(network=network, batch=batch, logits=logits, ...)     # once
+    doctor.look_at_epoch(model=model, optimizer=optimizer, average=average, ...)    # after each epoch
+    doctor.look_at_loading(waiting_share=0.6, seconds=300.0, ...)                   # after each epoch that read images
+    doctor.look_at_validation(probabilities=probabilities, targets=targets, ...)    # after each validation
 
-A finding is said once a run, and kept in `findings`. The limits lie far beyond what healthy runs reach: a false alarm
-costs more than a miss. Nothing here moves the run's random numbers or a module, and no step waits for the GPU but the
-first.
+A finding is one sentence: what is probably wrong, and what to change. It is printed once in a run, and kept in
+`findings`. The limits lie far beyond what healthy runs reach, because a false alarm costs more than a missed mistake.
+The doctor changes neither the run's random numbers nor a module. Only the first step waits for the GPU because of it.
 """
 
 from __future__ import annotations
@@ -41,30 +41,32 @@ from dataset.tar_shards import split_member
 from losses import Objective, reduce_loss
 from utils import InputError
 
-PARTS = {"backbone", "head"}  # of a model
-# the comments give what healthy runs measured: MobileNetV2 on drawn pictures, EfficientNet-Lite0 on photographs
-BLOCK_BYTES = 4096  # from the middle of files of one size: tells different pictures apart
-BLOWN_UP_LOSS = 3.0  # cross-entropy an entry at the first step; knowing nothing costs 0.69
-LONGEST_STEP = 10.0  # of the head by SGD: see there; up to 4.4 trained well, 21 lost a seventh of the F1
-STRONGEST_DECAY = 3.0  # times the loss's gradient; 1.5 already took a seventh of the F1, and 0.01 is usual
-LOSS_RISE = 3.0  # of the mean loss of two epochs, times that of the first step
-LEAST_STEPS = 100  # before that is judged: without warm-up ml_decoder's loss may rise sevenfold for some 10 steps
-SMALLEST_RATE = 1e-6  # of a group's own; half a cosine over 1000 epochs still has 2.5 times it in its last epoch
-LONGEST_WAIT = 0.5  # share of an epoch: images at hand would make it twice as fast
-LEAST_LOSS_OF_TIME = 600.0  # seconds of waiting that the rest of the run has ahead
-LEAST_IMAGES = 50  # of the validation split: on fewer the best threshold may well be anywhere
-LEAST_POSITIVES = 20  # of a class
-PATIENCE = 3  # validations in a row: a model that has just begun may look like a broken one
-SMALLEST_SPREAD = 0.01  # of a class's probabilities over all images, in at least one class
-EDGE = 1e-3  # beyond it and 1 - it, bfloat16 and int8 models no longer tell scores from 0 and 1
-RESAMPLES = 200  # of the images without a copy, to see whether those with one stand out
-SAMPLED_ENTRIES = 1000  # of each parameter, to see whether it moved
+PARTS = {"backbone", "head"}  # the parts of a model
+# Numbers of healthy runs in the comments were measured with MobileNetV2 on drawn pictures and EfficientNet-Lite0 on
+# photographs.
+BLOCK_BYTES = 4096  # read from the middle of files that have the same size; different pictures differ there
+BLOWN_UP_LOSS = 3.0  # largest cross-entropy of an entry at the first step; a model that knows nothing has 0.69
+LONGEST_STEP = 10.0  # longest step of the head by SGD, see `_look_at_gradient`; 4.4 trained well, 21 lost 1/7 of the F1
+STRONGEST_DECAY = 3.0  # largest pull of the decay, times the loss's gradient; 1.5 lost 1/7 of the F1, 0.01 is usual
+LOSS_RISE = 3.0  # largest mean loss of two epochs, times that of the first step
+LEAST_STEPS = 100  # steps before LOSS_RISE counts: without warm-up ml_decoder's loss may be sevenfold for 10 steps
+SMALLEST_RATE = 1e-6  # times a group's initial rate; a cosine over 1000 epochs has 2.5 times this in its last epoch
+LONGEST_WAIT = 0.5  # share of an epoch spent waiting for images; without waiting the epoch would be twice as fast
+LEAST_LOSS_OF_TIME = 600.0  # seconds that the rest of the run would wait; less is not worth a word
+LEAST_IMAGES = 50  # validation images; with fewer the best threshold may be anywhere
+LEAST_POSITIVES = 20  # images with a class, before that class is judged
+PATIENCE = 3  # validations in a row with a symptom; a model that has just begun may look like a broken one
+SMALLEST_SPREAD = 0.01  # largest minus smallest probability of a class over all images; one class must reach it
+EDGE = 1e-3  # below it and above 1 - it, bfloat16 and int8 models cannot tell scores from 0 and 1
+RESAMPLES = 200  # draws of images without a copy, which F1 of the images with a copy is compared with
+SAMPLED_ENTRIES = 1000  # entries of each parameter that are compared to see whether it moved
 
 
 class Doctor:
-    """Looks at plain values at given moments of a run, and says what is probably a mistake, and what to change.
+    """Looks at a run at given moments, and says what is probably a mistake and what to change.
 
-    `findings` are what was said, {name: sentence}. One process of a run needs it: it waits for no other.
+    `findings` are what was said, {name: sentence}. Only rank 0 needs a doctor: it exchanges nothing with other
+    processes.
     """
 
     STATEFUL = ("findings", "streaks", "first_loss", "num_steps", "epochs_above")
@@ -75,27 +77,28 @@ class Doctor:
         self.streaks: dict[str, int] = {}  # validations in a row that showed a symptom
         self.first_loss: float | None = None
         self.num_steps = 0
-        self.epochs_above = 0  # in a row, whose loss was far above the first
-        self.multiple: float | None = None  # of the mean loss: what the first step takes, until it is taken
-        self.copied: NDArray[np.bool_] | None = None  # which validation images have a copy in training
-        self.moving: set[str] = set()  # of backbone, head and average: what was seen to move
-        self.rates: list[float] = []  # of each group, and some weights' entries, before the epoch
-        self.before: dict[str, Tensor] = {}
-        self.average_before: dict[str, Tensor] = {}
-        self.has_loaded = False
+        self.epochs_above = 0  # epochs in a row whose loss was far above the first
+        self.multiple: float | None = None  # the first step's loss over the mean loss; None unless that step is next
+        self.copied: NDArray[np.bool_] | None = None  # (N,) which validation images have a copy in training
+        self.moving: set[str] = set()  # those of backbone, head and average that were seen to move
+        self.rates: list[float] = []  # of each group, before the epoch
+        self.before: dict[str, Tensor] = {}  # sampled weights of the model, before the epoch
+        self.average_before: dict[str, Tensor] = {}  # the same of the average
+        self.has_loaded = False  # whether an epoch has read images
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on from: plain Python values."""
+        """What a resumed run goes on from, as plain Python values."""
         copied = None if self.copied is None else self.copied.tolist()
         return {"copied": copied, **{name: getattr(self, name) for name in self.STATEFUL}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         for name in self.STATEFUL:
             setattr(self, name, state[name])
         self.copied = None if state["copied"] is None else np.array(state["copied"])
 
     def note(self, name: str, text: str) -> None:
-        """Say `text` unless `name` was found before."""
+        """Say `text`, and keep it as the finding `name`, unless `name` was found before."""
         if name not in self.findings:
             self.findings[name] = text
             self.say(text)
@@ -103,7 +106,7 @@ class Doctor:
     # ---- the data ----
 
     def look_at_data(self, train: Table, val: Table) -> None:
-        """Whether training and validation share files or sources. Raises InputError for a file that cannot be read."""
+        """Look for files and sources that training and validation share. Raises InputError for an unreadable file."""
         twins = find_shared_images(train.paths, val.paths)
         self.copied = np.array([twin is not None for twin in twins])
         if self.copied.any():
@@ -114,7 +117,7 @@ class Doctor:
                 f"{val.paths[row]} of {twins[row]}, so that validation rates memory: `python dataset_tools.py check` "
                 "lists what to leave out (EXCLUDE_LIST), near copies too",
             )
-        shared = (set(train.groups or ()) & set(val.groups or ())) - {""}
+        shared = (set(train.groups or ()) & set(val.groups or ())) - {""}  # "": the source is not known
         if shared:
             self.note(
                 "sources",
@@ -126,6 +129,7 @@ class Doctor:
 
     def look_at_first_step(
         self,
+        *,
         network: nn.Module,
         batch: Batch,
         logits: Tensor,
@@ -133,18 +137,16 @@ class Doctor:
         optimizer: Optimizer,
         batch_size: int,
     ) -> None:
-        """Before the first step: logits that are none, a blown-up start; and once it is taken, how long it is.
+        """Look at the first logits of the run, and at the length of the first step when `optimizer` takes it.
 
-        `network` (a model or its head, not wrapped) made `logits` (B, C) of `batch`, which is part of the step's
-        `batch_size` images. The gradients that `optimizer` then finds must be unscaled.
+        `network`, a model or its head, not wrapped, made `logits` (B, C) of `batch`: the first micro-batch of a step
+        of `batch_size` images. Gradients have to be unscaled when the optimizer's `step` is called.
         """
         images, targets, weights = batch
         with torch.no_grad():
             entries, _ = copy.deepcopy(objective).train().weigh_entries(logits, targets)
-            mean, total = (
-                reduce_loss(entries, targets, weights, reduction, objective.one_label).item()
-                for reduction in ("mean", "sum")
-            )
+            mean = reduce_loss(entries, targets, weights, "mean", objective.one_label).item()
+            total = reduce_loss(entries, targets, weights, "sum", objective.one_label).item()
             known = ~targets.isnan()
             entropy = binary_cross_entropy_with_logits(logits[known].float(), targets[known].float()).item()
         self.first_loss = mean
@@ -160,28 +162,33 @@ class Doctor:
                 f"before the first step the logits are already far from 0 and wrong (cross-entropy {entropy:.3g} an "
                 "entry; knowing nothing costs 0.69): do PRETRAINED_WEIGHTS fit MODEL_NAME, and are they whole?",
             )
-        self.multiple = total / mean * batch_size / len(images) if objective.reduction == "sum" and mean else 1.0
+        self.multiple = 1.0
+        if objective.reduction == "sum" and mean:
+            self.multiple = total / mean * batch_size / len(images)
         self.hook = optimizer.register_step_pre_hook(self._look_at_gradient)
 
     def _look_at_gradient(self, optimizer: Optimizer, *arguments: object) -> None:
-        """Judge the step that `optimizer` is about to take; the first one only.
+        """Judge the first step, which `optimizer` is about to take: its length by SGD, and the weight decay by Adam.
 
-        The head's loss is (nearly) a convex function of its weights, and 0 or more. Along the gradient it falls by rate
-        * |gradient|^2 for small rates, and the longest step that can make sense has that as large as the loss (Polyak's
-        step, 1987). A backbone with BatchNorm takes steps of any length, and Adam's do not depend on the loss's scale:
-        they are not judged by it. But where Adam adds WEIGHT_DECAY to the gradient, the larger of both alone decides
-        where a step goes (Loshchilov and Hutter 2019).
+        Length: the loss is never below 0, and nearly a convex function of the head's weights. For small rates a step
+        along the gradient lowers it by rate * |gradient|^2. The longest step that makes sense is the one for which
+        this equals the loss (Polyak 1987). A backbone with BatchNorm trains with steps of any length, and the length
+        of Adam's steps does not depend on the loss's scale: neither is judged.
+
+        Weight decay: Adam and RAdam add it to the gradient, and the larger of the two decides where the step goes
+        (Loshchilov and Hutter 2019).
         """
-        if self.multiple is None or self.first_loss is None:
+        if self.multiple is None or self.first_loss is None:  # not the first step
             return
-        descent, multiple = 0.0, self.multiple
+        multiple = self.multiple
+        descent = 0.0  # by how much the step would lower the loss, if the loss fell in a straight line
         for group in optimizer.param_groups:
             trained = [weight for weight in group["params"] if weight.grad is not None]
             if not trained:
                 continue
             part = group["name"].partition(",")[0]
             gradient = get_total_norm([weight.grad for weight in trained]).item()
-            if not math.isfinite(gradient):  # fp16's scaler has yet to find its scale: this step is not taken
+            if not math.isfinite(gradient):  # fp16's scaler has not found its scale: this step will not be taken
                 return
             if part == "head":
                 descent += group["lr"] * gradient**2
@@ -196,15 +203,17 @@ class Doctor:
         self.multiple = None
         length = descent / (multiple * self.first_loss) if self.first_loss else 0.0
         if isinstance(optimizer, torch.optim.SGD) and length > LONGEST_STEP:
-            factor = f'LOSS_REDUCTION "sum" makes it {multiple:,.0f} times as long as "mean": set that, or '
+            advice = "lower the rate (HEAD_BASE_LR or LEARNING_RATE)"
+            if multiple > 1:
+                advice = f'LOSS_REDUCTION "sum" makes it {multiple:,.0f} times as long as "mean": set that, or {advice}'
             self.note(
                 "step too long",
                 f"sgd's first step of the head is {length:,.3g} times as long as the longest that can make sense: "
-                f"{factor if multiple > 1 else ''}lower the rate (HEAD_BASE_LR or LEARNING_RATE)",
+                f"{advice}",
             )
 
     def watch(self, model: nn.Module, optimizer: Optimizer, average: AveragedModel | None) -> None:
-        """Remember the rates, and some entries of the weights that were not seen to move yet; before each epoch."""
+        """Before an epoch: remember the rates, and a sample of those weights that were not seen to move yet."""
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.before, self.average_before = sample(model, PARTS - self.moving), {}
         if average is not None and "average" not in self.moving:
@@ -212,39 +221,48 @@ class Doctor:
 
     def look_at_epoch(
         self,
+        *,
         model: nn.Module,
         optimizer: Optimizer,
         average: AveragedModel | None,
         loss: float,
-        steps: int,
-        skipped: int = 0,
-        seen: int | None = None,
+        num_taken: int,
+        num_left_out: int = 0,
+        num_seen: int | None = None,
     ) -> None:
-        """After an epoch of mean `loss` with `steps` optimizer steps, of which `seen` (None: all) were since `watch`.
+        """After an epoch: look for steps left out, a loss that rises, rates near 0, and weights that do not move.
 
-        `skipped` steps were left out for a loss or gradient that was not finite; those that fp16's scaler leaves out
-        while it finds its scale count in neither.
+        `loss` is the epoch's mean loss, over `num_taken` optimizer steps. `num_seen` of these were taken since
+        `watch`: fewer where a run was resumed within the epoch, None for all. `num_left_out` steps were left out
+        because their loss or gradient was not finite. Steps that fp16's scaler leaves out while it looks for its
+        scale belong to neither.
         """
-        if skipped:
+        if num_left_out:
             self.note(
                 "not finite",
-                f"{skipped} step(s) of the epoch had no finite loss or gradient and were left out: lower the rates, or "
-                'set CLIP_GRADIENT_NORM = 1.0 or MIXED_PRECISION = "off"',
+                f"{num_left_out} step(s) of the epoch had no finite loss or gradient and were left out: lower the "
+                'rates, or set CLIP_GRADIENT_NORM = 1.0 or MIXED_PRECISION = "off"',
             )
-        self.num_steps += steps
+        self.num_steps += num_taken
         rose = self.first_loss is not None and loss > LOSS_RISE * self.first_loss
-        self.epochs_above = self.epochs_above + 1 if rose and self.num_steps > LEAST_STEPS else 0
+        if rose and self.num_steps > LEAST_STEPS:
+            self.epochs_above += 1
+        else:
+            self.epochs_above = 0
         if self.epochs_above == 2 and self.first_loss:
             self.note(
                 "loss rose",
                 f"the mean loss of two epochs is {loss / self.first_loss:,.3g} times that of the untrained model: the "
                 "rates are too high (HEAD_BASE_LR, BACKBONE_BASE_LR, LEARNING_RATE), or set CLIP_GRADIENT_NORM = 1.0",
             )
-        if steps if seen is None else seen:
+        if num_seen is None:
+            num_seen = num_taken
+        if num_seen:
             self._look_at_rates(optimizer)
             self._look_at_weights(model, average)
 
     def _look_at_rates(self, optimizer: Optimizer) -> None:
+        """Look for groups that train, but at a rate near 0 for the whole epoch."""
         for group, before in zip(optimizer.param_groups, self.rates, strict=True):
             trains = any(weight.requires_grad for weight in group["params"])
             rate = max(before, group["lr"])
@@ -258,6 +276,7 @@ class Doctor:
                 )
 
     def _look_at_weights(self, model: nn.Module, average: AveragedModel | None) -> None:
+        """Look for a backbone, head or average that trains, but did not change since `watch`."""
         moved = find_moved(self.before, model)
         for part in {name.partition(".")[0] for name in self.before} - self.moving:
             if any(name.startswith(f"{part}.") for name in moved):
@@ -268,6 +287,7 @@ class Doctor:
                     f"no weight of the {part} changed in a whole epoch though it is not frozen: does the loss reach "
                     "it (no detach or no_grad on the way), and is its rate above 0?",
                 )
+        # the average can only move where the model moved
         averages = {name: old for name, old in self.average_before.items() if name in moved}
         if average is None or not averages:
             return
@@ -282,24 +302,26 @@ class Doctor:
 
     def look_at_loading(
         self,
+        *,
         waiting_share: float,
         seconds: float,
         epochs_left: int,
         num_workers: int,
-        num_workers_chosen: int,
+        default_num_workers: int,
         image_cache: str,
     ) -> None:
-        """After an epoch that read images and took `seconds`, `waiting_share` of them without one to train on.
+        """After an epoch that read images: look at how long the model waited for them.
 
-        `num_workers` processes load, where `num_workers_chosen` would by default. The first epoch, in which processes
-        start and caches fill, does not count.
+        The epoch took `seconds`, and the model waited during `waiting_share` (0 to 1) of them. `num_workers` processes
+        load images; NUM_WORKERS = None would start `default_num_workers`. `image_cache` is IMAGE_CACHE. The first
+        epoch does not count, because processes start and caches fill in it.
         """
         is_first, self.has_loaded = not self.has_loaded, True
-        ahead = waiting_share * seconds * epochs_left
-        if is_first or waiting_share <= LONGEST_WAIT or ahead < LEAST_LOSS_OF_TIME:
+        seconds_ahead = waiting_share * seconds * epochs_left
+        if is_first or waiting_share <= LONGEST_WAIT or seconds_ahead < LEAST_LOSS_OF_TIME:
             return
-        if num_workers < num_workers_chosen:
-            advice = f"set NUM_WORKERS = None ({num_workers_chosen} processes here; it is {num_workers})"
+        if num_workers < default_num_workers:
+            advice = f"set NUM_WORKERS = None ({default_num_workers} processes here; it is {num_workers})"
         elif image_cache == "none":
             advice = 'set IMAGE_CACHE = "memory" or "disk"'
         else:
@@ -309,13 +331,14 @@ class Doctor:
         self.note(
             "slow loading",
             f"the model waits for images {waiting_share:.0%} of the time: with images at hand it would be "
-            f"{1 / (1 - waiting_share):.1f} times as fast, saving {utils.format_duration(ahead)}; {advice}",
+            f"{1 / (1 - waiting_share):.1f} times as fast, saving {utils.format_duration(seconds_ahead)}; {advice}",
         )
 
     # ---- validation ----
 
     def look_at_validation(
         self,
+        *,
         probabilities: NDArray[np.floating],
         targets: ArrayLike,
         threshold: float | NDArray[np.floating],
@@ -323,9 +346,10 @@ class Doctor:
         loss: float,
         is_last: bool = False,
     ) -> None:
-        """After a validation: scores (N, C), targets (N, C), the threshold or (C,) thresholds, and the mean loss.
+        """After a validation: look at what is predicted, and after the run's last one at copies of training images.
 
-        `is_last`: the run's last one. Symptoms that a model at its beginning may show are said when they last.
+        `probabilities` and `targets` are (N, C), `threshold` is one number or (C,), `loss` is the mean loss. A model at
+        its beginning may show any symptom, so one is only said after PATIENCE validations in a row.
         """
         if not math.isfinite(loss):
             self.note(
@@ -348,24 +372,30 @@ class Doctor:
         threshold: float | NDArray[np.floating],
         copied: NDArray[np.bool_],
     ) -> None:
-        """Compare F1 on the images with a copy in training with that on as many drawn of the others, many times."""
-        predicted, (present, known) = metrics.predict(probabilities, threshold), metrics.as_known(targets)
-        others = np.flatnonzero(~copied)
+        """Look whether F1 is higher on the images with a copy in training than on any draw of as many new images.
+
+        `copied` (N,) says which validation images have a copy in training.
+        """
+        predicted = metrics.predict(probabilities, threshold)
+        present, known = metrics.as_known(targets)
+        copied_rows, new_rows = np.flatnonzero(copied), np.flatnonzero(~copied)
         rng = np.random.default_rng(0)
 
-        def measure(rows: NDArray[np.intp]) -> float:
+        def measure_f1(rows: NDArray[np.intp]) -> float:
             hits = (predicted[rows] & present[rows]).sum(axis=0)
-            made = (predicted[rows] & known[rows]).sum(axis=0)
+            num_predicted = (predicted[rows] & known[rows]).sum(axis=0)
             positives = present[rows].sum(axis=0)
-            return float(metrics.f_beta_of(hits, made, positives) @ positives / max(positives.sum(), 1))
+            return float(metrics.f_beta_of(hits, num_predicted, positives) @ positives / max(positives.sum(), 1))
 
-        drawn = [measure(rng.choice(others, copied.sum())) for _ in range(RESAMPLES)]
-        of_copies, of_others, of_all = map(measure, (np.flatnonzero(copied), others, np.arange(len(copied))))
-        if of_copies > max(drawn):
+        drawn = [measure_f1(rng.choice(new_rows, len(copied_rows))) for _ in range(RESAMPLES)]
+        f1_of_copies = measure_f1(copied_rows)
+        if f1_of_copies > max(drawn):
+            f1_of_new, f1_of_all = measure_f1(new_rows), measure_f1(np.arange(len(copied)))
             self.note(
                 "F1 from copies",
-                f"F1 is {of_copies:.3f} on the {copied.sum()} validation images with a copy in training and "
-                f"{of_others:.3f} on the {len(others)} others: {of_all:.3f}, of all, is more than new images will see",
+                f"F1 is {f1_of_copies:.3f} on the {len(copied_rows)} validation images with a copy in training and "
+                f"{f1_of_new:.3f} on the {len(new_rows)} others: {f1_of_all:.3f}, of all, is more than new images will "
+                "see",
             )
 
 
@@ -373,30 +403,30 @@ class Doctor:
 
 
 def find_shared_images(train: Sequence[str], val: Sequence[str]) -> list[str | None]:
-    """For each of the `val` files one of `train` with the same bytes, or None. Raises InputError for one unreadable.
+    """For each file of `val`, a file of `train` with the same bytes, or None.
 
-    Only files that agree in size are opened, and only those that also agree in their middle are read. Members of shards
-    are left out: those may lie far away.
+    Only files that have the same size are opened, and only those that have the same middle, too, are read. Members of
+    shards are left out, because they may lie far away. Raises InputError for a file that cannot be read.
     """
     files, first_val = [*train, *val], len(train)
     rows = [row for row, path in enumerate(files) if split_member(path) is None]
     sizes = stamp_files([files[row] for row in rows]).reshape(-1, 2)[:, 0].tolist()
+    # files with the same key may be copies; the key is first the size, then also the middle, then also the hash
     keys: dict[int, Any] = _keep_shared(dict(zip(rows, sizes, strict=True)), first_val)
     with ThreadPool() as pool:
         for read in (_read_middle, _hash_file):
-            found = pool.map(read, [files[row] for row in keys])
-            keys = _keep_shared(
-                {row: (key, more) for (row, key), more in zip(keys.items(), found, strict=True)}, first_val
-            )
+            contents = pool.map(read, [files[row] for row in keys])
+            longer_keys = {row: (keys[row], content) for row, content in zip(keys, contents, strict=True)}
+            keys = _keep_shared(longer_keys, first_val)
     twins = {key: files[row] for row, key in keys.items() if row < first_val}
     return [twins[keys[row]] if row in keys else None for row in range(first_val, len(files))]
 
 
 def _keep_shared(keys: dict[int, Any], first_val: int) -> dict[int, Any]:
-    """Those of `keys` {row: key} that a row before `first_val` and one from it on have in common."""
-    shared = {key for row, key in keys.items() if row < first_val} & {
-        key for row, key in keys.items() if row >= first_val
-    }
+    """Those of `keys` {row: key} whose key both a training row (before `first_val`) and a validation row have."""
+    train_keys = {key for row, key in keys.items() if row < first_val}
+    val_keys = {key for row, key in keys.items() if row >= first_val}
+    shared = train_keys & val_keys
     return {row: key for row, key in keys.items() if key in shared}
 
 
@@ -419,20 +449,21 @@ def _open(path: str) -> BufferedReader:
 
 
 def has_probabilities(network: nn.Module, images: Tensor, logits: Tensor) -> bool:
-    """Whether what `network` made of `images` lies in 0...1, and so does what it makes of noise 10,000 times as loud.
+    """Whether `network` gives probabilities instead of logits: its `logits` for `images` lie within 0 to 1.
 
-    Logits may lie there by chance; loud noise drives them out on either side, but a sigmoid or softmax keeps them in.
+    Logits may lie there by chance. So the network is also run on very loud noise (10,000 times normal), which drives
+    logits out of this range, but not what a sigmoid or softmax gives.
     """
     if not ((logits >= 0) & (logits <= 1)).all():
         return False
     noise = 1e4 * torch.randn(16, *images.shape[1:], generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        answers = copy.deepcopy(network).eval()(noise.to(images.device))
-    return bool(((answers >= 0) & (answers <= 1)).all())
+        noise_logits = copy.deepcopy(network).eval()(noise.to(images.device))
+    return bool(((noise_logits >= 0) & (noise_logits <= 1)).all())
 
 
 def sample(module: nn.Module, parts: Collection[str]) -> dict[str, Tensor]:
-    """Some entries of each parameter that trains, by name, of the `parts` (backbone, head)."""
+    """Copies of some entries of each parameter that trains, {name: entries}, of the `parts` backbone and head."""
     return {
         name: weight.detach().flatten()[:: weight.numel() // SAMPLED_ENTRIES + 1].clone()
         for name, weight in module.named_parameters()
@@ -441,7 +472,7 @@ def sample(module: nn.Module, parts: Collection[str]) -> dict[str, Tensor]:
 
 
 def find_moved(before: Mapping[str, Tensor], module: nn.Module) -> set[str]:
-    """The names of `before`, a `sample` of `module`, whose entries are other ones now."""
+    """The names in `before`, an earlier `sample` of `module`, of the parameters that have changed since."""
     if not before:
         return set()
     now = sample(module, PARTS)
@@ -455,7 +486,10 @@ def find_symptoms(
     threshold: float | NDArray[np.floating],
     classes: Sequence[str],
 ) -> dict[str, str]:
-    """{name: sentence} of what is odd about scores (N, C) and what they predict at the threshold or (C,) thresholds."""
+    """What is odd about probabilities (N, C), and about what they predict at the threshold or (C,) thresholds.
+
+    Returns {name: sentence}, empty where nothing is odd or there are too few images to say.
+    """
     present, known = metrics.as_known(targets)
     if len(probabilities) < LEAST_IMAGES:
         return {}
@@ -491,7 +525,8 @@ def find_symptoms(
     never = np.flatnonzero((positives >= LEAST_POSITIVES) & ~predicted.any(axis=0))
     if len(never):
         names = ", ".join(f"{classes[c]} ({positives[c]} positives)" for c in never[:3])
-        names += f" and {len(never) - 3} more" if len(never) > 3 else ""
+        if len(never) > 3:
+            names += f" and {len(never) - 3} more"
         symptoms["never predicted"] = (
             f"{len(never)} class(es) are never predicted for a validation image: {names}; set "
             'THRESHOLD_SCOPE = "per_class", or USE_POS_WEIGHT = True'

@@ -1,10 +1,12 @@
-"""The frozen stage from features: while the backbone stands still, its output for a picture is computed once.
+"""Keeps the features of a frozen backbone: they are computed once for each picture, and the head trains on them.
 
-    features = read_features(model, image_loader, table, measure_features(model, 224), "squash", folder)
+    shape = measure_features(model, 224)
+    features = read_features(model=model, loader=image_loader, table=table, shape=shape, pixels="squash", folder=folder)
     loader = make_feature_loader([features], table, batch_size=32, shuffle=True)    # batches for model.head
 
-Features are kept as .npy files, named after all that decides them: weights, preprocessing, and each image file's
-name, size and time. Later runs find them; the folder can be deleted at any time.
+Features are kept as .npy files. A file's name changes with everything that decides its content: the weights, the
+preprocessing, and each image file's name, size and time. Later runs find the file and use it. The folder can be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ from utils import track, write_atomically
 
 
 def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
-    """The shape of one picture's features, as they are kept: (D, 1, 1) if the head pools first, else (D, h, w)."""
+    """The shape in which one picture's features are kept: (D, 1, 1) if the head begins with pooling, else (D, h, w)."""
     image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
     return tuple(_extract(model, model.backbone, image).shape[1:])
 
 
 def read_features(
+    *,
     model: MultiLabelModel,
     loader: DataLoader[Batch],
     table: Table,
@@ -48,30 +51,39 @@ def read_features(
     autocast: Callable[[], Any] = nullcontext,
     title: str = "features",
 ) -> NDArray[np.float32]:
-    """(N, *shape) features of `loader`'s pictures of `table`, in order: from `folder`, or computed and kept there.
+    """Features (N, *shape) of the N pictures of `table`, in order: read from `folder`, or computed and kept there.
 
-    `pixels` says what decides the pictures besides the files: the transform, its seed, the epoch. The file is
-    memory-mapped, so it may be larger than memory. The processes of a machine compute a part of the rows each.
+    `loader` gives the pictures, in order. `pixels` says what decides them besides the image files: the transform, its
+    seed, the epoch. The result is memory-mapped, so it may be larger than memory. With several processes on a machine
+    each one computes a share of the rows.
     """
     path = folder / f"features_{_identify(model, table, pixels)}.npy"
     (is_missing,) = distributed.agree(not path.is_file())
     if is_missing:
-        part, parts = distributed.place()
-        own = path.with_name(f"{path.stem}_part{part}of{parts}.npy") if parts > 1 else path
-        share_batches(loader, part, parts)
-        write_atomically(own, lambda temporary: _compute(model, loader, tuple(shape), temporary, autocast, title))
+        process, num_processes = distributed.place()
+        share_paths = [path]
+        if num_processes > 1:
+            names = [f"{path.stem}_part{number}of{num_processes}.npy" for number in range(num_processes)]
+            share_paths = [path.with_name(name) for name in names]
+        share_path = share_paths[process]
+        share_batches(loader, process, num_processes)
+        write_atomically(
+            share_path, lambda temporary: _compute(model, loader, tuple(shape), temporary, autocast, title)
+        )
         distributed.wait()
-        if parts > 1:
-            names = [path.with_name(f"{path.stem}_part{number}of{parts}.npy") for number in range(parts)]
-            if part == 0:
-                write_atomically(path, lambda temporary: _join(names, (len(table), *shape), temporary))
+        if num_processes > 1:
+            if process == 0:
+                write_atomically(path, lambda temporary: _join(share_paths, (len(table), *shape), temporary))
             distributed.wait()
-            own.unlink(missing_ok=True)
+            share_path.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")
 
 
 class FeatureDataset(Labels):
-    """An ImageDataset of features: the same keys; epoch e gets view e - 1, and after the last the first again."""
+    """A data set of features, with the keys of an ImageDataset.
+
+    Epoch 1 gets the first of `views`, epoch 2 the second; after the last view comes the first again.
+    """
 
     def __init__(
         self,
@@ -100,13 +112,16 @@ def make_feature_loader(
     targets: NDArray[np.float32] | None = None,
     weights: NDArray[np.float32] | None = None,
 ) -> DataLoader[Batch]:
-    """A loader of the batches that `make_loader` would give, features (B, *shape) in place of images."""
+    """A loader of the batches that `loading.make_loader` would give, with features (B, *shape) instead of images.
+
+    `views` are arrays (N, *shape), one for each epoch; `targets` (N, C) and `weights` (N,) replace those of `table`.
+    """
     dataset = FeatureDataset(views, table, targets, weights)
     return load_batches(dataset, batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
 
 
 def _extract(model: MultiLabelModel, backbone: nn.Module, images: Tensor) -> Tensor:
-    """`backbone`'s features of uint8 images: the mean over positions if that is what the head begins with."""
+    """The features that `backbone` gives for uint8 images; their mean over positions, if the head begins with it."""
     with torch.inference_mode():
         features = backbone(model.normalize(images)).float()
     return pool(features)[:, :, None, None] if model.head_pools else features
@@ -120,30 +135,34 @@ def _compute(
     autocast: Callable[[], Any],
     title: str,
 ) -> None:
+    """Write the features of all pictures of `loader`, in order, into a .npy file at `path`."""
     backbone, num_rows = None, count_images(loader)
     with path.open("wb") as file:
         _write_header(file, (num_rows, *shape))
         for batch in track(loader, title, num_rows):
             images = batch.images.to(model.mean.device, non_blocking=True)
-            backbone = backbone or fold_batchnorm(model.backbone, model.normalize(images[:2]))
+            if backbone is None:  # a copy that is faster, made from an example batch
+                backbone = fold_batchnorm(model.backbone, model.normalize(images[:2]))
             with autocast():
                 features = _extract(model, backbone, images)
             file.write(features.contiguous().cpu().numpy().tobytes())
 
 
-def _join(parts: Sequence[Path], shape: tuple[int, ...], path: Path) -> None:
+def _join(share_paths: Sequence[Path], shape: tuple[int, ...], path: Path) -> None:
+    """Write the rows of all .npy files `share_paths`, in order, into one .npy file at `path`."""
     with path.open("wb") as file:
         _write_header(file, shape)
-        for part in parts:
-            np.load(part, mmap_mode="r").tofile(file)
+        for share_path in share_paths:
+            np.load(share_path, mmap_mode="r").tofile(file)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """Begin a .npy file of float32; its rows are then written one after the other."""
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
 def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:
-    """16 hexadecimal digits that change with the weights, the preprocessing, and any file's name, size or time."""
+    """16 hexadecimal digits that change with the weights, the preprocessing, and each file's name, size and time."""
     digest = hashlib.sha256("\n".join([pixels, str(model.head_pools), *table.paths]).encode(errors="surrogateescape"))
     digest.update(stamp_files(table.paths).tobytes())
     for tensor in (*model.backbone.state_dict().values(), model.mean, model.std):

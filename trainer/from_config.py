@@ -1,4 +1,13 @@
-"""The data set that config.py names, for the scripts: which splits it has, and each as a table."""
+"""What the constants of config.py name, for training and for the scripts.
+
+This is the data set, its splits, the test images, and the policy by which thresholds are tuned.
+
+    table = read_split("train")
+    images = read_test_images(predictor)
+    policy = choose_policy(num_classes=20)
+
+Reads config.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +27,24 @@ from thresholds import Policy
 from utils import InputError
 
 
-class TestImages(NamedTuple):
-    """What is predicted, in the order of its table; its targets are unknown where there are no labels."""
+class ImagesToPredict(NamedTuple):
+    """The images of TEST_SPLIT, with labels if there are any."""
 
-    table: Table
+    table: Table  # the model's classes, in its order; all targets are -1 (unknown) where there are no labels
     has_labels: bool
-    bad: dict[str, str]  # path: why it cannot be read, of images that are left out
+    bad: dict[str, str]  # {path: why it cannot be read} of images that are left out
 
     @property
     def paths(self) -> list[str]:
+        """The image files, in the order of the table."""
         return self.table.paths
 
 
-def read_test_images(model: Predictor) -> TestImages:
-    """The images of TEST_SPLIT, classes in the model's order by name.
+def read_test_images(model: Predictor) -> ImagesToPredict:
+    """Read the images of TEST_SPLIT. Classes are matched with the model's by name.
 
-    Raises InputError when the data set's classes are others than the model's, or where it has no such split; "test"
-    may be any folder, without labels.
+    For the split "test" any folder of images without labels will do. Raises InputError where the data set has other
+    classes than the model, or where it does not have this split.
     """
     split = config.TEST_SPLIT
     has_labels = has_split(split)
@@ -42,19 +52,24 @@ def read_test_images(model: Predictor) -> TestImages:
         table = map_classes(read_split(split), model.classes)
     elif split == "test":
         paths = list_images(config.TEST_IMAGES_DIR)
-        unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # one entry in memory
+        unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # takes the memory of one entry
         table = Table(paths, unknown, model.classes)
     else:
-        own = ", which training splits off the train split" if split == "val" else ""
-        raise InputError(f"TEST_SPLIT is {split}, but {config.DATASET_FOLDER} has no {split} split of its own{own}")
+        message = f"TEST_SPLIT is {split}, but {config.DATASET_FOLDER} has no {split} split of its own"
+        if split == "val":
+            message += ", which training splits off the train split"
+        raise InputError(message)
     bad = {}
     if config.BAD_IMAGES == "skip":
         table, bad = bad_images.leave_out_bad_images(table, config.CACHE_FOLDER)
-    return TestImages(table, has_labels, bad)
+    return ImagesToPredict(table, has_labels, bad)
 
 
 def choose_policy(num_classes: int) -> Policy:
-    """What the constants ask of thresholds. Raises InputError where a model of `num_classes` cannot do so."""
+    """The policy of the THRESHOLD_* constants and their neighbours.
+
+    Raises InputError where MIN_LABELS is more than `num_classes`.
+    """
     if num_classes < config.MIN_LABELS:
         raise InputError(f"MIN_LABELS is {config.MIN_LABELS}, but there are {num_classes} classes: set it lower")
     return Policy(
@@ -71,27 +86,28 @@ def choose_policy(num_classes: int) -> Policy:
 
 
 def choose_format(split: str) -> str:
-    """DATASET_FORMAT, or what is recognised for "auto"."""
+    """DATASET_FORMAT or, for "auto", the format that DATASET_FOLDER is recognised as."""
     if config.DATASET_FORMAT != "auto":
         return config.DATASET_FORMAT
-    return dataset_readers.recognise_format(config.DATASET_FOLDER, _find_folders(split)[1])
+    _, labels_dir = _find_folders(split)
+    return dataset_readers.recognise_format(config.DATASET_FOLDER, labels_dir)
 
 
 def has_other_test_images() -> bool:
-    """Whether TEST_IMAGES_DIR is any folder of images, rather than the data set's test split."""
+    """Whether TEST_IMAGES_DIR was set to a folder other than that of the data set's test split."""
     return config.TEST_IMAGES_DIR != config.IMAGES_DIR / "test-resized"
 
 
 def has_split(split: str) -> bool:
-    """Whether there are labels of `split`, with other test images in another TEST_LABELS_DIR, too."""
+    """Whether there are labels of `split`. Other test images have them only if TEST_LABELS_DIR was set, too."""
     if split == "test" and has_other_test_images() and config.TEST_LABELS_DIR == config.LABELS_DIR / "test":
         return False
-    labels_dir = _find_folders(split)[1]
+    _, labels_dir = _find_folders(split)
     return dataset_readers.has_split(config.DATASET_FOLDER, config.DATASET_FORMAT, split, labels_dir)
 
 
 def list_splits() -> list[str]:
-    """Those of "train", "val", "test" that DATASET_FOLDER has labels of. Raises InputError where there is none."""
+    """Which of "train", "val" and "test" DATASET_FOLDER has labels of. Raises InputError where it has none."""
     splits = [split for split in SPLITS if has_split(split)]
     if not splits:
         raise InputError(f"{config.DATASET_FOLDER} has no labels of any split in the format {choose_format('train')}")
@@ -99,10 +115,19 @@ def list_splits() -> list[str]:
 
 
 def read_split(split: str) -> Table:
-    """The images of `split`: those of EXTRA_DATASET_FOLDERS join in training, those of EXCLUDE_LIST are left out."""
-    images_dir, labels_dir = _find_folders(split) if choose_format(split) == "coco_cls" else (None, None)
+    """The images and labels of `split`.
+
+    The training split includes the images of EXTRA_DATASET_FOLDERS. Images of EXCLUDE_LIST are left out, except from
+    the test split.
+    """
+    folders: list[str | Path] = [config.DATASET_FOLDER]
+    if split == "train":
+        folders += config.EXTRA_DATASET_FOLDERS
+    images_dir = labels_dir = None
+    if choose_format(split) == "coco_cls":
+        images_dir, labels_dir = _find_folders(split)
     table = dataset_readers.read_dataset(
-        [config.DATASET_FOLDER, *(config.EXTRA_DATASET_FOLDERS if split == "train" else ())],
+        folders,
         config.DATASET_FORMAT,
         split,
         images_dir=images_dir,
@@ -117,7 +142,7 @@ def read_split(split: str) -> Table:
 
 
 def make_options() -> ReadOptions:
-    """What reading depends on besides."""
+    """The constants that the readers of some formats depend on."""
     return ReadOptions(
         separator=config.LABEL_SEPARATOR,
         count_crowds=config.COUNT_CROWDS,
@@ -128,7 +153,9 @@ def make_options() -> ReadOptions:
 
 
 def _find_folders(split: str) -> tuple[Path | None, Path | None]:
-    """Where coco_cls has the images and the labels of `split`; None: where it usually has them."""
+    """The folders of images and labels of `split` in the format coco_cls; None: the format's usual folder."""
     if split == "train":
         return config.TRAIN_IMAGES_DIR, config.TRAIN_LABELS_DIR
-    return (config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR) if split == "test" else (None, None)
+    if split == "test":
+        return config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR
+    return None, None

@@ -1,9 +1,11 @@
-"""SIGTERM and Ctrl-C, met when a run can be saved: between two steps, not within one.
+"""Takes SIGTERM and Ctrl-C over, so that a run ends where it can be saved: between two steps, not within one.
 
-with Interruption("the same command goes on") as interruption:
-    with interruption.delayed():
-        ...                     # a signal only sets interruption.came
-    ...                         # here it ends the run at once
+    with Interruption("the same command goes on from there") as interruption:
+        with interruption.delayed():
+            ...                     # a signal only sets interruption.came
+        ...                         # a signal ends the run at once
+
+The text says how to go on from what was saved. It is a part of the message with which the run ends.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from utils import Stopped
 
@@ -22,33 +25,38 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """Takes both signals over while it is entered; a second one ends the run at once in any case."""
+    """Handles both signals within its `with` block. The second signal always ends the run at once.
+
+    To end the run it raises `utils.Stopped`.
+    """
 
     def __init__(self, advice: str) -> None:
-        self.advice = advice  # what to do to go on from what was saved
-        self.came = self._is_delayed = False
+        self.advice = advice  # how to go on from what was saved
+        self.came = False  # whether a signal came
+        self._is_delayed = False
         self._process = os.getpid()
+        self._old_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # signals are the main thread's
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other thread
+            self._old_handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in getattr(self, "_before", {}).items():
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
 
     @contextmanager
     def delayed(self) -> Iterator[None]:
-        """Inside, a signal waits for someone to look at `came`."""
+        """Within this `with` block the first signal only sets `came`; the block has to look at it."""
         self._is_delayed = True
         try:
             yield
         finally:
             self._is_delayed = False
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a loading process, which inherits this: the step needs its images
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loading process, which inherits this handler; the step needs its images
             return
         if self.came or not self._is_delayed:
             raise Stopped(f"{signal.Signals(number).name}; what was saved last stays: {self.advice}")

@@ -1,4 +1,11 @@
-"""The files of a run: names, the log of its epochs, its line in the diary of all runs."""
+"""The names of a run's files, the log of its epochs, and its line in the diary of all runs.
+
+    files = RunFiles(folder / name_configuration(constants, identity))
+    write_log(files.log, history)
+    add_to_diary(folder / "runs.csv", {"model_name": "resnet50", "best_f1": "0.9123"})
+
+Values come as arguments: nothing here reads config.
+"""
 
 from __future__ import annotations
 
@@ -14,45 +21,55 @@ from utils import InputError, write_text
 
 
 class RunFiles(NamedTuple):
-    """Where a run's files lie: its checkpoint beside, the rest in `folder`."""
+    """Where the files of a run lie: all in `folder`, except the checkpoint, which lies beside it."""
 
     folder: Path
 
     @property
     def checkpoint(self) -> Path:
+        """The best model of this configuration."""
         return self.folder.with_name(f"{self.folder.name}.pt")
 
     @property
     def last(self) -> Path:
+        """What an interrupted run resumes from."""
         return self.folder / "last.pt"
 
     @property
     def log(self) -> Path:
+        """The record of every epoch, as CSV."""
         return self.folder / "log.csv"
 
     @property
     def text_log(self) -> Path:
+        """All that was printed."""
         return self.folder / "train.log"
 
     @property
     def result(self) -> Path:
+        """What came out of the run."""
         return self.folder / "train_result.json"
 
     @property
     def bad_batch(self) -> Path:
+        """The batch at which a run stopped because its gradient was not finite."""
         return self.folder / "non_finite_batch.pt"
-
-    def name_epoch(self, epoch: int) -> Path:
-        """The model as it was after `epoch`."""
-        return self.folder / f"model_epoch_{epoch:03}.pth"
 
     @property
     def curves(self) -> Path:
+        """The picture of the training curves."""
         return self.folder / "training_curves.png"
+
+    def name_epoch(self, epoch: int) -> Path:
+        """The file of the model as it was after `epoch`."""
+        return self.folder / f"model_epoch_{epoch:03}.pth"
 
 
 def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """A file name (without ending) for a configuration: a few constants to read, and a hash of all in `identity`."""
+    """A file name, without ending, for a configuration: a few constants, and a hash of everything in `identity`.
+
+    Example: "linear_bn_224px_bs32_ep40_lr0.001_unfreeze5_seed0_1a2b3c4d".
+    """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     lr = constants["HEAD_BASE_LR"] if constants["USE_DIFFERENTIAL_LR"] else constants["LEARNING_RATE"]
     frozen = constants["UNFREEZE_BACKBONE_EPOCH"] if constants["FREEZE_BACKBONE_AT_START"] else 1
@@ -63,17 +80,20 @@ def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]
 
 
 def write_log(path: Path, history: list[dict[str, Any]]) -> None:
-    """The records of all epochs as CSV."""
+    """Write the records of all epochs as CSV. A record without one of the columns gets an empty cell."""
     text = io.StringIO()
-    names = dict.fromkeys(name for record in history for name in record)
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    columns = dict.fromkeys(name for record in history for name in record)  # in the order they first appear
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
     write_text(path, text.getvalue())
 
 
 def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add a line to the CSV file `path`, with a first line of names where it is new; several runs may write it."""
+    """Add a line to the CSV file `path`, and before it a line of column names if the file is new.
+
+    Several runs may write to the file. Raises InputError where it cannot be written.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, entry, lineterminator="\n")
     try:
@@ -82,6 +102,6 @@ def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
             if not file.tell():
                 writer.writeheader()
             writer.writerow(entry)
-            file.write(text.getvalue())  # in one piece: another run's line does not get in between
+            file.write(text.getvalue())  # in one piece, so that no line of another run gets in between
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error

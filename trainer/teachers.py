@@ -1,28 +1,34 @@
-"""Teachers: a better model's probabilities become a share of the targets (Hinton, Vinyals and Dean 2015).
+"""Distillation: mixes the probabilities of better models into the targets (Hinton, Vinyals and Dean 2015).
 
-    targets = make_soft_targets(table, ["teacher.csv"], weight=0.5, temperature=2.0)    # from files, for make_loader
+From files of probabilities, once for all training images:
+
+    targets = make_soft_targets(table, ["teacher.csv"], weight=0.5, temperature=2.0)    # for loading.make_loader
+
+From models, for each batch of augmented images:
+
     teach = make_teacher(["teacher.pt"], table.classes, device, weight=0.5, temperature=2.0)
-    batch = teach(batch, epoch, step)    # or from models, for each picture as augmentation left it
+    batch = teach(batch, epoch, step)
 
-A target becomes (1 - weight) y + weight pT, with pT = sigmoid(logit(p) / temperature) of the teachers' mean
-probability p. Where teachers say nothing it stays y, and where the label is unknown it is pT. The student's own logits
-are not divided by the temperature: what it learns are the softened probabilities.
+A label y becomes (1 - weight) y + weight pT. Here p is the mean probability of the teachers, and
+pT = sigmoid(logit(p) / temperature). Where no teacher has the class, the target stays y. Where the label is unknown,
+the target is pT. The student's logits are not divided by the temperature: the student learns pT itself.
 
-A teacher is too sure of images that it was trained on. Files of several runs, each with the images that its run held
-out for validation, teach better, alone or averaged with a better model's.
+A teacher is too sure of the images that it was trained on. Files of several runs teach better, if each file holds the
+images that its run kept for validation. They can be used alone, or together with the file of a better model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 import models_factory
@@ -34,9 +40,12 @@ from utils import InputError, warn
 
 
 def mix_targets(labels: Tensor, probabilities: Tensor, weight: float, temperature: float) -> Tensor:
-    """The targets of the head of this file: all (N, C), NaN where a label is unknown, where no teacher has a class."""
-    taught = torch.sigmoid(torch.logit(probabilities) / temperature)  # 0 and 1 stay: their logits are infinite
-    mixed = torch.where(labels.isnan(), taught, torch.lerp(labels, taught, weight))
+    """Mix the teachers' mean `probabilities` into `labels`, by the formula at the top of this file.
+
+    Both and the result are (N, C). NaN in `labels`: unknown. NaN in `probabilities`: no teacher has this class.
+    """
+    softened = torch.sigmoid(torch.logit(probabilities) / temperature)  # 0 and 1 stay, since their logits are infinite
+    mixed = torch.where(labels.isnan(), softened, torch.lerp(labels, softened, weight))
     return torch.where(probabilities.isnan(), labels, mixed)
 
 
@@ -46,9 +55,9 @@ def mix_targets(labels: Tensor, probabilities: Tensor, weight: float, temperatur
 def make_soft_targets(
     table: Table, files: Sequence[str | Path], weight: float, temperature: float = 1.0
 ) -> NDArray[np.float32]:
-    """(N, C) targets of the images of `table` with the probabilities in `files`; NaN where nothing is known.
+    """Targets (N, C) of the images of `table`, mixed with the probabilities in `files`; NaN where nothing is known.
 
-    Warns of images that no file has: they keep their labels. Raises InputError as `read_probabilities` does.
+    Images that no file has keep their labels, with a warning. Raises InputError as `read_probabilities` does.
     """
     probabilities = read_probabilities(table, files)
     untaught = np.flatnonzero(np.isnan(probabilities).all(axis=1))
@@ -73,34 +82,56 @@ def make_teacher(
     autocast: Callable[[], Any] = nullcontext,
     images_at_once: int = 64,
 ) -> Callable[[Batch, int, int], Batch]:
-    """`change(batch, epoch, step) -> batch` on `device`, with targets by the models in the checkpoints `paths`.
+    """A function `teach(batch, epoch, step) -> batch` that mixes probabilities of the checkpoints `paths` into targets.
 
-    Comes before what mixes images. Each model sees the batch's pictures resized to its own size, at most
-    `images_at_once` of them. Classes agree by name; those that `classes` have not are left out. Raises InputError for
-    what is no checkpoint, and for one that has none of `classes`.
+    Call it before images are mixed (mixup, CutMix). Each model is on `device`; it gets the batch's images, resized to
+    its image size, at most `images_at_once` at a time. Its classes are matched with `classes` by name; the others are
+    ignored. Raises InputError for a file that is no checkpoint, and for a model that has none of `classes`.
     """
-    index_of = {name: index for index, name in enumerate(classes)}
-    teachers = []
-    count = torch.zeros(len(classes))  # of the teachers that have each class
-    for path in map(Path, paths):
-        checkpoint = checkpoints.load(path)
-        shared = [(own, index_of[name]) for own, name in enumerate(checkpoint["classes"]) if name in index_of]
-        if not shared:
-            raise InputError(f"the teacher {path} has none of the data set's {len(classes)} classes")
-        own, ours = torch.tensor(shared).T
-        count[ours] += 1
-        model = models_factory.restore_model(checkpoint, path).eval().requires_grad_(False).to(device)
-        activate = inference.ACTIVATIONS[checkpoint.get("activation", "sigmoid")]
-        teachers.append((model, activate, checkpoint["image_size"], own.to(device), ours.to(device)))
-    count = count.to(device)
+    teachers = [_load_teacher(Path(path), classes, device) for path in paths]
+    num_teachers = torch.zeros(len(classes), device=device)  # (C,) how many teachers have each class
+    for teacher in teachers:
+        num_teachers[teacher.student_columns] += 1
 
-    def change(batch: Batch, epoch: int, step: int) -> Batch:
+    def teach(batch: Batch, epoch: int, step: int) -> Batch:
         total = torch.zeros_like(batch.targets)
-        with torch.no_grad(), autocast():  # what inference_mode makes could not be a target
-            for model, activate, size, own, ours in teachers:
-                for images, sums in zip(batch.images.split(images_at_once), total.split(images_at_once), strict=True):
-                    logits = model(F.resize(images, [size, size], antialias=True))
-                    sums[:, ours] += activate(logits.float())[:, own]
-        return batch._replace(targets=mix_targets(batch.targets, total / count, weight, temperature))
+        image_blocks, total_blocks = batch.images.split(images_at_once), total.split(images_at_once)
+        with torch.no_grad(), autocast():  # not inference_mode: autograd refuses its tensors as targets
+            for teacher in teachers:
+                for images, sums in zip(image_blocks, total_blocks, strict=True):
+                    sums[:, teacher.student_columns] += teacher.predict(images)
+        return batch._replace(targets=mix_targets(batch.targets, total / num_teachers, weight, temperature))
 
-    return change
+    return teach
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """A model, and which of its classes the student has, too."""
+
+    model: nn.Module
+    activate: Callable[[Tensor], Tensor]  # turns its logits into probabilities
+    image_size: int
+    teacher_columns: Tensor  # (K,) indices of the shared classes among the teacher's
+    student_columns: Tensor  # (K,) indices of the same classes among the student's
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Probabilities (B, K) of the shared classes, for `images` (B, 3, H, W)."""
+        logits = self.model(F.resize(images, [self.image_size, self.image_size], antialias=True))
+        return self.activate(logits.float())[:, self.teacher_columns]
+
+
+def _load_teacher(path: Path, classes: Sequence[str], device: torch.device) -> _Teacher:
+    checkpoint = checkpoints.load(path)
+    student_index = {name: index for index, name in enumerate(classes)}
+    shared = [(index, student_index[name]) for index, name in enumerate(checkpoint["classes"]) if name in student_index]
+    if not shared:
+        raise InputError(f"the teacher {path} has none of the data set's {len(classes)} classes")
+    teacher_columns, student_columns = torch.tensor(shared, device=device).T
+    return _Teacher(
+        model=models_factory.restore_model(checkpoint, path).eval().requires_grad_(False).to(device),
+        activate=inference.ACTIVATIONS[checkpoint.get("activation", "sigmoid")],
+        image_size=checkpoint["image_size"],
+        teacher_columns=teacher_columns,
+        student_columns=student_columns,
+    )

@@ -1,4 +1,10 @@
-"""A run's training curves as one PNG: loss, F1 and mAP, learning rates and threshold over the epochs."""
+"""Draws a run's training curves as one PNG: loss, F1 and mAP, learning rates and threshold over the epochs.
+
+    with CurvesFile(path) as curves:
+        curves.update(history, is_last=False)       # after each epoch
+
+`history` is the list of the epochs' records, as training.py makes them.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +27,10 @@ BLUE, ORANGE, GREEN, GREY = (LIGHT[name] for name in ("blue", "orange", "green",
 
 
 class CurvesFile:
-    """Draws a run's curves into `path`, at most once a minute and at the end; for None it draws nothing.
+    """Draws a run's curves into `path`, at most once a minute and at the end. With None as path it draws nothing.
 
-    A drawing costs a second of CPU time, which can be more than an epoch takes. Leaving the `with` block draws what is
-    not drawn yet, also when a signal or an error ends the run.
+    To draw takes a second of CPU time, which can be more than an epoch takes. At the end of the `with` block it draws
+    what is not drawn yet, also when a signal or an error ends the run.
     """
 
     SECONDS_BETWEEN = 60.0
@@ -32,7 +38,7 @@ class CurvesFile:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.last_drawn = time.perf_counter()
-        self.waiting: Sequence[Record] = ()  # the history that is not drawn yet
+        self.waiting: Sequence[Record] = ()  # the latest history, if it is not drawn yet
 
     def __enter__(self) -> CurvesFile:
         return self
@@ -42,7 +48,7 @@ class CurvesFile:
             self.update(self.waiting, is_last=True)
 
     def update(self, history: Sequence[Record], is_last: bool) -> float:
-        """Draw `history` if a minute has passed or it `is_last`. Returns the seconds that this took."""
+        """Draw `history` if a minute has passed or if it `is_last`. Returns the seconds that this took."""
         start = time.perf_counter()
         self.waiting = history
         if self.path and (is_last or start - self.last_drawn >= self.SECONDS_BETWEEN):
@@ -52,12 +58,15 @@ class CurvesFile:
 
 
 def save_training_curves(history: Sequence[Record], path: Path) -> None:
-    """A PNG of what `draw_training_curves` draws."""
+    """Write what `draw_training_curves` draws as a PNG."""
     save_figure(draw_training_curves(history), path)
 
 
 def draw_training_curves(history: Sequence[Record]) -> Figure:
-    """Loss, F1 and mAP, learning rates and threshold over the epochs of `history`."""
+    """A figure of loss, F1 and mAP, learning rates and threshold over the epochs of `history`.
+
+    A record that lacks a number (an epoch without validation) has no point in that curve.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -74,12 +83,12 @@ def draw_training_curves(history: Sequence[Record]) -> Figure:
     lines = {"lr_head": ("head", ORANGE, "-"), "lr_backbone": ("backbone", BLUE, "--")}
     _plot(rates, history, "learning rate", lines)
     if any(record.get(key, 0) > 0 for record in history for key in lines):
-        rates.set_yscale("log", nonpositive="mask")  # a schedule may end at 0
+        rates.set_yscale("log", nonpositive="mask")  # a rate of 0, at the end of a schedule, is left out
     _plot(thresholds, history, "threshold", {"threshold": ("threshold", GREEN, "-")})
     for axes in (rates, thresholds):
         axes.set_xlabel("epoch")
     losses.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
-    if history:  # room for one epoch that stands alone
+    if history:  # a fixed range, since one epoch alone has none
         losses.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
     _mark_epochs(figure, history)
     for axes in figure.axes:
@@ -89,25 +98,28 @@ def draw_training_curves(history: Sequence[Record]) -> Figure:
 
 
 def _plot(axes: Axes, history: Sequence[Record], title: str, lines: dict[str, tuple[str, str, str]]) -> None:
-    """Draw `lines` (record key -> label, colour, line style); an epoch without the key has no point."""
+    """Draw `lines`, {key of the records: (label, colour, line style)}."""
     axes.set_title(title, loc="left", fontsize=11)
     style_axes(axes)
     for key, (label, colour, style) in lines.items():
         points = [(record["epoch"], record[key]) for record in history if key in record]
-        if points:  # points show where measured, and alone make one epoch visible; in long runs they blur
-            marker = None if len(points) > 30 else "o" if style == "-" else "s"
+        if points:
+            # markers show which epochs were measured, and make a single epoch visible; many of them hide the line
+            marker = None
+            if len(points) <= 30:
+                marker = "o" if style == "-" else "s"
             axes.plot(*zip(*points, strict=True), style, color=colour, marker=marker, markersize=4, label=label)
 
 
 def _mark_epochs(figure: Figure, history: Sequence[Record]) -> None:
-    """Mark the best validation F1, and where the backbone was unfrozen."""
+    """Mark the best validation F1 with a star, and the unfreezing of the backbone with a vertical line."""
     validated = [record for record in history if math.isfinite(record.get("val_f1", math.nan))]
     if validated:
-        best = max(validated, key=lambda record: record["val_f1"])  # the first of equals, like the checkpoint
+        best = max(validated, key=lambda record: record["val_f1"])  # of equals the first, which is the checkpoint
         label = f"best: {best['val_f1']:.3f}, epoch {best['epoch']}"
         figure.axes[1].plot(best["epoch"], best["val_f1"], "*", color="black", markersize=13, zorder=3, label=label)
     for before, after in itertools.pairwise(history):
         if before.get("frozen") and not after.get("frozen", True):
-            for axes in figure.axes:  # between the epochs: an epoch's numbers are those at its end
+            for axes in figure.axes:  # the line stands between two epochs: a point shows an epoch's end
                 label = "backbone unfrozen" if axes is figure.axes[0] else None
                 axes.axvline(after["epoch"] - 0.5, color=GREY, linestyle=":", linewidth=1.2, label=label)

@@ -1,5 +1,10 @@
 """What training.py trains on: the labelled images, read and split, their caches, and the loaders of each stage.
 
+    data = read_data()
+    caches = open_image_caches(data)
+    stage = prepare_stage(trainer, data, caches, epoch=1, present=None)
+    for batch in stage.train_loader: ...
+
 Reads config, as a part of training.py.
 """
 
@@ -34,23 +39,52 @@ LONGEST_CACHED = 16 / 9  # length to width of the longest image with a place in 
 class Data(NamedTuple):
     """The labelled images: all of them, and their two splits."""
 
-    table: Table
+    table: Table  # all images
     train: Table
     val: Table
-    format: str
-    soft_targets: NDArray[np.float32] | None = None  # (N, C) of the training images, in place of their labels
-    weights: NDArray[np.float32] | None = None  # (N,) of them
+    format: str  # a key of dataset.formats.FORMATS
+    soft_targets: NDArray[np.float32] | None = None  # (N, C) of the training images; they replace the labels
+    weights: NDArray[np.float32] | None = None  # (N,) of the training images
 
 
 def read_data() -> Data:
-    """Read the training images, and those to validate on: the data set's own, or VAL_SPLIT of the training images."""
+    """Read the labelled images, and split them.
+
+    The validation images are the data set's val split or, where it has none, the share VAL_SPLIT of the training
+    images. Raises InputError for what cannot be trained on.
+    """
+    data = _read_splits()
+    classes = data.table.classes
+    for name, split in (("training", data.train), ("validation", data.val)):
+        if len(split) < 2 * distributed.count():
+            raise InputError(
+                f"there are {len(split)} {name} images that can be read: each split needs at least 2 in each process"
+            )
+        has_positive = (split.targets == 1).any(axis=0)
+        missing = [classes[index] for index in np.flatnonzero(~has_positive)]
+        if missing:
+            utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
+    if config.LOSS == "softmax":
+        require_one_label(data.table)
+    if config.TEACHER_PROBABILITIES:
+        soft_targets = teachers.make_soft_targets(
+            data.train, config.TEACHER_PROBABILITIES, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE
+        )
+        data = data._replace(soft_targets=soft_targets)
+    if config.CURRICULUM:
+        data = data._replace(weights=probability_files.read_curriculum(data.train, config.CURRICULUM))
+    return data
+
+
+def _read_splits() -> Data:
+    """Read and split the labelled images, without those that cannot be read if BAD_IMAGES is "skip"."""
     train, format = from_config.read_split("train"), from_config.choose_format("train")
     if config.NUM_CLASSES not in (len(config.CLASSES), len(train.classes)):
         raise InputError(
             f"NUM_CLASSES is {config.NUM_CLASSES} but the data set has {len(train.classes)} classes: "
             "leave NUM_CLASSES as it is, and name the classes in classes.txt or CLASSES"
         )
-    from_config.choose_policy(len(train.classes))  # what cannot be done is said before the training
+    from_config.choose_policy(len(train.classes))  # raises InputError now, not after the training
     given_val = from_config.read_split("val") if from_config.has_split("val") else None
     if given_val and (shared := set(train.paths) & set(given_val.paths)):
         raise InputError(
@@ -61,77 +95,74 @@ def read_data() -> Data:
         table, bad = bad_images.leave_out_bad_images(table, config.CACHE_FOLDER)
         train = train.select([row for row, path in enumerate(train.paths) if path not in bad])
     if given_val:
-        data = Data(table, train, table.select(range(len(train), len(table))), format)
+        val = table.select(range(len(train), len(table)))
     else:
-        data = Data(table, *stratified_split.split_table(train, config.VAL_SPLIT, config.SEED), format)
-    for name, split in (("training", data.train), ("validation", data.val)):
-        if len(split) < 2 * distributed.count():
-            raise InputError(
-                f"there are {len(split)} {name} images that can be read: each split needs at least 2 in each process"
-            )
-        missing = [c for c, seen in zip(table.classes, (split.targets == 1).any(axis=0), strict=True) if not seen]
-        if missing:
-            utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
-    if config.LOSS == "softmax":
-        require_one_label(table)
-    if config.TEACHER_PROBABILITIES:
-        soft = teachers.make_soft_targets(
-            data.train, config.TEACHER_PROBABILITIES, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE
-        )
-        data = data._replace(soft_targets=soft)
-    if config.CURRICULUM:
-        data = data._replace(weights=probability_files.read_curriculum(data.train, config.CURRICULUM))
-    return data
+        train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SEED)
+    return Data(table=table, train=train, val=val, format=format)
 
 
 def require_one_label(table: Table) -> None:
     """Raise InputError unless each image has exactly one label."""
     counts = (table.targets == 1).sum(axis=1)
-    odd = np.flatnonzero(counts != 1)
-    if len(odd):
+    rows = np.flatnonzero(counts != 1)
+    if len(rows):
         raise InputError(
-            f"LOSS softmax is for one label an image, but {len(odd)} of {len(table)} have none or more; the first: "
-            f"{table.paths[odd[0]]} has {counts[odd[0]]}"
+            f"LOSS softmax is for one label an image, but {len(rows)} of {len(table)} have none or more; the first: "
+            f"{table.paths[rows[0]]} has {counts[rows[0]]}"
         )
 
 
 class ImageCaches(NamedTuple):
-    """Decoded images: for random crops, and as validation takes them; None where IMAGE_CACHE is "none"."""
+    """Decoded images of all splits; both caches are None where IMAGE_CACHE is "none"."""
 
-    train: ImageCache | None
-    val: ImageCache | None
+    train: ImageCache | None  # large enough for random crops; where nothing is drawn, the same cache as `val`
+    val: ImageCache | None  # as the model is validated on them
 
     def save(self) -> None:
+        """Write the index of what was added to disk, where the caches lie there."""
         for cache in {cache for cache in self if cache}:
             cache.save()
 
 
 def open_image_caches(data: Data) -> ImageCaches:
-    """What earlier runs kept of these images, or empty caches."""
+    """Open the image caches that earlier runs left of these images, or make empty ones."""
     if config.IMAGE_CACHE == "none":
         return ImageCaches(None, None)
-    process, num_processes = distributed.place()  # processes do not share memory: each keeps what it sees
+    process, num_processes = distributed.place()  # processes share no memory: each one caches the images it reads
     folder = config.CACHE_FOLDER
     if num_processes > 1:
         folder = folder / f"process_{process}_of_{num_processes}"
     if config.IMAGE_CACHE == "memory":
         folder = None
-    limit = config.IMAGE_CACHE_GB / num_processes
-    size, paths = config.IMAGE_SIZE, data.table.paths
-    prepare = augmentations.make_eval_transform(config.RESIZE_RULE, size)
-    val = ImageCache(paths, prepare, f"{config.RESIZE_RULE} {size}", size**2, limit, folder)
-    augmentation, sizes = make_augmentation(), config.GROWING_IMAGE_SIZES + config.MULTI_SCALE_SIZES
-    if not augmentation.is_random and not sizes:
+    limit_gb = config.IMAGE_CACHE_GB / num_processes
+    image_size, paths = config.IMAGE_SIZE, data.table.paths
+    val = ImageCache(
+        paths=paths,
+        prepare=augmentations.make_eval_transform(config.RESIZE_RULE, image_size),
+        name=f"{config.RESIZE_RULE} {image_size}",
+        max_pixels=image_size**2,
+        limit_gb=limit_gb,
+        folder=folder,
+    )
+    augmentation, larger_sizes = make_augmentation(), config.GROWING_IMAGE_SIZES + config.MULTI_SCALE_SIZES
+    if not augmentation.is_random and not larger_sizes:
         return ImageCaches(val, val)
-    # a centre crop, too, shows less than the whole
+    # a training picture shows a part of the image, at least this share of its area; center_crop, too, cuts edges off
     smallest_share = config.CROP_SCALE_MIN if augmentation.name == "crop_flip" else 0.75
-    side = augmentations.find_short_side(max(size, *sizes, 0), smallest_share)
-    prepare, max_pixels = augmentations.shrink(side), side * round(side * LONGEST_CACHED)
-    return ImageCaches(ImageCache(paths, prepare, f"short side {side}", max_pixels, limit, folder), val)
+    side = augmentations.find_short_side(max(image_size, *larger_sizes, 0), smallest_share)
+    train = ImageCache(
+        paths=paths,
+        prepare=augmentations.shrink(side),
+        name=f"short side {side}",
+        max_pixels=side * round(side * LONGEST_CACHED),
+        limit_gb=limit_gb,
+        folder=folder,
+    )
+    return ImageCaches(train, val)
 
 
 def make_augmentation() -> Augmentation:
-    """What is drawn for each training image."""
+    """The augmentation of the constants: what is drawn for each training image."""
     return Augmentation(
         name=config.AUGMENTATION,
         crop_scale_min=config.CROP_SCALE_MIN,
@@ -146,10 +177,10 @@ def make_augmentation() -> Augmentation:
 def make_train_loader(
     data: Data, caches: ImageCaches, image_size: int, device: torch.device, batch_size: int, shuffle: bool = True
 ) -> DataLoader[Batch]:
-    """Augmented training images, another order and other pictures in each epoch."""
+    """A loader of augmented training images. Each epoch has its own order and its own random augmentation."""
     transform = augmentations.make_train_transform(make_augmentation(), image_size, config.RESIZE_RULE)
     if caches.train and caches.train is caches.val:
-        transform = augmentations.identity
+        transform = augmentations.identity  # nothing is drawn, and cached images are resized already
     return loading.make_loader(
         data.train,
         transform,
@@ -165,7 +196,7 @@ def make_train_loader(
 
 
 def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | None = None) -> DataLoader[Batch]:
-    """Images in order, as the model is used on them."""
+    """A loader of the images of `table`, in order, without augmentation."""
     transform = augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE)
     return loading.make_loader(
         table,
@@ -181,12 +212,13 @@ def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | Non
 
 
 def changes_batches() -> bool:
-    """Whether a batch's images are changed or looked at: a frozen backbone's features cannot be kept then."""
+    """Whether batches of images are mixed, resized or shown to teachers. Then frozen features cannot be kept."""
     return bool(config.MIXUP_ALPHA or config.CUTMIX_ALPHA or config.MULTI_SCALE_SIZES or config.TEACHER_CHECKPOINTS)
 
 
 def choose_image_size(epoch: int) -> int:
     """The side of the training images in `epoch`, in pixels."""
+    # GROWING_IMAGE_SIZES are for the first epochs in which the backbone trains
     num_trained = sum(not is_frozen(earlier) for earlier in range(1, epoch))
     grows = not is_frozen(epoch) and num_trained < len(config.GROWING_IMAGE_SIZES)
     if grows:
@@ -195,37 +227,39 @@ def choose_image_size(epoch: int) -> int:
 
 
 class Stage(NamedTuple):
-    """What epochs run on: images through the model or, while the backbone is frozen, kept features through the head."""
+    """What an epoch trains, and on what: the model on images or, while the backbone is frozen, the head on features."""
 
     key: tuple[bool, bool, int]  # whether the backbone is frozen, whether its features are kept, the image size
     network: nn.Module  # the model, or its head
-    trained_network: nn.Module  # the same, with gradients averaged over all processes
+    trained_network: nn.Module  # the same network, wrapped so that all processes train it together
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
-    seconds: float  # how long preparing it took
+    seconds: float  # that it took to prepare this stage, within this epoch
 
     def count_images(self, step: int) -> int:
-        """The images of a training step, of all processes together."""
+        """The number of images of a training step, of all processes together."""
         assert isinstance(self.train_loader.batch_sampler, EpochBatches)
         return self.train_loader.batch_sampler.count_images(step)
 
 
 def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int, present: Stage | None) -> Stage:
-    """The stage of `epoch`: the present one if it still serves, else a new one."""
+    """The stage of `epoch`: the `present` one if nothing changes, else a new one."""
     image_size = choose_image_size(epoch)
     keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()
     key = (is_frozen(epoch), keeps_features, image_size)
     if present and present.key == key:
         return present._replace(seconds=0.0)
     start = time.perf_counter()
-    loaders = make_feature_loaders(trainer, data, caches) if keeps_features else None
-    network = trainer.model.head if loaders else trainer.model
-    train_loader, val_loader = loaders or (
-        make_train_loader(data, caches, image_size, trainer.device, choose_batch_size(epoch)),
-        make_eval_loader(data.val, trainer.device, caches.val),
-    )
+    feature_loaders = make_feature_loaders(trainer, data, caches) if keeps_features else None
+    if feature_loaders:
+        network = trainer.model.head
+        train_loader, val_loader = feature_loaders
+    else:
+        network = trainer.model
+        train_loader = make_train_loader(data, caches, image_size, trainer.device, choose_batch_size(epoch))
+        val_loader = make_eval_loader(data.val, trainer.device, caches.val)
     seconds = time.perf_counter() - start
-    if loaders:
+    if feature_loaders:
         utils.say(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
     return Stage(
         key=key,
@@ -240,7 +274,10 @@ def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int,
 def make_feature_loaders(
     trainer: Trainer, data: Data, caches: ImageCaches
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]] | None:
-    """(training, validation) loaders of the frozen backbone's features; None, said why, where they are too large."""
+    """The training and the validation loader of the frozen backbone's features.
+
+    Returns None, and says so, where the features would take more than FEATURE_CACHE_GB.
+    """
     frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
     augmentation = make_augmentation()
     num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if augmentation.is_random else 1
@@ -252,35 +289,44 @@ def make_feature_loaders(
         )
         return None
 
-    def read(loader: DataLoader[Batch], table: Table, picture: str, title: str) -> NDArray[np.float32]:
-        pixels = f"{picture}, {config.IMAGE_SIZE} px, {trainer.precision} on {trainer.device.type}"
-        folder = config.CACHE_FOLDER
-        return feature_cache.read_features(trainer.model, loader, table, shape, pixels, folder, trainer.autocast, title)
+    def read(loader: DataLoader[Batch], table: Table, transform: str, title: str) -> NDArray[np.float32]:
+        return feature_cache.read_features(
+            model=trainer.model,
+            loader=loader,
+            table=table,
+            shape=shape,
+            pixels=f"{transform}, {config.IMAGE_SIZE} px, {trainer.precision} on {trainer.device.type}",
+            folder=config.CACHE_FOLDER,
+            autocast=trainer.autocast,
+            title=title,
+        )
 
     views = []
     train_loader = make_train_loader(
         data, caches, config.IMAGE_SIZE, trainer.device, config.TRAIN_BATCH_SIZE, shuffle=False
     )
     for view in range(1, num_views + 1):
-        loading.set_epoch(train_loader, view)  # what this epoch's pictures would have been
-        drawn = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
-        picture = drawn if augmentation.is_random else config.RESIZE_RULE
-        if caches.train and caches.train is not caches.val:  # made from smaller images
-            picture += f", {caches.train.name}"
-        views.append(read(train_loader, data.train, picture, f"frozen features {view}/{num_views}"))
+        loading.set_epoch(train_loader, view)  # view n has the pictures that epoch n would have
+        transform = config.RESIZE_RULE
+        if augmentation.is_random:
+            transform = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
+        if caches.train and caches.train is not caches.val:  # pictures are made from images that the cache shrank
+            transform += f", {caches.train.name}"
+        views.append(read(train_loader, data.train, transform, f"frozen features {view}/{num_views}"))
     val_loader = make_eval_loader(data.val, trainer.device, caches.val)
     val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")
     pin_memory = trainer.device.type == "cuda"
-    return (
-        feature_cache.make_feature_loader(
-            views,
-            data.train,
-            choose_batch_size(1),
-            shuffle=True,
-            seed=config.SEED,
-            pin_memory=pin_memory,
-            targets=data.soft_targets,
-            weights=data.weights,
-        ),
-        feature_cache.make_feature_loader([val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory),
+    train_features_loader = feature_cache.make_feature_loader(
+        views,
+        data.train,
+        choose_batch_size(1),
+        shuffle=True,
+        seed=config.SEED,
+        pin_memory=pin_memory,
+        targets=data.soft_targets,
+        weights=data.weights,
     )
+    val_features_loader = feature_cache.make_feature_loader(
+        [val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory
+    )
+    return train_features_loader, val_features_loader

@@ -45,7 +45,12 @@ def see_first_step(run: Run) -> LookAtLogits:
         lines = trainer.objective.describe(logits, batch.targets, batch.weights)
         utils.say("\n  ".join(["first step:", *lines]))
         run.doctor.look_at_first_step(
-            stage.network, batch, logits, trainer.objective, trainer.optimizer, stage.count_images(0)
+            network=stage.network,
+            batch=batch,
+            logits=logits,
+            objective=trainer.objective,
+            optimizer=trainer.optimizer,
+            batch_size=stage.count_images(0),
         )
 
     return look
@@ -58,22 +63,22 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
     trainer, stage = run.trainer, run.stage
     assert stage is not None
     run.doctor.look_at_epoch(
-        trainer.model,
-        trainer.optimizer,
-        trainer.average,
-        record["train_loss"],
-        record["steps"],
-        record["steps_left_out"],
-        num_seen,
+        model=trainer.model,
+        optimizer=trainer.optimizer,
+        average=trainer.average,
+        loss=record["train_loss"],
+        num_taken=record["steps"],
+        num_left_out=record["steps_left_out"],
+        num_seen=num_seen,
     )
     if stage.network is trainer.model:  # else it read features, which are at hand
         run.doctor.look_at_loading(
-            record["waiting_share"],
-            record["seconds"] - record["preparation_seconds"],
-            config.NUM_EPOCHS - record["epoch"],
-            utils.choose_num_workers(config.NUM_WORKERS, trainer.device),
-            utils.choose_num_workers(None, trainer.device),
-            config.IMAGE_CACHE,
+            waiting_share=record["waiting_share"],
+            seconds=record["seconds"] - record["preparation_seconds"],
+            epochs_left=config.NUM_EPOCHS - record["epoch"],
+            num_workers=utils.choose_num_workers(config.NUM_WORKERS, trainer.device),
+            default_num_workers=utils.choose_num_workers(None, trainer.device),
+            image_cache=config.IMAGE_CACHE,
         )
 
 
@@ -84,7 +89,12 @@ def see_validation(run: Run, validated: Validation, epoch: int) -> None:
     scores, classes = validated.scores, run.data.table.classes
     is_last = epoch == config.NUM_EPOCHS or run.has_stalled
     run.doctor.look_at_validation(
-        scores.probabilities, scores.targets, validated.threshold, classes, scores.loss, is_last
+        probabilities=scores.probabilities,
+        targets=scores.targets,
+        threshold=validated.threshold,
+        classes=classes,
+        loss=scores.loss,
+        is_last=is_last,
     )
     if config.USE_TENSORBOARD:
         run.logger.add_pr_curves(scores.probabilities, scores.targets, classes, epoch)

@@ -101,8 +101,14 @@ class Run:
             for step, batch in enumerate(loader):
                 logits = model(batch.images)
                 if epoch == 1 and step == 0:
-                    size = len(batch.images)
-                    self.doctor.look_at_first_step(model, batch, logits.detach(), objective, optimizer, size)
+                    self.doctor.look_at_first_step(
+                        network=model,
+                        batch=batch,
+                        logits=logits.detach(),
+                        objective=objective,
+                        optimizer=optimizer,
+                        batch_size=len(batch.images),
+                    )
                 loss = objective(logits, batch.targets, batch.weights)
                 entries = self.loss(logits.detach(), batch.targets)
                 mean_loss = losses.reduce_loss(entries, batch.targets, batch.weights).item()
@@ -117,7 +123,14 @@ class Run:
                     average.update_parameters(model)
             schedule.step()
             steps = len(loader) - skipped
-            self.doctor.look_at_epoch(model, optimizer, average, total / max(steps, 1), steps, skipped)
+            self.doctor.look_at_epoch(
+                model=model,
+                optimizer=optimizer,
+                average=average,
+                loss=total / max(steps, 1),
+                num_taken=steps,
+                num_left_out=skipped,
+            )
             for network in [model, *([average.module] if average else [])]:
                 self.validate(network, val_loader, objective, is_last=epoch == self.epochs)
         return self.doctor
@@ -146,7 +159,12 @@ class Run:
             threshold = 0.5 if np.isnan(scores).any() else thresholds.tune_global(scores, known)
         self.scores = scores, known, threshold
         self.doctor.look_at_validation(
-            scores, known, threshold, self.val_split.classes, float(np.mean(found)), is_last=is_last
+            probabilities=scores,
+            targets=known,
+            threshold=threshold,
+            classes=self.val_split.classes,
+            loss=float(np.mean(found)),
+            is_last=is_last,
         )
 
 
@@ -182,6 +200,14 @@ def make_loud_model() -> MultiLabelModel:
     model = make_model("resnet18", 3, "linear", image_size=32)
     model.std /= 255
     return model
+
+
+def look_at_scores(doctor: Doctor, probabilities: np.ndarray, targets: np.ndarray, threshold: float) -> None:
+    """A validation that is not the last, with a loss that says nothing."""
+    classes = ("blue", "green", "red")
+    doctor.look_at_validation(
+        probabilities=probabilities, targets=targets, threshold=threshold, classes=classes, loss=1.0
+    )
 
 
 def weigh_positives(*weights: float) -> nn.Module:
@@ -285,7 +311,7 @@ def test_labels_of_other_images_leave_nothing_but_predicting_everything(splits: 
     found = Doctor(say=lambda text: None)
     for _ in range(PATIENCE):
         assert not found.findings
-        found.look_at_validation(scores, targets, threshold, splits[1].classes, 1.0)
+        look_at_scores(found, scores, targets, threshold)
     assert set(found.findings) == {"all positive"}
 
 
@@ -395,7 +421,14 @@ def test_the_longest_step_is_polyaks(splits: tuple[Table, Table]) -> None:
         for number, part in enumerate(parts):
             logits = model.head(part.images)
             if number == 0:
-                found.look_at_first_step(model.head, part, logits.detach(), objective, optimizer, len(batch.images))
+                found.look_at_first_step(
+                    network=model.head,
+                    batch=part,
+                    logits=logits.detach(),
+                    objective=objective,
+                    optimizer=optimizer,
+                    batch_size=len(batch.images),
+                )
             objective(logits, part.targets, part.weights).backward()
         before = [w.detach().clone() for w in model.parameters()]
         optimizer.step()
@@ -423,7 +456,14 @@ def test_slow_loading_is_measured_and_answered(monkeypatch: pytest.MonkeyPatch) 
     ) -> str:
         doctor = Doctor(say=lambda text: None)
         for _ in range(looks):
-            doctor.look_at_loading(share, seconds, epochs, num_workers, chosen, cache)
+            doctor.look_at_loading(
+                waiting_share=share,
+                seconds=seconds,
+                epochs_left=epochs,
+                num_workers=num_workers,
+                default_num_workers=chosen,
+                image_cache=cache,
+            )
         return doctor.findings.get("slow loading", "")
 
     assert f"{1 / (1 - share):.1f} times as fast" in look(1, 8, "none")
@@ -440,9 +480,9 @@ def test_a_model_that_has_just_begun_is_given_time(splits: tuple[Table, Table]) 
     found = Doctor(say=lambda text: None)
     trained = np.where(targets == 1, 0.9, 0.1)
     for probabilities in (scores, scores, trained, scores, scores):
-        found.look_at_validation(probabilities, targets, 0.5, splits[1].classes, 1.0)
+        look_at_scores(found, probabilities, targets, 0.5)
     assert not found.findings
-    found.look_at_validation(scores, targets, 0.5, splits[1].classes, 1.0)
+    look_at_scores(found, scores, targets, 0.5)
     assert set(found.findings) == {"same for every image"}
 
 
@@ -453,7 +493,7 @@ def test_a_resumed_run_repeats_nothing(splits: tuple[Table, Table]) -> None:
     scores, targets = np.full((60, 3), 0.4), splits[1].targets
 
     def validate(found: Doctor) -> None:
-        found.look_at_validation(scores, targets, 0.5, splits[1].classes, 1.0)
+        look_at_scores(found, scores, targets, 0.5)
 
     validate(first)
     validate(first)

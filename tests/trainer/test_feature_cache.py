@@ -110,7 +110,9 @@ def test_features_are_the_backbones(shared_dataset: Path, tmp_path: Path, pools:
     shape = feature_cache.measure_features(model, 64)
     assert shape == ((1280, 1, 1) if pools else (1280, 2, 2))
     loader = loading.make_loader(table, transform, 5)
-    features = feature_cache.read_features(model, loader, table, shape, "squash", tmp_path)
+    features = feature_cache.read_features(
+        model=model, loader=loader, table=table, shape=shape, pixels="squash", folder=tmp_path
+    )
     assert features.shape == (12, *shape)
     model.eval()
     with torch.no_grad():
