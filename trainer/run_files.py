@@ -73,13 +73,18 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
 
 
 def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add a line to the CSV file `path`, with a first line of names where it is new; several runs may write it."""
+    """Add a line to the CSV file `path`, after a first line of names if it is new; several runs may write it.
+
+    An existing file keeps its columns: a value for which it has none is left out.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, entry, lineterminator="\n")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8", newline="") as file:
-            if not file.tell():
+        with open(path, "a+", encoding="utf-8", newline="") as file:
+            file.seek(0)
+            names = next(csv.reader(file), None)
+            writer = csv.DictWriter(text, names or [*entry], restval="", extrasaction="ignore", lineterminator="\n")
+            if not names:
                 writer.writeheader()
             writer.writerow(entry)
             file.write(text.getvalue())  # in one piece: another run's line does not get in between
