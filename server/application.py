@@ -459,9 +459,8 @@ async def answer_nobody(_: Request, __: Exception) -> JSONResponse:
 
 
 async def answer_failure(_: Request, error: Exception) -> JSONResponse:
-    return answer_error(
-        500, f"the server failed over this request: {type(error).__name__}"
-    )  # the server's log has the traceback
+    # the traceback is in the server's log only
+    return answer_error(500, f"the server failed over this request: {type(error).__name__}")
 
 
 def answer_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
