@@ -73,7 +73,7 @@ class Prediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    predictions: list[Prediction] = Field(description="one a file, in the order they were sent")
+    predictions: list[Prediction] = Field(description="one for each file, in the order in which they were sent")
 
 
 class PaddleXRequest(BaseModel):
@@ -81,7 +81,9 @@ class PaddleXRequest(BaseModel):
 
     image: str = Field(description="the image file in base64; addresses are not fetched")
     threshold: Thresholds = Field(
-        None, description="of all classes; or one each; or by class index, with a `default`; none: the model's"
+        None,
+        description="a number for all classes, a list with one for each class, or an object of class index -> number "
+        "with a `default`; without it the model's thresholds are used",
     )
 
 
@@ -116,9 +118,9 @@ class ServedClass(BaseModel):
 
 class Labels(BaseModel):
     classes: list[ServedClass]
-    threshold: float = Field(description="one for all classes")
-    min_labels: int = Field(description="an image is filled up to, with its most probable classes")
-    max_labels: int = Field(description="an image has at most; 0: any number")
+    threshold: float = Field(description="a single one for all classes")
+    min_labels: int = Field(description="every image gets at least so many labels: its most probable classes")
+    max_labels: int = Field(description="no image gets more labels; 0: any number")
 
 
 class Health(BaseModel):
@@ -126,7 +128,7 @@ class Health(BaseModel):
     file: str
     engine: str
     uptime_seconds: float
-    queue_length: int = Field(description="images let in and not yet answered")
+    queue_length: int = Field(description="images that were accepted and are not answered yet")
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -151,7 +153,7 @@ PREDICT_BODY = {
                             "type": "number",
                             "minimum": 0,
                             "maximum": 1,
-                            "description": "of all classes; none: the model's",
+                            "description": "for all classes; without it the model's thresholds are used",
                         },
                     },
                 }
