@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dataset.files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute, read_lines
+from dataset.files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute
 from dataset.formats import FORMATS
 from dataset.formats.base import Format, ReadOptions
 from dataset.table import Table, drop_repeats, join_tables, map_classes
+from dataset.text_files import read_lines
 from utils import InputError, suggest, warn
 
-__all__ = ["IMAGE_EXTENSIONS", "ReadOptions", "Table", "join_tables", "list_images", "map_classes"]  # for others, too
+__all__ = ["IMAGE_EXTENSIONS", "ReadOptions", "Table", "join_tables", "list_images", "map_classes"]  # public, too
 
 
 def read_dataset(
@@ -34,59 +35,53 @@ def read_dataset(
 ) -> Table:
     """Read one split ("train", "val", "test"), or all there are, of the data set in `root`, each sorted by path.
 
-    Several roots are joined: their classes agree by name, their formats may differ when `format` is "auto".
-    `images_dir` and `labels_dir` are where coco_cls or coco_json has the split of the first root, when not where it
-    usually has them; `classes` are the names where the data set does not bring its own; `group_pattern` is a regular
+    `root` may be several folders, which are joined: their classes agree by name, and with format "auto" each may have
+    another format. `images_dir` and `labels_dir` replace the usual folders of one split of the first root, in formats
+    that take them. `classes` are the names where the data set does not bring its own. `group_pattern` is a regular
     expression whose first group finds an image's source in its path. Raises InputError for what is missing or wrong.
     """
-    roots = [root] if isinstance(root, str | Path) else list(root)
-    folders = [(images_dir, labels_dir), *[(None, None)] * (len(roots) - 1)]
+    roots = [make_absolute(folder) for folder in ([root] if isinstance(root, str | Path) else root)]
     tables = []
-    for one, (images, labels) in zip(roots, folders, strict=True):
-        one = make_absolute(one)
-        name = recognise_format(one, labels) if format == "auto" else format
-        format_read = find_format(name)
-        if (images or labels) and (split is None or name not in ("coco_cls", "coco_json")):
-            raise InputError(f"images_dir and labels_dir are for one split of coco_cls or coco_json, not for {name}")
-        splits = [split] if split else format_read.list_splits(one)
+    for number, folder in enumerate(roots):
+        images, labels = (images_dir, labels_dir) if number == 0 else (None, None)
+        name = recognise_format(folder, labels) if format == "auto" else format
+        chosen = find_format(name)
+        if (images or labels) and (split is None or not chosen.takes_folders):
+            names = " or ".join(name for name, known in FORMATS.items() if known.takes_folders)
+            raise InputError(f"images_dir and labels_dir are for one split of {names}, not for {name}")
+        splits = [split] if split else chosen.list_splits(folder)
         if not splits:
-            raise InputError(f"{one} has no split of format {name}")
-        tables += [format_read.read(one, part, images, labels, classes, options or ReadOptions()) for part in splits]
+            raise InputError(f"{folder} has no split of format {name}")
+        for split_name in splits:
+            tables.append(chosen.read(folder, split_name, images, labels, classes, options or ReadOptions()))
     table = tables[0] if len(tables) == 1 else drop_repeats(join_tables(tables))
     return table if group_pattern is None else find_groups(table, group_pattern)
 
 
 def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> str:
-    """The name of the format that `root` is in, by what lies there; coco_cls, too, where there is a `labels_dir`.
+    """The name of the format of `root`, by what lies there; a folder `labels_dir` alone says that it is coco_cls.
 
-    Raises InputError where that is none, or more than one.
+    Raises InputError where no format fits, or more than one.
     """
     root = make_absolute(root)
     if labels_dir is not None and make_absolute(labels_dir).is_dir():
-        return "coco_cls"
+        return next(name for name, format in FORMATS.items() if format.known_by_labels_dir)
     if not root.is_dir():
         raise InputError(f"there is no folder {root}: set DATASET_FOLDER to where the data set is")
     found = find_formats(root)
     if len(found) > 1:
         raise InputError(f"{root} is in more than one format: set DATASET_FORMAT to {' or '.join(found)}")
     if not found:
-        raise InputError(
-            f"{root} is in no known format: expected images/ and labels/train/ (coco_cls), train_list.txt, label.txt "
-            "and train.txt (mlcls), train/<class>/ (image_folder), train.json (classes_json), "
-            "annotations/instances_train*.json (coco_json) or train.csv (commas, a column image_path), "
-            "train-000000.tar or shards.txt (webdataset), or the same for val or test"
-        )
+        expected = ", ".join(format.expects for format in FORMATS.values())
+        raise InputError(f"{root} is in no known format: expected {expected}, or the same for val or test")
     return found[0]
 
 
 def find_formats(root: Path) -> list[str]:
-    """The formats that `root` may be in."""
+    """The names of the formats that `root` may be in; of those that fit, the ones with the highest precedence."""
     found = [name for name, format in FORMATS.items() if format.recognise(root)]
-    if "coco_cls" in found:
-        return ["coco_cls"]  # this project's own layout, beside what it was made from
-    if len(found) > 1:
-        return [name for name in found if name != "image_folder"]  # other formats have their images in folders, too
-    return found
+    highest = max((FORMATS[name].precedence for name in found), default=0)
+    return [name for name in found if FORMATS[name].precedence == highest]
 
 
 def find_format(name: str) -> Format:
@@ -103,19 +98,26 @@ def list_splits(root: str | Path, format: str = "auto") -> list[str]:
 
 
 def has_split(root: str | Path, format: str, split: str, labels_dir: str | Path | None = None) -> bool:
-    """Whether there are labels of `split`: in `labels_dir`, or in what else the data set in `root` is made of."""
+    """Whether there are labels of `split`: in `labels_dir`, if the format can be known by it, else in `root`."""
     root = make_absolute(root)
-    if labels_dir is not None and format in ("auto", "coco_cls") and make_absolute(labels_dir).is_dir():
-        return True
+    in_labels_dir = labels_dir is not None and make_absolute(labels_dir).is_dir()
     if format == "auto":
+        if in_labels_dir:
+            return True
         if not find_formats(root):
             return False
         format = recognise_format(root)
-    return not (format == "coco_cls" and labels_dir is not None) and split in find_format(format).list_splits(root)
+    chosen = find_format(format)
+    if chosen.known_by_labels_dir and labels_dir is not None:
+        return in_labels_dir
+    return split in chosen.list_splits(root)
 
 
 def find_groups(table: Table, pattern: str) -> Table:
-    """`table` with each image's source: what the first group of `pattern` finds in its path, "" where it does not."""
+    """`table` with each image's source: what the first group of `pattern` finds in its path, "" where it is not there.
+
+    Example: the pattern `camera(\\d+)` gives the image `camera12/0001.jpg` the source "12".
+    """
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -132,7 +134,7 @@ def find_groups(table: Table, pattern: str) -> Table:
 def exclude(table: Table, file: Path, root: str | Path) -> Table:
     """`table` without the images that `file` lists: a path a line, from the folder `root` on; # begins a comment.
 
-    Warns of lines that name no file; images of other splits may well be listed.
+    Warns of lines that name no file. Images of other splits may be listed: they are skipped without a word.
     """
     base = str(make_absolute(root))
     listed = {find_path(base, line): number for number, line in read_lines(file) if not line.startswith("#")}

@@ -14,8 +14,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import overrides
 import utils
 from evaluation import tables

@@ -16,8 +16,6 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
-
 import config
 import overrides
 from evaluation import tables

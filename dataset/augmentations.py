@@ -1,10 +1,10 @@
-"""What happens to images before the model sees them, one by one and then as a batch.
+"""Changes images before the model sees them: each image by itself, then a batch of them.
 
     transform = make_eval_transform("squash", 224)    # uint8 (3, H, W) -> uint8 (3, 224, 224)
     transform = make_train_transform(Augmentation("crop_flip", color_jitter=0.2), 224)    # the same, at random
     change = make_batch_transform(seed=0, mixup_alpha=0.2)    # change(batch, epoch, step) -> batch
 
-Scaling and normalisation are the model's first layer; here pixels stay uint8, which is what makes it quick.
+Pixels stay uint8, which is quick; scaling and normalisation are the model's first layer.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torchvision.transforms.v2 import functional as F
 
 from dataset.batches import Batch, Transform
 
-GREY = 127  # of what an augmentation leaves empty: near 0 once normalised
+GREY = 127  # fills what an augmentation leaves empty; near 0 once normalised
 
 
 # ---- resize rules ----
 
 
 def squash(image_size: int) -> Transform:
-    """Resize to a square whatever the shape: nothing is cut off, objects are stretched."""
+    """Resize to a square, whatever the shape: nothing is cut off, objects are stretched."""
     return v2.Resize((image_size, image_size), antialias=True)
 
 
@@ -40,7 +40,7 @@ def center_crop(image_size: int) -> Transform:
 
 
 def letterbox(image_size: int) -> Transform:
-    """Resize the long side to the size, and fill up with 0 on both sides: shape and edges are kept."""
+    """Resize the long side to `image_size`, and fill both sides with 0: nothing is cut off or stretched."""
     return partial(_fit, image_size=image_size)
 
 
@@ -60,38 +60,39 @@ def make_eval_transform(name: str, image_size: int) -> Transform:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn for each training image."""
+    """What is drawn at random for each training image."""
 
-    name: str = "crop_flip"  # one of AUGMENTATIONS: which part of the image, mirrored or not
+    name: str = "crop_flip"  # one of AUGMENTATIONS: which area of the image, mirrored or not
     crop_scale_min: float = 0.5  # crop_flip: smallest share of the area that is kept
     policy: str = "none"  # one of POLICIES
-    color_jitter: float = 0.0  # brightness, contrast and saturation by up to +- this share, hue by up to half of it
-    rotation_degrees: float = 0.0  # by up to this angle either way
-    erasing_probability: float = 0.0  # that a rectangle turns grey
-    erasing_max_share: float = 0.25  # of the area, at most
+    color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to this share, hue by half of it
+    rotation_degrees: float = 0.0  # the largest angle, either way
+    erasing_probability: float = 0.0  # probability that a rectangle turns grey
+    erasing_max_share: float = 0.25  # the rectangle's largest share of the area
 
     @property
     def is_random(self) -> bool:
-        """Whether one image gives different pictures."""
+        """Whether the same image gives different pictures."""
         return self.describe() != "none"
 
     def describe(self) -> str:
-        """All that decides the pictures but size and resize rule, in one line; "none" where nothing is drawn."""
-        parts = (
-            (self.name != "none", f"{self.name} {self.crop_scale_min}" if self.name == "crop_flip" else self.name),
-            (self.policy != "none", self.policy),
-            (self.color_jitter, f"color jitter {self.color_jitter}"),
-            (self.rotation_degrees, f"rotation {self.rotation_degrees}"),
-            (self.erasing_probability, f"erasing {self.erasing_probability} up to {self.erasing_max_share}"),
-        )
-        return ", ".join(text for is_on, text in parts if is_on) or "none"
+        """One line of all that changes the pictures, except size and resize rule; "none" where nothing is drawn."""
+        words = [f"{self.name} {self.crop_scale_min}" if self.name == "crop_flip" else self.name, self.policy]
+        words = [word for word in words if word != "none"]
+        if self.color_jitter:
+            words.append(f"color jitter {self.color_jitter}")
+        if self.rotation_degrees:
+            words.append(f"rotation {self.rotation_degrees}")
+        if self.erasing_probability:
+            words.append(f"erasing {self.erasing_probability} up to {self.erasing_max_share}")
+        return ", ".join(words) or "none"
 
 
 def make_train_transform(augmentation: Augmentation, image_size: int, resize_rule: str = "squash") -> Transform:
-    """The transform that draws as `augmentation` says; where it crops, `resize_rule` has no say.
+    """The random transform that `augmentation` describes; `resize_rule` is not used where it crops.
 
-    Resizing comes first, since all else costs by the pixel. Rotation and erasing come last: the grey that they leave
-    would enter the contrast and the histogram that colours are changed by.
+    Resizing comes first, since the cost of all else grows with the pixels. Rotation and erasing come last: the grey
+    that they leave would change the contrast and the histogram from which colours are changed.
     """
     strength, share = augmentation.color_jitter, augmentation.erasing_max_share
     steps = [
@@ -118,13 +119,13 @@ def flip(image_size: int, resize_rule: str, crop_scale_min: float) -> Transform:
 
 
 def crop_flip(image_size: int, resize_rule: str, crop_scale_min: float) -> Transform:
-    """A random part of the image, at least `crop_scale_min` of its area, resized to a square; mirrored or not."""
+    """A random crop of at least `crop_scale_min` of the image's area, resized to a square; mirrored or not."""
     crop = v2.RandomResizedCrop(image_size, scale=(crop_scale_min, 1.0), antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
 def identity(image: Tensor) -> Tensor:
-    """For images that are prepared already."""
+    """The image as it is: for images that are prepared already."""
     return image
 
 
@@ -140,14 +141,14 @@ def find_short_side(image_size: int, crop_scale_min: float) -> int:
 
 
 def apply_seeded(transform: Transform, image: Tensor, seed: int) -> Tensor:
-    """`transform(image)`, drawn from `seed`: the same picture whatever was drawn before and in which process."""
+    """`transform(image)` with random numbers from `seed`: the same picture in any process, whatever ran before."""
     with draw_from(seed):
         return transform(image)
 
 
 @contextmanager
 def draw_from(seed: int) -> Iterator[None]:
-    """Let torch's CPU random numbers start at `seed`, and put their state back afterwards."""
+    """Let torch's random numbers on the CPU start at `seed`, and restore their state afterwards."""
     generator = torch.default_generator
     state = generator.get_state()
     generator.manual_seed(seed)
@@ -167,13 +168,13 @@ def make_batch_transform(
     multi_scale_sizes: Sequence[int] = (),
     steps_per_size: int = 10,
 ) -> Callable[[Batch, int, int], Batch]:
-    """`change(batch, epoch, step) -> batch`, on the batch's device; without options it gives back what it gets.
+    """A function `change(batch, epoch, step) -> batch`, on the batch's device; without options it changes nothing.
 
-    Pictures of the largest of `multi_scale_sizes` (pixels) are resized to one of them, drawn anew every
-    `steps_per_size` steps of an epoch. Each image is mixed with its neighbour: by mixup (Zhang et al. 2018), CutMix
-    (Yun et al. 2019) or, with both alphas above 0, either at random. Targets and weights are mixed by the same
-    shares; what is unknown (NaN) in one of the two images stays unknown. Mixed images are float, 0 to 255.
-    What is drawn depends on `seed`, epoch and step alone.
+    With `multi_scale_sizes` (pixels), the images are resized to one of these sizes, drawn anew every `steps_per_size`
+    steps of an epoch; they come in the largest. Each image is mixed with its neighbour by mixup (Zhang et al. 2018), by
+    CutMix (Yun et al. 2019) or, with both alphas above 0, by one of them at random. Targets and weights are mixed in
+    the same shares; a label that is unknown (NaN) in one of the two images stays unknown. Mixed images are float, 0 to
+    255. The random numbers depend on `seed`, epoch and step alone.
     """
     kinds = ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
     mixers = [kind(alpha=alpha) for kind, alpha in kinds if alpha]

@@ -15,7 +15,10 @@ from utils import InputError, Progress, warn, write_text
 
 
 def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tuple[Table, dict[str, str]]:
-    """(`table` without the images that cannot be read, {path: why} of those); BAD_IMAGES = "skip". Warns of them."""
+    """(`table` without the images that cannot be read, {path: why} of those). Warns of them.
+
+    Raises InputError when no image can be read.
+    """
     bad = find_bad_images(table.paths, cache_folder)
     if len(bad) == len(table):
         raise InputError(f"none of the {len(table)} images can be read; {next(iter(bad.values()))}")
@@ -26,9 +29,9 @@ def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tupl
 
 
 def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> dict[str, str]:
-    """{path: why} of the images that cannot be decoded; each is tried, side by side in threads, with progress.
+    """{path: why} of the images that cannot be decoded. Every image is tried, in threads, with progress.
 
-    With a `cache_folder` that happens once for the same files: names, sizes and times.
+    With a `cache_folder` the result is kept there, and used again while all names, sizes and times are the same.
     """
     digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
     digest.update(stamp_files(paths).tobytes())

@@ -14,7 +14,11 @@ Transform = Callable[[Tensor], Tensor]
 
 
 class Batch(NamedTuple):
-    """What a model is trained on: the images, their labels and how much each image counts."""
+    """What a model is trained on: images, their labels, and how much each image counts.
+
+    `images` are uint8 (B, 3, H, W), or float in the same range of 0-255 once they were mixed; `targets` float (B, C),
+    NaN where unknown; `weights` float (B,).
+    """
 
     images: Tensor
     targets: Tensor
@@ -26,5 +30,5 @@ class Batch(NamedTuple):
 
 
 def as_float_targets(targets: NDArray[np.int8] | NDArray[np.float32]) -> Tensor:
-    """(B, C) float32 of 1, 0, fractions and, for unknown (-1 or NaN), NaN."""
+    """`targets` (B, C) as float32: 1, 0, fractions, and NaN for what is unknown (-1 or NaN)."""
     return torch.from_numpy(np.where(targets < 0, np.float32("nan"), targets.astype(np.float32)))

@@ -1,4 +1,4 @@
-"""An image file, or what is in memory, becomes upright RGB uint8 (H, W, 3).
+"""Decodes images: a file, a member of a shard, a PIL image or an array becomes upright RGB uint8 (H, W, 3).
 
 pixels = decode_image("photograph.jpg")
 """
@@ -16,11 +16,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dataset.tar_shards import read_bytes, stamp_images
+from dataset.tar_shards.reading import read_bytes, stamp_images
 from utils import InputError
 
 ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
-IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # what PIL may take a file for: none runs a program
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # that PIL may open: for these it starts no program
 MAX_PIXELS = 2 * 89_478_485  # from there on PIL speaks of a decompression bomb
 DECODER_ERRORS = (  # what PIL raises over damaged files
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, ZeroDivisionError,
@@ -32,7 +32,7 @@ BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page
 def decode_image(path: str | Path) -> NDArray[np.uint8]:
     """The image file, or member of a shard, as upright RGB uint8 (H, W, 3). Raises InputError when it cannot be read.
 
-    Of several pictures in it the first; 16 bits are scaled to 8; what lies behind transparent pixels is white.
+    A file with several pictures gives the first one. 16 bits are scaled to 8. Transparent pixels become white.
     """
     try:
         data = read_bytes(path)
@@ -42,7 +42,7 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
 
 
 def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
-    """The same of an image file's content; `name` is for the InputError."""
+    """Decode the content of an image file, as `decode_image` does; an InputError says `name`."""
     try:
         if data[:2] == b"\xff\xd8":
             try:
@@ -61,7 +61,7 @@ def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether a JPEG needs decoding only: it is no bomb, not CMYK, and has no Exif part, which may say to turn it."""
+    """Whether simplejpeg may decode a JPEG: it is not too large, not CMYK, and has no Exif data, which may turn it."""
     height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     if int(height) * int(width) > MAX_PIXELS or colorspace in ("CMYK", "YCCK"):
         return False
@@ -77,7 +77,7 @@ def _is_plain_jpeg(data: bytes) -> bool:
 
 
 def make_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels as a person sees them, in RGB."""
+    """The pixels as a person sees them: RGB uint8 (H, W, 3). Raises ValueError for pixels of 32 bits."""
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)  # convert() would clip
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -3,9 +3,9 @@
     cache = ImageCache(table.paths, prepare, "short side 256", max_pixels=256 * 456, limit_gb=8.0)
     loader = make_loader(table, transform, batch_size=32, cached=cache.select(table.paths))
 
-Each image has a slot of the same size in one memory-mapped block that all loading processes share. Whoever decodes
-an image first fills its slot; pages that nothing was written to take no room. An image larger than a slot, or with a
-slot beyond the limit, is decoded every time.
+Each image has a slot in one memory-mapped block that all loading processes share; all slots have the same size. The
+process that decodes an image first fills its slot. Slots that are not filled take no room. An image that is larger than
+a slot, or whose slot would lie beyond the limit, is decoded every time.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Pixels = NDArray[np.uint8]  # (H, W, 3)
 
 
 class ImageCache:
-    """Slots for the images of `paths`: in memory, or in `folder`, where later runs find them.
+    """Slots for the images of `paths`: in memory, or in a file in `folder`, where later runs find them.
 
-    `prepare` turns a decoded image into what is kept, and `name` says how, for the file's name. A file that changed
-    (size or time) is decoded anew.
+    `prepare` turns a decoded image into the one that is kept. `name` describes it, so that each way of preparing has a
+    file of its own. An image file whose size or time changed is decoded anew.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class ImageCache:
         return CachedImages(self.slots, np.array([self.row_of[path] for path in paths]))
 
     def save(self) -> None:
-        """Let later runs find what is filled by now; call it when an epoch is done."""
+        """Write down which slots are filled, for later runs; call it when an epoch is done."""
         shapes = self.slots.shapes
         num_filled = int((shapes[:, 0] > 0).sum())
         if self.index is None or self.slots.file is None or num_filled == self.num_saved:
             return
-        os.fsync(self.slots.file)  # pixels first: the index vouches for them
+        os.fsync(self.slots.file)  # the pixels come first, since the index says that they are complete
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
@@ -83,7 +83,7 @@ class ImageCache:
         self.num_saved = num_filled
 
     def _read_index(self, shapes: NDArray[np.int32]) -> None:
-        """Take over the slots whose files are as they were."""
+        """Use the slots of an earlier run whose image files did not change."""
         assert self.index is not None
         if self.index.is_file():
             with np.load(self.index) as saved:
@@ -93,7 +93,7 @@ class ImageCache:
 
 
 class Slots:
-    """The shared block: (N, bytes) pixels and the (N, 2) height and width of what is in a slot, 0 where nothing is."""
+    """The shared block: `pixels` (N, bytes), and `shapes` (N, 2): height and width, 0 for a slot that is empty."""
 
     def __init__(self, prepare: Transform, pixels: Pixels, shapes: NDArray[np.int32], file: int | None) -> None:
         self.prepare, self.pixels, self.shapes, self.file = prepare, pixels, shapes, file
@@ -103,13 +103,13 @@ class Slots:
 
 
 class CachedImages:
-    """What a data set sees: `read(index)`, or `keep(index, image)` where nothing is kept yet."""
+    """The slots of some images: `read(index)` gives what is kept, `keep(index, image)` fills an empty slot."""
 
     def __init__(self, slots: Slots, rows: NDArray[np.int64]) -> None:
         self.slots, self.rows = slots, rows
 
     def read(self, index: int) -> Pixels | None:
-        """The prepared image (H, W, 3), not to be written to; None where it is not kept."""
+        """The prepared image (H, W, 3), which must not be changed; None where it is not kept."""
         row = self.rows[index]
         if row >= len(self.slots.shapes) or not self.slots.shapes[row, 0]:
             return None
@@ -117,26 +117,26 @@ class CachedImages:
         return self.slots.pixels[row, : height * width * 3].reshape(height, width, 3)
 
     def keep(self, index: int, image: Pixels) -> Pixels:
-        """The decoded `image` prepared, and kept where there is room."""
+        """Prepare the decoded `image`, and keep it where there is room. Returns the prepared image."""
         slots, row = self.slots, self.rows[index]
         prepared = slots.prepare(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).contiguous().numpy()
         if row < len(slots.shapes) and prepared.size <= slots.pixels.shape[1]:
             if slots.file is None:
                 slots.pixels[row, : prepared.size] = prepared.ravel()
             else:
-                try:  # written to the file, not to the mapping: a full disk is then an error, not the process's end
+                try:  # writing to the file, a full disk is an error; writing to the mapping, it ends the process
                     if os.pwrite(slots.file, prepared.data, row * slots.pixels.shape[1]) < prepared.size:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest did not fit
                 except OSError as error:
                     raise InputError(
                         f"no room for the image cache: {error.strerror}; free some, or lower IMAGE_CACHE_GB"
                     ) from error
-            slots.shapes[row] = prepared.shape[:2]  # last: from here on others read the slot
+            slots.shapes[row] = prepared.shape[:2]  # last: from now on other processes read the slot
         return prepared
 
 
 def _open(path: Path, num_bytes: int) -> tuple[int, mmap.mmap]:
-    """(descriptor, mapping) of a file of `num_bytes` that takes room only where something is written."""
+    """(descriptor, mapping) of a file of `num_bytes`, which takes room only where something was written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

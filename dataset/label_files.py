@@ -1,7 +1,7 @@
 """The .cls files of a data set: one for each image, a class index a line; `?3` says that class 3 is unknown.
 
-Reading a hundred thousand small files is what takes the time, so they are read by threads, each file once, and what
-they say is kept in an index. The index serves as long as every folder and every label file is as it was.
+Reading a hundred thousand small files takes long. Threads read them once, and an index keeps their labels. The index is
+used while no folder and no label file has changed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute, name_backup, require_stems
+from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute, require_stems
+from dataset.text_files import name_backup
 from utils import InputError, replace_folder, write_atomically
 
 EXTENSION = ".cls"
-UNKNOWN = b"?"  # before the index of a class that may be there or not
-NUM_THREADS = 8  # from a disk, files that are read side by side come twice as fast; from memory it makes no difference
-MIN_INDEXED = 1000  # label files; fewer are read in no time
-SETTLED_SECONDS = 2.0  # an index of younger files is not kept: a second change could bear the same time
+UNKNOWN = b"?"  # before the index of a class of which nobody knows whether the image shows it
+NUM_THREADS = 8  # twice as fast as one from a disk; from memory it makes no difference
+MIN_INDEXED = 1000  # label files; fewer are read quickly without an index
+SETTLED_SECONDS = 2.0  # files that changed later are not indexed: a second change could have the same time
 MAX_BYTES = 1 << 16  # of a label file
 VERSION = 1  # of the index
 
@@ -33,11 +34,11 @@ VERSION = 1  # of the index
 def read_label_files(
     images_dir: Path, labels_dir: Path, num_classes: int, cache_folder: Path | None = None, check_files: bool = True
 ) -> tuple[list[str], NDArray[np.int8]]:
-    """(names of the images in `images_dir`, sorted; (N, C) targets from the .cls files in `labels_dir`).
+    """(names of the images in `images_dir`, sorted; targets (N, C) int8 from the .cls files in `labels_dir`).
 
-    With a `cache_folder`, what was read is kept there, and read from there while nothing changed: no file was added,
-    removed or renamed, and no label file was edited. `check_files=False` looks at the folders only, not at each label
-    file, and so misses labels that were edited in place. Raises InputError, with the line, for what is wrong.
+    With a `cache_folder`, an index of the labels is kept there. It is used while no file was added, removed or renamed,
+    and no label file was edited. With `check_files=False` only the folders are looked at, which is quicker but misses
+    label files that were edited in place. Raises InputError, with the line, for what is wrong.
     """
     index = None
     if cache_folder is not None:
@@ -100,12 +101,12 @@ def _pair(images: Sequence[str], labels: Sequence[str], images_dir: Path, labels
 
 
 def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple[list[bytes], list[int]]:
-    """(contents, on request times of last change in nanoseconds) of the files `names` in `folder`."""
+    """(contents, times of last change in nanoseconds) of the files `names` in `folder`; times only on request."""
     descriptor = os.open(folder, os.O_RDONLY)  # names relative to it are found quicker than whole paths
 
-    def read(some: list[str]) -> tuple[list[bytes], list[int]]:
+    def read(thread_names: list[str]) -> tuple[list[bytes], list[int]]:
         contents, changed = [], []
-        for name in some:
+        for name in thread_names:
             file = os.open(name, os.O_RDONLY, dir_fd=descriptor)
             try:
                 contents.append(os.read(file, MAX_BYTES))
@@ -118,12 +119,13 @@ def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple
     share = -(-len(names) // NUM_THREADS)
     try:
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            parts = list(pool.map(read, [names[i * share : (i + 1) * share] for i in range(NUM_THREADS)]))
+            results = list(pool.map(read, [names[i * share : (i + 1) * share] for i in range(NUM_THREADS)]))
     except OSError as error:
         raise InputError(f"cannot read {folder / str(error.filename or '')}: {error.strerror}") from error
     finally:
         os.close(descriptor)
-    contents, changed = ([item for part in column for item in part] for column in zip(*parts, strict=True))
+    contents = [content for thread_contents, _ in results for content in thread_contents]
+    changed = [time for _, thread_times in results for time in thread_times]
     for content, name in zip(contents, names, strict=True):
         if len(content) == MAX_BYTES:
             raise InputError(f"{folder / name} is far too large to hold class indices")
@@ -131,7 +133,7 @@ def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple
 
 
 def _parse_all(contents: list[bytes], names: list[str], folder: Path, num_classes: int) -> NDArray[np.int8]:
-    """(N, C) targets. The usual lines are looked up; a file that holds any other is read again, with care."""
+    """(N, C) targets. The usual lines are looked up in a dict; `_parse` reads files with any other line."""
     codes = {b"%d" % label: label for label in range(num_classes)}
     codes |= {UNKNOWN + index: label + num_classes for index, label in codes.items()}
     found: list[list[int]] = []
@@ -145,7 +147,7 @@ def _parse_all(contents: list[bytes], names: list[str], folder: Path, num_classe
     present, unknown = values == 0, values == 1
     targets = np.zeros((len(found), num_classes), dtype=np.int8)
     targets[rows[present], columns[present]] = 1
-    for row in rows[unknown][targets[rows[unknown], columns[unknown]] == 1].tolist():  # both: find the line
+    for row in rows[unknown][targets[rows[unknown], columns[unknown]] == 1].tolist():  # present, too: find the line
         _parse(contents[row], folder / names[row], num_classes)
     targets[rows[unknown], columns[unknown]] = -1
     return targets
@@ -176,8 +178,8 @@ def _parse(content: bytes, path: Path, num_classes: int) -> list[int]:
 def _save_index(path: Path, names: Sequence[Sequence[str]], numbers: Sequence[ArrayLike]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            for some in names:
-                np.save(file, np.frombuffer(os.fsencode("\0".join(some)), dtype=np.uint8))
+            for name_list in names:
+                np.save(file, np.frombuffer(os.fsencode("\0".join(name_list)), dtype=np.uint8))
             for array in numbers:
                 np.save(file, np.asarray(array))
 
@@ -192,7 +194,7 @@ def _read_index(
         with path.open("rb") as file:
             names = [os.fsdecode(np.load(file).tobytes()).split("\0") for _ in range(4)]
             labels_changed, folders_changed, targets = (np.load(file) for _ in range(3))
-    except (OSError, ValueError, EOFError):  # none, or a damaged one
+    except (OSError, ValueError, EOFError):  # there is none, or it is damaged
         return None
     images, labels, image_folders, label_folders = names
     try:
@@ -200,7 +202,7 @@ def _read_index(
         same = np.array_equal(folders, folders_changed)
         if same and check_files:
             same = np.array_equal(_read_times(labels_dir, labels), labels_changed)
-    except OSError:  # something is gone
+    except OSError:  # a file or folder is gone
         return None
     return (images, targets) if same else None
 

@@ -1,4 +1,4 @@
-"""Data sets and loaders of batches: the order of an epoch, the share of each process, the random pictures.
+"""Loads batches: the order of the images in an epoch, the share of each process, the random pictures.
 
 loader = make_loader(table, make_eval_transform("squash", 224), batch_size=32)
 """
@@ -23,13 +23,13 @@ from dataset.batches import Batch, Transform, as_float_targets
 from dataset.decoding import decode_image
 from dataset.image_cache import CachedImages
 from dataset.table import Table
-from dataset.tar_shards import SHARDS_AT_ONCE, find_blocks
+from dataset.tar_shards.reading import SHARDS_AT_ONCE, find_blocks
 
-SECONDS_AFTER_SIGTERM = 20  # that a loading process goes on; torchrun gives 30
+SECONDS_AFTER_SIGTERM = 20  # that a loading process goes on; torchrun kills after 30
 
 
 class BatchDataset(Protocol):
-    """What a loader reads from: whole batches by their keys."""
+    """What a loader reads from: it gives whole batches for their keys."""
 
     def __len__(self) -> int: ...
 
@@ -37,11 +37,11 @@ class BatchDataset(Protocol):
 
 
 class Labels:
-    """What a batch holds besides pictures: the table's targets and weights of 1, unless others are given.
+    """The targets and weights of the images of a table: its own targets and weights of 1, unless others are given.
 
-    `targets` are float32 (N, C), NaN unknown; `weights` float32 (N,). Batches are asked for by keys, which say which
-    image in which epoch: key = epoch * N + index. Nothing here is a Python object per image: each loading process
-    would copy it.
+    `targets` are float32 (N, C), NaN where unknown; `weights` float32 (N,). A batch is asked for by keys, which say
+    which image in which epoch: key = epoch * N + index. All of it lies in arrays, because each loading process would
+    copy Python objects.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Labels:
         return len(self.targets)
 
     def join(self, images: Tensor, indices: NDArray[np.intp]) -> Batch:
-        """The batch of these images."""
+        """The batch of `images` uint8 (B, 3, H, W), whose rows in the table are `indices` (B,)."""
         return Batch(images, as_float_targets(self.targets[indices]), torch.from_numpy(self.weights[indices]))
 
 
 class ImageDataset(Labels):
-    """Batches of images.
+    """Batches of images, read and transformed.
 
-    A random transform is seeded by `seed` and the key, so an epoch's pictures are the same whatever the
-    number of workers, and whatever ran before.
+    A random transform is seeded by `seed` and the key, so the pictures of an epoch are the same with any number of
+    workers, whatever ran before.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ImageDataset(Labels):
         if image is None:
             image = decode_image(self.paths[index])
             image = self.cached.keep(index, image) if self.cached else image
-        seed = (self.seed * 0x9E3779B1 + key) % 2**32  # the golden ratio keeps the runs of two seeds apart
+        seed = (self.seed * 0x9E3779B1 + key) % 2**32  # the golden ratio keeps two seeds apart
         return apply_seeded(self.transform, torch.from_numpy(image).permute(2, 0, 1), seed)
 
 
@@ -109,13 +109,17 @@ class PackedPaths:
 def shuffle_blocks(
     blocks: NDArray[np.int64], rng: np.random.Generator, at_once: int = SHARDS_AT_ONCE
 ) -> NDArray[np.intp]:
-    """A random order of (N,) images that needs `at_once` blocks at a time; `blocks` says which each is in, -1 none.
+    """A random order (N,) of images in which only about `at_once` blocks, such as shards, are read from at a time.
 
-    Time runs from 0 to P - at_once + 1 for P blocks in random order. Block p comes in at p - at_once + 1 and goes out
-    at p + 1, or when time begins and ends; each of its images has a random moment between.
+    `blocks` (N,) is the number of each image's block, -1 for an image in no block. The blocks come in random order.
+    `at_once` of them are open at a time: when the one opened first closes, the next one opens.
+
+    Example: 10 blocks with `at_once` 3. An epoch's time runs from 0 to 8. The first 3 blocks are open from time 0 on;
+    they close at 1, 2 and 3. The next one is open from 1 to 4, the one after it from 2 to 5, the last one from 7 to 8.
+    Each image gets a random time while its block is open, and the images are read in the order of these times.
     """
     num_blocks = blocks.max(initial=-1) + 1
-    places = np.append(rng.permutation(num_blocks), 0)[blocks]
+    places = np.append(rng.permutation(num_blocks), 0)[blocks]  # of each image's block among the blocks
     last = max(num_blocks - at_once, 0)
     starts = np.where(blocks < 0, 0, np.clip(places - at_once + 1, 0, last))
     ends = np.where(blocks < 0, last, np.minimum(places, last)) + 1
@@ -123,14 +127,18 @@ def shuffle_blocks(
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of keys for one epoch after another: set `epoch` before each. Order and make-up follow the seed.
+    """Batches of keys for one epoch after another: set `epoch` before each. Their order depends on `seed` and `epoch`.
 
-    With `blocks` (N,), such as each image's shard, `shuffle` keeps to a few of them at a time.
+    With `blocks` (N,), such as the number of each image's shard, `shuffle` reads from a few blocks at a time.
+    Batches before `first_step` are skipped.
 
-    `first_step` skips the batches before it. `share` (k, K) is what process k of K gets, which are those that torchrun
-    started: with `shuffle` every K-th key of each batch, from its k-th on; else the k-th of K stretches of all keys, in
-    batches of its own. BatchNorm in training needs two images in each process, so with `shuffle` a last batch of fewer
-    joins the batch before.
+    `share` (k, K) says that this is process k of K. At first it is the process that torchrun started. With `shuffle`
+    it gets every K-th key of each batch, from the k-th on. Without, all keys are cut into K ranges, and it gets batches
+    of the k-th range. BatchNorm in training needs two images in each process: with `shuffle`, a last batch of fewer
+    joins the one before.
+
+    Example: 10 keys, batches of 4, 2 processes. In order, process 0 gets keys 0-3 and 4, process 1 gets 5-8 and 9.
+    Shuffled, the batches have 4 and 6 keys, since 2 are too few for a third batch; each process gets 2 and 3 of them.
     """
 
     def __init__(
@@ -142,17 +150,20 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = self.first_step = 0
 
     @property
-    def own(self) -> range:
-        """The places, in the epoch's order, that the process has a part in."""
-        part, parts = (0, 1) if self.shuffle else self.share
-        return range(self.num_images * part // parts, self.num_images * (part + 1) // parts)
+    def positions(self) -> range:
+        """The positions in the epoch's order from which the process takes its batches; with `shuffle` all of them."""
+        process, num_processes = (0, 1) if self.shuffle else self.share
+        start, end = self.num_images * process, self.num_images * (process + 1)
+        return range(start // num_processes, end // num_processes)
 
     def count_images(self, step: int) -> int:
-        """The images of a step, of all processes together."""
-        return (len(self.own) if step == len(self) - 1 else self.batch_size * (step + 1)) - self.batch_size * step
+        """The images of a step: with `shuffle` those of all processes together."""
+        start = self.batch_size * step
+        is_last = step == len(self) - 1
+        return len(self.positions) - start if is_last else self.batch_size
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.own), self.batch_size)
+        whole, rest = divmod(len(self.positions), self.batch_size)
         least = 2 * self.share[1] if self.shuffle and whole else 1
         return whole + (rest >= least)
 
@@ -164,11 +175,11 @@ class EpochBatches(Sampler[list[int]]):
                 rng.shuffle(order)
             else:
                 order = shuffle_blocks(self.blocks, rng)
-        keys = order[self.own.start : self.own.stop] + self.epoch * self.num_images
+        keys = order[self.positions.start : self.positions.stop] + self.epoch * self.num_images
         first, every = self.share if self.shuffle else (0, 1)
-        starts = [self.batch_size * i for i in range(len(self))]
-        for start, end in list(zip(starts, [*starts[1:], len(keys)], strict=True))[self.first_step :]:
-            yield keys[start:end][first::every].tolist()
+        for step in range(self.first_step, len(self)):
+            start = self.batch_size * step
+            yield keys[start : start + self.count_images(step)][first::every].tolist()
 
 
 def make_loader(
@@ -186,7 +197,7 @@ def make_loader(
 ) -> DataLoader[Batch]:
     """A loader of `Batch`es over `table`: in order, or shuffled anew in each epoch (`set_epoch`).
 
-    `targets` (N, C), soft ones say, and `weights` (N,) take the place of the table's and of ones; see Labels.
+    `targets` (N, C), such as soft ones, replace those of the table; `weights` (N,) replace ones. See Labels.
     """
     dataset = ImageDataset(table, transform, seed, cached, targets, weights)
     return load_batches(
@@ -224,32 +235,35 @@ def load_batches(
 
 
 def set_epoch(loader: DataLoader[Batch], epoch: int, first_step: int = 0) -> None:
-    """Choose the epoch whose order and random pictures the loader yields next, and the step it begins at."""
+    """Choose the epoch whose order and random pictures the loader yields next, and the step at which it begins."""
     assert isinstance(loader.batch_sampler, EpochBatches)
     loader.batch_sampler.epoch, loader.batch_sampler.first_step = epoch, first_step
 
 
-def share_batches(loader: DataLoader[Batch], part: int, parts: int) -> None:
-    """Let the loader yield the share of `part` (from 0) of `parts`; see EpochBatches."""
+def share_batches(loader: DataLoader[Batch], process: int, num_processes: int) -> None:
+    """Let the loader yield the share of process number `process` (from 0) of `num_processes`; see EpochBatches."""
     assert isinstance(loader.batch_sampler, EpochBatches)
-    loader.batch_sampler.share = (part, parts)
+    loader.batch_sampler.share = (process, num_processes)
 
 
 def count_images(loader: DataLoader[Batch]) -> int:
-    """The number of images of an epoch of the loader; of a share that is read in order, its own."""
+    """The number of images that the loader yields in an epoch; with `shuffle` those of all processes together."""
     assert isinstance(loader.batch_sampler, EpochBatches)
-    return len(loader.batch_sampler.own)
+    return len(loader.batch_sampler.positions)
 
 
 def _outlive_termination(worker: int) -> None:
-    """The process that trains finishes its step and saves first; torch's own handler would end the worker at once."""
+    """Keep a worker alive after SIGTERM, so that the training process can finish its step and save.
+
+    torch's handler would end the worker at once.
+    """
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_await_termination, args=(os.getppid(),), daemon=True).start()
 
 
 def _await_termination(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:  # it sends one, too: when it has ended
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:  # the training process sends one, too, at its end
         signal.alarm(SECONDS_AFTER_SIGTERM)
     os._exit(0)
 

@@ -1,9 +1,10 @@
-"""Files with numbers for each image, `path,number,...` a line: a teacher's probabilities, a curriculum's weights.
+"""Files with numbers for each image: the probabilities of a teacher, the weights of a curriculum.
 
     listed = read_image_values(Path("teacher.csv"))    # .paths, .values (M, K), .names or None
     rows = match_images(listed, table.paths)    # (N,): the row of each image of a table, -1 where it has none
 
-A first line `image_path,<name>,...` names the columns, and may be missing. A path with a comma stands in quotes.
+Each line is `path,number,...`. A first line `image_path,<name>,...` names the columns; it may be missing. A path with a
+comma stands in quotes.
 """
 
 from __future__ import annotations
@@ -19,17 +20,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.files import IMAGE_EXTENSIONS, find_path, make_absolute, read_text
+from dataset.files import IMAGE_EXTENSIONS, find_path, make_absolute
 from dataset.table import Table
+from dataset.text_files import read_text
 from utils import InputError, suggest, warn
 
-HEAVIEST = 1000.0  # a larger weight is a mistake
+HEAVIEST = 1000.0  # the largest weight that a file may hold
 
 
 def read_curriculum(table: Table, file: str | Path) -> NDArray[np.float32]:
-    """(N,) the weights of the images of `table` that `file` lists; 1 for the others, of which it warns.
+    """The weight (N,) of each image of `table`: that in `file`, else 1. Warns of images that are not listed.
 
-    Raises InputError for what is wrong in the file, and where no image has a weight above 0.
+    Raises InputError for what is wrong in the file, and when no image has a weight above 0.
     """
     listed = read_image_values(file, HEAVIEST)
     if listed.values.shape[1] != 1:
@@ -47,10 +49,10 @@ def read_curriculum(table: Table, file: str | Path) -> NDArray[np.float32]:
 
 
 def read_probabilities(table: Table, files: Sequence[str | Path]) -> NDArray[np.float32]:
-    """(N, C) mean probabilities of the images of `table` over those of `files` that have them; NaN where none has.
+    """(N, C) probabilities of the images of `table`: the mean over the `files` that have them, NaN where none has.
 
-    Columns go by the names in a file's first line, or by position where it has none. Raises InputError for what is
-    wrong in a file, for classes that the table has not, and for a file of other images.
+    Columns are found by the names in a file's first line, or by position where it has no names. Raises InputError for
+    what is wrong in a file, for classes that the table does not have, and for a file of other images.
     """
     total, count = np.zeros(table.targets.shape, np.float32), np.zeros(table.targets.shape, np.float32)
     for file in files:
@@ -84,18 +86,18 @@ PATH_COLUMN = "image_path"  # what a first line with names begins with
 
 
 class ImageValues(NamedTuple):
-    """What such a file holds."""
+    """What a file holds."""
 
     file: Path
-    paths: list[str]  # from the root on
+    paths: list[str]  # absolute
     values: NDArray[np.float32]  # (M, K)
     names: tuple[str, ...] | None  # of the K columns
 
 
 def read_image_values(file: str | Path, highest: float = 1.0) -> ImageValues:
-    """Read `file`; its paths start in its folder. Numbers lie in 0...`highest`.
+    """Read `file`. Its paths are relative to its folder, its numbers lie in 0...`highest`.
 
-    Raises InputError, with the line, for anything else and for an image that stands there twice.
+    Raises InputError, with the line, for anything else and for an image that is listed twice.
     """
     import pandas as pd
 
@@ -114,7 +116,7 @@ def read_image_values(file: str | Path, highest: float = 1.0) -> ImageValues:
             na_filter=False,
             low_memory=False,
         )
-    except ValueError as error:  # pandas' own are ValueErrors
+    except ValueError as error:  # the errors of pandas are ValueErrors
         raise _explain(file, text, highest) from error
     values = frame.iloc[:, 1:].to_numpy(np.float32)
     within = (values >= 0) & (values <= highest)  # NaN is not
@@ -132,21 +134,22 @@ def _explain(file: Path, text: str, highest: float) -> InputError:
     width, seen = 0, {}
     try:
         for row in reader:
-            here, path = f"{file}:{reader.line_num}:", row[0] if row else ""
+            where = f"{file}:{reader.line_num}:"
             if not row:
                 continue
-            is_header, width = not width and path == PATH_COLUMN, width or len(row)
+            is_header = not width and row[0] == PATH_COLUMN
+            width = width or len(row)
             if is_header:
                 continue
             if width < 2 or len(row) != width:
-                return InputError(f"{here} {len(row)} columns where {max(width, 2)} are expected: path,number,...")
+                return InputError(f"{where} {len(row)} columns where {max(width, 2)} are expected: path,number,...")
             for cell in row[1:]:
                 if not _is_within(cell, highest):
-                    return InputError(f"{here} {cell!r} is no number between 0 and {highest:g}")
-            whole = find_path(str(file.parent), path)
-            if whole in seen:
-                return InputError(f"{here} {path} stands on line {seen[whole]} already: remove one")
-            seen[whole] = reader.line_num
+                    return InputError(f"{where} {cell!r} is no number between 0 and {highest:g}")
+            path = find_path(str(file.parent), row[0])
+            if path in seen:
+                return InputError(f"{where} {row[0]} stands on line {seen[path]} already: remove one")
+            seen[path] = reader.line_num
     except csv.Error as error:
         return InputError(f"{file}:{reader.line_num}: {error}: this is not CSV; a path with a comma goes in quotes")
     return InputError(f"{file} lists no image: expected path,number,... a line")
@@ -160,15 +163,15 @@ def _is_within(cell: str, highest: float) -> bool:
 
 
 def match_images(listed: ImageValues, paths: Sequence[str]) -> NDArray[np.intp]:
-    """(N,) the row in `listed` of each image of `paths`, -1 where there is none.
+    """(N,) the row in `listed` of each image of `paths`, -1 where it is not listed.
 
-    They belong together by their whole paths. Where that is so of no image, the pictures lie in another place than
-    when the file was made: then by an end of their paths, `name`, `folder/name` and so on, without the ending, that no
-    other line and no other image has. Raises InputError where that finds none either.
+    An image is found by its whole path. Where that finds no image at all, the images have moved since the file was
+    made. They are then found by the ends of their paths (`name`, then `folder/name` and so on, without the extension)
+    where only one line and only one image has such an end. Raises InputError where that finds none either.
     """
     row_of = {path: row for row, path in enumerate(listed.paths)}
-    here = str(Path.cwd())
-    rows = np.array([row_of.get(find_path(here, path), -1) for path in paths], dtype=np.intp)
+    folder = str(Path.cwd())
+    rows = np.array([row_of.get(find_path(folder, path), -1) for path in paths], dtype=np.intp)
     if (rows < 0).all():
         rows = _match_ends(listed.paths, paths)
     if (rows < 0).all():
@@ -180,7 +183,8 @@ def match_images(listed: ImageValues, paths: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _match_ends(listed: Sequence[str], paths: Sequence[str]) -> NDArray[np.intp]:
-    lines, images = ([_split(path) for path in side] for side in (listed, paths))
+    """(N,) the row in `listed` of each of `paths` by the end of its path, -1 where it is missing or not unique."""
+    lines, images = [_split(path) for path in listed], [_split(path) for path in paths]
     rows = np.full(len(paths), -1, dtype=np.intp)
     waiting = list(range(len(paths)))
     for length in range(1, max(map(len, images)) + 1):
@@ -200,7 +204,7 @@ def _match_ends(listed: Sequence[str], paths: Sequence[str]) -> NDArray[np.intp]
 
 
 def _split(path: str) -> tuple[str, ...]:
-    """The parts of a path, the last without the ending of an image file."""
+    """The folders and the name of a path, the name without the extension of an image."""
     *folders, name = Path(path).parts
     stem, ending = os.path.splitext(name)
     return (*folders, stem if ending.lower() in IMAGE_EXTENSIONS else name)

@@ -1,4 +1,13 @@
-"""Divides a table into two with the same share of each label; whole sources stay together."""
+"""Divides a table into two with the same share of each label; whole sources stay together.
+
+    train, val = split_table(table, 0.1, seed=0)
+    Console().print(describe_split({"train": train, "val": val}))
+
+Images are shared out as in iterative stratification (Sechidis et al. 2011), those with the rarest label first. But all
+labels of an image decide, not the rarest alone: it is chosen where that makes the chi-square distance smaller, which
+lies between the labels of the images chosen so far and the share of all labels seen so far. Swaps of single images then
+reduce the distance further.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +17,37 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Group
+from rich.table import Table as Grid
 
 from dataset.table import Table
 from utils import InputError
 
-EPSILON = 1e-9  # differences below are rounding, which other processors do otherwise
-MAX_SWAPS = 100  # a handful is the rule
+EPSILON = 1e-9  # smaller differences come from rounding, which is not the same on all processors
+MAX_SWAPS = 100  # a handful is usual
 
 
 def split_table(table: Table, share: float, seed: int, groups: Sequence[str] | None = None) -> tuple[Table, Table]:
-    """(rest, part): `part` has `share` of the images and of each label's positives; the same for the same seed.
+    """(rest, chosen): `chosen` has `share` of the images and of each label's positives; the same for the same seed.
 
-    Images of one of `groups` (those of the table where it has any; "" is none) stay together. Without groups the
-    number of images is exact; with them it comes after the labels. Raises InputError for a side of fewer than 2.
+    Images of one group stay together; `groups` are those of the table unless they are given, "" is no group. Without
+    groups the number of images is exact; with groups the labels matter more. Raises InputError where a side would have
+    fewer than 2 images.
     """
     none = np.zeros(0, dtype=bool)
-    chosen = choose_rows(table.targets, share, seed, groups or table.groups) if len(table) else none
-    rest, part = np.flatnonzero(~chosen), np.flatnonzero(chosen)
-    if min(len(rest), len(part)) < 2:
+    is_chosen = choose_rows(table.targets, share, seed, groups or table.groups) if len(table) else none
+    rest, chosen = np.flatnonzero(~is_chosen), np.flatnonzero(is_chosen)
+    if min(len(rest), len(chosen)) < 2:
         raise InputError(
-            f"a share of {share:g} of {len(table)} images (VAL_SPLIT, or a percentage of split) leaves {len(part)} on "
-            f"one side and {len(rest)} on the other: each needs at least 2"
+            f"a share of {share:g} of {len(table)} images (VAL_SPLIT, or a percentage of split) leaves {len(chosen)} "
+            f"on one side and {len(rest)} on the other: each needs at least 2"
         )
-    return table.select(rest), table.select(part)
+    return table.select(rest), table.select(chosen)
 
 
 def choose_rows(
     targets: NDArray[np.int8], share: float, seed: int, groups: Sequence[str] | None = None
 ) -> NDArray[np.bool_]:
-    """Which rows of `targets` (N, C) are in the part, (N,)."""
+    """(N,) bool: which rows of `targets` (N, C) are chosen. A unit is a group, or an image without one."""
     strata = make_strata(targets)
     totals = strata.sum(axis=0)
     unit_of, counts = np.arange(len(strata)), strata.astype(np.float32)
@@ -51,7 +62,7 @@ def choose_rows(
     counts, sizes = counts[order], sizes[order]
 
     weights = 1 / np.maximum(totals, 1)
-    owed = np.zeros(len(totals))  # images of each stratum that the part lacks; below 0: has too many
+    owed = np.zeros(len(totals))  # images of each stratum that are still to be chosen; below 0: too many are
     chosen = np.zeros(len(counts), dtype=bool)
     for unit, row in enumerate(counts):
         owed += np.float64(share) * row
@@ -64,7 +75,7 @@ def choose_rows(
         chosen[unit] = not chosen[unit]
 
     def find_move(into: bool, allowed: NDArray[np.bool_]) -> tuple[np.intp, float]:
-        """The unit whose move into the part, or out of it, adds least to the distance, and what it adds."""
+        """The unit whose move adds least to the distance, and what it adds; `into` the chosen ones, or out of them."""
         added = (squares + (-2 if into else 2) * np.einsum("uk,k->u", counts, owed * weights)).round(9)
         added[(chosen == into) | ~allowed] = np.inf
         unit = added.argmin()
@@ -74,7 +85,7 @@ def choose_rows(
     surplus = int(sizes[chosen].sum()) - round(share * len(strata))
     while surplus:
         unit, added = find_move(surplus < 0, sizes <= abs(surplus))
-        if np.isinf(added):  # what remains is a group, and too large
+        if np.isinf(added):  # only groups that are too large remain
             break
         surplus += int(sizes[unit] if surplus < 0 else -sizes[unit])
         move(unit)
@@ -90,9 +101,10 @@ def choose_rows(
 
 
 def make_strata(targets: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """(N, K): what is to be shared out evenly. The last column is every image.
+    """(N, K) bool: which images are in each of the K sets that are to be shared out evenly.
 
-    An unknown label is neither present nor absent, so a class that has any is balanced in both.
+    These are the images with each class, those without any class, and last all images. A class with unknown labels
+    also has the set of images that certainly lack it, since unknown is neither present nor absent.
     """
     present, unknown = targets == 1, targets < 0
     absent = (targets == 0)[:, unknown.any(axis=0)]
@@ -100,7 +112,7 @@ def make_strata(targets: NDArray[np.int8]) -> NDArray[np.bool_]:
 
 
 def number_groups(groups: Sequence[str]) -> NDArray[np.intp]:
-    """0, 1, ... for each row's group, (N,); a row without one ("") is a group of its own."""
+    """(N,) the number of each row's group: 0, 1, ...; a row without a group ("") gets a number that no other has."""
     names = np.array(groups)
     alone = names == ""
     _, numbers = np.unique(names, return_inverse=True)
@@ -109,37 +121,34 @@ def number_groups(groups: Sequence[str]) -> NDArray[np.intp]:
 
 
 class Deviation(NamedTuple):
-    """How many positives of a class a part has, and how many its share of the images would make."""
+    """How many positives of a class a split has, and how many are expected of its share of the images."""
 
-    part: str
+    split: str
     name: str
     found: int
     expected: float
 
     def __str__(self) -> str:
         percent = 100 * (self.found / self.expected - 1) if self.expected else 0.0
-        return f"{self.name} in {self.part}: {self.found} instead of {self.expected:.1f} ({percent:+.1f} %)"
+        return f"{self.name} in {self.split}: {self.found} instead of {self.expected:.1f} ({percent:+.1f} %)"
 
 
-def measure_deviations(parts: Mapping[str, Table]) -> list[Deviation]:
-    """The deviation of each class in each part, the most surprising (difference / sqrt(expected)) first."""
-    positives = {part: (table.targets == 1).sum(axis=0) for part, table in parts.items()}
-    totals, num_images = np.sum(list(positives.values()), axis=0), sum(map(len, parts.values()))
+def measure_deviations(splits: Mapping[str, Table]) -> list[Deviation]:
+    """The deviation of each class in each split, the most surprising (difference / sqrt(expected)) first."""
+    positives = {split: (table.targets == 1).sum(axis=0) for split, table in splits.items()}
+    totals, num_images = np.sum(list(positives.values()), axis=0), sum(map(len, splits.values()))
     deviations = [
-        Deviation(part, name, int(found), float(total * len(table) / num_images))
-        for part, table in parts.items()
-        for name, found, total in zip(table.classes, positives[part], totals, strict=True)
+        Deviation(split, name, int(found), float(total * len(table) / num_images))
+        for split, table in splits.items()
+        for name, found, total in zip(table.classes, positives[split], totals, strict=True)
     ]
     return sorted(deviations, key=lambda d: -abs(d.found - d.expected) / max(d.expected, EPSILON) ** 0.5)
 
 
-def describe_split(parts: Mapping[str, Table]) -> Group:
-    """What to print: positives of each class in each part, and the largest deviation."""
-    from rich.console import Group
-    from rich.table import Table as Grid
-
-    grid = Grid("images that show", *parts)
-    tables = list(parts.values())
+def describe_split(splits: Mapping[str, Table]) -> Group:
+    """What to print of {split: table}: the positives of each class in each split, and the largest deviation."""
+    grid = Grid("images that show", *splits)
+    tables = list(splits.values())
     for index, name in enumerate(tables[0].classes):
         grid.add_row(name, *(str((table.targets[:, index] == 1).sum()) for table in tables))
     grid.add_row("none of these", *(str((~(table.targets == 1).any(axis=1)).sum()) for table in tables))
@@ -147,4 +156,4 @@ def describe_split(parts: Mapping[str, Table]) -> Group:
     grid.add_row("images", *(str(len(table)) for table in tables))
     for column in grid.columns[1:]:
         column.justify = "right"
-    return Group(grid, f"largest deviation: {measure_deviations(parts)[0]}")
+    return Group(grid, f"largest deviation: {measure_deviations(splits)[0]}")

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 
 from utils import InputError
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True)
 class Table:
     """A data set: file paths, an (N, C) int8 matrix (1 present, 0 absent, -1 unknown), C class names.
 
-    `groups`, where there are any, name each image's source, "" where none is known: images of one source belong into
-    one split.
+    `groups` name each image's source, "" where it is not known; None where no image has one. Images of one source
+    belong into one split.
     """
 
     paths: list[str]
@@ -35,7 +37,7 @@ class Table:
         return Table([self.paths[i] for i in indices], self.targets[np.asarray(indices, int)], self.classes, groups)
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with any class, file name, label or group; not with the folder."""
+        """16 hexadecimal digits that change with any class, file name, label or group, but not with the folder."""
         text = "\n".join([*self.classes, "", *map(os.path.basename, self.paths), *(self.groups or ())])
         digest = hashlib.sha256(text.encode(errors="surrogateescape"))
         digest.update(np.ascontiguousarray(self.targets).tobytes())
@@ -68,25 +70,24 @@ def drop_repeats(table: Table) -> Table:
 
 
 def map_classes(
-    table: Table, classes: Sequence[str], here: str = "of the data set", there: str = "of the model"
+    table: Table, classes: Sequence[str], whose: str = "of the data set", expected: str = "of the model"
 ) -> Table:
     """`table` with its columns in the order of `classes`, which name the same classes.
 
-    Raises InputError with what either side lacks, where `here` and `there` say whose names these are.
+    Raises InputError with the names that only one side has; `whose` are those of the table, `expected` is whose
+    `classes` are.
     """
     if table.classes == tuple(classes):
         return table
-    lists = [
-        f"only {side}: {_shorten(names)}"
-        for side, names in (
-            (here, [name for name in table.classes if name not in set(classes)]),
-            (there, [name for name in classes if name not in set(table.classes)]),
-        )
-        if names
+    only_table = [name for name in table.classes if name not in set(classes)]
+    only_expected = [name for name in classes if name not in set(table.classes)]
+    differences = [
+        f"only {side}: {_shorten(names)}" for side, names in ((whose, only_table), (expected, only_expected)) if names
     ]
-    if lists:
+    if differences:
         raise InputError(
-            f"the {len(table.classes)} classes {here} and the {len(classes)} {there} differ; {'; '.join(lists)}"
+            f"the {len(table.classes)} classes {whose} and the {len(classes)} {expected} differ; "
+            f"{'; '.join(differences)}"
         )
     column_of = {name: column for column, name in enumerate(table.classes)}
     order = [column_of[name] for name in classes]

@@ -75,7 +75,7 @@ def test_grad_cam_weighs_channels_by_their_mean_gradient() -> None:
         expected = np.zeros((3, 3))
         for channel in range(4):
             expected += weight.numpy()[label, channel].mean() * features.numpy()[0, channel]
-        np.testing.assert_allclose(values, np.maximum(expected, 0), rtol=1e-12)
+        np.testing.assert_allclose(values, np.maximum(expected, 0), rtol=1e-12, atol=1e-14)
     assert (found > 0).any()
 
 
@@ -90,7 +90,7 @@ def test_grad_cam_plus_plus_is_the_formula_of_the_paper(method: str) -> None:
         denominator = 2 * g**2 + a.sum() * g**3  # eq. 19
         alpha = np.divide(g**2, denominator, out=np.zeros_like(g), where=denominator != 0)
         expected += (alpha * np.maximum(g, 0)).sum() * a  # eq. 5
-    np.testing.assert_allclose(found, np.maximum(expected, 0), rtol=1e-12)
+    np.testing.assert_allclose(found, np.maximum(expected, 0), rtol=1e-12, atol=1e-14)
 
 
 def test_grad_cam_plus_plus_stays_finite_where_features_are_negative() -> None:
@@ -123,7 +123,7 @@ def test_cam_is_the_weights_combination_of_features(make: Callable[[int, int], n
         assert isinstance(head, Linear)
         weight = head.weight.detach().numpy()
     expected = np.array([sum(weight[c, d] * features.numpy()[0, d] for d in range(6)) for c in range(4)])
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
     with torch.no_grad():  # the mean of a map is the logit but for a constant
         constant = model.head(torch.zeros_like(features))[0]
         np.testing.assert_allclose(found.mean(axis=(1, 2)), (model(IMAGE[None])[0] - constant).numpy(), rtol=1e-9)

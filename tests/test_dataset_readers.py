@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import struct
 import subprocess
@@ -239,7 +240,7 @@ def test_bad_images_are_left_out_and_named(
     assert message.count("\n") == 1
 
     tried = []
-    monkeypatch.setattr(decoding, "decode_image", tried.append)
+    monkeypatch.setattr(bad_images, "decode_image", tried.append)
     assert bad_images.leave_out_bad_images(table, tmp_path / "cache")[1] == bad
     assert not tried, "the same files are not tried again"
     Path(table.paths[3]).write_bytes(b"changed")
@@ -478,6 +479,22 @@ def test_training_never_sees_a_batch_of_one(num_images: int, batch_size: int) ->
     in_order = loading.EpochBatches(num_images, batch_size, shuffle=False, seed=0)
     assert [key for batch in in_order for key in batch] == list(range(num_images))
     assert len(list(in_order)) == len(in_order)
+
+
+def test_the_example_of_two_processes() -> None:
+    """What EpochBatches says of 10 keys in batches of 4; a process may also be left without any image."""
+    drawn = {}
+    for shuffle, process in itertools.product((False, True), (0, 1)):
+        batches = loading.EpochBatches(10, 4, shuffle, seed=0)
+        batches.share = (process, 2)
+        drawn[shuffle, process] = list(batches)
+    assert drawn[False, 0] == [[0, 1, 2, 3], [4]]
+    assert drawn[False, 1] == [[5, 6, 7, 8], [9]]
+    assert [[len(batch) for batch in drawn[True, process]] for process in (0, 1)] == [[2, 3], [2, 3]]
+    assert sorted(key for process in (0, 1) for batch in drawn[True, process] for key in batch) == list(range(10))
+    single = loading.EpochBatches(1, 4, shuffle=False, seed=0)
+    single.share = (0, 2)
+    assert (len(single), list(single)) == (0, [])
 
 
 def test_an_unreadable_image_in_a_worker_is_one_line(dataset: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_models import make_random_model
+from random_models import choose_thresholds, make_random_model
 from torch import Tensor, nn
 
 import config
@@ -45,17 +45,22 @@ def paths(photographs: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def checkpoint(photographs: Path, paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random network of the photographs' 18 classes, each threshold amid its class's probabilities."""
+    """A random network of the photographs' 18 classes, each threshold amid its class's probabilities, near to none."""
     classes = (photographs / "coco18-dev" / "classes.txt").read_text().split("\n")
     classes = [name for name in classes if name]
     torch.manual_seed(0)
     model = make_random_model("test_resnet", num_classes=len(classes))
     transform = augmentations.make_eval_transform("squash", 64)
     with torch.no_grad():
-        probabilities = model(torch.stack([predictor.read_image(path, transform) for path in paths[:40]])).sigmoid()
-    thresholds = probabilities.sort(dim=0).values[19:21].mean(dim=0)
+        probabilities = model(torch.stack([predictor.read_image(path, transform) for path in paths[:200]])).sigmoid()
     values = {"model_name": "test_resnet", "head": "linear_bn", "image_size": 64, "resize_rule": "squash"}
-    values |= {"classes": classes, "thresholds": thresholds.tolist(), "best_threshold": 0.4, "best_f1": 0.5, "epoch": 3}
+    values |= {
+        "classes": classes,
+        "thresholds": choose_thresholds(probabilities),
+        "best_threshold": 0.4,
+        "best_f1": 0.5,
+        "epoch": 3,
+    }
     calibration = {"platt": {name: numbers[: len(classes)] for name, numbers in CALIBRATION["platt"].items()}}
     path = tmp_path_factory.mktemp("checkpoint") / "random.pt"
     checkpoints.save(path, {"model_state": model.state_dict(), "calibration": calibration} | values)

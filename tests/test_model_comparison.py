@@ -41,7 +41,10 @@ def test_csv_holds_a_row_for_each_backbone_and_head(capsys: pytest.CaptureFixtur
         assert float(row["forward_ms_batch_2"]) > 0
 
 
-def test_a_network_of_another_size_is_compared_at_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_of_another_size_is_compared_at_its_own(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     model_comparison.main(["efficientformer_l1", "--IMAGE_SIZE", "64", "--BATCH_SIZES", "1", "--markdown"])
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

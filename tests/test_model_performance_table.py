@@ -232,7 +232,7 @@ def test_mean_says_over_what_it_is_taken(show: Any) -> None:
     text = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER,TRAIN_BATCH_SIZE", "--GROUP_MODE", "mean")
     assert "6 runs in 5 groups: mean ± sample standard deviation; " in text  # the groups of one run have a SEED
     text = show("--GROUP_BY_COLUMNS", "HEAD", "--GROUP_MODE", "mean")
-    assert "mean ± sample standard deviation over MODEL_NAME, TRAIN_BATCH_SIZE, OPTIMIZER, SEED; sorted" in text
+    assert "mean ± sample standard deviation over MODEL_NAME, TRAIN_BATCH_SIZE, SEED, OPTIMIZER; sorted" in text
 
 
 def test_mean_equals_that_of_pandas(show: Any, root: Path) -> None:
@@ -313,9 +313,9 @@ def test_long_names_are_broken_after_underscores() -> None:
 
 def test_default_columns_are_metrics_what_differs_and_the_run(show: Any) -> None:
     lines = show(width=120).splitlines()
-    shown = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "OPTIMIZER", "SEED", "run"]
+    shown = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "run"]
     assert lines[0].split() == shown
-    assert lines[2].split() == ["0.70", "0.72", "0.67", "0.69", "5", "resnet18", "32", "sgd", "1", "b"]
+    assert lines[2].split() == ["0.70", "0.72", "0.67", "0.69", "5", "resnet18", "32", "1", "sgd", "b"]
     grouped = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER").splitlines()
     assert grouped[0].split() == ["model_name", "OPTIMIZER", *shown[:5], "TRAIN_BATCH_SIZE", "SEED", "run"]
     assert grouped[4].split() == ["resnet18", "adam", "0.60", "0.66", "0.61", "0.63", "7", "64", "2", "c"]
@@ -335,7 +335,7 @@ def test_what_all_runs_share_stands_below(show: Any) -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_table_fits_the_terminal(show: Any, width: int) -> None:
-    columns = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "OPTIMIZER", "SEED", "run"]
+    columns = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "run"]
     lines = show(width=width).splitlines()
     assert max(map(len, lines)) <= width
     top = next(index for index, line in enumerate(lines) if line.startswith("─"))

@@ -91,12 +91,12 @@ def test_any_listed_name_can_be_built() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_cut_network_computes_what_the_whole_one_did_and_learns(name: str) -> None:
     """Pooled features times the original classifier give the original logits: nothing was lost in cutting."""
-    network = make_whole(name, 64)
+    network = make_whole(name, 64).double()
     state = {key: value.clone() for key, value in network.state_dict().items()}
-    pixels = torch.randn(2, 3, 64, 64)
+    pixels = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = network(pixels)
-        model = models_factory.make_model(name, 5, head="linear", image_size=64).eval()
+        model = models_factory.make_model(name, 5, head="linear", image_size=64).double().eval()
         backbone = model.backbone
         target: nn.Module = getattr(backbone, "network", backbone)
         target.load_state_dict({key: state[key] for key in target.state_dict()})
@@ -105,7 +105,7 @@ def test_the_cut_network_computes_what_the_whole_one_did_and_learns(name: str) -
             logits = heads.pool(network.get_submodule("classifier")(backbone(pixels)))
         else:
             logits = find_classifier(network)(features)
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
     assert_all_learns(model)
 
 
@@ -180,11 +180,11 @@ def test_vgg_keeps_its_hidden_layers() -> None:
 
 
 def test_normalisation_is_the_first_layer() -> None:
-    model = models_factory.make_model("resnet18", 3, image_size=64).eval()
-    scaled = functional.normalize(IMAGES.float() / 255, list(backbones.IMAGENET_MEAN), list(backbones.IMAGENET_STD))
+    model = models_factory.make_model("resnet18", 3, image_size=64).double().eval()
+    scaled = functional.normalize(IMAGES.double() / 255, list(backbones.IMAGENET_MEAN), list(backbones.IMAGENET_STD))
     with torch.no_grad():
-        torch.testing.assert_close(model(IMAGES), model.head(model.backbone(scaled)), rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(model(IMAGES), model(IMAGES.float()))
+        torch.testing.assert_close(model(IMAGES), model.head(model.backbone(scaled)), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(model(IMAGES), model(IMAGES.double()))
 
 
 def test_frozen_backbone_keeps_weights_and_statistics() -> None:

@@ -96,7 +96,7 @@ def test_scripts_and_verbs_exist(meaning: str) -> None:
         if script != "x.py":  # any recipe
             assert (ROOT / script).is_file()
         if script == "dataset_tools.py":
-            assert f'"{verb}": {verb}' in (ROOT / script).read_text(encoding="utf-8")
+            assert f'"{verb}": run_{verb}' in (ROOT / script).read_text(encoding="utf-8")
 
 
 def test_networks_exist() -> None:

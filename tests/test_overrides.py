@@ -485,7 +485,7 @@ def test_help_of_a_script_shows_its_own_constants_and_names_what_else_it_reads(
 ) -> None:
     path = tmp_path / "other_script.py"
     path.write_text(
-        "import config\nimport checkpoints\n# ---- Own ----\nDEPTH: int = 3  # of it\n"
+        "import config\nfrom models import checkpoints\n# ---- Own ----\nDEPTH: int = 3  # of it\n"
         "def main():\n    import serving\n    return config.SEED, config.COLOR_JITTER, config.TEST_IMAGES_DIR\n"
     )
     text = read_help(capsys, "--help", script=import_file(path, "other_script"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import seed_as_the_product
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
@@ -51,7 +52,7 @@ def read_pixels(path: str, mean: tuple[float, ...], std: tuple[float, ...]) -> t
 
 
 def make_initial_network(task: Task) -> torch.nn.Sequential:
-    torch.manual_seed(task.seed)
+    seed_as_the_product(task.seed)
     return make_network(task)[0]
 
 
@@ -169,7 +170,7 @@ def test_fastai_run(task: Task) -> None:
     frozen = replace(task, unfrozen_epochs=0)
     with_fastai.train(frozen)
     after = with_fastai.fastai.load_learner(frozen.checkpoint).model.state_dict()
-    torch.manual_seed(task.seed)
+    seed_as_the_product(task.seed)
     before = make_network(task)[0].state_dict()
     assert torch.equal(before["0.features.0.0.weight"], after["0.features.0.0.weight"])
     assert not torch.equal(before["1.linear.weight"], after["1.linear.weight"])

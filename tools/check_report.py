@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,9 +27,6 @@ from tools.findings import Finding, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    pass
-    pass
 
 Place = tuple[str, int]  # split and row of its table
 

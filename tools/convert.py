@@ -2,10 +2,10 @@
 
     convert("~/coco", "auto", "mlcls", "~/coco-mlcls")
 
-Every label, unknown ones too, every class name and the names of the images stay what they are, so that converting
-back gives the same table. Groups stay in a csv only. Images are linked (a hard link where the file system lets them
-share their bytes, else a symbolic one) or copied, into shards and out of them always copied; lists that are replaced
-stay beside the new ones as `.bak`.
+Every label (unknown ones too), every class name and the names of the images stay what they are, so that converting
+back gives the same table. Only a csv keeps groups. Images are linked or copied: with a hard link where the file system
+has them, else with a symbolic one. Into shards and out of them they are always copied. Lists that are replaced stay
+beside the new ones as `.bak`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute
-from dataset.formats.base import SPLITS, Format, ReadOptions
-from dataset.table import Table, map_classes
+from dataset.formats.base import Format, ReadOptions
+from dataset.table import SPLITS, Table, map_classes
 from dataset.tar_shards import read_bytes, split_member
 from dataset_readers import find_format, find_formats, recognise_format
 from utils import InputError, Progress
@@ -60,7 +60,7 @@ def convert_dataset(
         raise InputError(f"{root} has no split of format {format}")
     names = {split: find_names(table, source, root, split) for split, table in tables.items()}
     if _share_a_folder(target) and need_split_folders(names):
-        names = {split: [f"{split}/{name}" for name in some] for split, some in names.items()}
+        names = {split: [f"{split}/{name}" for name in split_names] for split, split_names in names.items()}
     names = {split: target.name_images(table, names[split]) for split, table in tables.items()}
     places = {
         f"{output}{os.sep}{target.images_folder(split)}{os.sep}{name}": path
@@ -81,7 +81,7 @@ def find_names(table: Table, format: Format, root: Path, split: str) -> list[str
         members = [member[1] for member in map(split_member, table.paths) if member]
         return format.shorten_names(table, members)
     folder = f"{root}{os.sep}{format.images_folder(split)}{os.sep}"
-    if not all(path.startswith(folder) for path in table.paths):  # not a layout as it is written here
+    if not all(path.startswith(folder) for path in table.paths):  # not the layout that this program writes
         folder = os.path.join(os.path.commonpath([str(Path(path).parent) for path in table.paths]), "")
     names = format.shorten_names(table, [path[len(folder) :] for path in table.paths])
     if _share_a_folder(format) and _lie_in(split, names):
@@ -90,16 +90,20 @@ def find_names(table: Table, format: Format, root: Path, split: str) -> list[str
 
 
 def _share_a_folder(format: Format) -> bool:
+    """Whether all splits have their images in one folder."""
     return format.images_folder("train") == format.images_folder("test")
 
 
 def need_split_folders(names: dict[str, list[str]]) -> bool:
     """Whether the images of all splits, put into one folder, must lie in a sub-folder of their split."""
-    together = [name for some in names.values() for name in some]
-    return len(set(together)) < len(together) or any(_lie_in(split, some) for split, some in names.items())
+    together = [name for split_names in names.values() for name in split_names]
+    if len(set(together)) < len(together):
+        return True
+    return any(_lie_in(split, split_names) for split, split_names in names.items())
 
 
 def _lie_in(split: str, names: Iterable[str]) -> bool:
+    """Whether all names begin with a folder that is called like the split."""
     return all(name.startswith(f"{split}/") for name in names)
 
 
@@ -143,8 +147,8 @@ def place_image(source: str, target: str, copy: bool) -> None:
             raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
         return
     if os.path.lexists(target):
-        here, there = Path(source).stat(), Path(target).stat()
-        if os.path.samestat(here, there) or (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns):
+        old, new = Path(target).stat(), Path(source).stat()
+        if os.path.samestat(old, new) or (old.st_size, old.st_mtime_ns) == (new.st_size, new.st_mtime_ns):
             return
         raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
     source = os.path.realpath(source)

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from evaluation.palette import LIGHT
 from evaluation.pictures import save_figure, style_axes
 from tensorboard_logging import Record

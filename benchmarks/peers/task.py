@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 if TYPE_CHECKING:  # reading a task takes no torch
     from torch import nn
 

@@ -1,4 +1,4 @@
-"""What an annotation format is: how it is recognised, read into a table, and written from one."""
+"""What an annotation format is: the object that each file of this folder ends with."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.files import make_absolute
-from dataset.table import Table
+from dataset.table import SPLITS, Table
 from utils import InputError
 
-SPLITS = ("train", "val", "test")
+__all__ = ["SPLITS", "Format", "ReadOptions", "SplitSource"]
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What reading some of the formats depends on."""
+    """Options of single formats, which the constants set."""
 
     separator: str = ";"  # csv: between the names in the column `labels`
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present
@@ -26,7 +26,7 @@ class ReadOptions:
 
 
 class SplitSource(NamedTuple):
-    """What a reader reads: the split of the data set in `root`; the rest as in `Format.read`."""
+    """What a format's `reader` is given: the split of the data set in `root`; the rest as in `Format.read`."""
 
     root: Path
     split: str
@@ -36,20 +36,30 @@ class SplitSource(NamedTuple):
     options: ReadOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
-    """One annotation format; `images_folder(split)` is where it has a split's images when it is written here.
+    """Everything that the rest of the program needs to know about one annotation format."""
 
-    With `in_shards`, images are no files of their own: the writer packs those at the table's paths.
-    """
-
-    list_splits: Callable[[Path], list[str]]
+    expects: str  # what lies in a folder of this format; the error for an unknown folder says it
+    list_splits: Callable[[Path], list[str]]  # (root); a folder without splits is no data set of this format
     reader: Callable[[SplitSource], Table]
-    writer: Callable[[Table, Path, str, list[str]], None]
-    images_folder: Callable[[str], str]
+    writer: Callable[[Table, Path, str, list[str]], None]  # (table, root, split, image names)
+    files_of_split: Callable[[Path, str], list[Path]]  # (root, split): files and folders; some may not exist
+
+    images_in: str = "images/{split}"  # where the images lie when a split is written
+    in_shards: bool = False  # images are no files of their own: `writer` packs those at the table's paths
     name_images: Callable[[Table, list[str]], list[str]] = lambda table, names: names
-    shorten_names: Callable[[Table, list[str]], list[str]] = lambda table, names: names  # undoes name_images
-    in_shards: bool = False
+    shorten_names: Callable[[Table, list[str]], list[str]] = lambda table, names: names  # undoes `name_images`
+
+    precedence: int = 0  # where several formats fit a folder, those with the highest number are meant
+    known_by_labels_dir: bool = False  # a folder of labels at another place says that the data set has this format
+    takes_folders: bool = False  # `read` takes `images_dir` and `labels_dir`
+    split_by_folder: bool = False  # where an image lies says its split: to change it, the image must move
+    splits_share_files: bool = False  # one file may hold several splits: to replace one, all are written anew
+
+    def images_folder(self, split: str) -> str:
+        """Where the images of `split` lie when it is written, from the data set's folder on."""
+        return self.images_in.format(split=split)
 
     def recognise(self, root: Path) -> bool:
         """Whether `root` looks like a data set in this format."""
@@ -66,7 +76,7 @@ class Format:
     ) -> Table:
         """The table of one split, sorted by path. Raises InputError, with file and line, for what is wrong.
 
-        `images_dir` and `labels_dir` replace the folders that coco_cls and coco_json would look in, `classes` are the
+        `images_dir` and `labels_dir` replace the usual folders, in a format that takes them. `classes` are the class
         names where the data set does not bring its own.
         """
         root = make_absolute(root)
@@ -78,8 +88,8 @@ class Format:
     def write(self, table: Table, root: Path, split: str, image_names: list[str]) -> None:
         """Write the labels of a split, and the class names; replaced lists stay beside the new ones as `.bak`.
 
-        `image_names` are the images' paths within `images_folder(split)`, where the caller places them, as
-        `name_images(table, names)` gives them; that raises InputError for what the format cannot hold.
+        `image_names` are the images' paths within `images_folder(split)`, as `name_images(table, names)` gives them.
+        The caller places the images there. Raises InputError for what the format cannot hold.
         """
         if self.name_images(table, self.shorten_names(table, image_names)) != image_names:
             raise InputError(f"{root}: the images of {split} do not lie in a folder of their class each")

@@ -7,35 +7,41 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dataset.files import find_line, read_json
-from dataset.formats.base import SplitSource
-from dataset.formats.rows import Rows, find_class, images_in_splits, mark, require_unique, write_json
-from dataset.table import Table
+from dataset.class_names import find_class, name_labels, require_unique
+from dataset.formats.base import Format, SplitSource
+from dataset.label_values import mark_columns
+from dataset.rows import Rows
+from dataset.table import SPLITS, Table
+from dataset.text_files import JsonLine, read_json, write_json
 from utils import InputError
 
 
-def read_classes_json(source: SplitSource) -> Table:
+def list_splits(root: Path) -> list[str]:
+    return [split for split in SPLITS if (root / f"{split}.json").is_file()]
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return [root / f"{split}.json"]
+
+
+def read(source: SplitSource) -> Table:
     file = source.root / f"{source.split}.json"
     data, text = read_json(file)
     if not (isinstance(data, dict) and isinstance(data.get("classes"), list) and isinstance(data.get("images"), list)):
         raise InputError(f'{file}: expected {{"classes": [...], "images": [[path, [names]], ...]}}')
-    names = require_unique(data["classes"], lambda index: f"{file}:{find_line(text, data['classes'][index], 2)}")
-    columns = {name: column for column, name in enumerate(names)}
-    rows = Rows(file.parent, source.root, names)
+    classes = require_unique(data["classes"], lambda index: str(JsonLine(file, text, data["classes"][index], 2)))
+    columns = {name: column for column, name in enumerate(classes)}
+    rows = Rows(file.parent, source.root, classes)
     seen: Counter[str] = Counter()
     for number, entry in enumerate(data["images"], start=1):
         if not is_entry(entry):
             raise InputError(f"{file}: image {number} is {str(entry)[:80]}, not [path, [names], [unknown names]?]")
-        path, *lists = entry
+        path, present_names, unknown_names = entry if len(entry) == 3 else (*entry, [])
         seen[path] += 1
-
-        def where(path: str = path, occurrence: int = seen[path]) -> str:
-            return f"{file}:{find_line(text, path, occurrence)}"
-
-        present, unknown = ([find_class(n.strip(), columns, where) for n in some] for some in (*lists, [])[:2])
-        rows.add(path, mark(present, unknown, len(names), where), where)
+        where = JsonLine(file, text, path, seen[path])
+        present = [find_class(name.strip(), columns, where) for name in present_names]
+        unknown = [find_class(name.strip(), columns, where) for name in unknown_names]
+        rows.add(path, mark_columns(present, unknown, len(classes), where), where)
     return rows.make_table(file)
 
 
@@ -49,10 +55,19 @@ def is_entry(entry: Any) -> bool:
     )
 
 
-def write_classes_json(table: Table, root: Path, split: str, names: list[str]) -> None:
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     images = []
     for name, row in zip(names, table.targets, strict=True):
-        lists = [[table.classes[column] for column in np.flatnonzero(row == value)] for value in (1, -1)]
-        path = os.path.normpath(os.path.join(images_in_splits(split), name))
-        images.append([path, *(lists if lists[1] else lists[:1])])
+        path = os.path.normpath(os.path.join(FORMAT.images_folder(split), name))
+        present, unknown = name_labels(row, table.classes)
+        images.append([path, present, unknown] if unknown else [path, present])
     write_json(root / f"{split}.json", classes=list(table.classes), images=images)
+
+
+FORMAT = Format(
+    expects="train.json (classes_json)",
+    list_splits=list_splits,
+    reader=read,
+    writer=write,
+    files_of_split=files_of_split,
+)

@@ -11,64 +11,72 @@ from typing import Any
 
 import numpy as np
 
-from dataset.files import find_line, read_json
-from dataset.formats.base import SPLITS, SplitSource
-from dataset.formats.rows import Rows, join_files, mark, require_unique, write_json
-from dataset.table import Table
+from dataset.class_names import require_unique
+from dataset.formats.base import Format, SplitSource
+from dataset.label_values import mark_columns
+from dataset.rows import Rows, join_files
+from dataset.table import SPLITS, Table
+from dataset.text_files import JsonLine, read_json, write_json
 from utils import InputError
 
-UNKNOWN_IDS = "unknown_category_ids"  # of an image in coco_json
+UNKNOWN_IDS = "unknown_category_ids"  # the key of an image's unknown classes
+LISTS = ("images", "annotations", "categories")
 
 
-def list_coco_json_files(folder: Path, split: str) -> list[Path]:
+def list_splits(root: Path) -> list[str]:
+    return [split for split in SPLITS if files_of_split(root, split)]
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return list_files(root / "annotations", split)
+
+
+def list_files(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"instances_{split}*.json"))
 
 
-def list_coco_json_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if list_coco_json_files(root / "annotations", split)]
-
-
-def read_coco_json(source: SplitSource) -> Table:
+def read(source: SplitSource) -> Table:
     tables = []
-    files = list_coco_json_files(source.labels_dir or source.root / "annotations", source.split)
+    files = list_files(source.labels_dir or source.root / "annotations", source.split)
     for file in files:
         name = file.stem.removeprefix("instances_")
         folders = [source.images_dir] if source.images_dir else [source.root / name, source.root / "images" / name]
         folder = next((folder for folder in folders if folder.is_dir()), None)
         if folder is None:
             raise InputError(f"{file}: its images are not there; expected {' or '.join(map(str, folders))}")
-        tables.append(read_coco_json_file(file, folder, source.images_dir or source.root, source.options.count_crowds))
+        tables.append(read_file(file, folder, source.images_dir or source.root, source.options.count_crowds))
     if not tables:
         raise InputError(f"{source.labels_dir} holds no instances_{source.split}*.json")
     return join_files(tables, files)
 
 
-def read_coco_json_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
+def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
+    """The table of one annotation file, whose images lie in `folder`; their paths must not leave `inside`."""
     data, text = read_json(file)
-    parts = ("images", "annotations", "categories")
-    if not (isinstance(data, dict) and all(isinstance(data.get(part), list) for part in parts)):
+    if not (isinstance(data, dict) and all(isinstance(data.get(key), list) for key in LISTS)):
         raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
     try:
         categories = sorted((category["id"], category["name"]) for category in data["categories"])
-        names = require_unique([name for _, name in categories], lambda index: f"{file}: category {categories[index]}")
+        classes = require_unique(
+            [name for _, name in categories], lambda index: f"{file}: category {categories[index]}"
+        )
         columns = {id: column for column, (id, _) in enumerate(categories)}
         present: dict[Any, set[int]] = {image["id"]: set() for image in data["images"]}
-        if len(columns) < len(names) or len(present) < len(data["images"]):
-            raise InputError(f"{file}: two {'categories' if len(columns) < len(names) else 'images'} have the same id")
+        if len(columns) < len(classes):
+            raise InputError(f"{file}: two categories have the same id")
+        if len(present) < len(data["images"]):
+            raise InputError(f"{file}: two images have the same id")
         for annotation in data["annotations"]:
             if count_crowds or not annotation.get("iscrowd"):
                 present[annotation["image_id"]].add(columns[annotation["category_id"]])
-        rows = Rows(folder, inside, names)
+        rows = Rows(folder, inside, classes)
         seen: Counter[str] = Counter()
         for image in data["images"]:
             name = image["file_name"]
             seen[name] += 1
-
-            def where(name: str = name, occurrence: int = seen[name]) -> str:
-                return f"{file}:{find_line(text, name, occurrence)}"
-
+            where = JsonLine(file, text, name, seen[name])
             unknown = [columns[id] for id in image.get(UNKNOWN_IDS, ())]
-            rows.add(name, mark(present[image["id"]], unknown, len(names), where), where)
+            rows.add(name, mark_columns(present[image["id"]], unknown, len(classes), where), where)
     except KeyError as error:
         raise InputError(f"{file}: {error.args[0]!r} is missing, or is the id of no image or category") from error
     except (TypeError, AttributeError) as error:
@@ -76,7 +84,7 @@ def read_coco_json_file(file: Path, folder: Path, inside: Path, count_crowds: bo
     return rows.make_table(file)
 
 
-def write_coco_json(table: Table, root: Path, split: str, names: list[str]) -> None:
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     images, annotations = [], []
     for number, (name, row) in enumerate(zip(names, table.targets, strict=True), start=1):
         unknown = (np.flatnonzero(row == -1) + 1).tolist()
@@ -88,3 +96,14 @@ def write_coco_json(table: Table, root: Path, split: str, names: list[str]) -> N
     (root / split).mkdir(parents=True, exist_ok=True)
     file = root / "annotations" / f"instances_{split}.json"
     write_json(file, images=images, annotations=annotations, categories=categories)
+
+
+FORMAT = Format(
+    expects="annotations/instances_train*.json (coco_json)",
+    list_splits=list_splits,
+    reader=read,
+    writer=write,
+    files_of_split=files_of_split,
+    images_in="{split}",
+    takes_folders=True,
+)

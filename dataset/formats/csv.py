@@ -14,29 +14,29 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from dataset.files import read_text, replace_text
-from dataset.formats.base import SPLITS, SplitSource
-from dataset.formats.rows import (
-    Rows,
-    find_class,
-    images_in_splits,
-    join_files,
-    mark,
-    parse_values,
-    read_classes,
-    require_unique,
-    split_names,
-)
-from dataset.table import Table
+from dataset.class_names import find_class, read_classes, require_unique, split_names
+from dataset.formats.base import Format, SplitSource
+from dataset.label_values import mark_columns, parse_values
+from dataset.rows import Rows, join_files
+from dataset.table import SPLITS, Table
+from dataset.text_files import read_text, replace_text
 from utils import InputError
 
-CSV_COLUMNS = ("image_path", "labels", "split", "group")  # what else a csv has are classes
+COLUMNS = ("image_path", "labels", "split", "group")  # every other column is a class
 
 
-def list_csv_files(root: Path) -> dict[str, list[Path]]:
-    """The files that each split is in: `<split>.csv`, or else whatever has a column `split`."""
-    own = {split: root / f"{split}.csv" for split in SPLITS}
-    files = {split: [file] for split, file in own.items() if file.is_file() and "image_path" in read_header(file)}
+def list_splits(root: Path) -> list[str]:
+    return list(find_files(root))
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return find_files(root).get(split, [])
+
+
+def find_files(root: Path) -> dict[str, list[Path]]:
+    """The files of each split: `<split>.csv`; where there is none of these, every file with a column `split`."""
+    named = {split: root / f"{split}.csv" for split in SPLITS}
+    files = {split: [file] for split, file in named.items() if file.is_file() and "image_path" in read_header(file)}
     if files:
         return files
     shared = [file for file in sorted(root.glob("*.csv")) if {"image_path", "split"} <= set(read_header(file))]
@@ -47,7 +47,7 @@ def list_csv_files(root: Path) -> dict[str, list[Path]]:
 @functools.lru_cache  # asked for several times before a run begins
 def _list_splits_in(file: Path, changed: int) -> set[str]:
     """What stands in the column `split` of a csv file that was last `changed` at that time."""
-    return {row["split"].strip() for _, row in read_csv(file)}
+    return {row["split"].strip() for _, row in read_rows(file)}
 
 
 def read_header(file: Path) -> list[str]:
@@ -61,8 +61,8 @@ def read_header(file: Path) -> list[str]:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
 
 
-def read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, {column: cell}) of the rows of a csv file, the header left out."""
+def read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line, {column: cell}) of the rows of a csv file, without the header."""
     reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
         header = require_unique(next(reader, []), lambda index: f"{file}:1: column {index + 1}")
@@ -75,54 +75,63 @@ def read_csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise InputError(f"{file}:{reader.line_num}: {error}") from error
 
 
-def read_csv_split(source: SplitSource) -> Table:
+def read(source: SplitSource) -> Table:
     root, split, separator = source.root, source.split, source.options.separator
-    files = list_csv_files(root)
+    files = find_files(root)
     tables = []
     for file in files[split]:
         header = read_header(file)
-        names = tuple(name for name in header if name not in CSV_COLUMNS)
+        classes = tuple(name for name in header if name not in COLUMNS)
         by_name = "labels" in header
-        if by_name:  # whatever is named in any split
-            cells = (row.get("labels", "") for some in {*chain(*files.values())} for _, row in read_csv(some))
-            names = read_classes(root, sorted({name for cell in cells for name in split_names(cell, separator)}))
-        if not names:
+        if by_name:  # without a list, the classes are what is named in any split
+            all_files = {*chain(*files.values())}
+            cells = (row.get("labels", "") for any_file in all_files for _, row in read_rows(any_file))
+            classes = read_classes(root, sorted({name for cell in cells for name in split_names(cell, separator)}))
+        if not classes:
             raise InputError(f"{file}: neither a column `labels` that names a class nor a column of a class")
-        columns = {name: column for column, name in enumerate(names)}
-        rows = Rows(root, root, names)
-        for number, row in read_csv(file):
-
-            def where(file: Path = file, number: int = number) -> str:
-                return f"{file}:{number}"
-
+        columns = {name: column for column, name in enumerate(classes)}
+        rows = Rows(root, root, classes)
+        for number, row in read_rows(file):
+            where = f"{file}:{number}"
             row_split = row.get("split", split).strip()
             if row_split not in SPLITS:
-                raise InputError(f"{where()}: the split {row_split!r} is none of {', '.join(SPLITS)}")
+                raise InputError(f"{where}: the split {row_split!r} is none of {', '.join(SPLITS)}")
             if row_split != split:
                 continue
             if by_name:
-                labels = [find_class(name, columns, where) for name in split_names(row["labels"], separator)]
-                values = mark(labels, (), len(names), where)
+                present = [find_class(name, columns, where) for name in split_names(row["labels"], separator)]
+                values = mark_columns(present, (), len(classes), where)
             else:
-                values = parse_values([row[name] for name in names], names, where)
+                values = parse_values([row[name] for name in classes], classes, where)
             rows.add(row["image_path"], values, where, row.get("group", "").strip())
         if rows.rows or len(files[split]) == 1:
             tables.append(rows.make_table(file, "group" in header))
     return join_files(tables, files[split])
 
 
-def name_csv_images(table: Table, names: list[str]) -> list[str]:
-    for name in set(table.classes) & set(CSV_COLUMNS):
+def name_images(table: Table, names: list[str]) -> list[str]:
+    for name in set(table.classes) & set(COLUMNS):
         raise InputError(f"a class is called {name!r}, which means something else in a csv: rename it")
     return names
 
 
-def write_csv(table: Table, root: Path, split: str, names: list[str]) -> None:
-    """A column a class, which holds every table; the names' order is that of the columns."""
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
+    """Write a column for each class, which any table fits into and which keeps the order of the classes."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     groups = [] if table.groups is None else [table.groups]
     writer.writerow(["image_path", *(["group"] if groups else []), *table.classes])
     for name, row, *group in zip(names, table.targets.tolist(), *groups, strict=True):
-        writer.writerow([os.path.normpath(os.path.join(images_in_splits(split), name)), *group, *row])
+        writer.writerow([os.path.normpath(os.path.join(FORMAT.images_folder(split), name)), *group, *row])
     replace_text(root / f"{split}.csv", buffer.getvalue())
+
+
+FORMAT = Format(
+    expects="train.csv (commas, a column image_path)",
+    list_splits=list_splits,
+    reader=read,
+    writer=write,
+    files_of_split=files_of_split,
+    name_images=name_images,
+    splits_share_files=True,
+)

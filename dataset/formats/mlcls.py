@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset.files import read_lines, replace_text
-from dataset.formats.base import SplitSource
-from dataset.formats.rows import list_split_files, require_lines, require_unique
-from dataset.formats.train_list import read_list, write_list
-from dataset.table import Table
+from dataset.class_names import require_unique
+from dataset.formats.base import Format, SplitSource
+from dataset.formats.train_list import parse_list, write_list
+from dataset.table import SPLITS, Table
+from dataset.text_files import read_lines, replace_text, require_lines
 from utils import InputError
 
 
-def list_mlcls_splits(root: Path) -> list[str]:
-    return list_split_files(root, ".txt") if (root / "label.txt").is_file() else []
+def list_splits(root: Path) -> list[str]:
+    if not (root / "label.txt").is_file():
+        return []
+    return [split for split in SPLITS if (root / f"{split}.txt").is_file()]
 
 
-def read_mlcls(source: SplitSource) -> Table:
-    names = read_label_txt(source.root / "label.txt")
-    return read_list(source.root / f"{source.split}.txt", source.root, lambda _: names)
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return [root / f"{split}.txt"]
+
+
+def read(source: SplitSource) -> Table:
+    file = source.root / f"{source.split}.txt"
+    return parse_list(file, read_lines(file), source.root, read_label_txt(source.root / "label.txt"))
 
 
 def read_label_txt(path: Path) -> tuple[str, ...]:
@@ -41,7 +47,17 @@ def read_label_txt(path: Path) -> tuple[str, ...]:
     return require_unique([name for name, _ in ordered], lambda index: f"{path}:{ordered[index][1]}")
 
 
-def write_mlcls(table: Table, root: Path, split: str, names: list[str]) -> None:
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     require_lines(table.classes)
     replace_text(root / "label.txt", "".join(f"{index} {name}\n" for index, name in enumerate(table.classes)))
-    write_list(root / f"{split}.txt", "images", table, names)
+    write_list(root / f"{split}.txt", FORMAT.images_folder(split), table, names)
+
+
+FORMAT = Format(
+    expects="label.txt and train.txt (mlcls)",
+    list_splits=list_splits,
+    reader=read,
+    writer=write,
+    files_of_split=files_of_split,
+    images_in="images",
+)

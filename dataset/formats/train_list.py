@@ -6,36 +6,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dataset.files import read_lines, replace_text
-from dataset.formats.base import SplitSource
-from dataset.formats.rows import Rows, images_in_splits, parse_values, read_classes, require_lines, write_classes
-from dataset.table import Table
+from dataset.class_names import read_classes, write_classes
+from dataset.formats.base import Format, SplitSource
+from dataset.label_values import parse_values
+from dataset.rows import Rows
+from dataset.table import SPLITS, Table
+from dataset.text_files import read_lines, replace_text, require_lines
 from utils import InputError
 
 
-def read_list(file: Path, root: Path, classes: Callable[[int], Sequence[str]]) -> Table:
-    """The table of a list of `path<TAB>1,0,-1`; `classes(count)` are the names for so many labels a line."""
-    rows = None
-    for number, line in read_lines(file):
+def list_splits(root: Path) -> list[str]:
+    return [split for split in SPLITS if name_list(root, split).is_file()]
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return [name_list(root, split)]
+
+
+def name_list(root: Path, split: str) -> Path:
+    return root / f"{split}_list.txt"
+
+
+def read(source: SplitSource) -> Table:
+    file = name_list(source.root, source.split)
+    lines = list(read_lines(file))
+    num_labels = lines[0][1].rpartition("\t")[2].count(",") + 1 if lines else 0
+    fits = source.classes is not None and len(source.classes) == num_labels
+    classes = read_classes(source.root, source.classes if fits else None)
+    return parse_list(file, lines, source.root, classes)
+
+
+def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, classes: Sequence[str]) -> Table:
+    """The table of the (number, text) lines `path<TAB>1,0,-1` of `file`."""
+    rows = Rows(root, root, classes)
+    for number, line in lines:
         path, tab, labels = line.rpartition("\t")
-
-        def where(number: int = number) -> str:
-            return f"{file}:{number}"
-
+        where = f"{file}:{number}"
         if not tab:
-            raise InputError(f"{where()}: no TAB between path and labels: {line[:80]!r}")
-        values = labels.split(",")
-        rows = rows or Rows(root, root, classes(len(values)))
-        rows.add(path, parse_values(values, rows.classes, where), where)
-    if rows is None:
-        raise InputError(f"{file} lists no images")
+            raise InputError(f"{where}: no TAB between path and labels: {line[:80]!r}")
+        rows.add(path, parse_values(labels.split(","), classes, where), where)
     return rows.make_table(file)
 
 
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
+    write_classes(root, table.classes)
+    write_list(name_list(root, split), FORMAT.images_folder(split), table, names)
+
+
 def write_list(file: Path, folder: str, table: Table, names: list[str]) -> None:
+    """Write a line `path<TAB>1,0,-1` for each image; its path is `folder/name`."""
     require_lines(names)
     lines = [
         f"{os.path.normpath(os.path.join(folder, name))}\t{','.join(map(str, row))}\n"
@@ -44,14 +66,10 @@ def write_list(file: Path, folder: str, table: Table, names: list[str]) -> None:
     replace_text(file, "".join(lines))
 
 
-def read_train_list(source: SplitSource) -> Table:
-    def name_classes(count: int) -> Sequence[str]:
-        fits = source.classes is not None and len(source.classes) == count
-        return read_classes(source.root, source.classes if fits else None)
-
-    return read_list(source.root / f"{source.split}_list.txt", source.root, name_classes)
-
-
-def write_train_list(table: Table, root: Path, split: str, names: list[str]) -> None:
-    write_classes(root, table.classes)
-    write_list(root / f"{split}_list.txt", images_in_splits(split), table, names)
+FORMAT = Format(
+    expects="train_list.txt",
+    list_splits=list_splits,
+    reader=read,
+    writer=write,
+    files_of_split=files_of_split,
+)

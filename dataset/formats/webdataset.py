@@ -1,58 +1,74 @@
 """webdataset: `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv`.
 
-`classes.txt`, where it is there, orders the classes. See dataset/tar_shards.py.
+`classes.txt`, where it is there, orders the classes. See dataset/tar_shards/.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-from itertools import chain
+import re
 from pathlib import Path
 
 import numpy as np
 
-from dataset.files import require_stems
-from dataset.formats.base import SplitSource
-from dataset.formats.rows import find_class, mark, read_classes, require_endings, split_names, write_classes
-from dataset.table import Table
-from dataset.tar_shards import SEPARATOR, encode_name, list_shard_splits, name_index, read_index, write_shards
+from dataset.class_names import find_class, name_labels, read_classes, split_names, write_classes
+from dataset.files import require_endings, require_stems
+from dataset.formats.base import Format, SplitSource
+from dataset.label_values import mark_columns
+from dataset.table import SPLITS, Table
+from dataset.tar_shards.index import list_shards, name_index
+from dataset.tar_shards.reading import register_split
+from dataset.tar_shards.scanning import SEPARATOR
+from dataset.tar_shards.writing import write_shards
 from utils import InputError
 
+# What webdataset would misread in a name without its ending: %, line ends, __ at the beginning, . in the last part.
+ODD = re.compile(r"%|\n|\r|\A__|\.(?=[^/]*\Z)")
+CODE = re.compile(r"%(25|0A|0D|5F|2E)")
 
-def read_webdataset(source: SplitSource) -> Table:
+
+def list_splits(root: Path) -> list[str]:
+    found = {name.partition("-")[0] for name in list_shards(root)}
+    return [split for split in SPLITS if split in found]
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    """The shards and their index. Raises InputError when a shard of the data set lies elsewhere."""
+    shards = list_shards(root)
+    elsewhere = [name for name, url in shards.items() if url]
+    if elsewhere:
+        raise InputError(f"{root}: {elsewhere[0]} lies elsewhere, as shards.txt says: split needs it here")
+    return [*(root / name for name in shards if name.startswith(f"{split}-")), name_index(root, split)]
+
+
+def read(source: SplitSource) -> Table:
     root, options = source.root, source.options
     indexes = {}
-    splits = list_shard_splits(root) if not (root / "classes.txt").is_file() else [source.split]
-    for split in splits:  # without a list, the classes are whatever is named in any split
-        indexes[split] = read_index(
+    splits = list_splits(root) if not (root / "classes.txt").is_file() else [source.split]
+    for split in splits:  # without a list, the classes are what is named in any split
+        indexes[split] = register_split(
             root, split, lambda: read_classes(root, source.classes), options.cache_folder, options.shard_cache_gb
         )
-    named = {cell for index in indexes.values() for cell in chain(index.labels, index.unknown)}
-    names = read_classes(root, sorted({name for cell in named for name in split_names(cell, SEPARATOR)}))
-    columns = {name: column for column, name in enumerate(names)}
-    index, file = indexes[source.split], name_index(root, source.split)
+    cells = {cell for index in indexes.values() for row in index for cell in (row.labels, row.unknown)}
+    classes = read_classes(root, sorted({name for cell in cells for name in split_names(cell, SEPARATOR)}))
+    columns = {name: column for column, name in enumerate(classes)}
 
-    paths = [f"{root}{os.sep}{shard}/{member}" for shard, member in zip(index.shards, index.members, strict=True)]
-
-    @functools.cache  # the same few combinations again and again
-    def parse(labels: str, unknown: str) -> bytes:
-        def where() -> str:
-            row = next(
-                r for r, cells in enumerate(zip(index.labels, index.unknown, strict=True)) if cells == (labels, unknown)
-            )
-            return f"{file}: {index.shards[row]}/{index.members[row]}"
-
-        seen, unsure = (
-            [find_class(name, columns, where) for name in split_names(cell, SEPARATOR)] for cell in (labels, unknown)
-        )
-        return mark(seen, unsure, len(names), where)
-
-    values = b"".join(map(parse, index.labels, index.unknown))
-    return Table(paths, np.frombuffer(values, dtype=np.int8).reshape(len(paths), len(names)).copy(), names)
+    paths, rows = [], []
+    row_of: dict[tuple[str, str], bytes] = {}  # the same few combinations of labels occur again and again
+    for shard, member, _, _, labels, unknown in indexes[source.split]:
+        if (labels, unknown) not in row_of:
+            where = f"{name_index(root, source.split)}: {shard}/{member}"
+            present = [find_class(name, columns, where) for name in split_names(labels, SEPARATOR)]
+            unsure = [find_class(name, columns, where) for name in split_names(unknown, SEPARATOR)]
+            row_of[labels, unknown] = mark_columns(present, unsure, len(classes), where)
+        paths.append(f"{root}{os.sep}{shard}/{member}")
+        rows.append(row_of[labels, unknown])
+    targets = np.frombuffer(b"".join(rows), dtype=np.int8).reshape(len(paths), len(classes)).copy()
+    return Table(paths, targets, classes)
 
 
-def name_members(table: Table, names: list[str]) -> list[str]:
+def name_images(table: Table, names: list[str]) -> list[str]:
+    """The names of the members that hold the images."""
     require_endings(names)
     members = [encode_name(name) for name in names]
     require_stems(members)
@@ -62,13 +78,39 @@ def name_members(table: Table, names: list[str]) -> list[str]:
     return members
 
 
-def write_webdataset(table: Table, root: Path, split: str, names: list[str]) -> None:
+def shorten_names(table: Table, names: list[str]) -> list[str]:
+    return [decode_name(name) for name in names]
+
+
+def encode_name(name: str) -> str:
+    """The name of the member for an image called `name`: `a.b.jpg` becomes `a%2Eb.jpg`.
+
+    webdataset takes all that follows the first dot of a file's name for its type.
+    """
+    stem, dot, ending = name.rpartition(".")
+    return ODD.sub(lambda match: f"%{ord(match[0][0]):02X}{match[0][1:]}", stem) + dot + ending
+
+
+def decode_name(member: str) -> str:
+    """The name that `encode_name` turns into `member`; `member` itself where there is no such name."""
+    name = CODE.sub(lambda match: chr(int(match[1], 16)), member)
+    return name if encode_name(name) == member else member
+
+
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     write_classes(root, table.classes)
-    labels = [
-        (
-            [table.classes[column] for column in np.flatnonzero(row == 1)],
-            [table.classes[column] for column in np.flatnonzero(row == -1)],
-        )
-        for row in table.targets
-    ]
-    write_shards(root, split, table.paths, names, labels)
+    write_shards(root, split, table.paths, names, [name_labels(row, table.classes) for row in table.targets])
+
+
+FORMAT = Format(
+    expects="train-000000.tar or shards.txt (webdataset)",
+    list_splits=list_splits,
+    reader=read,
+    writer=write,
+    files_of_split=files_of_split,
+    images_in="{split}",
+    in_shards=True,
+    name_images=name_images,
+    shorten_names=shorten_names,
+    split_by_folder=True,
+)

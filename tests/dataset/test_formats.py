@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset.formats import FORMATS
-from dataset.formats.base import SPLITS, ReadOptions
-from dataset.formats.rows import NEAREST
-from dataset.table import Table
+from dataset.class_names import NEAREST
+from dataset.formats import FORMATS, base
+from dataset.formats.base import ReadOptions
+from dataset.table import SPLITS, Table
 from dataset.tar_shards import read_bytes
 from utils import InputError
 
@@ -160,6 +160,11 @@ def by_last_part(labels: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 
 def test_every_format_has_an_example() -> None:
     assert list(EXAMPLES) == list(FORMATS)
+
+
+def test_every_file_is_a_format() -> None:
+    files = {path.stem for path in Path(base.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "base"} == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", FORMATS)

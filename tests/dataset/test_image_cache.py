@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import augmentations, decoding, image_cache
+from dataset import augmentations, decoding, image_cache, loading
 from dataset.image_cache import ImageCache
 from dataset.loading import make_loader
 from dataset.table import Table
@@ -54,7 +54,7 @@ def test_the_second_pass_decodes_nothing(
     expected = load(table, None)
     cache = make_cache(table, tmp_path / "cache" if on_disk else None)
     assert torch.equal(load(table, cache, num_workers), expected)
-    monkeypatch.setattr(decoding, "decode_image", refuse)
+    monkeypatch.setattr(loading, "decode_image", refuse)
     assert torch.equal(load(table, cache), expected), "the processes share what one of them decoded"
 
 
@@ -71,7 +71,7 @@ def test_a_later_run_decodes_what_changed_and_nothing_else(
         decoded.append(path)
         return decode(path)
 
-    monkeypatch.setattr(decoding, "decode_image", note)
+    monkeypatch.setattr(loading, "decode_image", note)
     expected[5] = 7
     assert torch.equal(load(table, make_cache(table, tmp_path / "cache")), expected)
     assert decoded == [table.paths[5]]
@@ -80,7 +80,7 @@ def test_a_later_run_decodes_what_changed_and_nothing_else(
 def test_what_was_not_saved_is_not_trusted(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is killed, or a machine that goes down, may leave slots half written."""
     load(table, make_cache(table, tmp_path / "cache"))
-    monkeypatch.setattr(decoding, "decode_image", refuse)
+    monkeypatch.setattr(loading, "decode_image", refuse)
     with pytest.raises(AssertionError):
         load(table, make_cache(table, tmp_path / "cache"))
 
@@ -88,7 +88,7 @@ def test_what_was_not_saved_is_not_trusted(table: Table, tmp_path: Path, monkeyp
 def test_a_part_of_the_images_finds_its_slots(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make_cache(table)
     expected = load(table, cache)
-    monkeypatch.setattr(decoding, "decode_image", refuse)
+    monkeypatch.setattr(loading, "decode_image", refuse)
     assert torch.equal(load(table.select([30, 2, 9]), cache), expected[[30, 2, 9]])
 
 

@@ -1,6 +1,4 @@
-"""dataset/tar_shards.py: webdataset reads what is written; each image comes from its bytes alone, from elsewhere
-once.
-"""
+"""dataset/tar_shards/: webdataset reads what is written; each image comes from its bytes alone, from elsewhere once."""
 
 from __future__ import annotations
 
@@ -27,14 +25,17 @@ from hypothesis import strategies as st
 from webdataset import WebDataset  # pyright: ignore[reportAttributeAccessIssue]
 from webdataset.tariterators import base_plus_ext
 
-from dataset import tar_shards
 from dataset.augmentations import make_eval_transform
 from dataset.decoding import decode_image
 from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
+from dataset.formats.webdataset import decode_name, encode_name
 from dataset.loading import EpochBatches, make_loader, shuffle_blocks
 from dataset.table import Table
-from dataset.tar_shards import decode_name, encode_name, find_blocks, list_shards, read_bytes, scan_shards, stamp_images
+from dataset.tar_shards import fetching, read_bytes, reading, split_member, writing
+from dataset.tar_shards.index import list_shards
+from dataset.tar_shards.reading import find_blocks, stamp_images
+from dataset.tar_shards.scanning import scan_shards
 from dataset_readers import read_dataset
 from tools.convert import convert_dataset
 from tools.split import split_dataset
@@ -66,7 +67,7 @@ def read_tars(root: Path, split: str) -> Members:
 @pytest.fixture
 def shards(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The small data set in shards of five images: eight for training, three for testing."""
-    monkeypatch.setattr(tar_shards, "SHARD_IMAGES", 5)
+    monkeypatch.setattr(writing, "SHARD_IMAGES", 5)
     convert_dataset(shared_dataset, "auto", "webdataset", tmp_path / "shards")
     return tmp_path / "shards"
 
@@ -78,7 +79,7 @@ ODD_NAMES += [f"{'n' * 200}.jpg"]
 
 
 def test_webdataset_reads_what_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar_shards, "SHARD_IMAGES", 3)
+    monkeypatch.setattr(writing, "SHARD_IMAGES", 3)
     rng = np.random.default_rng(0)
     classes = ("dog", "traffic light", 'a "b"; c')
     paths = [tmp_path / f"{index}" for index in range(len(ODD_NAMES))]
@@ -144,7 +145,7 @@ def test_the_index_says_where_each_image_is(shards: Path, shared_dataset: Path) 
 
 
 def test_shards_of_at_most_so_many_bytes(shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar_shards, "SHARD_BYTES", 5000)
+    monkeypatch.setattr(writing, "SHARD_BYTES", 5000)
     convert_dataset(shared_dataset, "auto", "webdataset", tmp_path / "shards", splits=["train"])
     sizes: dict[str, list[int]] = {}
     for path in read_dataset(tmp_path / "shards", split="train").paths:
@@ -176,7 +177,7 @@ def test_an_index_is_made_once_and_is_the_same(shards: Path, monkeypatch: pytest
     file.unlink()
     assert read_dataset(shards, split="train").targets.tolist() == table.targets.tolist()
     assert file.read_bytes() == before
-    monkeypatch.setattr(tar_shards, "scan_shards", None)
+    monkeypatch.setattr("dataset.tar_shards.index.scan_shards", None)
     assert read_dataset(shards, split="train").paths == table.paths
 
 
@@ -265,12 +266,12 @@ def test_batches_are_those_of_the_files(shards: Path, shared_dataset: Path) -> N
 def test_another_process_finds_the_index_by_itself(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = read_dataset(shards, split="train")
     expected = [read_bytes(path) for path in table.paths]
-    monkeypatch.setattr(tar_shards, "_shards", {})  # as in one that was not forked
+    monkeypatch.setattr(reading, "_shards", {})  # as in one that was not forked
     assert [read_bytes(path) for path in table.paths] == expected
 
 
 def test_many_threads_and_more_shards_than_stay_open(tmp_path: Path) -> None:
-    count = 3 * tar_shards.SHARDS_OPEN
+    count = 3 * reading.SHARDS_OPEN
     for number in range(count):
         write_tar(tmp_path / f"train-{number}.tar", {"1.jpg": b"%d" % number * 1000, "1.cls": b"0"})
     paths = read_dataset(tmp_path, split="train", classes=("x",)).paths
@@ -404,7 +405,7 @@ def test_those_used_longest_ago_make_room(shards: Path) -> None:
     here = read_dataset(shards, split="train").paths
 
     def read(*numbers: int) -> None:
-        tar_shards.open_shard.cache_clear()
+        reading.open_shard.cache_clear()
         for number in numbers:
             assert read_bytes(table.paths[5 * number]) == read_bytes(here[5 * number])
 
@@ -440,7 +441,7 @@ def test_what_a_killed_process_left_behind_makes_room(shards: Path) -> None:
 
 
 def test_a_transfer_that_breaks_is_tried_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar_shards, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.01)
     mark = shards.parent / "mark"
     broken = {  # how often, and in which way
         "train-000000.tar": f"test -s {mark} || {{ echo >> {mark}; head -c 700 {{}}; exit 3; }}; cat {{}}",
@@ -459,7 +460,7 @@ def test_a_transfer_that_breaks_is_tried_again(shards: Path, monkeypatch: pytest
         ) as e:
             decode_image(table.paths[5 * number])
         assert "\n" not in str(e.value)
-        assert (shards.parent / log).read_text() == "\n" * tar_shards.TRIES
+        assert (shards.parent / log).read_text() == "\n" * fetching.TRIES
     assert list_kept(root) == ["train-000000.tar", "train-000001.tar"]
     assert not list((root / "cache" / "shards").glob("*.part"))
 
@@ -468,7 +469,7 @@ def test_a_full_disk_is_told_and_not_tried_again(shards: Path) -> None:
     log = shards.parent / "log"
     root = move_away(shards, lambda path: f"pipe:echo >> {log}; cat {path}")
     table = read_elsewhere(root)
-    member = tar_shards.split_member(table.paths[0])
+    member = split_member(table.paths[0])
     assert member is not None
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (member[0].num_bytes + 512, before[1]))
@@ -483,7 +484,7 @@ def test_a_full_disk_is_told_and_not_tried_again(shards: Path) -> None:
 
 
 def test_a_server_that_does_not_have_it(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tar_shards, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.01)
     root = move_away(shards, lambda path: f"{served}/nowhere/{path.name}")
     with pytest.raises(InputError, match=r"cannot fetch train-000000\.tar as shards\.txt says: .*exit 22"):
         read_bytes(read_elsewhere(root).paths[0])
@@ -512,7 +513,7 @@ def test_several_processes_fetch_each_shard_once(shards: Path) -> None:
 
 def test_a_process_that_does_not_know_the_cache(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = read_elsewhere(move_away(shards, lambda path: f"file:{path}"))
-    monkeypatch.setattr(tar_shards, "_shards", {})
+    monkeypatch.setattr(reading, "_shards", {})
     with pytest.raises(InputError, match="does not know CACHE_FOLDER: set NUM_WORKERS = 0"):
         read_bytes(table.paths[0])
 

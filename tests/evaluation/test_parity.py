@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_models import make_random_model
+from random_models import choose_thresholds, make_random_model
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
@@ -41,9 +41,9 @@ def checkpoint(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     transform = augmentations.make_eval_transform("squash", 64)
     with torch.no_grad():
         probabilities = model(torch.stack([predictor.read_image(path, transform) for path in paths])).sigmoid()
-    thresholds = probabilities.sort(dim=0).values[19:21].mean(dim=0)
+    thresholds = choose_thresholds(probabilities)
     values = {"model_name": "test_resnet", "head": "cosine", "head_options": {"scale": 8.0}, "image_size": 64}
-    values |= {"resize_rule": "squash", "classes": CLASSES, "thresholds": thresholds.tolist(), "best_threshold": 0.5}
+    values |= {"resize_rule": "squash", "classes": CLASSES, "thresholds": thresholds, "best_threshold": 0.5}
     path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
     checkpoints.save(path, {"model_state": model.state_dict(), "min_labels": 0, "max_labels": 0} | values)
     return path

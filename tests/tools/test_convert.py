@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset import tar_shards
 from dataset.formats import FORMATS
 from dataset.table import Table
-from dataset.tar_shards import read_bytes
+from dataset.tar_shards import read_bytes, writing
 from dataset_readers import list_splits, read_dataset, recognise_format
 from tools.convert import convert_dataset
 from utils import InputError
@@ -81,7 +80,7 @@ WAYS = [
 def test_there_and_back_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, name: str, between: str
 ) -> None:
-    monkeypatch.setattr(tar_shards, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(writing, "SHARD_IMAGES", 2)
     write_dataset(tmp_path / "first", name, SETS[which])
     before = read_all(tmp_path / "first")
     counts = convert_dataset(tmp_path / "first", "auto", between, tmp_path / "second")

@@ -375,8 +375,8 @@ def test_a_part_that_is_too_long_or_complete(server: Server, archive: Archive, t
         (download.hashlib, "file_digest", 1),
         (download, "_extract_member", 5),
         (download.os, "replace", 4),
-        (download, "resize", 0),
-        (download, "resize", 1),
+        (download, "resize_images", 0),
+        (download, "resize_images", 1),
         (download.Done, "add", 3),
     ],
 )

@@ -60,8 +60,9 @@ def test_the_part_is_a_random_one() -> None:
 
 
 def test_another_process_makes_the_same_split() -> None:
-    code = "import numpy as np, dataset_split as d; t = np.eye(7, dtype=np.int8)[np.arange(100) ** 2 % 7];"
-    code += "print(np.flatnonzero(d.choose_rows(t, 0.3, 5, [f'g{i // 3}' for i in range(100)])).tolist())"
+    code = "import numpy as np; from dataset.stratified_split import choose_rows;"
+    code += "t = np.eye(7, dtype=np.int8)[np.arange(100) ** 2 % 7];"
+    code += "print(np.flatnonzero(choose_rows(t, 0.3, 5, [f'g{i // 3}' for i in range(100)])).tolist())"
     root = Path(split.__file__).parents[1]
     there = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     targets = np.eye(7, dtype=np.int8)[np.arange(100) ** 2 % 7]
@@ -125,7 +126,7 @@ def test_the_most_surprising_deviation_comes_first() -> None:
     parts = {"train": table.select(range(8, 100)), "val": table.select(range(8))}
     first, *_ = deviations = measure_deviations(parts)
     assert len(deviations) == 4
-    assert (first.part, first.name, first.found) == ("val", "rare", 8)
+    assert (first.split, first.name, first.found) == ("val", "rare", 8)
     assert first.expected == pytest.approx(8 * 0.08)
     assert str(first) == "rare in val: 8 instead of 0.6 (+1150.0 %)"
 

@@ -1,0 +1,76 @@
+"""Class names: `classes.txt`, names that are written twice, names that are none, several names in one cell."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.text_files import JsonLine, read_text, replace_text, require_lines
+from utils import InputError
+
+NEAREST = 10  # names that an error proposes in place of an unknown one
+
+
+def read_classes(root: Path, default: Sequence[str] | None) -> tuple[str, ...]:
+    """The names in `root/classes.txt`, one a line in index order; `default` where there is no such file."""
+    path = root / "classes.txt"
+    if not path.is_file():
+        if default is None:
+            raise InputError(f"{path} is missing: write the class names into it, one a line, in index order")
+        return tuple(default)
+    lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    if lines == [""]:
+        raise InputError(f"{path} is empty: write the class names into it, one a line, in index order")
+    return require_unique(lines, lambda index: f"{path}:{index + 1}")
+
+
+def write_classes(root: Path, classes: Sequence[str]) -> None:
+    """Write classes.txt."""
+    require_lines(classes)
+    replace_text(root / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+
+def require_unique(names: Iterable[Any], where: Callable[[int], str]) -> tuple[str, ...]:
+    """The class names without white space around them; InputError for one that is empty or stands twice."""
+    unique: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{where(index)}: a class name is empty, or no text: {name!r}")
+        if unique.setdefault(name.strip(), index) != index:
+            raise InputError(f"{where(index)}: class {name.strip()!r} stands here a second time")
+    return tuple(unique)
+
+
+def find_class(name: str, columns: dict[str, int], where: str | JsonLine) -> int:
+    """The column of class `name`; InputError with the ten nearest names when there is no such class."""
+    column = columns.get(name)
+    if column is None:
+        nearest = difflib.get_close_matches(name, columns, NEAREST, cutoff=0.0)
+        raise InputError(f"{where}: {name!r} is no class; the nearest: {', '.join(nearest)}")
+    return column
+
+
+def name_labels(row: NDArray[np.int8], classes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(names of the classes present, of those unknown) in a row (C,) of a table's targets."""
+    present, unknown = ([classes[column] for column in np.flatnonzero(row == value).tolist()] for value in (1, -1))
+    return present, unknown
+
+
+def split_names(cell: str, separator: str) -> list[str]:
+    """The names in a cell; a name in quotes may hold the separator. `dog; "cat; black"` holds two."""
+    names = next(csv.reader([cell], delimiter=separator, skipinitialspace=True), []) if '"' in cell else None
+    return [name.strip() for name in (names or cell.split(separator)) if name.strip()]
+
+
+def join_names(names: Iterable[str], separator: str) -> str:
+    """The names in one cell, in quotes where they need them: what `split_names` reads."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=separator, lineterminator="").writerow(names)
+    return buffer.getvalue()
