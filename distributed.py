@@ -1,20 +1,20 @@
-"""Several processes that train or test together, one a device: `torchrun --nproc-per-node=2 training.py`.
+"""Lets several processes train or test together, one on each device: `torchrun --nproc-per-node=2 training.py`.
 
     with distributed.start("auto") as device:
-        loss = distributed.add_up(loss)                 # over all processes
-        rows = distributed.join(rows)                   # each one's (n, ...) rows, in order, everywhere
+        loss = distributed.add_up(loss)                 # the sum over all processes
+        rows = distributed.join(rows)                   # the rows (n, ...) of all processes, in order
 
-Alone, a process gets back what it gives. Only the first prints (utils.say) and writes. What is said about a run goes
-through gloo, on the CPU: a GPU is not waited for.
+All processes have to call such a function, and all get the result. A process that is alone gets back what it gave. Only
+rank 0 prints (utils.say) and writes files. Python objects and flags are exchanged by gloo on the CPU, so that nobody
+waits for a GPU.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
@@ -30,35 +30,35 @@ from torch.nn.parallel import DistributedDataParallel
 import utils
 from utils import InputError
 
+# words in the messages of errors that mean that another process has gone
 LOST_CONTACT = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "process group", "broken pipe")
-# what newer versions of torch call it, and older ones
-OF_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in inspect.signature(DistributedDataParallel.__init__).parameters
-)
-PATIENCE = timedelta(minutes=30)  # with another process, which may be reading labels or validating
+# the option of DistributedDataParallel that shares buffers in every forward pass; older versions of torch call it
+# broadcast_buffers
+SHARE_BUFFERS = "broadcast_buffers"
+if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
+    SHARE_BUFFERS = "forward_sync_buffers"
+PATIENCE = timedelta(minutes=30)  # how long to wait for another process, which may be reading labels or validating
 
-_talk: Any = None  # over gloo, of all processes
+_gloo: Any = None  # the group of all processes that exchanges by gloo
 
 
 def count() -> int:
-    """The number of processes; 1 alone."""
+    """The number of processes; 1 if this process is alone."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number among them, from 0."""
+    """The number of this process among all processes, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Whether this is rank 0, the process that prints and writes."""
     return rank() == 0
 
 
 def place() -> tuple[int, int]:
-    """(this process's number among those of its machine, how many these are)."""
+    """Returns (the number of this process among those on this machine, from 0, how many these are)."""
     if not dist.is_initialized():
         return 0, 1
     return int(os.environ.get("LOCAL_RANK", rank())), int(os.environ.get("LOCAL_WORLD_SIZE", count()))
@@ -66,29 +66,25 @@ def place() -> tuple[int, int]:
 
 @contextmanager
 def start(device_name: str) -> Iterator[torch.device]:
-    """The device of this process, one of those that torchrun started or alone; inside, they can talk.
+    """Connect the processes that torchrun has started, until the end of `with`. Yields the device of this process.
 
-    Raises InputError for a device that is not to be had, and where contact with another process is lost.
+    A process that was started without torchrun is alone. Raises InputError if the device is not available, and if
+    the contact with another process is lost.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield utils.choose_device(device_name)
         return
-    global _talk
+    global _gloo
     device = _choose_device(device_name)
     try:
         store, number, total = next(rendezvous("env://", timeout=PATIENCE))
-        # after a restart torchrun's store still has the addresses of those that died
+        # after a restart, torchrun's store still holds the addresses of the processes that died
         attempt = PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=attempt, rank=number, world_size=total, timeout=PATIENCE)
-        _talk = dist.new_group(backend="gloo", timeout=PATIENCE)
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:
-            original = sys.stdout
-            sys.stdout = original if is_first() else nowhere
-            try:
-                yield device
-            finally:
-                sys.stdout = original
+        _gloo = dist.new_group(backend="gloo", timeout=PATIENCE)
+        with nullcontext() if is_first() else _without_output():
+            yield device
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in LOST_CONTACT):
             reason = str(error).splitlines()[0]
@@ -98,99 +94,114 @@ def start(device_name: str) -> Iterator[torch.device]:
             ) from error
         raise
     finally:
-        _talk = None
+        _gloo = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Discard what is printed to stdout."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
 def _choose_device(name: str) -> torch.device:
-    """GPU number LOCAL_RANK, unless `name` says cpu or there is none."""
-    local, here = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    kind = utils.choose_device(name if name in ("auto", "cpu") else name.partition(":")[0]).type
-    if kind != "cuda":
+    """The GPU number LOCAL_RANK, or the CPU if `name` is "cpu" or there is no GPU; "cuda:0" counts as "cuda"."""
+    local_rank, num_local = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if utils.choose_device(name.partition(":")[0]).type != "cuda":
         return torch.device("cpu")
-    if here > torch.cuda.device_count():
-        raise InputError(f"{here} processes were started on a machine with {torch.cuda.device_count()} GPUs: one each")
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    if num_local > torch.cuda.device_count():
+        raise InputError(
+            f"{num_local} processes were started on a machine with {torch.cuda.device_count()} GPUs: one each"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """The sum of every process's `tensor`, in place, on its device."""
+    """Replace `tensor` by the sum of this tensor over all processes, in place and on its device. Returns it."""
     if count() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def agree(*flags: bool) -> list[bool]:
-    """Each flag, True if it is so in any process."""
+    """For each flag, whether it is True in at least one process."""
     if count() == 1:
         return list(flags)
     raised = torch.tensor(flags, dtype=torch.int32)
-    dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=_talk)
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=_gloo)
     return [bool(flag) for flag in raised.tolist()]
 
 
 def find_least(number: int) -> int:
-    """The least of every process's `number`."""
+    """The least `number` of all processes."""
     if count() == 1:
         return number
     least = torch.tensor(number)
-    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=_talk)
+    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=_gloo)
     return int(least)
 
 
-def collect(thing: Any) -> list[Any]:
-    """Every process's `thing`, in the order of their numbers, everywhere."""
+def collect(value: Any) -> list[Any]:
+    """The `value` of every process, in the order of ranks. It may be any object that can be pickled."""
     if count() == 1:
-        return [thing]
-    things: list[Any] = [None] * count()
-    dist.all_gather_object(things, thing, group=_talk)
-    return things
+        return [value]
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value, group=_gloo)
+    return values
 
 
 def join(rows: NDArray[Any]) -> NDArray[Any]:
-    """Every process's (n, ...) rows, one after the other, everywhere: those of shares that are read in order."""
+    """Join the rows (n, ...) of all processes in the order of ranks: with shares of `slice_rows`, rows in order."""
     return np.concatenate(collect(rows)) if count() > 1 else rows
 
 
 def copy_first(tensors: Sequence[Tensor]) -> None:
-    """Give every process the first one's `tensors`, in place."""
+    """Copy the `tensors` of rank 0 to all processes, in place."""
     if count() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make` gives in the first process, everywhere."""
+    """Call `make` in rank 0 only, and return its result in all processes."""
     if count() == 1:
         return make()
-    things = [make() if is_first() else None]
-    dist.broadcast_object_list(things, 0, group=_talk)
-    return things[0]
+    values = [make() if is_first() else None]
+    dist.broadcast_object_list(values, 0, group=_gloo)
+    return values[0]
 
 
 def wait() -> None:
-    """Go on when all processes are here."""
+    """Wait until all processes have called this."""
     if count() > 1:
-        dist.barrier(group=_talk)
+        dist.barrier(group=_gloo)
 
 
 def slice_rows(num_rows: int, batch_size: int) -> slice:
-    """The stretch of rows that is this process's share, in whole batches, which are then those of one process."""
+    """The rows that are this process's share of `num_rows`.
+
+    It consists of whole batches, so that several processes compute the same batches as one. Example: 10 rows in
+    batches of 4 are slice(0, 4) and slice(4, 10) for two processes.
+    """
     num_batches = -(-num_rows // batch_size)
-    start, stop = (num_batches * part // count() * batch_size for part in (rank(), rank() + 1))
+    start = num_batches * rank() // count() * batch_size
+    stop = num_batches * (rank() + 1) // count() * batch_size
     return slice(start, min(stop, num_rows))
 
 
 def wrap(network: torch.nn.Module, device: torch.device, has_unused: bool) -> torch.nn.Module:
-    """`network` with gradients averaged over all processes, as its parameters' `requires_grad` is now.
+    """Wrap `network` in DistributedDataParallel, which averages gradients over all processes.
 
-    Wrap anew when that changes: what was frozen then would be left out of the averaging, silently.
+    Parameters that are frozen now are left out. When `requires_grad` changes, the network has to be wrapped again:
+    otherwise the gradients of these parameters would not be averaged, without any message. `has_unused`: some
+    parameters may get no gradient in a step. A process that is alone gets `network` itself.
     """
     if count() == 1:
         return network
-    options: dict[str, Any] = {OF_BUFFERS: False}  # Engine.share_statistics shares them, once an epoch
+    options: dict[str, Any] = {SHARE_BUFFERS: False}  # Trainer.share_statistics shares them once an epoch instead
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,

@@ -2,11 +2,11 @@
 
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
-Writes EXPORT_FORMATS of MODEL_PATH into EXPORT_FOLDER. Each file takes `images`, uint8 RGB (B, 3, H, W) resized as the
-model wants them, and carries its classes, thresholds, image size and resize rule: predictor.load and testing.py open it
-like a checkpoint. It is run over EXPORT_CHECK_IMAGES image files beside the checkpoint (the budgets are in
-evaluation/parity.py); FILE.json says what came out. A file that fails keeps a FILE.FAILED beside it and is not opened;
-the exit status is then 1.
+Makes the files EXPORT_FORMATS from the checkpoint MODEL_PATH, and writes them into EXPORT_FOLDER. A file takes
+`images`, uint8 RGB (B, 3, H, W), already resized. It holds its classes, thresholds, image size and resize rule, so that
+predictor.load and testing.py open it like a checkpoint. File and checkpoint are run over the same EXPORT_CHECK_IMAGES
+image files; FILE.json beside the file holds the result, and evaluation/parity.py the budgets. If the two differ too
+much, the mark FILE.FAILED stays beside the file, the file is not opened later, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -79,15 +79,16 @@ def main(arguments: list[str]) -> None:
 
 
 def choose_check_split() -> str:
-    """The split whose images each file sees beside the checkpoint: "train" where there are no test images."""
-    named = from_config.has_split("test") or from_config.has_other_test_images()
-    return "test" if named or config.TEST_IMAGES_DIR.is_dir() else "train"
+    """The split on whose images files are compared with the checkpoint: "test", or "train" without test images."""
+    has_test = from_config.has_split("test") or from_config.has_other_test_images() or config.TEST_IMAGES_DIR.is_dir()
+    return "test" if has_test else "train"
 
 
 def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
-    """`count` images of "train" or "test", evenly spaced, with targets (N, C) if they are labelled; all if fewer.
+    """Choose `count` evenly spaced images of the split "train" or "test", or all if there are fewer.
 
-    Raises InputError where there are none, or the labels are of other classes.
+    Returns their paths, and their targets (N, C), or None if they have no labels. Raises InputError if there are no
+    images, or if the labels are of other classes.
     """
     if from_config.has_split(split):
         table = map_classes(from_config.read_split(split), classes)
@@ -101,7 +102,7 @@ def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[
 
 
 def make_source(checkpoint: dict[str, Any]) -> Export:
-    """What the files are made from: network, metadata, and training images for int8."""
+    """Collect what the files are made from: the network, the metadata, and training images for int8."""
     folded = batchnorm_folding.fold_batchnorm(
         models_factory.restore_model(checkpoint, config.MODEL_PATH),
         models_factory.make_example(checkpoint["image_size"]),
@@ -113,25 +114,27 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
         network = model_files.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
     transform = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
-    needs_images = any(name.endswith("int8") for name in EXPORT_FORMATS)
-    count, classes = config.INT8_CALIBRATION_IMAGES, checkpoint["classes"]
+    int8_images: list[str] = []
+    if any(name.endswith("int8") for name in EXPORT_FORMATS):
+        int8_images, _ = sample_images("train", config.INT8_CALIBRATION_IMAGES, checkpoint["classes"])
     return Export(
-        network,
-        metadata,
-        lambda path: predictor.read_image(path, transform),
-        sample_images("train", count, classes)[0] if needs_images else [],
-        EXPORT_FP16,
+        network=network,
+        metadata=metadata,
+        read_image=lambda path: predictor.read_image(path, transform),
+        int8_images=int8_images,
+        fp16=EXPORT_FP16,
     )
 
 
 def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """The checkpoint's metadata, and what concerns exported files; "precision" follows with each."""
+    """The checkpoint's metadata, with what concerns exported files; each format adds its "precision"."""
     values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
     packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
     constants = values.get("config", {})
-    values["config"] = {  # the file is given away: no paths of this machine
+    # without paths of this machine, since the file is given to other people
+    values["config"] = {
         name: value for name, value in constants.items() if not (isinstance(value, str) and Path(value).is_absolute())
     }
     return values | {
@@ -146,7 +149,10 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(name: str, source: Export, reference: parity.Reference) -> dict[str, Any]:
-    """Write the format `name`, compare the file, and write what came out beside it; it is marked until it passes."""
+    """Write the file in format `name`, compare it with the checkpoint, and write the report beside it.
+
+    Returns the report. The file is marked as failed until it has passed.
+    """
     path = EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
     mark = model_files.mark_path(path)
     was_marked = mark.exists()
@@ -154,13 +160,13 @@ def export(name: str, source: Export, reference: parity.Reference) -> dict[str, 
     utils.write_text(mark, "not compared with the checkpoint\n")
     try:
         model_files.EXPORT_FORMATS[name].save(source, path)
-    except Exception as error:  # each converter has errors of its own, such as for an operator that it has not
+    except Exception as error:  # converters have many classes of errors, for example for an operator that they lack
         if not was_marked:
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
     try:
         report = parity.compare(path, reference, config.CALIBRATION)
-    except Exception as error:  # and each runtime
+    except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
     utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))
     if report["parity"] == "passed":
@@ -171,9 +177,10 @@ def export(name: str, source: Export, reference: parity.Reference) -> dict[str, 
 
 
 def name_file(name: str, model_name: str) -> str:
-    """`<model>_<checkpoint>`, and what else tells the file from its neighbours."""
+    """The name of the exported file: `<model>_<checkpoint>` and an ending for the format."""
     ending = model_files.EXPORT_FORMATS[name].ending
-    ending = f"_fp16{ending}" if name == "openvino" and EXPORT_FP16 else ending
+    if name == "openvino" and EXPORT_FP16:
+        ending = f"_fp16{ending}"
     return f"{checkpoints.name_model(model_name)}_{config.MODEL_PATH.stem}{ending}"
 
 

@@ -1,7 +1,7 @@
-"""Name -> backbone; backbone + head -> `MultiLabelModel`.
+"""Makes models: name -> backbone; backbone + head -> `MultiLabelModel`.
 
-model = make_model("resnet18", num_classes=80, head="linear_bn", weights="default", image_size=224)
-logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
+    model = make_model("resnet18", num_classes=80, head="linear_bn", weights="default", image_size=224)
+    logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
 
 `python model_comparison.py` lists the names and compares backbones.
 """
@@ -21,40 +21,17 @@ from models import backbones, pretrained
 from models.backbones import list_names, read_pixels, require_name
 from utils import InputError
 
-
-def make_example(image_size: int) -> Tensor:
-    """Two images of noise uint8 (2, 3, S, S), always the same; an example of one would fix the batch size at one."""
-    return torch.randint(0, 256, (2, 3, image_size, image_size), generator=torch.Generator(), dtype=torch.uint8)
-
-
-def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
-    """The model whose tensors `checkpoint`, read from `path`, holds. Raises InputError when they do not fit it."""
-    model = make_model(
-        checkpoint["model_name"],
-        len(checkpoint["classes"]),
-        checkpoint["head"],
-        image_size=checkpoint["image_size"],
-        head_options=checkpoint.get("head_options"),
-    )
-    try:
-        model.load_state_dict(checkpoint["model_state"])
-    except RuntimeError as error:
-        raise InputError(
-            f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
-        ) from error
-    return model
-
-
-def require_size(run: Callable[[torch.Tensor], torch.Tensor], image_size: int, name: str, advice: str) -> None:
-    """Raise InputError, which says what to set, unless `run`, a model, takes images of `image_size` pixels."""
-    try:
-        with torch.no_grad():
-            run(make_example(image_size))
-    except (RuntimeError, ValueError, AssertionError) as error:  # each network says it in its own way
-        raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error
-
-
-__all__ = ["MultiLabelModel", "list_names", "make_model", "read_pixels", "require_name"]
+# what other modules import from here; list_names, read_pixels and require_name are made in models/backbones.py
+__all__ = [
+    "MultiLabelModel",
+    "list_names",
+    "make_example",
+    "make_model",
+    "read_pixels",
+    "require_name",
+    "require_size",
+    "restore_model",
+]
 
 
 class MultiLabelModel(nn.Module):
@@ -69,34 +46,35 @@ class MultiLabelModel(nn.Module):
         # in units of 0-255 pixels, and part of the state dict: a checkpoint keeps its normalisation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
-        self.loaded: pretrained.Loaded | None = None  # what pretrained weights filled
+        self.loaded: pretrained.Loaded | None = None  # how much of the backbone pretrained weights filled
         self.backbone_is_frozen = False
-        self.keeps_statistics = False  # True: the backbone's BatchNorm normalises in training as it does in use
+        self.keeps_statistics = False  # True: the backbone's BatchNorm uses its running statistics in training, too
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of images uint8, or float in the same 0-255 range."""
+        """Logits (B, C) of images (B, 3, H, W): uint8, or float in the same range 0-255."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone_is_frozen):
             features = self.extract_features(images)
         if self.training or not torch.is_autocast_enabled(features.device.type):
             return self.head(features)
-        with torch.autocast(features.device.type, enabled=False):  # logits of 8 bits would tie in metrics
+        # In evaluation the head computes in float32: bf16 logits keep 8 bits, and many would be equal in the metrics.
+        with torch.autocast(features.device.type, enabled=False):
             return self.head(features.float())
 
     def extract_features(self, images: Tensor) -> Tensor:
-        """What the head works on: a feature map (B, D, h, w), or tokens (B, T, D), of such images."""
+        """The input of the head for images (B, 3, H, W): a feature map (B, D, h, w) or tokens (B, T, D)."""
         return self.backbone(self.normalize(images))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Float (B, 3, H, W) as the backbone's weights expect it."""
+        """Images (B, 3, H, W) in 0-255 -> float of the same shape, as the backbone's weights expect it."""
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     @property
     def head_pools(self) -> bool:
-        """Whether the head uses nothing but the mean of the features over all positions."""
+        """Whether the head uses only the mean of the features over all positions."""
         return bool(getattr(self.head, "pools", False))
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Keep the backbone as it is, BatchNorm statistics included, or let it train again."""
+        """Freeze the backbone's weights and BatchNorm statistics, or let them train again."""
         self.backbone_is_frozen = frozen
         self.backbone.requires_grad_(not frozen)
         self.train(self.training)
@@ -118,11 +96,14 @@ def make_model(
     weights_folder: str | Path | None = None,
     head_options: Mapping[str, Any] | None = None,
 ) -> MultiLabelModel:
-    """The backbone `name` with a new `head` for `num_classes`.
+    """Make the backbone `name` with a new head for `num_classes` classes.
 
-    `weights`: "default" (the published ones, kept in `weights_folder`), None (random) or a file: .pth, .safetensors,
-    a checkpoint of this project. Normalisation follows them. Raises InputError for an unknown name (with the nearest),
-    a size that the network does not take, and weights that cannot be had or do not fit.
+    `weights` fill the backbone. They are "default" (the published weights, kept in `weights_folder`), None (random
+    weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
+    Raises InputError for an unknown name (the message lists the nearest names), for an image size that the network
+    does not take, and for weights that are not available or do not fit.
+
+        model = make_model("timm/resnet18", num_classes=80, head="ml_decoder", weights="default", image_size=224)
     """
     if head not in HEADS:
         raise InputError(f"there is no head {head!r}: it is one of {', '.join(HEADS)}")
@@ -130,12 +111,54 @@ def make_model(
     backbone = backbones.make_backbone(name, image_size, gives_map=needs_map(head, **options))
     num_features = backbone.shape[0] if len(backbone.shape) == 3 else backbone.shape[1]
     model = MultiLabelModel(
-        backbone.module, HEADS[head](num_features, num_classes, **options), backbone.mean, backbone.std
+        backbone=backbone.module,
+        head=HEADS[head](num_features, num_classes, **options),
+        mean=backbone.mean,
+        std=backbone.std,
     )
     if weights is not None:
         folder = Path(weights_folder) if weights_folder else None
         model.loaded = pretrained.load_weights(backbone.module, name, weights, folder)
-        for kept, own in ((model.loaded.mean, model.mean), (model.loaded.std, model.std)):
-            if kept is not None:
-                own.copy_(kept)
+        if model.loaded.mean is not None:
+            model.mean.copy_(model.loaded.mean)
+        if model.loaded.std is not None:
+            model.std.copy_(model.loaded.std)
     return model
+
+
+def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
+    """Make the model of `checkpoint`, which was read from `path`. Raises InputError if its tensors do not fit."""
+    model = make_model(
+        checkpoint["model_name"],
+        num_classes=len(checkpoint["classes"]),
+        head=checkpoint["head"],
+        image_size=checkpoint["image_size"],
+        head_options=checkpoint.get("head_options"),
+    )
+    try:
+        model.load_state_dict(checkpoint["model_state"])
+    except RuntimeError as error:
+        raise InputError(
+            f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
+        ) from error
+    return model
+
+
+def make_example(image_size: int) -> Tensor:
+    """Two images of noise, uint8 (2, 3, S, S), always the same.
+
+    Two, because exporters take the batch size of an example with one image for a constant.
+    """
+    return torch.randint(0, 256, (2, 3, image_size, image_size), generator=torch.Generator(), dtype=torch.uint8)
+
+
+def require_size(run: Callable[[Tensor], Tensor], image_size: int, name: str, advice: str) -> None:
+    """Raise InputError if `run`, the model called `name`, does not take images of `image_size` pixels.
+
+    `advice` ends the message: it says which constant to set.
+    """
+    try:
+        with torch.no_grad():
+            run(make_example(image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:  # networks refuse a size with different errors
+        raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error

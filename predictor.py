@@ -1,8 +1,10 @@
-"""The one way every script runs a saved model: a checkpoint, ONNX, OpenVINO IR or TorchScript.
+"""Runs a saved model over images. The model is a checkpoint, or an ONNX, OpenVINO IR or TorchScript file.
 
-model = predictor.load("trained_models/best_model.pt")
-for record in model.predict("folder/of/images"):
-    print(record.path, record.names)
+    model = predictor.load("trained_models/best_model.pt")
+    for record in model.predict("folder/of/images"):
+        print(record.path, record.names)
+
+Every script that predicts does it by this module.
 """
 
 from __future__ import annotations
@@ -35,27 +37,28 @@ from models.inference import ACTIVATIONS
 from models_factory import require_size, restore_model
 from utils import InputError, Progress, choose_device
 
-BATCHES_AHEAD = 2  # decoded while the model computes: enough to even out large and small images
+BATCHES_AHEAD = 2  # batches decoded while the model computes: enough to even out large and small images
 
-REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # of an exported file's metadata
+REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # keys of an exported file's metadata
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class Record(NamedTuple):
-    """What a model says of one image."""
+    """What a model predicts for one image."""
 
     path: str  # "" for an image that did not come from a file
     probabilities: NDArray[np.float32]  # (C,)
-    labels: list[int]  # indices of the predicted classes, rising
-    names: list[str]  # of those classes
+    labels: list[int]  # indices of the predicted classes, in rising order
+    names: list[str]  # names of the predicted classes, in the same order
 
 
 class Predictor:
-    """A saved model with all that running it takes: class names, thresholds, image size, resize rule.
+    """A saved model with all that is needed to run it: class names, thresholds, image size, resize rule.
 
-    `metadata` is what the file says of itself, `thresholds` (C,) what predictions use, of calibrated probabilities
-    where these are calibrated; `threshold` is the one that was tuned for all classes, uncalibrated.
+    `metadata` is what the model's file says about the model. Predictions use `thresholds` (C,), which apply to the
+    calibrated probabilities if there is a calibration. `threshold` is one number that was tuned for all classes
+    together, on uncalibrated probabilities.
     """
 
     def __init__(
@@ -89,11 +92,15 @@ class Predictor:
         num_workers: int = 0,
         title: str | None = None,
     ) -> Iterator[Record]:
-        """Records of `images` in their order, as they are computed, in constant memory.
+        """Yield one record for each image, in the order of `images`, as soon as its batch is computed.
 
-        They are a folder's image files, or any iterable of files, PIL images and uint8 arrays (H, W, 3) RGB, which is
-        read no more than BATCHES_AHEAD batches ahead. Threads decode, or `num_workers` processes. With a `title`,
-        progress is shown under it where their number is known. Raises InputError for an image that cannot be read.
+        `images` is a folder, one image, or an iterable of images. An image is a file's path, a PIL image, or a uint8
+        array (H, W, 3) RGB. An iterable is read at most BATCHES_AHEAD batches ahead, so memory does not grow with the
+        number of images. Threads decode the images, or `num_workers` processes if it is not 0. With a `title`, progress
+        is shown if the number of images is known. Raises InputError for an image that cannot be read.
+
+            for record in model.predict(["a.jpg", "b.jpg"]):
+                print(record.path, record.names, record.probabilities.max())
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: it must be 1 or more")
@@ -102,29 +109,32 @@ class Predictor:
         elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]
         total = len(images) if isinstance(images, Sized) else 0
-        read = partial(_read_views, resize_rule=self.metadata["resize_rule"], sizes=tuple(self.sizes))
+        read = partial(_read_resized, resize_rule=self.metadata["resize_rule"], sizes=tuple(self.sizes))
         batches = read_ahead(images, read, batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
             for batch in batches:
-                views = zip(*(arrays for _, arrays in batch), strict=True)  # those of one size together
-                computed = [self.compute(torch.from_numpy(np.stack(arrays))) for arrays in views]
+                computed = []
+                for position in range(len(self.sizes)):  # all images of the batch in the same size
+                    arrays = [resized[position] for _, resized in batch]
+                    computed.append(self.compute(torch.from_numpy(np.stack(arrays))))
                 probabilities = np.mean(computed, axis=0)
                 for (path, _), row, labels in zip(batch, probabilities, self.decide(probabilities), strict=True):
-                    yield Record(path, row, labels, [self.classes[label] for label in labels])
+                    names = [self.classes[label] for label in labels]
+                    yield Record(path=path, probabilities=row, labels=labels, names=names)
                 if progress:
                     progress.step(len(batch))
 
     def prepare(self, image: Picture) -> torch.Tensor:
-        """uint8 (3, S, S) of the model's size. Raises InputError for what is no image."""
+        """The image as uint8 (3, S, S), in the model's size. Raises InputError if it cannot be read."""
         return read_image(image, make_eval_transform(self.metadata["resize_rule"], self.image_size))
 
     def compute(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Probabilities (B, C) of uint8 (B, 3, S, S), with `flip` the mean over them and their mirror images."""
+        """Probabilities (B, C) of images uint8 (B, 3, S, S); with `flip`, means over an image and its mirror image."""
         views = [images, images.flip(3)] if self.flip else [images]
         return torch.stack([self.activate(self.run(view)) for view in views]).mean(dim=0).cpu().numpy()
 
     def decide(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
-        """The predicted labels of each row of `probabilities` (B, C), rising."""
+        """Indices of the predicted classes, in rising order, for each row of `probabilities` (B, C)."""
         chosen = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
         return [np.flatnonzero(row).tolist() for row in chosen]
 
@@ -142,14 +152,19 @@ def load(
     calibration: str = "none",
     allow_failed: bool = False,
 ) -> Predictor:
-    """The model in the file `path`; classes, image size and the rest come from it, not from config.py.
+    """Open the model in the file `path`. Its classes, image size and so on come from the file, not from config.py.
 
-    `default_threshold` serves a model that has none. `engine` is one of engines.ENGINES, or "auto": the file's own.
-    Besides torch, a checkpoint runs as an ONNX file, kept in `cache_folder` (None: beside it, in engines/), and
-    `int8_images`, image files, make that int8. Probabilities are means over each image at `scales` times the model's
-    size and, with `flip`, their mirror images, and calibrated by `calibration`, as it is stored in the file.
-    Raises InputError for whatever is no such file or damaged, for what it or the engine cannot do, and, unless
-    `allow_failed`, for an exported file that did not pass its comparison with the checkpoint.
+    `default_threshold` is used if the model has no threshold. `engine` is a key of engines.ENGINES, or "auto", which
+    chooses the engine by the kind of file. Engines other than torch run a checkpoint by an ONNX file that is made from
+    it and kept in `cache_folder` (None: in the folder engines/ beside the checkpoint); with image files in
+    `int8_images` that ONNX file is int8. An image is computed in each of `scales` (times the model's size) and, with
+    `flip`, also mirrored; its probabilities are the means. `calibration` is the name of a calibration that the file
+    holds, or "none".
+
+    Raises InputError if the file is no model or is damaged, if the model or the engine cannot do what is asked, and,
+    without `allow_failed`, for an exported file that did not pass its comparison with its checkpoint.
+
+        model = predictor.load("best_model.pt", flip=True, scales=(1.0, 1.25))
     """
     path = Path(path)
     if not scales or min(scales) <= 0:
@@ -175,10 +190,10 @@ def load(
         any_size = "size" in metadata["dynamic"]
         run = run if "batch" in metadata["dynamic"] else engines.run_one_by_one(run)
     model = Predictor(
-        run,
-        metadata,
-        path,
-        target,
+        run=run,
+        metadata=metadata,
+        path=path,
+        device=target,
         default_threshold=default_threshold,
         flip=flip,
         scales=scales,
@@ -201,7 +216,7 @@ def _open_checkpoint(
     int8_images: Sequence[str],
     cache_folder: str | Path | None,
 ) -> Run:
-    """The checkpoint `metadata` in the engine."""
+    """Run the checkpoint `metadata`, which was read from `path`, in `engine`."""
     image_size = metadata["image_size"]
     if engine == "torch":
         if int8_images:
@@ -222,16 +237,17 @@ def _open_checkpoint(
 def choose_activation(
     metadata: dict[str, Any], method: str, thresholds: ArrayLike
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], NDArray[np.float32]]:
-    """What turns a model's output (B, C) into probabilities, calibrated by `method`, and the thresholds of these (C,).
+    """Returns (a function from a model's output (B, C) to probabilities calibrated by `method`, its thresholds (C,)).
 
-    `thresholds` are those of uncalibrated probabilities. Raises InputError where the model has no such calibration.
+    The argument `thresholds` applies to uncalibrated probabilities. Raises InputError if the model has no calibration
+    `method`.
     """
     thresholds = np.asarray(thresholds, dtype=np.float32)
-    if metadata.get("output", "logits") == "probabilities":  # of which all of this is inside
-        inside = metadata.get("applied_calibration", "none")
-        if method not in ("none", inside):
-            raise InputError(f"this file gives probabilities of CALIBRATION {inside}: export it again for {method}")
-        return lambda probabilities: probabilities, thresholds
+    if metadata.get("output", "logits") == "probabilities":  # the file itself computes and calibrates them
+        applied = metadata.get("applied_calibration", "none")
+        if method not in ("none", applied):
+            raise InputError(f"this file gives probabilities of CALIBRATION {applied}: export it again for {method}")
+        return _leave_unchanged, thresholds
     activate = ACTIVATIONS[metadata.get("activation", "sigmoid")]
     if method == "none":
         return activate, thresholds
@@ -240,34 +256,45 @@ def choose_activation(
         raise InputError(
             f"the model has no calibration {method!r}: set CALIBRATION to 'none', or fit it by threshold_tuning.py"
         )
-    mapped = calibration.map_thresholds(thresholds, fitted)
-    return lambda logits: activate(calibration.apply(logits, fitted)), np.asarray(mapped, dtype=np.float32)
+
+    def calibrate(logits: torch.Tensor) -> torch.Tensor:
+        return activate(calibration.apply(logits, fitted))
+
+    return calibrate, np.asarray(calibration.map_thresholds(thresholds, fitted), dtype=np.float32)
+
+
+def _leave_unchanged(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities
 
 
 def read_image(image: Picture, transform: Transform) -> torch.Tensor:
-    """The image as the model sees it: uint8 (3, S, S). Raises InputError when it cannot be read."""
+    """Decode an image and transform it to the model's input, uint8 (3, S, S). Raises InputError if it is unreadable."""
     return transform(torch.from_numpy(decode(image)).permute(2, 0, 1))
 
 
-def _read_views(image: Picture, resize_rule: str, sizes: tuple[int, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
-    """(path, the image as arrays (3, S, S) of all `sizes`); arrays, since processes hand them over quicker."""
+def _read_resized(image: Picture, resize_rule: str, sizes: tuple[int, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
+    """Returns (path, the image as an array (3, S, S) for each of `sizes`).
+
+    Arrays and not tensors, since processes pass arrays on more quickly.
+    """
     pixels = torch.from_numpy(decode(image)).permute(2, 0, 1)
     path = str(image) if isinstance(image, str | Path) else ""
     return path, [_make_transform(resize_rule, size)(pixels).numpy() for size in sizes]
 
 
-_make_transform = functools.cache(make_eval_transform)
+_make_transform = functools.cache(make_eval_transform)  # made once in a process, not once for each image
 
 
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Result], batch_size: int, num_workers: int = 0
 ) -> Iterator[list[Result]]:
-    """Batches of what `read` makes of `items`, in order, by threads or `num_workers` processes.
+    """Yield lists of `batch_size` results of `read(item)`, in the order of `items`; the last list may be shorter.
 
-    They are BATCHES_AHEAD batches ahead. An error of `read` comes when it is the turn of its batch.
+    Threads call `read`, or `num_workers` processes if it is not 0; they are BATCHES_AHEAD batches ahead. An error in
+    `read` is raised when the batch of its item is due.
     """
     with _make_pool(num_workers) as pool:
-        reading = (pool.submit(read, item) for item in items)  # an item is read once it is taken from here
+        reading = (pool.submit(read, item) for item in items)  # submits an item only when the next one is asked for
         waiting = deque(islice(reading, BATCHES_AHEAD * batch_size))
         try:
             while waiting:
@@ -279,6 +306,6 @@ def read_ahead(
 
 
 def _make_pool(num_workers: int) -> Executor:
-    if num_workers:
+    if num_workers:  # one thread in each process: torch's own threads would compete for the same cores
         return ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
     return ThreadPoolExecutor(torch.get_num_threads())

@@ -1,10 +1,10 @@
-"""Serves a saved model over HTTP, with a page to try it.
+"""Serves a saved model over HTTP, with a page on which one can try it.
 
     python serving.py [recipe.py ...] [--NAME value ...]
 
-MODEL_PATH is a checkpoint, which runs in SERVING_ENGINE, or an exported file, which runs in its own. For what it
-answers, see server/application.py. SIGTERM and Ctrl-C end it: requests that are there are answered first, and its
-exit status is 0.
+MODEL_PATH is a checkpoint, which runs in SERVING_ENGINE, or an exported file, which runs in its own engine. The paths
+and answers are described in server/application.py. SIGTERM and Ctrl-C end the server: it first answers the requests
+that have arrived, and its exit status is 0.
 """
 
 from __future__ import annotations
@@ -52,20 +52,25 @@ def main(arguments: list[str]) -> None:
     from server.request_queue import BatchQueue
 
     utils.keep_freed_memory()
-    listener = bind(SERVING_HOST, SERVING_PORT)  # before the seconds that a model takes to load
+    listener = bind(SERVING_HOST, SERVING_PORT)  # first, since loading a model takes seconds
     model, engine = load_model()
-    queue = BatchQueue(model.compute, SERVING_BATCH_SIZE, SERVING_BATCH_WAIT_MS / 1000, SERVING_QUEUE_SIZE)
-    service = Service(model, engine, queue, round(SERVING_MAX_MEGAPIXELS * 1e6))
+    queue = BatchQueue(
+        compute=model.compute,
+        batch_size=SERVING_BATCH_SIZE,
+        wait_seconds=SERVING_BATCH_WAIT_MS / 1000,
+        size=SERVING_QUEUE_SIZE,
+    )
+    service = Service(model=model, engine=engine, queue=queue, max_pixels=round(SERVING_MAX_MEGAPIXELS * 1e6))
     app = make_app(service, round(SERVING_MAX_UPLOAD_MB * 2**20))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, server.handle_exit)  # uvicorn raises them again at its end: the exit status would tell
+        signal.signal(number, server.handle_exit)  # uvicorn's own handlers would end with an exit status above 0
     print(f"{config.MODEL_PATH} in {engine}: {name_address(listener)}, interface at /docs; Ctrl-C ends it", flush=True)
     server.run(sockets=[listener])
 
 
 def load_model() -> tuple[predictor.Predictor, str]:
-    """The model in MODEL_PATH, which has computed an image, and the engine it runs in."""
+    """Load the model in MODEL_PATH, and let it compute one image. Returns it, and the name of its engine."""
     kind = engines.recognise(config.MODEL_PATH)
     wanted = SERVING_ENGINE if kind == "checkpoint" else "auto"
     engine = engines.choose_engine(wanted, kind, config.MODEL_PATH)
@@ -77,16 +82,15 @@ def load_model() -> tuple[predictor.Predictor, str]:
         cache_folder=config.CACHE_FOLDER,
         calibration=config.CALIBRATION,
     )
-    model.compute(
-        models_factory.make_example(model.image_size)[:1]
-    )  # what an engine does once is done before the first request
+    # An engine's first run takes longer than the others: no request should wait for it.
+    model.compute(models_factory.make_example(model.image_size)[:1])
     return model, engine
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, which refuses connections until the server listens. Raises InputError."""
+    """Bind a socket to the address; it refuses connections until the server listens. Raises InputError if it cannot."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a server just ended would keep the port
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # for a port whose server has just ended
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -99,6 +103,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def name_address(listener: socket.socket) -> str:
+    """The URL of the server: `http://127.0.0.1:8000`."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

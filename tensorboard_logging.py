@@ -1,16 +1,18 @@
-"""What a run can be watched by: TensorBoard scalars, PR curves and pictures.
+"""Writes what a run can be watched by in TensorBoard: scalars, PR curves and pictures.
 
-`TensorBoardLogger(folder)` writes event files (`tensorboard --logdir runs`); `TensorBoardLogger(None)` is
-switched off. Values come as arguments. TensorBoard takes seconds to import, so a run without it does not import it.
+    with TensorBoardLogger(folder) as logger:     # then: tensorboard --logdir runs
+        logger.add_epoch({"epoch": 1, "train_loss": 0.3})
+
+`TensorBoardLogger(None)` is switched off. TensorBoard takes seconds to import, so a run without it does not import it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 import utils
@@ -18,12 +20,10 @@ from evaluation.pages import cut
 from evaluation.palette import DARK
 from evaluation.pictures import BAND, draw_labels
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 Record = dict[str, float | int | bool]  # the numbers of one epoch; "epoch" counts from 1
 
-# TensorBoard draws the tags of one group side by side; a key that is not here is its own tag
+# keys: numbers of a record; values: their tags. TensorBoard draws the tags of one group (the word before the slash)
+# side by side. A number that is not listed has its key as tag.
 TAGS = {
     "train_loss": "loss/train",
     "val_loss": "loss/val",
@@ -39,17 +39,17 @@ TAGS = {
 }
 
 PR_CURVE_THRESHOLDS = 127  # the most that TensorBoard's plugin takes
-PICTURE_SIDE, GAP = 320, 12  # pixels, of the grid of validation pictures
+PICTURE_SIDE, GAP = 320, 12  # in pixels: a picture in the grid of validation pictures, and the space between two
 GRID_COLUMNS = 4
-LABEL_LINES = 6  # under each picture, always, so that the grids of all epochs have one size
+LABEL_LINES = 6  # under every picture, so that the grids of all epochs have the same size
 SIGNS = {"✓ found": DARK["green"], "○ missed": DARK["blue"], "✗ false": DARK["orange"]}
 
 
 class TensorBoardLogger:
-    """Writes a run's numbers, PR curves and pictures to `folder`; with None every method does nothing.
+    """Writes a run's numbers, PR curves and pictures to `folder`. If `folder` is None, the methods do nothing.
 
-    Of an earlier run that stopped, what it wrote of `first_epoch` and later is no longer shown.
-    Raises utils.InputError when the folder cannot be written.
+    A run that is resumed goes on at `first_epoch`: TensorBoard no longer shows what was written for this epoch and
+    later ones before. Raises utils.InputError if the folder cannot be written.
     """
 
     def __init__(self, folder: Path | None, first_epoch: int = 1) -> None:
@@ -74,29 +74,30 @@ class TensorBoardLogger:
             self.writer.close()
 
     def add_epoch(self, record: Record) -> None:
-        """One scalar for each number of an epoch's record."""
+        """Write one scalar for each number of an epoch's record."""
         if self.writer is None:
             return
         for key, value in record.items():
             if key != "epoch":
                 self.writer.add_scalar(TAGS.get(key, key), float(value), int(record["epoch"]))
-        self.writer.flush()  # a run that is killed in the next epoch keeps this one
+        self.writer.flush()  # so that this epoch is not lost if the run is killed in the next one
 
     def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
-        """Precision over recall of all classes together (micro) and of each class that has a positive.
+        """Write PR curves: one of all classes together (micro), and one of each class that has a positive.
 
-        `probabilities` and `targets` are (N, C); targets are 1, 0 or, left out as unknown, -1 or NaN.
+        `probabilities` and `targets` are (N, C). Targets are 1, 0, or unknown (-1 or NaN), which are left out.
         """
         if self.writer is None:
             return
         probabilities, targets = np.asarray(probabilities), np.asarray(targets)
-        known = targets >= 0  # False for NaN too
+        known = targets >= 0  # False also for NaN
         curves = {"micro": (targets[known], probabilities[known])}
         for c, name in enumerate(classes):
             curves[f"class/{name}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
         for name, (labels, scores) in curves.items():
             if labels.any():
-                self.writer.add_pr_curve(f"pr_curve/{name}", labels, scores, epoch, PR_CURVE_THRESHOLDS)
+                tag = f"pr_curve/{name}"
+                self.writer.add_pr_curve(tag, labels, scores, epoch, num_thresholds=PR_CURVE_THRESHOLDS)
 
     def add_pictures(
         self,
@@ -107,25 +108,28 @@ class TensorBoardLogger:
         classes: Sequence[str],
         epoch: int,
     ) -> None:
-        """The pictures as `draw_pictures` draws them."""
+        """Write the grid of pictures that `draw_pictures` draws."""
         if self.writer is None or len(np.asarray(images)) == 0:
             return
         picture = draw_pictures(images, targets, probabilities, thresholds, classes)
         self.writer.add_image("pictures/val", picture, epoch, dataformats="HWC")
 
     def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
-        """The run's constants and final metrics, for TensorBoard's table that compares runs."""
+        """Write the run's constants and final metrics, for TensorBoard's table that compares runs."""
         if self.writer is None:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in constants.items()}
-        tagged = {f"hparam/{name}": float(value) for name, value in metrics.items()}
-        # SummaryWriter.add_hparams would open a second event file, and TensorBoard (without its fast loader) leaves
-        # a file for good once a newer one is there: whatever this writer added later would not be shown
-        for summary in hparams(plain, tagged):
+        plain_constants = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in constants.items()
+        }
+        tagged_metrics = {f"hparam/{name}": float(value) for name, value in metrics.items()}
+        # Not by SummaryWriter.add_hparams, which opens a second event file: TensorBoard (without its fast loader) stops
+        # reading a file when there is a newer one, so it would not show what this writer adds later.
+        for summary in hparams(plain_constants, tagged_metrics):
             self.writer._get_file_writer().add_summary(summary)
-        for tag, value in tagged.items():
+        for tag, value in tagged_metrics.items():
             self.writer.add_scalar(tag, value)
 
 
@@ -136,14 +140,16 @@ def draw_pictures(
     thresholds: float | ArrayLike,
     classes: Sequence[str],
 ) -> np.ndarray:
-    """A uint8 (height, width, 3) grid of uint8 (B, 3, H, W) images, each above its labels and predictions.
+    """Draw images uint8 (B, 3, H, W) as a grid, uint8 (height, width, 3), with labels and predictions under each.
 
-    `targets` (unknown: -1 or NaN) and `probabilities` are (B, C), `thresholds` a float or (C,).
+    `targets` (unknown: -1 or NaN) and `probabilities` are (B, C), `thresholds` is a float or (C,).
     """
     cells = []
-    for image, row_targets, row in zip(np.asarray(images), np.asarray(targets), np.asarray(probabilities), strict=True):
+    rows = zip(np.asarray(images), np.asarray(targets), np.asarray(probabilities), strict=True)
+    for image, image_targets, image_probabilities in rows:
         picture = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, PICTURE_SIDE))
-        texts, colours = zip(*_describe(row_targets, row, thresholds, classes), strict=True)
+        lines = _describe(image_targets, image_probabilities, thresholds, classes)
+        texts, colours = [text for text, _ in lines], [colour for _, colour in lines]
         cells.append(draw_labels(np.asarray(picture), texts, colours, LABEL_LINES))
     heading = draw_labels(np.asarray(Image.new("RGB", (PICTURE_SIDE, 1), BAND)), [*SIGNS], [*SIGNS.values()])
     width, height = cells[0].width + GAP, cells[0].height + GAP
@@ -159,7 +165,10 @@ def draw_pictures(
 def _describe(
     targets: np.ndarray, probabilities: np.ndarray, thresholds: float | ArrayLike, classes: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """The (text, colour) lines under one picture: mistakes first, the highest probability first among equals."""
+    """The lines (text, colour) under one picture: mistakes first; within a kind, high probabilities first.
+
+    `targets` and `probabilities` are (C,).
+    """
     predicted, present, known = probabilities >= np.asarray(thresholds), targets == 1, targets >= 0
     kinds = (
         ("✗ {}", DARK["orange"], predicted & known & ~present),
@@ -171,6 +180,9 @@ def _describe(
     for form, colour, chosen in kinds:
         for c in sorted(np.flatnonzero(chosen).tolist(), key=lambda c: -probabilities[c]):
             lines.append((f"{form.format(cut(classes[c], 20))} {probabilities[c]:.2f}", colour))
+    if not lines:
+        return [("no labels, none predicted", DARK["soft"])]
     if len(lines) > LABEL_LINES:
-        return [*lines[: LABEL_LINES - 1], (f"and {len(lines) - LABEL_LINES + 1} more", DARK["soft"])]
-    return lines or [("no labels, none predicted", DARK["soft"])]
+        num_shown = LABEL_LINES - 1
+        return [*lines[:num_shown], (f"and {len(lines) - num_shown} more", DARK["soft"])]
+    return lines

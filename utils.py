@@ -1,4 +1,11 @@
-"""Devices, processes, progress and printing for every script; nothing here knows about labels."""
+"""What every script needs: how it ends, its log, files written completely, devices, random numbers, progress.
+
+    utils.run_script(main)                          # bad input ends the script with one line
+    with utils.Progress("epoch 1", 5000) as progress:
+        progress.step(32, loss=0.3)
+
+Nothing in this file knows about labels or models.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +19,43 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from other_systems import WORDS
 
-if TYPE_CHECKING:  # torch takes seconds to import, and model_performance_table.py needs none of it
+if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command line and the table must not wait for it
     import torch
 
 VERSION = "1.0.0"
 NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
-LEFTOVER_SECONDS = 3600  # without a change, after which a temporary file is no living process's, here or elsewhere
+LEFTOVER_SECONDS = 3600  # a temporary file that was not changed for this time belongs to a process that was killed
+
+# ---- how a script ends ----
 
 
 class InputError(ValueError):
-    """Bad input: the message is the one line a person sees (what, where, what to do)."""
+    """Bad input. The message is the one line that a person sees: what is wrong, where, and what to do."""
 
     def __init__(self, message: str) -> None:
-        # an error of a data loading process comes back with that process's traceback before it
+        # The message of an error in a data loading process begins with that process's traceback.
         super().__init__(message.rpartition("InputError: ")[2].strip())
 
 
 class Stopped(Exception):
-    """A signal has ended the run; the same command goes on from what was saved."""
+    """A signal has ended the run. The same command goes on from what was saved."""
 
     STATUS = 75  # EX_TEMPFAIL of sysexits.h: neither an error nor a finished run
 
 
 def run_script(main: Callable[[list[str]], None]) -> None:
-    """Run a script's `main` on the command line; bad input becomes one line on stderr and exit status 1."""
+    """Call a script's `main` with the command line. Bad input becomes one line on stderr and exit status 1."""
     status: int | str = 0
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the program that reads the output has ended, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except InputError as error:
@@ -68,12 +78,13 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         status = Stopped.STATUS
-    if status:  # here the error is gone, and with it what `main` still held: loading processes end by themselves
+    # Not within `except`: there the error keeps alive what `main` held, and loading processes do not end by themselves.
+    if status:
         sys.exit(status)
 
 
 def require_environment() -> None:
-    """Raise InputError, which says what to run, where Python lacks packages that scripts import when they start."""
+    """Raise InputError, which says what to run, if packages of NEEDED are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(_advise_to_install(missing))
@@ -87,14 +98,16 @@ def _advise_to_install(names: list[str]) -> str:
 
 
 def _is_full_gpu(error: BaseException) -> bool:
+    """Whether `error` says that the GPU's memory is full. Does not import torch: without it, it is no such error."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean X?)` with the one of `words` nearest to a misspelt one; empty where none is near.
+    """Suggest the one of `words` that is nearest to `word`, for the end of an error message.
 
-    A word of another system gives ` (X here)`, what it is in this one.
+    Returns ` (did you mean X?)`, or ` (X here)` if `word` belongs to another system and is called X in this project,
+    or "" if none is near. Example: suggest("bacth_size", ["batch_size"]) is " (did you mean batch_size?)".
     """
     meaning = WORDS.get(word.lower().replace("-", "_"))
     if meaning:
@@ -104,13 +117,15 @@ def suggest(word: str, words: Iterable[str]) -> str:
     return f" (did you mean {by_upper[near[0]]}?)" if near else ""
 
 
+# ---- what is printed, and the log of a run ----
+
 _log: Path | None = None
-_early: list[str] | None = None  # lines from before it is known where the log is; None: there will be no log
+_early: list[str] | None = None  # lines that were printed before `log_to` named a file; None: no log is kept
 
 
 @contextmanager
 def keep_log() -> Iterator[None]:
-    """What is said inside (`say`, `warn`) is also kept: in the text file `log_to` names, now or later."""
+    """Until the end of `with`, keep all lines of `say` and `warn`, for the file that `log_to` names."""
     global _log, _early
     _early = []
     try:
@@ -120,7 +135,7 @@ def keep_log() -> Iterator[None]:
 
 
 def log_to(path: Path) -> None:
-    """Name the file of `keep_log`; what has been said so far is added to it, too."""
+    """Name the text file of `keep_log`. Lines that were printed before are added to it, too."""
     global _log, _early
     path.parent.mkdir(parents=True, exist_ok=True)
     _log, lines = path, "".join(_early or ())
@@ -129,13 +144,13 @@ def log_to(path: Path) -> None:
 
 
 def say(text: str) -> None:
-    """A line or more on stdout, and in the run's log."""
+    """Print one or more lines to stdout, and add them to the run's log."""
     print(text, flush=True)
     _add_to_log(text)
 
 
 def warn(message: str) -> None:
-    """One line on stderr about something that does not stop the run; of several processes, the first says it."""
+    """Print one line to stderr about something that does not stop the run. Only rank 0 prints it."""
     if os.environ.get("RANK", "0") == "0":
         print(f"warning: {message}", file=sys.stderr, flush=True)
         _add_to_log(f"warning: {message}")
@@ -158,10 +173,16 @@ def _write_log(text: str) -> None:
         raise InputError(f"cannot write {_log}: {error.strerror} (free some space)") from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk and rename: complete or absent.
+# ---- files ----
 
-    Raises InputError when the file cannot be written; what was at `path` before is then untouched.
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that it is complete or absent: `write(temporary)` fills a temporary file, which is then renamed.
+
+    The temporary file lies beside `path` and is flushed to disk first. Raises InputError if the file cannot be written;
+    a file that was at `path` before then stays.
+
+        write_atomically(path, lambda temporary: torch.save(content, temporary))
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -176,23 +197,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             raise
         raise InputError(f"cannot write {path}: {error} (free some space or choose another folder)") from error
     finally:
-        with suppress(OSError):  # what keeps it from being written keeps it from being there
+        with suppress(OSError):  # it was renamed, or it could not be made
             temporary.unlink()
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed had begun to write as `path`."""
+    """Remove the temporary files of `path` that processes left when they were killed."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError):  # another process removes it, too
+        with suppress(FileNotFoundError):  # another process was quicker to remove it
             if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
                 leftover.unlink()
 
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` in the end; an error leaves that as it was.
+    """Yield a new folder to fill. At the end of `with` it replaces `folder`; after an error `folder` is unchanged.
 
-    Raises InputError when it cannot be written.
+    Raises InputError if the folder cannot be written.
     """
     new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -207,16 +228,26 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` as UTF-8 in `path`, complete or not at all."""
+    """Write `text` to `path` as UTF-8, completely or not at all. Raises InputError if it cannot be written."""
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
+# ---- devices ----
+
+
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first GPU, or the CPU where there is none."""
+    """The device called `name`, such as "cpu" or "cuda:1". "auto" is the first GPU, or the CPU if there is none.
+
+    Raises InputError if the device is not available.
+    """
     import torch
 
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cpu"
+        if torch.cuda.is_available():
+            name = "cuda"
+        elif torch.backends.mps.is_available():
+            name = "mps"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -226,18 +257,25 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_num_workers(num_workers: int | None, device: torch.device) -> int:
-    """`num_workers`, or for None: none on a CPU, which the model needs itself; beside a GPU the cores, up to 12."""
+    """The number of processes that load data: `num_workers`, or for None a number that suits `device`.
+
+    Beside a GPU that is the number of cores, at most 12. On a CPU it is 0, since the model itself needs the cores.
+    """
     if num_workers is not None:
         return num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if device.type == "cpu" else min(cores, 12)
+    if device.type == "cpu":
+        return 0
+    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
+        return min(len(os.sched_getaffinity(0)), 12)
+    return min(os.cpu_count() or 1, 12)
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """ "off", "bf16" or "fp16": MIXED_PRECISION, or for "auto" what suits `device`.
+    """Returns "off", "bf16" or "fp16": `precision`, or for "auto" what suits `device`.
 
-    A GPU gets bf16 where it computes in it, else fp16. A CPU gets float32: whether bf16 is quicker depends on the
-    model and the processor (benchmarks/training_step.py measures it), and a choice by the clock would not repeat.
+    A GPU gets bf16 if it can compute in it, otherwise fp16. A CPU gets "off", which is float32: whether bf16 is quicker
+    there depends on the model and the processor (benchmarks/training_step.py measures it), and a choice by measured
+    time could be another one in the next run.
     """
     import torch
 
@@ -249,20 +287,23 @@ def choose_precision(precision: str, device: torch.device) -> str:
 
 
 def make_autocast(precision: str, device: torch.device) -> tuple[Callable[[], Any], bool]:
-    """(a maker of autocast contexts, whether gradients need scaling) for "off", "bf16" or "fp16" on `device`."""
+    """Returns (a function that makes autocast contexts on `device`, whether gradients need scaling).
+
+    `precision` is "off", "bf16" or "fp16". Use: `with autocast(): logits = model(images)`.
+    """
     import torch
 
     if precision == "off":
         return nullcontext, False
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return lambda: torch.autocast(device.type, dtype=dtype), precision == "fp16"
+    return partial(torch.autocast, device.type, dtype=dtype), precision == "fp16"
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep the memory it frees for its next use (glibc; elsewhere nothing changes).
+    """Let the process keep memory that it frees, and use it again. Changes nothing on systems without glibc.
 
-    glibc hands large blocks back to the system at once, which clears their pages anew for the next step: up to a third
-    of a training step on a CPU.
+    glibc gives large blocks back to the system at once. The system then has to clear their pages for the next step,
+    which takes up to a third of a training step on a CPU.
     """
     import ctypes
 
@@ -275,8 +316,11 @@ def keep_freed_memory() -> None:
     set_option(trim_threshold, -1)
 
 
+# ---- random numbers ----
+
+
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch; on a GPU also choose deterministic kernels."""
+    """Seed the random numbers of Python, numpy and torch. If there is a GPU, also choose deterministic kernels."""
     import numpy as np
     import torch
 
@@ -290,7 +334,7 @@ def seed_everything(seed: int) -> None:
 
 
 def get_random_state(device: torch.device) -> dict[str, Any]:
-    """Where Python's, numpy's, torch's and the GPU's random numbers are, in tensors and plain types."""
+    """The state of the random numbers of Python, numpy, torch and the GPU, in tensors and plain types."""
     import numpy as np
     import torch
 
@@ -303,7 +347,7 @@ def get_random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Go on drawing where `get_random_state` was called."""
+    """Set the state that `get_random_state` returned: the same random numbers follow."""
     import numpy as np
     import torch
 
@@ -315,17 +359,21 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+# ---- progress ----
+
+
 def format_duration(seconds: float) -> str:
-    """`75` -> `1:15`, `4000` -> `1:06:40`."""
+    """Write a time in seconds as minutes and seconds: `75` -> `1:15`, `4000` -> `1:06:40`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 class Progress:
-    """Progress over `total` images: a live bar in a terminal or notebook, a line now and then in a pipe.
+    """Shows progress over `total` images: a live bar in a terminal or notebook, a line from time to time elsewhere.
 
-    Each step says how many images it was and may say more (`loss=...`); the values shown are the latest.
+    with Progress("testing", total=5000) as progress:
+        progress.step(32, loss=0.3)     # 32 more images are done; the latest loss is shown, too
     """
 
     SECONDS_BETWEEN_LINES = 20.0
@@ -355,9 +403,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start."""
         return time.perf_counter() - self.start
 
     def step(self, num_images: int, **values: float) -> None:
+        """Count `num_images` more images, and show `values` from now on; without values the last ones stay."""
         self.done += num_images
         if values:
             self.values = "".join(f"  {name} {value:.4f}" for name, value in values.items())
@@ -366,7 +416,7 @@ class Progress:
         self.show(f"{self.done}/{self.total}{self.values}  {rate:.1f} images/s  {left} left")
 
     def show(self, text: str) -> None:
-        """Show `text` in the live bar, or now and then as a line."""
+        """Show `text` in the live bar, or as a line if the last line was printed long ago."""
         if self.live:
             self.live.update(self.task, completed=self.done, text=text)
         elif time.perf_counter() - self.last_line > self.SECONDS_BETWEEN_LINES and self.done < self.total:
@@ -375,7 +425,7 @@ class Progress:
 
 
 class Waiting:
-    """Yields `batches`, and adds up in `seconds` how long each was waited for."""
+    """Yields `batches`, and adds up in `seconds` how long the loop waited for them."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self.batches, self.seconds = batches, 0.0
@@ -389,7 +439,7 @@ class Waiting:
 
 
 def track(batches: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """Yield `batches` (whose `images` say how many they are) while showing progress."""
+    """Yield `batches`, and show progress over the `total` images in them."""
     with Progress(title, total) as progress:
         for batch in batches:
             yield batch

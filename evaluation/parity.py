@@ -1,10 +1,10 @@
-"""Whether an exported file says what its checkpoint says, measured from image files on.
+"""Measures whether an exported file predicts what its checkpoint predicts, for the same image files.
 
-    reference = make_reference(checkpoint, paths, targets)    # the checkpoint, plain, in PyTorch
-    report = compare(file, reference)                         # the file, opened in its own runtime
+    reference = make_reference(checkpoint, paths, targets)    # the checkpoint in PyTorch
+    report = compare(file, reference)                         # the file in its own engine
     report["parity"]                                          # "passed", or "failed" with report["problems"]
 
-What is compared is all that decides predictions: probabilities, class names, thresholds, limits of labels.
+Everything that decides predictions is compared: probabilities, class names, thresholds, limits on the number of labels.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ from export import engines
 from models import checkpoints
 from predictor import Predictor
 
-BATCH_SIZE = 16  # of the file: more than one image, so that a batch is tried, too
+BATCH_SIZE = 16  # for the file: more than one image, so that batches are tested, too
 TIMED_RUNS = 20
-ROUNDING = 1e-4  # of a probability: float32 through other kernels differs by less
+WARM_UP_RUNS = 3  # not timed: the first runs choose kernels and allocate memory
+ROUNDING = 1e-4  # the most by which a probability in float32 differs between two engines
 
 
 class Budget(NamedTuple):
-    """How far probabilities may move."""
+    """How much a file may differ from its checkpoint."""
 
-    max_difference: float  # largest |difference| of a probability
-    mean_difference: float
-    flips: float  # share of entries (image, class) whose label changes, ties with the threshold left out
-    mAP_loss: float  # of the mAP
+    max_difference: float  # the largest absolute difference of a probability
+    mean_difference: float  # the mean absolute difference of probabilities
+    flips: float  # share of the entries (image, class) whose label changes, without ties at the threshold
+    mAP_loss: float  # mAP of the checkpoint minus mAP of the file
 
 
-# by the precision of a file; those of fp16 and int8 are set from what three trained EfficientNet-Lite0 lost. float32
-# has none for the mAP: images whose probabilities agree to seven digits may change places, and no label moves
+# keys: the precision of a file. The budgets of fp16 and int8 were set by measuring three trained EfficientNet-Lite0.
+# float32 has no budget for the mAP: two images whose probabilities agree to seven digits may change places in the
+# ranking, although no label changes.
 BUDGETS: dict[str, Budget] = {
     "fp32": Budget(ROUNDING, ROUNDING, 0.0, 1.0),
     "fp16": Budget(0.01, 0.001, 0.001, 0.002),
@@ -51,34 +53,42 @@ BUDGETS: dict[str, Budget] = {
 
 
 class Reference(NamedTuple):
-    """What the checkpoint says of the images."""
+    """What the checkpoint predicts for the images."""
 
     model: Predictor
-    paths: Sequence[str]
+    paths: Sequence[str]  # N image files
     probabilities: NDArray[np.float32]  # (N, C)
-    targets: NDArray[np.int8] | None  # (N, C), classes as the model's; None: no labels
+    targets: NDArray[np.int8] | None  # (N, C), with the classes of the model; None: no labels
 
 
 def make_reference(
     checkpoint: Path, paths: Sequence[str], targets: NDArray[np.int8] | None = None, calibration: str = "none"
 ) -> Reference:
-    """The checkpoint as it was trained (BatchNorm is not folded) in PyTorch on the CPU, image by image."""
+    """Run the checkpoint in PyTorch on the CPU, one image at a time and without folding BatchNorm."""
     device = torch.device("cpu")
     metadata = checkpoints.load(checkpoint)
     network = models_factory.restore_model(metadata, checkpoint).eval()
-    model = Predictor(engines.run_torch(network, device), metadata, checkpoint, device, calibration=calibration)
-    return Reference(model, paths, run(model, paths, 1), targets)
+    model = Predictor(
+        run=engines.run_torch(network, device),
+        metadata=metadata,
+        path=checkpoint,
+        device=device,
+        calibration=calibration,
+    )
+    probabilities = predict_files(model, paths, batch_size=1)
+    return Reference(model=model, paths=paths, probabilities=probabilities, targets=targets)
 
 
-def run(model: Predictor, paths: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """Probabilities (N, C) of image files."""
+def predict_files(model: Predictor, paths: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """Probabilities (N, C) of the image files `paths`."""
     return np.stack([record.probabilities for record in model.predict(paths, batch_size)])
 
 
 def compare(path: Path, reference: Reference, calibration: str = "none") -> dict[str, Any]:
-    """The report on the exported file: what differs, by how much, how quick it is, and whether it passed.
+    """Compare the exported file `path` with the checkpoint.
 
-    Plain types only. Raises InputError for a file that cannot be opened.
+    Returns a report of plain types: the differences, the time for an image, and whether the file passed. Raises
+    InputError if the file cannot be opened.
     """
     model = predictor.load(path, "cpu", calibration=calibration, allow_failed=True)
     expected, thresholds = reference.probabilities, reference.model.thresholds
@@ -86,10 +96,11 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
     if model.classes != reference.model.classes:
         problems.append("its classes are others, or in another order")
         return {"file": path.name, "parity": "failed", "problems": problems}
-    found = run(model, reference.paths, BATCH_SIZE)
-    difference = np.abs(found - expected)
+    probabilities = predict_files(model, reference.paths, BATCH_SIZE)
+    difference = np.abs(probabilities - expected)
     limits = (reference.model.min_labels, reference.model.max_labels)
-    is_flip = metrics.predict(found, model.thresholds, *limits) != metrics.predict(expected, thresholds, *limits)
+    labels = metrics.predict(probabilities, model.thresholds, *limits)
+    is_flip = labels != metrics.predict(expected, thresholds, *limits)
     is_tie = np.abs(expected - thresholds) <= ROUNDING
     measured: dict[str, float] = {
         "max_difference": float(difference.max()),
@@ -98,8 +109,8 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
         "flips_within_rounding": int((is_flip & is_tie).sum()),
     }
     if reference.targets is not None:
-        scores = {"mAP_checkpoint": expected, "mAP_file": found}
-        measured |= {name: _mean_ap(each, reference.targets) for name, each in scores.items()}
+        measured["mAP_checkpoint"] = _mean_ap(expected, reference.targets)
+        measured["mAP_file"] = _mean_ap(probabilities, reference.targets)
         measured["mAP_change"] = measured["mAP_file"] - measured["mAP_checkpoint"]
     budget = BUDGETS[model.metadata["precision"]]
     problems += find_problems(measured, budget, is_flip.size)
@@ -125,7 +136,7 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
 
 
 def find_problems(measured: dict[str, float], budget: Budget, num_entries: int) -> list[str]:
-    """What of `measured` lies beyond the budget, a line each; what is not a number does."""
+    """One line for each value of `measured` that exceeds the budget. NaN exceeds it, too."""
     share = (measured["flips"] - measured["flips_within_rounding"]) / num_entries
     values = [
         ("largest difference of a probability", measured["max_difference"], budget.max_difference),
@@ -137,29 +148,32 @@ def find_problems(measured: dict[str, float], budget: Budget, num_entries: int) 
 
 
 def _mean_ap(probabilities: NDArray[np.float32], targets: NDArray[np.int8]) -> float:
+    """The mean average precision over classes that have one; 0 if none has."""
     ap = metrics.average_precision(probabilities, targets)
     return float(np.nanmean(ap)) if np.isfinite(ap).any() else 0.0
 
 
 def measure_size(path: Path) -> int:
-    """Bytes of the file, with its weights where these lie beside it."""
-    beside = path.with_suffix(".bin")
-    return path.stat().st_size + (beside.stat().st_size if path.suffix == ".xml" else 0)
+    """The size of the exported file in bytes, with that of OpenVINO's weights, which lie beside it."""
+    size = path.stat().st_size
+    if path.suffix == ".xml":
+        size += path.with_suffix(".bin").stat().st_size
+    return size
 
 
 def measure_milliseconds(model: Predictor, path: str) -> float:
-    """The median time of one prepared image from pixels to probabilities."""
+    """The median time from the pixels of one resized image to its probabilities, in milliseconds."""
     images = model.prepare(path)[None]
     seconds = []
-    for _ in range(TIMED_RUNS + 3):  # the first few choose kernels and get memory
+    for _ in range(WARM_UP_RUNS + TIMED_RUNS):
         start = time.perf_counter()
         model.compute(images)
         seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds[3:])
+    return 1000 * statistics.median(seconds[WARM_UP_RUNS:])
 
 
 def print_table(reports: Sequence[dict[str, Any]]) -> None:
-    """The reports for a person to read."""
+    """Print the reports as a table."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -174,6 +188,7 @@ def print_table(reports: Sequence[dict[str, Any]]) -> None:
 
 
 def _format_numbers(report: dict[str, Any]) -> list[str]:
+    """The six numbers of a report for its row in the table; empty texts for a file that was not made or not opened."""
     if "max_difference" not in report:
         return [""] * 6
     return [

@@ -1,7 +1,11 @@
-"""A model file opened: `ENGINES[name](path, device)` runs an exported one, `make_torch` a network.
+"""Opens model files, and runs them in their engines: PyTorch, ONNX Runtime, OpenVINO.
 
-Each gives images uint8 (B, 3, S, S) -> logits, or probabilities, float32 (B, C). What a file is, is told by what it
-holds (`recognise`). Nothing here makes a file: export/model_files.py does.
+    run, metadata = ENGINES["onnxruntime"](path, device)    # an exported file
+    run = make_torch(model, image_size, device)             # a network in PyTorch
+    logits = run(images)                                    # uint8 (B, 3, S, S) -> float32 (B, C)
+
+An exported file may give probabilities instead of logits. `recognise` tells the kind of a file by its content. This
+file makes no model files: export/model_files.py does.
 """
 
 from __future__ import annotations
@@ -27,24 +31,24 @@ if TYPE_CHECKING:
 
 Run = Callable[[Tensor], Tensor]
 
-METADATA = "multilabel"  # the name under which an exported file holds its metadata, as JSON
+METADATA = "multilabel"  # the key under which an exported file holds its metadata, as JSON
 
 
 class Opened(NamedTuple):
-    """A model file, ready to run, and its metadata; None for an ONNX file or the like that is not this project's."""
+    """An exported file that is ready to run."""
 
     run: Run
-    metadata: dict[str, Any] | None
+    metadata: dict[str, Any] | None  # None: the file was not made by this project
 
 
 def make_torch(model: nn.Module, image_size: int, device: torch.device) -> Run:
-    """PyTorch on any device, BatchNorm folded, in channels_last."""
+    """Run `model` in PyTorch on `device`, with BatchNorm folded and in the memory format channels_last."""
     model = fold_batchnorm(model, make_example(image_size))
     return run_torch(model.to(device).to(memory_format=torch.channels_last), device)  # pyright: ignore[reportCallIssue]
 
 
 def run_torch(model: Callable[[Tensor], Tensor], device: torch.device) -> Run:
-    """`model`, which lies on `device`, without gradients."""
+    """Run `model`, whose tensors lie on `device`, without gradients."""
 
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -54,65 +58,69 @@ def run_torch(model: Callable[[Tensor], Tensor], device: torch.device) -> Run:
 
 
 def run_one_by_one(run: Run) -> Run:
-    """`run`, which takes one image at a time, for any number."""
+    """Let `run`, which takes batches of one image only, take batches of any size."""
     return lambda images: torch.cat([run(image[None]) for image in images])
 
 
 def recognise(path: Path) -> str:
-    """What `path` is: a key of ENGINES_OF. It is told by what it holds, of which nothing is run.
+    """The kind of the model file `path`, a key of ENGINES_OF, told by its content. No code from the file is run.
 
-    Raises InputError for a file that is none of these, and where there is no file.
+    Raises InputError if there is no such file, or if it is of none of these kinds.
     """
     if not path.is_file():
         raise InputError(f"there is no model {path}: run training.py first, or set the path to one that exists")
     with open(path, "rb") as file:
         start = file.read(512).lstrip()
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:  # TorchScript holds code, each file of it in one common folder
-            parts = [name.split("/") for name in archive.namelist()]
-        return "torchscript" if any("code" in part[1:2] for part in parts) else "checkpoint"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        is_script = any(name.split("/")[1:2] == ["code"] for name in names)  # NAME/code/... holds TorchScript's code
+        return "torchscript" if is_script else "checkpoint"
     if path.suffix == ".onnx":
         return "onnx"
     if start.startswith((b"<?xml", b"<net")):
         return "openvino"
     if path.suffix in (".pt", ".pth") or start.startswith(b"PK"):
-        return "checkpoint"  # damaged, or of another project: reading it says so
+        return "checkpoint"  # a damaged one, or another project's: the error comes when it is read
     raise InputError(f"{path} is no model: a checkpoint or TorchScript (.pt), .onnx, or OpenVINO .xml")
 
 
 def require_checkpoint(path: Path, reason: str) -> None:
-    """Raise InputError, with the `reason`, for any other model."""
+    """Raise InputError, whose message contains `reason`, if the model file `path` is no checkpoint."""
     format = recognise(path)
     if format != "checkpoint":
         raise InputError(f"{path} is {format}, {reason}: set MODEL_PATH to the checkpoint (.pt)")
 
 
 def choose_engine(name: str, format: str, path: Path) -> str:
-    """The engine called `name` for `path`, a file in `format`; "auto": the file's own. Raises InputError."""
+    """The engine that opens `path`, a file of the kind `format`: `name`, or for "auto" the first that can.
+
+    Raises InputError if there is no engine `name`, or if it does not open files of this kind.
+    """
     if name not in ("auto", *ENGINES):
         raise InputError(f"there is no engine {name!r}{suggest(name, ENGINES)}; known: auto, {', '.join(ENGINES)}")
-    able = ENGINES_OF[format]
-    if name not in ("auto", *able):
-        raise InputError(f"engine {name} does not open {path} ({format}): choose one of auto, {', '.join(able)}")
-    return able[0] if name == "auto" else name
+    suitable = ENGINES_OF[format]
+    if name not in ("auto", *suitable):
+        raise InputError(f"engine {name} does not open {path} ({format}): choose one of auto, {', '.join(suitable)}")
+    return suitable[0] if name == "auto" else name
 
 
 def require_engine(name: str, device: torch.device, packages: Sequence[str] = ()) -> None:
-    """Raise InputError unless the engine runs on `device`, and its package and `packages` are there."""
+    """Raise InputError if engine `name` does not run on `device`, or if its package or one of `packages` is missing."""
     if name != "torch" and device.type != "cpu":
         raise InputError(f"engine {name} runs on a CPU, not on {device}: choose engine torch or device cpu")
     require_packages([name, *packages], f"engine {name}")
 
 
 def require_packages(packages: Sequence[str], what: str) -> None:
-    """Raise InputError, which says that `what` needs them, unless all `packages` are there."""
+    """Raise InputError, which says that `what` needs them, if some of `packages` are not installed."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"{what} needs {', '.join(missing)}: pip install -r requirements-export.txt")
 
 
 def open_torchscript(path: Path, device: torch.device) -> Opened:
-    """TorchScript, in PyTorch on any device."""
+    """Open a TorchScript file in PyTorch, on any device. Raises InputError if it is damaged."""
     name = f"{METADATA}.json"
     extra = {name: ""}
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch calls TorchScript deprecated
@@ -124,31 +132,36 @@ def open_torchscript(path: Path, device: torch.device) -> Opened:
 
 
 def open_onnxruntime(path: Path, device: torch.device) -> Opened:
-    """An ONNX file in ONNX Runtime on the CPU."""
+    """Open an ONNX file in ONNX Runtime, on the CPU. Raises InputError if it is damaged."""
     require_engine("onnxruntime", device)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # idle threads that spin take the cores from those that decode
+    # Idle threads would otherwise spin, and take the cores from the threads that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each of its errors is a class of its own
+    except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
         raise _make_error(path, "ONNX", error) from error
     name = session.get_inputs()[0].name
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    return Opened(
-        lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), _read_metadata(metadata)
-    )
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+    return Opened(run, _read_metadata(metadata))
 
 
 def open_openvino(path: Path, device: torch.device) -> Opened:
-    """OpenVINO IR or an ONNX file in OpenVINO on the CPU: in float32 (or int8) even where there is bfloat16."""
+    """Open an OpenVINO IR or ONNX file in OpenVINO, on the CPU, in float32 or int8. Raises InputError if it is damaged.
+
+    bfloat16 is never used, also on a CPU that has it.
+    """
     require_engine("openvino", device)
     settings = {
-        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time over all cores: as quick as many small requests
-        "INFERENCE_PRECISION_HINT": "f32",  # bfloat16, the default where there is one, moves logits by .1 to .3
+        "PERFORMANCE_HINT": "LATENCY",  # one batch at a time on all cores: as quick as many small requests
+        "INFERENCE_PRECISION_HINT": "f32",  # the default on a CPU with bfloat16 is that; it changes logits by .1 to .3
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
     core = get_openvino()
@@ -157,19 +170,24 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise _make_error(path, "OpenVINO IR or ONNX", error) from error
-    # an ONNX file's metadata_props come under "framework"
-    places = ([METADATA], ["framework", METADATA])
-    found = [model.get_rt_info(place).astype(str) for place in places if model.has_rt_info(place)]
-    metadata = _read_metadata(found[0] if found else None)
-    return Opened(lambda images: torch.from_numpy(compiled(images.numpy())[0].copy()), metadata)
+    metadata = None
+    for place in ([METADATA], ["framework", METADATA]):  # of IR; of ONNX, whose metadata_props are read as "framework"
+        if metadata is None and model.has_rt_info(place):
+            metadata = model.get_rt_info(place).astype(str)
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(compiled(images.numpy())[0].copy())  # OpenVINO uses the array again at its next run
+
+    return Opened(run, _read_metadata(metadata))
 
 
 @functools.cache
 def get_openvino() -> openvino.Core:
-    """The process's one OpenVINO, never given back.
+    """The only OpenVINO core of this process. It is never freed.
 
-    Its CPU plugin gives the thread an alternate stack for signals, and unmaps it when it goes. Two that go in the order
-    they came leave the first one's stack in use: the next signal that Python handles (SIGCHLD, Ctrl-C) is a crash.
+    The CPU plugin of a core sets an alternate stack for signals in its thread, and unmaps that stack when it is freed.
+    If two cores are freed in the order in which they were made, a stack stays in use after it was unmapped: the next
+    signal that Python handles (SIGCHLD, Ctrl-C) then crashes the process.
     """
     import openvino
 
@@ -177,6 +195,7 @@ def get_openvino() -> openvino.Core:
 
 
 def _read_metadata(text: str | bytes | None) -> dict[str, Any] | None:
+    """The metadata that an exported file holds as JSON; None if it holds none of this project."""
     try:
         return json.loads(text) if text else None
     except ValueError:
@@ -188,15 +207,15 @@ def _make_error(path: Path, kind: str, error: Exception) -> InputError:
     return InputError(f"cannot open {path} as {kind}: it is damaged, or of another version ({reason})")
 
 
-# keys: what TEST_ENGINE takes; each opens an exported file
+# keys: the values of TEST_ENGINE; values: (path, device) -> the exported file, opened in that engine
 ENGINES: dict[str, Callable[[Path, torch.device], Opened]] = {
     "torch": open_torchscript,
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
 }
-# what a file may be, and the engines that run it, its own first
+# keys: the kinds of model files; values: the engines that run them, the default engine first
 ENGINES_OF: dict[str, tuple[str, ...]] = {
-    "checkpoint": tuple(ENGINES),  # by an ONNX file made of it, for those besides torch
+    "checkpoint": tuple(ENGINES),  # in engines other than torch by an ONNX file that is made from it
     "onnx": ("onnxruntime", "openvino"),
     "openvino": ("openvino",),
     "torchscript": ("torch",),

@@ -1,6 +1,7 @@
-"""The ONNX file by which another engine than PyTorch runs a checkpoint; it is made once and kept.
+"""Runs a checkpoint in ONNX Runtime or OpenVINO: by an ONNX file that is made from it once, and kept.
 
-run = open_kept(KeptSource(...), "openvino", device)    # TEST_ENGINE, SERVING_ENGINE
+run = open_kept(KeptSource(...), "openvino", device)    # for TEST_ENGINE and SERVING_ENGINE
+logits = run(images)                                    # uint8 (B, 3, S, S) -> float32 (B, C)
 """
 
 from __future__ import annotations
@@ -23,26 +24,31 @@ from models.batchnorm_folding import TOLERANCE, fold_batchnorm, measure_change
 from models_factory import make_example
 from utils import InputError, write_atomically
 
-VERSION = 2  # of the kept files: raise it when they would come out otherwise
+VERSION = 2  # of the kept files: raise it when a change of the code changes what is in them
 
 
 @dataclass(frozen=True)
 class KeptSource:
     """What the kept ONNX file is made from."""
 
-    make_model: Callable[[], nn.Module]  # on the CPU; called only when no kept file serves
+    make_model: Callable[[], nn.Module]  # makes the model on the CPU; called only if the file has to be made
     image_size: int
-    checkpoint: Path  # its content and the int8 images name the file
-    folder: Path  # where it is kept
+    checkpoint: Path  # its content is a part of the kept file's name
+    folder: Path  # where the ONNX file is kept
     read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, S, S)
-    int8_images: Sequence[str] = ()  # image files: int8, with ranges read off them; none: float
+    int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured; (): a file in float
 
 
 def open_kept(source: KeptSource, engine: str, device: torch.device) -> Run:
-    """The kept ONNX file, which is made first where there is none, in `engine`: one of ENGINES besides torch."""
+    """Open the kept ONNX file in `engine`, a key of ENGINES other than torch. Makes the file first if there is none.
+
+    Raises InputError if the engine cannot run it, or if converting the model changes its output.
+    """
     if source.int8_images and engine != "openvino":
         raise InputError(f"engine {engine} runs float models only: choose openvino for int8")
-    packages = ["onnx", "onnxscript", *(["nncf"] if source.int8_images else [])]
+    packages = ["onnx", "onnxscript"]
+    if source.int8_images:
+        packages.append("nncf")
     engines.require_engine(engine, device, packages)
     file = name_file(source, packages)
     if not file.is_file():
@@ -52,7 +58,7 @@ def open_kept(source: KeptSource, engine: str, device: torch.device) -> Run:
 
 
 def _make_kept(source: KeptSource, engine: str, device: torch.device, file: Path) -> None:
-    """Write the ONNX file; one of floats is compared with the network in `engine`."""
+    """Write the ONNX file to `file`. A file in float is then run in `engine` and compared with the network."""
     import onnx
 
     example = make_example(source.image_size)
@@ -72,15 +78,16 @@ def _make_kept(source: KeptSource, engine: str, device: torch.device, file: Path
 
 
 def name_file(source: KeptSource, packages: Sequence[str]) -> Path:
-    """Where the ONNX file is kept, under a name that changes with all it depends on.
+    """The path of the kept ONNX file. Its name contains a hash of everything that the file depends on.
 
-    That is the checkpoint's content, the int8 images (path, size, time) and the packages that made it.
+    That is the checkpoint's content, the int8 images (path, size, time of change) and the versions of torch and of
+    `packages`.
     """
     try:
         stats = [Path(path).stat() for path in source.int8_images]
     except OSError as error:
         raise InputError(f"cannot read image {error.filename}: {error.strerror}") from error
-    images = [(path, s.st_size, s.st_mtime_ns) for path, s in zip(source.int8_images, stats, strict=True)]
+    images = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(source.int8_images, stats, strict=True)]
     versions = [(name, importlib.metadata.version(name)) for name in ("torch", *packages)]
     identity = json.dumps([VERSION, hash_file(source.checkpoint), images, versions])
     precision = "int8" if source.int8_images else "float"

@@ -1,9 +1,9 @@
-"""Makes model files: ONNX, OpenVINO IR and TorchScript, in float or 8-bit integers; export/engines.py opens them.
+"""Makes model files: ONNX, OpenVINO IR and TorchScript, in float or 8-bit integers.
 
-    run = open_kept(Source(...), "openvino", device)    # what TEST_ENGINE runs a checkpoint by
-    FORMATS["torchscript"].save(Export(...), path)      # what EXPORT_FORMATS makes
+    EXPORT_FORMATS["torchscript"].save(Export(...), path)
 
-Their input is `images`, uint8 RGB (B, 3, H, W); scaling and normalisation are inside.
+The input of every file is `images`, uint8 RGB (B, 3, H, W); scaling and normalisation are inside. export/engines.py
+opens these files.
 """
 
 from __future__ import annotations
@@ -27,17 +27,23 @@ from models.batchnorm_folding import TOLERANCE, measure_change
 from models_factory import make_example
 from utils import InputError, write_atomically
 
-# ---- models ----
+ADVICE = "leave size out of EXPORT_DYNAMIC"
+
+# ---- ONNX models in memory ----
 
 
 def make_onnx(model: nn.Module, example: Tensor, dynamic: Collection[str] = ("batch",), output: str = "logits") -> Any:
-    """The ONNX ModelProto of `model`, whose input `example` is: `images` uint8 (B, 3, S, S) -> `output` (B, C).
+    """Convert `model` to an ONNX ModelProto.
 
-    What `dynamic` names varies: "batch", and "size", which is height and width. Raises InputError where the network
-    cannot do without one of them, or has an operator that ONNX lacks.
+    Its input is called `images`, uint8 (B, 3, S, S), and its output `output` (B, C). `example` is an input of the
+    model. `dynamic` names what may vary later: "batch", and "size", which is height and width. Raises InputError if
+    the network does not allow that, or if it has an operator that ONNX lacks.
     """
-    axes = {0: "batch"} if "batch" in dynamic else {}
-    axes |= {2: "height", 3: "width"} if "size" in dynamic else {}
+    axes = {}
+    if "batch" in dynamic:
+        axes[0] = "batch"
+    if "size" in dynamic:
+        axes |= {2: "height", 3: "width"}
     dimensions = {axis: torch.export.Dim(name) for axis, name in axes.items()}
     try:
         program = torch.onnx.export(
@@ -49,7 +55,7 @@ def make_onnx(model: nn.Module, example: Tensor, dynamic: Collection[str] = ("ba
             dynamic_shapes=(dimensions,) if dimensions else None,
             verbose=False,
         )
-    except Exception as error:  # of the exporter, which has a class for each step
+    except Exception as error:  # torch's exporter has a class of errors for each of its steps
         advice = f"; {ADVICE}" if "size" in dynamic else ""
         raise InputError(f"ONNX cannot express this network: {shorten(error)}{advice}") from error
     assert program is not None
@@ -57,14 +63,14 @@ def make_onnx(model: nn.Module, example: Tensor, dynamic: Collection[str] = ("ba
 
 
 def shorten(error: Exception) -> str:
-    """The first line of the error that an exporter's error came from."""
+    """The first line of the error that was the first cause of `error`."""
     while error.__cause__ is not None:
         error = error.__cause__  # pyright: ignore[reportAssignmentType]
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tensor]) -> Any:
-    """The ONNX ModelProto in int8, by NNCF for OpenVINO; its ranges are those of the image files."""
+    """Quantise an ONNX ModelProto to int8 for OpenVINO, by NNCF, with ranges measured on the image files `paths`."""
     import nncf
 
     images = nncf.Dataset(paths, lambda path: {"images": read_image(path)[None].numpy()})
@@ -78,21 +84,26 @@ def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tenso
 class Export:
     """What exported files are made from."""
 
-    network: nn.Module  # on the CPU, BatchNorm folded: images -> what the file gives
-    metadata: dict[str, Any]  # all but precision, with output and dynamic: what varies of "batch" and "size"
+    network: nn.Module  # on the CPU, with BatchNorm folded: images -> the output of the file
+    metadata: dict[str, Any]  # all that the file says about itself, except its precision
     read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, S, S)
-    int8_images: Sequence[str] = ()  # image files, for the ranges of int8
-    fp16: bool = False  # openvino: weights of 16 bits
+    int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured
+    fp16: bool = False  # OpenVINO IR keeps its weights in 16 bits
 
     @cached_property
     def onnx(self) -> Any:
-        """The ONNX ModelProto, without metadata, that all but TorchScript are made from."""
-        values = self.metadata
-        return make_onnx(self.network, make_example(values["image_size"]), values["dynamic"], values["output"])
+        """The ONNX ModelProto, without metadata. All formats except TorchScript are made from it."""
+        metadata = self.metadata
+        return make_onnx(
+            self.network,
+            make_example(metadata["image_size"]),
+            dynamic=metadata["dynamic"],
+            output=metadata["output"],
+        )
 
 
 class Activated(nn.Module):
-    """A network and what makes probabilities of its logits."""
+    """A network, followed by the function `activate` from its logits to probabilities."""
 
     def __init__(self, network: nn.Module, activate: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -103,12 +114,12 @@ class Activated(nn.Module):
 
 
 def save_onnx(export: Export, path: Path) -> None:
-    """ONNX in float32, checked by onnx.checker."""
+    """Write ONNX in float32."""
     _save_proto(export.onnx, export, path, "fp32")
 
 
 def save_onnx_int8(export: Export, path: Path) -> None:
-    """ONNX in int8: QDQ, static ranges, by ONNX Runtime's own tools."""
+    """Write ONNX in int8, quantised by ONNX Runtime's tools (static ranges, format QDQ)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -125,13 +136,13 @@ def save_onnx_int8(export: Export, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         prepared, file = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         onnx.save(export.onnx, prepared)
-        quant_pre_process(prepared, prepared, skip_symbolic_shape=True)  # a path: from memory it fails
+        quant_pre_process(prepared, prepared, skip_symbolic_shape=True)  # it fails for a model in memory
         quantize_static(
             prepared,
             file,
             Reader(),
             per_channel=True,
-            reduce_range=True,  # else processors without VNNI overflow in 16 bits
+            reduce_range=True,  # with all 8 bits, sums in 16 bits overflow on processors without VNNI
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
@@ -139,26 +150,26 @@ def save_onnx_int8(export: Export, path: Path) -> None:
 
 
 def save_openvino(export: Export, path: Path) -> None:
-    """OpenVINO IR (.xml, with its weights beside it in .bin) in float32, or weights of 16 bits."""
+    """Write OpenVINO IR (.xml, and its weights beside it in .bin) in float32, or with weights of 16 bits."""
     _save_ir(export.onnx, export, path, "fp16" if export.fp16 else "fp32")
 
 
 def save_openvino_int8(export: Export, path: Path) -> None:
-    """OpenVINO IR in int8, quantised by NNCF."""
+    """Write OpenVINO IR in int8, quantised by NNCF."""
     quantized = quantize(copy_proto(export.onnx), export.int8_images, export.read_image)
     _save_ir(quantized, export, path, "int8")
 
 
 def save_torchscript(export: Export, path: Path) -> None:
-    """TorchScript, traced and frozen: it runs without this project's code, also in C++."""
-    dynamic = export.metadata["dynamic"]
-    example = make_example(export.metadata["image_size"])[: 2 if "batch" in dynamic else 1]
+    """Write TorchScript, traced and frozen. It runs without this project's code, also in C++."""
+    example = make_example(export.metadata["image_size"])
+    if "batch" not in export.metadata["dynamic"]:
+        example = example[:1]
     with warnings.catch_warnings(action="ignore"), torch.no_grad():  # torch calls TorchScript deprecated
         try:
             traced = torch.jit.freeze(torch.jit.trace(export.network, (example,), check_trace=False))
         except RuntimeError as error:
             raise InputError(f"TorchScript cannot express this network: {shorten(error)}") from error
-
     metadata = json.dumps(export.metadata | {"precision": "fp32"})
 
     def write(temporary: Path) -> None:
@@ -170,12 +181,13 @@ def save_torchscript(export: Export, path: Path) -> None:
 
 
 def _save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
+    """Write an ONNX ModelProto with the metadata of `export`, checked by onnx.checker."""
     import onnx
 
-    model, values = copy_proto(model), export.metadata | {"precision": precision}
-    model.doc_string = describe(values)
-    model.producer_name = values["exported_by"]
-    onnx.helper.set_model_props(model, {METADATA: json.dumps(values)})
+    model, metadata = copy_proto(model), export.metadata | {"precision": precision}
+    model.doc_string = describe(metadata)
+    model.producer_name = metadata["exported_by"]
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
 
     def write(temporary: Path) -> None:
         onnx.save(model, temporary)
@@ -186,12 +198,13 @@ def _save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
 
 
 def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
+    """Convert an ONNX ModelProto to OpenVINO IR, and write it with the metadata of `export`."""
     import openvino
 
-    values = export.metadata | {"precision": precision}
+    metadata = export.metadata | {"precision": precision}
     converted = get_openvino().read_model(model.SerializeToString())
-    converted.set_rt_info(json.dumps(values), [METADATA])
-    converted.set_rt_info(describe(values), ["description"])
+    converted.set_rt_info(json.dumps(metadata), [METADATA])
+    converted.set_rt_info(describe(metadata), ["description"])
 
     def write(temporary: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -205,60 +218,59 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
 
 
 def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> None:
-    """Raise InputError where the file's size is to vary, but what it gives at another size is not the network's."""
-    values = export.metadata
-    if "size" not in values["dynamic"]:
+    """Raise InputError if "size" is dynamic but the file `path` does not give the network's output at another size."""
+    metadata = export.metadata
+    if "size" not in metadata["dynamic"]:
         return
-    size = values["image_size"]
+    size = metadata["image_size"]
     images = torch.nn.functional.interpolate(make_example(size)[:1].float(), (size + 64, size + 32)).to(torch.uint8)
     try:
         with torch.no_grad():
             expected = export.network(images)
         change = measure_change(engines.ENGINES[engine](path, torch.device("cpu")).run(images), expected)
-    except Exception as error:  # each network and engine says it in its own way
-        raise InputError(f"{values['model_name']} takes one size only ({shorten(error)}): {ADVICE}") from error
+    except Exception as error:  # networks and engines refuse a size in many ways
+        raise InputError(f"{metadata['model_name']} takes one size only ({shorten(error)}): {ADVICE}") from error
     if precision == "fp32" and not change <= TOLERANCE:
-        raise InputError(f"in this format {values['model_name']} takes one size only: {ADVICE}")
+        raise InputError(f"in this format {metadata['model_name']} takes one size only: {ADVICE}")
 
 
 def copy_proto(model: Any) -> Any:
-    """A copy of the ONNX ModelProto."""
+    """Copy an ONNX ModelProto."""
     copied = type(model)()
     copied.CopyFrom(model)
     return copied
 
 
 def describe(metadata: dict[str, Any]) -> str:
-    """What an exported file is, for a person who finds it."""
+    """A text that tells a person who finds an exported file what it is and how it is used."""
     size = "H, W" if "size" in metadata["dynamic"] else f"{metadata['image_size']}, {metadata['image_size']}"
     batch = "B" if "batch" in metadata["dynamic"] else "1"
     classes = metadata["classes"]
-    named = f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+    listed = ", ".join(classes[:5])
+    if len(classes) > 5:
+        listed += ", ..."
     return (
         f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
         f"({batch}, 3, {size}), resized by {metadata['resize_rule']!r}; scaling and normalisation are inside. Output "
-        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {named}. metadata {METADATA!r}: JSON with "
+        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {listed}. metadata {METADATA!r}: JSON with "
         f"classes, thresholds and the rest."
     )
 
 
 def mark_path(path: Path) -> Path:
-    """The file whose being there says that the exported file `path` has not passed its comparison."""
+    """The path of the mark of the exported file `path`. While it exists, the file has not passed its comparison."""
     return path.with_name(f"{path.name}.FAILED")
 
 
-ADVICE = "leave size out of EXPORT_DYNAMIC"
-
-
 class ExportFormat(NamedTuple):
-    """How a kind of file is made."""
+    """How files of one format are made."""
 
     save: Callable[[Export, Path], None]
-    ending: str  # of its name
-    packages: tuple[str, ...] = ()  # that making and opening it takes
+    ending: str  # of the file's name
+    packages: tuple[str, ...] = ()  # needed to make and to open the file
 
 
-# keys: what EXPORT_FORMATS takes
+# keys: the values of the constant EXPORT_FORMATS of export_onnx.py
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ExportFormat(save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),

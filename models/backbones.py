@@ -1,11 +1,12 @@
-"""Name -> a network without its classifier: every classification network of torchvision and of timm.
+"""Makes backbones: name -> a network without its classifier. Knows all classification networks of torchvision and timm.
 
     backbone = make_backbone("resnet50", image_size=224, gives_map=True)
     features = backbone.module(pixels)    # normalised (B, 3, H, W) -> a map (B, D, h, w) or tokens (B, T, D)
 
-With `gives_map=False`, for heads that pool, the pretrained layers between the map and the classifier stay (VGG's two
-hidden layers, a transformer's class token), and what comes out is (B, D, 1, 1). A name that both libraries have is
-torchvision's; `timm/NAME` is timm's. A timm name may carry a tag (`resnet50.a1_in1k`), which says whose weights.
+`gives_map=False` is for heads that pool: the network then keeps its pretrained layers between the map and the
+classifier (VGG's two hidden layers, a transformer's class token), and gives (B, D, 1, 1). If both libraries have a
+name, the plain name is torchvision's network and `timm/NAME` is timm's. A timm name may end in a tag that says which
+weights are meant, as in `resnet50.a1_in1k`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from utils import InputError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm/"
 
-# the published systems' names, and what timm calls these networks
+# names that published systems use -> the names of these networks in timm
 TIMM_NAMES = {
     "pp_hgnetv2_b0": "hgnetv2_b0",
     "pp_hgnetv2_b4": "hgnetv2_b4",
@@ -39,50 +40,53 @@ TIMM_NAMES = {
 
 
 class Backbone(NamedTuple):
-    """A network without its classifier, and how its pretrained weights see pixels."""
+    """A network without its classifier, and the normalisation of pixels that its pretrained weights expect."""
 
     module: nn.Module
-    shape: tuple[int, ...]  # of one image's features: (D, h, w) or (T, D)
-    mean: tuple[float, ...]  # of pixels in 0-1
+    shape: tuple[int, ...]  # of the features of one image: (D, h, w) or (T, D)
+    mean: tuple[float, ...]  # one number for each colour channel, for pixels in 0-1
     std: tuple[float, ...]
 
 
 def list_names() -> list[str]:
-    """Every name that `make_backbone` knows, tags left out, sorted."""
-    taken = {*_list_torchvision(), *TIMM_NAMES}
-    return sorted([*taken, *(TIMM + name if name in taken else name for name in _list_timm())])
+    """All names that `make_backbone` knows, sorted and without tags."""
+    names = {*_list_torchvision(), *TIMM_NAMES}
+    from_timm = [TIMM + name if name in names else name for name in _list_timm()]
+    return sorted([*names, *from_timm])
 
 
 def require_name(name: str) -> None:
-    """Raise InputError, with the nearest names, unless there is a backbone `name`."""
+    """Raise InputError, with the nearest names, if there is no backbone `name`."""
     if is_torchvision(name) or name in TIMM_NAMES:
         return
     import timm
 
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
     if timm.is_model(architecture):
-        if tag and f"{architecture}.{tag}" not in (tags := timm.list_pretrained(f"{architecture}.*")):
+        tags = timm.list_pretrained(f"{architecture}.*") if tag else []
+        if tag and f"{architecture}.{tag}" not in tags:
             raise InputError(f"there are no weights {name!r}; of {architecture} there are: {', '.join(tags) or 'none'}")
         return
     known = list_names()
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    found = f"the nearest: {', '.join(near)}" if near else "none is near"
+    advice = f"the nearest: {', '.join(near)}" if near else "none is near"
     raise InputError(
-        f"there is no backbone {name!r}; {found} (python model_comparison.py --search PATTERN lists all {len(known)})"
+        f"there is no backbone {name!r}; {advice} (python model_comparison.py --search PATTERN lists all {len(known)})"
     )
 
 
 def make_backbone(name: str, image_size: int, gives_map: bool) -> Backbone:
-    """The backbone `name` with random weights, for images of `image_size` pixels.
+    """Make the backbone `name` with random weights, for images of `image_size` x `image_size` pixels.
 
-    Raises InputError for an unknown name, a size that it does not take, and for `gives_map` where it has none.
+    Raises InputError for an unknown name, for a size that the network does not take, and if `gives_map` asks for a
+    feature map that the network does not have.
     """
     require_name(name)
     make = _make_torchvision if is_torchvision(name) else _make_timm
     try:
         module = make(name, image_size, gives_map)
         shape = _measure_features(module, image_size)
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # each says it in its own way
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # a size is refused in many ways
         size = read_pixels(name).image_size
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{name} does not take images of {image_size} px ({reason}): try {size}") from error
@@ -93,22 +97,22 @@ def make_backbone(name: str, image_size: int, gives_map: bool) -> Backbone:
 
 
 class Pixels(NamedTuple):
-    """What a network's published weights were trained on."""
+    """The pixels that a network's published weights expect."""
 
-    mean: tuple[float, ...]  # of pixels in 0-1
+    mean: tuple[float, ...]  # one number for each colour channel, for pixels in 0-1
     std: tuple[float, ...]
-    image_size: int
+    image_size: int  # height and width that the weights were trained on
 
 
 def read_pixels(name: str) -> Pixels:
-    """What the published weights of the network `name` expect; ImageNet's usual values where there are none."""
+    """The pixels that the published weights of the network `name` expect; without weights ImageNet's usual ones."""
     if name == "efficientnet_lite0":
         return Pixels((127 / 255,) * 3, (128 / 255,) * 3, 224)
     if is_torchvision(name):
         import torchvision
 
         transform = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
-        if name in ("googlenet", "inception_v3"):  # TensorFlow's weights, which torchvision feeds by `transform_input`
+        if name in ("googlenet", "inception_v3"):  # TensorFlow's weights; torchvision converts by `transform_input`
             return Pixels((0.5,) * 3, (0.5,) * 3, transform.crop_size[0])
         return Pixels(tuple(transform.mean), tuple(transform.std), transform.crop_size[0])
     import timm
@@ -120,17 +124,22 @@ def read_pixels(name: str) -> Pixels:
 
 
 def get_timm_name(name: str) -> str:
-    """What timm calls the network `name`."""
+    """The name of the network `name` in timm."""
     return TIMM_NAMES.get(name, name.removeprefix(TIMM))
 
 
 def _measure_features(backbone: nn.Module, image_size: int) -> tuple[int, ...] | None:
-    """The shape of one image's features, (D, h, w) or (T, D), read off a pass; None where they are no one tensor."""
+    """Run the network once and return the shape of one image's features, (D, h, w) or (T, D).
+
+    Returns None if the network does not give one tensor of such a shape.
+    """
     was_training = backbone.training
     with torch.no_grad():
         features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
     backbone.train(was_training)
-    return tuple(features.shape[1:]) if isinstance(features, Tensor) and features.dim() in (3, 4) else None
+    if isinstance(features, Tensor) and features.dim() in (3, 4):
+        return tuple(features.shape[1:])
+    return None
 
 
 # ---- timm ----
@@ -148,14 +157,15 @@ def _make_timm(name: str, image_size: int, gives_map: bool) -> nn.Module:
 
     name = get_timm_name(name)
     config = timm.get_pretrained_cfg(name)
-    sized: dict[str, Any] = {"img_size": image_size} if config and config.fixed_input_size else {}
-    return TimmBackbone(timm.create_model(name, num_classes=0, **sized), gives_map, image_size)
+    options: dict[str, Any] = {"img_size": image_size} if config and config.fixed_input_size else {}
+    return TimmBackbone(timm.create_model(name, num_classes=0, **options), gives_map, image_size)
 
 
 class TimmBackbone(nn.Module):
-    """A timm network that gives its features: all of them, or what it would have given to its classifier.
+    """A timm network that gives its feature map, or, without `gives_map`, the input of its classifier.
 
-    All of them go through the layers before the classifier, too, where these work on each position by itself.
+    The feature map also passes the layers between the network's body and its classifier, if these layers treat every
+    position by itself.
     """
 
     def __init__(self, network: Any, gives_map: bool, image_size: int) -> None:
@@ -165,7 +175,7 @@ class TimmBackbone(nn.Module):
         self.channels_last = False
         shape = _drop_unused(network, lambda: _measure_features(self, image_size))
         sizes = {network.num_features, getattr(network, "head_hidden_size", None)}
-        # some maps are (B, h, w, D)
+        # some networks give maps (B, h, w, D): then the first number is no known number of features
         self.channels_last = gives_map and shape is not None and len(shape) == 3 and shape[0] not in sizes
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -178,30 +188,37 @@ class TimmBackbone(nn.Module):
 
 
 def _unpool(network: Any, image_size: int) -> bool:
-    """Take pooling out of the network's head, if what is left of it then keeps every position; else False."""
+    """Remove pooling from the network's head. Returns whether the rest of the head keeps all positions.
+
+    If not, the head cannot be used for feature maps.
+    """
     try:
         network.reset_classifier(0, global_pool="")
         with torch.no_grad():
             features = network.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
-            kept = network.forward_head(features, pre_logits=True)
-    except (TypeError, AssertionError, RuntimeError, AttributeError):  # a network whose head cannot do without
+            after_head = network.forward_head(features, pre_logits=True)
+    except (TypeError, AssertionError, RuntimeError, AttributeError):  # a head that does not work without pooling
         return False
     finally:
         network.train()
-    if not isinstance(features, Tensor) or kept.dim() != features.dim():
+    if not isinstance(features, Tensor) or after_head.dim() != features.dim():
         return False
-    return sum(one != other for one, other in zip(kept.shape, features.shape, strict=True)) <= 1  # of features
+    changed = [new != old for new, old in zip(after_head.shape, features.shape, strict=True)]
+    return sum(changed) <= 1  # only the number of features may change
 
 
 def _drop_unused(network: nn.Module, run: Callable[[], Any]) -> Any:
-    """What `run` gives; the parts of `network` that it does not use are replaced: they would never get a gradient."""
+    """Call `run`, and replace those children of `network` that it did not use: they would never get a gradient.
+
+    Returns the result of `run`.
+    """
     used: set[nn.Module] = set()
-    children = {name: child for name, child in network.named_children() if any(True for _ in child.parameters())}
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, output: used.add(module))
-        for child in children.values()
-        for module in child.modules()
-    ]
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        used.add(module)
+
+    children = {name: child for name, child in network.named_children() if _has_parameters(child)}
+    hooks = [module.register_forward_hook(note) for child in children.values() for module in child.modules()]
     result = run()
     for hook in hooks:
         hook.remove()
@@ -211,11 +228,15 @@ def _drop_unused(network: nn.Module, run: Callable[[], Any]) -> Any:
     return result
 
 
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
 # ---- torchvision ----
 
 
 def is_torchvision(name: str) -> bool:
-    """Whether the network `name` is torchvision's."""
+    """Whether `name` is the name of a torchvision network."""
     return name in _list_torchvision()
 
 
@@ -235,52 +256,68 @@ def _make_torchvision(name: str, image_size: int, gives_map: bool) -> nn.Module:
 
 
 def _keep_children(*dropped: str) -> Callable[[Any, bool], nn.Module]:
-    """A network whose forward is its children in turn, without those `dropped`."""
-    return lambda network, gives_map: nn.Sequential(
-        OrderedDict((name, child) for name, child in network.named_children() if name not in dropped)
-    )
+    """Returns a cut for networks that run their children one after the other: it keeps all but those `dropped`."""
+
+    def cut(network: Any, gives_map: bool) -> nn.Module:
+        return nn.Sequential(
+            OrderedDict((name, child) for name, child in network.named_children() if name not in dropped)
+        )
+
+    return cut
+
+
+def _keep_layers(network: Any, gives_map: bool) -> nn.Module:
+    """Keep the child `layers` under its name, so that pretrained weights fit."""
+    return nn.Sequential(OrderedDict(layers=network.layers))
 
 
 def _keep_features(network: Any, gives_map: bool) -> nn.Module:
-    """The features alone, under the name they had."""
+    """Keep the child `features` under its name, so that pretrained weights fit."""
     return nn.Sequential(OrderedDict(features=network.features))
 
 
 def _keep_hidden_layers(network: Any, gives_map: bool) -> nn.Module:
-    """The features; for a head that pools, then all layers up to the last one, which are pretrained too."""
+    """Keep the features; for a head that pools also the pretrained layers after them, all but the last one."""
     if gives_map:
         return _keep_features(network, gives_map)
-    parts = OrderedDict(features=network.features, avgpool=network.avgpool, flatten=nn.Flatten())
-    return nn.Sequential(parts | {"classifier": network.classifier[:-1], "unflatten": nn.Unflatten(1, (-1, 1, 1))})
+    return nn.Sequential(
+        OrderedDict(
+            features=network.features,
+            avgpool=network.avgpool,
+            flatten=nn.Flatten(),
+            classifier=network.classifier[:-1],
+            unflatten=nn.Unflatten(1, (-1, 1, 1)),
+        )
+    )
 
 
 def _cut_convnext(network: Any, gives_map: bool) -> nn.Module:
-    """ConvNeXt's features and the norm before the classifier, which follows pooling for a head that pools."""
+    """Keep ConvNeXt's features and the norm before its classifier; for a head that pools, pooling lies between them."""
     pool = nn.Identity() if gives_map else network.avgpool
-    parts = OrderedDict(features=network.features, avgpool=pool, classifier=network.classifier[:1])
-    return nn.Sequential(parts)
+    return nn.Sequential(OrderedDict(features=network.features, avgpool=pool, classifier=network.classifier[:1]))
 
 
 def _cut_maxvit(network: Any, gives_map: bool) -> nn.Module:
-    """MaxViT's stem and blocks; for a head that pools, then the hidden layer after pooling."""
-    parts = OrderedDict(stem=network.stem, blocks=nn.Sequential(*network.blocks))
-    if gives_map:
-        return nn.Sequential(parts)
-    return nn.Sequential(parts | {"classifier": network.classifier[:-1], "unflatten": nn.Unflatten(1, (-1, 1, 1))})
+    """Keep MaxViT's stem and blocks; for a head that pools also pooling and the hidden layer after it."""
+    layers = OrderedDict(stem=network.stem, blocks=nn.Sequential(*network.blocks))
+    if not gives_map:
+        layers["classifier"] = network.classifier[:-1]
+        layers["unflatten"] = nn.Unflatten(1, (-1, 1, 1))
+    return nn.Sequential(layers)
 
 
 def _cut_densenet(network: Any, gives_map: bool) -> nn.Module:
-    """DenseNet's features and the ReLU that its forward applies to them."""
+    """Keep DenseNet's features, and add the ReLU that DenseNet's forward pass applies to them."""
     return nn.Sequential(OrderedDict(features=network.features, relu=nn.ReLU()))
 
 
 def _cut_swin(network: Any, gives_map: bool) -> nn.Module:
-    """Swin's features and norm, (B, h, w, D) there, as (B, D, h, w)."""
+    """Keep Swin's features and norm, and the permutation of their output from (B, h, w, D) to (B, D, h, w)."""
     return nn.Sequential(OrderedDict(features=network.features, norm=network.norm, permute=network.permute))
 
 
 class VisionTransformerBackbone(nn.Module):
-    """torchvision's ViT: all tokens, or for a head that pools the class token."""
+    """torchvision's ViT. Gives all tokens (B, T, D), or, without `gives_map`, the class token (B, D, 1, 1)."""
 
     def __init__(self, network: Any, gives_map: bool) -> None:
         super().__init__()
@@ -291,10 +328,24 @@ class VisionTransformerBackbone(nn.Module):
         if not self.gives_map:
             return self.network(pixels)[:, :, None, None]
         patches = self.network._process_input(pixels)
-        return self.network.encoder(torch.cat([self.network.class_token.expand(len(pixels), -1, -1), patches], dim=1))
+        class_tokens = self.network.class_token.expand(len(pixels), -1, -1)
+        return self.network.encoder(torch.cat([class_tokens, patches], dim=1))
 
 
-# by torchvision's file; `network, gives_map -> module`
+def _leave_out_auxiliary_classifiers(image_size: int) -> dict[str, Any]:
+    return {"aux_logits": False, "init_weights": False}
+
+
+def _give_input_size(image_size: int) -> dict[str, Any]:
+    return {"input_size": (image_size, image_size)}
+
+
+def _give_image_size(image_size: int) -> dict[str, Any]:
+    return {"image_size": image_size}
+
+
+# keys: the file in torchvision.models that makes the network; values: (network, gives_map) -> the network without its
+# classifier
 TORCHVISION_CUTS: dict[str, Callable[[Any, bool], nn.Module]] = {
     "alexnet": _keep_hidden_layers,
     "convnext": _cut_convnext,
@@ -303,7 +354,7 @@ TORCHVISION_CUTS: dict[str, Callable[[Any, bool], nn.Module]] = {
     "googlenet": _keep_children("aux1", "aux2", "avgpool", "dropout", "fc"),
     "inception": _keep_children("AuxLogits", "avgpool", "dropout", "fc"),
     "maxvit": _cut_maxvit,
-    "mnasnet": lambda network, gives_map: nn.Sequential(OrderedDict(layers=network.layers)),
+    "mnasnet": _keep_layers,
     "mobilenetv2": _keep_features,
     "mobilenetv3": _keep_hidden_layers,
     "regnet": _keep_children("avgpool", "fc"),
@@ -314,9 +365,10 @@ TORCHVISION_CUTS: dict[str, Callable[[Any, bool], nn.Module]] = {
     "vgg": _keep_hidden_layers,
     "vision_transformer": VisionTransformerBackbone,
 }
+# keys: as above; values: image size -> options with which torchvision makes the network
 TORCHVISION_OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "googlenet": lambda image_size: {"aux_logits": False, "init_weights": False},
-    "inception": lambda image_size: {"aux_logits": False, "init_weights": False},
-    "maxvit": lambda image_size: {"input_size": (image_size, image_size)},
-    "vision_transformer": lambda image_size: {"image_size": image_size},
+    "googlenet": _leave_out_auxiliary_classifiers,
+    "inception": _leave_out_auxiliary_classifiers,
+    "maxvit": _give_input_size,
+    "vision_transformer": _give_image_size,
 }

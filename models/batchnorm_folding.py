@@ -1,4 +1,7 @@
-"""Folds BatchNorm into the layers before it: the same output from fewer operations."""
+"""Folds BatchNorm into the layer before it: the same output from fewer operations.
+
+folded = fold_batchnorm(model, make_example(model_image_size))
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from utils import warn
 
-TOLERANCE = 1e-3  # of the largest logit: what folding or conversion may change
+TOLERANCE = 1e-3  # the most by which folding or conversion may change an output, as a share of its largest value
 
 
 def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
-    """A copy of `module` in eval mode with every BatchNorm that follows a convolution or Linear folded into it.
+    """Copy `module` in eval mode, and fold every BatchNorm that follows a convolution or Linear into that layer.
 
-    What follows what is seen on `example`, an input of `module`. Where the output on it changes, the copy is left as it
-    was, with a warning: a convolution whose output goes elsewhere as well, or a network that magnifies rounding.
+    A pass over `example`, an input of `module`, shows which layer follows which. If folding changes the output on
+    `example` by more than TOLERANCE, nothing is folded, and a warning is printed. This happens if the output of a
+    convolution is used in a second place, too, or if the network magnifies rounding.
     """
     original, module = module, deepcopy(module).eval().requires_grad_(False)
     expected, pairs = _find_pairs(module, example)
@@ -32,24 +36,27 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
             module.set_submodule(before, fuse_linear_bn_eval(layer, batchnorm))
         else:
             module.set_submodule(before, fuse_conv_bn_eval(layer, batchnorm))  # pyright: ignore[reportArgumentType]
-        # timm's BatchNormAct2d has its activation inside
-        rest = [part for name, part in batchnorm.named_children() if name in ("drop", "act")]
+        # timm's BatchNormAct2d has a dropout and an activation inside, which stay
+        rest = [child for name, child in batchnorm.named_children() if name in ("drop", "act")]
         module.set_submodule(norm, nn.Sequential(*rest) if rest else nn.Identity())
     module.requires_grad_(False)
     with torch.no_grad():
         change = measure_change(module(example), expected)
-    if not change <= TOLERANCE:  # also where it is not a number
+    if not change <= TOLERANCE:  # written so that NaN counts as a change, too
         warn(f"BatchNorm is not folded: it would change the output of {type(module).__name__} by {change:.1e} of it")
         return deepcopy(original).eval().requires_grad_(False)
     return module
 
 
 def _find_pairs(module: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[str, str]]]:
-    """The output of `module`, and the names of each (convolution or Linear, BatchNorm that alone takes its output)."""
+    """Run `module` on `example`. Returns its output, and the names (layer, BatchNorm) of each pair that can be folded.
+
+    The layer is a convolution or Linear; the BatchNorm is the only one that takes its output.
+    """
     calls: Counter[str] = Counter()
-    producers: dict[int, str] = {}  # by the identity of their output
-    consumers: dict[int, list[str]] = {}
-    alive: list[Any] = []  # an identity lasts as long as its object
+    producers: dict[int, str] = {}  # id of a tensor -> the layer whose output it is
+    consumers: dict[int, list[str]] = {}  # id of a tensor -> the layers whose input it is
+    alive: list[Any] = []  # keeps the tensors, so that no id is given to a second one
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def note(layer: nn.Module, inputs: Any, output: Any) -> None:
@@ -57,7 +64,8 @@ def _find_pairs(module: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[
             alive.extend((*inputs, output))
             for tensor in inputs:
                 consumers.setdefault(id(tensor), []).append(name)
-            is_flat_linear = isinstance(layer, nn.Linear) and output.dim() == 2  # else BatchNorm takes another axis
+            # after a Linear of more dimensions, BatchNorm normalises another axis
+            is_flat_linear = isinstance(layer, nn.Linear) and output.dim() == 2
             if is_flat_linear or isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 producers[id(output)] = name
 
@@ -75,18 +83,18 @@ def _find_pairs(module: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[
     finally:
         for hook in hooks:
             hook.remove()
-    pairs = [(before, consumers.get(tensor, [])) for tensor, before in producers.items()]
-    return output, [
-        (before, after[0])
-        for before, after in pairs
-        if len(after) == 1 and calls[before] == calls[after[0]] == 1 and _is_foldable(layers[after[0]])
-    ]
+    pairs = []
+    for tensor, before in producers.items():
+        takers = consumers.get(tensor, [])
+        if len(takers) == 1 and calls[before] == calls[takers[0]] == 1 and _is_foldable(layers[takers[0]]):
+            pairs.append((before, takers[0]))
+    return output, pairs
 
 
 def _is_foldable(layer: nn.Module) -> bool:
     return isinstance(layer, _BatchNorm) and layer.running_mean is not None
 
 
-def measure_change(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
-    return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()
+def measure_change(output: Tensor, expected: Tensor) -> float:
+    """The largest difference between two tensors, as a share of the largest value of `expected`."""
+    return ((output - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

@@ -1,7 +1,11 @@
-"""What a run leaves on disk: checkpoints (.pt), their sidecars (.json), and the state an interrupted run resumes.
+"""Writes and reads checkpoints (.pt) and their sidecars (.json).
 
-A checkpoint holds tensors and plain Python types only. Beside it lies a sidecar with everything but the
-tensors, so that a table of many runs needs no torch. Files are written aside and renamed: complete or absent.
+    checkpoints.save(path, checkpoint)
+    checkpoint = checkpoints.load(path)          # runs no code from the file
+    metadata = checkpoints.read_sidecar(path)    # all but the tensors, without importing torch
+
+A checkpoint holds tensors and plain Python types only. The sidecar beside it holds everything but the tensors, so that
+a table of many runs needs no torch. A file is first written under a temporary name: it is complete or absent.
 """
 
 from __future__ import annotations
@@ -12,15 +16,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import utils
 from utils import InputError, write_atomically, write_text
 
-FORMAT, VERSION = "multilabel-checkpoint", 1
-TENSORS = ("model_state", "training_state")  # what a sidecar leaves out
-REQUIRED = ("model_state", "model_name", "head", "classes", "image_size", "resize_rule")
+FORMAT, VERSION = "multilabel-checkpoint", 1  # of the file; the project's version is utils.VERSION
+TENSORS = ("model_state", "training_state")  # keys that a sidecar leaves out
+REQUIRED = ("model_state", "model_name", "head", "classes", "image_size", "resize_rule")  # keys of every checkpoint
 
 
 def save(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write `checkpoint` and its sidecar. Raises InputError when there is no space; the old file then stays."""
+    """Write `checkpoint` and its sidecar. Raises InputError if they cannot be written; the old file then stays."""
     import torch
 
     checkpoint = {"format": FORMAT, "version": VERSION, **checkpoint}
@@ -30,17 +35,20 @@ def save(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The checkpoint in `path`. Raises InputError unless it is a whole one of this project; runs no code from it."""
+    """Read the checkpoint in `path`, without running code from it, and with all tensors on the CPU.
+
+    Raises InputError if there is no such file, if it is damaged, and if it is no checkpoint of this project.
+    """
     import torch
 
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}: run training.py first, or set the path to one that exists")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways, all of them the file's
-        reason = (
-            "it holds Python objects that could run code" if "GLOBAL" in str(error) else "it is damaged or cut short"
-        )
+    except Exception as error:  # torch reports a damaged file by many kinds of error
+        reason = "it is damaged or cut short"
+        if "GLOBAL" in str(error):
+            reason = "it holds Python objects that could run code"
         raise InputError(f"cannot load checkpoint {path}: {reason}") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this project (no format {FORMAT!r} in it)")
@@ -53,7 +61,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The metadata of the checkpoint `path`, from its sidecar; None where there is no readable one."""
+    """Read the metadata of the checkpoint `path` from its sidecar. None if there is no sidecar that can be read."""
     try:
         sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -62,7 +70,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
 
 
 def read_best_f1(path: Path) -> float:
-    """The best F1 that the checkpoint at `path` says it reached; -1 where there is none."""
+    """The best F1 that is noted in the checkpoint at `path`; -1 if there is no checkpoint."""
     if not path.is_file():
         return -1.0
     metadata = read_sidecar(path) or load(path)
@@ -70,19 +78,23 @@ def read_best_f1(path: Path) -> float:
 
 
 def name_model(model_name: str) -> str:
-    """The backbone's name as part of a path: `timm/resnet18` is no folder in a folder."""
+    """The backbone's name as the name of a folder or file: `timm/resnet18` -> `timm-resnet18`."""
     return model_name.replace("/", "-")
 
 
 @functools.cache
 def describe_environment(device: str) -> dict[str, str]:
-    """Where a run took place: git commit, versions, processor or GPU."""
+    """What a run was made with: the project's version and git commit, the versions of packages, and `device`."""
     import platform
     import subprocess
     from importlib.metadata import version
 
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    versions = {name: version(name) for name in ("torch", "torchvision", "timm", "numpy")}
-    commit = git.stdout.strip() or "unknown"
-    return {"git_commit": commit, "python": platform.python_version(), **versions, "device": device}
+    folder = Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)
+    return {
+        "version": utils.VERSION,
+        "git_commit": git.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
+        "device": device,
+    }

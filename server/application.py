@@ -1,11 +1,14 @@
-"""What serving.py answers over HTTP: FastAPI's application around a model and its queue.
+"""The HTTP application of serving.py: FastAPI, around a model and its queue.
 
-    POST /predict                          files: multipart/form-data; or JSON as at the next path
-    POST /multilabel-image-classification  PaddleX's contract: {"image": base64} -> {"result": {"categories": ...}}
-    GET  /  /labels  /health  /docs        a page to try the model; its classes; how the server is; OpenAPI
+    POST /predict                          image files as multipart/form-data, or JSON as for the next path
+    POST /multilabel-image-classification  PaddleX's format: {"image": base64} -> {"result": {"categories": ...}}
+    GET  /                                 a page on which one can try the model
+    GET  /labels                           the classes and their thresholds
+    GET  /health                           the model, and how busy the server is
+    GET  /docs                             the description of all this in OpenAPI
 
-A request is answered whole or refused whole: one image that cannot be read refuses the request, and the message names
-it. Every error has PaddleX's form: {"logId": ..., "errorCode": the HTTP status, "errorMsg": one line}.
+If one image of a request cannot be read, the whole request is refused, and the message names the image. Every error has
+PaddleX's form: {"logId": ..., "errorCode": the HTTP status, "errorMsg": one line}.
 """
 
 from __future__ import annotations
@@ -44,8 +47,8 @@ from server.request_queue import BatchQueue
 from utils import InputError
 
 PADDLEX_PATH = "/multilabel-image-classification"
-UPLOAD_SECONDS = 60.0  # for a request to arrive in; a slow one may not hold up the server's end
-RETRY_SECONDS = 1  # after which a request that found the queue full may try again
+UPLOAD_SECONDS = 60.0  # a request has to arrive within this time, so that a slow one cannot keep the server from ending
+RETRY_SECONDS = 1  # a client that found the queue full may try again after this time
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Thresholds = Probability | list[Probability] | dict[Literal["default"] | int, Probability] | None
@@ -70,15 +73,17 @@ class Prediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    predictions: list[Prediction] = Field(description="one a file, in the order they were sent")
+    predictions: list[Prediction] = Field(description="one for each file, in the order in which they were sent")
 
 
 class PaddleXRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")  # a misspelt threshold would be left out without a word
+    model_config = ConfigDict(extra="forbid")  # otherwise a misspelt threshold would be ignored
 
     image: str = Field(description="the image file in base64; addresses are not fetched")
     threshold: Thresholds = Field(
-        None, description="of all classes; or one each; or by class index, with a `default`; none: the model's"
+        None,
+        description="a number for all classes, a list with one for each class, or an object of class index -> number "
+        "with a `default`; without it the model's thresholds are used",
     )
 
 
@@ -113,9 +118,9 @@ class ServedClass(BaseModel):
 
 class Labels(BaseModel):
     classes: list[ServedClass]
-    threshold: float = Field(description="one for all classes")
-    min_labels: int = Field(description="an image is filled up to, with its most probable classes")
-    max_labels: int = Field(description="an image has at most; 0: any number")
+    threshold: float = Field(description="a single one for all classes")
+    min_labels: int = Field(description="every image gets at least so many labels: its most probable classes")
+    max_labels: int = Field(description="no image gets more labels; 0: any number")
 
 
 class Health(BaseModel):
@@ -123,7 +128,7 @@ class Health(BaseModel):
     file: str
     engine: str
     uptime_seconds: float
-    queue_length: int = Field(description="images let in and not yet answered")
+    queue_length: int = Field(description="images that were accepted and are not answered yet")
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -148,7 +153,7 @@ PREDICT_BODY = {
                             "type": "number",
                             "minimum": 0,
                             "maximum": 1,
-                            "description": "of all classes; none: the model's",
+                            "description": "for all classes; without it the model's thresholds are used",
                         },
                     },
                 }
@@ -160,7 +165,10 @@ PREDICT_BODY = {
 
 
 class Service:
-    """A model, its queue, and the threads that decode images beside it."""
+    """A model, its queue, and the threads that decode images.
+
+    `engine` is the name of the model's engine. An image may have up to `max_pixels` pixels.
+    """
 
     def __init__(self, model: Predictor, engine: str, queue: BatchQueue, max_pixels: int) -> None:
         self.model, self.engine, self.queue, self.max_pixels = model, engine, queue, max_pixels
@@ -169,7 +177,7 @@ class Service:
 
     @asynccontextmanager
     async def run(self, _: FastAPI) -> AsyncIterator[None]:
-        """From the application's start to its end, when every request has been answered."""
+        """Runs the queue from the application's start to its end, when all requests have been answered."""
         running = asyncio.create_task(self.queue.run())
         yield
         running.cancel()
@@ -177,16 +185,20 @@ class Service:
         self.readers.shutdown()
 
     async def compute(self, contents: Sequence[bytes], names: Sequence[str]) -> NDArray[np.float32]:
-        """Probabilities (B, C) of image files. Raises HTTPException for whatever can be wrong with them."""
+        """Probabilities (B, C) of image files: their contents, and their names for messages.
+
+        Raises HTTPException if the queue is full, or if a file cannot be read as an image.
+        """
         require_room(self.queue, len(contents))
         with self.queue.hold(len(contents)):
-            found = await asyncio.gather(*map(self._compute_one, contents, names), return_exceptions=True)
-        rows = [row for row in found if not isinstance(row, BaseException)]
-        if len(rows) < len(found):
-            raise join_errors([error for error in found if isinstance(error, BaseException)])
+            results = await asyncio.gather(*map(self._compute_image, contents, names), return_exceptions=True)
+        rows = [result for result in results if not isinstance(result, BaseException)]
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            raise join_errors(errors)
         return np.stack(rows)
 
-    async def _compute_one(self, content: bytes, name: str) -> NDArray[np.float32]:
+    async def _compute_image(self, content: bytes, name: str) -> NDArray[np.float32]:
         image = await asyncio.get_running_loop().run_in_executor(self.readers, self._read, content, name)
         return await self.queue.compute(image)
 
@@ -198,7 +210,10 @@ class Service:
             raise HTTPException(422, str(error)) from error
 
     def choose_thresholds(self, asked: Thresholds) -> NDArray[np.float32]:
-        """(C,) thresholds: the model's, in whose place those `asked` for come."""
+        """The thresholds (C,) for a request: those it asked for, and the model's for classes it does not name.
+
+        Raises HTTPException for a class that does not exist, and for a list of another length than C.
+        """
         thresholds, count = self.model.thresholds.copy(), len(self.model.classes)
         if isinstance(asked, dict):
             if "default" in asked:
@@ -216,19 +231,23 @@ class Service:
 
     def label(self, probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]) -> list[list[Label]]:
         """The labels of each row of `probabilities` (B, C), the most probable first."""
-        used = thresholds.tolist()
         chosen = metrics.predict(probabilities, thresholds, self.model.min_labels, self.model.max_labels)
+        limits = thresholds.tolist()
         return [
-            [
-                Label(index=index, name=self.model.classes[index], probability=row[index], threshold=used[index])
-                for index in sorted(np.flatnonzero(is_label).tolist(), key=lambda index: -row[index])
-            ]
+            self._make_labels(np.flatnonzero(is_label).tolist(), row, limits)
             for row, is_label in zip(probabilities.tolist(), chosen, strict=True)
+        ]
+
+    def _make_labels(self, indices: list[int], row: list[float], thresholds: list[float]) -> list[Label]:
+        """The classes `indices` of one image, with their values in `row` (C,) and `thresholds` (C,)."""
+        return [
+            Label(index=index, name=self.model.classes[index], probability=row[index], threshold=thresholds[index])
+            for index in sorted(indices, key=lambda index: -row[index])
         ]
 
 
 def make_app(service: Service, max_bytes: int) -> FastAPI:
-    """The application, which takes requests of up to `max_bytes`."""
+    """Make the application around `service`. It takes requests of up to `max_bytes` bytes."""
     model, queue = service.model, service.queue
     page = pages.render("serving_page.html")
     app = FastAPIOffline(redoc_url=None, title="Multi-label image classification", lifespan=service.run)
@@ -238,7 +257,7 @@ def make_app(service: Service, max_bytes: int) -> FastAPI:
 
     @app.post("/predict", openapi_extra=PREDICT_BODY, responses=ERRORS)
     async def predict(request: Request) -> Predictions | PaddleXAnswer:
-        """Labels of one or several image files; or, of JSON, what PaddleX's path answers."""
+        """Labels of one or several image files. JSON is answered as at PaddleX's path."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "application/json":
             body = await request.body()
@@ -257,29 +276,29 @@ def make_app(service: Service, max_bytes: int) -> FastAPI:
 
     @app.post(PADDLEX_PATH, responses=ERRORS)
     async def classify(body: PaddleXRequest) -> PaddleXAnswer:
-        """What a PaddleX service of multi-label classification answers, without its picture."""
+        """Labels of one image, in the form of PaddleX's multi-label classification service, without its picture."""
         thresholds = service.choose_thresholds(body.threshold)
-        content = await asyncio.to_thread(decode_base64, body.image)  # 20 MB would hold up the others
+        content = await asyncio.to_thread(decode_base64, body.image)  # in a thread: 20 MB would delay other requests
         (labels,) = service.label(await service.compute([content], ["image"]), thresholds)
         categories = [Category(id=label.index, name=label.name, score=label.probability) for label in labels]
         return PaddleXAnswer(logId=str(uuid.uuid4()), result=PaddleXResult(categories=categories))
 
     @app.get("/labels")
     async def labels() -> Labels:
-        """The classes in the model's order, and what makes each a label."""
+        """The classes in the model's order, with the thresholds from which on they are labels."""
         return Labels(
             classes=[
                 ServedClass(index=index, name=name, threshold=threshold)
                 for index, (name, threshold) in enumerate(zip(model.classes, model.thresholds.tolist(), strict=True))
             ],
-            threshold=float(np.median(model.thresholds)),  # of the probabilities in use, which may be calibrated
+            threshold=float(np.median(model.thresholds)),  # of calibrated ones if there is a calibration
             min_labels=model.min_labels,
             max_labels=model.max_labels,
         )
 
     @app.get("/health")
     async def health() -> Health:
-        """That the server is there, and how busy."""
+        """The model, and how busy the server is."""
         return Health(
             model=model.metadata["model_name"],
             file=Path(model.path).name,
@@ -296,14 +315,14 @@ def make_app(service: Service, max_bytes: int) -> FastAPI:
 
 
 class UploadGuard:
-    """ASGI middleware: a request's body is refused while it is read, once it is too large or too slow.
+    """ASGI middleware that refuses a request while its body is read, once it is too large or too slow.
 
-    When the queue is full, it is not read at all. Raises HTTPException where the application reads.
+    If the queue is full, the body is not read at all. The HTTPException is raised in the application, where it reads.
     """
 
     def __init__(self, app: ASGIApp, queue: BatchQueue, max_bytes: int) -> None:
         self.app, self.queue, self.max_bytes = app, queue, max_bytes
-        self.num_reading = 0  # requests whose bodies are in memory and that are not answered yet
+        self.num_reading = 0  # requests whose body is being read or in memory, and which are not answered yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -316,7 +335,7 @@ class UploadGuard:
         async def read() -> Message:
             nonlocal num_bytes, is_complete, is_reading
             if is_complete:
-                return await receive()  # the client's leaving
+                return await receive()  # the message that the client has left
             if not is_reading:
                 require_room(self.queue, 1 + max(0, self.num_reading - self.queue.held))
                 is_reading = True
@@ -336,18 +355,19 @@ class UploadGuard:
         try:
             await self.app(scope, read, send)
         finally:
-            self.num_reading -= is_reading
+            if is_reading:
+                self.num_reading -= 1
 
 
 def require_room(queue: BatchQueue, num_images: int) -> None:
-    """Raise HTTPException 503 unless the queue takes so many more."""
+    """Raise HTTPException 503 if the queue does not take `num_images` more."""
     if not queue.has_room(num_images):
         message = f"{queue.held} of at most {queue.size} images are waiting: try again in {RETRY_SECONDS} s"
         raise HTTPException(503, message, {"Retry-After": str(RETRY_SECONDS)})
 
 
 def require_readable(content: bytes, name: str, max_pixels: int) -> None:
-    """Raise HTTPException unless an image's header is of a known kind and promises at most `max_pixels`."""
+    """Raise HTTPException if an image's header is not of a known format, or announces more than `max_pixels`."""
     try:
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             width, height = image.size
@@ -355,8 +375,10 @@ def require_readable(content: bytes, name: str, max_pixels: int) -> None:
         status, reason = 422, str(error) or type(error).__name__
         if isinstance(error, Image.DecompressionBombError):
             status = 413
+        elif not content:
+            status, reason = 415, "the file is empty"
         elif isinstance(error, UnidentifiedImageError):
-            status, reason = 415, f"it is no {', '.join(IMAGE_FORMATS)} file" if content else "the file is empty"
+            status, reason = 415, f"it is no {', '.join(IMAGE_FORMATS)} file"
         raise HTTPException(status, f"cannot read image {name}: {reason}") from error
     if width * height > max_pixels:
         most = f"{max_pixels / 1e6:g} million"
@@ -364,10 +386,14 @@ def require_readable(content: bytes, name: str, max_pixels: int) -> None:
 
 
 def read_form(form: FormData) -> tuple[list[UploadFile], float | None]:
-    """The files of a form, whatever their field's name, and its threshold. Raises HTTPException."""
+    """The files of a form, in fields of any name, and its threshold, or None if it has none.
+
+    Raises HTTPException for a form without files, for an unknown field, and for a threshold that is not in 0-1.
+    """
     uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     fields = {name: value for name, value in form.multi_items() if not isinstance(value, UploadFile)}
-    if unknown := fields.keys() - {"threshold"}:
+    unknown = fields.keys() - {"threshold"}
+    if unknown:
         raise HTTPException(400, f"unknown field {min(unknown)!r}: send files, and a threshold if you like")
     if not uploads:
         raise HTTPException(400, "there is no file: send one or several as multipart/form-data, in the field files")
@@ -377,7 +403,7 @@ def read_form(form: FormData) -> tuple[list[UploadFile], float | None]:
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes that `text` stands for, line ends allowed. Raises HTTPException."""
+    """Decode base64, in which there may be white space. Raises HTTPException if it is none."""
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError as error:  # also of text that is not ASCII
@@ -385,7 +411,7 @@ def decode_base64(text: str) -> bytes:
 
 
 def validate(make: Callable[[], Model]) -> Model:
-    """What `make` makes of values from outside. Raises HTTPException with the first that is wrong."""
+    """Call `make`, which checks a client's values. Raises HTTPException for the first value that is wrong."""
     try:
         return make()
     except ValidationError as error:
@@ -393,23 +419,31 @@ def validate(make: Callable[[], Model]) -> Model:
 
 
 def refuse(errors: Sequence[Any]) -> HTTPException:
-    """The first of pydantic's errors: which field, and what is wrong with it."""
+    """Make an HTTPException of the first of pydantic's errors: the field, and what is wrong with it."""
     first = errors[0]
     if first["type"] == "json_invalid":
         return HTTPException(400, f"the body is not JSON: {first['ctx']['error']}")
-    place = [part for part in first["loc"] if isinstance(part, str) and part != "body"][:1]
-    return HTTPException(422, ": ".join([*place, first["msg"]]))
+    fields = [name for name in first["loc"] if isinstance(name, str) and name != "body"]
+    return HTTPException(422, ": ".join([*fields[:1], first["msg"]]))
 
 
 def join_errors(errors: Sequence[BaseException]) -> BaseException:
-    """One error for a request, of those of its images: the first that is not about an image, or all in one line."""
+    """One error for a request, made from the errors of its images.
+
+    It is the first that is no HTTPException, if there is one; else an HTTPException that quotes the first three.
+    """
     refusals = []
     for error in errors:
         if not isinstance(error, HTTPException):
             return error
         refusals.append(error)
-    more = f"; and {len(refusals) - 3} more" if len(refusals) > 3 else ""
-    return HTTPException(refusals[0].status_code, "; ".join(error.detail for error in refusals[:3]) + more)
+    message = "; ".join(error.detail for error in refusals[:3])
+    if len(refusals) > 3:
+        message += f"; and {len(refusals) - 3} more"
+    return HTTPException(refusals[0].status_code, message)
+
+
+# ---- answers to requests that failed ----
 
 
 async def answer_http_error(_: Request, error: Exception) -> JSONResponse:
@@ -427,10 +461,12 @@ async def answer_nobody(_: Request, __: Exception) -> JSONResponse:
 
 
 async def answer_failure(_: Request, error: Exception) -> JSONResponse:
-    return answer_error(500, f"the server failed over this request: {type(error).__name__}")  # its log has the rest
+    # the traceback is in the server's log only
+    return answer_error(500, f"the server failed over this request: {type(error).__name__}")
 
 
 def answer_error(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error in PaddleX's form."""
     error = Error(logId=str(uuid.uuid4()), errorCode=status, errorMsg=" ".join(message.split()))
     return JSONResponse(error.model_dump(), status, headers)
 

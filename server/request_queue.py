@@ -1,12 +1,12 @@
-"""Images of concurrent requests, computed together in batches.
+"""Computes the images of concurrent requests together, in batches.
 
-    queue = BatchQueue(model.compute, batch_size=32, wait_seconds=0.002, size=256)
+    queue = BatchQueue(compute=model.compute, batch_size=32, wait_seconds=0.002, size=256)
     running = asyncio.create_task(queue.run())
-    with queue.hold(2):                                           # two images of a request, until they are answered
+    with queue.hold(2):                                           # until two images of a request are answered
         probabilities = await queue.compute(await prepare(...))   # (C,)
 
-A batch begins when the model is free: with what is ready then, and with what becomes ready within `wait_seconds` while
-held images are on their way. A lone image, with no other being read, never waits.
+When the model is free, it gets a batch of the images that are ready. If other held images are still being decoded, the
+batch waits for them, up to `wait_seconds`. An image that is alone never waits.
 """
 
 from __future__ import annotations
@@ -24,28 +24,32 @@ from torch import Tensor
 
 
 class Waiting(NamedTuple):
-    """An image (3, S, S) that is ready, and what its request waits for."""
+    """An image uint8 (3, S, S) that is ready to be computed, and the result that its request waits for."""
 
     image: Tensor
     probabilities: asyncio.Future[NDArray[np.float32]]
 
 
 class BatchQueue:
-    """`compute(images uint8 (B, 3, S, S)) -> probabilities (B, C)` runs in a thread of its own, a batch at a time."""
+    """Calls `compute`, images uint8 (B, 3, S, S) -> probabilities (B, C), in a separate thread, one batch at a time.
+
+    `size` is the most images that may be held at the same time.
+    """
 
     def __init__(
         self, compute: Callable[[Tensor], NDArray[np.float32]], batch_size: int, wait_seconds: float, size: int
     ) -> None:
         self.compute_batch, self.batch_size, self.wait_seconds, self.size = compute, batch_size, wait_seconds, size
-        self.held = 0  # images let in and not yet answered
+        self.held = 0  # images that were accepted and are not answered yet
         self.ready: asyncio.Queue[Waiting] = asyncio.Queue()
 
     def has_room(self, num_images: int) -> bool:
+        """Whether `num_images` more images may be held."""
         return self.held + num_images <= self.size
 
     @contextmanager
     def hold(self, num_images: int) -> Iterator[None]:
-        """Count `num_images` as waiting: see `has_room`."""
+        """Count `num_images` images as held until the end of `with`."""
         self.held += num_images
         try:
             yield
@@ -53,13 +57,13 @@ class BatchQueue:
             self.held -= num_images
 
     async def compute(self, image: Tensor) -> NDArray[np.float32]:
-        """Probabilities (C,) of a uint8 (3, S, S). Raises what the model raises over its batch."""
+        """Wait for the probabilities (C,) of an image uint8 (3, S, S). Raises the error of the model for its batch."""
         waiting = Waiting(image, asyncio.get_running_loop().create_future())
         self.ready.put_nowait(waiting)
         return await waiting.probabilities
 
     async def run(self) -> None:
-        """Compute batch after batch until cancelled."""
+        """Compute batches until this task is cancelled."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="model") as pool:
             while True:
@@ -67,19 +71,20 @@ class BatchQueue:
                 try:
                     rows = await loop.run_in_executor(pool, self._compute, [waiting.image for waiting in batch])
                     for waiting, row in zip(batch, rows, strict=True):
-                        if not waiting.probabilities.done():  # its request may have been given up
+                        if not waiting.probabilities.done():  # done: its request was cancelled
                             waiting.probabilities.set_result(row)
-                except Exception as error:  # it belongs to the requests of this batch; the next one is computed
+                except Exception as error:  # is passed to the requests of this batch; the queue goes on
                     for waiting in batch:
                         if not waiting.probabilities.done():
                             waiting.probabilities.set_exception(error)
 
     def _compute(self, images: list[Tensor]) -> NDArray[np.float32]:
-        # torch.stack wakes threads that then spin on the cores which model and readers need: a third more time an image
+        # numpy, since torch.stack wakes threads that then spin on the cores which the model and the decoders need: with
+        # it an image takes a third more time
         return self.compute_batch(torch.from_numpy(np.stack([image.numpy() for image in images])))
 
     async def _collect(self) -> list[Waiting]:
-        """The next batch, called while the model is free: held images that are not in it are on their way."""
+        """Wait for the next batch. The model is free now, so held images that are not in it are being decoded."""
         batch = [await self.ready.get()]
         with suppress(TimeoutError):
             async with asyncio.timeout(self.wait_seconds):

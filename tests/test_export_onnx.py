@@ -22,8 +22,8 @@ import utils
 from dataset import augmentations, files
 from dataset.files import list_images
 from evaluation import parity
-from export import engines, model_files
-from models import checkpoints
+from export import model_files
+from models import batchnorm_folding, checkpoints
 from predictor import Record
 
 CALIBRATION = {"platt": {"scale": [1.5, 0.5, 1.0, 2.0, 0.8] * 4, "bias": [0.5, -0.5, 0.0, 1.0, -1.0] * 4}}
@@ -192,8 +192,8 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
     arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="torchscript")
     path = tmp_path / "exported_models" / FILES["torchscript"]
     with monkeypatch.context() as patch:
-        fold = engines.fold_batchnorm
-        patch.setattr(engines, "fold_batchnorm", lambda *inputs: Bgr(fold(*inputs)).eval())
+        fold = batchnorm_folding.fold_batchnorm
+        patch.setattr(batchnorm_folding, "fold_batchnorm", lambda *inputs: Bgr(fold(*inputs)).eval())
         message = fails(export_onnx.main, arguments)
     assert message == f"error: 1 of 1 files did not pass: {path.name}"
     report = json.loads(path.with_name(f"{path.name}.json").read_text())

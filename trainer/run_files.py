@@ -93,13 +93,16 @@ def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
     """Add a line to the CSV file `path`, and before it a line of column names if the file is new.
 
     Several runs may write to the file. Raises InputError where it cannot be written.
+    An existing file keeps its columns: a value for which it has none is left out.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, entry, lineterminator="\n")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8", newline="") as file:
-            if not file.tell():
+        with open(path, "a+", encoding="utf-8", newline="") as file:
+            file.seek(0)
+            names = next(csv.reader(file), None)
+            writer = csv.DictWriter(text, names or [*entry], restval="", extrasaction="ignore", lineterminator="\n")
+            if not names:
                 writer.writeheader()
             writer.writerow(entry)
             file.write(text.getvalue())  # in one piece, so that no line of another run gets in between

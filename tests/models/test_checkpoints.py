@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import config
+import model_performance_table
 import overrides
 import utils
 from models import checkpoints
@@ -42,6 +43,26 @@ def test_round_trip_and_sidecar(tmp_path: Path) -> None:
     assert sidecar == {key: value for key, value in loaded.items() if key not in ("model_state", "training_state")}
     assert checkpoints.read_sidecar(path) == sidecar
     assert sorted(file.name for file in path.parent.iterdir()) == ["a.json", "a.pt"]
+
+
+def test_the_environment_names_the_projects_version(tmp_path: Path) -> None:
+    environment = checkpoints.describe_environment("cpu")
+    assert environment["version"] == utils.VERSION
+    assert torch.__version__.startswith(environment["torch"])
+    assert environment["device"] == "cpu"
+    checkpoints.save(tmp_path / "a.pt", make_checkpoint(environment=environment))
+    assert checkpoints.load(tmp_path / "a.pt")["environment"] == environment
+    sidecar = checkpoints.read_sidecar(tmp_path / "a.pt")
+    assert sidecar is not None
+    assert sidecar["environment"] == environment
+    row = model_performance_table.make_row({"metrics": {}, "config": {}, "dataset": {}, **sidecar}, "a.pt")
+    assert row["version"] == utils.VERSION, "and not the version of the file's format"
+
+
+def test_a_checkpoint_from_before_the_version_opens(tmp_path: Path) -> None:
+    environment = {"git_commit": "fedc", "torch": "2.14.1", "device": "cpu"}
+    checkpoints.save(tmp_path / "a.pt", make_checkpoint(environment=environment))
+    assert checkpoints.load(tmp_path / "a.pt")["environment"] == environment
 
 
 def test_best_f1_of_a_file(tmp_path: Path) -> None:
@@ -123,6 +144,13 @@ def test_configuration_name_follows_every_constant_that_decides() -> None:
 def test_log_has_a_column_for_every_number(tmp_path: Path) -> None:
     run_files.write_log(tmp_path / "log.csv", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_f1": 0.75}])
     assert (tmp_path / "log.csv").read_text() == "epoch,loss,val_f1\n1,0.5,\n2,0.25,0.75\n"
+
+
+def test_a_diary_keeps_the_columns_that_it_began_with(tmp_path: Path) -> None:
+    diary = tmp_path / "runs.csv"
+    run_files.add_to_diary(diary, {"model_name": "a", "device": "cpu"})
+    run_files.add_to_diary(diary, {"model_name": "b", "version": "1.0.0", "device": "cuda"})
+    assert diary.read_text() == "model_name,device\na,cpu\nb,cuda\n"
 
 
 def test_early_stopping_counts_gains_above_the_least(tmp_path: Path) -> None:
