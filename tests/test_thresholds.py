@@ -384,8 +384,8 @@ def test_shrunk_thresholds_are_better_on_new_images() -> None:
         "shrunk": thresholds.tune_shrunk,
     }
     reached = {name: [] for name in tuners}
-    for seed in range(3):
-        tuned_on, new = make_classes(200, 0.5, seed), make_classes(5000, 0.5, seed + 10)  # few: each class is noisy
+    for seed in range(24):  # one draw may differ by 0.02 either way
+        tuned_on, new = make_classes(150, 0.5, seed), make_classes(5000, 0.5, seed + 1000)
         for name, tune in tuners.items():
             reached[name].append(metrics.measure(*new, tune(*tuned_on))["f1_weighted"])
     shrunk = np.mean(reached.pop("shrunk"))

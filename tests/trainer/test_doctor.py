@@ -175,13 +175,6 @@ class Deaf(heads.LinearBN):
         return super().forward(features.detach())
 
 
-class Pixels(nn.Module):
-    """Small pictures as features: enough of them to learn 140 pictures by heart."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(images, 12).flatten(1)[:, :, None, None]
-
-
 def make_sigmoid_head() -> nn.Module:
     return nn.Sequential(heads.LinearBN(32, 3), nn.Dropout(0.2), nn.Sigmoid())
 
@@ -231,7 +224,7 @@ def weigh_positives(*weights: float) -> nn.Module:
             "PRETRAINED_WEIGHTS",
         ),
         (
-            lambda: {"optimizer": "sgd", "rate": 0.1, "reduction": "sum"},
+            lambda: {"optimizer": "sgd", "rate": 0.5, "reduction": "sum", "epochs": 1},
             {"step too long"},
             '"sum" makes it 48 times as long as "mean"',  # 16 images x 3 classes
         ),
@@ -273,12 +266,12 @@ def weigh_positives(*weights: float) -> nn.Module:
         ),
         (lambda: {"threshold": 0.999}, {"all negative"}, "THRESHOLD_GOAL and TH_MULTI_LABEL"),
         (
-            lambda: {"model": make_linear_model(), "rate": 0.1, "loss": weigh_positives(1e4, 1e4, 1e4), "epochs": 4},
+            lambda: {"model": make_linear_model(), "rate": 0.2, "loss": weigh_positives(1e4, 1e4, 1e4), "epochs": 4},
             {"same for every image"},
             "the same probabilities",
         ),
         (
-            lambda: {"model": make_linear_model(), "rate": 0.02, "loss": weigh_positives(1e4, 1e4, 1e4), "epochs": 4},
+            lambda: {"model": make_linear_model(), "rate": 0.03, "loss": weigh_positives(1e4, 1e4, 1e4), "epochs": 4},
             {"threshold at the edge"},
             "crowded at 1",
         ),
@@ -316,13 +309,12 @@ def test_labels_of_other_images_leave_nothing_but_predicting_everything(splits: 
 
 
 def test_copies_are_found_and_their_f1_is_compared(splits: tuple[Table, Table], tmp_path: Path) -> None:
+    """Copies whose labels can be learned, among images whose labels are all wrong."""
     train, val = splits
-    train = replace(train, targets=np.random.default_rng(1).permutation(train.targets))  # to be learned by heart
     copies = [shutil.copy(path, tmp_path) for path in train.paths[:25]]
-    targets = np.concatenate([train.targets[:25], val.targets])
+    targets = np.concatenate([train.targets[:25], 1 - val.targets])
     leaking = Table([*copies, *val.paths], targets, val.classes)
-    model = MultiLabelModel(Pixels(), heads.Linear(432, 3), GREY, SPREAD)
-    run = Run(train, leaking, model=model, rate=0.01, epochs=12, batch_size=14, threshold=0.5)
+    run = Run(train, leaking, threshold=0.5)
     found = run.train().findings
     assert {"copies", "F1 from copies"} <= set(found)
     assert f"25 of {len(leaking)} validation images" in found["copies"]
@@ -365,14 +357,16 @@ def test_sources_on_both_sides(splits: tuple[Table, Table]) -> None:
         {"loss": losses.Asymmetric()},
         {"weight_decay": 1e-3},
         {"optimizer": "adamw", "weight_decay": 1.0},
-        {"loss": weigh_positives(1.0, 2.0, 3.0), "decay_factor": 0.1},
+        {"loss": weigh_positives(1.0, 2.0, 3.0), "rate": 3e-3, "decay_factor": 0.1},
     ],
 )
 def test_a_healthy_run_is_told_nothing(splits: tuple[Table, Table], options: dict[str, Any]) -> None:
     run = Run(*splits, **options)
     assert not run.train().findings
     scores, known, threshold = run.scores
-    assert metrics.measure(scores, known, threshold)["f1_weighted"] > 0.9, "else it is not healthy"
+    assert metrics.measure(scores, known, threshold)["f1_weighted"] > 0.8, (
+        "else it is not healthy: everything predicted gives 0.6"
+    )
     assert not run.said
 
 
