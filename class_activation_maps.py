@@ -37,7 +37,7 @@ from PIL import Image, ImageDraw
 import utils
 from dataset.decoding import decode_image
 from evaluation import activation_maps, pages
-from evaluation.pictures import draw_labels
+from evaluation.drawing import draw_labels
 from evaluation.prediction_files import name_images
 from export import engines
 from models import checkpoints

@@ -5,8 +5,8 @@
 Makes the files EXPORT_FORMATS from the checkpoint MODEL_PATH, and writes them into EXPORT_FOLDER. A file takes
 `images`, uint8 RGB (B, 3, H, W), already resized. It holds its classes, thresholds, image size and resize rule, so that
 predictor.load and testing.py open it like a checkpoint. File and checkpoint are run over the same EXPORT_CHECK_IMAGES
-image files; FILE.json beside the file holds the result, and evaluation/parity.py the budgets. If the two differ too
-much, the mark FILE.FAILED stays beside the file, the file is not opened later, and the exit status is 1.
+image files; FILE.json beside the file holds the result, and evaluation/export_parity.py the budgets. If the two
+differ too much, the mark FILE.FAILED stays beside the file, the file is not opened later, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ import predictor
 import utils
 from dataset import augmentations, files
 from dataset.table import map_classes
-from evaluation import parity
+from evaluation import export_parity
 from export import engines, model_files
 from export.model_files import Export
 from models import batchnorm_folding, checkpoints
@@ -63,13 +63,13 @@ def main(arguments: list[str]) -> None:
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
     paths, targets = sample_images(split, EXPORT_CHECK_IMAGES, checkpoint["classes"])
-    reference = parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
+    reference = export_parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     print(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
     source = make_source(checkpoint)
     reports = [export(name, source, reference) for name in EXPORT_FORMATS]
-    parity.print_table(reports)
+    export_parity.print_table(reports)
     for report in reports:
         for problem in report["problems"]:
             utils.warn(f"{report['file']}: {problem}")
@@ -148,7 +148,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def export(name: str, source: Export, reference: parity.Reference) -> dict[str, Any]:
+def export(name: str, source: Export, reference: export_parity.Reference) -> dict[str, Any]:
     """Write the file in format `name`, compare it with the checkpoint, and write the report beside it.
 
     Returns the report. The file is marked as failed until it has passed.
@@ -165,7 +165,7 @@ def export(name: str, source: Export, reference: parity.Reference) -> dict[str, 
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
     try:
-        report = parity.compare(path, reference, config.CALIBRATION)
+        report = export_parity.compare(path, reference, config.CALIBRATION)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
     utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))

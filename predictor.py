@@ -30,7 +30,7 @@ from dataset.augmentations import make_eval_transform
 from dataset.batches import Transform
 from dataset.decoding import Picture, decode
 from dataset.files import list_images
-from export import engines, kept_engines, model_files
+from export import engine_cache, engines, model_files
 from export.engines import Run
 from models import checkpoints
 from models.inference import ACTIVATIONS
@@ -223,7 +223,7 @@ def _open_checkpoint(
             raise InputError("engine torch runs float models only: choose openvino for int8")
         return engines.make_torch(restore_model(metadata, path), image_size, device)
     transform = make_eval_transform(metadata["resize_rule"], image_size)
-    source = kept_engines.KeptSource(
+    source = engine_cache.KeptSource(
         make_model=lambda: restore_model(metadata, path),
         image_size=image_size,
         checkpoint=path,
@@ -231,7 +231,7 @@ def _open_checkpoint(
         read_image=lambda image: read_image(image, transform),
         int8_images=int8_images,
     )
-    return kept_engines.open_kept(source, engine, device)
+    return engine_cache.open_kept(source, engine, device)
 
 
 def choose_activation(

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 import utils
+from evaluation.drawing import BAND, draw_labels
 from evaluation.pages import cut
 from evaluation.palette import DARK
-from evaluation.pictures import BAND, draw_labels
 
 Record = dict[str, float | int | bool]  # the numbers of one epoch; "epoch" counts from 1
 

@@ -32,7 +32,7 @@ import models_factory
 import utils
 from dataset import loading
 from dataset.batches import Batch
-from trainer import optimization, records, validation, watching
+from trainer import optimizers, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
@@ -208,7 +208,7 @@ def take_step(
     if trainer.sam_rho:
         # Sharpness-aware (Foret et al. 2021): move the weights to where the loss is highest nearby, and take the
         # gradient there. GHM counts the first pass only.
-        with optimization.climb(trainer.model, trainer.sam_rho):
+        with optimizers.climb(trainer.model, trainer.sam_rho):
             trainer.objective.entry_weights.eval()
             run_within_memory(trainer, batch, [], compute)
             trainer.objective.entry_weights.train()

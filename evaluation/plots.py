@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 import calibration
 import metrics
 import utils
+from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT
-from evaluation.pictures import save_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

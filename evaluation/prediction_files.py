@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.decoding import decode_image, stamp_files
-from evaluation.pictures import draw_labels
+from evaluation.drawing import draw_labels
 from metrics import read_rows
 from utils import InputError, Progress, replace_folder, write_atomically
 

@@ -20,7 +20,7 @@ import testing
 from dataset import augmentations, formats
 from evaluation import activation_maps, prediction_files
 from export import engines, model_files
-from trainer import optimization
+from trainer import optimizers, schedules
 
 RECIPES = Path(config.__file__).parent / "recipes"
 MODULES = (config, testing, export_onnx, class_activation_maps, serving)
@@ -29,8 +29,8 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "LOSS": losses.LOSSES,
     "LOSS_REDUCTION": losses.REDUCTIONS,
     "ENTRY_WEIGHTS": losses.ENTRY_WEIGHTS,
-    "OPTIMIZER": optimization.OPTIMIZERS,
-    "SCHEDULE": optimization.SCHEDULES,
+    "OPTIMIZER": optimizers.OPTIMIZERS,
+    "SCHEDULE": schedules.SCHEDULES,
     "RESIZE_RULE": augmentations.RESIZE_RULES,
     "AUGMENTATION": augmentations.AUGMENTATIONS,
     "AUGMENTATION_POLICY": augmentations.POLICIES,

@@ -21,7 +21,7 @@ import predictor
 import utils
 from dataset import augmentations, files
 from dataset.files import list_images
-from evaluation import parity
+from evaluation import export_parity
 from export import model_files
 from models import batchnorm_folding, checkpoints
 from predictor import Record
@@ -86,8 +86,8 @@ def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempP
     formats = {"EXPORT_FORMATS": ",".join(model_files.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
     try:
         with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
-            loose = parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
-            patch.setitem(parity.BUDGETS, "int8", loose)
+            loose = export_parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
+            patch.setitem(export_parity.BUDGETS, "int8", loose)
             export_onnx.main(make_arguments(checkpoint, folder, photographs, **formats))
     finally:
         config.__dict__.clear()
@@ -296,4 +296,4 @@ def test_families_of_backbones_and_heads_export(
     export_onnx.main(make_arguments(tmp_path / "model.pt", tmp_path, photographs, **few))
     reports = [json.loads(path.read_text()) for path in (tmp_path / "exported_models").glob("*.json")]
     assert [report["parity"] for report in reports] == ["passed"] * 3
-    assert max(report["max_difference"] for report in reports) <= parity.BUDGETS["fp32"].max_difference
+    assert max(report["max_difference"] for report in reports) <= export_parity.BUDGETS["fp32"].max_difference

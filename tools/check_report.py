@@ -20,9 +20,9 @@ import utils
 from dataset.decoding import decode_image
 from dataset.table import Table
 from evaluation import pages
+from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
 from evaluation.pages import cut, printable
 from evaluation.palette import LIGHT, SPLITS
-from evaluation.pictures import BAND, draw_labels, save_figure, style_axes
 from tools.findings import Finding, Result
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from dataset.loading import EpochBatches
 from dataset.table import Table
 from models import batchnorm_sync, recomputation
 from models_factory import make_example
-from trainer import optimization, teachers
+from trainer import optimizers, schedules, teachers
 from utils import InputError
 
 
@@ -121,14 +121,14 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         model = batchnorm_sync.convert(model, device)
     memory_format = torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format
     model.to(device).to(memory_format=memory_format)
-    average = optimization.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
+    average = optimizers.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
     if config.COMPILE:
         model.compile()
     if config.USE_DIFFERENTIAL_LR:
         backbone_lr, head_lr = config.BACKBONE_BASE_LR, config.HEAD_BASE_LR
     else:
         backbone_lr = head_lr = config.LEARNING_RATE
-    optimizer = optimization.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         config.OPTIMIZER,
         model,
         backbone_lr=backbone_lr,
@@ -136,7 +136,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weight_decay=config.WEIGHT_DECAY,
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
     )
-    plan = optimization.Plan(
+    plan = schedules.Plan(
         epoch_steps=[count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)],
         milestones=config.LR_MILESTONES,
         decay_factor=config.LR_DECAY_FACTOR,
@@ -144,7 +144,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         warmup_epochs=config.WARMUP_EPOCHS,
         onecycle_peak=config.ONECYCLE_PEAK,
     )
-    schedule = optimization.make_schedule(config.SCHEDULE, optimizer, plan)
+    schedule = schedules.make_schedule(config.SCHEDULE, optimizer, plan)
     precision = utils.choose_precision(config.MIXED_PRECISION, device)
     if config.SAM_RHO and precision == "fp16":
         raise InputError("SAM_RHO needs bf16 or float32, and this GPU has no bf16: set MIXED_PRECISION = 'off'")

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluation.drawing import save_figure, style_axes
 from evaluation.palette import LIGHT
-from evaluation.pictures import save_figure, style_axes
 from tensorboard_logging import Record
 
 if TYPE_CHECKING:

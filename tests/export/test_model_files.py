@@ -20,9 +20,9 @@ from random_models import compute_plain, draw_images
 from torch import Tensor, nn
 
 import models_factory
-from export import engines, kept_engines, model_files
+from export import engine_cache, engines, model_files
+from export.engine_cache import KeptSource
 from export.engines import ENGINES
-from export.kept_engines import KeptSource
 from export.model_files import EXPORT_FORMATS, Export
 from heads import HEADS
 from models import batchnorm_folding
@@ -91,7 +91,7 @@ def refuse() -> nn.Module:
 def test_a_kept_file_gives_the_models_logits_for_any_batch_size(
     engine: str, source: KeptSource, model: MultiLabelModel
 ) -> None:
-    run = kept_engines.open_kept(source, engine, CPU)
+    run = engine_cache.open_kept(source, engine, CPU)
     for count in (4, 1, 7):
         images = draw_images(count)
         logits = run(images)
@@ -104,7 +104,7 @@ def test_a_kept_file_gives_the_models_logits_for_any_batch_size(
 
 def test_int8_ranks_images_as_float_does(int8_source: KeptSource, model: MultiLabelModel) -> None:
     images = draw_images(64)
-    found = kept_engines.open_kept(int8_source, "openvino", CPU)(images).numpy()
+    found = engine_cache.open_kept(int8_source, "openvino", CPU)(images).numpy()
     expected = compute_plain(model, images).numpy()
     for column in range(5):
         assert np.corrcoef(found[:, column], expected[:, column])[0, 1] > 0.9
@@ -117,9 +117,9 @@ def test_a_kept_file_serves_without_making_the_model(
 ) -> None:
     chosen = int8_source if precision == "int8" else source
     images = draw_images(3)
-    logits = kept_engines.open_kept(chosen, "openvino", CPU)(images)
+    logits = engine_cache.open_kept(chosen, "openvino", CPU)(images)
     (file,) = chosen.folder.glob(f"model_{precision}_*.onnx")
-    assert torch.equal(kept_engines.open_kept(replace(chosen, make_model=refuse), "openvino", CPU)(images), logits)
+    assert torch.equal(engine_cache.open_kept(replace(chosen, make_model=refuse), "openvino", CPU)(images), logits)
     assert [path.name for path in chosen.folder.glob(f"*{precision}*")] == [file.name], "nor is anything left beside it"
 
 
@@ -127,7 +127,7 @@ def test_a_kept_files_name_follows_what_it_depends_on(
     source: KeptSource, int8_source: KeptSource, tmp_path: Path
 ) -> None:
     def name(chosen: KeptSource) -> Path:
-        return kept_engines.name_file(chosen, ["onnx"])
+        return engine_cache.name_file(chosen, ["onnx"])
 
     changed, same = tmp_path / "changed" / "model.pt", tmp_path / "same" / "model.pt"
     for path, content in ((changed, b"another"), (same, source.checkpoint.read_bytes())):
@@ -139,7 +139,7 @@ def test_a_kept_files_name_follows_what_it_depends_on(
     others = [replace(source, checkpoint=changed), int8_source, replace(int8_source, int8_images=["0.jpg"] * 0), own]
     names = [name(source), name(others[0]), name(int8_source), name(own)]
     image.write_bytes(b"another image")
-    names += [name(own), kept_engines.name_file(source, ["onnx", "nncf"])]
+    names += [name(own), engine_cache.name_file(source, ["onnx", "nncf"])]
     assert len(set(names)) == 6
 
 
@@ -147,20 +147,20 @@ def test_a_conversion_that_changes_the_logits_keeps_no_file(
     source: KeptSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make, other = model_files.make_onnx, make_small_model(seed=1)
-    monkeypatch.setattr(kept_engines, "make_onnx", lambda model, example: make(other, example))
+    monkeypatch.setattr(engine_cache, "make_onnx", lambda model, example: make(other, example))
     with pytest.raises(InputError, match=r"converting .*model\.pt changes its output by"):
-        kept_engines.open_kept(replace(source, folder=tmp_path), "onnxruntime", CPU)
+        engine_cache.open_kept(replace(source, folder=tmp_path), "onnxruntime", CPU)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_openvinos(int8_source: KeptSource) -> None:
     with pytest.raises(InputError, match="engine onnxruntime runs float models only: choose openvino for int8"):
-        kept_engines.open_kept(int8_source, "onnxruntime", CPU)
+        engine_cache.open_kept(int8_source, "onnxruntime", CPU)
 
 
 def test_an_int8_image_that_is_gone_is_one_line(int8_source: KeptSource) -> None:
     with pytest.raises(InputError, match=r"^cannot read image .*gone\.jpg: No such file or directory$"):
-        kept_engines.open_kept(replace(int8_source, int8_images=["gone.jpg"]), "openvino", CPU)
+        engine_cache.open_kept(replace(int8_source, int8_images=["gone.jpg"]), "openvino", CPU)
 
 
 # ---- exported files ----

@@ -22,7 +22,7 @@ import training
 from dataset.batches import Batch, as_float_targets
 from dataset.table import Table
 from models import checkpoints
-from trainer import build, optimization, records, validation
+from trainer import build, optimizers, records, validation
 from training import take_step
 from utils import InputError
 
@@ -163,7 +163,7 @@ def test_a_sharpness_aware_step_is_two_passes() -> None:
     optimizer = torch.optim.SGD(other.model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     for batch in batches:
         other.objective(other.model(batch.images), batch.targets, batch.weights).backward()
-        with optimization.climb(other.model, 0.1):
+        with optimizers.climb(other.model, 0.1):
             other.objective(other.model(batch.images), batch.targets, batch.weights).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -29,7 +29,7 @@ from dataset.stratified_split import split_table
 from dataset.table import Table
 from models import inference
 from models_factory import MultiLabelModel, make_model
-from trainer import optimization
+from trainer import optimizers
 from trainer.doctor import LONGEST_STEP, PATIENCE, Doctor, find_shared_images
 from utils import InputError
 
@@ -84,8 +84,8 @@ class Run:
         self.said: list[str] = []
         torch.manual_seed(0)
         model, objective = self.model, losses.Objective(self.loss, {}, 0.0, self.reduction)
-        average = optimization.make_average(model, self.ema_decay) if self.ema_decay else None
-        optimizer = optimization.make_optimizer(self.optimizer, model, self.rate, self.rate, self.weight_decay)
+        average = optimizers.make_average(model, self.ema_decay) if self.ema_decay else None
+        optimizer = optimizers.make_optimizer(self.optimizer, model, self.rate, self.rate, self.weight_decay)
         loader, val_loader = self.make_loader(self.train_split, shuffle=True), self.make_loader(self.val_split)
         schedule = LambdaLR(optimizer, lambda epoch: self.decay_factor**epoch)
         if self.spoil:
@@ -407,7 +407,7 @@ def test_the_longest_step_is_polyaks(splits: tuple[Table, Table]) -> None:
     for factor, expected in ((0.99, set()), (1.01, {"step too long"})):
         rate = factor * LONGEST_STEP * loss / squared
         objective = losses.Objective(losses.BCEWithLogits(), {}, 0.0, "sum").train()
-        optimizer = optimization.make_optimizer("sgd", model, rate, rate)
+        optimizer = optimizers.make_optimizer("sgd", model, rate, rate)
         found = Doctor(say=lambda text: None)
         batch = Batch(features.float(), targets, torch.ones(6))
         parts = [Batch(*(tensor[rows] for tensor in batch)) for rows in (slice(3), slice(3, 6))]

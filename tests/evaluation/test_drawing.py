@@ -1,4 +1,4 @@
-"""evaluation/pictures.py: labels stand under a picture, whole or cut, in their colours."""
+"""evaluation/drawing.py: labels stand under a picture, whole or cut, in their colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from evaluation.pictures import BAND, draw_labels
+from evaluation.drawing import BAND, draw_labels
 
 
 def find_ink(canvas: Image.Image, height: int) -> np.ndarray:

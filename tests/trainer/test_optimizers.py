@@ -1,6 +1,4 @@
-"""trainer/optimization.py: groups, sharpness-aware steps and averages against their formulas; schedules against
-torch's own.
-"""
+"""trainer/optimizers.py, trainer/schedules.py: groups, sharpness-aware steps, averages and schedules against formulas."""
 
 from __future__ import annotations
 
@@ -17,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
 
 from models_factory import MultiLabelModel
-from trainer import optimization
-from trainer.optimization import Plan
+from trainer import optimizers, schedules
+from trainer.schedules import Plan
 
 STEPS_PER_EPOCH, NUM_EPOCHS = 5, 6
 
@@ -52,11 +50,11 @@ REFERENCES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", optimization.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 @pytest.mark.parametrize("decays_all", [True, False])
 def test_every_optimizer_is_torchs_with_a_rate_for_each_part(name: str, decays_all: bool) -> None:
     model, reference_model = make_model(), make_model()
-    optimizer = optimization.make_optimizer(name, model, 0.01, 0.1, 0.5, decays_all)
+    optimizer = optimizers.make_optimizer(name, model, 0.01, 0.1, 0.5, decays_all)
     reference = REFERENCES[name](
         [
             {
@@ -76,10 +74,10 @@ def test_every_optimizer_is_torchs_with_a_rate_for_each_part(name: str, decays_a
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", optimization.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_moves_both_groups_and_leaves_a_frozen_backbone(name: str) -> None:
     model = make_model()
-    optimizer = optimization.make_optimizer(name, model, 0.1, 0.1, weight_decay=0.1)
+    optimizer = optimizers.make_optimizer(name, model, 0.1, 0.1, weight_decay=0.1)
     assert [group["name"] for group in optimizer.param_groups] == ["backbone", "head"]
     model.freeze_backbone(True)
     before = copy_state(model)
@@ -107,7 +105,7 @@ def list_groups(model: MultiLabelModel, optimizer: torch.optim.Optimizer) -> dic
 def test_norms_biases_and_what_a_timm_network_exempts_can_go_without_decay() -> None:
     network = VisionTransformer(img_size=32, embed_dim=24, depth=1, num_heads=3, num_classes=0, global_pool="")
     model = make_model(nn.Sequential(network))
-    optimizer = optimization.make_optimizer("adamw", model, 1e-4, 1e-3, 0.3, decays_norms_and_biases=False)
+    optimizer = optimizers.make_optimizer("adamw", model, 1e-4, 1e-3, 0.3, decays_norms_and_biases=False)
     groups = list_groups(model, optimizer)
     assert list(groups) == ["backbone", "head", "backbone, no decay", "head, no decay"]
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
@@ -124,7 +122,7 @@ def test_norms_biases_and_what_a_timm_network_exempts_can_go_without_decay() -> 
 def test_exempt_names_may_hold_wildcards_as_xcits_do() -> None:
     backbone = nn.ModuleDict({"pos_embed": nn.Linear(2, 2), "projection": nn.Linear(2, 2)})
     backbone.no_weight_decay = lambda: {"pos_embed.*"}
-    assert optimization.list_undecayed(make_model(backbone)) == {
+    assert optimizers.list_undecayed(make_model(backbone)) == {
         "backbone.pos_embed.weight", "backbone.pos_embed.bias", "backbone.projection.bias", "head.1.bias"
     }  # fmt: skip
 
@@ -132,14 +130,14 @@ def test_exempt_names_may_hold_wildcards_as_xcits_do() -> None:
 def test_groups_without_parameters_and_the_heads_fixed_parameters_are_left_out() -> None:
     model = make_model(nn.Flatten())
     model.head[1].weight.requires_grad_(False)  # pyright: ignore[reportIndexIssue, reportCallIssue]
-    optimizer = optimization.make_optimizer("sgd", model, 1.0, 1.0, 0.1, decays_norms_and_biases=False)
+    optimizer = optimizers.make_optimizer("sgd", model, 1.0, 1.0, 0.1, decays_norms_and_biases=False)
     assert list_groups(model, optimizer) == {"head, no decay": {"head.1.bias"}}
 
 
 def test_a_backbone_frozen_when_the_optimizer_is_made_is_in_it() -> None:
     model = make_model()
     model.freeze_backbone(True)
-    groups = list_groups(model, optimization.make_optimizer("sgd", model, 1.0, 1.0))
+    groups = list_groups(model, optimizers.make_optimizer("sgd", model, 1.0, 1.0))
     assert groups["backbone"] == {key for key, _ in model.named_parameters() if key.startswith("backbone")}
 
 
@@ -153,7 +151,7 @@ def test_climb_goes_rho_along_the_gradient_and_comes_back_to_the_bit(loss_scale:
     gradients = {key: p.grad.numpy().copy() for key, p in model.named_parameters() if p.grad is not None}
     norm = math.sqrt(sum((gradient**2).sum() for gradient in gradients.values()))
     before = copy_state(model)
-    with optimization.climb(model, rho=0.05):
+    with optimizers.climb(model, rho=0.05):
         assert all(parameter.grad is None for parameter in model.parameters())
         for key, parameter in model.named_parameters():
             expected = before[key].numpy() + 0.05 * gradients[key] / norm
@@ -174,7 +172,7 @@ def test_a_sharpness_aware_step_is_the_formula() -> None:
         expected = expected - 0.1 * 2 * curvature.double().numpy() * above
         optimizer.zero_grad()
         (curvature * weight.square()).sum().backward()
-        with optimization.climb(model, rho=0.3):
+        with optimizers.climb(model, rho=0.3):
             (curvature * weight.square()).sum().backward()
         optimizer.step()
     np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-5)
@@ -184,7 +182,7 @@ def test_climb_leaves_batchnorm_statistics_to_the_first_pass() -> None:
     model, once = make_model(), make_model()
     once(make_images())
     model(make_images()).sum().backward()
-    with optimization.climb(model, rho=1.0):
+    with optimizers.climb(model, rho=1.0):
         model(make_images()).sum().backward()
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in once.state_dict().items())
     model(make_images())
@@ -197,7 +195,7 @@ def test_climb_normalises_as_training_does_and_a_frozen_backbone_by_its_statisti
         model.freeze_backbone(frozen)
         model(make_images()).square().sum().backward()
         before = copy_state(model)
-        with optimization.climb(model, rho=0.5):
+        with optimizers.climb(model, rho=0.5):
             inside = model(make_images())
             moved = make_model()
             moved.load_state_dict(model.state_dict())
@@ -212,10 +210,10 @@ def test_climb_stays_where_all_gradients_are_zero_and_comes_back_from_an_error()
     model = make_model()
     before = copy_state(model)
     (model(make_images()) * 0).sum().backward()
-    with optimization.climb(model, rho=0.05):
+    with optimizers.climb(model, rho=0.05):
         assert all(torch.equal(parameter, before[key]) for key, parameter in model.named_parameters())
     model(make_images()).sum().backward()
-    with pytest.raises(KeyboardInterrupt), optimization.climb(model, rho=0.05):
+    with pytest.raises(KeyboardInterrupt), optimizers.climb(model, rho=0.05):
         raise KeyboardInterrupt
     assert all(torch.equal(parameter, before[key]) for key, parameter in model.named_parameters())
 
@@ -234,7 +232,7 @@ def change(model: nn.Module, step: int) -> None:
 
 def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
     model = make_model()
-    average = optimization.make_average(model, decay=0.4)
+    average = optimizers.make_average(model, decay=0.4)
     before = copy_state(model)
     expected: dict[str, np.ndarray] = {}
     for step in range(8):
@@ -248,7 +246,7 @@ def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
         if step == 3:
             file = io.BytesIO()
             torch.save(average.state_dict(), file)
-            average = optimization.make_average(make_model(), decay=0.4)
+            average = optimizers.make_average(make_model(), decay=0.4)
             average.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     averaged = average.module.state_dict()
     for key, value in averaged.items():
@@ -268,8 +266,8 @@ def make_plan(**options: Any) -> Plan:
 
 def run_schedule(name: str, plan: Plan) -> list[float]:
     """The backbone's rate, 0.5 at a factor of 1, at each of the plan's steps."""
-    optimizer = optimization.make_optimizer("sgd", make_model(), 0.5, 1.0)
-    schedule = optimization.make_schedule(name, optimizer, plan)
+    optimizer = optimizers.make_optimizer("sgd", make_model(), 0.5, 1.0)
+    schedule = schedules.make_schedule(name, optimizer, plan)
     rates = []
     for _ in range(plan.num_steps):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -338,19 +336,19 @@ def test_warmup_steps_is_system_2s_rule(num_epochs: int, warmup_epochs: int, len
     assert rates == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", optimization.SCHEDULES)
+@pytest.mark.parametrize("name", schedules.SCHEDULES)
 def test_every_schedule_resumes(name: str) -> None:
     plan = make_plan(milestones=(2, 4), step_epochs=2, warmup_epochs=1)
     rates = run_schedule(name, plan)
     assert len(set(rates)) > 2
-    optimizer = optimization.make_optimizer("sgd", make_model(), 0.5, 1.0)
-    schedule = optimization.make_schedule(name, optimizer, plan)
+    optimizer = optimizers.make_optimizer("sgd", make_model(), 0.5, 1.0)
+    schedule = schedules.make_schedule(name, optimizer, plan)
     for _ in range(13):
         optimizer.step()
         schedule.step()
     state = copy.deepcopy({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()})
-    resumed = optimization.make_optimizer("sgd", make_model(), 0.5, 1.0)
-    again = optimization.make_schedule(name, resumed, plan)
+    resumed = optimizers.make_optimizer("sgd", make_model(), 0.5, 1.0)
+    again = schedules.make_schedule(name, resumed, plan)
     resumed.load_state_dict(state["optimizer"])
     again.load_state_dict(state["schedule"])
     for rate in rates[13:]:

@@ -1,4 +1,4 @@
-"""evaluation/parity.py: the gate lets a file pass that says what its checkpoint says, and catches each planted
+"""evaluation/export_parity.py: the gate lets a file pass that says what its checkpoint says, and catches each planted
 error.
 """
 
@@ -19,7 +19,7 @@ import models_factory
 import predictor
 from dataset import augmentations
 from dataset.files import list_images
-from evaluation import parity
+from evaluation import export_parity
 from export import model_files
 from models import batchnorm_folding, checkpoints
 from models_factory import MultiLabelModel
@@ -50,9 +50,9 @@ def checkpoint(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint: Path, paths: list[str]) -> parity.Reference:
+def reference(checkpoint: Path, paths: list[str]) -> export_parity.Reference:
     targets = np.random.default_rng(0).integers(0, 2, (len(paths), 5)).astype(np.int8)
-    return parity.make_reference(checkpoint, paths, targets)
+    return export_parity.make_reference(checkpoint, paths, targets)
 
 
 def restore(checkpoint: Path) -> MultiLabelModel:
@@ -66,12 +66,12 @@ def save(network: nn.Module, checkpoint: Path, path: Path, **values: Any) -> Non
 
 
 def test_a_faithful_file_passes_with_figures_that_hold(
-    checkpoint: Path, reference: parity.Reference, paths: list[str], tmp_path: Path
+    checkpoint: Path, reference: export_parity.Reference, paths: list[str], tmp_path: Path
 ) -> None:
     """Recomputed: the differences in float64, mAP by scikit-learn."""
     path = tmp_path / "model.pt"
     save(batchnorm_folding.fold_batchnorm(restore(checkpoint), models_factory.make_example(64)), checkpoint, path)
-    report = parity.compare(path, reference)
+    report = export_parity.compare(path, reference)
     assert (report["parity"], report["problems"], report["flips"]) == ("passed", [], 0)
     found = np.stack([record.probabilities for record in predictor.load(path, "cpu").predict(paths, 16)])
     difference = np.abs(found.astype(np.float64) - reference.probabilities)
@@ -85,7 +85,9 @@ def test_a_faithful_file_passes_with_figures_that_hold(
     assert report["milliseconds_per_image"] > 0
 
 
-def test_the_reference_is_the_plain_network(checkpoint: Path, reference: parity.Reference, paths: list[str]) -> None:
+def test_the_reference_is_the_plain_network(
+    checkpoint: Path, reference: export_parity.Reference, paths: list[str]
+) -> None:
     """Image by image, BatchNorm as it was trained: equal but for the order of a picture's bytes in memory."""
     model, transform = restore(checkpoint), augmentations.make_eval_transform("squash", 64)
     for path, row in zip(paths[:10], reference.probabilities, strict=False):
@@ -145,32 +147,34 @@ PLANTED: dict[str, tuple[Callable[[MultiLabelModel], nn.Module], dict[str, Any],
 
 
 @pytest.mark.parametrize("error", PLANTED)
-def test_a_planted_error_is_caught(error: str, checkpoint: Path, reference: parity.Reference, tmp_path: Path) -> None:
+def test_a_planted_error_is_caught(
+    error: str, checkpoint: Path, reference: export_parity.Reference, tmp_path: Path
+) -> None:
     plant, values, problem = PLANTED[error]
     save(plant(restore(checkpoint)), checkpoint, tmp_path / "model.pt", **values)
-    report = parity.compare(tmp_path / "model.pt", reference)
+    report = export_parity.compare(tmp_path / "model.pt", reference)
     assert report["parity"] == "failed"
     assert any(line.startswith(problem) for line in report["problems"]), report["problems"]
 
 
 def test_a_flip_is_no_matter_only_within_rounding_of_its_threshold() -> None:
-    budget = parity.BUDGETS["fp32"]
+    budget = export_parity.BUDGETS["fp32"]
     measured = {"max_difference": 5e-5, "mean_difference": 1e-6, "flips": 2, "flips_within_rounding": 2}
-    assert parity.find_problems(measured, budget, 1000) == []
-    (problem,) = parity.find_problems(measured | {"flips_within_rounding": 1}, budget, 1000)
+    assert export_parity.find_problems(measured, budget, 1000) == []
+    (problem,) = export_parity.find_problems(measured | {"flips_within_rounding": 1}, budget, 1000)
     assert problem.startswith("share of labels that flip, not by rounding, 0.001: more than 0")
 
 
-@pytest.mark.parametrize("precision", parity.BUDGETS)
+@pytest.mark.parametrize("precision", export_parity.BUDGETS)
 def test_each_budget_bounds_each_figure(precision: str) -> None:
-    budget = parity.BUDGETS[precision]
+    budget = export_parity.BUDGETS[precision]
     within = {"max_difference": budget.max_difference, "mean_difference": budget.mean_difference}
     within |= {"flips": int(budget.flips * 10000), "flips_within_rounding": 0, "mAP_change": -budget.mAP_loss}
-    assert parity.find_problems(within, budget, 10000) == []
+    assert export_parity.find_problems(within, budget, 10000) == []
     for name in ("max_difference", "mean_difference", "flips"):
-        assert len(parity.find_problems(within | {name: within[name] * 1.1 + 1}, budget, 10000)) == 1
-    assert len(parity.find_problems(within | {"mAP_change": -1.1 * budget.mAP_loss}, budget, 10000)) == 1
-    assert len(parity.find_problems(within | {"max_difference": float("nan")}, budget, 10000)) == 1
+        assert len(export_parity.find_problems(within | {name: within[name] * 1.1 + 1}, budget, 10000)) == 1
+    assert len(export_parity.find_problems(within | {"mAP_change": -1.1 * budget.mAP_loss}, budget, 10000)) == 1
+    assert len(export_parity.find_problems(within | {"max_difference": float("nan")}, budget, 10000)) == 1
 
 
 def test_a_file_without_a_pass_is_refused_but_to_the_gate(checkpoint: Path, tmp_path: Path) -> None:
@@ -186,7 +190,7 @@ def test_the_table_shows_every_file(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {"max_difference": 1.5e-6, "mean_difference": 2e-7, "flips": 3, "flips_within_rounding": 1}
     figures |= {"megabytes": 13.71, "milliseconds_per_image": 8.04, "num_entries": 3600, "mAP_change": -0.00123}
     made = {"file": "made.onnx", "parity": "passed"} | figures
-    parity.print_table([made, {"file": "not_made.xml", "parity": "not made", "problems": ["why"]}])
+    export_parity.print_table([made, {"file": "not_made.xml", "parity": "not made", "problems": ["why"]}])
     lines = capsys.readouterr().out.splitlines()
     (first,), (second,) = ([line.split() for line in lines if name in line] for name in ("made.onnx", "not_made.xml"))
     assert first == ["made.onnx", "13.7", "8.0", "1.5e-06", "2.0e-07", "3", "in", "3600", "-0.0012", "passed"]
