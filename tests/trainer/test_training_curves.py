@@ -16,7 +16,7 @@ from trainer import training_curves
 from trainer.training_curves import CurvesFile, draw_training_curves, save_training_curves
 from utils import Stopped
 
-ROOT = Path(training_curves.__file__).parent
+ROOT = Path(training_curves.__file__).parents[1]
 
 
 def make_history(num_epochs: int) -> list[Record]:
@@ -86,7 +86,7 @@ def test_curves_choose_no_backend(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import training_curves
+from trainer import training_curves
 training_curves.save_training_curves([{"epoch": 1, "val_f1": 0.5}], Path("curves.png"))
 assert "matplotlib.pyplot" not in sys.modules  # which would choose a backend for the whole process
 """
