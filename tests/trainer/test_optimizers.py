@@ -1,4 +1,4 @@
-"""trainer/optimizers.py, trainer/schedules.py: groups, sharpness-aware steps, averages and schedules against formulas."""
+"""trainer/optimizers.py, trainer/schedules.py: groups, sharp steps, averages and schedules against formulas."""
 
 from __future__ import annotations
 
