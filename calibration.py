@@ -144,7 +144,7 @@ def measure_reliability(probabilities: ArrayLike, targets: ArrayLike) -> Reliabi
     bins = find_bins(scores)
     counts = np.bincount(bins, minlength=NUM_BINS)
     sums = [np.bincount(bins, values, NUM_BINS) for values in (scores, present[known])]
-    return Reliability(counts, *(divide(each, counts, nothing=np.nan) for each in sums))
+    return Reliability(counts, *(divide(each, counts, undefined=np.nan) for each in sums))
 
 
 def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike) -> float:

@@ -1,14 +1,17 @@
-"""From a backbone's features to one logit a class: `HEADS[name](num_features, num_classes, **options)`.
+"""Heads: they turn the features of a backbone into one logit for each class.
 
-A head takes a feature map (B, D, h, w) or tokens (B, T, D) of any size and gives logits (B, C). Options are plain
-Python values; what data decides is set afterwards and kept in the state dict, in shapes that follow from the options:
+    head = HEADS["linear"](2048, 80)        # num_features D, num_classes C, then the head's options by keyword
+    logits = head(features)                 # (B, D, h, w) or (B, T, D) -> (B, C)
+    set_prior(head, count_frequencies(targets))
 
     head = HEADS["gcn"](2048, 80)
     head.set_graph(count_adjacency(targets), read_embeddings(Path("glove.6B.300d.txt"), classes))
-    set_prior(HEADS["linear"](2048, 80), count_frequencies(targets))
 
-A head's `pools` says whether all it uses of the features is `pool(features)`: then (B, D, 1, 1) of these means serve
-as well. Its `bias` is the parameter (C,) added last, or None.
+Features are a map (B, D, h, w) or tokens (B, T, D), with any number of positions h x w or T. Options are plain Python
+values. What is computed from data is set afterwards and kept in the state dict; its shapes follow from the options.
+
+Every head has two attributes. `pools` says whether the head uses nothing of the features but `pool(features)`: such a
+head gives the same logits for these means as (B, D, 1, 1). `bias` is the parameter (C,) that is added last, or None.
 """
 
 from __future__ import annotations
@@ -27,12 +30,22 @@ from utils import InputError
 
 
 def pool(features: Tensor) -> Tensor:
-    """Mean over all positions: (B, D, h, w) or (B, T, D) -> (B, D)."""
+    """The mean over all positions: (B, D, h, w) or (B, T, D) -> (B, D)."""
     return features.mean(dim=(2, 3)) if features.dim() == 4 else features.mean(dim=1)
 
 
+def _as_tokens(features: Tensor) -> Tensor:
+    """Each position as a token: (B, D, h, w) or (B, T, D) -> (B, T, D)."""
+    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+
+
+def _measure_cosines(features: Tensor, weight: Tensor) -> Tensor:
+    """Cosines (B, C) of the angles between features (B, D) and weights (C, D)."""
+    return functional.linear(functional.normalize(features, dim=-1), functional.normalize(weight, dim=-1))
+
+
 class Linear(nn.Linear):
-    """Mean over positions, then Linear(D -> C)."""
+    """The mean over positions, then Linear(D -> C)."""
 
     pools = True
 
@@ -44,7 +57,7 @@ class Linear(nn.Linear):
 
 
 class LinearBN(nn.Module):
-    """Mean over positions, then Linear(D -> C) and BatchNorm1d(C)."""
+    """The mean over positions, then Linear(D -> C) and BatchNorm1d(C). In training a batch needs two images."""
 
     pools = True
 
@@ -62,7 +75,10 @@ class LinearBN(nn.Module):
 
 
 class PerLabelMLP(nn.Module):
-    """Mean over positions, then a network for each class: Linear(D -> hidden), ReLU, Dropout, Linear(hidden -> 1)."""
+    """The mean over positions, then a small network for each class.
+
+    Each network is Linear(D -> hidden), ReLU, Dropout, Linear(hidden -> 1). They are computed together.
+    """
 
     pools = True
 
@@ -70,7 +86,8 @@ class PerLabelMLP(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(num_features, num_classes * hidden)
         self.dropout = nn.Dropout(dropout)
-        # never called, but its row c has the shape and the initial range of class c's Linear(hidden -> 1)
+        # This layer is never called. Row c of its weight is Linear(hidden -> 1) of class c: same shape, same
+        # initial range.
         self.output = nn.Linear(hidden, num_classes)
 
     @property
@@ -80,17 +97,12 @@ class PerLabelMLP(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         hidden = self.dropout(self.hidden(pool(features)).relu())
         hidden = hidden.unflatten(1, self.output.weight.shape)
-        # (hidden * weight).sum(dim=2) is quicker, but OpenVINO 2026.4 gets it wrong for all images but the first
+        # (hidden * weight).sum(dim=2) is faster, but OpenVINO 2026.4 computes it wrong for all images but the first.
         return torch.einsum("bch,ch->bc", hidden, self.output.weight) + self.bias
 
 
-def _cosine(features: Tensor, weight: Tensor) -> Tensor:
-    """Cosines (B, C) of the angles between the rows of (B, D) and those of (C, D)."""
-    return functional.linear(functional.normalize(features, dim=-1), functional.normalize(weight, dim=-1))
-
-
 class Cosine(nn.Module):
-    """Mean over positions; logits are scale x its cosine with each class's weights (Prokofiev and Sovrasov 2022)."""
+    """Logits = scale x cosine between the mean over positions and the weights of a class (Prokofiev, Sovrasov 2022)."""
 
     pools = True
     bias = None
@@ -101,14 +113,15 @@ class Cosine(nn.Module):
         self.weight = nn.Parameter(functional.normalize(torch.randn(num_classes, num_features), dim=1))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * _cosine(pool(features), self.weight)
+        return self.scale * _measure_cosines(pool(features), self.weight)
 
 
 class MLDecoder(nn.Module):
-    """A transformer decoder layer whose fixed queries look at all positions (Ridnik et al. 2021, arXiv 2111.12933).
+    """ML-Decoder: a transformer decoder layer whose queries look at all positions (Ridnik et al. 2021, 2111.12933).
 
-    The queries are G = min(C, num_groups); query g gives the logits of the classes from g * ceil(C / G) on. There is no
-    attention among them. With `cosine_scale` (None or 0: off) a logit is that times a cosine, as in `Cosine`.
+    There are G = min(C, num_groups) queries. They are random, are not trained, and do not look at each other. Query g
+    gives the logits of ceil(C / G) classes, from class g * ceil(C / G) on. With `cosine_scale`, a logit is
+    cosine_scale x cosine, as in `Cosine`; None and 0 turn that off. Raises InputError for less than one group.
     """
 
     pools = False
@@ -129,9 +142,11 @@ class MLDecoder(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(self.WIDTH, 2048), nn.ReLU(), nn.Dropout(self.DROPOUT), nn.Linear(2048, self.WIDTH)
         )
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(self.WIDTH) for _ in range(3))
+        self.norm1 = nn.LayerNorm(self.WIDTH)
+        self.norm2 = nn.LayerNorm(self.WIDTH)
+        self.norm3 = nn.LayerNorm(self.WIDTH)
         self.dropout = nn.Dropout(self.DROPOUT)
-        # Glorot's normal range for each group's Linear by itself
+        # Each group has a Linear(WIDTH -> group_size) of its own, initialised as Glorot's normal distribution does it.
         std = (2 / (self.WIDTH + group_size)) ** 0.5
         self.weight = nn.Parameter(torch.randn(num_groups, group_size, self.WIDTH) * std)
         self.bias = None if cosine_scale else nn.Parameter(torch.zeros(num_classes))
@@ -140,9 +155,12 @@ class MLDecoder(nn.Module):
         return self.attend(features, need_attention=False)[0]
 
     def attend(self, features: Tensor, need_attention: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, C), and how much each query looked at each position, (B, G, T), the mean over attention heads."""
+        """Logits (B, C), and how much each query looked at each position (B, G, T).
+
+        The latter is the mean over attention heads; without `need_attention` it is None, which is faster.
+        """
         tokens = self.embed(_as_tokens(features)).relu()
-        queries = self.queries.expand(tokens.shape[0], -1, -1)  # len() would fix the batch size of an export
+        queries = self.queries.expand(tokens.shape[0], -1, -1)  # len() would fix the batch size of an exported model
         queries = self.norm1(queries + self.dropout(queries))
         seen, attention = self.attention(queries, tokens, tokens, need_weights=need_attention)
         queries = self.norm2(queries + self.dropout(seen))
@@ -152,24 +170,25 @@ class MLDecoder(nn.Module):
             queries = self.cosine_scale * functional.normalize(queries, dim=2)
             weight = functional.normalize(weight, dim=2)
         logits = torch.einsum("bgd,gcd->bgc", queries, weight).flatten(1)[:, : self.num_classes]
-        return logits if self.bias is None else logits + self.bias, attention
-
-
-def _as_tokens(features: Tensor) -> Tensor:
-    """(B, D, h, w) or (B, T, D) -> (B, T, D)."""
-    return features.flatten(2).transpose(1, 2) if features.dim() == 4 else features
+        if self.bias is not None:
+            logits = logits + self.bias
+        return logits, attention
 
 
 class GCN(nn.Module):
-    """Class weights (C, D) from a graph: two layers x -> A x W over class embeddings (Chen et al. 2019, ML-GCN).
+    """ML-GCN: a graph of classes gives the weights (C, D) of the classifier (Chen et al. 2019).
 
-    A logit is the product of its class's weights and the features' maximum over positions. With `reweights_channels`
-    (Prokofiev and Sovrasov 2022) the sigmoid of their maximum over classes multiplies the mean over positions, and
-    a `Linear` follows. With `cosine_scale` (None or 0: off) a logit is that times a cosine.
-    `set_graph` gives the graph; until then each class is linked to itself only and its embedding is random.
+    Two layers x -> A x W turn class embeddings (C, embedding_size) into the weights; A (C, C) is the graph. A logit is
+    the product of the weights of a class and the maximum of the features over positions.
+
+    With `reweights_channels` (Prokofiev and Sovrasov 2022) the graph weighs channels: the mean over positions (B, D)
+    is multiplied with the sigmoid of the maximum of the weights over classes (D,), and a `Linear` makes the logits.
+    With `cosine_scale`, a logit is cosine_scale x cosine; None and 0 turn that off.
+
+    Call `set_graph` before training: until then each class is linked to itself only, and its embedding is random.
     """
 
-    pools = False  # with reweights_channels it is True
+    pools = False  # True with reweights_channels
     HIDDEN = 1024
     adjacency: Tensor
     embeddings: Tensor
@@ -185,24 +204,28 @@ class GCN(nn.Module):
         super().__init__()
         self.pools, self.cosine_scale = reweights_channels, cosine_scale
         self.register_buffer("adjacency", torch.eye(num_classes))
-        # of about unit length: the products with unnormalised features start small
+        # The embeddings have a length of about 1, so that the first products with the features are small.
         self.register_buffer("embeddings", torch.randn(num_classes, embedding_size) / embedding_size**0.5)
         self.layer1 = nn.Linear(embedding_size, self.HIDDEN, bias=False)
         self.layer2 = nn.Linear(self.HIDDEN, num_features, bias=False)
         for layer in (self.layer1, self.layer2):
-            nn.init.uniform_(layer.weight, -(layer.out_features**-0.5), layer.out_features**-0.5)  # as published
+            limit = layer.out_features**-0.5  # as in the published code
+            nn.init.uniform_(layer.weight, -limit, limit)
         self.classifier = None
-        if reweights_channels:
-            self.classifier = (
-                Cosine(num_features, num_classes, cosine_scale) if cosine_scale else Linear(num_features, num_classes)
-            )
+        if reweights_channels and cosine_scale:
+            self.classifier = Cosine(num_features, num_classes, cosine_scale)
+        elif reweights_channels:
+            self.classifier = Linear(num_features, num_classes)
 
     @property
     def bias(self) -> Tensor | None:
         return None if self.classifier is None else self.classifier.bias
 
     def set_graph(self, adjacency: Tensor | None = None, embeddings: Tensor | None = None) -> None:
-        """Take `count_adjacency`'s (C, C) and `read_embeddings`' (C, E); None leaves what is there."""
+        """Set the graph (C, C), from `count_adjacency`, and the embeddings (C, embedding_size), from `read_embeddings`.
+
+        None leaves what is set. Raises InputError for another shape.
+        """
         for name, value in (("adjacency", adjacency), ("embeddings", embeddings)):
             if value is not None:
                 buffer = self.get_buffer(name)
@@ -218,36 +241,40 @@ class GCN(nn.Module):
             return self.classifier(features[:, None])
         features = _as_tokens(features).amax(dim=1)
         if self.cosine_scale:
-            return self.cosine_scale * _cosine(features, weight)
+            return self.cosine_scale * _measure_cosines(features, weight)
         return functional.linear(features, weight)
 
 
 def count_adjacency(targets: ArrayLike, threshold: float = 0.4, share: float = 0.25) -> Tensor:
-    """ML-GCN's normalised adjacency (C, C) float32 from an (N, C) 0 / 1 / -1 matrix; -1 and NaN left out.
+    """The graph for `GCN.set_graph`: which classes come together, (C, C) float32, normalised as in ML-GCN.
 
-    Class i is linked to j where P(j | i) >= `threshold`, among images where both are known. The links to a class
-    weigh `share` together and the class itself 1. A class that is never present links to none.
+    `targets` is an (N, C) matrix: 1 present, 0 absent; -1 and NaN are unknown and left out. Class i is linked to class
+    j if P(j | i) >= `threshold`, over the images where both are known. A class that is never present links to none.
+    All links to a class together have the weight `share`, the class itself has 1.
     """
     targets = np.asarray(targets)
     present = (targets == 1).astype(np.float64)
     known = present + (targets == 0)
     links = present.T @ present / np.maximum(present.T @ known, 1) >= threshold
     np.fill_diagonal(links, False)
-    # Chen et al. 2019, eq. 6-8, as their code has it: 1, not 1 - share, for the class itself; and (A D)^T D with D =
-    # diag(row sums)^-1/2, so that a class receives from those that imply it
+    # Chen et al. 2019, equations 6 to 8, but as their code computes them. The class itself has weight 1, not
+    # 1 - share. With D = diag(row sums)^-1/2, the result is (A D)^T D: a class receives from those that imply it.
     adjacency = share * links / (links.sum(axis=0) + 1e-6) + np.eye(len(links))
     scale = adjacency.sum(axis=1) ** -0.5
     return torch.tensor(scale[:, None] * adjacency.T * scale, dtype=torch.float32)
 
 
 def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
-    """Class embeddings (C, E) float32: a `.npy` matrix, or the words of a text file of lines `word v1 v2 ...` (GloVe).
+    """Class embeddings (C, E) float32 for `GCN.set_graph`, from a matrix or from word vectors.
 
-    From words, a class is the mean of those in its name, in lower case. Raises InputError for a file that cannot be
-    read, a matrix of another shape, values that are no finite numbers, and classes with words that the file lacks.
+    A `.npy` file holds a matrix with one row for each class. Any other file is text with lines `word v1 v2 ...`, as
+    GloVe's; the embedding of a class is then the mean of the vectors of the words in its name, in lower case.
+    Raises InputError for a file that cannot be read, a matrix of another shape, values that are not finite numbers,
+    and classes with words that the file lacks.
     """
     try:
-        matrix = np.asarray(np.load(path) if path.suffix == ".npy" else _read_words(path, classes), dtype=np.float64)
+        rows = np.load(path) if path.suffix == ".npy" else _average_word_vectors(path, classes)
+        matrix = np.asarray(rows, dtype=np.float64)
         if matrix.ndim != 2 or len(matrix) != len(classes):
             raise ValueError(f"a row for each of {len(classes)} classes is needed, its shape is {matrix.shape}")
         if not np.isfinite(matrix).all():
@@ -257,32 +284,40 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
     return torch.tensor(matrix, dtype=torch.float32)
 
 
-def _read_words(path: Path, classes: Sequence[str]) -> list[NDArray[np.float64]]:
-    words = {name: name.lower().replace("_", " ").split() for name in classes}
-    wanted, vectors, size = {word for name in classes for word in words[name]}, {}, 0
+def _average_word_vectors(path: Path, classes: Sequence[str]) -> list[NDArray[np.float64]]:
+    """A row (E,) for each class: the mean of the vectors of the words in its name. Raises ValueError, OSError."""
+    words_of = {name: name.lower().replace("_", " ").split() for name in classes}
+    wanted = {word for words in words_of.values() for word in words}
+    vectors: dict[str, NDArray[np.float64]] = {}
+    size = 0
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            size = size or len(line.split()) - 1
-            if line.partition(" ")[0] in wanted:
-                word, *values = line.rstrip().rsplit(" ", size)  # some of GloVe's words have a space in them
-                try:
-                    vectors[word] = np.array(values, dtype=np.float64).reshape(size)
-                except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from error
-    lacking = [name for name in classes if not words[name] or not vectors.keys() >= set(words[name])]
+            size = size or len(line.split()) - 1  # the first line says how long all vectors are
+            if line.partition(" ")[0] not in wanted:
+                continue  # most lines: they are not parsed
+            word, *values = line.rstrip().rsplit(" ", size)  # from the right: some of GloVe's words contain a space
+            try:
+                vectors[word] = np.array(values, dtype=np.float64).reshape(size)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+    lacking = [name for name in classes if not words_of[name] or not set(words_of[name]) <= vectors.keys()]
     if lacking:
+        names = ", ".join(lacking[:10])
+        if len(lacking) > 10:
+            names += ", ..."
         raise ValueError(
-            f"it lacks words of {len(lacking)} of {len(classes)} classes: {', '.join(lacking[:10])}"
-            f"{', ...' if len(lacking) > 10 else ''}; give a .npy matrix with a row a class instead"
+            f"it lacks words of {len(lacking)} of {len(classes)} classes: {names}; "
+            "give a .npy matrix with a row a class instead"
         )
-    return [np.mean([vectors[word] for word in words[name]], axis=0) for name in classes]
+    return [np.mean([vectors[word] for word in words_of[name]], axis=0) for name in classes]
 
 
 def set_prior(head: nn.Module, frequencies: Tensor) -> None:
-    """Set the final bias to log(p / (1 - p)) of the class frequencies (C,), so that training starts from them.
+    """Set the final bias of `head` to log(p / (1 - p)), so that the first predictions are the class frequencies p (C,).
 
-    As for focal loss (Lin et al. 2017, section 3.3) and in place of sampling (Chen et al. 2019, "Is Sampling Heuristics
-    Necessary in Training Deep Object Detectors"). Raises InputError for a head that adds no bias to its logits.
+    `count_frequencies` gives `frequencies`. The method is that of focal loss (Lin et al. 2017, section 3.3); it also
+    replaces sampling (Chen et al. 2019, "Is Sampling Heuristics Necessary in Training Deep Object Detectors").
+    Raises InputError for a head without a final bias, and for frequencies that are not C numbers between 0 and 1.
     """
     bias = getattr(head, "bias", None)
     if bias is None:
@@ -296,14 +331,17 @@ def set_prior(head: nn.Module, frequencies: Tensor) -> None:
 
 
 def count_frequencies(targets: ArrayLike) -> Tensor:
-    """Share of images with each class, (C,) float32, from an (N, C) 0 / 1 / -1 matrix; -1 and NaN left out.
+    """The share of images that have each class, (C,) float32, for `set_prior`.
 
-    Never 0 or 1: a class of none or all of n images counts as one of half an image, or n - 1/2. Without any it is 1/2.
+    `targets` is an (N, C) matrix: 1 present, 0 absent; -1 and NaN are unknown and left out. No share is 0 or 1: with n
+    known images, a class that is never present counts as present in half an image, and one that is always present as
+    present in n - 1/2. Without known images the share is 1/2.
     """
     targets = np.asarray(targets)
-    positives, known = (targets == 1).sum(axis=0), ((targets == 0) | (targets == 1)).sum(axis=0)
-    inside = np.clip(positives, 0.5, np.maximum(known - 0.5, 0.5))
-    return torch.tensor(inside / np.maximum(known, 1), dtype=torch.float32)
+    positives = (targets == 1).sum(axis=0)
+    num_known = ((targets == 0) | (targets == 1)).sum(axis=0)
+    positives = np.clip(positives, 0.5, np.maximum(num_known - 0.5, 0.5))
+    return torch.tensor(positives / np.maximum(num_known, 1), dtype=torch.float32)
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
@@ -315,10 +353,12 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "gcn": GCN,
 }
 
-# the heads whose logits can be scale x cosine, which the angular loss needs -> the option that sets the scale
+# The heads whose logits can be scale x cosine, and the option that sets the scale. The angular loss needs such a head.
 SCALE_OPTIONS = {"cosine": "scale", "ml_decoder": "cosine_scale", "gcn": "cosine_scale"}
 
 
 def needs_map(name: str, **options: Any) -> bool:
-    """Whether a head with these options uses more than the mean over positions: `not pools`, before it is made."""
-    return not (getattr(HEADS[name], "pools", False) or options.get("reweights_channels", False))
+    """Whether the head called `name` uses more than the mean over positions: `not head.pools`, before it is made."""
+    if options.get("reweights_channels", False):
+        return False
+    return not getattr(HEADS[name], "pools", False)

@@ -1,9 +1,16 @@
-"""Losses and what makes one number of them: `LOSSES[name](**options)`, `ENTRY_WEIGHTS[name](**options)`, `Objective`.
+"""Losses, weights on the entries of a loss, and the objective that makes one number of both.
 
-A loss is a module, (logits (N, C), targets (N, C)) -> (N, C), unreduced. A target is 1 present, 0 absent, a fraction
-where labels were mixed, smoothed or distilled, or NaN unknown: such an entry gives 0 and its logit no gradient. An
-entry weight is a module of the same shapes whose result multiplies the loss. Half-precision logits are computed in
-float32. `Objective` weighs and reduces, in one place. In the formulas p = sigmoid(logit), and y is the target.
+    loss = LOSSES["focal"](gamma=2.0)
+    loss(logits, targets)                                               # (N, C), not reduced
+    objective = Objective(loss, {"ohem": ENTRY_WEIGHTS["ohem"](keep=0.3)})
+    objective(logits, targets, image_weights).backward()                # a scalar
+
+There are N images and C classes; an entry is one class of one image. Logits are (N, C) and of any floating type:
+half precision is computed in float32. Targets are (N, C): 1 is present, 0 is absent, NaN is unknown, and a fraction
+comes from labels that were mixed, smoothed or distilled. An unknown entry has loss 0, and its logit gets no gradient.
+An entry weight is a module of the same shapes; its result is multiplied with the loss.
+
+In the formulas p = sigmoid(logit), and y is the target.
 """
 
 from __future__ import annotations
@@ -23,14 +30,15 @@ from utils import InputError
 
 
 def require(allowed: bool, name: str, value: object, rule: str) -> None:
-    """Raise InputError unless an option's value is allowed."""
+    """Raise InputError unless the option called `name` has an allowed value; `rule` says which values are allowed."""
     if not allowed:
         raise InputError(f"{name} is {value}: it must be {rule}")
 
 
 def prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits as float32 (float64 stays), targets of that type with 0 where unknown, and which are known: all (N, C)."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    """Return the logits in float32 or float64, the targets in the same type with 0 for unknown, and which are known."""
+    if logits.dtype != torch.float64:
+        logits = logits.float()
     return logits, targets.nan_to_num(0.0).to(logits.dtype), ~targets.isnan()
 
 
@@ -38,24 +46,35 @@ def prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Loss(nn.Module):
-    """What the losses share: each has a `compute(logits, targets)` of known targets."""
+    """The base of all losses: it leaves out unknown entries. A new loss defines `compute`.
+
+    Called with logits (N, C) and targets (N, C), a loss returns the loss of each entry, (N, C).
+    """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets, known = prepare(logits, targets)
-        logits = torch.where(known, logits, logits.detach())  # also the terms of others do not move an unknown's logit
+        # In softmax the logit of an unknown entry is also in the terms of the other classes. They must not move it.
+        logits = torch.where(known, logits, logits.detach())
         return torch.where(known, self.compute(logits, targets), 0.0)
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each entry (N, C). The targets lie between 0 and 1; unknown ones are 0 and left out later."""
         raise NotImplementedError
 
 
 def focus(distance: Tensor, gamma: float | Tensor) -> Tensor:
-    """`distance` to the power of `gamma`; its slope is finite also at 0, where that of a power below 1 is not."""
+    """`distance` to the power of `gamma`, with a finite gradient.
+
+    The gradient of a power below 1 is infinite at distance 0. The smallest normal number stands in for 0.
+    """
     return distance.clamp_min(torch.finfo(distance.dtype).tiny).pow(gamma)
 
 
 class BCEWithLogits(Loss):
-    """Binary cross-entropy; `pos_weight` (C,) multiplies the loss of each class's positives."""
+    """Binary cross-entropy, -(y log p + (1 - y) log(1 - p)).
+
+    `pos_weight` is None or (C,): it multiplies the loss of the positives of each class. `count_pos_weight` makes it.
+    """
 
     pos_weight: Tensor | None
 
@@ -70,9 +89,11 @@ class BCEWithLogits(Loss):
 
 
 class Focal(Loss):
-    """Cross-entropy x (1 - pt)^gamma, pt = p y + (1 - p)(1 - y) (Lin et al. 2017).
+    """Focal loss: binary cross-entropy x (1 - pt)^gamma, with pt = p y + (1 - p)(1 - y) (Lin et al. 2017).
 
-    `alpha`, if not None, multiplies positives and 1 - alpha negatives. Raises InputError for options out of range.
+    `gamma`, 0 or more: the higher it is, the less do entries count that are already learned.
+    `alpha`, from 0 to 1, multiplies the positives, and 1 - alpha the negatives; None multiplies neither.
+    Raises InputError for an option out of range.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None) -> None:
@@ -85,15 +106,21 @@ class Focal(Loss):
         loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         distance = (-logits).sigmoid() * targets + logits.sigmoid() * (1 - targets)  # 1 - pt, without cancellation
         loss = loss * focus(distance, self.gamma)
-        return loss if self.alpha is None else loss * (self.alpha * targets + (1 - self.alpha) * (1 - targets))
+        if self.alpha is None:
+            return loss
+        return loss * (self.alpha * targets + (1 - self.alpha) * (1 - targets))
 
 
 class Asymmetric(Loss):
-    """Focal loss with a power of its own for negatives, and none of it for easy ones (Ridnik et al. 2021).
+    """Asymmetric loss: a focal loss that treats positives and negatives differently (Ridnik et al. 2021).
 
-    -(y log p + (1 - y) log q) (1 - pt)^(gamma_positive y + gamma_negative (1 - y)), q = min(1 - p + clip, 1),
-    pt = p y + q (1 - y); both logarithms end at that of 1e-8. `focusing_gradient`: whether the power, too, has a
-    gradient. Raises InputError for options out of range.
+        -(y log p + (1 - y) log q) (1 - pt)^(gamma_positive y + gamma_negative (1 - y))
+        q = min(1 - p + clip, 1),  pt = p y + q (1 - y)
+
+    `gamma_negative` and `gamma_positive`, 0 or more, are the powers of the focal factor (1 - pt).
+    `clip`, from 0 to 1: a negative with p <= clip has loss 0. Neither logarithm gets lower than log 1e-8.
+    `focusing_gradient` says whether the focal factor has a gradient; without it, the factor is a constant weight.
+    Raises InputError for an option out of range.
     """
 
     SMALLEST = 1e-8
@@ -118,15 +145,23 @@ class Asymmetric(Loss):
         loss = -(targets * p.clamp_min(self.SMALLEST).log() + (1 - targets) * q.log())
         distance = complement * targets + (p - self.clip).relu() * (1 - targets)  # 1 - pt, without cancellation
         weight = focus(distance, self.gamma_positive * targets + self.gamma_negative * (1 - targets))
-        return loss * (weight if self.focusing_gradient else weight.detach())
+        if not self.focusing_gradient:
+            weight = weight.detach()
+        return loss * weight
 
 
 class AsymmetricAngular(Loss):
     """Asymmetric loss with a margin, on logits = `scale` x cosine (Prokofiev and Sovrasov 2022).
 
-    -(balance y log p+ + (1 - balance)(1 - y) log p-) w / scale, p+ = sigmoid(logit - scale margin),
-    p- = sigmoid(-logit - scale margin), w = (p- y + p+ (1 - y))^(gamma_positive y + gamma_negative (1 - y)). Only where
-    a gamma is above 0, `clip` counts: p- is then min(p- + clip, 1). Raises InputError for options out of range.
+        -(balance y log p+ + (1 - balance)(1 - y) log p-) w / scale
+        p+ = sigmoid(logit - scale margin),  p- = sigmoid(-logit - scale margin)
+        w = (p- y + p+ (1 - y))^(gamma_positive y + gamma_negative (1 - y))
+
+    The logits come from a head with the same `scale` (heads.SCALE_OPTIONS); sigmoid(logit) is the probability.
+    `margin`, 0 or more, is subtracted from the cosine of a positive and added to that of a negative: both get harder.
+    `balance`, from 0 to 1, is the weight of positives. `gamma_negative` and `gamma_positive`, 0 or more, are powers
+    as in `Asymmetric`. If one of them is above 0, `clip`, from 0 to 1, counts too: p- is then min(p- + clip, 1).
+    Raises InputError for an option out of range.
     """
 
     def __init__(
@@ -154,7 +189,8 @@ class AsymmetricAngular(Loss):
         negative = -logits - self.scale * self.margin
         p_negative = (negative.sigmoid() + self.clip).clamp_max(1)
         log_positive = functional.logsigmoid(positive)
-        log_negative = p_negative.log() if self.clip else functional.logsigmoid(negative)  # log 0 would not be finite
+        # Without `clip`, p_negative can be rounded to 0, whose logarithm is not finite. That of logsigmoid is.
+        log_negative = p_negative.log() if self.clip else functional.logsigmoid(negative)
         loss = -(self.balance * targets * log_positive + (1 - self.balance) * (1 - targets) * log_negative)
         distance = p_negative * targets + positive.sigmoid() * (1 - targets)
         gamma = self.gamma_positive * targets + self.gamma_negative * (1 - targets)
@@ -162,56 +198,67 @@ class AsymmetricAngular(Loss):
 
 
 class Softmax(Loss):
-    """Cross-entropy of one label per image: entries -y log softmax(logits), so that a row sums to it.
+    """Cross-entropy for one label per image: an entry has -y log softmax(logits), and a row sums to the image's loss.
 
-    The softmax is over all classes. An unknown entry stands in it as a constant: its term is left out, and the others
-    do not move its logit.
+    The softmax is over all C classes. The logit of an unknown entry is a constant in it, and the entry has no term.
     """
 
-    one_label = True
+    one_label = True  # a mean is over images, not over entries
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         return -targets * logits.log_softmax(dim=1)
 
 
 def count_pos_weight(targets: ArrayLike, cap: float | None = None) -> Tensor:
-    """Negatives / positives of each class, (C,) float32, from an (N, C) 0 / 1 / -1 matrix; -1 and NaN left out.
+    """Negatives / positives of each class: the `pos_weight` of BCEWithLogits, (C,) float32.
 
-    No weight exceeds `cap` (None or 0: no cap). A class without positives, or without negatives, gets 1.
+    `targets` is an (N, C) matrix: 1 present, 0 absent; -1 and NaN are unknown and left out. No weight exceeds `cap`;
+    None and 0 mean no cap. A class without positives, or without negatives, gets 1.
+
+        count_pos_weight([[1, 0], [0, 0], [0, 1], [0, -1]], cap=2.5)    # tensor([2.5, 2.0])
     """
     targets = np.asarray(targets)
     positives, negatives = (targets == 1).sum(axis=0), (targets == 0).sum(axis=0)
-    both = (positives > 0) & (negatives > 0)  # a weight of 0 would keep an ever-present class from being learned
-    weight = np.where(both, negatives / np.maximum(positives, 1), 1.0)
-    return torch.tensor(np.minimum(weight, cap) if cap else weight, dtype=torch.float32)
+    # A class that is always present has no negatives. The weight would be 0, and the class would not be learned.
+    has_both = (positives > 0) & (negatives > 0)
+    weight = np.where(has_both, negatives / np.maximum(positives, 1), 1.0)
+    if cap:
+        weight = np.minimum(weight, cap)
+    return torch.tensor(weight, dtype=torch.float32)
 
 
 # ---- entry weights ----
 
 
 class EntryWeight(nn.Module):
-    """What the entry weights share: each has a `weigh(distance, targets, known)`, distance = |p - y|.
+    """The base of all entry weights. A new one defines `weigh`.
 
-    Weights have no gradient, and are 0 where the target is unknown.
+    Called with logits (N, C) and targets (N, C), it returns weights (N, C) to multiply the loss with. They have no
+    gradient, and are 0 for unknown entries.
     """
 
     @torch.no_grad()
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         logits, targets, known = prepare(logits, targets)
-        # |p - y|, written so that (logit, 0) and (-logit, 1) are exactly as hard
+        # |p - y|, computed so that logit x with target 0 and logit -x with target 1 give exactly the same number
         distance = (logits.sigmoid() * (1 - targets) - (-logits).sigmoid() * targets).abs()
         return torch.where(known, self.weigh(distance, targets, known), 0.0)
 
     def weigh(self, distance: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+        """The weights (N, C). `distance` = |p - y| says how far off each entry is, `known` which targets are known."""
         raise NotImplementedError
 
 
 class GHM(EntryWeight):
-    """Less weight where entries crowd: GHM-C (Li, Liu and Wang 2019).
+    """Less weight for entries that are like many others: GHM-C (Li, Liu and Wang 2019).
 
-    An entry's weight is known entries / (running count of its bin of |p - y| x bins that this batch fills). Training
-    mode updates the running counts of those bins, momentum x old + (1 - momentum) x new; a bin without one takes the
-    batch's count, in evaluation mode for this batch only. Raises InputError for options out of range.
+    |p - y| is divided into `bins` bins of equal width. The weight of an entry is
+
+        known entries of the batch / (running count of the entry's bin x number of bins with entries of the batch)
+
+    In training mode, a bin with entries of the batch gets the running count momentum x old + (1 - momentum) x new. A
+    bin without a running count takes that of the batch; evaluation mode does not keep it.
+    `bins` is 1 or more, `momentum` 0 or more and below 1; else InputError is raised.
     """
 
     counts: Tensor
@@ -225,20 +272,23 @@ class GHM(EntryWeight):
 
     def weigh(self, distance: Tensor, targets: Tensor, known: Tensor) -> Tensor:
         bins = len(self.counts)
-        index = (distance * bins).long().clamp(0, bins - 1)
-        new = torch.zeros_like(self.counts).scatter_add(0, index.flatten(), known.flatten().to(self.counts.dtype))
-        new = distributed.add_up(new)  # the crowd is that of all processes
-        kept = torch.where(self.counts > 0, self.counts, new)
+        bin_of = (distance * bins).long().clamp(0, bins - 1)
+        ones = known.flatten().to(self.counts.dtype)
+        batch_counts = torch.zeros_like(self.counts).scatter_add(0, bin_of.flatten(), ones)
+        batch_counts = distributed.add_up(batch_counts)  # the processes share one batch, so they count together
+        running_counts = torch.where(self.counts > 0, self.counts, batch_counts)
         if self.training:
-            kept = torch.where(new > 0, torch.lerp(new, kept, self.momentum), kept)
-            self.counts.copy_(kept)
-        return new.sum() / (kept[index] * (new > 0).sum())
+            updated = torch.lerp(batch_counts, running_counts, self.momentum)
+            running_counts = torch.where(batch_counts > 0, updated, running_counts)
+            self.counts.copy_(running_counts)
+        return batch_counts.sum() / (running_counts[bin_of] * (batch_counts > 0).sum())
 
 
 class OHEM(EntryWeight):
-    """1 for the hardest share `keep` of the known entries by |p - y|, at least one and its equals; 0 for the others.
+    """Weight 1 for the hardest entries, 0 for the others: online hard example mining (Shrivastava et al. 2016).
 
-    Online hard example mining (Shrivastava, Gupta and Girshick 2016). Raises InputError for `keep` out of range.
+    The hardest entries are the share `keep` of the known ones with the largest |p - y|. At least one is kept, and
+    those as hard as the last one too. `keep` is above 0 and at most 1; else InputError is raised.
     """
 
     def __init__(self, keep: float = 0.3) -> None:
@@ -251,13 +301,15 @@ class OHEM(EntryWeight):
             return distance
         hardest = distance.masked_fill(~known, -1.0).flatten().sort(descending=True).values
         num_kept = (self.keep * known.sum()).round().long().clamp_min(1)
-        return (distance >= hardest.take(num_kept - 1)).to(distance.dtype)  # take: no wait for the GPU
+        limit = hardest.take(num_kept - 1)  # an index by a number in Python would wait for the GPU
+        return (distance >= limit).to(distance.dtype)
 
 
 class ClassWeights(EntryWeight):
-    """positive y + negative (1 - y): each a weight for all classes or one for each, (C,); None: 1.
+    """Weights for positives and negatives: positive y + negative (1 - y).
 
-    Raises InputError for a weight below 0, and for a number of weights that is not that of the classes.
+    `positive` and `negative` are one weight for all classes, or (C,) with one for each class; None means 1.
+    Raises InputError for a weight below 0 and, when it is called, for a number of weights other than C.
     """
 
     positive: Tensor
@@ -283,7 +335,10 @@ class ClassWeights(EntryWeight):
 
 
 class Threshold(EntryWeight):
-    """0 where |p - y| is at most `margin`: learned well enough; else 1. Raises InputError for it out of range."""
+    """Weight 0 for entries that are learned well enough, |p - y| <= `margin`; 1 for the others.
+
+    `margin` is 0 or more and below 1; else InputError is raised.
+    """
 
     def __init__(self, margin: float = 0.1) -> None:
         super().__init__()
@@ -298,18 +353,33 @@ class Threshold(EntryWeight):
 
 
 def smooth_targets(targets: Tensor, smoothing: float, one_label: bool = False) -> Tensor:
-    """(1 - e) y + e / 2, or with one label per image (1 - e) y + e / C: (N, C); NaN stays (Szegedy et al. 2016).
+    """Smooth targets (N, C) (Szegedy et al. 2016): (1 - e) y + e / 2, or (1 - e) y + e / C with one label per image.
 
-    Raises InputError for a `smoothing` e out of range.
+    `smoothing` is e, 0 or more and below 1; else InputError is raised. NaN stays NaN.
     """
     require(0 <= smoothing < 1, "label smoothing", smoothing, "0 or more and below 1")
-    return (1 - smoothing) * targets + smoothing / (targets.shape[1] if one_label else 2)
+    num_choices = targets.shape[1] if one_label else 2  # one of C classes, or present and absent
+    return (1 - smoothing) * targets + smoothing / num_choices
 
 
 def count_items(targets: Tensor, weights: Tensor, one_label: bool) -> Tensor:
-    """What a mean is over: the known entries, or with one label per image the images that have any, times `weights`."""
+    """How many items a mean loss is over, a scalar; each item counts as often as its image's weight (N,) says.
+
+    Items are the known entries or, with one label per image, the images with a known entry.
+    """
     known = ~targets.isnan()
-    return ((known.any(dim=1, keepdim=True) if one_label else known) * weights[:, None]).sum()
+    items = known.any(dim=1, keepdim=True) if one_label else known
+    return (items * weights[:, None]).sum()
+
+
+def take_mean(total: Tensor, count: Tensor) -> Tensor:
+    """The mean of `count` items that sum to `total`. Without items the total is 0, and so is the mean."""
+    return total / count.clamp_min(torch.finfo(count.dtype).tiny)
+
+
+def take_sum(total: Tensor, count: Tensor) -> Tensor:
+    """The total itself, whatever the count."""
+    return total
 
 
 def reduce_loss(
@@ -320,20 +390,26 @@ def reduce_loss(
     one_label: bool = False,
     count: Tensor | None = None,
 ) -> Tensor:
-    """One number from (N, C), each image weighed by `weights` (N,); 0 where no entry is known.
+    """Reduce the loss of entries (N, C) to a scalar; each image is multiplied with its weight, `weights` (N,).
 
-    "mean": over the known entries, or with one label per image over the images that have any; over `count` where these
-    are part of a larger batch. "sum": over everything.
+    `reduction` "mean" divides by `count_items`: known entries or, with `one_label`, images. "sum" does not divide.
+    `count` replaces `count_items` where these images are a part of a larger batch. Without a known entry the
+    result is 0.
     """
-    count = count_items(targets, weights, one_label) if count is None else count
+    if count is None:
+        count = count_items(targets, weights, one_label)
     return REDUCTIONS[reduction]((loss * weights[:, None]).sum(), count)
 
 
 class Objective(nn.Module):
     """What training minimises: (logits (N, C), targets (N, C), image weights (N,)) -> a scalar.
 
-    In training mode `loss` of the smoothed targets times every one of `entry_weights` (name: module; of the targets as
-    they are), reduced. In evaluation mode the mean of `loss` alone, so that epochs can be compared.
+    In training mode it is `loss` of the smoothed targets, multiplied with each of `entry_weights`, and reduced by
+    `reduction`, "mean" or "sum". Entry weights see the targets as they are, not smoothed. In evaluation mode it is
+    the mean of `loss` alone, so that epochs can be compared.
+
+    `entry_weights` maps names to modules, `label_smoothing` is 0 or more and below 1. Raises InputError for another
+    reduction, and in training for another smoothing.
     """
 
     def __init__(
@@ -347,25 +423,25 @@ class Objective(nn.Module):
         require(reduction in REDUCTIONS, "reduction", reduction, f"one of {', '.join(REDUCTIONS)}")
         self.loss, self.entry_weights = loss, nn.ModuleDict(entry_weights)
         self.label_smoothing, self.reduction = label_smoothing, reduction
-        self.one_label: bool = getattr(loss, "one_label", False)  # then a mean is over images, not entries
+        self.one_label: bool = getattr(loss, "one_label", False)  # True: a mean is over images, not over entries
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor, count: Tensor | None = None) -> Tensor:
-        """`count`: of a larger batch that this is part of, which a mean is over then."""
+        """The scalar to minimise. A mean is over `count` items, if given: those of a batch that these are a part of."""
         if not self.training:
             return reduce_loss(self.loss(logits, targets), targets, weights, one_label=self.one_label)
         loss, _ = self.weigh_entries(logits, targets)
         return reduce_loss(loss, targets, weights, self.reduction, self.one_label, count)
 
     def count(self, targets: Tensor, weights: Tensor) -> Tensor:
-        """What a mean over this batch is over."""
+        """How many items a mean over this batch is over, a scalar."""
         return count_items(targets, weights, self.one_label)
 
     def as_mean(self, loss: Tensor, count: Tensor) -> Tensor:
-        """The reduced `loss` of a step as a mean, whatever `reduction` is: what can be compared and shown."""
-        return loss if self.reduction == "mean" else REDUCTIONS["mean"](loss, count)
+        """The reduced `loss` as a mean over `count` items, whatever `reduction` is, so that it can be compared."""
+        return loss if self.reduction == "mean" else take_mean(loss, count)
 
     def weigh_entries(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each entry in training, and the entry weights in it by name: all (N, C)."""
+        """The loss of each entry in training, and the entry weights that it contains by name: all (N, C)."""
         loss = self.loss(logits, smooth_targets(targets, self.label_smoothing, self.one_label))
         factors = {name: module(logits, targets) for name, module in self.entry_weights.items()}
         for factor in factors.values():
@@ -374,23 +450,26 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def describe(self, logits: Tensor, targets: Tensor, weights: Tensor) -> list[str]:
-        """Lines that say what the loss of a training step on this batch is made of; no state changes.
+        """Lines of text that say what the loss of a training step on this batch is made of. No state changes.
 
         A positive is a target of 0.5 or more.
         """
         known = ~targets.isnan()
         if not known.any():
             return ["no entry of the batch is known: its loss is 0"]
-        loss, factors = copy.deepcopy(self).train().weigh_entries(logits, targets)
-        mean, total = (reduce_loss(loss, targets, weights, name, self.one_label).item() for name in ("mean", "sum"))
-        count = count_items(targets, weights, self.one_label).item()
+        training_copy = copy.deepcopy(self).train()  # GHM would count this batch twice otherwise
+        loss, factors = training_copy.weigh_entries(logits, targets)
+        mean = reduce_loss(loss, targets, weights, "mean", self.one_label).item()
+        total = reduce_loss(loss, targets, weights, "sum", self.one_label).item()
+        count = self.count(targets, weights).item()
         item, items = ("image", "images") if self.one_label else ("entry", "known entries")
         batch = f"{len(targets)} images x {targets.shape[1]} classes, {(~known).sum().item()} unknown"
         if (weights != 1).any():
             batch += f", image weights {weights.min().item():.4g} to {weights.max().item():.4g}"
-        positive = (targets >= 0.5).to(loss.dtype)
-        share_of_entries = reduce_loss(positive, targets, weights).item()
-        share_of_loss = reduce_loss(loss * positive, targets, weights, "sum").item() / (total or 1.0)
+        is_positive = (targets >= 0.5).to(loss.dtype)
+        share_of_entries = reduce_loss(is_positive, targets, weights).item()
+        loss_of_positives = reduce_loss(loss * is_positive, targets, weights, "sum").item()
+        share_of_loss = loss_of_positives / total if total else 0.0
         lines = [
             f"{type(self.loss).__name__}: {mean:.4g} an {item} x {count:.10g} {items} ({batch}) = {total:.4g}; "
             f"the step takes the {self.reduction}",
@@ -406,7 +485,7 @@ class Objective(nn.Module):
 
 
 def make_loss(name: str, **options: Any) -> nn.Module:
-    """The loss called `name` in LOSSES."""
+    """Make the loss called `name` in LOSSES with its options."""
     return LOSSES[name](**options)
 
 
@@ -423,7 +502,4 @@ ENTRY_WEIGHTS: dict[str, Callable[..., nn.Module]] = {
     "class_weights": ClassWeights,
     "threshold": Threshold,
 }
-REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of the loss's sum and what it is over
-    "mean": lambda total, count: total / count.clamp_min(torch.finfo(count.dtype).tiny),
-    "sum": lambda total, count: total,
-}
+REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": take_mean, "sum": take_sum}  # of (total, count)

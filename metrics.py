@@ -1,8 +1,15 @@
-"""Numbers from scores: pure functions of probabilities (N, C) and targets (N, C).
+"""Metrics: pure functions of probabilities (N, C) and targets (N, C), for N images and C classes.
 
-Probabilities lie in 0...1; a target is 1 present, 0 absent, -1 or NaN unknown. Unknown entries count nowhere.
-`predict` decides which classes an image has. Definitions: scikit-learn's where it has them, with 0 for 0 / 0.
-Work goes by blocks of rows or of classes, so that a million rows of 80 classes need little more than themselves.
+    measured = measure(probabilities, targets, thresholds=0.5)     # {"mAP": ..., "f1_weighted": ..., ...}
+    by_class = measure_classes(probabilities, targets, 0.5)        # {"AP": (C,), "P": (C,), ...}
+    intervals, class_intervals = bootstrap(probabilities, targets, 0.5)
+
+Probabilities lie between 0 and 1, both included. A target is 1 for present, 0 for absent, -1 or NaN for unknown. An
+entry is one class of one image; unknown entries count nowhere. `thresholds` is one number or (C,), one for each class;
+`predict` says which classes an image gets. Definitions are those of scikit-learn where it has them, and 0 / 0 is 0.
+
+How it is fast: everything is counted, by NumPy, in blocks of rows or of classes. A block's temporary copies stay in
+the processor's cache, and a million images with 80 classes need little more memory than their scores.
 """
 
 from __future__ import annotations
@@ -18,40 +25,46 @@ from utils import InputError
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 
-ENTRIES_AT_ONCE = 2**16  # of rows taken together: their temporary copies stay in a core's cache
-CLASSES_AT_ONCE = 16  # a cache line of float32 scores: reading one class reads them all
-RANK_STEPS = 2**14  # a power of two, so that score x RANK_STEPS is exact
-RESAMPLED_AT_ONCE = 2**25  # resamples x images whose counts, 8 bytes each, are held together
-TOP = 3  # classes an image that the metrics ending in _top3 take as predicted
-NUM_BINS = 15  # of equal width, for calibration: as Guo et al. (2017)
+ENTRIES_AT_ONCE = 2**16  # entries in a block of rows: their temporary copies fit into the cache of a core
+CLASSES_AT_ONCE = 16  # one cache line holds 16 float32 scores: reading one of these classes reads them all
+RANK_STEPS = 2**14  # steps into which `rank_scores` divides 0...1; a power of two, so that score x RANK_STEPS is exact
+RESAMPLED_AT_ONCE = 2**25  # resamples x images in a block of the bootstrap; the counts take 8 bytes each
+TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
+NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
 
 
 class Ranking(NamedTuple):
-    """The distinct scores of one class's positives, highest first, and what predicting down to each gives: all (K,)."""
+    """The K distinct scores that positives of one class have, highest first, and the counts at each score: all (K,).
+
+    Other scores are of no interest: predicting down to them adds false positives only.
+    """
 
     scores: Floats
-    true_positives: NDArray[np.int64]
-    predicted: NDArray[np.int64]
+    true_positives: NDArray[np.int64]  # positives with this score or a higher one
+    predicted: NDArray[np.int64]  # entries with this score or a higher one
 
 
 class Tallies(NamedTuple):
-    """Sums over the images of B resamples: (B, C) of each class's known entries, (B,) of what each image has."""
+    """Sums over the images of B resamples, from which every metric is computed. B is 1 for the images themselves.
+
+    The first six are numbers of known entries by class, (B, C). `f1`, `jaccard` and `exact` are sums over images, (B,).
+    """
 
     known: NDArray[np.float64]
     positives: NDArray[np.float64]
     predicted: NDArray[np.float64]
-    hits: NDArray[np.float64]
-    predicted_top: NDArray[np.float64]  # among the TOP most probable classes of their image
+    hits: NDArray[np.float64]  # positives that are predicted
+    predicted_top: NDArray[np.float64]  # entries among the TOP most probable classes of their image
     hits_top: NDArray[np.float64]
     num_images: int  # in each resample
-    f1: NDArray[np.float64]  # of images
-    jaccard: NDArray[np.float64]
-    exact: NDArray[np.float64]
-    gaps: NDArray[np.float64]  # (B, NUM_BINS): present - probability, by bin of the probability
+    f1: NDArray[np.float64]  # F1 of each image
+    jaccard: NDArray[np.float64]  # Jaccard index of each image
+    exact: NDArray[np.float64]  # 1 for an image with all entries right
+    gaps: NDArray[np.float64]  # (B, NUM_BINS): present - probability of the entries whose probability is in the bin
 
 
 class Curve(NamedTuple):
-    """Precision and recall of one class when it is predicted from each of K thresholds on, highest first: all (K,)."""
+    """Precision and recall of one class at K thresholds, the highest first: all (K,)."""
 
     thresholds: Floats
     precision: NDArray[np.float64]
@@ -59,51 +72,69 @@ class Curve(NamedTuple):
 
 
 def rank_scores(scores: Floats, positives: Bools) -> Ranking:
-    """Rank (N,) scores with their (N,) labels. Equal scores make one entry, so ties have no order.
+    """Rank the scores (N,) of one class, float32 or float64 in 0...1; `positives` (N,) says which are of positives.
 
-    Counting is cheaper than sorting: only entries in a step of 1 / RANK_STEPS that has a positive are sorted.
-    There a float of 0 or more sorts as its bits do, and the sign bit is free (-0.0 loses it): the label goes into the
-    lowest bit of the shifted score, and one sort of plain integers orders both.
+    Equal scores make one entry of the ranking, so the order of ties plays no role.
     """
-    step = (scores * RANK_STEPS).astype(np.int64)
+    # Counting is faster than sorting. 0...1 is divided into RANK_STEPS steps, and only entries in a step with a
+    # positive are sorted. Of the others it matters only how many lie above a score, which is counted by steps.
+    step_of = (scores * RANK_STEPS).astype(np.int64)
     has_positive = np.zeros(RANK_STEPS + 1, dtype=bool)
-    has_positive[step[positives]] = True
-    near = has_positive[step]
-    elsewhere = np.where(has_positive, 0, np.bincount(step, minlength=len(has_positive)))
-    above = elsewhere[::-1].cumsum()[::-1]
+    has_positive[step_of[positives]] = True
+    to_sort = has_positive[step_of]
+    num_unsorted = np.where(has_positive, 0, np.bincount(step_of, minlength=len(has_positive)))
+    num_unsorted_from = num_unsorted[::-1].cumsum()[::-1]  # in this step and all higher ones
 
+    # One sort of plain integers orders scores and labels together. Floats of 0 or more have the order of their bits
+    # read as an integer. Their sign bit is 0; shifting the bits to the left drops it (that of -0.0, too) and makes
+    # the lowest bit free for the label.
     integer = np.uint32 if scores.dtype == np.float32 else np.uint64
-    packed = (scores[near].view(integer) << integer(1)) | positives[near]
+    packed = (scores[to_sort].view(integer) << integer(1)) | positives[to_sort]
     packed.sort()
     packed = packed[::-1]
     bits = packed >> integer(1)
-    last = np.flatnonzero(np.append(bits[1:] != bits[:-1], True)[: len(bits)])
-    true_positives = np.cumsum(packed & integer(1), dtype=np.int64)[last]
-    gains = np.diff(true_positives, prepend=0) > 0
-    distinct = bits[last[gains]].view(scores.dtype)
-    return Ranking(distinct, true_positives[gains], last[gains] + 1 + above[(distinct * RANK_STEPS).astype(np.int64)])
+    last_of_ties = np.flatnonzero(np.append(bits[1:] != bits[:-1], True)[: len(bits)])
+    true_positives = np.cumsum(packed & integer(1), dtype=np.int64)[last_of_ties]
+    gains = np.diff(true_positives, prepend=0) > 0  # the scores that a positive has
+    distinct = bits[last_of_ties[gains]].view(scores.dtype)
+    num_above = num_unsorted_from[(distinct * RANK_STEPS).astype(np.int64)]
+    return Ranking(
+        scores=distinct,
+        true_positives=true_positives[gains],
+        predicted=last_of_ties[gains] + 1 + num_above,
+    )
 
 
 def rank_classes(probabilities: ArrayLike, targets: ArrayLike) -> Iterator[Ranking]:
-    """`rank` of each class over its known entries, one at a time. Raises InputError for scores outside 0...1."""
+    """The `Ranking` of each class over its known entries, one class after the other.
+
+    Raises InputError for probabilities outside 0...1 or shapes that differ.
+    """
     for scores, present in read_known(*as_scores(probabilities, targets)):
         yield rank_scores(scores, present)
 
 
 def average_precision(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
-    """(C,) AP = sum over ranks of (recall gained) x precision; NaN where a class has no positive."""
+    """Average precision of each class, (C,) float64; NaN for a class without a positive.
+
+    AP is the sum over ranks of (recall gained) x precision, with equal scores in one rank, as in scikit-learn. Raises
+    InputError for probabilities outside 0...1 or shapes that differ.
+
+        average_precision([[0.9, 0.2], [0.8, 0.3], [0.1, 0.4]], [[1, 0], [0, 0], [1, 0]])    # array([0.8333, nan])
+    """
     result = []
     for _, true_positives, predicted in rank_classes(probabilities, targets):
         gained = np.diff(true_positives, prepend=0)
-        summed = (gained * true_positives / predicted).sum()
-        result.append(summed / true_positives[-1] if len(true_positives) else np.nan)
+        total = (gained * true_positives / predicted).sum()
+        result.append(total / true_positives[-1] if len(true_positives) else np.nan)
     return np.array(result, dtype=np.float64)
 
 
 def precision_recall_curve(probabilities: ArrayLike, targets: ArrayLike) -> Iterator[Curve]:
-    """The `Curve` of each class at the scores of its positives; in between, recall stays and precision falls.
+    """The `Curve` of each class, one after the other, with the scores of its positives as thresholds.
 
-    Empty for a class without positives. Raises as `rank_classes` does.
+    Between two of these, recall stays and precision falls. The curve of a class without positives is empty. Raises
+    InputError for probabilities outside 0...1 or shapes that differ.
     """
     for scores, true_positives, predicted in rank_classes(probabilities, targets):
         yield Curve(scores, true_positives / predicted, true_positives / true_positives[-1:])
@@ -116,14 +147,22 @@ def measure(
     min_labels: int = 0,
     max_labels: int = 0,
 ) -> dict[str, float]:
-    """Every metric by its name, for what `predict` makes of the probabilities.
+    """Every metric by its name; `predict` with these thresholds and limits says which classes an image gets.
 
-    mAP is the mean over the `num_classes_in_mAP` classes that have positives (NaN if none has). CP, CR: mean
-    precision, recall over classes, CF1 their harmonic mean; OP, OR, OF1: the same of all entries pooled. Those ending
-    in _top3 take each image's 3 most probable classes as predicted (Gong et al. 2014), all where there are fewer.
-    sample_accuracy: mean Jaccard index of the images; label_accuracy: mean over classes of the share of right entries.
-    ECE: the expected calibration error over all entries (Naeini et al. 2015), in NUM_BINS bins of equal width.
-    Raises InputError for scores outside 0...1, shapes that differ, or no images.
+        mAP                     mean AP over the `num_classes_in_mAP` classes that have positives; NaN if none has
+        CP, CR, CF1             mean precision and mean recall over classes, and the harmonic mean of the two
+        OP, OR, OF1             precision, recall and F1 of all entries pooled
+        CP_top3 ... OF1_top3    these six with the 3 most probable classes of an image as predicted (Gong et al. 2014)
+        f1_micro, f1_macro      F1 of all entries pooled; mean F1 over classes
+        f1_weighted             mean F1 over classes, weighted by their positives
+        f1_samples              mean F1 over images
+        exact_match             share of images with all known entries right
+        hamming_loss            share of wrong entries
+        sample_accuracy         mean Jaccard index over images
+        label_accuracy          mean over classes of the share of right entries
+        ECE                     expected calibration error over all entries, in NUM_BINS bins (Naeini et al. 2015)
+
+    Raises InputError for probabilities outside 0...1, shapes that differ, or no images.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels)
@@ -138,9 +177,10 @@ def measure_classes(
     min_labels: int = 0,
     max_labels: int = 0,
 ) -> dict[str, NDArray]:
-    """(C,) each: a class's positives, how often it is predicted, threshold, AP, P, R, F1 and accuracy.
+    """Numbers of each class, all (C,): positives, predicted, threshold, AP, P, R, F1, accuracy.
 
-    Accuracy is the share of right entries. `thresholds` are one number or (C,). Raises as `measure` does.
+    `positives` and `predicted` count known entries, P is precision, R recall, and accuracy the share of right entries.
+    Raises InputError as `measure` does.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels)
@@ -160,20 +200,22 @@ def confusion(
     min_labels: int = 0,
     max_labels: int = 0,
 ) -> NDArray[np.int64]:
-    """(C, 2, 2) numbers of entries, [[true negatives, false positives], [false negatives, true positives]].
+    """The confusion matrix of each class, (C, 2, 2): numbers of known entries, as scikit-learn arranges them.
 
-    Raises as `measure` does.
+        [[true negatives, false positives], [false negatives, true positives]]
+
+    Raises InputError as `measure` does.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     thresholds = _spread_thresholds(thresholds, probabilities)
-    sums = np.zeros((4, probabilities.shape[1]), dtype=np.int64)
+    counts = np.zeros((4, probabilities.shape[1]), dtype=np.int64)
     for rows in read_rows(probabilities):
         present, known = as_known(targets[rows])
         predicted = predict(probabilities[rows], thresholds[rows], min_labels, max_labels) & known
-        sums += [entries.sum(axis=0) for entries in (known, present, predicted, predicted & present)]
-    known, positives, predicted, hits = sums
-    entries = known - positives - predicted + hits, predicted - hits, positives - hits, hits
-    return np.stack(entries, axis=1).reshape(-1, 2, 2)
+        counts += [entries.sum(axis=0) for entries in (known, present, predicted, predicted & present)]
+    known, positives, predicted, hits = counts
+    cells = known - positives - predicted + hits, predicted - hits, positives - hits, hits
+    return np.stack(cells, axis=1).reshape(-1, 2, 2)
 
 
 def bootstrap(
@@ -186,77 +228,97 @@ def bootstrap(
     min_labels: int = 0,
     max_labels: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, NDArray[np.float64]]]:
-    """(low, high) of every metric of `measure`; (2, C) lows and highs of AP, P, R, F1, accuracy of `measure_classes`.
+    """Confidence intervals of the metrics, by drawing the images again (Efron 1979, percentile intervals).
 
-    They are the middle `level` of the values over resampled images. Each of `num_samples` resamples draws N images
-    with replacement (Efron 1979, percentile intervals); the model and the thresholds stay. A class without a positive
-    in a resample has no part in that one's mAP, and a resample without any has none in mAP's interval, which is NaN
-    where no resample has one. Raises as `measure` does.
+    Returns ({metric of `measure`: (low, high)}, {AP, P, R, F1, accuracy of `measure_classes`: (2, C) lows and highs}).
+
+    Each of `num_samples` resamples draws N of the N images with replacement; model and thresholds stay as they are. An
+    interval is the middle share `level` of a metric's values over the resamples. A class without a positive in a
+    resample is left out of the mAP of this resample. A resample without any positive is left out of the interval of
+    mAP; the interval is NaN if no resample has one. The same `seed` draws the same images.
+
+    Raises InputError as `measure` does, and for no resamples or a level that is not between 0 and 1.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     if num_samples < 1 or not 0 < level < 1:
         raise InputError(f"bootstrap: num_samples {num_samples} must be 1 or more, level {level} between 0 and 1")
     num_images = len(probabilities)
     rng = np.random.default_rng(seed)
-    parts = []
+    measured, measured_by_class = [], []
     for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // num_images)):
+        # A resample is kept as how often it has each image, so no scores are copied, and what is computed for an image
+        # serves all resamples of the chunk.
         counts = np.empty((chunk.stop - chunk.start, num_images))
         for row in counts:
             row[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
         ap = np.stack([_resample_ap(*entries, counts) for entries in read_classes(probabilities, targets)], axis=1)
         tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels, counts)
-        parts.append((_metrics_of(tallies, ap), _class_metrics_of(tallies, ap)))
-    ends = (1 - level) / 2, (1 + level) / 2
+        measured.append(_metrics_of(tallies, ap))
+        measured_by_class.append(_class_metrics_of(tallies, ap))
+    intervals = {}
+    for name, values in _join(measured).items():
+        low, high = _find_interval(values, level)
+        intervals[name] = float(low), float(high)
+    class_intervals = {}
+    for name, values in _join(measured_by_class).items():
+        class_intervals[name] = np.stack([_find_interval(column, level) for column in values.T], axis=1)
+    return intervals, class_intervals
 
-    def find_ends(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        values = values[~np.isnan(values)]
-        return np.quantile(values, ends) if len(values) else np.full(2, np.nan)
 
-    whole, by_class = (
-        {name: np.concatenate([values[name] for values in resampled]) for name in resampled[0]}
-        for resampled in zip(*parts, strict=True)
-    )
-    intervals = {name: find_ends(values) for name, values in whole.items()}
-    return (
-        {name: (float(low), float(high)) for name, (low, high) in intervals.items()},
-        {name: np.stack([find_ends(column) for column in each.T], axis=1) for name, each in by_class.items()},
-    )
+def _join(chunks: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    """The values of all resamples by name, from those of each chunk of resamples."""
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _find_interval(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """(low, high) of the middle share `level` of (B,) values, without those that are NaN."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return np.full(2, np.nan)
+    return np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
 
 
 def predict(probabilities: ArrayLike, thresholds: float | ArrayLike, min_labels: int = 0, max_labels: int = 0) -> Bools:
-    """(N, C) `probability >= threshold`, compared in the precision of the probabilities.
+    """Which classes each image gets, (N, C) bool: those with `probability >= threshold`.
 
-    An image with fewer than `min_labels` gets its most probable other classes besides, one with more than
-    `max_labels` (0: no limit) keeps its most probable ones: of equal ones the first.
+    The comparison is in the precision of the probabilities. An image with fewer than `min_labels` classes also gets
+    its most probable others, up to that number. An image with more than `max_labels` (0 means no limit) keeps its most
+    probable ones. Of equally probable classes the first is taken.
+
+        predict([[0.9, 0.2], [0.3, 0.1]], 0.5, min_labels=1)    # [[True, False], [True, False]]
     """
     probabilities = np.asarray(probabilities)
     predicted = probabilities >= np.asarray(thresholds, dtype=probabilities.dtype)
-    counts = predicted.sum(axis=1) if min_labels or max_labels else np.zeros(0, dtype=np.int64)
-    few = np.flatnonzero(counts < min_labels)
-    if len(few):
-        predicted[few] = _find_top(np.where(predicted[few], 2, probabilities[few]), min_labels)
-    many = np.flatnonzero(counts > max_labels) if max_labels else few[:0]
-    if len(many):
-        predicted[many] = _find_top(np.where(predicted[many], probabilities[many], -1), max_labels)
+    if min_labels or max_labels:
+        counts = predicted.sum(axis=1)
+        too_few = np.flatnonzero(counts < min_labels)
+        if len(too_few):  # 2 is above every probability: what is predicted stays
+            predicted[too_few] = _find_top(np.where(predicted[too_few], 2, probabilities[too_few]), min_labels)
+        too_many = np.flatnonzero(counts > max_labels) if max_labels else []
+        if len(too_many):  # -1 is below every probability: nothing is added
+            predicted[too_many] = _find_top(np.where(predicted[too_many], probabilities[too_many], -1), max_labels)
     return predicted
 
 
 def f_beta_of(hits: ArrayLike, predicted: ArrayLike, present: ArrayLike, beta: float = 1.0) -> NDArray[np.float64]:
-    """(1 + beta²) TP / (predicted + beta² present), elementwise; 0 where nothing is predicted or present.
+    """F-beta of counts, elementwise: (1 + beta²) hits / (predicted + beta² present) (van Rijsbergen 1979).
 
-    Recall counts beta times as much as precision (van Rijsbergen 1979).
+    Recall counts `beta` times as much as precision. The result is 0 where nothing is predicted or present.
     """
     return divide((1 + beta**2) * np.asarray(hits), np.asarray(predicted) + beta**2 * np.asarray(present))
 
 
 def as_known(targets: ArrayLike) -> tuple[Bools, Bools]:
-    """(present, known), both (N, C), of a matrix of 1, 0 and -1 or NaN."""
+    """(present, known) of targets (N, C) that are 1, 0, and -1 or NaN for unknown: both (N, C) bool."""
     targets = np.asarray(targets)
     return targets == 1, targets >= 0  # NaN >= 0 is False
 
 
 def as_scores(probabilities: ArrayLike, targets: ArrayLike, at_least: int = 0) -> tuple[Floats, NDArray]:
-    """Both as arrays (N, C), N `at_least` so many; probabilities float32 or float64. Raises InputError."""
+    """Return both as arrays (N, C); the probabilities are float32 or float64.
+
+    Raises InputError for shapes that differ, fewer than `at_least` images, and probabilities outside 0...1.
+    """
     probabilities, targets = np.asarray(probabilities), np.asarray(targets)
     if probabilities.dtype not in (np.float32, np.float64):
         probabilities = probabilities.astype(np.float32)
@@ -264,42 +326,53 @@ def as_scores(probabilities: ArrayLike, targets: ArrayLike, at_least: int = 0) -
         raise InputError(f"probabilities {probabilities.shape} and targets {targets.shape} must be of one shape (N, C)")
     if len(probabilities) < at_least:
         raise InputError("there are no images to measure: probabilities and targets are empty")
-    if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1):  # a NaN makes both NaN
+    # A NaN makes minimum and maximum NaN, and NaN >= 0 is False.
+    if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1):
         raise InputError("probabilities must lie in 0...1: a NaN, or logits in their place?")
     return probabilities, targets
 
 
 def read_classes(probabilities: Floats, targets: NDArray) -> Iterator[tuple[Floats, Bools, Bools]]:
-    """(scores, present, known) of each class, all (N,) and contiguous."""
+    """(scores, present, known) of each class, one class after the other: all (N,) and contiguous.
+
+    CLASSES_AT_ONCE columns are copied together: a row's scores of these classes lie in the same cache line.
+    """
     for classes in _chunks(probabilities.shape[1], CLASSES_AT_ONCE):
         scores, block = (np.ascontiguousarray(matrix[:, classes].T) for matrix in (probabilities, targets))
         yield from zip(scores, *as_known(block), strict=True)
 
 
 def read_known(probabilities: Floats, targets: NDArray) -> Iterator[tuple[Floats, Bools]]:
-    """(scores, present) of each class's known entries."""
+    """(scores, present) of the known entries of each class, one class after the other."""
     for scores, present, known in read_classes(probabilities, targets):
-        yield (scores, present) if known.all() else (scores[known], present[known])
+        if known.all():  # no copy then
+            yield scores, present
+        else:
+            yield scores[known], present[known]
 
 
 def read_rows(probabilities: Floats) -> Iterator[slice]:
-    """Slices of rows that hold about ENTRIES_AT_ONCE entries each."""
+    """Slices of rows, one after the other, that hold about ENTRIES_AT_ONCE entries each."""
     return _chunks(len(probabilities), max(1, ENTRIES_AT_ONCE // max(1, probabilities.shape[1])))
 
 
 def find_bins(probabilities: Floats) -> NDArray[np.int64]:
-    """Which of NUM_BINS bins of equal width each lies in, 0 on; on an edge, the lower one, as scikit-learn has it."""
-    # exact in float64 for float32 probabilities
+    """The bin of each probability, 0 to NUM_BINS - 1, all of equal width.
+
+    An edge belongs to the lower bin, as in scikit-learn.
+    """
+    # The product of a float32 probability and NUM_BINS is exact in float64.
     return np.maximum(np.ceil(probabilities * np.float64(NUM_BINS)).astype(np.int64), 1) - 1
 
 
-def divide(numerator: ArrayLike, denominator: ArrayLike, nothing: float = 0.0) -> NDArray[np.float64]:
-    """Elementwise division in which 0 / 0 is `nothing`."""
+def divide(numerator: ArrayLike, denominator: ArrayLike, undefined: float = 0.0) -> NDArray[np.float64]:
+    """Elementwise division, in float64; the result is `undefined` where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    return np.divide(numerator, denominator, out=np.full_like(numerator, nothing), where=denominator != 0)
+    return np.divide(numerator, denominator, out=np.full_like(numerator, undefined), where=denominator != 0)
 
 
 def _chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices of `size` that make up 0...total; the last one may be shorter."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
@@ -311,7 +384,11 @@ def _tally(
     max_labels: int,
     counts: NDArray[np.float64] | None = None,
 ) -> Tallies:
-    """Sums over images, each taken (B, N) `counts` times, by default once. Of whole numbers they are exact."""
+    """Sum over the images; `counts` (B, N) says how often each resample has each image, None: all of them once.
+
+    Everything about an image is one row of numbers; `counts` @ rows sums it for all resamples in one matrix product.
+    Sums of whole numbers are exact in float64, so the order of adding does not matter.
+    """
     num_images, num_classes = probabilities.shape
     thresholds = _spread_thresholds(thresholds, probabilities)
     counts = np.ones((1, num_images)) if counts is None else counts
@@ -327,19 +404,31 @@ def _tally(
         jaccard = divide(hits, positives + guesses - hits)
         exact = (hits == guesses) & (hits == positives)
         by_image = np.stack((f_beta_of(hits, guesses, positives), jaccard, exact), axis=1)
+        # One bincount for all images: each image has NUM_BINS bins of its own.
         bins = find_bins(scores) + NUM_BINS * np.arange(len(scores))[:, None]
-        gaps = np.bincount(
-            bins.ravel(), ((present - scores.astype(np.float64)) * known).ravel(), len(scores) * NUM_BINS
-        )
-        sums += counts[:, rows] @ np.concatenate((by_class, by_image, gaps.reshape(-1, NUM_BINS)), axis=1)
-    by_class = np.moveaxis(sums[:, : 6 * num_classes].reshape(len(sums), 6, -1), 1, 0)
-    f1, jaccard, exact, *gaps = sums[:, 6 * num_classes :].T
-    gaps = np.stack(gaps, axis=1)
-    return Tallies(*by_class, num_images=num_images, f1=f1, jaccard=jaccard, exact=exact, gaps=gaps)
+        gaps = (present - scores.astype(np.float64)) * known
+        gaps_by_bin = np.bincount(bins.ravel(), gaps.ravel(), len(scores) * NUM_BINS).reshape(-1, NUM_BINS)
+        sums += counts[:, rows] @ np.concatenate((by_class, by_image, gaps_by_bin), axis=1)
+    by_class, by_image, gaps = np.split(sums, (6 * num_classes, 6 * num_classes + 3), axis=1)
+    known, positives, predicted, hits, predicted_top, hits_top = np.split(by_class, 6, axis=1)
+    f1, jaccard, exact = by_image.T
+    return Tallies(
+        known=known,
+        positives=positives,
+        predicted=predicted,
+        hits=hits,
+        predicted_top=predicted_top,
+        hits_top=hits_top,
+        num_images=num_images,
+        f1=f1,
+        jaccard=jaccard,
+        exact=exact,
+        gaps=gaps,
+    )
 
 
 def _spread_thresholds(thresholds: float | ArrayLike, probabilities: Floats) -> Floats:
-    """(N, C) thresholds, of one number or (C,) one a class."""
+    """Thresholds (N, C) from one number, (C,), or (N, C). Raises InputError for another shape or a NaN."""
     thresholds, num_classes = np.asarray(thresholds), probabilities.shape[1]
     if thresholds.shape[-1:] not in ((), (1,), (num_classes,)) or np.isnan(thresholds).any():
         raise InputError(
@@ -349,7 +438,10 @@ def _spread_thresholds(thresholds: float | ArrayLike, probabilities: Floats) -> 
 
 
 def _find_top(scores: Floats, count: int) -> Bools:
-    """(N, C) whether each is one of the `count` largest of its row, of equal ones the first. Overwrites `scores`."""
+    """Mark the `count` largest scores of each row, (N, C) bool; of equal ones the first. Overwrites `scores`.
+
+    For the few classes that are asked for, `argmax` again and again is faster than sorting the rows.
+    """
     images, top = np.arange(len(scores)), np.zeros(scores.shape, dtype=bool)
     for _ in range(min(count, scores.shape[1])):
         largest = scores.argmax(axis=1)
@@ -359,19 +451,17 @@ def _find_top(scores: Floats, count: int) -> Bools:
 
 
 def _metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Every metric, (B,) each, of tallies and (B, C) AP."""
+    """Every metric of `measure`, (B,) each, from the tallies and the AP (B, C)."""
     positives, predicted, hits, num_images = tallies.positives, tallies.predicted, tallies.hits, tallies.num_images
     num_known, num_positives, num_predicted, num_hits = (values.sum(axis=1) for values in tallies[:4])
     f1 = f_beta_of(hits, predicted, positives)
     in_map = ~np.isnan(ap)
+    averages_top = _averages_of(tallies.hits_top, tallies.predicted_top, positives)
     return {
-        "mAP": divide(np.where(in_map, ap, 0).sum(axis=1), in_map.sum(axis=1), nothing=np.nan),
+        "mAP": divide(np.where(in_map, ap, 0).sum(axis=1), in_map.sum(axis=1), undefined=np.nan),
         "num_classes_in_mAP": in_map.sum(axis=1),
         **_averages_of(hits, predicted, positives),
-        **{
-            f"{name}_top{TOP}": values
-            for name, values in _averages_of(tallies.hits_top, tallies.predicted_top, positives).items()
-        },
+        **{f"{name}_top{TOP}": values for name, values in averages_top.items()},
         "f1_micro": f_beta_of(num_hits, num_predicted, num_positives),
         "f1_macro": f1.mean(axis=1),
         "f1_weighted": divide((f1 * positives).sum(axis=1), num_positives),
@@ -387,21 +477,21 @@ def _metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, NDArray[
 def _averages_of(
     hits: NDArray[np.float64], predicted: NDArray[np.float64], positives: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall, F1 as means over classes (C...) and over all (O...), (B,) each, of (B, C) counts."""
+    """Precision, recall and F1 over classes (C...) and over all entries (O...), (B,) each, from counts (B, C)."""
     class_precision, class_recall = divide(hits, predicted).mean(axis=1), divide(hits, positives).mean(axis=1)
-    pooled = hits.sum(axis=1), predicted.sum(axis=1), positives.sum(axis=1)
+    num_hits, num_predicted, num_positives = hits.sum(axis=1), predicted.sum(axis=1), positives.sum(axis=1)
     return {
         "CP": class_precision,
         "CR": class_recall,
         "CF1": divide(2 * class_precision * class_recall, class_precision + class_recall),
-        "OP": divide(pooled[0], pooled[1]),
-        "OR": divide(pooled[0], pooled[2]),
-        "OF1": f_beta_of(*pooled),
+        "OP": divide(num_hits, num_predicted),
+        "OR": divide(num_hits, num_positives),
+        "OF1": f_beta_of(num_hits, num_predicted, num_positives),
     }
 
 
 def _class_metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Every metric of the classes, (B, C) each."""
+    """Every metric of a class, (B, C) each, from the tallies and the AP (B, C)."""
     known, positives, predicted, hits = tallies[:4]
     return {
         "AP": ap,
@@ -413,18 +503,20 @@ def _class_metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, ND
 
 
 def _resample_ap(scores: Floats, present: Bools, known: Bools, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B,) AP of a class's (N,) entries, each counted (B, N) times; NaN where none of the positives is drawn.
+    """AP (B,) of one class in B resamples, from its entries (N,); NaN for a resample without a positive of it.
 
-    Precision only matters at the scores of positives: they part the entries into segments, once for all resamples.
+    `counts` (B, N) says how often each resample has each image. Sorting every resample would be slow. But precision
+    only matters at the scores of positives, and these divide the scores into segments that are the same in all
+    resamples: a resample only counts the entries in each segment.
     """
     images = np.flatnonzero(present)
-    levels, level_of = np.unique(scores[images], return_inverse=True)
-    segment_of = np.where(known, np.searchsorted(levels, scores, side="right"), 0)  # 0: below every positive
+    levels, level_of = np.unique(scores[images], return_inverse=True)  # the scores that positives have, rising
+    segment_of = np.where(known, np.searchsorted(levels, scores, side="right"), 0)  # 0 is below every positive
     ap = np.full(len(counts), np.nan)
-    for i, count in enumerate(counts):
-        gained = np.bincount(level_of, count[images], len(levels))[::-1]
+    for sample, count in enumerate(counts):
+        gained = np.bincount(level_of, count[images], len(levels))[::-1]  # positives of each level, highest first
         true_positives = gained.cumsum()
         predicted = np.bincount(segment_of, count, len(levels) + 1)[:0:-1].cumsum()
-        if gained.any():  # where nothing is predicted yet, nothing is gained
-            ap[i] = (gained * true_positives / np.maximum(predicted, 1)).sum() / true_positives[-1]
+        if gained.any():  # predicted is 0 only where gained is 0, too: such a term is 0
+            ap[sample] = (gained * true_positives / np.maximum(predicted, 1)).sum() / true_positives[-1]
     return ap

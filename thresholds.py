@@ -1,15 +1,21 @@
-"""Thresholds that make a goal best on given scores: the exact optimum, not a grid. Fit them on validation images.
+"""Thresholds: from which probability on a class is predicted. Tune them on validation images, never on training images.
 
-A threshold lies midway between the lowest score that is predicted and the next one below it; where nothing is to be
-predicted, midway between the highest score and 1. Of equally good ones the highest is taken.
+    threshold = tune_global(probabilities, targets)                 # one for all classes, best by weighted F1
+    class_thresholds = tune_per_class(probabilities, targets)       # (C,)
+    decision = decide(probabilities, targets, Policy(scope="per_class", goal="f_beta", beta=2.0))
+    decision.thresholds, decision.cross_fitted["shrunk"]["f1_weighted"]
 
-decision = decide(probabilities, targets, Policy(scope="per_class", goal="f_beta", beta=2.0))
+Probabilities (N, C) and targets (N, C) are as in metrics.py, for N images and C classes. A tuned threshold is the
+exact optimum over all scores that occur, not the best of a grid. It lies midway between the lowest score that is
+predicted and the next one below. If it is best to predict nothing, it lies midway between the highest score and 1. Of
+equally good thresholds the highest is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -32,69 +38,83 @@ from metrics import (
 )
 from utils import InputError, suggest
 
-DEFAULT_THRESHOLD = 0.5  # where no score has a positive: there is nothing to tune on
-EQUAL = 1e-12  # sums in another order differ in the last digits: what is equal up to those is equal
+DEFAULT_THRESHOLD = 0.5  # where there is no positive to tune on
+EQUAL = 1e-12  # numbers that differ by less are equal: sums in another order differ in their last digits
 GRID = 2**12  # steps of the first look at a curve; a power of two, so that score x GRID is exact
-SCORES_AT_ONCE = 2**12  # scores at which a curve is measured together in the later looks
-FOLDS = 5  # of the images, for cross-fitting
-SHRINKAGES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, np.inf)  # k to try: each its own, to all the global one
-EXTREME_LOGIT = 16.0  # thresholds count as no further out when they are blended
+SCORES_AT_ONCE = 2**12  # at how many scores a later look measures a curve
+FOLDS = 5  # into how many parts cross-fitting divides the images
+# The strengths k that are tried. 0 leaves each class its own threshold, infinity gives all classes the global one.
+SHRINKAGES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, np.inf)
+EXTREME_LOGIT = 16.0  # where thresholds are blended, their logits lie between -16 and 16
 
 Goal = Literal["f1", "f_beta", "precision", "recall", "cost"]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What thresholds are to be good for, and how many labels an image may have."""
+    """What the thresholds are to be good for, and how many classes an image may have.
 
-    scope: Literal["global", "per_class"] = "global"
+    Goals: "f1" and "f_beta" make F highest. "precision" reaches at least `precision`, then makes recall highest;
+    "recall" reaches at least `recall`, then makes precision highest. "cost" makes the sum of the costs lowest.
+    """
+
+    scope: Literal["global", "per_class"] = "global"  # one threshold for all classes, or one for each
     goal: Goal = "f1"
-    beta: float = 1.0  # f_beta: recall counts so many times as much as precision
-    precision: float = 0.95  # precision: at least this, then the highest recall
-    recall: float = 0.9  # recall: at least this, then the highest precision
-    false_positive_cost: float = 1.0  # cost: least in sum
+    beta: float = 1.0  # goal f_beta: recall counts so many times as much as precision
+    precision: float = 0.95
+    recall: float = 0.9
+    false_positive_cost: float = 1.0
     false_negative_cost: float = 1.0
-    min_labels: int = 0  # of an image, as metrics.predict has it
-    max_labels: int = 0
+    min_labels: int = 0  # as in metrics.predict
+    max_labels: int = 0  # 0: no limit
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Thresholds chosen by a policy, and what they are worth on the images they were chosen on, and on others."""
+    """The thresholds that a policy asks for, and how good all kinds of thresholds are.
+
+    `in_sample` and `cross_fitted` have the keys "global", "per_class" and "shrunk" (what `decide` returns for the scope
+    "per_class"), each with the numbers of `measure_goal`. `in_sample` measures the images that the thresholds were
+    tuned on, and is too good. `cross_fitted` measures each image with thresholds tuned on others.
+    """
 
     thresholds: NDArray[np.float64]  # (C,)
     threshold: float  # the global one
-    shrinkage: float  # k of "shrunk": a class with n positives keeps n / (n + k) of its own threshold
-    unreachable: tuple[int, ...]  # classes whose wished-for precision no threshold has: they are hardly predicted
-    in_sample: dict[str, dict[str, float]]  # of "global", "per_class", "shrunk": numbers by their name
+    shrinkage: float  # k of "shrunk": a class with n positives keeps the share n / (n + k) of its own threshold
+    unreachable: tuple[int, ...]  # classes for which no threshold reaches the precision: they are hardly ever predicted
+    in_sample: dict[str, dict[str, float]]
     cross_fitted: dict[str, dict[str, float]]
 
 
 class Counts(NamedTuple):
-    """What predicting a class down to each of K scores gives, (K,) each, and how many positives it has."""
+    """The counts of one class when it is predicted down to each of K scores: (K,) each."""
 
-    hits: NDArray[np.int64]
+    hits: NDArray[np.int64]  # positives that are predicted
     predicted: NDArray[np.int64]
-    positives: int
+    positives: int  # of the class, predicted or not
 
 
-class Cut(NamedTuple):
-    """A class's entries in a stretch of scores, rising, and how many lie above it; the positives of all the class."""
+class Stretch(NamedTuple):
+    """The scores of one class in a stretch of 0...1, rising, and the counts that lie above the stretch."""
 
-    scores: Floats
-    of_positives: Floats
+    scores: Floats  # of all known entries
+    scores_of_positives: Floats
     predicted_above: int
     hits_above: int
-    positives: int
+    positives: int  # of the class, wherever they lie
 
 
 def tune_global(
     probabilities: ArrayLike, targets: ArrayLike, metric: str = "f1_weighted", policy: Policy = Policy()
 ) -> float:
-    """The one threshold for all classes that is best by the policy's goal.
+    """The one threshold for all classes that is best by the goal of `policy`.
 
-    f1, f_beta: `metric`, a key of TUNED_METRICS, is highest (of f_beta, its kind of mean). precision, recall, cost:
-    of all entries pooled. Limits on labels play no part. Raises InputError for another metric or scores outside 0...1.
+    For the goals f1 and f_beta, `metric` is made highest: "f1_weighted", "f1_macro" or "f1_micro" (for f_beta, the same
+    mean of F-beta). For precision, recall and cost, all entries are pooled. `min_labels` and `max_labels` play no role.
+    Without a positive the threshold is DEFAULT_THRESHOLD. Raises InputError for another metric, probabilities outside
+    0...1, or shapes that differ.
+
+        tune_global([[0.9], [0.6], [0.2], [0.1]], [[1], [1], [0], [0]])    # 0.4
     """
     if metric not in TUNED_METRICS:
         raise InputError(
@@ -105,27 +125,28 @@ def tune_global(
     if not present.any():
         return DEFAULT_THRESHOLD
     if policy.goal in ("f1", "f_beta"):
-        curve, beta = TUNED_METRICS[metric], _choose_beta(policy)
-        best = _find_best(probabilities, targets, lambda classes: curve(classes, beta))
+        best = _find_best(probabilities, targets, partial(TUNED_METRICS[metric], beta=_choose_beta(policy)))
     else:
         ranking = rank_scores(probabilities[known], present[known])
         choice = GOALS[policy.goal](ranking, policy)
         best = None if choice is None else ranking.scores[choice]
-    highest, below = (probabilities.dtype.type(0),) * 2
+    # The highest score and the highest one below the best, block by block: a mask of all entries would take memory.
+    highest = below = probabilities.dtype.type(0)
     for rows in read_rows(probabilities):
         highest = max(highest, np.max(probabilities[rows], where=known[rows], initial=0))
         if best is not None:
-            lower = known[rows] & (probabilities[rows] < best)
-            below = max(below, np.max(probabilities[rows], where=lower, initial=0))
+            is_below = known[rows] & (probabilities[rows] < best)
+            below = max(below, np.max(probabilities[rows], where=is_below, initial=0))
     return _above(highest) if best is None else _between(best, below)
 
 
 def tune_per_class(
     probabilities: ArrayLike, targets: ArrayLike, metric: str = "f1_weighted", policy: Policy = Policy()
 ) -> NDArray[np.float64]:
-    """(C,) thresholds, each best for its class by the policy's goal; `tune_global`'s for a class without positives.
+    """The threshold of each class that is best for this class by the goal of `policy`, (C,) float64.
 
-    `metric` is the one that this global threshold makes best. Raises as `tune_global` does.
+    A class without positives gets the threshold of `tune_global` with this `metric`; the other classes do not depend on
+    `metric`. Thresholds of rare classes are noisy: see `tune_shrunk`. Raises InputError as `tune_global` does.
     """
     tuned = []
     for scores, present in read_known(*as_scores(probabilities, targets)):
@@ -152,66 +173,76 @@ def tune_shrunk(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """(C,) thresholds of the classes, those of rare ones moved toward the global one, as far as cross-fitting says."""
+    """The threshold of each class, (C,) float64, with those of rare classes moved toward the global one.
+
+    How far they are moved is decided by cross-fitting: these are the thresholds of `decide` for the scope "per_class".
+    """
     return decide(probabilities, targets, replace(policy, scope="per_class"), folds, seed).thresholds
 
 
 def decide(probabilities: ArrayLike, targets: ArrayLike, policy: Policy, folds: int = FOLDS, seed: int = 0) -> Decision:
-    """The thresholds that `policy` asks for, and how good they are beside those of the other scopes.
+    """Tune the thresholds that `policy` asks for, and measure how good they and those of the other scope are.
 
-    A class with n positives has its logit(threshold) blended with the global one's by n / (n + k). Of SHRINKAGES that
-    k is taken at which thresholds tuned on the other folds are best for each fold's images; the cross-fitted numbers
-    of a fold use the k that is best for the remaining folds. Raises as `measure` does.
+    For the scope "per_class", the thresholds are shrunk: the logit of a class's threshold is blended with that of the
+    global one, and a class with n positives keeps the share n / (n + k) of its own. The strength k is one of
+    SHRINKAGES: the best one for images of each fold with thresholds tuned on the other folds. The cross-fitted numbers
+    of a fold use the k that is best on the remaining folds, so no image has a say in how it is measured.
+
+    `seed` draws the folds. Raises InputError for probabilities outside 0...1, shapes that differ, or no images.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     limits = policy.min_labels, policy.max_labels
 
     def tune(rows: Bools) -> list[NDArray[np.float64]]:
-        """(C,) thresholds for each of SHRINKAGES, the first each class's own, the last the global one."""
+        """Thresholds (C,) tuned on these images, for each of SHRINKAGES."""
         scores = probabilities[rows], targets[rows]
-        own, common = tune_per_class(*scores, policy=policy), tune_global(*scores, policy=policy)
+        class_thresholds = tune_per_class(*scores, policy=policy)
+        global_threshold = tune_global(*scores, policy=policy)
         positives = (scores[1] == 1).sum(axis=0)
-        return [shrink(own, common, positives, strength) for strength in SHRINKAGES]
+        return [shrink(class_thresholds, global_threshold, positives, strength) for strength in SHRINKAGES]
 
     fold_of = assign_folds(len(probabilities), folds, seed)
-    counted = np.array(
-        [
-            [confusion(probabilities[here], targets[here], each, *limits) for each in tune(~here)]
-            for here in (fold_of == fold for fold in range(fold_of.max() + 1))
-        ]
-    )  # (folds, strengths, C, 2, 2)
-    ends = {"global": len(SHRINKAGES) - 1, "per_class": 0}
-    total = counted.sum(axis=0)
-    shrunk = np.sum([each[_choose_strength(total - each, policy)] for each in counted], axis=0)
-    chosen = _choose_strength(total, policy)
-    ways = {**ends, "shrunk": chosen}
-    tuned = tune(np.ones(len(probabilities), dtype=bool))
-    in_sample = {name: confusion(probabilities, targets, tuned[way], *limits) for name, way in ways.items()}
-    cross_fitted = {name: total[way] for name, way in ends.items()} | {"shrunk": shrunk}
+    counts_of_folds = []  # for each fold, (strengths, C, 2, 2): confusion with thresholds tuned on the other folds
+    for fold in range(fold_of.max() + 1):
+        held_out = fold_of == fold
+        scores = probabilities[held_out], targets[held_out]
+        counts_of_folds.append(np.array([confusion(*scores, tuned, *limits) for tuned in tune(~held_out)]))
+    total = np.sum(counts_of_folds, axis=0)
+    shrunk = np.sum([counts[_choose_strength(total - counts, policy)] for counts in counts_of_folds], axis=0)
+    strengths = {"global": len(SHRINKAGES) - 1, "per_class": 0, "shrunk": _choose_strength(total, policy)}
+    cross_fitted = {"global": total[strengths["global"]], "per_class": total[strengths["per_class"]], "shrunk": shrunk}
+    tuned = {}
+    in_sample = {}
+    thresholds_by_strength = tune(np.ones(len(probabilities), dtype=bool))
+    for name, strength in strengths.items():
+        tuned[name] = thresholds_by_strength[strength]
+        in_sample[name] = confusion(probabilities, targets, tuned[name], *limits)
     return Decision(
-        thresholds=tuned[ways["shrunk" if policy.scope == "per_class" else "global"]],
-        threshold=float(tuned[ends["global"]][0]),
-        shrinkage=SHRINKAGES[chosen],
+        thresholds=tuned["shrunk" if policy.scope == "per_class" else "global"],
+        threshold=float(tuned["global"][0]),
+        shrinkage=SHRINKAGES[strengths["shrunk"]],
         unreachable=_find_unreachable(probabilities, targets, policy),
-        in_sample={name: measure_goal(each, policy) for name, each in in_sample.items()},
-        cross_fitted={name: measure_goal(each, policy) for name, each in cross_fitted.items()},
+        in_sample={name: measure_goal(counts, policy) for name, counts in in_sample.items()},
+        cross_fitted={name: measure_goal(counts, policy) for name, counts in cross_fitted.items()},
     )
 
 
 def measure_goal(counts: NDArray[np.int64], policy: Policy) -> dict[str, float]:
-    """Weighted F1 and the numbers of the policy's goal, by name, of `metrics.confusion` (C, 2, 2).
+    """What a policy is judged by: weighted F1 and the numbers of its goal, by name.
 
-    f_beta: weighted over classes. precision, recall: those of all entries pooled, OP and OR. cost: of an entry.
+    `counts` are those of `metrics.confusion`, (C, 2, 2). The goal f_beta adds the weighted mean of F-beta; precision
+    and recall add OP and OR, those of all entries pooled; cost adds the mean cost of an entry.
     """
     misses, positives = counts[:, 1, 0], counts[:, 1].sum(axis=1)
     hits, predicted = counts[:, 1, 1], counts[:, :, 1].sum(axis=1)
 
-    def weigh(beta: float) -> float:
-        return float(divide((f_beta_of(hits, predicted, positives, beta) * positives).sum(), positives.sum()))
+    def average_f(beta: float) -> float:
+        f = f_beta_of(hits, predicted, positives, beta)
+        return float(divide((f * positives).sum(), positives.sum()))
 
-    measured = {"f1_weighted": weigh(1.0)}
+    measured = {"f1_weighted": average_f(1.0)}
     if policy.goal == "f_beta":
-        measured[f"f{policy.beta:g}_weighted"] = weigh(policy.beta)
+        measured[f"f{policy.beta:g}_weighted"] = average_f(policy.beta)
     elif policy.goal in ("precision", "recall"):
         measured["OP"] = float(divide(hits.sum(), predicted.sum()))
         measured["OR"] = float(divide(hits.sum(), positives.sum()))
@@ -222,17 +253,23 @@ def measure_goal(counts: NDArray[np.int64], policy: Policy) -> dict[str, float]:
 
 
 def shrink(
-    own: NDArray[np.float64], common: float, positives: NDArray[np.int64], strength: float
+    class_thresholds: NDArray[np.float64], global_threshold: float, positives: NDArray[np.int64], strength: float
 ) -> NDArray[np.float64]:
-    """(C,) thresholds between each class's `own` and the `common` one, blended in logits by n / (n + strength)."""
-    shares = np.zeros(len(own)) if np.isinf(strength) else divide(positives, positives + strength)
-    logits = [_logit(each) for each in (own, np.full(len(own), common))]
-    blended = 1 / (1 + np.exp(-(shares * logits[0] + (1 - shares) * logits[1])))
-    return np.select([shares == 0, shares == 1], [np.full(len(own), common), own], blended)
+    """Move the thresholds of classes (C,) toward the global one; the fewer `positives` (C,), the further. Returns (C,).
+
+    The logits are blended: a class with n positives keeps the share n / (n + strength) of its own.
+    """
+    num_classes = len(class_thresholds)
+    everywhere = np.full(num_classes, global_threshold)
+    shares = np.zeros(num_classes) if np.isinf(strength) else divide(positives, positives + strength)
+    logits = shares * _logit(class_thresholds) + (1 - shares) * _logit(everywhere)
+    blended = 1 / (1 + np.exp(-logits))
+    # A share of 0 or 1 gives the threshold itself: the way through the logit and back would round it.
+    return np.select([shares == 0, shares == 1], [everywhere, class_thresholds], blended)
 
 
 def assign_folds(num_images: int, folds: int = FOLDS, seed: int = 0) -> NDArray[np.int64]:
-    """(N,) the fold of each image, drawn; no more folds than images."""
+    """The fold of each image, (N,), drawn with `seed`. There are no more folds than images."""
     return np.random.default_rng(seed).permutation(num_images) % min(folds, num_images)
 
 
@@ -246,9 +283,12 @@ def cross_fit(
     min_labels: int = 0,
     max_labels: int = 0,
 ) -> float:
-    """`metric` of all images, each predicted with thresholds tuned on the other folds' images.
+    """The `metric` of all images, where each image is predicted with thresholds tuned on the images of other folds.
 
-    The tuned thresholds' own score is too good by what they fitted to these very images; this one is not.
+    A metric of the images that thresholds were tuned on is too good, since the thresholds fit their noise; this one is
+    not. `tune` is a function of (probabilities, targets) that returns a threshold or (C,) thresholds, and `metric` any
+    name that `metrics.measure` knows. Raises InputError for probabilities outside 0...1, shapes that differ, or no
+    images.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     fold_of = assign_folds(len(probabilities), folds, seed)
@@ -260,85 +300,107 @@ def cross_fit(
 def _find_best(
     probabilities: Floats, targets: NDArray, curve: Callable[[Iterator[Counts]], NDArray[np.float64]]
 ) -> np.floating | None:
-    """The score down to which predicting all classes makes `curve` highest; None where that is 0.
+    """The score at which `curve`, F over scores, is highest, exactly; None where F is 0 everywhere.
 
-    Branch and bound: measure the curve at some scores, the edges, bound it between each two of them, and look closer
-    where the bound reaches the highest value so far. Only scores of positives matter: predicting more without a hit
-    makes no F1 better. Where a step of the grid is as good as the best, the next positive above it is too, and wins.
+    Predicting every class down to that score is best. Only scores of positives matter: to predict more without a hit
+    makes no F better.
+
+    Measuring the curve at every score would be slow, so this is a branch and bound. The curve is measured at some
+    scores, the edges. For the interval between two neighbouring edges a bound says how high the curve could be in it.
+    Where the bound does not reach the highest value so far, the interval is closed. The next look measures scores
+    inside the intervals that are still open, until none is left. The first look takes the edges of a grid, at which
+    counting needs no sorting; most intervals are closed by it.
+
+    An edge of the grid need not be a score. Where such an edge is as good as the best, the next score of a positive
+    above it is as good too; it is the higher one, and is taken.
     """
     edges = (np.arange(GRID + 1) / GRID).astype(probabilities.dtype)
     measured = curve(_with_bounds(_count_on_grid(*entries)) for entries in read_known(probabilities, targets))
-    tried, values = edges, measured[: len(edges)]
-    is_open = measured[len(edges) :] >= values.max() - 2 * EQUAL
+    values, bounds = measured[: len(edges)], measured[len(edges) :]
     if values.max() <= 0:
         return None
-    stretch = edges[:-1][is_open].min(initial=1), edges[1:][is_open].max(initial=0)
-    cuts = [_cut(*entries, *stretch) for entries in read_known(probabilities, targets)]
-    more = True
-    while more and is_open.any():
-        chosen, more = _choose_scores(cuts, edges, is_open)
-        closer = np.union1d(edges[np.append(is_open, False) | np.append(False, is_open)], chosen)
-        # several closed parts that now make one stay closed, though their common bound is wider
-        is_open = is_open[np.searchsorted(edges, closer[:-1], side="right") - 1]
-        edges = closer
-        measured = curve(_with_bounds(_count(cut, edges)) for cut in cuts)
+    tried = edges
+    is_open = bounds >= values.max() - 2 * EQUAL
+    # Sort only the scores in the stretch from the first open interval to the last.
+    low, high = edges[:-1][is_open].min(initial=1), edges[1:][is_open].max(initial=0)
+    stretches = [_cut(*entries, low, high) for entries in read_known(probabilities, targets)]
+    has_more = True
+    while has_more and is_open.any():
+        chosen, has_more = _choose_scores(stretches, edges, is_open)
+        edges_of_open = edges[np.append(is_open, False) | np.append(False, is_open)]
+        new_edges = np.union1d(edges_of_open, chosen)
+        # Closed intervals in a row are now one interval. It stays closed, though its bound is wider than theirs.
+        is_open = is_open[np.searchsorted(edges, new_edges[:-1], side="right") - 1]
+        edges = new_edges
+        measured = curve(_with_bounds(_count(stretch, edges)) for stretch in stretches)
         tried, values = np.append(tried, edges), np.append(values, measured[: len(edges)])
         is_open &= measured[len(edges) :] >= values.max() - 2 * EQUAL
     return tried[values >= values.max() - EQUAL].max()
 
 
 def _count_on_grid(scores: Floats, present: Bools) -> Counts:
-    """Counts of a class's known entries from each of the grid's edges up."""
-    step = (scores * GRID).astype(np.int64)
-    by_step = np.bincount(2 * step + present, minlength=2 * (GRID + 1)).reshape(-1, 2)
-    from_step = by_step[::-1].cumsum(axis=0)[::-1]
-    return Counts(from_step[:, 1], from_step.sum(axis=1), int(from_step[0, 1]))
+    """The counts of a class at the GRID + 1 edges of the grid, from its known entries (N,).
+
+    One bincount does it: entries of step i without a positive go to bin 2 i, those of positives to bin 2 i + 1.
+    """
+    step_of = (scores * GRID).astype(np.int64)
+    by_step = np.bincount(2 * step_of + present, minlength=2 * (GRID + 1)).reshape(-1, 2)
+    from_step = by_step[::-1].cumsum(axis=0)[::-1]  # in this step and all higher ones
+    return Counts(hits=from_step[:, 1], predicted=from_step.sum(axis=1), positives=int(from_step[0, 1]))
 
 
-def _cut(scores: Floats, present: Bools, low: np.floating, high: np.floating) -> Cut:
+def _cut(scores: Floats, present: Bools, low: np.floating, high: np.floating) -> Stretch:
+    """The stretch of scores from `low` to below `high`, from the known entries (N,) of a class."""
     inside = (scores >= low) & (scores < high)
     above = scores >= high
-    return Cut(
+    return Stretch(
         scores=np.sort(scores[inside]),
-        of_positives=np.sort(scores[inside & present]),
+        scores_of_positives=np.sort(scores[inside & present]),
         predicted_above=int(above.sum()),
         hits_above=int((above & present).sum()),
         positives=int(present.sum()),
     )
 
 
-def _count(cut: Cut, edges: Floats) -> Counts:
-    """Counts from each of the rising edges up, which all lie in the cut."""
-    hits = cut.hits_above + len(cut.of_positives) - np.searchsorted(cut.of_positives, edges)
-    predicted = cut.predicted_above + len(cut.scores) - np.searchsorted(cut.scores, edges)
-    return Counts(hits, predicted, cut.positives)
+def _count(stretch: Stretch, edges: Floats) -> Counts:
+    """The counts of a class at rising edges (K,), which all lie in the stretch."""
+    num_positives, num_scores = len(stretch.scores_of_positives), len(stretch.scores)
+    return Counts(
+        hits=stretch.hits_above + num_positives - np.searchsorted(stretch.scores_of_positives, edges),
+        predicted=stretch.predicted_above + num_scores - np.searchsorted(stretch.scores, edges),
+        positives=stretch.positives,
+    )
 
 
 def _with_bounds(counts: Counts) -> Counts:
-    """(K,) counts at the K edges, then the K - 1 best that could be between each two: every hit, no miss."""
+    """Append to the counts at K edges the K - 1 best ones that are possible between two neighbouring edges.
+
+    Best is to have all positives of the interval predicted, and none of its other entries.
+    """
     hits, predicted, positives = counts
     least_predicted = predicted[1:] + hits[:-1] - hits[1:]
     return Counts(np.append(hits, hits[:-1]), np.append(predicted, least_predicted), positives)
 
 
-def _choose_scores(cuts: list[Cut], edges: Floats, is_open: Bools) -> tuple[Floats, bool]:
-    """Scores of positives inside the open of the (K - 1) parts between (K,) edges, and whether there are more.
+def _choose_scores(stretches: list[Stretch], edges: Floats, is_open: Bools) -> tuple[Floats, bool]:
+    """Scores of positives inside the open ones of the K - 1 intervals between edges (K,); and whether there are more.
 
-    At most SCORES_AT_ONCE: from each class every n-th, with n doubled when they become too many.
+    At most SCORES_AT_ONCE are chosen: every `stride`-th of each class. The stride is doubled when they get too many.
     """
-    chosen, every = edges[:0], 1
-    is_open = np.concatenate(([False], is_open, [False]))  # also below and above all edges
-    for cut in cuts:
-        part = np.searchsorted(edges, cut.of_positives, side="right")
-        candidates = cut.of_positives[is_open[part] & (edges[part - 1] != cut.of_positives)]
-        chosen = np.append(chosen, candidates[::every])
+    chosen, stride = edges[:0], 1
+    is_open = np.concatenate(([False], is_open, [False]))  # what lies below the first edge or above the last is closed
+    for stretch in stretches:
+        scores = stretch.scores_of_positives
+        interval_of = np.searchsorted(edges, scores, side="right")
+        candidates = scores[is_open[interval_of] & (edges[interval_of - 1] != scores)]  # edges are measured already
+        chosen = np.append(chosen, candidates[::stride])
         while len(chosen) > SCORES_AT_ONCE:
-            chosen, every = chosen[::2], 2 * every
-    return chosen, every > 1
+            chosen, stride = chosen[::2], 2 * stride
+    return chosen, stride > 1
 
 
 def _weighted_f(classes: Iterator[Counts], beta: float) -> NDArray[np.float64]:
-    """(K,) support-weighted mean of the classes' F."""
+    """The mean of F over classes, weighted by their positives, at K scores: (K,)."""
     total, positives = np.zeros(()), 0
     for counts in classes:
         total = total + counts.positives * f_beta_of(*counts, beta)
@@ -347,7 +409,7 @@ def _weighted_f(classes: Iterator[Counts], beta: float) -> NDArray[np.float64]:
 
 
 def _macro_f(classes: Iterator[Counts], beta: float) -> NDArray[np.float64]:
-    """(K,) plain mean of the classes' F."""
+    """The plain mean of F over classes at K scores: (K,)."""
     total, num_classes = np.zeros(()), 0
     for counts in classes:
         total = total + f_beta_of(*counts, beta)
@@ -356,7 +418,7 @@ def _macro_f(classes: Iterator[Counts], beta: float) -> NDArray[np.float64]:
 
 
 def _micro_f(classes: Iterator[Counts], beta: float) -> NDArray[np.float64]:
-    """(K,) F of all entries pooled."""
+    """F of all entries pooled at K scores: (K,)."""
     hits, predicted, positives = np.zeros(()), np.zeros(()), 0
     for counts in classes:
         hits, predicted = hits + counts.hits, predicted + counts.predicted
@@ -364,62 +426,77 @@ def _micro_f(classes: Iterator[Counts], beta: float) -> NDArray[np.float64]:
     return f_beta_of(hits, predicted, positives, beta)
 
 
+# The next four functions choose down to which entry of its ranking a class is predicted; None means not at all.
+
+
 def _choose_highest_f(ranking: Ranking, policy: Policy) -> int | None:
+    """The highest score at which F is highest."""
     f = f_beta_of(ranking.true_positives, ranking.predicted, ranking.true_positives[-1], _choose_beta(policy))
     return int(np.argmax(f >= f.max() - EQUAL))
 
 
 def _choose_precise(ranking: Ranking, policy: Policy) -> int | None:
-    """Down to the lowest score that still has the precision: each of a ranking's scores adds to the recall."""
+    """The lowest score that is precise enough: every score of a ranking has a positive, so recall is highest there."""
     precise = np.flatnonzero(ranking.true_positives / ranking.predicted >= policy.precision)
     return int(precise[-1]) if len(precise) else None
 
 
 def _choose_complete(ranking: Ranking, policy: Policy) -> int | None:
-    precision, recall = ranking.true_positives / ranking.predicted, ranking.true_positives / ranking.true_positives[-1]
+    """The most precise score of those with enough recall."""
+    precision = ranking.true_positives / ranking.predicted
+    recall = ranking.true_positives / ranking.true_positives[-1]
     return int(np.argmax(np.where(recall >= policy.recall, precision, -1)))
 
 
 def _choose_cheapest(ranking: Ranking, policy: Policy) -> int | None:
+    """The highest score at which the costs are lowest; None if it costs as little to predict nothing."""
     misses = ranking.true_positives[-1] - ranking.true_positives
-    too_many = ranking.predicted - ranking.true_positives
-    costs = policy.false_positive_cost * too_many + policy.false_negative_cost * misses
-    nothing = policy.false_negative_cost * ranking.true_positives[-1]
-    return int(np.argmax(costs <= costs.min() * (1 + EQUAL))) if costs.min() < nothing * (1 - EQUAL) else None
+    false_positives = ranking.predicted - ranking.true_positives
+    costs = policy.false_positive_cost * false_positives + policy.false_negative_cost * misses
+    cost_of_nothing = policy.false_negative_cost * ranking.true_positives[-1]
+    if costs.min() >= cost_of_nothing * (1 - EQUAL):
+        return None
+    return int(np.argmax(costs <= costs.min() * (1 + EQUAL)))
 
 
 def _choose_strength(counts: NDArray[np.int64], policy: Policy) -> int:
-    """Which of SHRINKAGES has the best (strengths, C, 2, 2) `counts` by the policy's goal; of equal ones the most."""
+    """The index in SHRINKAGES of the best `counts` (strengths, C, 2, 2) by the goal; of equally good ones the last."""
 
-    def prefer(index: int) -> tuple[float, ...]:
+    def rate(index: int) -> tuple[float, ...]:
+        """What is compared, the best is the largest; the index decides between equally good ones."""
         measured = measure_goal(counts[index], policy)
         if policy.goal == "precision":
-            value = (1.0, measured["OR"]) if measured["OP"] >= policy.precision else (0.0, measured["OP"])
-        elif policy.goal == "recall":
-            value = (1.0, measured["OP"]) if measured["OR"] >= policy.recall else (0.0, measured["OR"])
-        else:
-            name, number = list(measured.items())[-1]
-            value = (-number if name == "cost" else number,)
-        return (*value, index)
+            if measured["OP"] >= policy.precision:
+                return 1.0, measured["OR"], index
+            return 0.0, measured["OP"], index
+        if policy.goal == "recall":
+            if measured["OR"] >= policy.recall:
+                return 1.0, measured["OP"], index
+            return 0.0, measured["OR"], index
+        if policy.goal == "cost":
+            return -measured["cost"], index
+        return list(measured.values())[-1], index  # weighted F1, or the F-beta that stands after it
 
-    return max(range(len(counts)), key=prefer)
+    return max(range(len(counts)), key=rate)
 
 
 def _find_unreachable(probabilities: Floats, targets: NDArray, policy: Policy) -> tuple[int, ...]:
-    """The classes with positives of which no threshold is precise enough; with one threshold for all, all or none."""
+    """The classes with positives for which no threshold reaches the precision.
+
+    With one threshold for all classes, these are all of them or none.
+    """
     if policy.goal != "precision":
         return ()
     present, known = as_known(targets)
-    with_positives = np.flatnonzero(present.any(axis=0))
+    has_positives = present.any(axis=0)
     if policy.scope == "global":
-        is_reachable = [_choose_precise(rank_scores(probabilities[known], present[known]), policy) is not None] * len(
-            present[0]
-        )
-    else:
-        is_reachable = [
-            _choose_precise(ranking, policy) is not None for ranking in rank_classes(probabilities, targets)
-        ]
-    return tuple(label for label in with_positives.tolist() if not is_reachable[label])
+        ranking = rank_scores(probabilities[known], present[known])
+        return tuple(np.flatnonzero(has_positives).tolist()) if _choose_precise(ranking, policy) is None else ()
+    unreachable = []
+    for label, ranking in enumerate(rank_classes(probabilities, targets)):
+        if has_positives[label] and _choose_precise(ranking, policy) is None:
+            unreachable.append(label)
+    return tuple(unreachable)
 
 
 def _choose_beta(policy: Policy) -> float:
@@ -427,17 +504,19 @@ def _choose_beta(policy: Policy) -> float:
 
 
 def _between(score: np.floating, below: np.floating) -> float:
+    """A threshold midway between `score` and the next one below, or `score` where no float lies between them."""
     middle = (score + below) / 2
-    return float(middle if middle > below else score)  # neighbouring floats have nothing between them
+    return float(middle if middle > below else score)
 
 
 def _above(score: np.floating) -> float:
-    """A threshold that `score`, the highest, does not reach: midway to 1, or the float after it."""
+    """A threshold that even the highest score does not reach: midway to 1, or the next float where none is between."""
     middle = (score + score.dtype.type(1)) / 2
     return float(middle if middle > score else np.nextafter(score, score.dtype.type(2)))
 
 
 def _logit(thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits of thresholds, which may be 0, 1 or above, within -EXTREME_LOGIT...EXTREME_LOGIT."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logits = np.log(thresholds) - np.log1p(-np.minimum(thresholds, 1))
     return np.clip(logits, -EXTREME_LOGIT, EXTREME_LOGIT)
@@ -449,7 +528,6 @@ TUNED_METRICS: dict[str, Callable[[Iterator[Counts], float], NDArray[np.float64]
     "f1_micro": _micro_f,
 }
 
-# which entry of a ranking to predict down to; None: nothing
 GOALS: dict[Goal, Callable[[Ranking, Policy], int | None]] = {
     "f1": _choose_highest_f,
     "f_beta": _choose_highest_f,
