@@ -32,7 +32,7 @@ import models_factory
 import utils
 from dataset import loading
 from dataset.batches import Batch
-from trainer import optimizers, records, validation, watching
+from trainer import optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
 
 def start_run(device: torch.device, interruption: Interruption) -> Run:
     """Read the data, build what is trained, and go on where an interrupted run of these constants stopped."""
-    utils.seed_everything(config.SEED)
+    random_state.seed_everything(config.SEED)
     data = read_data()
     trainer = make_trainer(data.train, device)
     caches = open_image_caches(data)

@@ -150,18 +150,6 @@ def test_precision_follows_the_device() -> None:
     assert utils.make_autocast("fp16", torch.device("cpu"))[1]
 
 
-def test_seeding_repeats_every_source() -> None:
-    import random
-
-    import numpy as np
-
-    def draw() -> list[float]:
-        utils.seed_everything(5)
-        return [random.random(), float(np.random.rand()), torch.rand(1).item()]
-
-    assert draw() == draw()
-
-
 def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

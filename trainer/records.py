@@ -20,7 +20,7 @@ from dataset.files import hash_file
 from evaluation import saved_scores, tuning
 from models import checkpoints
 from models_factory import MultiLabelModel
-from trainer import from_config, run_files
+from trainer import from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -102,17 +102,17 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
 def start_epoch(run: Run, epoch: int) -> None:
     """Let random numbers start where those of the epoch do, or where it was interrupted."""
     # every rank has a seed of its own: dropout differs between processes
-    utils.seed_everything(config.SEED + epoch + 1_000_003 * distributed.rank())
+    random_state.seed_everything(config.SEED + epoch + 1_000_003 * distributed.rank())
     if run.resumed and run.state.step:
         run.state.loss_total = run.resumed["loss_total"]
         if run.resumed["random"]:
-            utils.set_random_state(run.resumed["random"], run.trainer.device)
+            random_state.set_random_state(run.resumed["random"], run.trainer.device)
 
 
 def save_last(run: Run) -> None:
     """Write what an interrupted run resumes from. All processes have to call it."""
     process = {
-        "random": utils.get_random_state(run.trainer.device),
+        "random": random_state.get_random_state(run.trainer.device),
         "loss_total": run.state.loss_total,
         "doctor": run.doctor.state_dict(),
     }
