@@ -1,4 +1,4 @@
-"""What every script needs: how it ends, its log, files written completely, devices, random numbers, progress.
+"""What every script needs: how it ends, its log, files written completely, devices, progress.
 
     utils.run_script(main)                          # bad input ends the script with one line
     with utils.Progress("epoch 1", 5000) as progress:
