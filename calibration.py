@@ -1,11 +1,14 @@
-"""Calibration: logits scaled and shifted so that of the entries given a probability p, a share of p is present.
+"""Calibration: makes probabilities mean what they say. Of the entries given probability p, a share of p is present.
 
-methods = fit(probabilities, targets)            # of validation images: {"temperature": ..., "platt": ...}
-logits = apply(logits, methods["platt"])
-thresholds = map_thresholds(thresholds, methods["platt"])   # what was predicted stays predicted
+    methods = fit(probabilities, targets)      # of validation images: {"temperature": {...}, "platt": {...}}
+    logits = apply(logits, methods["platt"])
+    thresholds = map_thresholds(thresholds, methods["platt"])   # the same classes are predicted as before
 
-A method is {"scale": [...], "bias": [...]}, numbers for all classes or one a class, with scales above 0:
-calibrated logit = scale x logit + bias, probability = its sigmoid. Fitting computes in float64.
+A fitted method is {"scale": [...], "bias": [...]}, each with one number for all classes or one for each class; scales
+are above 0. A calibrated logit is scale x logit + bias, and the sigmoid of it is the calibrated probability.
+
+Probabilities (N, C) and targets (N, C) are as in metrics.py; the probabilities come from a sigmoid. Fitting computes in
+float64.
 """
 
 from __future__ import annotations
@@ -25,30 +28,33 @@ if TYPE_CHECKING:
 Method = Mapping[str, Sequence[float]]
 Logits = TypeVar("Logits", "Tensor", NDArray[np.floating])
 
-MIN_SCALE, MAX_SCALE = 1e-2, 1e2  # beyond these, float32 could no longer tell the probabilities apart
-CERTAIN = 2.0**-24  # as near to 0 or 1 as a float32 probability comes to 1: what is nearer counts as this when fitting
-MAX_STEPS = 100  # Newton's: about six do
-ENOUGH = 1e-16  # of an entry's loss: what a last step gains
+MIN_SCALE, MAX_SCALE = 1e-2, 1e2  # beyond these, float32 could not tell the probabilities apart any more
+CERTAIN = 2.0**-24  # fitting clips probabilities to CERTAIN...1 - CERTAIN: no float32 below 1 is new_weights to 1
+MAX_STEPS = 100  # of Newton's method; it usually takes about six
+ENOUGH = 1e-16  # fitting ends when a step gains less than this loss for each entry
 
 
-class Part(NamedTuple):
-    """Entries to fit logits to: weights @ columns + offset."""
+class Entries(NamedTuple):
+    """Entries of a logistic regression: the logit to fit is weights (D,) @ columns + offset."""
 
     columns: NDArray[np.float64]  # (D, N)
-    targets: NDArray[np.float64]  # (N,), fractions too
-    offset: NDArray[np.float64] | float = 0.0
+    targets: NDArray[np.float64]  # (N,), which may be fractions
+    offset: NDArray[np.float64] | float = 0.0  # (N,), or one number
 
 
 class Reliability(NamedTuple):
-    """What a reliability diagram shows, for NUM_BINS bins of equal width: all (NUM_BINS,), NaN where a bin is empty."""
+    """What a reliability diagram shows: the entries by their probability, in NUM_BINS bins of equal width, (NUM_BINS,).
 
-    counts: NDArray[np.int64]
-    probability: NDArray[np.float64]  # the mean
-    present: NDArray[np.float64]  # share of the entries
+    `probability` and `present` are NaN where a bin is empty.
+    """
+
+    counts: NDArray[np.int64]  # how many entries are in the bin
+    probability: NDArray[np.float64]  # their mean probability
+    present: NDArray[np.float64]  # the share of them that is present
 
 
 def apply(logits: Logits, method: Method) -> Logits:
-    """Calibrated logits (..., C) of logits (..., C), in their precision."""
+    """Calibrate logits (..., C), a tensor or an array. The result has the same type, shape and precision."""
     if isinstance(logits, np.ndarray | np.floating):
         scale, bias = (np.asarray(method[name], dtype=logits.dtype) for name in ("scale", "bias"))
     else:
@@ -57,46 +63,59 @@ def apply(logits: Logits, method: Method) -> Logits:
 
 
 def apply_to_probabilities(probabilities: ArrayLike, method: Method) -> NDArray[np.float64]:
-    """Calibrated probabilities (..., C) of those that a sigmoid gave; 0 stays 0, 1 stays 1."""
+    """Calibrate probabilities (..., C) of a sigmoid. Returns float64 of the same shape; 0 stays 0, and 1 stays 1."""
     with np.errstate(divide="ignore", over="ignore"):
         return 1 / (1 + np.exp(-apply(_logit(np.asarray(probabilities, dtype=np.float64)), method)))
 
 
 def map_thresholds(thresholds: ArrayLike, method: Method) -> NDArray[np.float64]:
-    """(C,) thresholds for calibrated probabilities, or (1,) of one for all, that predict what these (C,) predict.
+    """Thresholds for calibrated probabilities that predict the same classes as `thresholds` do for those before.
 
-    Those of 0 or less and of 1 or more stay as they are. Up to rounding, for scores as near as floats are.
+    `thresholds` is one number or (C,). Returns (C,), or (1,) if both the thresholds and the method are the same for all
+    classes. Thresholds of 0 or less and of 1 or more stay as they are. Rounding can change the prediction of a
+    probability that is as near to its threshold as two neighbouring floats are.
     """
     thresholds = np.asarray(thresholds, dtype=np.float64)
-    return np.where(
-        (thresholds <= 0) | (thresholds >= 1), thresholds, apply_to_probabilities(np.clip(thresholds, 0, 1), method)
-    )
+    is_outside = (thresholds <= 0) | (thresholds >= 1)
+    return np.where(is_outside, thresholds, apply_to_probabilities(np.clip(thresholds, 0, 1), method))
 
 
 def fit(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, dict[str, list[float]]]:
-    """Every method of METHODS, fitted on (N, C) probabilities of a sigmoid and their targets."""
+    """Fit every method of METHODS on probabilities (N, C) of a sigmoid and their targets (N, C). Returns them by name.
+
+    Use validation images. Raises InputError for probabilities outside 0...1 or shapes that differ.
+    """
     return {name: fit_method(probabilities, targets) for name, fit_method in METHODS.items()}
 
 
 def fit_temperature(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, list[float]]:
-    """The one scale of all logits that makes the known entries likeliest (Guo et al. 2017: 1 / their temperature)."""
+    """Temperature scaling: one scale for all logits, with which the known entries are likeliest; the bias is 0.
+
+    The scale is 1 / the temperature of Guo et al. (2017). It stays within MIN_SCALE...MAX_SCALE, and is 1 if nothing is
+    known. Raises InputError as `fit` does.
+    """
     probabilities, targets = as_scores(probabilities, targets)
-    entries = read_known(probabilities, targets)
-    parts = [Part(_logit_of_scores(scores)[None], present.astype(np.float64)) for scores, present in entries]
-    (scale,) = _fit_logistic(parts, np.ones(1))
+    entries_of_classes = []
+    for scores, present in read_known(probabilities, targets):
+        entries_of_classes.append(Entries(_logit_of_scores(scores)[None], present.astype(np.float64)))
+    (scale,) = _fit_logistic(entries_of_classes, np.ones(1))
     return {"scale": [float(np.clip(scale, MIN_SCALE, MAX_SCALE))], "bias": [0.0]}
 
 
 def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, list[float]]:
-    """A scale and a bias for each class, toward targets that its counts smooth (Platt 1999).
+    """Platt scaling: a scale and a bias for each class (Platt 1999).
 
-    A scale is MIN_SCALE at least, the bias then the best beside it. A class without known positives or without known
-    negatives has the temperature's: `find_one_sided` names them.
+    With P known positives and N known negatives of a class, the targets are (P + 1) / (P + 2) for present and
+    1 / (N + 2) for absent, so that few entries do not make a class certain. A scale stays within
+    MIN_SCALE...MAX_SCALE; where this changes it, the bias is the best one for the changed scale. A class without known
+    positives or without known negatives (see `find_one_sided`) gets the scale of `fit_temperature`.
+    Raises InputError as `fit` does.
     """
     probabilities, targets = as_scores(probabilities, targets)
     one_sided = find_one_sided(targets)
-    temperature = fit_temperature(probabilities, targets) if len(one_sided) else {"scale": [1.0], "bias": [0.0]}
-    scales, biases = temperature["scale"] * probabilities.shape[1], temperature["bias"] * probabilities.shape[1]
+    method = fit_temperature(probabilities, targets) if len(one_sided) else {"scale": [1.0], "bias": [0.0]}
+    num_classes = probabilities.shape[1]
+    scales, biases = method["scale"] * num_classes, method["bias"] * num_classes
     for label, (scores, present) in enumerate(read_known(probabilities, targets)):
         if label in one_sided:
             continue
@@ -104,16 +123,16 @@ def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, list[fl
         smoothed = np.where(present, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         logits = _logit_of_scores(scores)
         ones = np.ones_like(logits)
-        scale, bias = _fit_logistic([Part(np.stack((logits, ones)), smoothed)], np.array((1.0, 0.0)))
+        scale, bias = _fit_logistic([Entries(np.stack((logits, ones)), smoothed)], np.array((1.0, 0.0)))
         limited = np.clip(scale, MIN_SCALE, MAX_SCALE)
         if limited != scale:
-            (bias,) = _fit_logistic([Part(ones[None], smoothed, limited * logits)], np.zeros(1))
+            (bias,) = _fit_logistic([Entries(ones[None], smoothed, offset=limited * logits)], np.zeros(1))
         scales[label], biases[label] = float(limited), float(bias)
     return {"scale": scales, "bias": biases}
 
 
 def find_one_sided(targets: ArrayLike) -> NDArray[np.int64]:
-    """The classes of (N, C) targets whose known entries are all present, all absent, or none."""
+    """The indices of classes that have no known positive or no known negative in targets (N, C)."""
     present, known = as_known(targets)
     positives, count = present.sum(axis=0), known.sum(axis=0)
     return np.flatnonzero((positives == 0) | (positives == count))
@@ -126,72 +145,86 @@ def cross_fit(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """(N, C) calibrated probabilities, each fold's by what the other folds' images gave."""
+    """Calibrated probabilities (N, C) for an honest measurement: each image by what images of other folds gave.
+
+    `fit_method` is a function of METHODS. The folds are those of `thresholds.assign_folds`. Raises InputError as
+    `fit` does, and for no images.
+    """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     fold_of = assign_folds(len(probabilities), folds, seed)
     calibrated = np.empty(probabilities.shape)
     for fold in range(fold_of.max() + 1):
-        here = fold_of == fold
-        calibrated[here] = apply_to_probabilities(probabilities[here], fit_method(probabilities[~here], targets[~here]))
+        held_out = fold_of == fold
+        method = fit_method(probabilities[~held_out], targets[~held_out])
+        calibrated[held_out] = apply_to_probabilities(probabilities[held_out], method)
     return calibrated
 
 
 def measure_reliability(probabilities: ArrayLike, targets: ArrayLike) -> Reliability:
-    """`Reliability` of all known entries. Raises InputError for scores outside 0...1."""
+    """The `Reliability` of all known entries. Raises InputError for probabilities outside 0...1."""
     probabilities, targets = as_scores(probabilities, targets)
     present, known = as_known(targets)
     scores = probabilities[known].astype(np.float64)
     bins = find_bins(scores)
     counts = np.bincount(bins, minlength=NUM_BINS)
-    sums = [np.bincount(bins, values, NUM_BINS) for values in (scores, present[known])]
-    return Reliability(counts, *(divide(each, counts, undefined=np.nan) for each in sums))
+    return Reliability(
+        counts=counts,
+        probability=divide(np.bincount(bins, scores, NUM_BINS), counts, undefined=np.nan),
+        present=divide(np.bincount(bins, present[known], NUM_BINS), counts, undefined=np.nan),
+    )
 
 
 def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike) -> float:
-    """Mean |share present - mean probability| of the bins, by their counts (Naeini et al. 2015); `measure`'s ECE."""
+    """Mean |share present - mean probability| over bins, weighted by their entries (Naeini et al. 2015).
+
+    This is the ECE of `metrics.measure`. Raises InputError for probabilities outside 0...1.
+    """
     counts, probability, present = measure_reliability(probabilities, targets)
     return float(divide(np.nansum(counts * np.abs(present - probability)), counts.sum()))
 
 
-def _fit_logistic(parts: list[Part], start: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(D,) weights of the columns that make the targets of all parts likeliest, by Newton steps.
+def _fit_logistic(entries: list[Entries], start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The weights of the columns, (D,), that make the targets of all entries likeliest, by Newton's method.
 
-    The loss is convex; a step that goes so far that it climbs again is halved. Where the columns separate the targets
-    there is no lowest point, and the weights grow until a step gains nothing.
+    The loss is convex. A step that is so long that the loss rises again is halved. Where the columns separate the
+    targets the loss has no minimum, and the weights grow until a step gains nothing.
     """
 
-    def compute(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        # einsum: a BLAS that starts threads for one or two columns takes ten times as long
-        gradient, curvature = np.zeros(len(weights)), 1e-12 * np.eye(len(weights))
-        for columns, targets, offset in parts:
+    def compute_derivatives(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Gradient (D,) and curvature (D, D) of the loss."""
+        gradient, curvature = np.zeros(len(weights)), 1e-12 * np.eye(len(weights))  # so that it can be inverted
+        # einsum in place of @: for one or two columns, a BLAS that starts threads takes ten times as long.
+        for columns, targets, offset in entries:
             with np.errstate(over="ignore"):
                 probabilities = 1 / (1 + np.exp(-(np.einsum("d,dn->n", weights, columns) + offset)))
             gradient += np.einsum("dn,n->d", columns, probabilities - targets)
             curvature += np.einsum("dn,en->de", columns * (probabilities * (1 - probabilities)), columns)
         return gradient, curvature
 
-    weights, num_entries = start, sum(len(part.targets) for part in parts)
-    gradient, curvature = compute(weights)
+    weights, num_entries = start, sum(len(targets) for _, targets, _ in entries)
+    gradient, curvature = compute_derivatives(weights)
     for _ in range(MAX_STEPS):
         step = np.linalg.solve(curvature, gradient)
-        slope = gradient @ step
+        slope = gradient @ step  # the loss falls by about half of it
         if slope <= ENOUGH * num_entries:
             break
-        nearer = weights - step
-        gradient, curvature = compute(nearer)
+        new_weights = weights - step
+        gradient, curvature = compute_derivatives(new_weights)
         while gradient @ step < -slope / 4 and np.abs(step).max() > ENOUGH:
             step, slope = step / 2, slope / 2
-            nearer = weights - step
-            gradient, curvature = compute(nearer)
-        weights = nearer
+            new_weights = weights - step
+            gradient, curvature = compute_derivatives(new_weights)
+        weights = new_weights
     return weights
 
 
 def _logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits of probabilities; those of 0 and 1 are infinite."""
     return np.log(probabilities) - np.log1p(-probabilities)
 
 
 def _logit_of_scores(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Finite logits to fit: probabilities are clipped to CERTAIN...1 - CERTAIN."""
     return _logit(np.clip(probabilities.astype(np.float64), CERTAIN, 1 - CERTAIN))
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -125,7 +124,8 @@ def tune_global(
     if not present.any():
         return DEFAULT_THRESHOLD
     if policy.goal in ("f1", "f_beta"):
-        best = _find_best(probabilities, targets, partial(TUNED_METRICS[metric], beta=_choose_beta(policy)))
+        average_f, beta = TUNED_METRICS[metric], _choose_beta(policy)
+        best = _find_best(probabilities, targets, lambda classes: average_f(classes, beta))
     else:
         ranking = rank_scores(probabilities[known], present[known])
         choice = GOALS[policy.goal](ranking, policy)
@@ -488,13 +488,13 @@ def _find_unreachable(probabilities: Floats, targets: NDArray, policy: Policy) -
     if policy.goal != "precision":
         return ()
     present, known = as_known(targets)
-    has_positives = present.any(axis=0)
+    with_positives = np.flatnonzero(present.any(axis=0)).tolist()
     if policy.scope == "global":
         ranking = rank_scores(probabilities[known], present[known])
-        return tuple(np.flatnonzero(has_positives).tolist()) if _choose_precise(ranking, policy) is None else ()
+        return tuple(with_positives) if _choose_precise(ranking, policy) is None else ()
     unreachable = []
     for label, ranking in enumerate(rank_classes(probabilities, targets)):
-        if has_positives[label] and _choose_precise(ranking, policy) is None:
+        if label in with_positives and _choose_precise(ranking, policy) is None:
             unreachable.append(label)
     return tuple(unreachable)
 
