@@ -225,6 +225,10 @@ def _drop_unused(network: nn.Module, run: Callable[[], Any]) -> Any:
     for name, child in children.items():
         if used.isdisjoint(child.modules()):
             setattr(network, name, nn.Identity())
+            try:
+                run()
+            except AttributeError:  # used without being called: rotary embeddings are asked for by `get_embed`
+                setattr(network, name, child)
     return result
 
 

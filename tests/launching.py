@@ -6,11 +6,15 @@ import importlib
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import sys
+import threading
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import training_records
 import utils
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -24,7 +28,9 @@ def launch(script: str, arguments: list[str], output: Path, environment: dict[st
     return process
 
 
-def launch_together(script: str, arguments: list[str], count: int, folder: Path) -> list[BaseProcess]:
+def launch_together(
+    script: str, arguments: list[str], count: int, folder: Path, kill_last_at_save: str = ""
+) -> list[BaseProcess]:
     """`count` processes as torchrun would start them; what they print goes to 0.txt, 1.txt, ... in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -35,7 +41,9 @@ def launch_together(script: str, arguments: list[str], count: int, folder: Path)
             script,
             arguments,
             folder / f"{rank}.txt",
-            common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)},
+            common
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
+            | ({"KILL_AT_SAVE": kill_last_at_save} if rank == count - 1 and kill_last_at_save else {}),
         )
         for rank in range(count)
     ]
@@ -48,12 +56,32 @@ def finish(*processes: BaseProcess) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
+def _kill_at_save(number: str, seconds: str) -> None:
+    """End this process without warning `seconds` after its `number`-th saving begins; at the latest four later."""
+    save, begun = training_records.save_last, []
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_or_die(*arguments: Any) -> None:
+        begun.append(arguments)
+        if len(begun) == int(number):
+            threading.Timer(float(seconds), kill).start()
+        elif len(begun) == int(number) + 4:
+            kill()
+        save(*arguments)
+
+    training_records.save_last = save_or_die
+
+
 def _run(script: str, arguments: list[str], output: str, environment: dict[str, str]) -> None:
     import torch
 
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # of loading processes, as in a script; here it is forkserver
     os.environ |= environment
+    if moment := environment.get("KILL_AT_SAVE"):
+        _kill_at_save(*moment.split())
     if limit := environment.get("FILE_SIZE_LIMIT"):  # bytes; a disk that is full for a part of a file
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND)

@@ -156,11 +156,7 @@ def test_a_death_ends_the_run_in_one_line_and_it_goes_on(shared_dataset: Path, t
     folder = tmp_path / "killed"
     folder.mkdir()
     arguments = [*make_small_run(shared_dataset, folder), *MODEL, *options]
-    first, second = launch_together("training", arguments, 2, folder)
-    while first.is_alive() and not list(folder.glob("trained_models/*/*/last.pt")):
-        time.sleep(0.01)
-    second.kill()
-    assert finish(first, second) == [1, -signal.SIGKILL]
+    assert finish(*launch_together("training", arguments, 2, folder, "3 0.01")) == [1, -signal.SIGKILL]
     text = (folder / "0.txt").read_text()
     assert "error: process 0 of 2 has lost contact with another" in text
     assert "Traceback" not in text

@@ -88,6 +88,13 @@ def test_any_listed_name_can_be_built() -> None:
             assert model.eval()(torch.zeros(2, 3, size, size, dtype=torch.uint8)).shape == (2, 80)
 
 
+def test_a_part_that_is_used_without_being_called_stays() -> None:
+    """The rotary embeddings of this network learn, and are asked for by a method of theirs."""
+    model = models_factory.make_model("vit_small_patch16_rope_mixed_ape_224", 5, head="linear", image_size=64)
+    assert any(".rope." in name for name, _ in model.named_parameters())
+    assert_all_learns(model)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_cut_network_computes_what_the_whole_one_did_and_learns(name: str) -> None:
     """Pooled features times the original classifier give the original logits: nothing was lost in cutting."""

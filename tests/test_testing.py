@@ -368,13 +368,14 @@ def test_all_that_decides_probabilities_names_what_is_kept(folder: Path, shared_
     assert testing.name_rows(model, ["/a/1.jpg", "/a/b/2.jpg"], []) not in names
 
 
-def run_slowly(arguments: list[str]) -> None:
-    """testing.py with a pause after each image: time to kill it."""
-    append = RowFile.append
+def run_slowly(arguments: list[str], kill_at: int) -> None:
+    """testing.py with a pause after each image, and a long one once `kill_at` images are kept: time to kill it."""
+    append, done = RowFile.append, []
 
     def append_slowly(rows: RowFile, probabilities: np.ndarray) -> None:
         append(rows, probabilities)
-        time.sleep(0.02)
+        done.append(probabilities)
+        time.sleep(0.02 if len(done) < kill_at + 4 else 60)  # up to a batch of 4 is not yet in the file
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RowFile, "append", append_slowly)
@@ -390,11 +391,11 @@ def test_a_killed_run_goes_on_to_the_same_files(
     predictions = folder / "predictions"
     context = multiprocessing.get_context("forkserver")  # a fork of this process would share its threads' locks
     context.set_forkserver_preload(["testing"])  # importing torch takes seconds: once is enough
-    rng = random.Random()  # at another moment each time
+    rng = random.Random(0)
     for least in (0, 40):
-        process = context.Process(target=run_slowly, args=(arguments,))
-        process.start()
         kill_at = rng.randint(least + 8, least + 35)
+        process = context.Process(target=run_slowly, args=(arguments, kill_at))
+        process.start()
         while not [file for file in predictions.glob(".*.partial") if file.stat().st_size >= kill_at * 20]:
             assert process.is_alive(), "it ended before it was killed"
             time.sleep(0.001)
