@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import training_records
+
 import utils
 
 CONTEXT = multiprocessing.get_context("forkserver")
