@@ -162,7 +162,8 @@ def measure(
         label_accuracy          mean over classes of the share of right entries
         ECE                     expected calibration error over all entries, in NUM_BINS bins (Naeini et al. 2015)
 
-    Raises InputError for probabilities outside 0...1, shapes that differ, or no images.
+    Raises InputError for probabilities outside 0...1, shapes that differ, no images, or thresholds that are not
+    one number or C.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels)
