@@ -105,7 +105,7 @@ def run_download() -> None:
         quality=RESIZE_QUALITY,
         base_urls=DOWNLOAD_URLS,
     )
-    Console().print(stratified_split.describe_split(tables))
+    Console(markup=False).print(stratified_split.describe_split(tables))
     print(f"{config.DATASET_FOLDER} is complete; its archives/ and original/ are needed no more")
 
 

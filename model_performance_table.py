@@ -241,7 +241,10 @@ def describe(runs: Frame, rows: Frame, is_mean: bool) -> list[str]:
     values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]
-    lines.append(textwrap.shorten("all share " + ", ".join(used), MAX_SHARED, placeholder=" …"))
+    line = "all share " + ", ".join(used)
+    if len(line) > MAX_SHARED:
+        line = line[: line.rfind(", ", 0, MAX_SHARED)] + ", …"
+    lines.append(line)
     return lines
 
 

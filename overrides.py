@@ -59,13 +59,17 @@ class Edit(NamedTuple):
 def answer_early(*modules: ModuleType) -> None:
     """Apply the command line to `modules`, and end the script here where it asks for help or holds a mistake.
 
-    A script calls this above its imports that take seconds, with `config` and itself; its `main` applies the command
-    line again. Where packages of requirements.txt are missing, one line says how to install them.
+    A script calls this above its imports that take seconds, with `config` and itself. Its `main` applies the command
+    line again, so the modules are left as they were: `NUM_EPOCHS = NUM_EPOCHS * 2` in a recipe doubles once. Where
+    packages of requirements.txt are missing, one line says how to install them.
     """
+    values = [dict(vars(module)) for module in modules]
 
     def answer(arguments: list[str]) -> None:
         apply(arguments, *modules)
         utils.require_environment()
+        for module, before in zip(modules, values, strict=True):
+            vars(module).update(before)
 
     utils.run_script(answer)
 
@@ -90,6 +94,8 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
         elif argument == "--version":
             print(utils.VERSION)
             raise SystemExit(0)
+        elif argument.startswith("-") and argument[1:].partition("=")[0] in WORDS:  # such as -c and -o of PaddleX
+            raise InputError(_explain_unknown(argument[1:].partition("=")[0], names, "the command line", argument))
         elif argument.startswith("--"):
             name, has_value, text = argument[2:].partition("=")
             if name not in names:
@@ -249,7 +255,7 @@ def _assign(module: ModuleType, edits: dict[str, Edit], earlier: dict[str, Any])
 def _read_recipe(path: Path) -> dict[str, Edit]:
     """The assignments of a recipe file."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -280,7 +286,8 @@ def _explain_unknown(name: str, names: list[str], where: str, spelling: str) -> 
     if meant in names:
         hint = f" (--help {meant})"
     elif meant in files:
-        hint = f" (python {files[meant]} --help {meant})"
+        script = "training.py" if files[meant] == "config.py" else files[meant]
+        hint = f" (python {script} --help {meant})"
     else:
         hint = ""
     return f"{where}: {spelling} is {meaning} here{hint}"

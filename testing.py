@@ -333,7 +333,7 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
         if intervals:
             cells.append(format_numbers(intervals[name], digits))
         grid.add_row(name, *cells)
-    Console().print(grid)
+    Console(markup=False).print(grid)
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

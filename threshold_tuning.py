@@ -150,7 +150,7 @@ def _print_grid(grid: Grid) -> None:
 
     for column in grid.columns[1:]:
         column.justify = "right"
-    Console().print(grid)
+    Console(markup=False).print(grid)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What every script needs: how it ends, its log, files written completely, devices, progress.
 
-    utils.run_script(main)                          # bad input ends the script with one line
+    utils.run_script(training.main)                 # bad input ends the script with one line
     with utils.Progress("epoch 1", 5000) as progress:
         progress.step(32, loss=0.3)
 

@@ -184,7 +184,7 @@ def print_table(reports: Sequence[dict[str, Any]]) -> None:
         column.justify, column.no_wrap = "right", True
     for report in reports:
         table.add_row(report["file"], *_format_numbers(report), report["parity"])
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
 
 
 def _format_numbers(report: dict[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from other_systems import WORDS
 from utils import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,7 +70,13 @@ def require_name(name: str) -> None:
         return
     known = list_names()
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    advice = f"the nearest: {', '.join(near)}" if near else "none is near"
+    meaning = WORDS.get(name.lower().replace("-", "_"))
+    if meaning:
+        advice = f"it is {meaning} here"
+    elif near:
+        advice = f"the nearest: {', '.join(near)}"
+    else:
+        advice = "none is near"
     raise InputError(
         f"there is no backbone {name!r}; {advice} (python model_comparison.py --search PATTERN lists all {len(known)})"
     )

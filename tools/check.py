@@ -365,5 +365,6 @@ def print_summary(result: Result, output: Path) -> None:
             found = [f for f in result.findings if (f.kind, f.severity) == (kind, severity)]
             if found:
                 first = printable(result.describe(found[0]))
-                print(f"  {severity:8}{len(found):6}  {title}; the first: {first}")
+                joint = "; the first: " if found[0].files else ": "  # some findings are about no single image
+                print(f"  {severity:8}{len(found):6}  {title}{joint}{first}")
     print(f"check {'passed' if result.passed else 'failed'}: {output / 'check_dataset' / 'index.html'}")

@@ -10,7 +10,7 @@ from dataset.table import Table
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: a key of dataset_report.KINDS, "error" or "warning", a sentence, the image files it is about."""
+    """One thing found: a key of check_report.KINDS, "error" or "warning", a sentence, the image files it is about."""
 
     kind: str
     severity: str

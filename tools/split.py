@@ -63,7 +63,7 @@ def split_dataset(
     if not FORMATS[format].splits_share_files:
         kept = {}  # its files are not touched
     backups = replace_splits(root, format, old | kept, new | kept)
-    Console().print(describe_split(new))
+    Console(markup=False).print(describe_split(new))
     print(f"replaced, and kept: {', '.join(backups)}")
 
 
