@@ -14,9 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import training_records
-
 import utils
+from trainer import records
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["training", "testing"])
@@ -59,7 +58,7 @@ def finish(*processes: BaseProcess) -> list[int | None]:
 
 def _kill_at_save(number: str, seconds: str) -> None:
     """End this process without warning `seconds` after its `number`-th saving begins; at the latest four later."""
-    save, begun = training_records.save_last, []
+    save, begun = records.save_last, []
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -72,7 +71,7 @@ def _kill_at_save(number: str, seconds: str) -> None:
             kill()
         save(*arguments)
 
-    training_records.save_last = save_or_die
+    records.save_last = save_or_die
 
 
 def _run(script: str, arguments: list[str], output: str, environment: dict[str, str]) -> None:
