@@ -22,7 +22,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OURS = [page for page in PAGES if page.name != "coming_from_another_system.md"]  # it names others' constants, too
 # words in capitals in backticks that are no constants: what a reader puts in, dicts, files
-PLACEHOLDERS = {"DATASET", "FILE", "FOLDER", "CHECKPOINT", "NAME", "PATTERN", "SCRIPT", "WORD", "POST"}
+PLACEHOLDERS = {
+    "PYTHONPATH",
+    "FORMULAS",
+    "EXAMPLES",
+    "DEMO_DOES_NOT_READ",
+    "DATASET",
+    "FILE",
+    "FOLDER",
+    "CHECKPOINT",
+    "NAME",
+    "PATTERN",
+    "SCRIPT",
+    "WORD",
+    "POST",
+}
 DICTS = {
     "AUGMENTATIONS", "ENGINES", "ENGINES_OF", "FORMATS", "HEADS", "LOSSES", "METHODS", "OPTIMIZERS", "POLICIES",
     "SCHEDULES", "TIMM_NAMES", "VERBS", "VERSION", "WORDS",
@@ -151,7 +165,9 @@ def test_every_file_and_folder_exists(page: Path) -> None:
     """What stands in backticks and ends in .py, or is a folder of the repository."""
     for code in re.findall(r"`([^`\n]+)`", read(page)):
         for name in re.findall(r"(?<![\w/.-])(?:[\w-]+/)*[\w-]+\.py\b|^[a-z]+/$", code):
-            assert (ROOT / name).exists() or name in ("runs/", "demo/", "SCRIPT.py"), f"{page.name}: {name}"
+            assert (ROOT / name).exists() or name in ("runs/", "demo/", "SCRIPT.py", "recipe.py"), (
+                f"{page.name}: {name}"
+            )
 
 
 def list_tree() -> list[str]:
