@@ -387,3 +387,8 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         models_factory.make_model("resnet18.nonsense", 5)
     with pytest.raises(InputError, match="there is no head 'liner'"):
         models_factory.make_model("resnet18", 5, head="liner")
+
+
+def test_a_name_of_another_system_is_answered_with_ours() -> None:
+    with pytest.raises(InputError, match="no backbone 'PP-LCNet_x1_0_ML'; it is MODEL_NAME pp_lcnet_x1_0 here"):
+        models_factory.require_name("PP-LCNet_x1_0_ML")

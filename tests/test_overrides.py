@@ -629,3 +629,25 @@ def test_a_bad_line_of_a_recipe_is_named(write_recipe: Callable[..., str], line:
     recipe = write_recipe(f"SEED = 1\n{line}\n")
     with pytest.raises(InputError, match=rf"{re.escape(recipe)}:2: "):
         overrides.apply([recipe], config)
+
+
+def test_a_recipe_that_names_itself_is_applied_once(tmp_path: Path) -> None:
+    """The early answer leaves the constants as they were: `main` applies the command line again."""
+    recipe = tmp_path / "double.py"
+    recipe.write_text("NUM_EPOCHS = NUM_EPOCHS * 2\n", encoding="utf-8-sig")  # with the mark that Windows writes
+    before = config.NUM_EPOCHS
+    code = (
+        "import sys, config, overrides; sys.argv = ['training.py', *sys.argv[1:]]; overrides.answer_early(config); "
+        "overrides.apply(sys.argv[1:], config); print(config.NUM_EPOCHS)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == (f"{2 * before}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("-o", "-o is --NAME value here"), ("-c", "-c is a recipe"), ("-b=8", "-b=8 is TRAIN_BATCH_SIZE here")],
+)
+def test_flags_of_other_systems_with_one_dash_are_answered(argument: str, message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        overrides.apply([argument], config)

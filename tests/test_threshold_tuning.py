@@ -271,3 +271,14 @@ def test_the_scores_of_another_checkpoint_of_the_run_are_refused(tmp_path: Path)
     with pytest.raises(InputError, match=r"of another checkpoint \(resnet18, epoch 4, F1 0.7\) than this one"):
         run(other)
     assert other.read_bytes() == before
+
+
+def test_brackets_in_class_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """rich would take them for markup: `[/b]` ends the script, `[red]` vanishes."""
+    names = ("cat [/b]", "[red] dog", "bird", "fish")
+    scores = make_scores()._replace(classes=names)
+    path = write_checkpoint(tmp_path / "best_model.pt", scores, classes=list(names))
+    run(path)
+    lines = capsys.readouterr().out.splitlines()
+    for name in names:
+        assert any(line.startswith(f"│ {name} ") for line in lines), name
