@@ -54,6 +54,7 @@ from evaluation import plots, prediction_files
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
 from models import checkpoints
+from models.shared_cores import share_cores
 from predictor import Predictor
 from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_test_images
@@ -64,7 +65,7 @@ MAX_LINES = 20  # that are printed about images that are left out
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     utils.keep_freed_memory()
-    with distributed.start(config.DEVICE) as device:
+    with distributed.start(config.DEVICE) as device, share_cores():
         test(device)
 
 

@@ -32,6 +32,7 @@ import models_factory
 import utils
 from dataset import loading
 from dataset.batches import Batch
+from models.shared_cores import share_cores
 from trainer import optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer
 from trainer.doctor import Doctor
@@ -59,7 +60,12 @@ def main(arguments: list[str]) -> None:
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
-    with distributed.start(config.DEVICE) as device, Interruption(advice) as interruption, utils.keep_log():
+    with (
+        distributed.start(config.DEVICE) as device,
+        share_cores(),
+        Interruption(advice) as interruption,
+        utils.keep_log(),
+    ):
         train(start_run(device, interruption))
 
 
