@@ -13,6 +13,7 @@ from typing import BinaryIO
 from utils import InputError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+MOST_IMAGE_BYTES = 1_500_000_000  # of an image file: the largest picture that PIL opens, with 16 bits and transparency
 NOT_ORDINARY = "it is a pipe, a socket or a device, not an ordinary file"
 
 # ---- opening ----
