@@ -75,7 +75,7 @@ class JsonLine(NamedTuple):
 
     file: Path
     text: str
-    value: str
+    value: str | float | None
     occurrence: int
 
     def __str__(self) -> str:

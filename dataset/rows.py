@@ -11,7 +11,7 @@ import numpy as np
 
 from dataset.files import find_missing, find_path, make_absolute
 from dataset.json_files import JsonLine
-from dataset.table import Table, join_tables
+from dataset.table import Table, join_tables, require_room
 from utils import InputError
 
 
@@ -31,6 +31,13 @@ class Rows:
 
     def add(self, text: str, values: bytes, where: str | JsonLine, group: str = "") -> None:
         """Add an image: its path, its labels as dataset/label_values.py makes them, and where both stand."""
+        require_room(len(self.rows), len(self.classes))
+        try:
+            is_path = "\0" not in text and bool(os.fsencode(text))
+        except UnicodeEncodeError:  # half of a pair of surrogates, as JSON can write it
+            is_path = False
+        if not is_path and text.strip():
+            raise InputError(f"{where}: {text[:80]!a} cannot be the path of a file")
         path = find_path(self.base, text)
         if not path.startswith(self.inside.rstrip(os.sep) + os.sep):
             if not text.strip():

@@ -5,6 +5,7 @@ An image's "unknown_category_ids" are unknown.
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def list_files(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"instances_{split}*.json"))
+    return sorted(file for file in folder.glob(f"instances_{split}*.json") if file.is_file())
 
 
 def read(source: SplitSource) -> Table:
@@ -60,7 +61,7 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
     try:
         categories = sorted((category["id"], category["name"]) for category in data["categories"])
         classes = require_unique(
-            [name for _, name in categories], lambda index: f"{file}: category {categories[index]}"
+            [name for _, name in categories], lambda index: f"{file}: category {reprlib.repr(categories[index])}"
         )
         columns = {id: column for column, (id, _) in enumerate(categories)}
         present: dict[Any, set[int]] = {image["id"]: set() for image in data["images"]}
@@ -80,9 +81,11 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
             unknown = [columns[id] for id in image.get(UNKNOWN_IDS, ())]
             rows.add(name, mark_columns(present[image["id"]], unknown, len(classes), where), where)
     except KeyError as error:
-        raise InputError(f"{file}: {error.args[0]!r} is missing, or is the id of no image or category") from error
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{file} is no COCO annotation file: {error}") from error
+        raise InputError(
+            f"{file}: {reprlib.repr(error.args[0])} is missing, or is the id of no image or category"
+        ) from error
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{file} is no COCO annotation file: {str(error)[:200]}") from error
     return rows.make_table(file)
 
 

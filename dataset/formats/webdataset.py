@@ -15,7 +15,7 @@ from dataset.class_names import find_class, name_labels, read_classes, split_nam
 from dataset.files import require_endings, require_stems
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
-from dataset.table import SPLITS, Table
+from dataset.table import SPLITS, Table, require_room
 from dataset.tar_shards.index import list_shards, name_index
 from dataset.tar_shards.reading import register_split
 from dataset.tar_shards.scanning import SEPARATOR
@@ -58,6 +58,7 @@ def read(source: SplitSource) -> Table:
     classes = read_classes(root, sorted({name for cell in cells for name in split_names(cell, SEPARATOR)}))
     columns = {name: column for column, name in enumerate(classes)}
 
+    require_room(len(indexes[source.split]), len(classes))
     paths, rows = [], []
     row_of: dict[tuple[str, str], bytes] = {}  # the same few combinations of labels occur again and again
     for shard, member, _, _, labels, unknown in indexes[source.split]:

@@ -418,6 +418,7 @@ def served(shards: Path) -> Iterator[str]:
     """A web server over the shards, that is, over the folder they are in."""
     handler = functools.partial(QuietHandler, directory=str(shards.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.handle_error = lambda *_: None  # a reader that hangs up
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
