@@ -76,9 +76,9 @@ def list_files(folder: Path, extensions: frozenset[str]) -> tuple[list[str], lis
                 entries = [entry for entry in scan if entry.name[0] != "."]
         except OSError as error:
             raise InputError(f"cannot read folder {error.filename or folder}: {error.strerror}") from error
-        waiting += [f"{prefix}{entry.name}/" for entry in entries if entry.is_dir(follow_symlinks=False)]
-        links += [f"{prefix}{entry.name}/" for entry in entries if entry.is_symlink() and entry.is_dir()]
-        found = [entry.name for entry in entries if entry.name.lower().endswith(endings) and not entry.is_dir()]
+        waiting += [f"{prefix}{entry.name}/" for entry in entries if is_folder(entry) and not entry.is_symlink()]
+        links += [f"{prefix}{entry.name}/" for entry in entries if is_folder(entry) and entry.is_symlink()]
+        found = [entry.name for entry in entries if entry.name.lower().endswith(endings) and not is_folder(entry)]
         names += [prefix + name for name in found] if prefix else found
         folders.append(prefix)
     if repeated:
@@ -87,6 +87,14 @@ def list_files(folder: Path, extensions: frozenset[str]) -> tuple[list[str], lis
             f"followed, the first: {repeated[0]}"
         )
     return sorted(names), sorted(folders)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a folder, or a link to one; not for a link that leads to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _identify(folder: str | Path) -> tuple[int, int] | None:

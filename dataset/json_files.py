@@ -12,10 +12,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from dataset.text_files import read_text, replace_text
+from dataset.text_files import measure_memory, read_text, replace_text
 from utils import InputError
 
-SMALL_BYTES = 1 << 26  # of a file that is not a list of images: what a run of 10,000 classes writes has some 10 MB
+SMALL_BYTES = 1 << 24  # of a file that is no list of images: what a run of 10,000 classes writes has some 2 MB
+CONTAINER_BYTES = 64  # of memory that an empty list or object takes, for two letters of the file
 
 
 def read_json(path: Path) -> Any:
@@ -36,6 +37,9 @@ def parse_json(text: str | bytes, where: object) -> Any:
     def refuse_constant(name: str) -> NoReturn:
         raise InputError(f"{where}: {name} stands in it, which is not JSON: write null, or a number")
 
+    brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if len(text) > SMALL_BYTES and CONTAINER_BYTES * sum(map(text.count, brackets)) > measure_memory() // 2:
+        raise InputError(f"{where}: what it holds does not fit into memory")
     try:
         return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_make_dict)
     except InputError:

@@ -13,7 +13,7 @@ from dataset.formats.base import Format, SplitSource
 from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
-from dataset.table import SPLITS, Table
+from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
 from utils import InputError
 
@@ -34,6 +34,7 @@ def read(source: SplitSource) -> Table:
         raise InputError(f'{file}: expected {{"classes": [...], "images": [[path, [names]], ...]}}')
     classes = require_unique(data["classes"], lambda index: locate_class(file, text, data["classes"][index]))
     columns = {name: column for column, name in enumerate(classes)}
+    require_room(len(data["images"]), len(classes))
     rows = Rows(file.parent, source.root, classes)
     seen: Counter[str] = Counter()
     for number, entry in enumerate(data["images"], start=1):

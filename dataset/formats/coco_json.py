@@ -17,7 +17,7 @@ from dataset.formats.base import Format, SplitSource
 from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
-from dataset.table import SPLITS, Table
+from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
 from utils import InputError
 
@@ -72,6 +72,7 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
         for annotation in data["annotations"]:
             if count_crowds or not annotation.get("iscrowd"):
                 present[annotation["image_id"]].add(columns[annotation["category_id"]])
+        require_room(len(present), len(classes))
         rows = Rows(folder, inside, classes)
         seen: Counter[str] = Counter()
         for image in data["images"]:

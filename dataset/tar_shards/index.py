@@ -48,7 +48,8 @@ def list_shards(root: Path) -> dict[str, Address]:
             found[names[-1]] = read_address(line, root, where)
     if root.is_dir():
         with os.scandir(root) as entries:
-            found |= {entry.name: HERE for entry in entries if SHARD.fullmatch(entry.name) and entry.is_file()}
+            names = [entry.name for entry in entries if SHARD.fullmatch(entry.name)]
+        found |= {name: HERE for name in names if (root / name).is_file()}
     return dict(sorted(found.items()))
 
 

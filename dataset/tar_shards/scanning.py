@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import reprlib
 import struct
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.class_names import join_names
+from dataset.class_names import is_text, join_names
 from dataset.files import IMAGE_EXTENSIONS, open_file
 from dataset.json_files import parse_json
 from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
@@ -187,14 +188,16 @@ def parse_labels(
     else:
         raise InputError(f'{where} has neither a .json with "labels" nor a .cls beside it')
     if not (isinstance(present, list) and isinstance(unknown, list)):
-        raise InputError(f"{where}: its labels are {str(present)[:80]}, not a list")
+        raise InputError(f"{where}: its labels are {reprlib.repr(present)}, not a list")
     present_names = [_name_label(label, where, classes) for label in present]
     return present_names, [_name_label(label, where, classes) for label in unknown]
 
 
 def _name_label(label: object, where: str, classes: Callable[[], Sequence[str]]) -> str:
-    if isinstance(label, str) and label.strip():
+    if isinstance(label, str) and label.strip() and is_text(label):
         return label.strip()
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names := classes()):
         return names[label]
-    raise InputError(f"{where}: {label!r} is neither a class name nor one of the {len(classes())} class indices")
+    raise InputError(
+        f"{where}: {reprlib.repr(label)} is neither a class name nor one of the {len(classes())} class indices"
+    )
