@@ -58,6 +58,7 @@ GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths:
 LABEL_SEPARATOR: Literal[";", ",", "|", " "] = ";"  # csv: between the names in the column `labels`
 COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
 CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: new and renamed files only, but at once
+SHARD_COMMANDS: bool = False  # webdataset: True runs the commands in shards.txt, such as pipe:...; it is code then
 
 # ---- Data * ----
 DATASET_FORMAT: Literal[

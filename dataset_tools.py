@@ -16,6 +16,7 @@ The constants below and those of `config.py` can be overridden alike: --DATASET_
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -117,7 +118,7 @@ def run_check() -> None:
         config.DATASET_FOLDER,
         from_config.choose_format("train"),
         output=CHECK_FOLDER,
-        read=from_config.read_split,  # what training and testing would read
+        read=partial(from_config.read_split, run_commands=False),  # what training and testing would read
         splits=from_config.list_splits(),
         small_side=CHECK_SMALL_SIDE,
     )

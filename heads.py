@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dataset.array_files import read_array
 from utils import InputError
 
 
@@ -273,7 +274,7 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
     and classes with words that the file lacks.
     """
     try:
-        rows = np.load(path) if path.suffix == ".npy" else _average_word_vectors(path, classes)
+        rows = read_array(path) if path.suffix == ".npy" else _average_word_vectors(path, classes)
         matrix = np.asarray(rows, dtype=np.float64)
         if matrix.ndim != 2 or len(matrix) != len(classes):
             raise ValueError(f"a row for each of {len(classes)} classes is needed, its shape is {matrix.shape}")

@@ -10,9 +10,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.text_files import measure_memory
 from utils import InputError
 
 SPLITS = ("train", "val", "test")
+
+
+def require_room(num_images: int, num_classes: int) -> None:
+    """Raise InputError where the labels of so many images, a byte each, would take half of the machine's memory."""
+    if 2 * num_images * num_classes > measure_memory():
+        raise InputError(
+            f"{num_images:,} images of {num_classes:,} classes: their labels do not fit into the memory of this machine"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ Thresholds and calibration are tuned on them, without any image or network.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import metrics
 import utils
+from dataset.array_files import read_arrays
 from utils import InputError
 
 SCORES_FILE, THRESHOLDS_FILE = "validation_scores.npz", "thresholds.npy"
@@ -78,9 +77,9 @@ def read_scores(path: Path) -> SavedScores:
             f"there are no validation scores {path}: training.py saves them with a checkpoint; train again"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            probabilities, targets, paths, classes, identity = (file[name] for name in SavedScores._fields)
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = read_arrays(path)
+        probabilities, targets, paths, classes, identity = (arrays[name] for name in SavedScores._fields)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"cannot read the scores {path}: it is damaged, or no file of this project ({error})"
         ) from error

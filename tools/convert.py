@@ -136,7 +136,7 @@ def place_images(places: dict[str, str], copy: bool) -> None:
 
 
 def place_image(source: str, target: str, copy: bool) -> None:
-    """Link or copy one image. Raises InputError when there is another file at `target`."""
+    """Link or copy one image. Raises InputError for what is no file, and when there is another file at `target`."""
     if split_member(source):
         data = read_bytes(source)
         if not os.path.lexists(target):
@@ -152,6 +152,8 @@ def place_image(source: str, target: str, copy: bool) -> None:
             return
         raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
     source = os.path.realpath(source)
+    if not Path(source).is_file():  # a copy of a device would fill the disk
+        raise InputError(f"{source} is no ordinary file, or does not exist: remove it from the data set")
     if copy:
         temporary = f"{target}.tmp"
         shutil.copy2(source, temporary)

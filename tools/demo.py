@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 import utils
+from dataset.json_files import read_json
 from tools.demo_images import KINDS, draw_image, sample_kinds
 from utils import InputError
 
 DRAWING = 1  # raised when the pictures change, so that a demo drawn before is replaced
+MOST_IMAGES = 10**7  # of a demo: a marker that names more is not ours
 MARKER = "demo.json"  # in DATASET_FOLDER: what was drawn there, and whether it was finished
 
 
@@ -63,10 +65,12 @@ def read_marker(root: Path, folders: Sequence[Path]) -> dict[str, Any]:
     marker = root / MARKER
     if marker.is_file():
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
+            found = read_json(marker)
+        except InputError:
             found = None
-        if isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo":
+        is_ours = isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo"
+        counts = found.get("counts") if is_ours else None
+        if isinstance(counts, list) and [type(count) for count in counts] == [int, int] and max(counts) <= MOST_IMAGES:
             return found
     for folder in (root, *folders):
         other = next((p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")), None)

@@ -122,6 +122,8 @@ def name_images(paths: Sequence[str], split_of: Mapping[str, str], folder_of: Ca
 def link(path: str, target: Path) -> None:
     """Give the file a second name; copy it where the disk has no hard links. A symbolic link would break later."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if not Path(path).is_file():  # a copy of a device would fill the disk
+        raise InputError(f"{path} is no ordinary file: remove it from the data set")
     try:
         os.link(path, target)
     except OSError:
