@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.text_files import JsonLine, read_text, replace_text, require_lines
+from dataset.json_files import JsonLine
+from dataset.text_files import read_text, replace_text, require_lines
 from utils import InputError
 
 NEAREST = 10  # names that an error proposes in place of an unknown one

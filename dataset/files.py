@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from utils import InputError
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+NOT_ORDINARY = "it is a pipe, a socket or a device, not an ordinary file"
+
+# ---- opening ----
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open an ordinary file to read its bytes. Raises OSError, also for pipes and devices, which may never end."""
+    return open(path, "rb", opener=_open_ordinary)
+
+
+def _open_ordinary(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # else a pipe waits for someone to write to it
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        number, reason = (errno.EISDIR, "it is a folder") if stat.S_ISDIR(mode) else (errno.EINVAL, NOT_ORDINARY)
+        raise OSError(number, reason, path)
+    return descriptor
+
 
 # ---- folders ----
 

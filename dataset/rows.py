@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.files import find_missing, find_path, make_absolute
+from dataset.json_files import JsonLine
 from dataset.table import Table, join_tables
-from dataset.text_files import JsonLine
 from utils import InputError
 
 

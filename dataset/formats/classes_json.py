@@ -9,10 +9,11 @@ from typing import Any
 
 from dataset.class_names import find_class, name_labels, require_unique
 from dataset.formats.base import Format, SplitSource
+from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.table import SPLITS, Table
-from dataset.text_files import JsonLine, read_json, write_json
+from dataset.text_files import read_text
 from utils import InputError
 
 
@@ -26,7 +27,8 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def read(source: SplitSource) -> Table:
     file = source.root / f"{source.split}.json"
-    data, text = read_json(file)
+    text = read_text(file)
+    data = parse_json(text, file)
     if not (isinstance(data, dict) and isinstance(data.get("classes"), list) and isinstance(data.get("images"), list)):
         raise InputError(f'{file}: expected {{"classes": [...], "images": [[path, [names]], ...]}}')
     classes = require_unique(data["classes"], lambda index: str(JsonLine(file, text, data["classes"][index], 2)))

@@ -13,10 +13,11 @@ import numpy as np
 
 from dataset.class_names import require_unique
 from dataset.formats.base import Format, SplitSource
+from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
 from dataset.table import SPLITS, Table
-from dataset.text_files import JsonLine, read_json, write_json
+from dataset.text_files import read_text
 from utils import InputError
 
 UNKNOWN_IDS = "unknown_category_ids"  # the key of an image's unknown classes
@@ -52,7 +53,8 @@ def read(source: SplitSource) -> Table:
 
 def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
     """The table of one annotation file, whose images lie in `folder`; their paths must not leave `inside`."""
-    data, text = read_json(file)
+    text = read_text(file)
+    data = parse_json(text, file)
     if not (isinstance(data, dict) and all(isinstance(data.get(key), list) for key in LISTS)):
         raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
     try:
