@@ -18,26 +18,26 @@ from utils import InputError
 SMALL_BYTES = 1 << 26  # of a file that is not a list of images: what a run of 10,000 classes writes has some 10 MB
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, allow_nan: bool = False) -> Any:
     """What a JSON file of at most SMALL_BYTES holds. Raises InputError, with the file, for anything else.
 
     The types of the values are for the caller to check.
     """
-    return parse_json(read_text(path, SMALL_BYTES), path)
+    return parse_json(read_text(path, SMALL_BYTES), path, allow_nan=allow_nan)
 
 
-def parse_json(text: str | bytes, where: object) -> Any:
+def parse_json(text: str | bytes, where: object, *, allow_nan: bool = False) -> Any:
     """What `text` holds as JSON. Raises InputError, which begins with `where` it stands, for anything else.
 
-    Refused are also NaN and Infinity, which are no JSON; a key that stands twice in an object; and what is too deep or
-    has too many digits for Python. A number above 1e308 becomes infinity.
+    Refused are also NaN and Infinity, which are no JSON, except with `allow_nan`; a key that stands twice in an object;
+    and what is too deep or has too many digits for Python. A number above 1e308 becomes infinity.
     """
 
     def refuse_constant(name: str) -> NoReturn:
         raise InputError(f"{where}: {name} stands in it, which is not JSON: write null, or a number")
 
     try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_make_dict)
+        return json.loads(text, parse_constant=float if allow_nan else refuse_constant, object_pairs_hook=_make_dict)
     except InputError:
         raise
     except json.JSONDecodeError as error:
