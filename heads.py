@@ -279,7 +279,7 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
             raise ValueError(f"a row for each of {len(classes)} classes is needed, its shape is {matrix.shape}")
         if not np.isfinite(matrix).all():
             raise ValueError("not all values are finite")
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, TypeError, MemoryError) as error:
         raise InputError(f"cannot use embeddings {path}: {error}") from error
     return torch.tensor(matrix, dtype=torch.float32)
 

@@ -21,7 +21,7 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
 
     It has at most `most_bytes`; None: MEMORY_SHARE of the memory of the machine.
     """
-    most_bytes = _measure_memory() // MEMORY_SHARE if most_bytes is None else most_bytes
+    most_bytes = measure_memory() // MEMORY_SHARE if most_bytes is None else most_bytes
     try:
         with open_file(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -39,7 +39,7 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
         raise InputError(f"{path}:{line}: this is not UTF-8 text; save the file in that encoding") from error
 
 
-def _measure_memory() -> int:
+def measure_memory() -> int:
     """Bytes of memory that the machine has."""
     if not hasattr(os, "sysconf"):  # Windows
         return sys.maxsize

@@ -427,7 +427,8 @@ def test_skipped_checkpoints_are_listed_on_stderr(root: Path, capsys: pytest.Cap
     head, *lines = captured.err.splitlines()
     assert head == f"skipped 8 of 14 checkpoints in {root}:"
     assert lines[0] == "  other/alone.pt: there is no alone.json beside it"
-    assert lines[1].startswith("  other/broken.pt: broken.json cannot be read: Expecting value: line 1")
+    broken = root / "other" / "broken.json"
+    assert lines[1] == f"  other/broken.pt: cannot use {broken}:1: Expecting value: this is not JSON"
     assert [line.split(":")[0].strip() for line in lines] == [
         f"other/{name}.pt" for name in ("alone", "broken", "foreign", "list", "newer", "odd", "text", "unmeasured")
     ]
