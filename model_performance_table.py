@@ -121,10 +121,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """The content of one sidecar; raises InputError when it is not one that a checkpoint of ours has."""
     if not path.exists():
         raise InputError(f"there is no {path.name} beside it")
-    try:
-        sidecar = read_json(path, allow_nan=True)
-    except InputError as error:
-        raise InputError(f"cannot use {error}") from error
+    sidecar = read_json(path, allow_nan=True)
     if not isinstance(sidecar, dict) or sidecar.get("format") != checkpoints.FORMAT:
         raise InputError(f"{path.name} does not describe a checkpoint of training.py")
     if sidecar.get("version") != checkpoints.VERSION:

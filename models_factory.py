@@ -163,8 +163,10 @@ def _list_shapes(
     try:
         with torch.device("meta"):
             model = make_model(name, num_classes, head, image_size=image_size, head_options=dict(head_options))
-    except InputError:  # make_model says what is wrong, if it is so with memory, too
-        return None
+    except InputError as error:
+        if "meta" in str(error):  # the network looks at numbers while it is made
+            return None
+        raise
     return {key: value.shape for key, value in model.state_dict().items()}
 
 

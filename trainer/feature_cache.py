@@ -76,7 +76,7 @@ def read_features(
                 write_atomically(path, lambda temporary: _join(share_paths, (len(table), *shape), temporary))
             distributed.wait()
             share_path.unlink(missing_ok=True)
-    return _open(path, (len(table), *shape))
+    return open_features(path, (len(table), *shape))
 
 
 class FeatureDataset(Labels):
@@ -156,7 +156,7 @@ def _join(share_paths: Sequence[Path], shape: tuple[int, ...], path: Path) -> No
             np.load(share_path, mmap_mode="r").tofile(file)
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def open_features(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The features in the .npy file `path`, memory-mapped. Raises InputError if it is not a whole file of `shape`."""
     try:
         features = np.lib.format.open_memmap(path, mode="r")

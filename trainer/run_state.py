@@ -70,13 +70,18 @@ class RunState:
         self.loss_total = self.epoch_seconds = 0.0
 
 
+def is_record(value: Any) -> bool:
+    """Whether `value` is the record of an epoch: its number, and other numbers, True or False."""
+    return is_object(value, lambda part: isinstance(part, bool) or is_measured(part)) and is_count(value.get("epoch"))
+
+
 # keys: the types of RunState's fields as they are written there; values: whether a value from a file is of that type
 TYPES: dict[str, Callable[[Any], bool]] = {
     "int": is_count,
     "float": lambda value: value is not None and is_measured(value),
     "float | None": is_measured,
     "bool": lambda value: isinstance(value, bool),
-    "list[dict[str, Any]]": lambda value: is_list(value, lambda record: is_object(record, is_measured)),
+    "list[dict[str, Any]]": lambda value: is_list(value, is_record),
     "dict[str, float]": lambda value: is_object(value, is_number),
 }
 
