@@ -320,8 +320,8 @@ class Program(torch.nn.Module):
         self.path = path
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        torch.from_file(self.path, True, 10, dtype=torch.float32).fill_(1.0)
-        return images.float().mean(dim=(2, 3)) / 256
+        written = torch.from_file(self.path, True, 10, dtype=torch.float32).fill_(1.0)
+        return images.float().mean(dim=(2, 3)) / 256 * written[0]
 
 
 METADATA = {

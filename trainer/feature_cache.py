@@ -160,8 +160,9 @@ def open_features(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The features in the .npy file `path`, memory-mapped. Raises InputError if it is not a whole file of `shape`."""
     try:
         features = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(f"cannot read the kept features {path}: {error}: delete it, and it is made again") from error
+    except Exception as error:  # numpy reports a damaged header by many kinds of error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot read the kept features {path}: {reason}: delete it, and it is made again") from error
     if features.dtype != np.float32 or features.shape != shape:
         raise InputError(
             f"the kept features {path} are {features.dtype} {features.shape}, expected float32 {shape}: delete the "

@@ -340,7 +340,9 @@ def test_an_openvino_extension_is_not_looked_for(tmp_path: Path) -> None:
         '<layer id="1" name="run" type="Run" version="evil.so">'
         '<input><port id="0"><dim>1</dim><dim>3</dim></port></input>'
         '<output><port id="1" precision="FP32"><dim>1</dim><dim>3</dim></port></output></layer>'
-        '</layers><edges><edge from-layer="0" from-port="0" to-layer="1" to-port="0"/></edges></net>'
+        '<layer id="2" name="end" type="Result" version="opset1"><input><port id="0"/></input></layer></layers><edges>'
+        '<edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>'
+        '<edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>'
     )
     (tmp_path / "model.xml").write_text(xml)
     (tmp_path / "model.bin").write_bytes(b"")

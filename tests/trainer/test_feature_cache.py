@@ -173,7 +173,9 @@ def test_a_damaged_file_of_features_is_one_line(tmp_path: Path) -> None:
     for name, damaged in {
         "empty": b"",
         "cut short": content[:-4],
-        "10^12 rows": content.replace(b"(3, 4, 1, 1), }          ", b"(3000000000000, 4, 1, 1),}"[:25]),
+        "10^12 rows": content.replace(b"(3, 4, 1, 1), }" + b" " * 12, b"(3000000000000, 4, 1, 1), }"),
+        "a header without an end": content.replace(b"}", b" "),
+        "a header that is long": b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
         "another shape": content.replace(b"(3, 4, 1, 1)", b"(4, 3, 1, 1)"),
         "whole numbers": content.replace(b"<f4", b"<i4"),
         "another file": b"PK\x03\x04",
