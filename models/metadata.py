@@ -165,36 +165,33 @@ def _check_lengths(metadata: Mapping[str, Any], where: object) -> None:
 
 def find_oddity(metadata: Any) -> str | None:
     """What keeps `metadata` from being written as JSON and printed, in words; None if nothing does."""
-    waiting: list[tuple[Any, int]] = [(metadata, 0)]
+    waiting: list[tuple[Any, int]] = [([metadata], 0)]  # dicts and lists, and how deep each of them lies
     num_values = 0
     while waiting:
-        value, depth = waiting.pop()
-        num_values += 1
+        values, depth = waiting.pop()
+        num_values += len(values)
         if num_values > MOST_VALUES:  # a small pickle can hold a list many times
             return f"holds more than {MOST_VALUES:,} values"
         if depth > DEEPEST:
             return "is nested too deeply"
-        if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
+        texts = []
+        if isinstance(values, dict):
+            if not all(isinstance(name, str) for name in values):
                 return "has a name that is no text"
-            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
-        elif isinstance(value, list | tuple):
-            waiting += [(member, depth + 1) for member in value]
-        elif isinstance(value, str):
-            if not _is_unicode(value):
-                return f"holds the text {value[:40]!a}, which is not Unicode"
-        elif isinstance(value, int):
-            if value.bit_length() > MOST_BITS:
-                return "holds a number with thousands of digits"
-        elif not (value is None or isinstance(value, float)):
-            return f"holds a {type(value).__name__}, which is no plain value"
+            texts += values
+            values = values.values()
+        for value in values:
+            if isinstance(value, str):
+                texts.append(value)
+            elif isinstance(value, dict | list | tuple):
+                waiting.append((value, depth + 1))
+            elif isinstance(value, int):
+                if value.bit_length() > MOST_BITS:
+                    return "holds a number with thousands of digits"
+            elif not (value is None or isinstance(value, float)):
+                return f"holds a {type(value).__name__}, which is no plain value"
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            return f"holds the text {error.object[error.start : error.start + 40]!a}, which is not Unicode"
     return None
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
