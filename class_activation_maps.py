@@ -133,7 +133,9 @@ def map_image(
     """Save the photograph, and a map of each class that is shown, to `folder`/`name`. `targets` are (C,)."""
     pixels = decode_image(path)
     trace = activation_maps.follow(network, model.prepare(pixels).to(model.device))
-    shown, others = judge(model, model.activate(trace.logits.detach()[None]).cpu().numpy(), targets)
+    probabilities = model.activate(trace.logits.detach()[None]).cpu().numpy()
+    model.require_probabilities(probabilities, 1, [path])
+    shown, others = judge(model, probabilities, targets)
     maps = activation_maps.METHODS[MAP_METHOD](trace, [verdict.label for verdict in shown]).cpu()
 
     photograph = Image.fromarray(pixels)

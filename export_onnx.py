@@ -168,7 +168,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         report = export_parity.compare(path, reference, config.CALIBRATION)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
-    utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))
+    utils.write_text(model_files.report_path(path), json.dumps(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()
     else:

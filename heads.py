@@ -280,8 +280,9 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
             raise ValueError(f"a row for each of {len(classes)} classes is needed, its shape is {matrix.shape}")
         if not np.isfinite(matrix).all():
             raise ValueError("not all values are finite")
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"cannot use embeddings {path}: {error}") from error
+    except Exception as error:  # numpy reports a damaged header by many kinds of error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot use embeddings {path}: {reason}") from error
     return torch.tensor(matrix, dtype=torch.float32)
 
 

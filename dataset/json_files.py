@@ -19,19 +19,19 @@ SMALL_BYTES = 1 << 24  # of a file that is no list of images: what a run of 10,0
 CONTAINER_BYTES = 64  # of memory that an empty list or object takes, for two letters of the file
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, allow_nan: bool = False) -> Any:
     """What a JSON file of at most SMALL_BYTES holds. Raises InputError, with the file, for anything else.
 
     The types of the values are for the caller to check.
     """
-    return parse_json(read_text(path, SMALL_BYTES), path)
+    return parse_json(read_text(path, SMALL_BYTES), path, allow_nan=allow_nan)
 
 
-def parse_json(text: str | bytes, where: object) -> Any:
+def parse_json(text: str | bytes, where: object, *, allow_nan: bool = False) -> Any:
     """What `text` holds as JSON. Raises InputError, which begins with `where` it stands, for anything else.
 
-    Refused are also NaN and Infinity, which are no JSON; a key that stands twice in an object; and what is too deep or
-    has too many digits for Python. A number above 1e308 becomes infinity.
+    Refused are also NaN and Infinity, which are no JSON, except with `allow_nan`; a key that stands twice in an object;
+    and what is too deep or has too many digits for Python. A number above 1e308 becomes infinity.
     """
 
     def refuse_constant(name: str) -> NoReturn:
@@ -41,7 +41,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
     if len(text) > SMALL_BYTES and CONTAINER_BYTES * sum(map(text.count, brackets)) > measure_memory() // 2:
         raise InputError(f"{where}: what it holds does not fit into memory")
     try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=_make_dict)
+        return json.loads(text, parse_constant=float if allow_nan else refuse_constant, object_pairs_hook=_make_dict)
     except InputError:
         raise
     except json.JSONDecodeError as error:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import metrics
 import models_factory
 import predictor
-from export import engines
+from export import engines, model_files
 from models import checkpoints
 from predictor import Predictor
 
@@ -120,6 +120,7 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
         problems.append("its limits of labels an image are others")
     return {
         "file": path.name,
+        "sha256": model_files.hash_files(path),
         "parity": "failed" if problems else "passed",
         "problems": problems,
         "checkpoint": str(reference.model.path),

@@ -33,6 +33,9 @@ class SavedScores(NamedTuple):
     identity: str = ""  # which checkpoint predicted, see `identify`; "": not known
 
 
+KINDS = (("f", 2), ("i", 2), ("U", 1), ("U", 1), ("U", 0))  # of the fields of SavedScores: dtype.kind, dimensions
+
+
 def find_folder(checkpoint: Path) -> Path:
     """The folder with the scores and thresholds of a checkpoint X.pt: the run's folder X, or else that of X.pt."""
     run_folder = checkpoint.with_suffix("")
@@ -77,12 +80,17 @@ def read_scores(path: Path) -> SavedScores:
             f"there are no validation scores {path}: training.py saves them with a checkpoint; train again"
         )
     try:
-        arrays = read_arrays(path)
-        probabilities, targets, paths, classes, identity = (arrays[name] for name in SavedScores._fields)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        found = read_arrays(path)
+        arrays = [found[name] for name in SavedScores._fields]
+        for name, array, (kind, dimensions) in zip(SavedScores._fields, arrays, KINDS, strict=True):
+            if array.dtype.kind != kind or array.ndim != dimensions:
+                raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
+    except (OSError, ValueError, LookupError) as error:
         raise InputError(
-            f"cannot read the scores {path}: it is damaged, or no file of this project ({error})"
+            f"cannot read the scores {path}: it is damaged, or no file of this project "
+            f"({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from error
+    probabilities, targets, paths, classes, identity = arrays
     if probabilities.shape != (len(paths), len(classes)) or targets.shape != probabilities.shape:
         raise InputError(
             f"the scores {path} do not fit together: probabilities {probabilities.shape}, targets {targets.shape}, "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +93,34 @@ def write_half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:900])
 
 
+def write_array(name: str, array: Any, header: dict[str, Any] | None = None) -> Callable[[Path], None]:
+    """A function that writes scores with `array` in place of what is called `name`, or with `header` and no values."""
+
+    def write(file: Path) -> None:
+        saved_scores.save_scores(file, *make_scores())
+        with np.load(file) as saved:
+            arrays = {**saved, name: np.asarray(array)}
+        with zipfile.ZipFile(file, "w") as archive:
+            for key, values in arrays.items():
+                with archive.open(f"{key}.npy", "w") as entry:
+                    if key == name and header:
+                        np.lib.format.write_array_header_1_0(entry, {"fortran_order": False, **header})
+                    else:
+                        np.save(entry, values)
+
+    return write
+
+
 DAMAGED = {
+    "a header of 10^12 numbers": (write_array("targets", 0, {"descr": "|i1", "shape": (10**12, 3)}), "damaged"),
+    "a header of 10^10 numbers": (write_array("targets", 0, {"descr": "<f4", "shape": (10**10,)}), "damaged"),
+    "a header of 10^40 numbers": (write_array("targets", 0, {"descr": "|i1", "shape": (10**20, 10**20)}), "damaged"),
+    "texts of a gigabyte": (write_array("paths", 0, {"descr": "<U1000000000", "shape": (120,)}), "damaged"),
+    "words as probabilities": (write_array("probabilities", [["a", "b"]]), "damaged"),
+    "a single number": (write_array("probabilities", 0.5), "damaged"),
+    "a single path": (write_array("paths", "a.jpg"), "damaged"),
+    "numbers as paths": (write_array("paths", range(120)), "damaged"),
+    "names in two dimensions": (write_array("classes", [["a"]]), "damaged"),
     "no file": (lambda file: None, "train again"),
     "text": (lambda file: file.write_text("scores"), "damaged"),
     "empty": (lambda file: file.write_bytes(b""), "damaged"),

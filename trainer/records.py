@@ -22,9 +22,10 @@ from models import checkpoints
 from models_factory import MultiLabelModel
 from trainer import from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation
+from trainer.doctor import Doctor
 from trainer.run import Run
 from trainer.run_files import RunFiles
-from trainer.run_state import RunState
+from trainer.run_state import RunState, read_state, require_alike
 from trainer.step import save_batch
 from trainer.training_data import Data
 from trainer.validation import Validation
@@ -68,14 +69,17 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
             raise InputError(f"{files.last} is of another {name}, {last[name]}: delete it, or set RESUME = 'never'")
     saved = last["training_state"]
     try:
+        state = read_state(saved["state"])
+        processes = saved["processes"]
+        _check_processes(processes, trainer)
         trainer.model.load_state_dict(last["model_state"])
+        require_alike(saved["engine"], trainer.state_dict(), "the optimizer's state")
         trainer.load_state_dict(saved["engine"])
-        state = RunState(**saved["state"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        trainer.require_shapes()
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{files.last} does not fit this model ({str(error).splitlines()[0]}): delete it, or set RESUME = 'never'"
         ) from error
-    processes = saved["processes"]
     if len(processes) == distributed.count():
         return state, processes[distributed.rank()]
     if state.step:
@@ -87,6 +91,18 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
     return state, {"random": None, "loss_total": loss_total, "doctor": processes[0]["doctor"]}
 
 
+def _check_processes(processes: Any, trainer: Trainer) -> None:
+    """Raise an error unless `processes`, from a file, is what `save_last` collects of one or more processes."""
+    before = random_state.get_random_state(trainer.device)
+    expected = {"random": before | {"cuda": None}, "loss_total": 0.0, "doctor": Doctor().state_dict()}
+    require_alike(processes, [expected] * max(1, len(processes)), "what its processes saved")
+    for process in processes:
+        try:
+            random_state.set_random_state(process["random"], trainer.device)
+        finally:
+            random_state.set_random_state(before, trainer.device)
+
+
 def _load_last(files: RunFiles) -> dict[str, Any] | None:
     """What an unfinished run left; None where there is none."""
     for leftover in files.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
@@ -94,9 +110,10 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     if config.RESUME == "never" or not files.last.is_file():
         return None
     last = checkpoints.load(files.last)
-    if "training_state" not in last:
+    saved = last.get("training_state")
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict) or "finished" not in saved["state"]:
         raise InputError(f"{files.last} holds no state to resume: delete it, or set RESUME = 'never'")
-    return None if last["training_state"]["state"]["finished"] else last
+    return None if saved["state"]["finished"] else last
 
 
 def start_epoch(run: Run, epoch: int) -> None:
