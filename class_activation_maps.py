@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import AllOrCount, Count
 
 # ---- Class activation maps ----

@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 import utils
 from utils import InputError
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import ONE_OR_MORE, Count
 
 # ---- Export ----

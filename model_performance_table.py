@@ -16,8 +16,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from evaluation import tables
 from evaluation.tables import Frame
 from models import checkpoints

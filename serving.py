@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import Above0, Count, Port, ZeroOrMore
 
 # ---- Serving ----

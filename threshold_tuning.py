@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
