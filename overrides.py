@@ -98,7 +98,7 @@ def explain_mistake(kind: type[BaseException], error: BaseException, trace: type
     else:
         sys.__excepthook__(kind, error, trace)
         return
-    print(f"error: {text}", file=sys.stderr)
+    utils.say(f"error: {text}", stream=sys.stderr)
 
 
 sys.excepthook = explain_mistake
@@ -122,7 +122,7 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
             has_word = arguments and not arguments[0].startswith("-") and not arguments[0].endswith(".py")
             help_word = arguments.pop(0) if has_word else ""
         elif argument == "--version":
-            print(utils.VERSION)
+            utils.say(utils.VERSION)
             raise SystemExit(0)
         elif argument.startswith("-") and argument[1:].partition("=")[0] in WORDS:  # such as -c and -o of PaddleX
             raise InputError(_explain_unknown(argument[1:].partition("=")[0], names, "the command line", argument))
@@ -540,7 +540,7 @@ def _print_help(word: str, modules: tuple[ModuleType, ...]) -> None:
     if word and word != "all":
         _print_constants(_find(word, modules))
         return
-    print((sys.modules["__main__"].__doc__ or "").strip())
+    utils.say(*(sys.modules["__main__"].__doc__ or "").strip().split("\n"))
     for module in reversed(modules):  # the script's constants first, then those of config.py
         constants = list_constants(module)
         if word == "all" or module.__name__ != "config":
@@ -571,13 +571,13 @@ def _print_constants(constants: list[Constant]) -> None:
     for constant in constants:
         if constant.section != section:
             section = constant.section
-            print(f"\n{section}")
+            utils.say("", section)
         value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
         value = value if len(value) <= 60 else value[:57] + "..."
-        print(f"  --{constant.name} {value}")
+        utils.say(f"  --{constant.name} {value}")
         for line in (constant.comment, _describe_allowed(constant.annotation)):
             if line:
-                print(f"        {line}")
+                utils.say(f"        {line}")
 
 
 def _describe_allowed(annotation: Any) -> str:
@@ -596,13 +596,15 @@ def _print_survey(constants: list[Constant], names_read: set[str] | None) -> Non
         sections.setdefault(constant.section, []).append(constant)
     first = list(sections)[:FIRST_SECTIONS]
     _print_constants([c for c in constants if c.section in first and (names_read is None or c.name in names_read)])
-    print("\nAlso read from config.py (--help WORD finds a name, comment or section, --help all shows everything)")
+    utils.say(
+        "", "Also read from config.py (--help WORD finds a name, comment or section, --help all shows everything)"
+    )
     for title in list(sections)[FIRST_SECTIONS:]:
         names = [constant.name for constant in sections[title]]
         read = names if names_read is None else [name for name in names if name in names_read]
         text = title if read == names else f"{title}: {', '.join(read)}"
         if read:
-            print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="      "))
+            utils.say(*textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="      "))
 
 
 def _list_names_read(modules: tuple[ModuleType, ...]) -> set[str] | None:
