@@ -90,11 +90,11 @@ def explain_mistake(kind: type[BaseException], error: BaseException, trace: type
     config_path = str(ROOT / "config.py")
     lines = [frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == config_path]
     if isinstance(error, SyntaxError) and error.filename == config_path:
-        text = f"{config_path}:{error.lineno}: {error.msg}"
+        text = f"config.py:{error.lineno}: {error.msg}"
     elif lines:
-        text = f"{config_path}:{lines[0]}: {kind.__name__}: {error}"
+        text = f"config.py:{lines[0]}: {kind.__name__}: {error}"
     elif isinstance(error, AttributeError) and error.obj is not None and error.obj is sys.modules.get("config"):
-        text = f"{config_path}: there is no constant {error.name} in it, which is needed: put its line back"
+        text = f"config.py: there is no constant {error.name} in it, which is needed: put its line back"
     else:
         sys.__excepthook__(kind, error, trace)
         return
@@ -390,6 +390,7 @@ def _read_recipe(path: Path) -> dict[str, Edit]:
 
 MAX_RECIPE_BYTES = 1_000_000  # room for the names of 20,000 classes
 MAX_ITEMS = 5_000_000  # characters and items that the steps of computing one value may make, all together
+MAX_LENGTH = 100_000  # items of one tuple
 MAX_WHOLE = 2**64
 ALLOWED = "numbers, texts, True, False, None, tuples, arithmetic, names of constants, Path(...) and len(...)"
 OPERATORS = {
@@ -418,16 +419,19 @@ def evaluate(expression: ast.expr, constants: Mapping[str, Any]) -> Any:
     (5, 8)
     """
     room = MAX_ITEMS
+    too_large = f"a value of more than {MAX_ITEMS:,} characters and items"
 
     def take(num_items: int) -> None:
         nonlocal room
         room -= num_items
         if room < 0:
-            raise InputError(f"a value of more than {MAX_ITEMS:,} characters and items")
+            raise InputError(too_large)
 
     def bound(value: Any) -> Any:
         if isinstance(value, int) and abs(value) > MAX_WHOLE:
             raise InputError("a whole number beyond 2 ** 64")
+        if isinstance(value, tuple) and len(value) > MAX_LENGTH:
+            raise InputError(f"a tuple of more than {MAX_LENGTH:,} items")
         take(measure(value))
         return value
 
@@ -435,7 +439,7 @@ def evaluate(expression: ast.expr, constants: Mapping[str, Any]) -> Any:
         """Characters and items of a value; a tuple may hold the same long text many times."""
         if isinstance(value, tuple):
             return len(value) + sum(map(measure, value))
-        return len(value) if isinstance(value, str) else 1
+        return len(str(value)) if isinstance(value, str | Path) else 1
 
     def walk(node: ast.expr) -> Any:
         take(1)
@@ -492,7 +496,9 @@ def evaluate(expression: ast.expr, constants: Mapping[str, Any]) -> Any:
             if isinstance(sign, ast.Pow) and is_whole and abs(left) > 1 and right > MAX_WHOLE.bit_length():
                 raise InputError("a whole number beyond 2 ** 64")
         elif isinstance(sign, ast.Mult):
-            take(max((measure(a) * b for a, b in ((left, right), (right, left)) if is_repeated(a, b)), default=0))
+            sizes = [measure(a) * b for a, b in ((left, right), (right, left)) if is_repeated(a, b)]
+            if sizes and sizes[0] > room:
+                raise InputError(too_large)
         elif not isinstance(sign, ast.Add | ast.Div):  # a text on the left of % is a form, which may be of any width
             raise InputError("arithmetic on what is no number")
         value = OPERATORS[type(sign)](left, right)
@@ -656,7 +662,7 @@ def _parse(path: Path) -> ast.Module:
     try:
         return ast.parse(_read(path))
     except SyntaxError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise InputError(f"{path.name}:{error.lineno}: {error.msg}") from error
 
 
 @functools.cache
@@ -669,7 +675,7 @@ def _assignments(path: Path) -> dict[str, ast.AnnAssign]:
         elif isinstance(node, ast.Assign) and path == ROOT / "config.py":  # there each line is a constant
             line = ast.unparse(node).partition("\n")[0]
             name, _, value = line.partition(" = ")
-            raise InputError(f"{path}:{node.lineno}: {name} has no type: write {name}: type = {value[:40]}")
+            raise InputError(f"{path.name}:{node.lineno}: {name} has no type: write {name}: type = {value[:40]}")
     return found
 
 

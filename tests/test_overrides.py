@@ -323,6 +323,7 @@ def test_a_refusal_says_what_a_value_may_be_and_what_it_was(write_recipe: Callab
         "9**9**9", "2**2**40", "(-9)**9**9", "10**20", "9" * 5000, "0x" + "f" * 90_000, "9.0**9**9", "(-8)**0.5",
         "'a' * 10**10", "10**10 * 'a'", "('a',) * 10**10", "('a' * 10**5,) * 10**5",
         "(" * 9 + "('a',)" + " * 9)" * 9, "((" + "'a' * 10**6 + " * 3 + "''),) * 9",
+        "('a',) * 100_001", "Path(Path('a' * 10**6), " + "Path('a' * 10**6), " * 9 + ")",
         "-" * 90_000 + "1", "(" * 90_000 + ")" * 90_000, "1 + " * 90_000 + "1", "x" + ".a" * 90_000,
         "lambda: " * 90_000 + "1", "'a\\0b'",
     ],
@@ -429,7 +430,7 @@ def test_a_mistake_in_config_is_one_line(before: str, after: str, message: str, 
     line = SOURCE[: SOURCE.index(f"\n{before}") + 1].count("\n") + 1
     assert done.returncode == 1
     expected = re.escape(message.format(line=f":{line}"))
-    assert re.fullmatch(rf"error: .*config\.py{expected}.*\n", done.stderr), done.stderr
+    assert re.fullmatch(rf"error: config\.py{expected}.*\n", done.stderr), done.stderr
 
 
 def test_every_script_imports_overrides_before_config() -> None:
