@@ -96,12 +96,12 @@ def explain_mistake(kind: type[BaseException], error: BaseException, trace: type
     elif isinstance(error, AttributeError) and error.obj is not None and error.obj is sys.modules.get("config"):
         text = f"config.py: there is no constant {error.name} in it, which is needed: put its line back"
     else:
-        sys.__excepthook__(kind, error, trace)
+        _hook_before(kind, error, trace)
         return
     utils.say(f"error: {text}", stream=sys.stderr)
 
 
-sys.excepthook = explain_mistake
+_hook_before, sys.excepthook = sys.excepthook, explain_mistake
 
 
 def apply(arguments: list[str], *modules: ModuleType) -> None:

@@ -60,8 +60,9 @@ def split_dataset(
     new = {"train": rest, **{name: taken[name] for name in ("val", "test") if name in taken}}
     if not FORMATS[format].splits_share_files:
         kept = {}  # its files are not touched
+    description = describe_split(new)  # before anything is replaced: whatever ends this must leave the old splits
     backups = replace_splits(root, format, old | kept, new | kept)
-    make_console().print(describe_split(new))
+    make_console().print(description)
     say(f"replaced, and kept: {', '.join(backups)}")
 
 
