@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import AllOrCount, Count
 
 # ---- Class activation maps ----
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
             progress.step(1)
     page = MAP_FOLDER / "index.html"
     utils.write_text(page, make_page(cards, model, images))
-    print(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
+    utils.say(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 
 def load_model(path: Path) -> tuple[Predictor, MultiLabelModel]:
@@ -143,7 +143,8 @@ def map_image(
     photograph_file = Path(name) / "photograph.png"
     (folder / name).mkdir(parents=True, exist_ok=True)
     # with a label like that of the maps, so that all pictures are equally wide
-    draw_labels(np.asarray(photograph), ["photograph"]).save(folder / photograph_file)
+    with (folder / photograph_file).open("xb") as file:  # of no other image, also on a disk that ignores case
+        draw_labels(np.asarray(photograph), ["photograph"]).save(file, "PNG")
     pictures = []
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
         picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)

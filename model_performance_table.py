@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from dataset.json_files import read_json
 from evaluation import tables
 from evaluation.tables import Frame
 from models import checkpoints
 from models.metadata import check_metadata, is_measured
-from utils import InputError, run_script, suggest
+from utils import InputError, run_script, say, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,8 +66,7 @@ def main(arguments: list[str]) -> None:
         notes.append(f"note: these runs used {num_datasets} different data sets (column fingerprint): not comparable")
     if mode:
         tables.PRINTERS[mode](shown)
-        for note in notes:
-            print(note, file=sys.stderr)
+        say(*notes, stream=sys.stderr)
     else:
         num_best = (rows[SORT_BY] == rows[SORT_BY].iloc[0]).sum() if tables.is_numeric(rows[SORT_BY]) else 0
         tables.print_text(shown, notes, num_bold=num_best, kept="run")
@@ -106,8 +105,8 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         metrics.update(dict.fromkeys(sidecar["metrics"]))
         rows.append(make_row(sidecar, checkpoint))
     if skipped:
-        print(f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:", file=sys.stderr)
-        print(*(f"  {line}" for line in skipped), sep="\n", file=sys.stderr)
+        heading = f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:"
+        say(heading, *(f"  {line}" for line in skipped), stream=sys.stderr)
     if not rows:
         raise InputError(f"none of the checkpoints in {root} has a usable sidecar; training.py writes both")
     runs = pd.DataFrame(rows)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import Above0, Count, Port, ZeroOrMore
 
 # ---- Serving ----
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)  # uvicorn's own handlers would end with an exit status above 0
-    print(f"{config.MODEL_PATH} in {engine}: {name_address(listener)}, interface at /docs; Ctrl-C ends it", flush=True)
+    utils.say(f"{config.MODEL_PATH} in {engine}: {name_address(listener)}, interface at /docs; Ctrl-C ends it")
     server.run(sockets=[listener])
 
 

@@ -93,7 +93,7 @@ class TensorBoardLogger:
         known = targets >= 0  # False also for NaN
         curves = {"micro": (targets[known], probabilities[known])}
         for c, name in enumerate(classes):
-            curves[f"class/{name}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
+            curves[f"class/{utils.make_visible(name)}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
         for name, (labels, scores) in curves.items():
             if labels.any():
                 tag = f"pr_curve/{name}"
@@ -121,7 +121,7 @@ class TensorBoardLogger:
         from torch.utils.tensorboard.summary import hparams
 
         plain_constants = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
+            name: value if isinstance(value, bool | int | float) else utils.make_visible(str(value))
             for name, value in constants.items()
         }
         tagged_metrics = {f"hparam/{name}": float(value) for name, value in metrics.items()}

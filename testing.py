@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import OffOrCount, Scales
 
 # ---- What testing writes, and how it predicts ----
@@ -157,12 +157,12 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     """Append the probabilities of the images of `paths` that have no row yet, and print the speed."""
     num_earlier, start = rows.num_done, time.perf_counter()
     if num_earlier:
-        print(f"{num_earlier} of {len(paths)} images were done: going on")
+        utils.say(f"{num_earlier} of {len(paths)} images were done: going on")
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
     for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
         rows.append(record.probabilities)
     rate = (rows.num_done - num_earlier) / (time.perf_counter() - start)
-    print(f"{rate:.1f} images/s, from the first file to the last probability")
+    utils.say(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
 def name_predictions(model: Predictor) -> str:
@@ -233,7 +233,7 @@ def write_predictions(predictions: Predictions, name: str) -> None:
     for output in outputs:
         path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
         output.write(path, predictions)
-        print(f"saved: {path}")
+        utils.say(f"saved: {path}")
 
 
 def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
@@ -278,7 +278,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         confusion=confusion,
         ece=measured["ECE"],
     )
-    print(f"saved: {path}, and each class's numbers and pictures beside it")
+    utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
 
 
 def _null_if_nan(value: float) -> float | None:
@@ -304,24 +304,21 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         rows["model"] += f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}"
     if images.has_labels:
         rows["images"] += f", labels as {from_config.choose_format(config.TEST_SPLIT)}"
-    for name, text in rows.items():
-        print(f"{name:>8}  {text}")
-    print(flush=True)
+    utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
 
 
 def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     """Print how many labels were predicted, and which images were left out."""
     counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
-    print(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
+    utils.say(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
     for reason in [*bad.values()][:MAX_LINES]:
-        print(f"left out: {reason}")
+        utils.say(f"left out: {reason}")
     if len(bad) > MAX_LINES:
-        print(f"left out: {len(bad) - MAX_LINES} more")
+        utils.say(f"left out: {len(bad) - MAX_LINES} more")
 
 
 def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[Any]]) -> None:
     """Print the metrics as a table: name, value and, if there are any, interval. None: undefined."""
-    from rich.console import Console
     from rich.table import Table as Grid
 
     grid = Grid("metric", "value", title=f"{config.TEST_SPLIT} images", title_justify="left")
@@ -334,7 +331,7 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
         if intervals:
             cells.append(format_numbers(intervals[name], digits))
         grid.add_row(name, *cells)
-    Console(markup=False).print(grid)
+    utils.make_console().print(grid)
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     checkpoints.save(config.MODEL_PATH, checkpoint | updates)
     save_thresholds(folder / THRESHOLDS_FILE, updates["thresholds"])
     print_report(scores, policy, updates)
-    print(f"saved: {config.MODEL_PATH}\n       {folder / THRESHOLDS_FILE}")
+    utils.say(f"saved: {config.MODEL_PATH}", f"       {folder / THRESHOLDS_FILE}")
 
 
 # ---- printing ----
@@ -56,12 +56,17 @@ def main(arguments: list[str]) -> None:
 def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> None:
     """Print what was tuned, and how good it is: on the images it was tuned on, and cross-fitted on others."""
     report = updates["threshold_report"]
-    print(f"{report['num_images']} validation images, {len(scores.classes)} classes")
-    print(f"goal: {describe_goal(policy)}; labels an image: {policy.min_labels} to {policy.max_labels or 'all'}\n")
-
+    utils.say(
+        f"{report['num_images']} validation images, {len(scores.classes)} classes",
+        f"goal: {describe_goal(policy)}; labels an image: {policy.min_labels} to {policy.max_labels or 'all'}",
+        "",
+    )
     _print_grid(make_threshold_grid(policy, updates))
-    print("* saved; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits")
-    print("in-sample: tuned on these very images; cross-fitted: on the other folds'\n")
+    utils.say(
+        "* saved; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits",
+        "in-sample: tuned on these very images; cross-fitted: on the other folds'",
+        "",
+    )
     _print_grid(make_calibration_grid(updates))
     _print_grid(make_class_grid(scores, policy, updates))
     if report["unreachable"]:
@@ -146,11 +151,9 @@ def describe_goal(policy: Policy) -> str:
 
 def _print_grid(grid: Grid) -> None:
     """Print a table, with all columns except the first aligned to the right."""
-    from rich.console import Console
-
     for column in grid.columns[1:]:
         column.justify = "right"
-    Console(markup=False).print(grid)
+    utils.make_console().print(grid)
 
 
 if __name__ == "__main__":

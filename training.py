@@ -18,8 +18,8 @@ import time
 from functools import partial
 from typing import Any
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds

@@ -1,7 +1,7 @@
 """Divides a table into two with the same share of each label; whole sources stay together.
 
     train, val = split_table(table, 0.1, seed=0)
-    Console(markup=False).print(describe_split({"train": train, "val": val}))
+    make_console().print(describe_split({"train": train, "val": val}))
 
 Images are shared out as in iterative stratification (Sechidis et al. 2011), those with the rarest label first. But all
 labels of an image decide, not the rarest alone: it is chosen where that makes the chi-square distance smaller, which

@@ -21,6 +21,7 @@ import utils
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT
+from evaluation.tables import guard_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,10 @@ def save_report(
 def write_classes(
     path: Path, classes: Sequence[str], columns: Mapping[str, ArrayLike], confusion: NDArray[np.int64]
 ) -> None:
-    """CSV: a line a class with its `columns` and the four counts of its confusion matrix; undefined is empty."""
+    """CSV: a line a class with its `columns` and the four counts of its confusion matrix; undefined is empty.
+
+    It is for people: names are as `tables.guard_cell` writes them, and exact in evaluate_result.json.
+    """
     (tn, fp), (fn, tp) = confusion.transpose(1, 2, 0)
     counts = {"true_positives": tp, "false_positives": fp, "false_negatives": fn, "true_negatives": tn}
     table = {name: np.asarray(values) for name, values in {**columns, **counts}.items()}
@@ -77,7 +81,7 @@ def write_classes(
         writer.writerow(["class", *table])
         for name, *row in zip(classes, *(values.tolist() for values in table.values()), strict=True):
             values = [value if isinstance(value, int) else "" if math.isnan(value) else f"{value:.6g}" for value in row]
-            writer.writerow([name, *values])
+            writer.writerow([guard_cell(name), *values])
 
 
 def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figure:

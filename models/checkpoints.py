@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import reprlib
 import warnings
 import zipfile
@@ -130,8 +131,11 @@ def read_best_f1(path: Path) -> float:
 
 
 def name_model(model_name: str) -> str:
-    """The backbone's name as the name of a folder or file: `timm/resnet18` -> `timm-resnet18`."""
-    return model_name.replace("/", "-")
+    """The backbone's name as the name of a folder or file: `timm/resnet18` -> `timm-resnet18`.
+
+    A file from elsewhere may hold any name: what cannot stand in the name of a file becomes a dash, too.
+    """
+    return re.sub(r"^\.+|[^\w.+-]", "-", model_name)
 
 
 @functools.cache

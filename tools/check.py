@@ -359,12 +359,12 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
 
 def print_summary(result: Result, output: Path) -> None:
     splits = ", ".join(f"{len(table):,} {split}" for split, table in result.tables.items())
-    print(f"{result.root}: {result.format}, {splits} images")
+    utils.say(f"{result.root}: {result.format}, {splits} images")
     for kind, title in check_report.KINDS.items():
         for severity in ("error", "warning"):
             found = [f for f in result.findings if (f.kind, f.severity) == (kind, severity)]
             if found:
-                first = printable(result.describe(found[0]))
+                first = result.describe(found[0])
                 joint = "; the first: " if found[0].files else ": "  # some findings are about no single image
-                print(f"  {severity:8}{len(found):6}  {title}{joint}{first}")
-    print(f"check {'passed' if result.passed else 'failed'}: {output / 'check_dataset' / 'index.html'}")
+                utils.say(f"  {severity:8}{len(found):6}  {title}{joint}{first}")
+    utils.say(f"check {'passed' if result.passed else 'failed'}: {output / 'check_dataset' / 'index.html'}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from dataset.decoding import decode_image
 from dataset.table import Table
 from evaluation import pages
 from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
-from evaluation.pages import cut, printable
+from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
 from tools.findings import Finding, Result
 
@@ -133,7 +134,8 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
         for position in np.linspace(0, len(chosen) - 1, min(NUM_SAMPLES, len(chosen))).round().astype(int):
             index = chosen[position]
             picture = draw_sample(decode_image(table.paths[index]), table.targets[index], table.classes)
-            path = folder / printable(f"{split}_{len(samples[split]):02}_{Path(table.paths[index]).stem[:40]}.jpg")
+            stem = re.sub(r"[^\w.-]+", "-", Path(table.paths[index]).stem)[:40]
+            path = folder / f"{split}_{len(samples[split]):02}_{stem}.jpg"
             utils.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
             samples[split].append(path)
     return samples

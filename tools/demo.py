@@ -41,7 +41,7 @@ def draw_dataset(root: Path, splits: Sequence[tuple[Path, Path, int]], image_siz
     found = read_marker(root, [folder for split in splits for folder in split[:2]])
     files = [pair for images, labels, count in splits for pair in list_files(images, labels, count)]
     if found == {**wanted, "complete": True} and all(file.is_file() for pair in files for file in pair):
-        print(f"{root} holds this demo already: nothing to draw")
+        utils.say(f"{root} holds this demo already: nothing to draw")
         return
     if found:  # marked as incomplete first: an interruption from here on only means drawing again
         save_marker(root, {**found, "complete": False})
@@ -107,7 +107,7 @@ def save_images(splits: Sequence[tuple[Path, Path, int]], seed: int, size: int) 
 
 def print_summary(root: Path, positives: np.ndarray, counts: Sequence[int]) -> None:
     per_image = positives.sum() / sum(counts)
-    print(f"{root}: {counts[0]} train and {counts[1]} test images, {per_image:.2f} labels an image")
-    print(f"  {'images that show':18}{'train':>6}{'test':>6}")
+    utils.say(f"{root}: {counts[0]} train and {counts[1]} test images, {per_image:.2f} labels an image")
+    utils.say(f"  {'images that show':18}{'train':>6}{'test':>6}")
     for kind, (train, test) in zip(KINDS, positives.T, strict=True):
-        print(f"  {kind:18}{train:6}{test:6}")
+        utils.say(f"  {kind:18}{train:6}{test:6}")

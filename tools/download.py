@@ -167,7 +167,7 @@ def fetch(archive: Archive, base_urls: Sequence[str], path: Path) -> None:
             _fetch_bytes(urls, path, archive.num_bytes)
             urls = [*urls[1:], urls[0]]
         algorithm, _, wanted = archive.checksum.partition(":")
-        print(f"checking {path.name}", flush=True)
+        utils.say(f"checking {path.name}")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, algorithm).hexdigest()
         if found == wanted:

@@ -43,7 +43,7 @@ def see_first_step(run: Run) -> LookAtLogits:
             return
         was_shown = True
         lines = trainer.objective.describe(logits, batch.targets, batch.weights)
-        utils.say("\n  ".join(["first step:", *lines]))
+        utils.say("first step:", *(f"  {line}" for line in lines))
         run.doctor.look_at_first_step(
             network=stage.network,
             batch=batch,
@@ -138,7 +138,7 @@ def print_configuration(run: Run) -> None:
             rows["resumes"] += f" and {state.step} steps"
         if state.best_epoch:
             rows["resumes"] += f", best F1 so far {state.best_f1:.4f}"
-    utils.say("\n".join(f"{name:>8}  {text}" for name, text in rows.items()) + "\n")
+    utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
 
 
 def _describe_model(run: Run) -> str:
@@ -207,8 +207,9 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     """What came out of the run, and which checkpoint was selected."""
     state, files, measured = run.state, run.files, selected["metrics"]
     lines = [
-        f"\nbest validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
-        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}"
+        "",
+        f"best validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
+        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}",
     ]
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
@@ -216,5 +217,5 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
         f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
         f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
     )
-    lines.append(f"saved: {files.checkpoint}\n       {config.BEST_MODEL_PATH}\n       {files.curves}")
-    utils.say("\n".join(lines))
+    lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
+    utils.say(*lines)
