@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +21,7 @@ from evaluation.drawing import BAND, draw_labels
 from evaluation.pages import cut
 from evaluation.palette import DARK
 
-Record = dict[str, float | int | bool]  # the numbers of one epoch; "epoch" counts from 1
+Record = dict[str, Any]  # the numbers of one epoch, None where there is none; "epoch" counts from 1
 
 # keys: numbers of a record; values: their tags. TensorBoard draws the tags of one group (the word before the slash)
 # side by side. A number that is not listed has its key as tag.
@@ -78,7 +79,7 @@ class TensorBoardLogger:
         if self.writer is None:
             return
         for key, value in record.items():
-            if key != "epoch":
+            if key != "epoch" and value is not None:
                 self.writer.add_scalar(TAGS.get(key, key), float(value), int(record["epoch"]))
         self.writer.flush()  # so that this epoch is not lost if the run is killed in the next one
 

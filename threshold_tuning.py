@@ -25,6 +25,7 @@ import numpy as np
 
 import metrics
 import utils
+from dataset.class_names import show_names
 from evaluation.saved_scores import SCORES_FILE, THRESHOLDS_FILE, SavedScores, find_folder, read_scores, save_thresholds
 from evaluation.tuning import tune_checkpoint
 from export import engines
@@ -66,12 +67,12 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
     _print_grid(make_class_grid(scores, policy, updates))
     if report["unreachable"]:
         utils.warn(
-            f"no threshold reaches that precision, so they are hardly predicted: {', '.join(report['unreachable'])}"
+            f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"
         )
     if report["platt_as_temperature"]:
         utils.warn(
             "platt takes the temperature for classes all or none of whose validation images have them: "
-            + ", ".join(report["platt_as_temperature"])
+            + show_names(report["platt_as_temperature"])
         )
 
 
