@@ -28,7 +28,7 @@ Bools = NDArray[np.bool_]
 ENTRIES_AT_ONCE = 2**16  # entries in a block of rows: their temporary copies fit into the cache of a core
 CLASSES_AT_ONCE = 16  # one cache line holds 16 float32 scores: reading one of these classes reads them all
 RANK_STEPS = 2**14  # steps into which `rank_scores` divides 0...1; a power of two, so that score x RANK_STEPS is exact
-RESAMPLED_AT_ONCE = 2**25  # resamples x images, or x classes, in a block of the bootstrap; each takes 8 bytes
+RESAMPLED_AT_ONCE = 2**25  # numbers in a block of the bootstrap: a resample has one an image and eight a class
 TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
 NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
 
@@ -248,7 +248,7 @@ def bootstrap(
     num_images = len(probabilities)
     rng = np.random.default_rng(seed)
     measured, measured_by_class = [], []
-    for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // max(num_images, probabilities.shape[1]))):
+    for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // max(num_images, 8 * probabilities.shape[1]))):
         # A resample is kept as how often it has each image, so no scores are copied, and what is computed for an image
         # serves all resamples of the chunk.
         counts = np.empty((chunk.stop - chunk.start, num_images))

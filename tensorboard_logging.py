@@ -39,6 +39,7 @@ TAGS = {
     "seconds": "speed/seconds",
 }
 
+MAX_PR_CURVES = 100  # of classes, those with the most positives
 PR_CURVE_THRESHOLDS = 127  # the most that TensorBoard's plugin takes
 PICTURE_SIDE, GAP = 320, 12  # in pixels: a picture in the grid of validation pictures, and the space between two
 GRID_COLUMNS = 4
@@ -86,6 +87,8 @@ class TensorBoardLogger:
     def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
         """Write PR curves: one of all classes together (micro), and one of each class that has a positive.
 
+        Of more than MAX_PR_CURVES classes, those with the most positives are written.
+
         `probabilities` and `targets` are (N, C). Targets are 1, 0, or unknown (-1 or NaN), which are left out.
         """
         if self.writer is None:
@@ -93,8 +96,8 @@ class TensorBoardLogger:
         probabilities, targets = np.asarray(probabilities), np.asarray(targets)
         known = targets >= 0  # False also for NaN
         curves = {"micro": (targets[known], probabilities[known])}
-        for c, name in enumerate(classes):
-            curves[f"class/{name}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
+        for c in np.argsort(-(targets == 1).sum(axis=0), kind="stable")[:MAX_PR_CURVES].tolist():
+            curves[f"class/{classes[c]}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
         for name, (labels, scores) in curves.items():
             if labels.any():
                 tag = f"pr_curve/{name}"

@@ -36,6 +36,8 @@ from trainer.from_config import choose_policy
 if TYPE_CHECKING:
     from rich.table import Table as Grid
 
+MAX_CLASSES = 100  # that are printed, those with the most positives
+
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
@@ -65,6 +67,8 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
     print("in-sample: tuned on these very images; cross-fitted: on the other folds'\n")
     _print_grid(make_calibration_grid(updates))
     _print_grid(make_class_grid(scores, policy, updates))
+    if len(scores.classes) > MAX_CLASSES:
+        print(f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all")
     if report["unreachable"]:
         utils.warn(
             f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"
@@ -111,7 +115,7 @@ def make_calibration_grid(updates: Mapping[str, Any]) -> Grid:
 
 
 def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> Grid:
-    """Counts and metrics of each class at the thresholds that are saved."""
+    """Counts and metrics of each class at the thresholds that are saved; at most MAX_CLASSES."""
     from rich.table import Table as Grid
 
     columns = metrics.measure_classes(
@@ -123,12 +127,12 @@ def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, A
     )
     shown = ("positives", "threshold", "predicted", "P", "R", "F1")
     grid = Grid("class", *shown, title="at the saved thresholds, in-sample", title_justify="left")
-    for label, name in enumerate(scores.classes):
+    for label in np.sort(np.argsort(-columns["positives"], kind="stable")[:MAX_CLASSES]).tolist():
         cells = []
         for column in shown:
             value = columns[column][label]
             cells.append(f"{value:.4f}" if isinstance(value, np.floating) else str(value))
-        grid.add_row(name, *cells)
+        grid.add_row(scores.classes[label], *cells)
     return grid
 
 

@@ -346,6 +346,7 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
         "check_pass": result.passed,
         "attributes": attributes,
         "analysis": {"histogram": "check_dataset/histogram.png"},
+        "class_counts": check_report.count_positives(result.tables),
         "dataset_path": str(result.root),
         "show_type": "image",
         "dataset_type": "MLClsDataset",
