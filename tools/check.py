@@ -346,7 +346,9 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
         "check_pass": result.passed,
         "attributes": attributes,
         "analysis": {"histogram": "check_dataset/histogram.png"},
-        "class_counts": check_report.count_positives(result.tables),
+        "class_counts": check_report.count_positives(
+            {name: table for name, table in result.tables.items() if name != UNREAD}
+        ),
         "dataset_path": str(result.root),
         "show_type": "image",
         "dataset_type": "MLClsDataset",
