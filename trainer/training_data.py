@@ -110,20 +110,13 @@ def require_labels(split: Table, name: str, advice: str) -> None:
 
 
 def _advise_on_labels(data: Data, split: str) -> str:
-    """Where the labels of `split`, train or val, come from, and so what to look at when there are none."""
+    """What to look at where `split`, train or val, has no label."""
     if split == "val" and data.val_is_drawn:
         return (
             f"VAL_SPLIT {config.VAL_SPLIT:g} takes {len(data.val)} of {len(data.table)} images: raise it, or draw "
             f"others (SPLIT_SEED {config.SPLIT_SEED})"
         )
-    if data.format == "coco_cls" and split == "train":
-        return f"is TRAIN_LABELS_DIR right? It is {config.TRAIN_LABELS_DIR}"
-    if data.format == "coco_cls":
-        return f"is LABELS_DIR right? Those of the val split are in {config.LABELS_DIR / split}"
-    advice = f"is DATASET_FOLDER right? {config.DATASET_FOLDER} is read as {data.format} (DATASET_FORMAT)"
-    if data.format == "csv":
-        advice += f", its names parted by {config.LABEL_SEPARATOR!r} (LABEL_SEPARATOR)"
-    return advice
+    return from_config.advise_on_labels(split)
 
 
 def require_one_label(table: Table) -> None:
