@@ -382,17 +382,17 @@ def test_a_healthy_run_is_told_nothing(splits: tuple[Table, Table], options: dic
         ("cosine", {"loss": losses.AsymmetricAngular(), "frozen_epochs": 1, "epochs": 2}),
     ],
 )
-def test_a_real_network_on_few_images_is_told_nothing(shared_dataset: Path, head: str, options: dict[str, Any]) -> None:
+def test_a_real_network_on_few_images_is_told_that_they_are_few(shared_dataset: Path, head: str, options: dict[str, Any]) -> None:
     train, val = split_table(dataset_readers.read_dataset(shared_dataset, split="train"), 0.25, seed=0)
     torch.manual_seed(0)
     run = Run(train, val, model=make_model("mobilenet_v2", 3, head, image_size=32), batch_size=8, **options)
-    assert not run.train().findings
+    assert set(run.train().findings) == {"few validation images"}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_ten_images_are_told_nothing(splits: tuple[Table, Table], optimizer: str) -> None:
+def test_ten_images_are_told_that_they_are_few(splits: tuple[Table, Table], optimizer: str) -> None:
     run = Run(splits[0].select(range(10)), splits[1].select(range(5)), optimizer=optimizer, rate=0.01, epochs=8)
-    assert not run.train().findings
+    assert set(run.train().findings) == {"few validation images", "batch larger than the split"}
 
 
 # ---- the limits ----
