@@ -382,7 +382,9 @@ def test_a_healthy_run_is_told_nothing(splits: tuple[Table, Table], options: dic
         ("cosine", {"loss": losses.AsymmetricAngular(), "frozen_epochs": 1, "epochs": 2}),
     ],
 )
-def test_a_real_network_on_few_images_is_told_that_they_are_few(shared_dataset: Path, head: str, options: dict[str, Any]) -> None:
+def test_a_real_network_on_few_images_is_told_that_they_are_few(
+    shared_dataset: Path, head: str, options: dict[str, Any]
+) -> None:
     train, val = split_table(dataset_readers.read_dataset(shared_dataset, split="train"), 0.25, seed=0)
     torch.manual_seed(0)
     run = Run(train, val, model=make_model("mobilenet_v2", 3, head, image_size=32), batch_size=8, **options)
