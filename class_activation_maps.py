@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import utils
+from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from evaluation import activation_maps, pages
 from evaluation.drawing import draw_labels
@@ -47,6 +48,7 @@ from trainer.from_config import ImagesToPredict, read_test_images
 
 COLOURS = "inferno"  # one of matplotlib's colour maps; equal steps of the value look equal
 STRENGTH = 0.6  # share of the colours where they cover the photograph
+MAX_OTHERS = 10  # classes without a map that the page names for an image
 MAX_SIDE = 640  # pixels; larger photographs are shrunk
 PICTURES_FOLDER = "index_files"  # in MAP_FOLDER; browsers name the folder of a saved page like this
 
@@ -68,13 +70,9 @@ class Card(NamedTuple):
     name: str
     photograph: Path
     maps: list[tuple[Path, Verdict]]  # (picture of the map, its class)
-    others: list[Verdict]  # classes that are predicted or present, but have no map
-
-    @property
-    def present(self) -> list[str]:
-        """The names of the image's labels."""
-        verdicts = [verdict for _, verdict in self.maps] + self.others
-        return [verdict.name for verdict in verdicts if verdict.target == 1]
+    others: list[Verdict]  # the most probable classes that are predicted or present, but have no map
+    num_more: int  # such classes besides
+    present: str  # the names of the image's labels, the most probable first
 
 
 def main(arguments: list[str]) -> None:
@@ -152,7 +150,14 @@ def map_image(
         texts = describe(verdict, has_evidence=bool(values.max() > 0))
         draw_labels(np.asarray(picture), texts).save(folder / file)
         pictures.append((file, verdict))
-    return Card(name=name, photograph=photograph_file, maps=pictures, others=others)
+    return Card(
+        name=name,
+        photograph=photograph_file,
+        maps=pictures,
+        others=others[:MAX_OTHERS],
+        num_more=len(others[MAX_OTHERS:]),
+        present=show_names([verdict.name for verdict in (*shown, *others) if verdict.target == 1]),
+    )
 
 
 def judge(
@@ -178,7 +183,8 @@ def judge(
     shown = [verdict for verdict in verdicts if verdict.is_predicted][:MAP_LABELS_PER_IMAGE]
     if not shown:
         shown = verdicts[:1]
-    others = [verdict for verdict in verdicts if (verdict.is_predicted or verdict.target == 1) and verdict not in shown]
+    mapped = {verdict.label for verdict in shown}
+    others = [v for v in verdicts if (v.is_predicted or v.target == 1) and v.label not in mapped]
     return shown, others
 
 

@@ -152,7 +152,7 @@ def run_split() -> None:
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
         {"train": TRAIN_PERCENT, "val": VAL_PERCENT, "test": TEST_PERCENT},
-        config.SEED,
+        config.SPLIT_SEED,
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
         options=from_config.make_options(),

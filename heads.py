@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dataset.array_files import read_array
+from dataset.class_names import show_names
 from utils import InputError
 
 
@@ -304,11 +305,8 @@ def _average_word_vectors(path: Path, classes: Sequence[str]) -> list[NDArray[np
                 raise ValueError(f"line {number}: {error}") from error
     lacking = [name for name in classes if not words_of[name] or not set(words_of[name]) <= vectors.keys()]
     if lacking:
-        names = ", ".join(lacking[:10])
-        if len(lacking) > 10:
-            names += ", ..."
         raise ValueError(
-            f"it lacks words of {len(lacking)} of {len(classes)} classes: {names}; "
+            f"it lacks words of {len(lacking)} of {len(classes)} classes: {show_names(lacking)}; "
             "give a .npy matrix with a row a class instead"
         )
     return [np.mean([vectors[word] for word in words_of[name]], axis=0) for name in classes]

@@ -143,6 +143,8 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     for section in (sidecar["metrics"], top, *(sidecar[name] for name in SECTIONS[1:])):
         for name, value in section.items():
             row.setdefault(name, value)
+    if "SEED" in sidecar["config"]:  # it drew the split before there was SPLIT_SEED
+        row.setdefault("SPLIT_SEED", row["SEED"])
     stem = Path(checkpoint).stem
     digest = re.search(r"_([0-9a-f]{8})$", stem)  # of the configuration, at the end of names that training.py gives
     return {**row, "run": digest[1] if digest else stem, "checkpoint": checkpoint}

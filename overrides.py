@@ -251,6 +251,9 @@ def _check_type(name: str, value: Any, annotation: Any) -> Any:
     members = _members(annotation)
     if isinstance(value, str | Path) and "\0" in str(value):
         raise InputError(f"{name} is {_shorten(repr(value))}: a null character cannot stand in a name or path")
+    if types.NoneType in members and isinstance(value, str) and value.lower() == "none":
+        or_file = f", or ./{value} for a file that is called so" if {str, Path} & {*members} else ""
+        raise InputError(f"{name} is the text {value!r}: write None{or_file}")
     for member in members:
         if typing.get_origin(member) is tuple and isinstance(value, tuple | list):
             kinds = typing.get_args(member)

@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import distributed
 import metrics
@@ -238,6 +239,7 @@ def write_predictions(predictions: Predictions, name: str) -> None:
 
 def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
     """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything."""
+    warn_of_missing_labels(images.table.targets)
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
     measured = metrics.measure(*scores, **limits)
@@ -279,6 +281,19 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         ece=measured["ECE"],
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
+
+
+def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:
+    """Warn where no image of TEST_SPLIT has a label, or none that is known, since most metrics then say nothing."""
+    present, known = metrics.as_known(targets)
+    advice = from_config.advise_on_labels(config.TEST_SPLIT)
+    if not known.any():
+        utils.warn(f"no label of any {config.TEST_SPLIT} image is known, so that no metric says anything: {advice}")
+    elif not present.any():
+        utils.warn(
+            f"no {config.TEST_SPLIT} image has a label, so that mAP is undefined, and precision, recall and F1 are 0 "
+            f"whatever is predicted: {advice}"
+        )
 
 
 def _null_if_nan(value: float) -> float | None:

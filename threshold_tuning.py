@@ -25,6 +25,7 @@ import numpy as np
 
 import metrics
 import utils
+from dataset.class_names import show_names
 from evaluation.saved_scores import SCORES_FILE, THRESHOLDS_FILE, SavedScores, find_folder, read_scores, save_thresholds
 from evaluation.tuning import tune_checkpoint
 from export import engines
@@ -34,6 +35,8 @@ from trainer.from_config import choose_policy
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid
+
+MAX_CLASSES = 100  # that are printed, those with the most positives
 
 
 def main(arguments: list[str]) -> None:
@@ -69,14 +72,16 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
     )
     _print_grid(make_calibration_grid(updates))
     _print_grid(make_class_grid(scores, policy, updates))
+    if len(scores.classes) > MAX_CLASSES:
+        print(f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all")
     if report["unreachable"]:
         utils.warn(
-            f"no threshold reaches that precision, so they are hardly predicted: {', '.join(report['unreachable'])}"
+            f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"
         )
     if report["platt_as_temperature"]:
         utils.warn(
             "platt takes the temperature for classes all or none of whose validation images have them: "
-            + ", ".join(report["platt_as_temperature"])
+            + show_names(report["platt_as_temperature"])
         )
 
 
@@ -115,7 +120,7 @@ def make_calibration_grid(updates: Mapping[str, Any]) -> Grid:
 
 
 def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> Grid:
-    """Counts and metrics of each class at the thresholds that are saved."""
+    """Counts and metrics of each class at the thresholds that are saved; at most MAX_CLASSES."""
     from rich.table import Table as Grid
 
     columns = metrics.measure_classes(
@@ -127,12 +132,12 @@ def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, A
     )
     shown = ("positives", "threshold", "predicted", "P", "R", "F1")
     grid = Grid("class", *shown, title="at the saved thresholds, in-sample", title_justify="left")
-    for label, name in enumerate(scores.classes):
+    for label in np.sort(np.argsort(-columns["positives"], kind="stable")[:MAX_CLASSES]).tolist():
         cells = []
         for column in shown:
             value = columns[column][label]
             cells.append(f"{value:.4f}" if isinstance(value, np.floating) else str(value))
-        grid.add_row(name, *cells)
+        grid.add_row(scores.classes[label], *cells)
     return grid
 
 

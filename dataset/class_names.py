@@ -1,4 +1,4 @@
-"""Class names: `classes.txt`, names that are written twice, names that are none, several names in one cell."""
+"""Class names: `classes.txt`, names that are written twice or are none, several names in a cell or in a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import difflib
 import io
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,12 @@ def split_names(cell: str, separator: str) -> list[str]:
     except csv.Error as error:
         raise InputError(f"the names {cell[:LONGEST]!r} cannot be told apart: {error}") from error
     return [name.strip() for name in (names or cell.split(separator)) if name.strip()]
+
+
+def show_names(names: Collection[str], most: int = 10) -> str:
+    """The first `most` names for a message, and how many more there are: "cat, dog, and 9,998 more"."""
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown}, and {len(names) - most:,} more"
 
 
 def join_names(names: Iterable[str], separator: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset.class_names import show_names
 from dataset.files import hash_file
 from dataset.json_files import read_json
 from export import engines
@@ -248,14 +249,11 @@ def describe(metadata: dict[str, Any]) -> str:
     size = "H, W" if "size" in metadata["dynamic"] else f"{metadata['image_size']}, {metadata['image_size']}"
     batch = "B" if "batch" in metadata["dynamic"] else "1"
     classes = metadata["classes"]
-    listed = ", ".join(classes[:5])
-    if len(classes) > 5:
-        listed += ", ..."
     return (
         f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
         f"({batch}, 3, {size}), resized by {metadata['resize_rule']!r}; scaling and normalisation are inside. Output "
-        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {listed}. metadata {METADATA!r}: JSON with "
-        f"classes, thresholds and the rest."
+        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. metadata "
+        f"{METADATA!r}: JSON with classes, thresholds and the rest."
     )
 
 

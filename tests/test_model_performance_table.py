@@ -589,3 +589,11 @@ def test_script_from_the_command_line(root: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: SORT_BY: there is no column 'f1'")
     assert failed.stdout == ""
+
+
+def test_before_split_seed_the_seed_drew_the_split(tmp_path: Path) -> None:
+    older, newer = make_sidecar("resnet18", 0.5, 0.5, 1, SEED=7), make_sidecar("resnet18", 0.6, 0.6, 1, SEED=8)
+    del older["config"]["SPLIT_SEED"]
+    for name, sidecar in (("a", older), ("b", newer)):
+        write_run(tmp_path, name, sidecar)
+    assert model_performance_table.read_runs(tmp_path)["SPLIT_SEED"].tolist() == [7, 0]

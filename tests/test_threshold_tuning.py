@@ -289,6 +289,25 @@ def test_the_table_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "temperature for classes" in captured.err
 
 
+def test_of_thousands_of_classes_a_hundred_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    num_classes = 1000
+    rng = np.random.default_rng(0)
+    targets = np.zeros((40, num_classes), dtype=np.int8)
+    targets[:, 900:] = rng.random((40, 100)) < 0.5
+    targets[0, 900:] = 1
+    names = tuple(f"class{number}" for number in range(num_classes))
+    scores = SavedScores(rng.random(targets.shape, dtype=np.float32), targets, [f"{n}.jpg" for n in range(40)], names)
+    path = write_checkpoint(tmp_path / "best_model.pt", scores, classes=list(names))
+    assert len(run(path)["thresholds"]) == num_classes
+    printed = capsys.readouterr()
+    shown = [
+        line.split()[1] for line in printed.out.splitlines() if line.startswith("│ class") and "class " not in line
+    ]
+    assert shown == list(names[900:])
+    assert "the 100 classes with the most positives of 1,000; thresholds.npy has all" in printed.out
+    assert "class0, class1, class2, class3, class4, class5, class6, class7, class8, class9, and 890 more" in printed.err
+
+
 def test_the_scores_of_another_checkpoint_of_the_run_are_refused(tmp_path: Path) -> None:
     """`model_epoch_006.pth` lies where the best epoch's scores do."""
     path = write_checkpoint(tmp_path / "best.pt", epoch=4)

@@ -141,6 +141,22 @@ def read_split(split: str, run_commands: bool = True) -> Table:
     return table
 
 
+def advise_on_labels(split: str) -> str:
+    """Which constants to look at where no image of `split` has a label: they say where its labels are."""
+    format = choose_format(split)
+    if format == "coco_cls":
+        name, folder = {
+            "train": ("TRAIN_LABELS_DIR", config.TRAIN_LABELS_DIR),
+            "val": ("LABELS_DIR", config.LABELS_DIR),
+            "test": ("TEST_LABELS_DIR", config.TEST_LABELS_DIR),
+        }[split]
+        return f"is {name} right? It is {folder}"
+    advice = f"is DATASET_FOLDER right? {config.DATASET_FOLDER} is read as {format} (DATASET_FORMAT)"
+    if format == "csv":
+        advice += f", and {config.LABEL_SEPARATOR!r} (LABEL_SEPARATOR) stands between two names"
+    return advice
+
+
 def make_options(run_commands: bool = True) -> ReadOptions:
     """The constants that the readers of some formats depend on. Without `run_commands`, SHARD_COMMANDS is False."""
     return ReadOptions(

@@ -35,10 +35,18 @@ DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
 
 def name_files(data: Data) -> RunFiles:
-    """The files of this configuration. The same constants (of the sections marked *) and data give the same names."""
+    """The files of this configuration. The same constants (of the sections marked *) and data give the same names.
+
+    MICRO_BATCH_SIZE names them, too, where it is set.
+    """
     constants = overrides.resolved(config)
     decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
     identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
+    if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
+        del identity["SPLIT_SEED"]
+    if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
+        identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     files = [
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
@@ -266,7 +274,7 @@ def finish(run: Run) -> dict[str, Any]:
             "best": best | {"metrics": measured, "file": str(files.checkpoint)},
             "last": {"score": state.history[-1].get("val_f1"), "epoch": state.epoch, "file": str(files.last)},
         },
-        "steps_left_out": state.num_skipped,
+        "steps_left_out": sum(record["steps_left_out"] for record in state.history),
         "findings": findings,
     }
     utils.write_text(files.result, json.dumps(result, indent=1))

@@ -26,7 +26,7 @@ class RunState:
     epoch: int = 0  # the last epoch that is done
     seconds: float = 0.0  # that the epochs took
     history: list[dict[str, Any]] = field(default_factory=list)  # a record for each epoch
-    num_skipped: int = 0  # steps that were left out, because their gradient was not finite; also of the present epoch
+    num_skipped: int = 0  # the sum of `num_left_out` over all epochs and the present one
     finished: bool = False  # whether the run has ended
 
     # the present epoch, `epoch` + 1
@@ -35,7 +35,8 @@ class RunState:
     num_images: int = 0  # of these steps
     epoch_seconds: float = 0.0  # that these steps took; at the end of the epoch also its preparation
     num_taken: int = 0  # those of these steps whose gradient was finite
-    num_left_out: int = 0  # those of these steps whose gradient was not finite
+    num_left_out: int = 0  # those of these steps whose gradient was not finite, without the next ones
+    num_overflowed: int = 0  # those that overflowed in half precision, while the scaler lowers its scale
     rates: dict[str, float] = field(default_factory=dict)  # learning rates at the start of the epoch
 
     # validations
@@ -66,7 +67,7 @@ class RunState:
         self.epoch = record["epoch"]
         self.seconds += record["seconds"]
         self.history.append(record)
-        self.step = self.num_images = self.num_taken = self.num_left_out = 0
+        self.step = self.num_images = self.num_taken = self.num_left_out = self.num_overflowed = 0
         self.loss_total = self.epoch_seconds = 0.0
 
 
