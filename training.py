@@ -37,6 +37,7 @@ from trainer.build import Trainer, is_frozen, make_trainer
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
 from trainer.run import Run
+from trainer.run_files import RunFiles
 from trainer.step import (
     LookAtLogits,
     clip_gradients,
@@ -48,7 +49,7 @@ from trainer.step import (
     split_batch,
 )
 from trainer.training_curves import CurvesFile
-from trainer.training_data import open_image_caches, prepare_stage, read_data
+from trainer.training_data import Data, open_image_caches, prepare_stage, read_data
 from utils import Stopped
 
 LONG_EPOCH_SECONDS = 60.0  # an epoch that took longer is saved before its validation, which may take long too
@@ -60,16 +61,17 @@ def main(arguments: list[str]) -> None:
     utils.keep_freed_memory()
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
     with distributed.start(config.DEVICE) as device, Interruption(advice) as interruption, utils.keep_log():
-        train(start_run(device, interruption))
+        data = read_data()
+        files = records.name_files(data)
+        with records.own(files):
+            train(start_run(device, interruption, data, files))
 
 
-def start_run(device: torch.device, interruption: Interruption) -> Run:
-    """Read the data, build what is trained, and go on where an interrupted run of these constants stopped."""
+def start_run(device: torch.device, interruption: Interruption, data: Data, files: RunFiles) -> Run:
+    """Build what is trained, and go on where an interrupted run of these constants stopped."""
     random_state.seed_everything(config.SEED)
-    data = read_data()
     trainer = make_trainer(data.train, device)
     caches = open_image_caches(data)
-    files = records.name_files(data)
     state, resumed = records.resume(files, trainer, data)
     run = Run(
         data=data,

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from dataset.decoding import decode_image, stamp_files
@@ -36,8 +37,9 @@ def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> d
     digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
     digest.update(stamp_files(paths).tobytes())
     found = None if cache_folder is None else cache_folder / f"bad_images_{digest.hexdigest()[:16]}.json"
-    if found is not None and found.is_file():
-        return json.loads(found.read_text(encoding="utf-8"))
+    if found is not None:
+        with suppress(OSError, ValueError):  # there is none, or it is damaged
+            return json.loads(found.read_text(encoding="utf-8"))
     bad = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("trying the images", len(paths)) as progress:
         for path, reason in zip(paths, pool.map(_try_image, paths), strict=True):

@@ -9,6 +9,7 @@ Whoever trains an epoch counts its steps, images and seconds in it.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,7 @@ class RunState:
     seconds: float = 0.0  # that the epochs took
     history: list[dict[str, Any]] = field(default_factory=list)  # a record for each epoch
     num_skipped: int = 0  # steps that were left out, because their gradient was not finite; also of the present epoch
+    closed: str = ""  # when the last of these epochs was done, "2026-03-01 12:00:00"
     finished: bool = False  # whether the run has ended
 
     # the present epoch, `epoch` + 1
@@ -61,5 +63,6 @@ class RunState:
         self.epoch = record["epoch"]
         self.seconds += record["seconds"]
         self.history.append(record)
+        self.closed = time.strftime("%Y-%m-%d %H:%M:%S")
         self.step = self.num_images = self.num_taken = self.num_left_out = 0
         self.loss_total = self.epoch_seconds = 0.0

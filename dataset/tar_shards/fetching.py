@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from utils import InputError
+from dataset.locks import hold
+from utils import InputError, explain
 
 TRIES = 4  # of fetching a shard
 RETRY_SECONDS = 1.0  # before the second try; twice as long before each further one
@@ -54,11 +54,11 @@ def fetch_shard(url: str, name: str, file: Path, num_bytes: int, limit_gb: float
         raise InputError(f"SHARD_CACHE_GB is {limit_gb}, but {name} alone has {num_bytes / 1e9:.3g}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(file.with_suffix(".lock")):
+        with hold(file.with_suffix(".lock")):
             if file.exists():
                 return
             temporary = file.with_suffix(".part")
-            with _lock(folder / "room.lock"):
+            with hold(folder / "room.lock"):
                 make_room(folder, limit - num_bytes)
                 temporary.touch()
                 os.truncate(temporary, num_bytes)  # other processes count it with its later size
@@ -69,10 +69,10 @@ def fetch_shard(url: str, name: str, file: Path, num_bytes: int, limit_gb: float
                 raise InputError(f"cannot fetch {name} as shards.txt says: {error}") from error
             finally:
                 temporary.unlink(missing_ok=True)
-        with _lock(folder / "room.lock"):
+        with hold(folder / "room.lock"):
             make_room(folder, limit, file)  # what follows the shard's last image was not counted
     except OSError as error:
-        raise InputError(f"cannot keep {name} in {folder}: {error.strerror}") from error
+        raise InputError(f"cannot keep {name} in {folder}: {explain(error)}") from error
 
 
 def _try_to_copy(url: str, file: Path, num_bytes: int) -> None:
@@ -123,7 +123,7 @@ def make_room(folder: Path, num_bytes: int, keep: Path | None = None) -> None:
     total = sum(stat.st_size for stat in stats.values())
     for path in sorted(stats, key=lambda path: (path.suffix == ".tar", stats[path].st_mtime_ns)):
         if path.suffix == ".part":
-            with _lock(path.with_suffix(".lock"), wait=False) as left_behind:
+            with hold(path.with_suffix(".lock"), wait=False) as left_behind:
                 if not left_behind:  # it is being fetched
                     continue
                 path.unlink(missing_ok=True)
@@ -132,17 +132,3 @@ def make_room(folder: Path, num_bytes: int, keep: Path | None = None) -> None:
         else:
             continue
         total -= stats[path].st_size
-
-
-@contextmanager
-def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold `path` against other processes and threads; False where it is taken and we do not `wait`."""
-    import fcntl  # not on Windows
-
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
