@@ -71,13 +71,11 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
-    except RuntimeError as error:
-        if not _is_full_gpu(error):
+    except (MemoryError, OSError, RuntimeError) as error:
+        shortage = _explain_shortage(error)
+        if shortage is None:
             raise
-        status = (
-            "error: the GPU's memory is full: lower TEST_BATCH_SIZE (validation, testing, frozen features), "
-            "MICRO_BATCH_SIZE (training) or IMAGE_SIZE"
-        )
+        status = f"error: {shortage}"
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         status = Stopped.STATUS
@@ -100,10 +98,21 @@ def _advise_to_install(names: list[str]) -> str:
     )
 
 
-def _is_full_gpu(error: BaseException) -> bool:
-    """Whether `error` says that the GPU's memory is full. Does not import torch: without it, it is no such error."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+def _explain_shortage(error: BaseException) -> str | None:
+    """What there is too little of and what to do, where that is what `error` says: memory, open files, processes."""
+    torch = sys.modules.get("torch")  # without it, it is no error of a GPU
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full: lower TEST_BATCH_SIZE (validation, testing, frozen features), "
+            "MICRO_BATCH_SIZE (training) or IMAGE_SIZE"
+        )
+    cause = find_system_error(error)
+    if cause is not None and cause.errno in SHORTAGES:
+        return explain(cause)
+    for words, number in SHORTAGE_WORDS.items():
+        if words in str(error).lower():
+            return explain(OSError(number, os.strerror(number)))
+    return explain(OSError(errno.ENOMEM, "the memory is full")) if isinstance(error, MemoryError) else None
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
@@ -197,6 +206,15 @@ ADVICE = {
     errno.EMFILE: NO_FILES,
     errno.ENFILE: NO_FILES,
     errno.ENOMEM: NO_MEMORY,
+    errno.EAGAIN: "raise the limit of processes and threads (`ulimit -u`), end other programs, or lower NUM_WORKERS",
+}
+SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+SHORTAGE_WORDS = {  # in what torch and Python raise instead of an OSError
+    "can't allocate memory": errno.ENOMEM,
+    "cannot allocate memory": errno.ENOMEM,
+    "can't start new thread": errno.EAGAIN,
+    "too many open files": errno.EMFILE,
+    "items of ancdata": errno.EMFILE,  # a loading process sends tensors as open files
 }
 
 

@@ -154,9 +154,7 @@ class SlotsOnDisk(Slots):
         except OSError as error:
             raise InputError(f"cannot read the image cache {self.path}: {explain(error)}") from error
         if num_read < num_bytes:
-            raise InputError(
-                f"the image cache {self.path} was shortened by another program: the same command decodes its images anew"
-            )
+            raise InputError(f"{self.path} was shortened by another program: the same command decodes its images anew")
         return pixels
 
     def write(self, row: int, pixels: Pixels) -> None:
