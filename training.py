@@ -264,6 +264,7 @@ def finish(run: Run) -> None:
         watching.print_result(run, selected)
     run.state.finished = True
     records.save_last(run)
+    run.interruption.end()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils import InputError, explain, warn
@@ -30,22 +30,24 @@ _held: set[int] = set()  # descriptors of the files that this process holds
 def hold(path: Path, wait: bool = True, note: str = "") -> Iterator[bool]:
     """Hold the file `path` against other processes and threads; False where it is taken and we do not `wait`.
 
-    The file and its folder are made if they are missing, and stay. `note` is written into the file. Raises InputError
-    where that fails.
+    The file, which nobody else uses, is made with its folder, gets the `note`, and is removed at the end. Raises
+    InputError where that fails.
     """
-    with ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(_close, descriptor)
-            _held.add(descriptor)
-            is_ours = _lock(descriptor, path, wait)
-            if is_ours and note:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, note.encode(), 0)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {explain(error)}") from error
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, is_ours = _open(path, wait)
+        if is_ours and note:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, note.encode())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {explain(error)}") from error
+    try:
         yield is_ours
+    finally:
+        if is_ours and descriptor in _held:  # not so in a process that was forked
+            with suppress(OSError):  # its folder was deleted
+                path.unlink()
+        _close(descriptor)
 
 
 @contextmanager
@@ -60,6 +62,23 @@ def own(folder: Path) -> Iterator[None]:
                 holder = path.read_text() or holder
             raise InputError(f"{folder} is in use by {holder}: wait for its end, or end it")
         yield
+
+
+def _open(path: Path, wait: bool) -> tuple[int, bool]:
+    """(a descriptor of the file `path`, whether it is locked). While it waited, the file may have been removed."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        _held.add(descriptor)
+        try:
+            if not _lock(descriptor, path, wait):
+                return descriptor, False
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    return descriptor, True
+        except BaseException:
+            _close(descriptor)
+            raise
+        _close(descriptor)
 
 
 def _lock(descriptor: int, path: Path, wait: bool) -> bool:
