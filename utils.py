@@ -281,7 +281,12 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             yield new
             if folder.exists():
                 folder.rename(old)
-            new.rename(folder)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
     except OSError as error:
         raise InputError(f"cannot write {folder}: {explain(error)}") from error
     finally:

@@ -108,7 +108,7 @@ def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}; move it away") from error
         rows = csv.DictReader(io.StringIO(before))
-        if any(all(row.get(name) == entry.get(name) for name in WHICH_RUN) for row in rows):
+        if any(all(name in entry and row.get(name) == entry[name] for name in WHICH_RUN) for row in rows):
             return
         text = io.StringIO()
         names = rows.fieldnames or [*entry]
