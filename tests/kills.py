@@ -280,7 +280,8 @@ def read_files(run_folder: Path) -> dict[str, Any]:
 def drop_times(value: Any) -> Any:
     """`value` without what is measured by a clock, and without folders, in dicts and lists within it."""
     if isinstance(value, dict):
-        return {key: drop_times(item) for key, item in value.items() if key not in (*TIMES, "config")}
+        # "random": where random numbers stand after the last epoch, which nobody goes on from
+        return {key: drop_times(item) for key, item in value.items() if key not in (*TIMES, "config", "random")}
     return [drop_times(item) for item in value] if isinstance(value, list | tuple) else value
 
 
