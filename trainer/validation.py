@@ -121,7 +121,7 @@ def compute_scores(
     total = torch.zeros((), device=device)
 
     def note(batch: Batch, logits: Tensor) -> None:
-        targets.append(np.array(batch.targets.cpu()))  # a copy: a tensor of a loading process is an open file
+        targets.append(batch.targets.cpu().numpy().copy())  # a copy: a tensor of a loading process is an open file
         total.add_(objective(logits, batch.targets, batch.weights) * len(logits))
 
     batches: Iterator[Batch] = track(loader, title, count_images(loader))
