@@ -72,6 +72,7 @@ def answer_early(*modules: ModuleType) -> None:
             vars(module).update(before)
 
     utils.run_script(answer)
+    utils.explain_failing_imports()
 
 
 def apply(arguments: list[str], *modules: ModuleType) -> None:

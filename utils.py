@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command lin
 
 VERSION = "1.0.0"
 NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
+ADDRESS_SPACE = 8e9  # bytes; torch with CUDA's libraries maps 5 GB when it is imported
 LEFTOVER_SECONDS = 3600  # a temporary file of another machine that was not changed for this time is left over
 
 # ---- how a script ends ----
@@ -46,8 +47,11 @@ class InputError(ValueError):
         super().__init__(message.rpartition("InputError: ")[2].strip())
 
 
-class Stopped(Exception):
-    """A signal has ended the run. The same command goes on from what was saved."""
+class Stopped(BaseException):
+    """A signal has ended the run. The same command goes on from what was saved.
+
+    Like KeyboardInterrupt it is no Exception: a signal that comes while a file is read does not mean a damaged file.
+    """
 
     STATUS = 75  # EX_TEMPFAIL of sysexits.h: neither an error nor a finished run
 
@@ -71,7 +75,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
         shortage = _explain_shortage(error)
         if shortage is None:
             raise
@@ -82,6 +86,31 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     # Not within `except`: there the error keeps alive what `main` held, and loading processes do not end by themselves.
     if status:
         sys.exit(status)
+
+
+def explain_failing_imports() -> None:
+    """From now on, let an import that fails for want of memory or open files end the script with one line.
+
+    C++ libraries may abort instead, before Python hears of it: a limit that is probably too low is said beforehand.
+    """
+
+    def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        shortage = _explain_shortage(error)
+        if shortage is None:
+            sys.__excepthook__(kind, error, traceback)
+        else:
+            print(f"error: {shortage}", file=sys.stderr)
+
+    sys.excepthook = show
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+            warn(
+                f"`ulimit -v` allows {limit / 1e9:.1f} GB of address space, of which torch alone may need "
+                f"{ADDRESS_SPACE / 1e9:.0f}: where this ends without a word, raise it"
+            )
 
 
 def require_environment() -> None:
@@ -214,6 +243,7 @@ SHORTAGE_WORDS = {  # in what torch and Python raise instead of an OSError
     "cannot allocate memory": errno.ENOMEM,
     "can't start new thread": errno.EAGAIN,
     "too many open files": errno.EMFILE,
+    "failed to map segment": errno.ENOMEM,  # of a library that is imported
     "items of ancdata": errno.EMFILE,  # a loading process sends tensors as open files
 }
 

@@ -257,6 +257,20 @@ def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
     assert not (tmp_path / "attacked").exists()
 
 
+def test_a_signal_while_the_state_is_read_does_not_call_it_damaged(
+    interrupted: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = torch.load
+
+    def load_late(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", load_late)
+    with pytest.raises(utils.Stopped, match="the same command goes on"):
+        training.main(interrupted.arguments)
+
+
 # ---- what a run leaves ----
 
 

@@ -7,6 +7,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -154,6 +155,7 @@ def test_a_mistake_of_the_program_is_not_called_an_error_of_the_disk(tmp_path: P
         ),
         (OSError(errno.EMFILE, "Too many open files"), "error: Too many open files: raise the limit (`ulimit -n"),
         (OSError("Caught OSError in DataLoader worker\n[Errno 24] Too many open files"), "error: Too many open files:"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "error: Cannot allocate memory: raise"),
         (RuntimeError("received 0 items of ancdata"), "error: Too many open files: raise the limit"),
     ],
 )
@@ -229,6 +231,19 @@ def test_progress_in_a_pipe_is_sparse(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ""
     assert progress.done == 999
     assert 0 < progress.seconds < time.perf_counter()
+
+
+def test_an_import_that_fails_for_want_of_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.excepthook", None)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (int(3e9), int(3e9)))
+    utils.explain_failing_imports()
+    assert "`ulimit -v` allows 3.0 GB of address space" in capsys.readouterr().err
+    sys.excepthook(ImportError, ImportError("libtorch.so: failed to map segment from shared object"), None)
+    assert capsys.readouterr().err.startswith("error: Cannot allocate memory: raise the limit (`ulimit -v unlimited`)")
+    sys.excepthook(ImportError, ImportError("no such name"), None)
+    assert "ImportError: no such name" in capsys.readouterr().err
 
 
 def test_devices() -> None:
