@@ -33,7 +33,7 @@ from launching import finish, launch, launch_together
 
 MODEL = "timm/test_resnet.r160_in1k"  # 0.5 million parameters, with BatchNorm
 SHARE_OF_SIGTERM = 0.3
-SECONDS_ALONE = 30.0  # that a process goes on when the other was killed; torchrun would end it earlier
+SECONDS_ALONE = 3.0  # that a process goes on when the other was killed; torchrun would end it, too
 TIMES = ("seconds", "images_per_second", "waiting_share", "preparation_seconds", "epoch_seconds", "closed", "saved")
 
 
