@@ -23,7 +23,7 @@ from dataset.formats.base import Format, ReadOptions
 from dataset.table import SPLITS, Table, map_classes
 from dataset.tar_shards import read_bytes, split_member
 from dataset_readers import find_format, find_formats, recognise_format
-from utils import InputError, Progress, explain, name_temporary, remove_leftovers
+from utils import InputError, Progress, explain
 
 NUM_THREADS = 8  # placing files waits for the disk
 NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -128,7 +128,6 @@ def place_images(places: dict[str, str], copy: bool) -> None:
     try:
         for folder in {str(Path(target).parent) for target in places}:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            remove_leftovers(Path(folder))
         with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("images", len(places)) as progress:
             for _ in pool.map(partial(place_image, copy=copy), places.values(), places.keys()):
                 progress.step(1)
@@ -141,7 +140,7 @@ def place_image(source: str, target: str, copy: bool) -> None:
     if split_member(source):
         data = read_bytes(source)
         if not os.path.lexists(target):
-            temporary = str(name_temporary(Path(target)))
+            temporary = f"{target}.tmp"
             Path(temporary).write_bytes(data)
             os.replace(temporary, target)
         elif Path(target).read_bytes() != data:
@@ -154,7 +153,7 @@ def place_image(source: str, target: str, copy: bool) -> None:
         raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
     source = os.path.realpath(source)
     if copy:
-        temporary = str(name_temporary(Path(target)))
+        temporary = f"{target}.tmp"
         shutil.copy2(source, temporary)
         os.replace(temporary, target)
         return
