@@ -218,7 +218,7 @@ def _write_log(text: str) -> None:
 
 NO_SPACE = "free some space, or choose another folder"
 NO_RIGHT = "you may not write there: choose another folder, or have its permissions changed"
-NO_FOLDER = "a file has the name of one of its folders, or a folder that of the file: choose another name"
+NO_FOLDER = "a file lies where a folder has to be, or a folder where the file has to be: choose another name"
 NO_FILES = "raise the limit (`ulimit -n 65536`), or lower NUM_WORKERS"
 NO_MEMORY = "raise the limit (`ulimit -v unlimited`), end other programs, or lower NUM_WORKERS and the batch size"
 ADVICE = {

@@ -124,9 +124,9 @@ def test_a_name_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path, advice in (
-        (tmp_path / "file" / "a" / "b.txt", "Not a directory: a file has the name of one of its folders"),
-        (tmp_path / "file" / "b.txt", "File exists: a file has the name of one of its folders"),
-        (tmp_path / "folder", "Is a directory: a file has the name"),
+        (tmp_path / "file" / "a" / "b.txt", "Not a directory: a file lies where a folder has to be"),
+        (tmp_path / "file" / "b.txt", "File exists: a file lies where a folder has to be"),
+        (tmp_path / "folder", "Is a directory: a file lies where"),
         (tmp_path / ("long" * 70), "File name too long: choose a shorter name"),
     ):
         with pytest.raises(InputError, match=f"{path}: {advice}"):
@@ -191,7 +191,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (new / "third").touch()
         raise KeyError
     assert [file.name for file in folder.iterdir()] == ["second"]
-    error = r"cannot write .*second/pictures: Not a directory: a file has the name of one of its folders"
+    error = r"cannot write .*second/pictures: Not a directory: a file lies where a folder has to be"
     with pytest.raises(InputError, match=error), utils.replace_folder(folder / "second" / "pictures"):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["pictures"]

@@ -108,6 +108,6 @@ def test_a_disk_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    expected = r"cannot write .*\.lock: Not a directory: a file has the name of one of its folders"
+    expected = r"cannot write .*\.lock: Not a directory: a file lies where a folder has to be"
     with pytest.raises(InputError, match=expected), locks.own(tmp_path / "file" / "run"):
         pass
