@@ -34,7 +34,10 @@ from launching import finish, launch, launch_together
 MODEL = "timm/test_resnet.r160_in1k"  # 0.5 million parameters, with BatchNorm
 SHARE_OF_SIGTERM = 0.3
 SECONDS_ALONE = 3.0  # that a process goes on when the other was killed; torchrun would end it, too
-TIMES = ("seconds", "images_per_second", "waiting_share", "preparation_seconds", "epoch_seconds", "closed", "saved")
+UNCOMPARED = (  # clocks and folders; and where random numbers stand after the last epoch, from which nobody goes on
+    "seconds", "images_per_second", "waiting_share", "preparation_seconds", "epoch_seconds", "closed", "saved",
+    "config", "git_commit", "random",
+)  # fmt: skip
 
 
 class Configuration(NamedTuple):
@@ -278,10 +281,9 @@ def read_files(run_folder: Path) -> dict[str, Any]:
 
 
 def drop_times(value: Any) -> Any:
-    """`value` without what is measured by a clock, and without folders, in dicts and lists within it."""
+    """`value` without UNCOMPARED, in dicts and lists within it."""
     if isinstance(value, dict):
-        # "random": where random numbers stand after the last epoch, which nobody goes on from
-        return {key: drop_times(item) for key, item in value.items() if key not in (*TIMES, "config", "random")}
+        return {key: drop_times(item) for key, item in value.items() if key not in UNCOMPARED}
     return [drop_times(item) for item in value] if isinstance(value, list | tuple) else value
 
 
