@@ -150,7 +150,7 @@ class SlotsOnDisk(Slots):
     def read(self, row: int, num_bytes: int) -> Pixels:
         pixels = np.empty(num_bytes, np.uint8)
         try:
-            num_read = os.preadv(self.file.fileno(), [pixels], row * self.slot_size)
+            num_read = os.preadv(self.file.fileno(), [pixels.data], row * self.slot_size)
         except OSError as error:
             raise InputError(f"cannot read the image cache {self.path}: {explain(error)}") from error
         if num_read < num_bytes:

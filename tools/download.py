@@ -197,7 +197,7 @@ def _fetch_bytes(urls: list[str], path: Path, num_bytes: int) -> None:
             except Refused as error:
                 urls, reason = [other for other in urls if other != url], f"{url}: {error}"
             except (OSError, http.client.HTTPException) as error:
-                if getattr(error, "errno", None) in DISK_ERRORS:
+                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                     raise InputError(f"cannot write {part}: {utils.explain(error)}") from error
                 failures, reason = failures + 1, f"{url}: {str(error) or type(error).__name__}"
             if _count_bytes(part) > most:

@@ -112,7 +112,7 @@ class FeatureFile:
         rows = features.reshape(len(indices), -1)
         for row, index in zip(rows, indices.tolist(), strict=True):
             try:
-                num_read = os.preadv(self.file.fileno(), [row], self.start + index * self.row_size)
+                num_read = os.preadv(self.file.fileno(), [row.data], self.start + index * self.row_size)
             except OSError as error:
                 raise InputError(f"cannot read {self.path}: {explain(error)}") from error
             if num_read < self.row_size:
