@@ -27,11 +27,11 @@ _held: set[int] = set()  # descriptors of the files that this process holds
 
 
 @contextmanager
-def hold(path: Path, wait: bool = True, note: str = "") -> Iterator[bool]:
+def hold(path: Path, wait: bool = True, note: str = "", keep: bool = False) -> Iterator[bool]:
     """Hold the file `path` against other processes and threads; False where it is taken and we do not `wait`.
 
-    The file, which nobody else uses, is made with its folder, gets the `note`, and is removed at the end. Raises
-    InputError where that fails.
+    The file, which is made with its folder if it is missing, gets the `note`. Unless it is to be kept, it is removed at
+    the end. Raises InputError where it cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def hold(path: Path, wait: bool = True, note: str = "") -> Iterator[bool]:
     try:
         yield is_ours
     finally:
-        if is_ours and descriptor in _held:  # not so in a process that was forked
+        if is_ours and not keep and descriptor in _held:  # not so in a process that was forked
             with suppress(OSError):  # its folder was deleted
                 path.unlink()
         _close(descriptor)

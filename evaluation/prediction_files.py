@@ -68,7 +68,7 @@ class RowFile:
         self.path, self.batch_size, self.stamps = path, batch_size, _stamp(images)
         self.row = np.dtype([("image", np.uint64), ("probabilities", np.float32, (num_classes,))])
         with ExitStack() as stack:
-            if not stack.enter_context(hold(path.with_suffix(".lock"), wait=False)):
+            if not stack.enter_context(hold(path, wait=False, keep=True)):
                 raise InputError(f"another process is making these predictions: {path} is in use")
             try:
                 self.file = stack.enter_context(open(path, "a+b"))

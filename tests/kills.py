@@ -228,10 +228,10 @@ def kill_later(processes: list[BaseProcess], seconds: float, number: signal.Sign
     victim = draw.choice(processes)
     assert victim.pid
     os.kill(victim.pid, number)
-    if number == signal.SIGKILL:
-        for process in processes:
-            process.join(SECONDS_ALONE)
-            process.kill()
+    victim.join()
+    for process in processes:  # another one may wait for the victim
+        process.join(SECONDS_ALONE)
+        process.kill()
     return True
 
 
