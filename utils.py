@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command lin
 
 VERSION = "1.0.0"
 NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
-ADDRESS_SPACE = 8e9  # bytes; torch with CUDA's libraries maps 5 GB when it is imported
+ADDRESS_SPACE = 4e9  # bytes; torch with CUDA's libraries maps 3.6 GB when it is imported
 LEFTOVER_SECONDS = 3600  # a temporary file of another machine that was not changed for this time is left over
 
 # ---- how a script ends ----
