@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import utils
+from dataset import locks
 from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from evaluation import activation_maps, pages
@@ -83,20 +84,24 @@ def main(arguments: list[str]) -> None:
     names = name_images(images.paths)
     cards = []
     rows = spread_rows(len(images.paths), MAP_MAX_IMAGES)
-    with utils.replace_folder(MAP_FOLDER / PICTURES_FOLDER) as folder, utils.Progress("mapping", len(rows)) as progress:
-        for row in rows:
-            card = map_image(
-                model=model,
-                network=network,
-                path=images.paths[row],
-                targets=images.table.targets[row],
-                folder=folder,
-                name=names[row],
-            )
-            cards.append(card)
-            progress.step(1)
     page = MAP_FOLDER / "index.html"
-    utils.write_text(page, make_page(cards, model, images))
+    with locks.own(MAP_FOLDER):
+        with (
+            utils.replace_folder(MAP_FOLDER / PICTURES_FOLDER) as folder,
+            utils.Progress("mapping", len(rows)) as progress,
+        ):
+            for row in rows:
+                card = map_image(
+                    model=model,
+                    network=network,
+                    path=images.paths[row],
+                    targets=images.table.targets[row],
+                    folder=folder,
+                    name=names[row],
+                )
+                cards.append(card)
+                progress.step(1)
+        utils.write_text(page, make_page(cards, model, images))
     utils.say(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 

@@ -80,6 +80,7 @@ def answer_early(*modules: ModuleType) -> None:
             vars(module).update(before)
 
     utils.run_script(answer)
+    utils.explain_failing_imports()
 
 
 def explain_mistake(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:

@@ -135,6 +135,7 @@ class TensorBoardLogger:
             self.writer._get_file_writer().add_summary(summary)
         for tag, value in tagged_metrics.items():
             self.writer.add_scalar(tag, value)
+        self.writer.flush()
 
 
 def draw_pictures(

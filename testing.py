@@ -49,6 +49,7 @@ import distributed
 import metrics
 import predictor
 import utils
+from dataset import locks
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, list_images
 from evaluation import plots, prediction_files
@@ -95,11 +96,13 @@ def test(device: torch.device) -> None:
     row_file = PREDICTIONS_FOLDER / f"{name}.partial"
     if distributed.count() > 1:
         row_file = PREDICTIONS_FOLDER / f"{name}_{distributed.rank()}of{distributed.count()}.partial"
-    if config.RESUME == "never":
-        row_file.unlink(missing_ok=True)
     local_paths = images.paths[distributed.slice_rows(len(images.paths), config.TEST_BATCH_SIZE)]
     with RowFile(
-        path=row_file, images=local_paths, num_classes=len(model.classes), batch_size=config.TEST_BATCH_SIZE
+        path=row_file,
+        images=local_paths,
+        num_classes=len(model.classes),
+        batch_size=config.TEST_BATCH_SIZE,
+        goes_on=config.RESUME == "auto",
     ) as rows:
         predict_all(model, local_paths, rows)
         probabilities = distributed.join(rows.read())
@@ -112,9 +115,10 @@ def test(device: torch.device) -> None:
                 decide=model.decide,
             )
             print_summary(predictions, images.bad)
-            write_predictions(predictions, name_predictions(model))
-            if images.has_labels:
-                evaluate(predictions, images, model)
+            with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
+                write_predictions(predictions, name_predictions(model))
+                if images.has_labels:
+                    evaluate(predictions, images, model)
     distributed.wait()  # until rank 0 has written everything, the rows have to stay
     for file in PREDICTIONS_FOLDER.glob(f"{name}*.partial"):  # also those that another number of processes left
         file.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ import numpy as np
 
 import metrics
 import utils
+from dataset import locks
 from dataset.class_names import show_names
 from evaluation.saved_scores import SCORES_FILE, THRESHOLDS_FILE, SavedScores, find_folder, read_scores, save_thresholds
 from evaluation.tuning import tune_checkpoint
@@ -42,13 +43,16 @@ MAX_CLASSES = 100  # that are printed, those with the most positives
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     engines.require_checkpoint(config.MODEL_PATH, "whose thresholds stay")
-    checkpoint = checkpoints.load(config.MODEL_PATH)
-    policy = choose_policy(len(checkpoint["classes"]))
     folder = find_folder(config.MODEL_PATH)
-    scores = read_scores(folder / SCORES_FILE)
-    updates = tune_checkpoint(checkpoint, scores, policy)
-    checkpoints.save(config.MODEL_PATH, checkpoint | updates)
-    save_thresholds(folder / THRESHOLDS_FILE, updates["thresholds"])
+    if not config.MODEL_PATH.is_file():
+        checkpoints.load(config.MODEL_PATH)  # says that it is missing
+    with locks.own(folder):  # a run that trains this checkpoint would replace it, or be replaced by it
+        checkpoint = checkpoints.load(config.MODEL_PATH)
+        policy = choose_policy(len(checkpoint["classes"]))
+        scores = read_scores(folder / SCORES_FILE)
+        updates = tune_checkpoint(checkpoint, scores, policy)
+        checkpoints.save(config.MODEL_PATH, checkpoint | updates)
+        save_thresholds(folder / THRESHOLDS_FILE, updates["thresholds"])
     print_report(scores, policy, updates)
     utils.say(f"saved: {config.MODEL_PATH}", f"       {folder / THRESHOLDS_FILE}")
 

@@ -38,6 +38,7 @@ from trainer.build import Trainer, is_frozen, make_trainer
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
 from trainer.run import Run
+from trainer.run_files import RunFiles
 from trainer.step import (
     LookAtLogits,
     clip_gradients,
@@ -50,7 +51,7 @@ from trainer.step import (
     split_batch,
 )
 from trainer.training_curves import CurvesFile
-from trainer.training_data import open_image_caches, prepare_stage, read_data
+from trainer.training_data import Data, open_image_caches, prepare_stage, read_data
 from utils import Stopped
 
 LONG_EPOCH_SECONDS = 60.0  # an epoch that took longer is saved before its validation, which may take long too
@@ -67,16 +68,17 @@ def main(arguments: list[str]) -> None:
         Interruption(advice) as interruption,
         utils.keep_log(),
     ):
-        train(start_run(device, interruption))
+        data = read_data()
+        files = records.name_files(data)
+        with records.own(files):
+            train(start_run(device, interruption, data, files))
 
 
-def start_run(device: torch.device, interruption: Interruption) -> Run:
-    """Read the data, build what is trained, and go on where an interrupted run of these constants stopped."""
+def start_run(device: torch.device, interruption: Interruption, data: Data, files: RunFiles) -> Run:
+    """Build what is trained, and go on where an interrupted run of these constants stopped."""
     random_state.seed_everything(config.SEED)
-    data = read_data()
     trainer = make_trainer(data.train, device)
     caches = open_image_caches(data)
-    files = records.name_files(data)
     state, resumed = records.resume(files, trainer, data)
     run = Run(
         data=data,
@@ -274,6 +276,7 @@ def finish(run: Run) -> None:
         watching.print_result(run, selected)
     run.state.finished = True
     records.save_last(run)
+    run.interruption.end()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,13 @@ Nothing in this file knows about labels or models.
 from __future__ import annotations
 
 import difflib
-import glob
+import errno
+import functools
+import hashlib
 import importlib.util
 import io
 import os
+import platform
 import re
 import shutil
 import sys
@@ -32,7 +35,8 @@ if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command lin
 
 VERSION = "1.0.0"
 NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
-LEFTOVER_SECONDS = 3600  # a temporary file that was not changed for this time belongs to a process that was killed
+ADDRESS_SPACE = 4e9  # bytes; torch with CUDA's libraries maps 3.6 GB when it is imported
+LEFTOVER_SECONDS = 3600  # a temporary file of another machine that was not changed for this time is left over
 
 # ---- how a script ends ----
 
@@ -45,8 +49,11 @@ class InputError(ValueError):
         super().__init__(message.rpartition("InputError: ")[2].strip())
 
 
-class Stopped(Exception):
-    """A signal has ended the run. The same command goes on from what was saved."""
+class Stopped(BaseException):
+    """A signal has ended the run. The same command goes on from what was saved.
+
+    Like KeyboardInterrupt it is no Exception: a signal that comes while a file is read does not mean a damaged file.
+    """
 
     STATUS = 75  # EX_TEMPFAIL of sysexits.h: neither an error nor a finished run
 
@@ -72,19 +79,42 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         status = 130
-    except RuntimeError as error:
-        if not _is_full_gpu(error):
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        shortage = _explain_shortage(error)
+        if shortage is None:
             raise
-        status = (
-            "error: the GPU's memory is full: lower TEST_BATCH_SIZE (validation, testing, frozen features), "
-            "MICRO_BATCH_SIZE (training) or IMAGE_SIZE"
-        )
+        status = f"error: {shortage}"
     except Stopped as stopped:
         print(make_visible(str(stopped)), file=sys.stderr)
         status = Stopped.STATUS
     # Not within `except`: there the error keeps alive what `main` held, and loading processes do not end by themselves.
     if status:
         sys.exit(status)
+
+
+def explain_failing_imports() -> None:
+    """From now on, let an import that fails for want of memory or open files end the script with one line.
+
+    C++ libraries may abort instead, before Python hears of it: a limit that is probably too low is said beforehand.
+    """
+
+    def show(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        shortage = _explain_shortage(error)
+        if shortage is None:
+            sys.__excepthook__(kind, error, traceback)
+        else:
+            print(f"error: {shortage}", file=sys.stderr)
+
+    sys.excepthook = show
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+            warn(
+                f"`ulimit -v` allows {limit / 1e9:.1f} GB of address space, of which torch alone may need "
+                f"{ADDRESS_SPACE / 1e9:.0f}: where this ends without a word, raise it"
+            )
 
 
 def require_environment() -> None:
@@ -101,10 +131,21 @@ def _advise_to_install(names: list[str]) -> str:
     )
 
 
-def _is_full_gpu(error: BaseException) -> bool:
-    """Whether `error` says that the GPU's memory is full. Does not import torch: without it, it is no such error."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+def _explain_shortage(error: BaseException) -> str | None:
+    """What there is too little of and what to do, where that is what `error` says: memory, open files, processes."""
+    torch = sys.modules.get("torch")  # without it, it is no error of a GPU
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the GPU's memory is full: lower TEST_BATCH_SIZE (validation, testing, frozen features), "
+            "MICRO_BATCH_SIZE (training) or IMAGE_SIZE"
+        )
+    cause = find_system_error(error)
+    if cause is not None and cause.errno in SHORTAGES:
+        return explain(cause)
+    for words, number in SHORTAGE_WORDS.items():
+        if words in str(error).lower():
+            return explain(OSError(number, os.strerror(number)))
+    return explain(OSError(errno.ENOMEM, "the memory is full")) if isinstance(error, MemoryError) else None
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
@@ -146,7 +187,6 @@ def keep_log() -> Iterator[None]:
 def log_to(path: Path) -> None:
     """Name the text file of `keep_log`. Lines that were printed before are added to it, too."""
     global _log, _early
-    path.parent.mkdir(parents=True, exist_ok=True)
     _log, lines = path, "".join(_early or ())
     _early = None
     _write_log(lines)
@@ -207,13 +247,58 @@ def _add_to_log(text: str) -> None:
 def _write_log(text: str) -> None:
     assert _log
     try:
+        _log.parent.mkdir(parents=True, exist_ok=True)
         with open(_log, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise InputError(f"cannot write {_log}: {error.strerror} (free some space)") from error
+        raise InputError(f"cannot write {_log}: {explain(error)}") from error
 
 
 # ---- files ----
+
+NO_SPACE = "free some space, or choose another folder"
+NO_RIGHT = "you may not write there: choose another folder, or have its permissions changed"
+NO_FOLDER = "a file lies where a folder has to be, or a folder where the file has to be: choose another name"
+NO_FILES = "raise the limit (`ulimit -n 65536`), or lower NUM_WORKERS"
+NO_MEMORY = "raise the limit (`ulimit -v unlimited`), end other programs, or lower NUM_WORKERS and the batch size"
+ADVICE = {
+    errno.ENOSPC: NO_SPACE,
+    errno.EDQUOT: NO_SPACE,
+    errno.EFBIG: "a limit (`ulimit -f`) or the file system forbids files of that size: choose another folder",
+    errno.EACCES: NO_RIGHT,
+    errno.EPERM: NO_RIGHT,
+    errno.EROFS: "the disk can only be read: choose another folder",
+    errno.ENOTDIR: NO_FOLDER,
+    errno.EISDIR: NO_FOLDER,
+    errno.EEXIST: NO_FOLDER,
+    errno.ENAMETOOLONG: "choose a shorter name, or a folder with a shorter one",
+    errno.EMFILE: NO_FILES,
+    errno.ENFILE: NO_FILES,
+    errno.ENOMEM: NO_MEMORY,
+    errno.EAGAIN: "raise the limit of processes and threads (`ulimit -u`), end other programs, or lower NUM_WORKERS",
+}
+SHORTAGES = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+SHORTAGE_WORDS = {  # in what torch and Python raise instead of an OSError
+    "can't allocate memory": errno.ENOMEM,
+    "cannot allocate memory": errno.ENOMEM,
+    "can't start new thread": errno.EAGAIN,
+    "too many open files": errno.EMFILE,
+    "failed to map segment": errno.ENOMEM,  # of a library that is imported
+    "items of ancdata": errno.EMFILE,  # a loading process sends tensors as open files
+}
+
+
+def explain(error: OSError) -> str:
+    """What the system says, and what to do: "No space left on device: free some space, or choose another folder"."""
+    text, advice = error.strerror or str(error), ADVICE.get(error.errno or 0)
+    return f"{text}: {advice}" if advice else text
+
+
+def find_system_error(error: BaseException | None) -> OSError | None:
+    """`error`, or what it was raised for, if that is an error of the system: torch.save says only "unexpected pos"."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -222,31 +307,36 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     The temporary file lies beside `path` and is flushed to disk first. Raises InputError if the file cannot be written;
     a file that was at `path` before then stays.
 
-        write_atomically(path, lambda temporary: torch.save(content, temporary))
+        write_atomically(path, lambda temporary: temporary.write_bytes(data))
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = name_temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path.parent)
         write(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        if _is_full_gpu(error):
+    except (OSError, RuntimeError) as error:
+        cause = find_system_error(error)
+        if cause is None:
             raise
-        raise InputError(f"cannot write {path}: {error} (free some space or choose another folder)") from error
+        raise InputError(f"cannot write {path}: {explain(cause)}") from error
     finally:
         with suppress(OSError):  # it was renamed, or it could not be made
             temporary.unlink()
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of `path` that processes left when they were killed."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(FileNotFoundError):  # another process was quicker to remove it
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
-                leftover.unlink()
+@contextmanager
+def make_temporary_folder(path: Path) -> Iterator[Path]:
+    """Make a new folder beside `path`. At the end of `with` it is removed, if it is still there."""
+    folder = name_temporary(path)
+    try:
+        folder.mkdir(parents=True)
+        remove_leftovers(path.parent)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -255,16 +345,68 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
     Raises InputError if the folder cannot be written.
     """
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    old = name_temporary(folder.with_name(f"{folder.name}.old"))
     try:
-        new.mkdir(parents=True)
-        yield new
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+        with make_temporary_folder(folder) as new:
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            try:
+                new.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error} (free some space or choose another folder)") from error
+        raise InputError(f"cannot write {folder}: {explain(error)}") from error
     finally:
-        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def name_temporary(path: Path) -> Path:
+    """The name that the file or folder `path` has while this process writes it."""
+    return path.with_name(f".{path.name}.{_identify_system()}-{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders in `folder` whose processes were killed while they wrote.
+
+    A process of this machine is gone or not. Of another machine's, only the time of the last change tells.
+    """
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            name = re.fullmatch(r"\..+\.(?:([0-9a-f]{8})-)?(\d+)\.tmp", entry.name)
+            if name is None:
+                continue
+            with suppress(FileNotFoundError):  # another process was quicker to remove it
+                if name[1] == _identify_system() and os.name == "posix":
+                    is_left = not _is_running(int(name[2]))
+                else:
+                    is_left = time.time() - entry.stat().st_mtime > LEFTOVER_SECONDS
+                if is_left and entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                elif is_left:
+                    Path(entry.path).unlink()
+
+
+@functools.cache
+def _identify_system() -> str:
+    """Eight digits that say where process numbers count: on this machine since it started, or in a container on it."""
+    signs = [platform.node()]
+    with suppress(OSError):  # Linux has both
+        signs.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        signs.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(signs).encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # on Windows it would end the process
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dataset.tar_shards.reading import read_bytes, stamp_images
-from utils import InputError
+from utils import SHORTAGES, InputError
 
 ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # that PIL may open: for these it starts no program
@@ -37,6 +37,8 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
     try:
         data = read_bytes(path)
     except OSError as error:
+        if error.errno in SHORTAGES:  # the image may be whole
+            raise
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
     return decode_bytes(data, str(path))
 

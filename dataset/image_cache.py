@@ -3,15 +3,16 @@
     cache = ImageCache(table.paths, prepare, "short side 256", max_pixels=256 * 456, limit_gb=8.0)
     loader = make_loader(table, transform, batch_size=32, cached=cache.select(table.paths))
 
-Each image has a slot in one memory-mapped block that all loading processes share; all slots have the same size. The
-process that decodes an image first fills its slot. Slots that are not filled take no room. An image that is larger than
-a slot, or whose slot would lie beyond the limit, is decoded every time.
+Each image has a slot in one block of memory, or in one file, that all loading processes share; all slots have the same
+size. The process that decodes an image first fills its slot. Slots that are not filled take no room. An image that is
+larger than a slot, or whose slot would lie beyond the limit, is decoded every time.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import mmap
 import os
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from dataset.array_files import read_arrays
 from dataset.batches import Transform
 from dataset.decoding import stamp_files
-from utils import InputError, warn, write_atomically
+from utils import InputError, explain, warn, write_atomically
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
@@ -49,19 +50,23 @@ class ImageCache:
         self.name = name
         self.row_of = {path: row for row, path in enumerate(paths)}
         self.stamps = stamp_files(paths)
-        num_slots = min(len(paths), int(limit_gb * 1e9) // (3 * max_pixels))
+        slot_size = 3 * max_pixels
+        num_slots = min(len(paths), int(limit_gb * 1e9) // slot_size)
         if not num_slots:
-            raise InputError(f"IMAGE_CACHE_GB is {limit_gb}: less than one image of {3 * max_pixels:,} bytes")
+            raise InputError(f"IMAGE_CACHE_GB is {limit_gb}: less than one image of {slot_size:,} bytes")
         shapes = np.frombuffer(mmap.mmap(-1, 8 * num_slots), dtype=np.int32).reshape(num_slots, 2)
         if folder is None:
-            self.index, file, block = None, None, mmap.mmap(-1, num_slots * 3 * max_pixels)
+            self.index = None
+            block = np.frombuffer(mmap.mmap(-1, num_slots * slot_size), dtype=np.uint8).reshape(num_slots, -1)
+            self.slots: Slots = SlotsInMemory(prepare, shapes, slot_size, block)
         else:
             key = hashlib.sha256("\n".join([name, str(max_pixels), *paths]).encode(errors="surrogateescape"))
             pixels = folder / f"images_{key.hexdigest()[:16]}.uint8"
             self.index = pixels.with_suffix(".npz")
-            file, block = _open(pixels, num_slots * 3 * max_pixels)
+            file, old_size = _open(pixels, num_slots * slot_size)
             self._read_index(shapes)
-        self.slots = Slots(prepare, np.frombuffer(block, dtype=np.uint8).reshape(num_slots, -1), shapes, file)
+            shapes[old_size // slot_size :] = 0  # the file was deleted or shortened: it has room there, but no pixels
+            self.slots = SlotsOnDisk(prepare, shapes, slot_size, pixels, file)
         self.num_saved = int((shapes[:, 0] > 0).sum())
 
     def select(self, paths: Sequence[str]) -> CachedImages:
@@ -72,9 +77,13 @@ class ImageCache:
         """Write down which slots are filled, for later runs; call it when an epoch is done."""
         shapes = self.slots.shapes
         num_filled = int((shapes[:, 0] > 0).sum())
-        if self.index is None or self.slots.file is None or num_filled == self.num_saved:
+        if self.index is None or num_filled == self.num_saved:
             return
-        os.fsync(self.slots.file)  # the pixels come first, since the index says that they are complete
+        assert isinstance(self.slots, SlotsOnDisk)
+        if not self.slots.sync():  # the pixels come first, since the index says that they are complete
+            warn(f"{self.slots.path} was deleted: what this run decodes is kept for itself only")
+            self.num_saved = num_filled
+            return
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
@@ -97,13 +106,74 @@ class ImageCache:
 
 
 class Slots:
-    """The shared block: `pixels` (N, bytes), and `shapes` (N, 2): height and width, 0 for a slot that is empty."""
+    """The places of prepared images. `shapes` (N, 2) are their height and width, 0 where a slot is empty."""
 
-    def __init__(self, prepare: Transform, pixels: Pixels, shapes: NDArray[np.int32], file: int | None) -> None:
-        self.prepare, self.pixels, self.shapes, self.file = prepare, pixels, shapes, file
+    def __init__(self, prepare: Transform, shapes: NDArray[np.int32], slot_size: int) -> None:
+        self.prepare, self.shapes, self.slot_size = prepare, shapes, slot_size
 
     def __reduce__(self) -> NoReturn:
         raise InputError("IMAGE_CACHE needs loading processes that are forked, as on Linux: set NUM_WORKERS = 0")
+
+    def read(self, row: int, num_bytes: int) -> Pixels:
+        """The first `num_bytes` of a slot, which must not be changed."""
+        raise NotImplementedError
+
+    def write(self, row: int, pixels: Pixels) -> None:
+        """Fill a slot from its beginning on."""
+        raise NotImplementedError
+
+
+class SlotsInMemory(Slots):
+    """Slots in a `block` uint8 (N, slot size) of shared memory."""
+
+    def __init__(self, prepare: Transform, shapes: NDArray[np.int32], slot_size: int, block: Pixels) -> None:
+        super().__init__(prepare, shapes, slot_size)
+        self.block = block
+
+    def read(self, row: int, num_bytes: int) -> Pixels:
+        return self.block[row, :num_bytes]
+
+    def write(self, row: int, pixels: Pixels) -> None:
+        self.block[row, : pixels.size] = pixels
+
+
+class SlotsOnDisk(Slots):
+    """Slots in a file. It is not mapped: where a mapped file is shortened, or its disk is full, the process dies."""
+
+    def __init__(
+        self, prepare: Transform, shapes: NDArray[np.int32], slot_size: int, path: Path, file: io.FileIO
+    ) -> None:
+        super().__init__(prepare, shapes, slot_size)
+        self.path, self.file = path, file
+
+    def read(self, row: int, num_bytes: int) -> Pixels:
+        pixels = np.empty(num_bytes, np.uint8)
+        try:
+            num_read = os.preadv(self.file.fileno(), [pixels.data], row * self.slot_size)
+        except OSError as error:
+            raise InputError(f"cannot read the image cache {self.path}: {explain(error)}") from error
+        if num_read < num_bytes:
+            raise InputError(f"{self.path} was shortened by another program: the same command decodes its images anew")
+        return pixels
+
+    def write(self, row: int, pixels: Pixels) -> None:
+        try:
+            if os.pwrite(self.file.fileno(), pixels.data, row * self.slot_size) < pixels.size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest did not fit
+        except OSError as error:
+            raise InputError(
+                f"cannot write the image cache {self.path}: {explain(error)}; or lower IMAGE_CACHE_GB"
+            ) from error
+
+    def sync(self) -> bool:
+        """Bring what was written to the disk. Returns whether later runs find it: the file may have been deleted."""
+        try:
+            os.fsync(self.file.fileno())
+            return os.path.samestat(self.path.stat(), os.fstat(self.file.fileno()))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise InputError(f"cannot write the image cache {self.path}: {explain(error)}") from error
 
 
 class CachedImages:
@@ -114,37 +184,29 @@ class CachedImages:
 
     def read(self, index: int) -> Pixels | None:
         """The prepared image (H, W, 3), which must not be changed; None where it is not kept."""
-        row = self.rows[index]
+        row = int(self.rows[index])
         if row >= len(self.slots.shapes) or not self.slots.shapes[row, 0]:
             return None
-        height, width = self.slots.shapes[row]
-        return self.slots.pixels[row, : height * width * 3].reshape(height, width, 3)
+        height, width = self.slots.shapes[row].tolist()
+        return self.slots.read(row, height * width * 3).reshape(height, width, 3)
 
     def keep(self, index: int, image: Pixels) -> Pixels:
         """Prepare the decoded `image`, and keep it where there is room. Returns the prepared image."""
-        slots, row = self.slots, self.rows[index]
+        slots, row = self.slots, int(self.rows[index])
         prepared = slots.prepare(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0).contiguous().numpy()
-        if row < len(slots.shapes) and prepared.size <= slots.pixels.shape[1]:
-            if slots.file is None:
-                slots.pixels[row, : prepared.size] = prepared.ravel()
-            else:
-                try:  # writing to the file, a full disk is an error; writing to the mapping, it ends the process
-                    if os.pwrite(slots.file, prepared.data, row * slots.pixels.shape[1]) < prepared.size:
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest did not fit
-                except OSError as error:
-                    raise InputError(
-                        f"no room for the image cache: {error.strerror}; free some, or lower IMAGE_CACHE_GB"
-                    ) from error
+        if row < len(slots.shapes) and prepared.size <= slots.slot_size:
+            slots.write(row, prepared.ravel())
             slots.shapes[row] = prepared.shape[:2]  # last: from now on other processes read the slot
         return prepared
 
 
-def _open(path: Path, num_bytes: int) -> tuple[int, mmap.mmap]:
-    """(descriptor, mapping) of a file of `num_bytes`, which takes room only where something was written."""
+def _open(path: Path, num_bytes: int) -> tuple[io.FileIO, int]:
+    """(the file, its size before) of a file of `num_bytes`, which takes room only where something was written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        os.truncate(file, max(num_bytes, os.fstat(file).st_size))
-        return file, mmap.mmap(file, num_bytes)
+        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+        old_size = os.fstat(file.fileno()).st_size
+        os.truncate(file.fileno(), max(num_bytes, old_size))
     except OSError as error:
-        raise InputError(f"cannot open the image cache {path}: {error.strerror}") from error
+        raise InputError(f"cannot open the image cache {path}: {explain(error)}") from error
+    return file, old_size

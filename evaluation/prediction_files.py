@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.decoding import decode_image, stamp_files
+from dataset.locks import hold
 from evaluation.drawing import draw_labels
 from metrics import read_rows
-from utils import InputError, Progress, replace_folder, write_atomically
+from utils import InputError, Progress, explain, replace_folder, write_atomically
 
 
 def find_base(paths: Sequence[str]) -> str:
@@ -54,34 +56,33 @@ class RowFile:
     """A file with a row for each image, in order: its probabilities, and a stamp of its path, size and time.
 
     A later run finds the file. It goes on after the last whole batch whose images are still the same, so that every
-    batch holds the same images as without an interruption. `num_done` counts the rows that are there.
+    batch holds the same images as without an interruption. `num_done` counts the rows that are there. Unless the run
+    `goes_on`, it begins with none.
 
     Raises InputError where the file cannot be written, or while another process writes to it.
     """
 
-    def __init__(self, path: Path, images: Sequence[str], num_classes: int, batch_size: int) -> None:
-        import fcntl  # Windows has none
-
+    def __init__(
+        self, path: Path, images: Sequence[str], num_classes: int, batch_size: int, goes_on: bool = True
+    ) -> None:
         self.path, self.batch_size, self.stamps = path, batch_size, _stamp(images)
         self.row = np.dtype([("image", np.uint64), ("probabilities", np.float32, (num_classes,))])
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(path, "a+b")  # noqa: SIM115  # closed by __exit__
-            # lockf locks for this process only. A lock by flock would stay with loading processes that outlive a run
-            # which was killed
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is making these predictions: {path} is in use") from error
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from error
-        self.num_done = self._count_same() // batch_size * batch_size
-        self.file.truncate(self.num_done * self.row.itemsize)
+        with ExitStack() as stack:
+            if not stack.enter_context(hold(path, wait=False, keep=True)):
+                raise InputError(f"another process is making these predictions: {path} is in use")
+            try:
+                self.file = stack.enter_context(open(path, "a+b"))
+                self.num_done = self._count_same() // batch_size * batch_size if goes_on else 0
+                self.file.truncate(self.num_done * self.row.itemsize)
+            except OSError as error:
+                raise InputError(f"cannot write {path}: {explain(error)}") from error
+            self.stack = stack.pop_all()  # closed by __exit__
 
     def __enter__(self) -> RowFile:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        self.stack.close()
 
     def _count_same(self) -> int:
         """How many rows, from the first on, have the stamps of `images`. Half a row at the end does not count."""
@@ -108,7 +109,7 @@ class RowFile:
             if self.num_done % self.batch_size == 0:
                 self.file.flush()
         except OSError as error:
-            raise InputError(f"cannot write {self.path}: {error.strerror} (what is done stays there)") from error
+            raise InputError(f"cannot write {self.path}: {explain(error)} (what is done stays there)") from error
 
     def read(self) -> NDArray[np.float32]:
         """Probabilities (N, C) of all images that are done, mapped from the file, so that they take no memory."""

@@ -28,7 +28,7 @@ from export import engines
 from export.engines import METADATA, get_openvino
 from models.batchnorm_folding import TOLERANCE, measure_change
 from models_factory import make_example
-from utils import InputError, write_atomically
+from utils import InputError, make_temporary_folder, write_atomically
 
 ADVICE = "leave size out of EXPORT_DYNAMIC"
 
@@ -176,8 +176,8 @@ def save_torchscript(export: Export, path: Path) -> None:
     metadata = json.dumps(export.metadata | {"precision": "fp32"})
 
     def write(temporary: Path) -> None:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            torch.jit.save(traced, str(temporary), _extra_files={f"{METADATA}.json": metadata})
+        with warnings.catch_warnings(action="ignore", category=FutureWarning), open(temporary, "wb") as file:
+            torch.jit.save(traced, file, _extra_files={f"{METADATA}.json": metadata})
         _require_sizes(export, "torch", temporary, "fp32")
 
     write_atomically(path, write)
@@ -210,8 +210,8 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
     converted.set_rt_info(describe(metadata), ["description"])
 
     def write(temporary: Path) -> None:
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            file = Path(folder) / path.name
+        with make_temporary_folder(path.with_suffix("")) as folder:
+            file = folder / path.name
             openvino.save_model(converted, file, compress_to_fp16=precision == "fp16")
             _require_sizes(export, "openvino", file, precision)
             write_atomically(path.with_suffix(".bin"), lambda copy: shutil.move(file.with_suffix(".bin"), copy))

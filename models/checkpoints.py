@@ -32,12 +32,29 @@ REQUIRED = ("model_state", "model_name", "head", "classes", "image_size", "resiz
 
 def save(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write `checkpoint` and its sidecar. Raises InputError if they cannot be written; the old file then stays."""
-    import torch
+    save_alone(path, checkpoint)
+    save_sidecar(path, checkpoint)
 
+
+def save_alone(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write `checkpoint` without a sidecar."""
     checkpoint = {"format": FORMAT, "version": VERSION, **checkpoint}
-    write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
+    write_atomically(path, lambda temporary: save_tensors(temporary, checkpoint))
+
+
+def save_sidecar(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write the sidecar of the checkpoint that is or will be at `path`."""
+    checkpoint = {"format": FORMAT, "version": VERSION, **checkpoint}
     sidecar = {key: value for key, value in checkpoint.items() if key not in TENSORS}
     write_text(path.with_suffix(".json"), json.dumps(sidecar, indent=1))
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Write `content` as torch.save does; an error of the disk says which it is, as it does not when torch opens it."""
+    import torch
+
+    with open(path, "wb") as file:
+        torch.save(content, file)
 
 
 def load(path: Path) -> dict[str, Any]:

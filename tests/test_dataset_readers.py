@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import multiprocessing
+import os
 import struct
 import subprocess
 import time
@@ -246,6 +248,20 @@ def test_bad_images_are_left_out_and_named(
     Path(table.paths[3]).write_bytes(b"changed")
     bad_images.leave_out_bad_images(table, tmp_path / "cache")
     assert len(tried) == 40
+
+
+def test_too_few_open_files_are_not_the_fault_of_an_image(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left out, and noted in the cache as damaged."""
+
+    def refuse(path: str | Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(decoding, "read_bytes", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        bad_images.leave_out_bad_images(read_dataset(dataset, split="train"), tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/bad_images*"))
 
 
 def test_no_image_that_can_be_read(tmp_path: Path) -> None:

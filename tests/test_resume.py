@@ -64,7 +64,7 @@ class Run:
         for record in state["history"]:
             for name in ("seconds", "images_per_second", "waiting_share", "preparation_seconds"):
                 record.pop(name)
-        for name in ("seconds", "epoch_seconds"):
+        for name in ("seconds", "epoch_seconds", "closed"):
             state.pop(name)
         kept = ("model_state", "best_threshold", "best_f1", "epoch", "metrics", "weights")
         return {"last": last["model_state"], **last["training_state"], "best": {name: best[name] for name in kept}}
@@ -156,12 +156,58 @@ def test_a_full_disk_costs_nothing_that_was_saved(whole: Run, shared_dataset: Pa
     before = run.last.read_bytes()
     assert finish(run.launch(FILE_SIZE_LIMIT=str(len(before) // 2))) == [1]
     text = run.output.read_text()
-    assert f"error: cannot write {run.last}" in text
-    assert "free some space" in text
+    assert f"error: cannot write {run.last}: File too large: a limit (`ulimit -f`)" in text
     assert run.last.read_bytes() == before
     assert not list(run.last.parent.glob(".*.tmp"))
     assert finish(run.launch()) == [0]
     assert_same(run.read(), whole.read())
+
+
+def test_the_same_command_started_twice_is_refused_and_does_no_harm(
+    whole: Run, shared_dataset: Path, tmp_path: Path, fails: Any
+) -> None:
+    run = Run(shared_dataset, tmp_path)
+    process = run.launch()
+    wait_for_save(run, process)
+    assert f"{run.last.parent} is in use by process {process.pid} on " in fails(training.main, run.arguments)
+    assert finish(process) == [0], run.output.read_text()
+    assert_same(run.read(), whole.read())
+    assert not [*run.folder.rglob(".lock"), *run.folder.rglob("*.tmp")]
+
+
+class Killed(BaseException):
+    """What ends a run at once; unlike SIGKILL, it leaves the process of the tests alive."""
+
+
+@pytest.mark.parametrize("num_renames", [3, 10, 11])
+def test_killed_among_its_last_files_it_is_not_trained_again_and_has_one_line_in_the_diary(
+    num_renames: int, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the 10th file, the diary, and after the 11th, beside the one that says that the run has finished."""
+    run = Run(shared_dataset, tmp_path, "--NUM_EPOCHS=1", "--SAVE_EVERY_MINUTES=0")
+    finish_run, replace, renamed = training.finish, os.replace, []
+
+    def replace_and_die(source: Path, target: Path) -> None:
+        replace(source, target)
+        renamed.append(target.name)
+        if len(renamed) == num_renames:
+            raise Killed
+
+    def finish_until_killed(run: Any) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", replace_and_die)
+            finish_run(run)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "finish", finish_until_killed)
+        with pytest.raises(Killed):
+            training.main(run.arguments)
+    assert renamed[9:] == ["runs.csv", "last.json"][: num_renames - 9]
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_epoch", None)
+        training.main(run.arguments)
+    assert checkpoints.load(run.last)["training_state"]["state"]["finished"]
+    assert len((tmp_path / "trained_models" / "runs.csv").read_text().splitlines()) == 2
 
 
 # ---- what is refused ----
@@ -209,6 +255,20 @@ def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
     torch.save({"format": checkpoints.FORMAT, "version": 1, "model_state": Malicious()}, interrupted.last)
     assert "it holds Python objects that could run code" in fails(training.main, interrupted.arguments)
     assert not (tmp_path / "attacked").exists()
+
+
+def test_a_signal_while_the_state_is_read_does_not_call_it_damaged(
+    interrupted: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = torch.load
+
+    def load_late(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(torch, "load", load_late)
+    with pytest.raises(utils.Stopped, match="the same command goes on"):
+        training.main(interrupted.arguments)
 
 
 # ---- what a run leaves ----
@@ -268,11 +328,18 @@ def test_a_signal_in_the_final_saving_waits_for_its_end(
     assert len((tmp_path / "trained_models" / "runs.csv").read_text().splitlines()) == 2
 
 
+def test_a_signal_after_the_last_file_says_nothing_of_going_on() -> None:
+    with Interruption("the same command goes on") as interruption:
+        interruption.end()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not interruption.came
+
+
 @pytest.mark.parametrize(("resume", "ending"), [("auto", ""), ("never", " with --RESUME auto")])
 def test_how_to_go_on_is_said(
     resume: str, ending: str, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(device: torch.device, interruption: Interruption) -> None:
+    def stop(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(training, "start_run", stop)

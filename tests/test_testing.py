@@ -28,7 +28,7 @@ import models_factory
 import overrides
 import predictor
 import testing
-from dataset import augmentations, decoding
+from dataset import augmentations, decoding, locks
 from evaluation import prediction_files
 from evaluation.prediction_files import RowFile
 from models import checkpoints
@@ -447,6 +447,24 @@ def test_what_other_numbers_of_processes_left_is_removed_in_the_end(
         (folder / "predictions" / name).touch()
     testing.main(make_small_run(shared_dataset, folder))
     assert [file.name for file in (folder / "predictions").glob(".*")] == [".predictions_34cd.partial"]
+
+
+def test_the_files_of_two_tests_side_by_side_are_not_mixed(
+    folder: Path, shared_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them writes evaluate_result.json, tables and pictures while the other waits."""
+    held = []
+
+    def look(*arguments: Any) -> None:
+        with locks.hold(testing.PREDICTIONS_FOLDER / locks.LOCK, wait=False) as is_free:
+            held.append(not is_free)
+
+    monkeypatch.setattr(testing, "write_predictions", look)
+    monkeypatch.setattr(testing, "evaluate", look)
+    testing.main(make_small_run(shared_dataset, folder))
+    assert held == [True, True]
+    with locks.hold(testing.PREDICTIONS_FOLDER / locks.LOCK, wait=False) as is_free:
+        assert is_free
 
 
 def test_images_of_the_same_name_in_two_folders_keep_apart() -> None:

@@ -17,6 +17,7 @@ import config
 import metrics
 import threshold_tuning
 import thresholds
+from dataset import locks
 from evaluation import saved_scores
 from evaluation.saved_scores import SavedScores
 from models import checkpoints
@@ -141,6 +142,17 @@ def test_what_is_no_scores_file_is_refused(tmp_path: Path, kind: str) -> None:
         saved_scores.read_scores(file)
     assert "\n" not in str(error.value)
     assert str(file) in str(error.value)
+
+
+def test_a_checkpoint_that_a_run_trains_is_left_alone(tmp_path: Path) -> None:
+    """It would take the place of a better one that the run saves meanwhile."""
+    (tmp_path / "run").mkdir()
+    path = write_checkpoint(tmp_path / "run.pt", make_scores(), tmp_path / "run")
+    before = path.read_bytes()
+    with locks.own(tmp_path / "run"), pytest.raises(InputError, match="run is in use by process"):
+        run(path)
+    assert path.read_bytes() == before
+    assert run(path)["thresholds"]
 
 
 @pytest.mark.parametrize("scope", ["global", "per_class"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
+import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,22 +54,117 @@ def test_writing_is_complete_or_absent(tmp_path: Path) -> None:
 
     def break_off(temporary: Path) -> None:
         temporary.write_text("sec")
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left on device"):
+    with pytest.raises(InputError, match=r"cannot write .*a\.txt: No space left on device: free some space, or choose"):
         utils.write_atomically(path, break_off)
     assert path.read_text() == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_what_killed_processes_began_to_write_is_removed(tmp_path: Path) -> None:
-    old, new, other = (tmp_path / name for name in (".a.txt.7.tmp", ".a.txt.8.tmp", ".b.txt.7.tmp"))
-    for file in (old, new, other):
+    """Also beside another file: what is written first tidies up. Processes that run, here or elsewhere, keep theirs."""
+
+    def begin(name: str, hours: int = 0) -> str:
+        file = tmp_path / name
         file.touch()
-    for file in (old, other):
-        os.utime(file, (time.time() - 7200,) * 2)
-    utils.write_text(tmp_path / "a.txt", "text")
-    assert sorted(file.name for file in tmp_path.iterdir()) == [new.name, other.name, "a.txt"]
+        os.utime(file, (time.time() - 3600.0 * hours,) * 2)
+        return name
+
+    def begin_and_die() -> None:
+        file = utils.name_temporary(tmp_path / "dead.txt")
+        file.touch()
+        folder = utils.name_temporary(tmp_path / "pictures")
+        folder.mkdir()
+        (folder / "1.jpg").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=begin_and_die)
+    process.start()
+    process.join()
+    begin(".a.txt.01234567-7.tmp", hours=2)  # of another machine
+    begin(".a.txt.7.tmp", hours=2)  # of an earlier version
+    kept = [
+        begin(utils.name_temporary(tmp_path / "mine.txt").name, hours=2),
+        begin(f".root.txt.{utils._identify_system()}-1.tmp", hours=2),
+        begin(".a.txt.01234567-8.tmp"),
+        begin(".a.txt.8.tmp"),
+        begin(".split.tmp", hours=2),
+    ]
+    utils.write_text(tmp_path / "b.txt", "text")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*kept, "b.txt"])
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device: free some space"),
+        (errno.EDQUOT, "Disk quota exceeded: free some space"),
+        (errno.EACCES, "Permission denied: you may not write there"),
+        (errno.EROFS, "Read-only file system: the disk can only be read"),
+        (errno.EMFILE, "Too many open files: raise the limit (`ulimit -n"),
+        (errno.EIO, "Input/output error"),
+    ],
+)
+def test_an_error_of_the_system_says_what_to_do(number: int, advice: str, tmp_path: Path) -> None:
+    """Also where the library that writes says something else for it, as torch.save does."""
+
+    def fail(temporary: Path) -> None:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+
+    with pytest.raises(InputError) as error:
+        utils.write_atomically(tmp_path / "a.pt", fail)
+    assert str(error.value).startswith(f"cannot write {tmp_path / 'a.pt'}: {advice}")
+    assert ("free some space" in str(error.value)) == ("free some space" in advice)
+
+
+def test_a_name_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, advice in (
+        (tmp_path / "file" / "a" / "b.txt", "Not a directory: a file lies where a folder has to be"),
+        (tmp_path / "file" / "b.txt", "File exists: a file lies where a folder has to be"),
+        (tmp_path / "folder", "Is a directory: a file lies where"),
+        (tmp_path / ("long" * 70), "File name too long: choose a shorter name"),
+    ):
+        with pytest.raises(InputError, match=f"{path}: {advice}"):
+            utils.write_text(path, "text")
+        with pytest.raises(InputError), utils.keep_log():
+            utils.log_to(path)
+
+
+def test_a_mistake_of_the_program_is_not_called_an_error_of_the_disk(tmp_path: Path) -> None:
+    def fail(temporary: Path) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        utils.write_atomically(tmp_path / "a.pt", fail)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "error: the memory is full: raise the limit (`ulimit -v"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "error: Cannot allocate memory: raise the limit (`ulimit -v"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "error: Cannot allocate memory: raise"),
+        (
+            RuntimeError("can't start new thread"),
+            "error: Resource temporarily unavailable: raise the limit of processes",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), "error: Too many open files: raise the limit (`ulimit -n"),
+        (OSError("Caught OSError in DataLoader worker\n[Errno 24] Too many open files"), "error: Too many open files:"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "error: Cannot allocate memory: raise"),
+        (RuntimeError("received 0 items of ancdata"), "error: Too many open files: raise the limit"),
+    ],
+)
+def test_what_there_is_too_little_of_is_one_line(error: Exception, line: str, fails: Any) -> None:
+    def main(arguments: list[str]) -> None:
+        raise error
+
+    assert fails(main, []).startswith(line)
 
 
 def test_a_full_gpu_memory_is_one_line(tmp_path: Path) -> None:
@@ -93,7 +192,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         (new / "third").touch()
         raise KeyError
     assert [file.name for file in folder.iterdir()] == ["second"]
-    error = r"cannot write .*second/pictures: .* \(free some space or choose another folder\)"
+    error = r"cannot write .*second/pictures: Not a directory: a file lies where a folder has to be"
     with pytest.raises(InputError, match=error), utils.replace_folder(folder / "second" / "pictures"):
         pass
     assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
@@ -222,6 +321,19 @@ def test_progress_in_a_pipe_is_sparse(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ""
     assert progress.done == 999
     assert 0 < progress.seconds < time.perf_counter()
+
+
+def test_an_import_that_fails_for_want_of_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.excepthook", None)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (int(3e9), int(3e9)))
+    utils.explain_failing_imports()
+    assert "`ulimit -v` allows 3.0 GB of address space" in capsys.readouterr().err
+    sys.excepthook(ImportError, ImportError("libtorch.so: failed to map segment from shared object"), None)
+    assert capsys.readouterr().err.startswith("error: Cannot allocate memory: raise the limit (`ulimit -v unlimited`)")
+    sys.excepthook(ImportError, ImportError("no such name"), None)
+    assert "ImportError: no such name" in capsys.readouterr().err
 
 
 def test_devices() -> None:

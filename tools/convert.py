@@ -23,7 +23,7 @@ from dataset.formats.base import Format, ReadOptions
 from dataset.table import SPLITS, Table, map_classes
 from dataset.tar_shards import read_bytes, split_member
 from dataset_readers import find_format, find_formats, recognise_format
-from utils import InputError, Progress
+from utils import InputError, Progress, explain
 
 NUM_THREADS = 8  # placing files waits for the disk
 NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -148,7 +148,7 @@ def place_images(places: dict[str, str], copy: bool) -> None:
             for _ in pool.map(partial(place_image, copy=copy), places.values(), places.keys()):
                 progress.step(1)
     except OSError as error:
-        raise InputError(f"cannot write {error.filename2 or error.filename}: {error.strerror}") from error
+        raise InputError(f"cannot write {error.filename2 or error.filename}: {explain(error)}") from error
 
 
 def place_image(source: str, target: str, copy: bool) -> None:

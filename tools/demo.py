@@ -55,7 +55,7 @@ def draw_dataset(root: Path, splits: Sequence[tuple[Path, Path, int]], image_siz
         names = "".join(f"{name}\n" for name in KINDS)
         (root / "classes.txt").write_text(names, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write the demo: {error}; free some space or set another DATASET_FOLDER") from error
+        raise InputError(f"cannot write the demo in {root}: {utils.explain(error)}") from error
     save_marker(root, {**wanted, "complete": True})
     print_summary(root, positives, counts)
 

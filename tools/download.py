@@ -100,7 +100,7 @@ def download_dataset(
     try:
         archives.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {archives}: {error.strerror}; choose another DATASET_FOLDER") from error
+        raise InputError(f"cannot write {archives}: {utils.explain(error)}") from error
     require_space(folder, sum(archive.num_bytes for archive in source.archives), short_side)
     for archive in source.archives:
         path = archives / archive.name
@@ -200,8 +200,8 @@ def _fetch_bytes(urls: list[str], path: Path, num_bytes: int) -> None:
             except Refused as error:
                 urls, reason = [other for other in urls if other != url], f"{url}: {error}"
             except (OSError, http.client.HTTPException) as error:
-                if getattr(error, "errno", None) in DISK_ERRORS:
-                    raise InputError(f"cannot write {part}: {error}; free some space") from error
+                if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                    raise InputError(f"cannot write {part}: {utils.explain(error)}") from error
                 failures, reason = failures + 1, f"{url}: {str(error) or type(error).__name__}"
             if _count_bytes(part) > most:
                 most, failures = _count_bytes(part), 0
@@ -309,7 +309,7 @@ def extract(path: Path, prefixes: tuple[str, ...], folder: Path) -> None:
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         raise InputError(f"{path} is damaged ({error}): remove it, and the same command downloads it again") from error
     except OSError as error:
-        raise InputError(f"cannot extract {path}: {error}; free some space") from error
+        raise InputError(f"cannot extract {path}: {utils.explain(error)}") from error
 
 
 def _list_members(archive: zipfile.ZipFile | tarfile.TarFile) -> Iterator[Member]:

@@ -67,7 +67,11 @@ def resize_images(source: Path, target: Path, short_side: int, quality: int) -> 
         if name not in made_of or made_of[name] != _stamp(source / name) or not _is_whole(target / name)
     ]
     for folder in {(target / name).parent for name in waiting}:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make {folder}: {utils.explain(error)}") from error
+        utils.remove_leftovers(folder)
     num_unreadable = 0
     copy = partial(_copy, source, target, short_side, quality)
     with (
@@ -144,7 +148,7 @@ def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) 
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     # complete or absent; not flushed to disk one by one as write_atomically does, which takes longer than all the rest
-    temporary = target / f"{name}.{os.getpid()}.tmp"
+    temporary = utils.name_temporary(target / name)
     try:
         if scale >= 1 and _is_upright(source / name):
             shutil.copyfile(source / name, temporary)
@@ -156,7 +160,7 @@ def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) 
             image.save(temporary, Image.registered_extensions()[Path(name).suffix.lower()], quality=quality)
         os.replace(temporary, target / name)
     except OSError as error:
-        raise InputError(f"cannot write {target / name}: {error} (free some space or choose another folder)") from error
+        raise InputError(f"cannot write {target / name}: {utils.explain(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return Copied(name, stamp, "")

@@ -21,7 +21,7 @@ from dataset.table import Table, drop_repeats, join_tables
 from dataset.tar_shards import split_member
 from dataset.text_files import name_backup
 from dataset_readers import read_dataset, recognise_format
-from utils import InputError, make_console, say
+from utils import InputError, explain, make_console, say
 
 
 def split_dataset(
@@ -102,7 +102,7 @@ def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mappi
             if not (root / path.name).exists():
                 path.rename(root / path.name)
     except OSError as error:
-        raise InputError(f"cannot write the split of {root}: {error}") from error
+        raise InputError(f"cannot write the split of {root}: {explain(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return backups

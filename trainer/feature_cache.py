@@ -12,8 +12,11 @@ deleted at any time.
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import shutil
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import distributed
+from dataset.array_files import HEADER_ERRORS
 from dataset.batches import Batch
 from dataset.decoding import stamp_files
 from dataset.loading import Labels, count_images, load_batches, share_batches
@@ -31,7 +35,7 @@ from dataset.table import Table
 from heads import pool
 from models.batchnorm_folding import fold_batchnorm
 from models_factory import MultiLabelModel
-from utils import InputError, track, write_atomically
+from utils import InputError, explain, name_temporary, remove_leftovers, track, write_atomically
 
 
 def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
@@ -50,22 +54,23 @@ def read_features(
     folder: Path,
     autocast: Callable[[], Any] = nullcontext,
     title: str = "features",
-) -> NDArray[np.float32]:
+) -> FeatureFile:
     """Features (N, *shape) of the N pictures of `table`, in order: read from `folder`, or computed and kept there.
 
     `loader` gives the pictures, in order. `pixels` says what decides them besides the image files: the transform, its
-    seed, the epoch. The result is memory-mapped, so it may be larger than memory. With several processes on a machine
-    each one computes a share of the rows.
+    seed, the epoch. The result may be larger than memory. With several processes on a machine each one computes a share
+    of the rows. Raises InputError where the file cannot be written, or is damaged.
     """
     path = folder / f"features_{_identify(model, table, pixels)}.npy"
-    (is_missing,) = distributed.agree(not path.is_file())
+    remove_leftovers(folder)
+    (is_missing,) = distributed.agree(_open_whole(path, (len(table), *shape)) is None)
     if is_missing:
         process, num_processes = distributed.place()
-        share_paths = [path]
-        if num_processes > 1:
-            names = [f"{path.stem}_part{number}of{num_processes}.npy" for number in range(num_processes)]
-            share_paths = [path.with_name(name) for name in names]
-        share_path = share_paths[process]
+        share_path = path
+        if num_processes > 1:  # of this process: another run may be computing the same features
+            share_path = name_temporary(path.with_stem(f"{path.stem}_part{process}"))
+        first = distributed.rank() - process
+        share_paths = distributed.collect(share_path)[first : first + num_processes]
         share_batches(loader, process, num_processes)
         write_atomically(
             share_path, lambda temporary: _compute(model, loader, tuple(shape), temporary, autocast, title)
@@ -76,7 +81,55 @@ def read_features(
                 write_atomically(path, lambda temporary: _join(share_paths, (len(table), *shape), temporary))
             distributed.wait()
             share_path.unlink(missing_ok=True)
-    return open_features(path, (len(table), *shape))
+    return FeatureFile(path)
+
+
+class FeatureFile:
+    """Features (N, *shape) in the .npy file `path`. `file[indices]` reads those of some pictures.
+
+    It is not mapped: where a mapped file is shortened, the process dies without a word. Raises InputError where the
+    file is no such file or not whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed with the object
+            np.lib.format.read_magic(self.file)
+            self.shape, is_by_column, dtype = np.lib.format.read_array_header_1_0(self.file)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {explain(error)}") from error
+        except (ValueError, *HEADER_ERRORS) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{path} holds no features ({reason}): delete it") from error
+        if is_by_column or dtype != np.float32 or min(self.shape, default=0) < 1:
+            raise InputError(f"{path} holds {dtype} {self.shape} and no features: delete it")
+        self.path, self.start = path, self.file.tell()
+        self.row_size = 4 * math.prod(self.shape[1:])
+        if os.fstat(self.file.fileno()).st_size != self.start + len(self) * self.row_size:
+            raise self._is_short()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, indices: NDArray[np.integer]) -> NDArray[np.float32]:
+        features = np.empty((len(indices), *self.shape[1:]), np.float32)
+        rows = features.reshape(len(indices), -1)
+        for row, index in zip(rows, indices.tolist(), strict=True):
+            try:
+                num_read = os.preadv(self.file.fileno(), [row.data], self.start + index * self.row_size)
+            except OSError as error:
+                raise InputError(f"cannot read {self.path}: {explain(error)}") from error
+            if num_read < self.row_size:
+                raise self._is_short()
+        return features
+
+    def append_to(self, file: BinaryIO) -> None:
+        """Write all rows to `file`."""
+        self.file.seek(self.start)
+        shutil.copyfileobj(self.file, file, 1 << 20)
+
+    def _is_short(self) -> InputError:
+        return InputError(f"{self.path} was shortened by another program: the same command computes its features anew")
 
 
 class FeatureDataset(Labels):
@@ -87,7 +140,7 @@ class FeatureDataset(Labels):
 
     def __init__(
         self,
-        views: Sequence[NDArray[np.float32]],
+        views: Sequence[FeatureFile | NDArray[np.float32]],
         table: Table,
         targets: NDArray[np.float32] | None = None,
         weights: NDArray[np.float32] | None = None,
@@ -102,7 +155,7 @@ class FeatureDataset(Labels):
 
 
 def make_feature_loader(
-    views: Sequence[NDArray[np.float32]],
+    views: Sequence[FeatureFile | NDArray[np.float32]],
     table: Table,
     batch_size: int,
     *,
@@ -114,7 +167,7 @@ def make_feature_loader(
 ) -> DataLoader[Batch]:
     """A loader of the batches that `loading.make_loader` would give, with features (B, *shape) instead of images.
 
-    `views` are arrays (N, *shape), one for each epoch; `targets` (N, C) and `weights` (N,) replace those of `table`.
+    `views` are features (N, *shape), one for each epoch; `targets` (N, C) and `weights` (N,) replace those of `table`.
     """
     dataset = FeatureDataset(views, table, targets, weights)
     return load_batches(dataset, batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
@@ -153,27 +206,21 @@ def _join(share_paths: Sequence[Path], shape: tuple[int, ...], path: Path) -> No
     with path.open("wb") as file:
         _write_header(file, shape)
         for share_path in share_paths:
-            np.load(share_path, mmap_mode="r").tofile(file)
-
-
-def open_features(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The features in the .npy file `path`, memory-mapped. Raises InputError if it is not a whole file of `shape`."""
-    try:
-        features = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy reports a damaged header by many kinds of error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"cannot read the kept features {path}: {reason}: delete it, and it is made again") from error
-    if features.dtype != np.float32 or features.shape != shape:
-        raise InputError(
-            f"the kept features {path} are {features.dtype} {features.shape}, expected float32 {shape}: delete the "
-            "file, and it is made again"
-        )
-    return features
+            FeatureFile(share_path).append_to(file)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     """Begin a .npy file of float32; its rows are then written one after the other."""
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+
+def _open_whole(path: Path, shape: tuple[int, ...]) -> FeatureFile | None:
+    """The features of an earlier run; None where there are none, or where their file is damaged."""
+    with suppress(InputError):
+        file = FeatureFile(path)
+        if file.shape == shape:
+            return file
+    return None
 
 
 def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:

@@ -33,7 +33,7 @@ class Interruption:
     def __init__(self, advice: str) -> None:
         self.advice = advice  # how to go on from what was saved
         self.came = False  # whether a signal came
-        self._is_delayed = False
+        self._is_delayed = self._is_over = False
         self._process = os.getpid()
         self._old_handlers: dict[int, Any] = {}
 
@@ -55,8 +55,14 @@ class Interruption:
         finally:
             self._is_delayed = False
 
+    def end(self) -> None:
+        """Take no notice of signals from now on: the last file is written, and there is nothing to go on with."""
+        self._is_over = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a loading process, which inherits this handler; the step needs its images
+            return
+        if self._is_over:
             return
         if self.came or not self._is_delayed:
             raise Stopped(f"{signal.Signals(number).name}; what was saved last stays: {self.advice}")

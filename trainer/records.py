@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import config
 import distributed
 import overrides
 import utils
+from dataset import locks
 from dataset.batches import Batch
 from dataset.files import hash_file
 from evaluation import saved_scores, tuning
@@ -56,6 +59,11 @@ def name_files(data: Data) -> RunFiles:
         identity["files"] = [hash_file(Path(file)) for file in files]
     name = run_files.name_configuration(constants, identity)
     return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
+
+
+def own(files: RunFiles) -> AbstractContextManager[None]:
+    """Until the end of `with`, no other command may write these files. Raises InputError where one does."""
+    return locks.own(files.folder) if distributed.is_first() else nullcontext()
 
 
 # ---- resuming ----
@@ -113,7 +121,8 @@ def _check_processes(processes: Any, trainer: Trainer) -> None:
 
 def _load_last(files: RunFiles) -> dict[str, Any] | None:
     """What an unfinished run left; None where there is none."""
-    for leftover in files.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+    # Nobody else writes these files, so what was begun is of a run that was killed, maybe on another machine.
+    for leftover in chain(files.folder.glob(".*.tmp"), files.folder.parent.glob(f".{files.folder.name}.*.tmp")):
         leftover.unlink(missing_ok=True)
     if config.RESUME == "never" or not files.last.is_file():
         return None
@@ -144,8 +153,11 @@ def save_last(run: Run) -> None:
     processes = distributed.collect(process)
     if distributed.is_first():
         training_state = {"state": asdict(run.state), "engine": run.trainer.state_dict(), "processes": processes}
-        checkpoint = make_checkpoint(run, run.trainer.model, {})
-        checkpoints.save(run.files.last, checkpoint | {"training_state": training_state})
+        checkpoint = make_checkpoint(run, run.trainer.model, {}) | {"training_state": training_state}
+        # The checkpoint comes last, since it says whether the run has finished: whoever kills a run in between kills
+        # one that goes on.
+        checkpoints.save_sidecar(run.files.last, checkpoint)
+        checkpoints.save_alone(run.files.last, checkpoint)
 
 
 def note_left_out(run: Run, batch: Batch, epoch: int, step: int) -> None:
@@ -229,16 +241,23 @@ def tune_selected(files: RunFiles) -> dict[str, Any]:
     if scores is None or scores.identity not in ("", saved_scores.identify(selected)):
         # an earlier run's checkpoint stays, and its folder was deleted; or one was killed between the two files
         utils.warn(f"{file} is missing or of another checkpoint: the thresholds of {files.checkpoint} stay as they are")
-        checkpoints.save(config.BEST_MODEL_PATH, selected)
-        return selected
-    policy = from_config.choose_policy(len(selected["classes"]))
-    selected |= tuning.tune_checkpoint(selected, scores, policy)
-    for path in (files.checkpoint, config.BEST_MODEL_PATH):
-        folder = saved_scores.find_folder(path)
-        checkpoints.save(path, selected)
-        saved_scores.save_scores(folder / saved_scores.SCORES_FILE, *scores)
-        saved_scores.save_thresholds(folder / saved_scores.THRESHOLDS_FILE, selected["thresholds"])
+        scores = None
+    else:
+        policy = from_config.choose_policy(len(selected["classes"]))
+        selected |= tuning.tune_checkpoint(selected, scores, policy)
+        save_with_scores(files.checkpoint, selected, scores)
+    with locks.hold(saved_scores.find_folder(config.BEST_MODEL_PATH) / locks.LOCK):  # of runs that end together
+        save_with_scores(config.BEST_MODEL_PATH, selected, scores)
     return selected
+
+
+def save_with_scores(path: Path, checkpoint: dict[str, Any], scores: saved_scores.SavedScores | None) -> None:
+    """Save `checkpoint` and, if there are any, the scores that its thresholds were tuned on."""
+    folder = saved_scores.find_folder(path)
+    checkpoints.save(path, checkpoint)
+    if scores:
+        saved_scores.save_scores(folder / saved_scores.SCORES_FILE, *scores)
+        saved_scores.save_thresholds(folder / saved_scores.THRESHOLDS_FILE, checkpoint["thresholds"])
 
 
 def save_epoch(run: Run, model: MultiLabelModel, validated: Validation | None) -> None:
@@ -282,7 +301,7 @@ def finish(run: Run) -> dict[str, Any]:
     run_files.add_to_diary(
         config.TRAINED_MODELS_FOLDER / DIARY,
         {
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "finished": state.closed,
             "model_name": config.MODEL_NAME,
             "configuration": files.checkpoint.stem,
             "best_f1": f"{state.best_f1:.4f}",

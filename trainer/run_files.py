@@ -17,7 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset.locks import LOCK, hold
 from utils import InputError, write_text
+
+WHICH_RUN = ("finished", "model_name", "configuration")  # columns of the diary that no two runs have the same
 
 
 class RunFiles(NamedTuple):
@@ -92,19 +95,26 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
 def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
     """Add a line to the CSV file `path`, and before it a line of column names if the file is new.
 
-    Several runs may write to the file. Raises InputError where it cannot be written.
-    An existing file keeps its columns: a value for which it has none is left out.
+    Several runs may write to the file. A run that was killed while it ended comes twice: a line with the values of
+    WHICH_RUN of the `entry` is not added again. An existing file keeps its columns: a value for which it has none is
+    left out. Raises InputError where the file cannot be read or written.
     """
-    text = io.StringIO()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", encoding="utf-8", newline="") as file:
-            file.seek(0)
-            names = next(csv.reader(file), None)
-            writer = csv.DictWriter(text, names or [*entry], restval="", extrasaction="ignore", lineterminator="\n")
-            if not names:
-                writer.writeheader()
-            writer.writerow(entry)
-            file.write(text.getvalue())  # in one piece, so that no line of another run gets in between
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    with hold(path.parent / LOCK):
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                before = file.read()
+        except FileNotFoundError:
+            before = ""
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}; move it away") from error
+        rows = csv.DictReader(io.StringIO(before))
+        if any(all(name in entry and row.get(name) == entry[name] for name in WHICH_RUN) for row in rows):
+            return
+        text = io.StringIO()
+        names = rows.fieldnames or [*entry]
+        writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
+        if not rows.fieldnames:
+            writer.writeheader()
+        writer.writerow(entry)
+        separator = "\n" if before and not before.endswith("\n") else ""
+        write_text(path, f"{before}{separator}{text.getvalue()}")

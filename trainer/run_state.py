@@ -9,6 +9,7 @@ Whoever trains an epoch counts its steps, images and seconds in it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -27,6 +28,7 @@ class RunState:
     seconds: float = 0.0  # that the epochs took
     history: list[dict[str, Any]] = field(default_factory=list)  # a record for each epoch
     num_skipped: int = 0  # the sum of `num_left_out` over all epochs and the present one
+    closed: str = ""  # when the last of these epochs was done, "2026-03-01 12:00:00"
     finished: bool = False  # whether the run has ended
 
     # the present epoch, `epoch` + 1
@@ -68,6 +70,7 @@ class RunState:
         self.seconds += record["seconds"]
         self.history.append(record)
         self.step = self.num_images = self.num_taken = self.num_left_out = self.num_overflowed = 0
+        self.closed = time.strftime("%Y-%m-%d %H:%M:%S")
         self.loss_total = self.epoch_seconds = 0.0
 
 
@@ -82,6 +85,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "float": lambda value: value is not None and is_measured(value),
     "float | None": is_measured,
     "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
     "list[dict[str, Any]]": lambda value: is_list(value, is_record),
     "dict[str, float]": lambda value: is_object(value, is_number),
 }

@@ -307,7 +307,7 @@ def make_feature_loaders(
         )
         return None
 
-    def read(loader: DataLoader[Batch], table: Table, transform: str, title: str) -> NDArray[np.float32]:
+    def read(loader: DataLoader[Batch], table: Table, transform: str, title: str) -> feature_cache.FeatureFile:
         return feature_cache.read_features(
             model=trainer.model,
             loader=loader,

@@ -117,16 +117,16 @@ def compute_scores(
     With several processes each one runs its share, and all get the scores of every image, in order.
     """
     objective.eval()
-    targets: list[Tensor] = []
+    targets: list[np.ndarray] = []
     total = torch.zeros((), device=device)
 
     def note(batch: Batch, logits: Tensor) -> None:
-        targets.append(batch.targets)
+        targets.append(batch.targets.cpu().numpy().copy())  # a copy: a tensor of a loading process is an open file
         total.add_(objective(logits, batch.targets, batch.weights) * len(logits))
 
     batches: Iterator[Batch] = track(loader, title, count_images(loader))
     rows = list(inference.compute_probabilities(network, batches, device, autocast, note, activation))
-    all_targets = distributed.join(torch.cat(targets).cpu().numpy())
+    all_targets = distributed.join(np.concatenate(targets))
     loss = sum(distributed.collect(total.item())) / len(all_targets)
     return Scores(distributed.join(np.concatenate(rows)), all_targets, loss)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dataset.locks import hold
 from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
-from utils import InputError
+from utils import InputError, explain
 
 T = TypeVar("T")
 TRIES = 4  # of reading a shard
@@ -30,11 +31,11 @@ def fetch_shard(address: Address, name: str, file: Path, num_bytes: int, limit_g
         raise InputError(f"SHARD_CACHE_GB is {limit_gb}, but {name} alone has {num_bytes / 1e9:.3g}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(file.with_suffix(".lock")):
+        with hold(file.with_suffix(".lock")):
             if file.exists():
                 return
             temporary = file.with_suffix(".part")
-            with _lock(folder / "room.lock"):
+            with hold(folder / "room.lock"):
                 make_room(folder, limit - num_bytes)
                 temporary.touch()
                 os.truncate(temporary, num_bytes)  # other processes count it with its later size
@@ -45,10 +46,10 @@ def fetch_shard(address: Address, name: str, file: Path, num_bytes: int, limit_g
                 raise InputError(f"cannot fetch {name} as {address.where} says: {error}") from error
             finally:
                 temporary.unlink(missing_ok=True)
-        with _lock(folder / "room.lock"):
+        with hold(folder / "room.lock"):
             make_room(folder, limit, file)  # what follows the shard's last image was not counted
     except OSError as error:
-        raise InputError(f"cannot keep {name} in {folder}: {error.strerror}") from error
+        raise InputError(f"cannot keep {name} in {folder}: {explain(error)}") from error
 
 
 def try_again(action: Callable[[], T]) -> T:
@@ -100,7 +101,7 @@ def make_room(folder: Path, num_bytes: int, keep: Path | None = None) -> None:
     total = sum(stat.st_size for stat in stats.values())
     for path in sorted(stats, key=lambda path: (path.suffix == ".tar", stats[path].st_mtime_ns)):
         if path.suffix == ".part":
-            with _lock(path.with_suffix(".lock"), wait=False) as left_behind:
+            with hold(path.with_suffix(".lock"), wait=False) as left_behind:
                 if not left_behind:  # it is being fetched
                     continue
                 path.unlink(missing_ok=True)
@@ -109,17 +110,3 @@ def make_room(folder: Path, num_bytes: int, keep: Path | None = None) -> None:
         else:
             continue
         total -= stats[path].st_size
-
-
-@contextmanager
-def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold `path` against other processes and threads; False where it is taken and we do not `wait`."""
-    import fcntl  # not on Windows
-
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True

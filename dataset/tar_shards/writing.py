@@ -13,7 +13,7 @@ from dataset.tar_shards.addresses import HERE, import_webdataset
 from dataset.tar_shards.index import name_index, write_index
 from dataset.tar_shards.reading import read_bytes
 from dataset.tar_shards.scanning import scan_shards
-from utils import InputError, Progress
+from utils import InputError, Progress, explain
 
 SHARD_IMAGES = 10_000  # in a shard, at most
 SHARD_BYTES = 500_000_000  # of images in a shard, at most; a shard is fetched, kept and dropped as a whole
@@ -52,7 +52,7 @@ def write_shards(
             os.replace(staging / name, root / name)
         write_index(name_index(root, split), found)
     except OSError as error:
-        raise InputError(f"cannot write {root}: {error} (free some space or choose another folder)") from error
+        raise InputError(f"cannot write {root}: {explain(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

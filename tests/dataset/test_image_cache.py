@@ -113,8 +113,50 @@ def test_a_full_disk_is_one_line(
         return written
 
     monkeypatch.setattr(image_cache.os, "pwrite", write)
-    with pytest.raises(InputError, match="no room for the image cache: No space left on device; free some"):
+    with pytest.raises(InputError, match=r"cannot write the image cache .*: No space left on device: free some"):
         load(table, make_cache(table, tmp_path))
+
+
+def test_a_file_that_is_shortened_under_a_run_is_one_line(table: Table, tmp_path: Path) -> None:
+    """Mapped, it would end the process without a word. The next run decodes what is gone."""
+    cache = make_cache(table, tmp_path)
+    expected = load(table, cache)
+    cache.save()
+    (file,) = tmp_path.glob("*.uint8")
+    os.truncate(file, 3 * 24 * 32 * 10 + 5)
+    with pytest.raises(InputError, match=r"\.uint8 was shortened by another program: the same command decodes"):
+        load(table, cache)
+    again = make_cache(table, tmp_path)
+    assert (again.slots.shapes[:, 0] > 0).sum() == 10
+    assert torch.equal(load(table, again), expected)
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_file_that_is_deleted_under_a_run_is_not_trusted_later(
+    table: Table, tmp_path: Path, is_made_anew: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run goes on; what it noted does not lie beside the file of a later run, which has no pixels."""
+    cache = make_cache(table, tmp_path)
+    expected = load(table, cache)
+    (file,) = tmp_path.glob("*.uint8")
+    file.unlink()
+    if is_made_anew:
+        make_cache(table, tmp_path)
+    assert torch.equal(load(table, cache), expected)
+    cache.save()
+    assert "was deleted: what this run decodes is kept for itself only" in capsys.readouterr().err
+    assert torch.equal(load(table, make_cache(table, tmp_path)), expected)
+
+
+def test_a_lost_or_damaged_file_is_made_anew(table: Table, tmp_path: Path) -> None:
+    cache = make_cache(table, tmp_path)
+    expected = load(table, cache)
+    cache.save()
+    (pixels,), (index,) = tmp_path.glob("*.uint8"), tmp_path.glob("*.npz")
+    pixels.unlink()
+    assert torch.equal(load(table, make_cache(table, tmp_path)), expected), "not the black of an empty file"
+    index.write_bytes(index.read_bytes()[:-20])
+    assert torch.equal(load(table, make_cache(table, tmp_path)), expected)
 
 
 def test_bad_input_is_one_line(table: Table, tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -187,8 +188,8 @@ def test_the_old_checkpoint_survives_a_full_disk(tmp_path: Path, monkeypatch: py
     path = tmp_path / "a.pt"
     checkpoints.save(path, make_checkpoint(best_f1=0.25))
 
-    def fill(checkpoint: Any, file: Path) -> None:
-        file.write_bytes(b"half")
+    def fill(checkpoint: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fill)
@@ -202,8 +203,10 @@ def test_the_old_checkpoint_survives_a_full_disk(tmp_path: Path, monkeypatch: py
 def test_torch_itself_reports_a_full_device(tmp_path: Path) -> None:
     """What torch.save raises on a full disk is what write_atomically turns into one line."""
     checkpoint = make_checkpoint(model_state={"w": torch.zeros(1_000_000)})
-    with pytest.raises(InputError, match="cannot write"):
-        utils.write_atomically(tmp_path / "a.pt", lambda temporary: torch.save(checkpoint, "/dev/full"))
+    with pytest.raises(InputError, match=r"cannot write .*a\.pt: No space left on device: free some space"):
+        utils.write_atomically(
+            tmp_path / "a.pt", lambda temporary: checkpoints.save_tensors(Path("/dev/full"), checkpoint)
+        )
 
 
 def test_configuration_name_follows_every_constant_that_decides() -> None:
@@ -219,6 +222,22 @@ def test_configuration_name_follows_every_constant_that_decides() -> None:
 def test_log_has_a_column_for_every_number(tmp_path: Path) -> None:
     run_files.write_log(tmp_path / "log.csv", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_f1": 0.75}])
     assert (tmp_path / "log.csv").read_text() == "epoch,loss,val_f1\n1,0.5,\n2,0.25,0.75\n"
+
+
+def test_a_diary_has_a_line_of_every_run_that_ended_at_the_same_moment(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for line in range(10):
+            run_files.add_to_diary(tmp_path / "runs.csv", {"finished": f"{line}", "model_name": f"{number}"})
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=write, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    names, *lines = (tmp_path / "runs.csv").read_text().splitlines()
+    assert names == "finished,model_name"
+    assert sorted(lines) == [f"{line},{number}" for line in range(10) for number in range(4)]
 
 
 def test_a_diary_keeps_the_columns_that_it_began_with(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ float64.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import losses
+from dataset import loading
 from dataset.batches import Batch
 from dataset.table import Table
 from trainer import feature_cache, validation
@@ -55,6 +58,21 @@ def make_objective() -> losses.Objective:
 
 def score(batch_size: int, features: np.ndarray, targets: np.ndarray) -> validation.Scores:
     return validation.compute_scores(make_network(), make_loader(features, targets, batch_size), make_objective(), CPU)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
+def test_no_file_stays_open_for_a_batch_of_a_loading_process() -> None:
+    """Tensors come from it as open files, of which a process may have 1024: 62,000 images in batches of 64."""
+    features, targets = draw()
+    table = Table([f"{row}.jpg" for row in range(NUM_IMAGES)], targets, ("a", "b", "c"))
+    dataset = feature_cache.FeatureDataset([features[:, :, None, None]], table)
+    network, counts = make_network(), []
+    network.register_forward_hook(lambda *_: counts.append(len(list(Path("/proc/self/fd").iterdir()))))
+    loader = loading.load_batches(dataset, 2, num_workers=1)
+    scores = validation.compute_scores(network, loader, make_objective(), CPU)
+    assert len(counts) == NUM_IMAGES // 2
+    assert max(counts[-10:]) <= max(counts[:10])
+    assert np.array_equal(scores.targets, targets)
 
 
 def compute_entries(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
