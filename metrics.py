@@ -541,4 +541,5 @@ def _resample_ap(scores: Floats, present: Bools, known: Bools, counts: NDArray[n
 def _sum_by_bin(bins: NDArray[np.int64], weights: NDArray[np.float64], num_bins: int) -> NDArray[np.float64]:
     """The sums of each row of `weights` (B, N) by the bin of each column, `bins` (N,): (B, num_bins)."""
     own_bins = bins + num_bins * np.arange(len(weights))[:, None]  # each row has bins of its own: one bincount for all
-    return np.bincount(own_bins.ravel(), weights.ravel(), num_bins * len(weights)).reshape(-1, num_bins)
+    sums = np.bincount(own_bins.ravel(), weights.ravel(), num_bins * len(weights))
+    return np.asarray(sums, dtype=np.float64).reshape(-1, num_bins)

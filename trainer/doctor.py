@@ -608,7 +608,7 @@ def find_symptoms(
         )
     never = np.flatnonzero((positives >= LEAST_POSITIVES) & ~predicted.any(axis=0))
     if len(never):
-        names = show_names([f"{classes[c]} ({positives[c]} positives)" for c in never], most=3)
+        names = show_names([f"{classes[c]} ({positives[c]} positives)" for c in never.tolist()], most=3)
         symptoms["never predicted"] = (
             f"{len(never)} class(es) are never predicted for a validation image: {names}; set "
             'THRESHOLD_SCOPE = "per_class", or USE_POS_WEIGHT = True'
