@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heads import HEADS, needs_map
+from heads import HEADS, copy_classes, needs_map
 from models import backbones, pretrained
 from models.backbones import list_names, read_pixels, require_name
 from utils import InputError
@@ -32,6 +32,9 @@ __all__ = [
     "require_size",
     "restore_model",
 ]
+
+
+SHOWN_CLASSES = 10  # of those for which a head is new
 
 
 class MultiLabelModel(nn.Module):
@@ -95,11 +98,14 @@ def make_model(
     image_size: int = 224,
     weights_folder: str | Path | None = None,
     head_options: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> MultiLabelModel:
     """Make the backbone `name` with a new head for `num_classes` classes.
 
     `weights` fill the backbone. They are "default" (the published weights, kept in `weights_folder`), None (random
     weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
+    With `classes`, the names of the classes, a checkpoint of this project with the same head fills the head, too: for
+    the classes of the same names. `model.loaded` says what was filled.
     Raises InputError for an unknown name (the message lists the nearest names), for an image size that the network
     does not take, and for weights that are not available or do not fit.
 
@@ -123,7 +129,28 @@ def make_model(
             model.mean.copy_(model.loaded.mean)
         if model.loaded.std is not None:
             model.std.copy_(model.loaded.std)
+        model.loaded = _take_over_head(model.head, head, classes or (), model.loaded)
     return model
+
+
+def _take_over_head(head: nn.Module, name: str, classes: Sequence[str], loaded: pretrained.Loaded) -> pretrained.Loaded:
+    """Fill the head, called `name`, from the checkpoint that was loaded. Returns `loaded` without the checkpoint."""
+    checkpoint, loaded = loaded.checkpoint, loaded._replace(checkpoint=None)
+    if checkpoint is None or not classes:
+        return loaded
+    if checkpoint["head"] != name:
+        return loaded._replace(head=f"the head is new (the file's is {checkpoint['head']})")
+    state = {
+        key.removeprefix("head."): value for key, value in checkpoint["model_state"].items() if key.startswith("head.")
+    }
+    taken = copy_classes(head, classes, state, checkpoint["classes"])
+    if taken is None:
+        return loaded._replace(head="the head is new (the file's has other options or features)")
+    new = [name for name in classes if name not in set(taken)]
+    text = f"the head is taken over for {len(taken)} of {len(classes)} classes"
+    if new:
+        text += f", new: {', '.join(new[:SHOWN_CLASSES])}{', ...' if len(new) > SHOWN_CLASSES else ''}"
+    return loaded._replace(taken=tuple(taken), head=text)
 
 
 def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:

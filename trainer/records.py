@@ -6,6 +6,7 @@ Reads config, as a part of training.py. With several processes only rank 0 write
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -36,9 +37,10 @@ DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 def name_files(data: Data) -> RunFiles:
     """The files of this configuration. The same constants (of the sections marked *) and data give the same names."""
     constants = overrides.resolved(config)
-    decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
-    identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
+    weights = config.PRETRAINED_WEIGHTS
     files = [
+        *([weights] if weights and Path(weights).is_file() else []),  # best_model.pt is another one after each run
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
         *([config.CURRICULUM] if config.CURRICULUM else []),
@@ -47,6 +49,27 @@ def name_files(data: Data) -> RunFiles:
         identity["files"] = [hash_file(Path(file)) for file in files]
     name = run_files.name_configuration(constants, identity)
     return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
+
+
+def _list_deciding() -> list[str]:
+    """The constants that decide what is learned: those of the sections marked *."""
+    return [constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")]
+
+
+def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
+    """Of the finished runs that differ from this one in NUM_EPOCHS alone the longest: its epochs, and its checkpoint."""
+    pattern = re.sub(r"_ep\d+_(.*)_[0-9a-f]{8}$", r"_ep*_\1_*.json", files.folder.name)
+    constants, found = overrides.resolved(config), []
+    expected = {name: constants[name] for name in _list_deciding() if name != "NUM_EPOCHS"}
+    for path in sorted(files.folder.parent.glob(pattern)):
+        run, sidecar = RunFiles(path.parent / path.name.removesuffix(".json")), checkpoints.read_sidecar(path)
+        if sidecar is None or run == files or not run.result.is_file():
+            continue
+        theirs = sidecar.get("config", {})
+        is_same_data = sidecar.get("dataset", {}).get("fingerprint") == data.table.fingerprint()
+        if is_same_data and all(theirs.get(name) == value for name, value in expected.items()):
+            found.append((theirs["NUM_EPOCHS"], run.checkpoint))
+    return max(found, default=None)
 
 
 # ---- resuming ----
