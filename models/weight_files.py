@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tarfile
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -56,7 +57,8 @@ def read_file(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with open(path, "rb") as file:  # of a path torch believes the ending
+        # Given a path, torch would believe its ending. It warns of pickles that it then refuses.
+        with open(path, "rb") as file, warnings.catch_warnings(action="ignore", category=UserWarning):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # both libraries report a damaged file by many kinds of error
         raise InputError(f"cannot read weights {path}: {explain(path, error)}") from error

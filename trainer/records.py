@@ -57,7 +57,7 @@ def _list_deciding() -> list[str]:
 
 
 def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
-    """Of the finished runs that differ from this one in NUM_EPOCHS alone the longest: its epochs, and its checkpoint."""
+    """The longest finished run that differs from this one in NUM_EPOCHS alone: its epochs, and its checkpoint."""
     pattern = re.sub(r"_ep\d+_(.*)_[0-9a-f]{8}$", r"_ep*_\1_*.json", files.folder.name)
     constants, found = overrides.resolved(config), []
     expected = {name: constants[name] for name in _list_deciding() if name != "NUM_EPOCHS"}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import pickle
 import tarfile
 import zipfile
@@ -214,12 +215,12 @@ AGAIN = "copy or download it again"
 
 
 class Marker:
-    """Writes a file when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     path = ""
 
     def __reduce__(self) -> Any:
-        return Path.touch, (Path(self.path),)
+        return os.mkdir, (self.path,)
 
 
 def write_zip(path: Path) -> None:
@@ -280,7 +281,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "program": (
         lambda path: path.write_bytes(pickle.dumps(Marker(), protocol=2)),
-        f"it holds Python objects (pathlib.Path.touch): {ALONE}",
+        f"it holds Python objects (posix.mkdir): {ALONE}",
     ),
     "TorchScript": (save_script, f"it is TorchScript, a program: {ALONE}"),
     "page": (
