@@ -142,7 +142,7 @@ def print_configuration(run: Run) -> None:
     elif finished := records.find_finished(run.files, run.data):
         epochs, path = finished
         rows["begins"] = (
-            f"anew; the same run of {epochs} epochs is finished: --PRETRAINED_WEIGHTS {path} goes on from it"
+            f"anew; the same run of {epochs} epochs is finished: to begin with its weights, --PRETRAINED_WEIGHTS {path}"
         )
     utils.say("\n".join(f"{name:>8}  {text}" for name, text in rows.items()) + "\n")
 
