@@ -129,11 +129,13 @@ def make_model(
             model.mean.copy_(model.loaded.mean)
         if model.loaded.std is not None:
             model.std.copy_(model.loaded.std)
-        model.loaded = _take_over_head(model.head, head, classes or (), model.loaded)
+        model.loaded = _take_over_head(model.head, head, classes or (), model.loaded, weights)
     return model
 
 
-def _take_over_head(head: nn.Module, name: str, classes: Sequence[str], loaded: pretrained.Loaded) -> pretrained.Loaded:
+def _take_over_head(
+    head: nn.Module, name: str, classes: Sequence[str], loaded: pretrained.Loaded, source: str
+) -> pretrained.Loaded:
     """Fill the head, called `name`, from the checkpoint that was loaded. Returns `loaded` without the checkpoint."""
     checkpoint, loaded = loaded.checkpoint, loaded._replace(checkpoint=None)
     if checkpoint is None or not classes:
@@ -143,6 +145,7 @@ def _take_over_head(head: nn.Module, name: str, classes: Sequence[str], loaded: 
     state = {
         key.removeprefix("head."): value for key, value in checkpoint["model_state"].items() if key.startswith("head.")
     }
+    pretrained.require_finite(state, f"the head in {source}")
     taken = copy_classes(head, classes, state, checkpoint["classes"])
     if taken is None:
         return loaded._replace(head="the head is new (the file's has other options or features)")

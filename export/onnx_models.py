@@ -64,6 +64,13 @@ def make_onnx(
     except Exception as error:  # torch's exporter has a class of errors for each of its steps
         raise InputError(f"ONNX cannot express this network: {_explain(error)}; {advice}") from error
     assert program is not None
+    shape = program.model_proto.graph.input[0].type.tensor_type.shape.dim
+    fixed = [name for axis, name in axes.items() if not shape[axis].dim_param]
+    if fixed:
+        raise InputError(
+            f"ONNX cannot express this network for any {' and '.join(fixed)}: its code takes that of the example, "
+            f"{'x'.join(str(dimension.dim_value or '?') for dimension in shape)}, for a constant; {advice}"
+        )
     return program.model_proto
 
 

@@ -73,16 +73,21 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
             f"{source} do not fit {name}: of its {len(wanted)} tensors only {len(matched)} are in there with their "
             f"shapes; {_show_difference(missing[0], own, state, prefix)}"
         )
-    for key in matched:
-        if not torch.isfinite(tensors[key].to(own[key].dtype)).all():
-            raise InputError(
-                f"{source}: {weight_files.show(key)} is not finite (NaN or infinite): the file is damaged, or its "
-                "training had diverged"
-            )
+    require_finite({key: tensors[key].to(own[key].dtype) for key in matched}, source)
     if loaded.missing:
         warn(f"{source}: {loaded}; the others stay random, such as {min(loaded.missing)}")
     network.load_state_dict(tensors, strict=False)
     return loaded
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise InputError, which names the tensor, if a tensor read from `source` holds NaN or infinite numbers."""
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise InputError(
+                f"{source}: {weight_files.show(key)} is not finite (NaN or infinite): the file is damaged, or its "
+                "training had diverged"
+            )
 
 
 def _counts(key: str) -> bool:

@@ -28,6 +28,7 @@ import training
 from dataset import stratified_split
 from models import checkpoints, pretrained
 from trainer.run import Run
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,6 +207,15 @@ def test_the_content_of_the_weights_names_the_configuration(
         checkpoints.save(path, checkpoint | {"epoch": epoch})
         names.append(start([*arguments, f"--PRETRAINED_WEIGHTS={path}"], monkeypatch).files.folder.name)
     assert names[0] == names[2] != names[1]
+
+
+def test_a_head_that_is_not_finite_is_not_taken_over(finished: Path, tmp_path: Path) -> None:
+    checkpoint = checkpoints.load(find_checkpoint(finished))
+    state = checkpoint["model_state"]
+    state["head.linear.bias"] = torch.full((3,), torch.nan)
+    checkpoints.save(tmp_path / "bad.pt", checkpoint)
+    with pytest.raises(InputError, match=f"^the head in {tmp_path}/bad.pt: linear.bias is not finite"):
+        models_factory.make_model("resnet18", 3, "linear_bn", str(tmp_path / "bad.pt"), 32, classes=("red", "a", "b"))
 
 
 @pytest.mark.parametrize(

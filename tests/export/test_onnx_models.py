@@ -194,6 +194,21 @@ def test_a_network_that_onnx_cannot_express_is_one_line(
     assert [*tmp_path.iterdir()] == [checkpoint]
 
 
+class OfTwo(nn.Module):
+    """A network whose code makes a constant of the number of images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().mean(dim=(2, 3)) + torch.arange(3.0).expand(len(images), -1)
+
+
+def test_a_network_that_fixes_the_number_of_images_is_one_line(tmp_path: Path) -> None:
+    """ONNX Runtime would refuse every other number, once the file is in use."""
+    expected = r"^ONNX cannot express this network for any batch: its code takes that of the example, 2x3x64x64, for a "
+    with pytest.raises(InputError, match=f"{expected}constant; EXPORT_FORMATS torchscript may still work$"):
+        EXPORT_FORMATS["onnx"].save(make_export(OfTwo().eval()), tmp_path / "model.onnx")
+    assert list_names(tmp_path) == set()
+
+
 # ---- above 2 GB, which is set low here ----
 
 
