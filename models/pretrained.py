@@ -58,8 +58,9 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
     else:
         source, content = weights, weight_files.read_file(Path(weights))
         if isinstance(content, Mapping) and content.get("format") == checkpoints.FORMAT:
-            checkpoint = checkpoints.load(Path(weights))  # with its own checks
-            content = checkpoint["model_state"]  # beside it, in last.pt, the averaged weights may lie
+            if content.keys() >= {*checkpoints.REQUIRED}:
+                content = checkpoint = checkpoints.load(Path(weights))  # with its own checks
+            content = content.get("model_state")  # beside it, in last.pt, averaged weights may lie
         state = weight_files.collect_tensors(content, source)
     network: Any = getattr(module, "network", module)
     own = network.state_dict()

@@ -14,7 +14,6 @@ from random_models import compute_plain, draw_images
 from timm.layers import padding
 from timm.layers.conv2d_same import Conv2dSame
 from timm.models.hiera import Hiera
-from timm.models.nest import Nest
 from torch import Tensor, nn
 
 import models_factory
@@ -105,20 +104,11 @@ class OfTimm(nn.Module):
         return self.network(images.float() / 255)
 
 
-def make_hiera() -> nn.Module:
-    return Hiera(img_size=(64, 64), embed_dim=16, num_heads=1, stages=(1, 1, 1, 1), num_classes=5)
-
-
-def make_nest() -> nn.Module:
-    return Nest(
-        img_size=64, patch_size=4, num_levels=2, embed_dims=(16, 32), num_heads=(1, 2), depths=(1, 1), num_classes=5
-    )
-
-
-@pytest.mark.parametrize("make", [make_hiera, make_nest])
-def test_attention_in_five_dimensions_is_exported(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_attention_in_five_dimensions_is_exported(tmp_path: Path) -> None:
+    """As Hiera's is, and Nest's; ONNX knows four."""
     torch.manual_seed(0)
-    model = OfTimm(make()).eval()
+    network = Hiera(img_size=(64, 64), embed_dim=16, num_heads=1, stages=(1, 1, 1, 1), num_classes=5)
+    model = OfTimm(network).eval()
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     EXPORT_FORMATS["onnx"].save(make_export(model), tmp_path / "model.onnx")
     run = ENGINES["onnxruntime"](tmp_path / "model.onnx", CPU).run

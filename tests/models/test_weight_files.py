@@ -9,6 +9,7 @@ import gzip
 import os
 import pickle
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -246,7 +247,8 @@ def cut(path: Path, kind: str) -> None:
 
 
 def save_script(path: Path) -> None:
-    torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
+    with warnings.catch_warnings(action="ignore"):  # torch calls TorchScript deprecated
+        torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
 
 
 UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
