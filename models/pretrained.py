@@ -64,6 +64,7 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
         state = weight_files.collect_tensors(content, source)
     network: Any = getattr(module, "network", module)
     own = network.state_dict()
+    state = weight_files.drop_wrapper_parts(state, own)
     wanted = [key for key in own if _counts(key)]
     prefix, tensors = _find_tensors(state, own, lambda state: _convert(state, module, network), source)
     matched = [key for key in wanted if key in tensors]
@@ -102,7 +103,6 @@ def _find_tensors(state: State, own: State, convert: Callable[[State], State], s
     `convert` changes names and shapes of a state dict to the network's. Raises InputError if two sets of tensors fit
     equally well and differ.
     """
-    state = weight_files.drop_wrapper_parts(state, own)
 
     def fit(prefix: str) -> State:
         try:

@@ -40,7 +40,7 @@ def name_files(data: Data) -> RunFiles:
     identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
     weights = config.PRETRAINED_WEIGHTS
     files = [
-        *([weights] if weights and Path(weights).is_file() else []),  # best_model.pt is another one after each run
+        *([] if weights in (None, "default") else [weights]),  # best_model.pt is another one after each run
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
         *([config.CURRICULUM] if config.CURRICULUM else []),

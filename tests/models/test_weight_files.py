@@ -151,6 +151,15 @@ def test_another_projects_mean_is_not_the_pixels(tmp_path: Path) -> None:
         assert torch.equal(load(tmp_path / "other.pth").mean, expected.mean)
 
 
+def test_a_compiled_model_of_this_project_gives_its_pixels(tmp_path: Path) -> None:
+    first = models_factory.make_model(NAME, 5, image_size=64)
+    first.mean.fill_(99.0)
+    torch.save(prefix("module._orig_mod.")(first.state_dict()), tmp_path / "compiled.pt")
+    model = load(tmp_path / "compiled.pt")
+    assert_filled(model, first.backbone.get_submodule("network").state_dict())
+    assert (model.mean == 99).all()
+
+
 # ---- what does not fit ----
 
 
