@@ -30,9 +30,6 @@ def compute_probabilities(
 
         probabilities = np.concatenate(list(compute_probabilities(model, loader, device)))
     """
-    # Some networks of timm (LeViT, EfficientFormer) keep a table of their attention biases from one pass in eval
-    # mode to the next. Only train() drops it, and averaged weights change without ever being in training.
-    model.train()
     model.eval()
     for batch in batches:
         batch = batch.to(device)

@@ -92,15 +92,18 @@ def explain(path: Path, error: Exception) -> str:
         return "it is a damaged file of safetensors, or cut short: copy or download it again"
     pickled = start
     if start.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):
-            return "it is cut short: copy or download it again"
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            pickled = b"".join(archive.read(name)[:2] for name in names if name.endswith("/data.pkl"))
-        if any(name.split("/")[1:2] == ["code"] for name in names):
-            return f"it is TorchScript, a program: {SAVE_ALONE}"
-        if not any(name.endswith("data.pkl") for name in names):
-            return f"it is a ZIP archive of other files ({show(min(names, default='none'))}): unpack it"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                if any(name.split("/")[1:2] == ["code"] for name in names):
+                    return f"it is TorchScript, a program: {SAVE_ALONE}"
+                pickles = [name for name in names if name.endswith("data.pkl")]
+                if not pickles:
+                    return f"it is a ZIP archive of other files ({show(min(names, default='none'))}): unpack it"
+                with archive.open(pickles[0]) as file:
+                    pickled = file.read(2)
+        except Exception:  # a damaged archive fails in many ways
+            return "it is damaged or cut short: copy or download it again"
     elif start.strip(b"\0") and tarfile.is_tarfile(path):  # zeros are an empty archive to tarfile
         return "it is a tar archive: unpack it"
     elif text := _read_as_text(start):

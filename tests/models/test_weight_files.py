@@ -255,6 +255,14 @@ def cut(path: Path, kind: str) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
+def flip(path: Path, part: bytes) -> None:
+    """Change the first bytes of `part` in a file of torch.save."""
+    torch.save(nn.Linear(1, 1).state_dict(), path)
+    content = path.read_bytes()
+    start = content.index(part)
+    path.write_bytes(content[: start + 2] + b"XXX" + content[start + 5 :])
+
+
 def save_script(path: Path) -> None:
     with warnings.catch_warnings(action="ignore"):  # torch calls TorchScript deprecated
         torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path)
@@ -311,7 +319,12 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gzip": (lambda path: path.write_bytes(gzip.compress(b"x")), "it is compressed (gzip): unpack it"),
     "zip": (write_zip, "it is a ZIP archive of other files (deep/weights.txt): unpack it"),
     "tar": (write_tar, "it is a tar archive: unpack it"),
-    "cut": (lambda path: cut(path, "zip"), f"it is cut short: {AGAIN}"),
+    "cut": (lambda path: cut(path, "zip"), f"it is damaged or cut short: {AGAIN}"),
+    "a flipped header": (lambda path: flip(path, b"PK\x03\x04"), f"it is damaged or cut short: {AGAIN}"),
+    "a flipped pickle": (
+        lambda path: flip(path, b"OrderedDict"),
+        "it is damaged or cut short, or no file of torch.save",
+    ),
     "cut old": (lambda path: cut(path, "old"), "it is damaged or cut short, or no file of torch.save"),
     "cut safetensors": (
         lambda path: cut(path, "safetensors"),
