@@ -323,7 +323,7 @@ UNREADABLE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a flipped header": (lambda path: flip(path, b"PK\x03\x04"), f"it is damaged or cut short: {AGAIN}"),
     "a flipped pickle": (
         lambda path: flip(path, b"OrderedDict"),
-        "it is damaged or cut short, or no file of torch.save",
+        f"it is damaged or cut short: {AGAIN}",
     ),
     "cut old": (lambda path: cut(path, "old"), "it is damaged or cut short, or no file of torch.save"),
     "cut safetensors": (
