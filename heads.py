@@ -10,13 +10,14 @@
 Features are a map (B, D, h, w) or tokens (B, T, D), with any number of positions h x w or T. Options are plain Python
 values. What is computed from data is set afterwards and kept in the state dict; its shapes follow from the options.
 
-Every head has two attributes. `pools` says whether the head uses nothing of the features but `pool(features)`: such a
+Every head has three attributes. `pools` says whether the head uses nothing of the features but `pool(features)`: such a
 head gives the same logits for these means as (B, D, 1, 1). `bias` is the parameter (C,) that is added last, or None.
+`by_class` names the tensors of the state dict that consist of a part for each class, one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Linear(nn.Linear):
     """The mean over positions, then Linear(D -> C)."""
 
     pools = True
+    by_class = ("weight", "bias")
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__(num_features, num_classes)
@@ -62,6 +64,7 @@ class LinearBN(nn.Module):
     """The mean over positions, then Linear(D -> C) and BatchNorm1d(C). In training a batch needs two images."""
 
     pools = True
+    by_class = ("linear.weight", "linear.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
 
     def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
@@ -83,6 +86,7 @@ class PerLabelMLP(nn.Module):
     """
 
     pools = True
+    by_class = ("hidden.weight", "hidden.bias", "output.weight", "output.bias")
 
     def __init__(self, num_features: int, num_classes: int, hidden: int = 512, dropout: float = 0.5) -> None:
         super().__init__()
@@ -108,6 +112,7 @@ class Cosine(nn.Module):
 
     pools = True
     bias = None
+    by_class = ("weight",)
 
     def __init__(self, num_features: int, num_classes: int, scale: float = 23.0) -> None:
         super().__init__()
@@ -127,6 +132,8 @@ class MLDecoder(nn.Module):
     """
 
     pools = False
+    by_class = ("bias",)
+    by_group = ("queries", "weight")
     WIDTH, DROPOUT = 768, 0.1
 
     def __init__(
@@ -191,6 +198,7 @@ class GCN(nn.Module):
     """
 
     pools = False  # True with reweights_channels
+    by_class = ("embeddings", "classifier.weight", "classifier.bias")
     HIDDEN = 1024
     adjacency: Tensor
     embeddings: Tensor
@@ -312,11 +320,12 @@ def _average_word_vectors(path: Path, classes: Sequence[str]) -> list[NDArray[np
     return [np.mean([vectors[word] for word in words_of[name]], axis=0) for name in classes]
 
 
-def set_prior(head: nn.Module, frequencies: Tensor) -> None:
+def set_prior(head: nn.Module, frequencies: Tensor, where: Tensor | None = None) -> None:
     """Set the final bias of `head` to log(p / (1 - p)), so that the first predictions are the class frequencies p (C,).
 
-    `count_frequencies` gives `frequencies`. The method is that of focal loss (Lin et al. 2017, section 3.3); it also
-    replaces sampling (Chen et al. 2019, "Is Sampling Heuristics Necessary in Training Deep Object Detectors").
+    Only for the classes `where`, booleans (C,); None: for all. `count_frequencies` gives `frequencies`. The method is
+    that of focal loss (Lin et al. 2017, section 3.3); it also replaces sampling (Chen et al. 2019, "Is Sampling
+    Heuristics Necessary in Training Deep Object Detectors").
     Raises InputError for a head without a final bias, and for frequencies that are not C numbers between 0 and 1.
     """
     bias = getattr(head, "bias", None)
@@ -327,7 +336,7 @@ def set_prior(head: nn.Module, frequencies: Tensor) -> None:
     if frequencies.shape != bias.shape or not ((frequencies > 0) & (frequencies < 1)).all():
         raise InputError(f"class frequencies must be {len(bias)} numbers between 0 and 1, not {frequencies.tolist()}")
     with torch.no_grad():
-        bias.copy_(frequencies.logit())
+        bias.copy_(frequencies.logit() if where is None else torch.where(where, frequencies.logit(), bias))
 
 
 def count_frequencies(targets: ArrayLike) -> Tensor:
@@ -342,6 +351,60 @@ def count_frequencies(targets: ArrayLike) -> Tensor:
     num_known = ((targets == 0) | (targets == 1)).sum(axis=0)
     positives = np.clip(positives, 0.5, np.maximum(num_known - 0.5, 0.5))
     return torch.tensor(positives / np.maximum(num_known, 1), dtype=torch.float32)
+
+
+def copy_classes(
+    head: nn.Module, classes: Sequence[str], state: Mapping[str, Tensor], old_classes: Sequence[str]
+) -> list[str] | None:
+    """Fill `head` from `state`, the state dict of an earlier head of the same kind with the classes `old_classes`.
+
+    What belongs to a class is taken from the class of the same name, and stays new where there is none. What all
+    classes share is taken as it is; GCN's graph, which is counted in the training labels, is not. A class of MLDecoder
+    shares its query with a group of classes, and is taken only if these are the same. Returns the classes that were
+    taken, or None, with nothing changed, if the earlier head has other tensors or other shapes.
+    """
+    own = {key: value for key, value in head.state_dict().items() if key != "adjacency"}
+    state = {key: value for key, value in state.items() if key != "adjacency"}
+    if own.keys() != state.keys():
+        return None
+    groups, old_groups = _group(head, classes), _group(head, old_classes, state)
+    filled = {}
+    for key, value in own.items():
+        labels: list[Hashable] = [()]  # what all classes share is one part
+        old_labels = labels
+        if key in getattr(head, "by_group", ()):
+            labels, old_labels = _label_rows(value, groups), _label_rows(state[key], old_groups)
+        elif key in getattr(head, "by_class", ()):
+            labels = list(zip(classes, groups, strict=True))
+            old_labels = list(zip(old_classes, old_groups, strict=True))
+        try:
+            parts = value.clone().reshape(len(labels), -1)
+            old_parts = state[key].reshape(len(old_labels), -1)
+        except RuntimeError:  # its rows are not a whole number for each class
+            return None
+        if parts.shape[1] != old_parts.shape[1] or value.shape[1:] != state[key].shape[1:]:
+            return None
+        row_of = {label: row for row, label in enumerate(old_labels)}
+        rows = [row for row, label in enumerate(labels) if label in row_of]
+        parts[rows] = old_parts[[row_of[labels[row]] for row in rows]].to(parts.dtype)
+        filled[key] = parts.reshape(value.shape)
+    head.load_state_dict(filled, strict=False)
+    old = dict(zip(old_classes, old_groups, strict=True))
+    return [name for name, group in zip(classes, groups, strict=True) if old.get(name) == group]
+
+
+def _group(head: nn.Module, classes: Sequence[str], state: Mapping[str, Tensor] | None = None) -> list[tuple[str, ...]]:
+    """The group of classes that each class shares its query with, (): it shares none. `state`: of an earlier head."""
+    if not isinstance(head, MLDecoder):
+        return [()] * len(classes)
+    size = (head.weight if state is None else state["weight"]).shape[1]
+    return [tuple(classes[index - index % size : index - index % size + size]) for index in range(len(classes))]
+
+
+def _label_rows(rows: Tensor, groups: Sequence[tuple[str, ...]]) -> list[Hashable]:
+    """A label for each of the `rows` (G, ...) of MLDecoder: its group of classes, or a number, for rows without any."""
+    used = dict.fromkeys(groups)
+    return [*used, *range(len(used), len(rows))]
 
 
 HEADS: dict[str, Callable[..., nn.Module]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from heads import HEADS, needs_map
+from dataset.class_names import show_names
+from heads import HEADS, copy_classes, needs_map
 from models import backbones, pretrained
 from models.backbones import list_names, read_pixels, require_name
 from utils import InputError
@@ -97,11 +98,14 @@ def make_model(
     image_size: int = 224,
     weights_folder: str | Path | None = None,
     head_options: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> MultiLabelModel:
     """Make the backbone `name` with a new head for `num_classes` classes.
 
     `weights` fill the backbone. They are "default" (the published weights, kept in `weights_folder`), None (random
     weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
+    With `classes`, the names of the classes, a checkpoint of this project with the same head fills the head, too: for
+    the classes of the same names. `model.loaded` says what was filled.
     Raises InputError for an unknown name (the message lists the nearest names), for an image size that the network
     does not take, and for weights that are not available or do not fit.
 
@@ -131,7 +135,31 @@ def make_model(
             model.mean.copy_(model.loaded.mean)
         if model.loaded.std is not None:
             model.std.copy_(model.loaded.std)
+        model.loaded = _take_over_head(model.head, head, classes or (), model.loaded, weights)
     return model
+
+
+def _take_over_head(
+    head: nn.Module, name: str, classes: Sequence[str], loaded: pretrained.Loaded, source: str
+) -> pretrained.Loaded:
+    """Fill the head, called `name`, from the checkpoint that was loaded. Returns `loaded` without the checkpoint."""
+    checkpoint, loaded = loaded.checkpoint, loaded._replace(checkpoint=None)
+    if checkpoint is None or not classes:
+        return loaded
+    if checkpoint["head"] != name:
+        return loaded._replace(head=f"the head is new (the file's is {checkpoint['head']})")
+    state = {
+        key.removeprefix("head."): value for key, value in checkpoint["model_state"].items() if key.startswith("head.")
+    }
+    pretrained.require_finite(state, f"the head in {source}")
+    taken = copy_classes(head, classes, state, checkpoint["classes"])
+    if taken is None:
+        return loaded._replace(head="the head is new (the file's has other options or features)")
+    new = [name for name in classes if name not in set(taken)]
+    text = f"the head is taken over for {len(taken)} of {len(classes)} classes"
+    if new:
+        text += f", new: {show_names(new)}"
+    return loaded._replace(taken=tuple(taken), head=text)
 
 
 def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:

@@ -141,9 +141,8 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
     It changes with everything that probabilities depend on, except the images: of these only their common folder
     counts, since each row of the file says which image it is of.
     """
-    files = [path for path in (model.path, model.path.with_suffix(".bin")) if path.is_file()]  # OpenVINO has two
     decisive = [
-        *map(hash_file, files),
+        *map(hash_file, engines.list_files(model.path)),
         model.classes,
         model.device.type,
         choose_engine(model),

@@ -155,11 +155,8 @@ def _mean_ap(probabilities: NDArray[np.float32], targets: NDArray[np.int8]) -> f
 
 
 def measure_size(path: Path) -> int:
-    """The size of the exported file in bytes, with that of OpenVINO's weights, which lie beside it."""
-    size = path.stat().st_size
-    if path.suffix == ".xml":
-        size += path.with_suffix(".bin").stat().st_size
-    return size
+    """The size of the exported file in bytes, with that of the weights beside it."""
+    return sum(file.stat().st_size for file in engines.list_files(path))
 
 
 def measure_milliseconds(model: Predictor, path: str) -> float:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from dataset.files import hash_file
 from export import engines
 from export.engines import Run
-from export.model_files import make_onnx, quantize
+from export.onnx_models import make_onnx, quantize, write_onnx, write_whole
 from models.batchnorm_folding import TOLERANCE, fold_batchnorm, measure_change
 from models_factory import make_example
-from utils import InputError, say, write_atomically
+from utils import InputError, say
 
-VERSION = 2  # of the kept files: raise it when a change of the code changes what is in them
+VERSION = 3  # of the kept files: raise it when a change of the code changes what is in them
+
+ADVICE = "set SERVING_ENGINE (of serving.py) or TEST_ENGINE (of testing.py) to torch"
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,18 @@ def open_kept(source: KeptSource, engine: str, device: torch.device) -> Run:
     file = name_file(source, packages)
     if not file.is_file():
         say(f"making {file} (once)")
-        write_atomically(file, lambda temporary: _make_kept(source, engine, device, temporary))
+        write_whole(file, lambda new: _make_kept(source, engine, device, new))
     return engines.ENGINES[engine](file, device).run
 
 
 def _make_kept(source: KeptSource, engine: str, device: torch.device, file: Path) -> None:
     """Write the ONNX file to `file`. A file in float is then run in `engine` and compared with the network."""
-    import onnx
-
     example = make_example(source.image_size)
     model = fold_batchnorm(source.make_model(), example)
-    exported = make_onnx(model, example)
+    exported = make_onnx(model, example, advice=ADVICE)
     if source.int8_images:
         exported = quantize(exported, source.int8_images, source.read_image)
-    onnx.save(exported, file)
+    write_onnx(exported, file)
     if not source.int8_images:
         with torch.no_grad():
             change = measure_change(engines.ENGINES[engine](file, device).run(example), model(example))

@@ -106,6 +106,16 @@ def require_program_name(path: Path, format: str) -> None:
         )
 
 
+def name_weights(path: Path) -> Path:
+    """The file beside the exported file `path` that holds its weights: of OpenVINO always, of ONNX above 2 GB."""
+    return path.with_suffix(".bin") if path.suffix == ".xml" else path.with_name(f"{path.name}.data")
+
+
+def list_files(path: Path) -> list[Path]:
+    """The files that the model `path` consists of: itself, and that of its weights if there is one."""
+    return [file for file in (path, name_weights(path)) if file.is_file()]
+
+
 def require_checkpoint(path: Path, reason: str) -> None:
     """Raise InputError, whose message contains `reason`, if the model file `path` is no checkpoint."""
     format = recognise(path)

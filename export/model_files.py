@@ -9,10 +9,9 @@ opens these files.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,59 +25,19 @@ from dataset.files import hash_file
 from dataset.json_files import read_json
 from export import engines
 from export.engines import METADATA, get_openvino
+from export.onnx_models import (
+    ADVICE,
+    copy_proto,
+    make_onnx,
+    quantize,
+    require_small,
+    shorten,
+    write_onnx,
+    write_whole,
+)
 from models.batchnorm_folding import TOLERANCE, measure_change
 from models_factory import make_example
-from utils import InputError, make_temporary_folder, write_atomically
-
-ADVICE = "leave size out of EXPORT_DYNAMIC"
-
-# ---- ONNX models in memory ----
-
-
-def make_onnx(model: nn.Module, example: Tensor, dynamic: Collection[str] = ("batch",), output: str = "logits") -> Any:
-    """Convert `model` to an ONNX ModelProto.
-
-    Its input is called `images`, uint8 (B, 3, S, S), and its output `output` (B, C). `example` is an input of the
-    model. `dynamic` names what may vary later: "batch", and "size", which is height and width. Raises InputError if
-    the network does not allow that, or if it has an operator that ONNX lacks.
-    """
-    axes = {}
-    if "batch" in dynamic:
-        axes[0] = "batch"
-    if "size" in dynamic:
-        axes |= {2: "height", 3: "width"}
-    dimensions = {axis: torch.export.Dim(name) for axis, name in axes.items()}
-    try:
-        program = torch.onnx.export(
-            model,
-            (example if "batch" in dynamic else example[:1],),
-            dynamo=True,
-            input_names=["images"],
-            output_names=[output],
-            dynamic_shapes=(dimensions,) if dimensions else None,
-            verbose=False,
-        )
-    except Exception as error:  # torch's exporter has a class of errors for each of its steps
-        advice = f"; {ADVICE}" if "size" in dynamic else ""
-        raise InputError(f"ONNX cannot express this network: {shorten(error)}{advice}") from error
-    assert program is not None
-    return program.model_proto
-
-
-def shorten(error: Exception) -> str:
-    """The first line of the error that was the first cause of `error`."""
-    while error.__cause__ is not None:
-        error = error.__cause__  # pyright: ignore[reportAssignmentType]
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tensor]) -> Any:
-    """Quantise an ONNX ModelProto to int8 for OpenVINO, by NNCF, with ranges measured on the image files `paths`."""
-    import nncf
-
-    images = nncf.Dataset(paths, lambda path: {"images": read_image(path)[None].numpy()})
-    return nncf.quantize(model, images, subset_size=len(paths))
-
+from utils import InputError, write_atomically
 
 # ---- exported files ----
 
@@ -136,6 +95,7 @@ def save_onnx_int8(export: Export, path: Path) -> None:
 
     import onnx
 
+    require_small(export.onnx)
     with tempfile.TemporaryDirectory() as folder:
         prepared, file = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         onnx.save(export.onnx, prepared)
@@ -192,12 +152,12 @@ def _save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
     model.producer_name = metadata["exported_by"]
     onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
 
-    def write(temporary: Path) -> None:
-        onnx.save(model, temporary)
-        onnx.checker.check_model(str(temporary), full_check=True)
-        _require_sizes(export, "onnxruntime", temporary, precision)
+    def write(file: Path) -> None:
+        write_onnx(model, file)
+        onnx.checker.check_model(str(file), full_check=True)
+        _require_sizes(export, "onnxruntime", file, precision)
 
-    write_atomically(path, write)
+    write_whole(path, write)
 
 
 def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
@@ -205,19 +165,18 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
     import openvino
 
     metadata = export.metadata | {"precision": precision}
-    converted = get_openvino().read_model(model.SerializeToString())
-    converted.set_rt_info(json.dumps(metadata), [METADATA])
-    converted.set_rt_info(describe(metadata), ["description"])
 
-    def write(temporary: Path) -> None:
-        with make_temporary_folder(path.with_suffix("")) as folder:
-            file = folder / path.name
+    def write(file: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            source = Path(folder) / "model.onnx"
+            write_onnx(copy_proto(model), source)
+            converted = get_openvino().read_model(source)
+            converted.set_rt_info(json.dumps(metadata), [METADATA])
+            converted.set_rt_info(describe(metadata), ["description"])
             openvino.save_model(converted, file, compress_to_fp16=precision == "fp16")
-            _require_sizes(export, "openvino", file, precision)
-            write_atomically(path.with_suffix(".bin"), lambda copy: shutil.move(file.with_suffix(".bin"), copy))
-            shutil.move(file, temporary)
+        _require_sizes(export, "openvino", file, precision)
 
-    write_atomically(path, write)
+    write_whole(path, write)
 
 
 def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> None:
@@ -235,13 +194,6 @@ def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> N
         raise InputError(f"{metadata['model_name']} takes one size only ({shorten(error)}): {ADVICE}") from error
     if precision == "fp32" and not change <= TOLERANCE:
         raise InputError(f"in this format {metadata['model_name']} takes one size only: {ADVICE}")
-
-
-def copy_proto(model: Any) -> Any:
-    """Copy an ONNX ModelProto."""
-    copied = type(model)()
-    copied.CopyFrom(model)
-    return copied
 
 
 def describe(metadata: dict[str, Any]) -> str:

@@ -339,7 +339,8 @@ class VisionTransformerBackbone(nn.Module):
         if not self.gives_map:
             return self.network(pixels)[:, :, None, None]
         patches = self.network._process_input(pixels)
-        class_tokens = self.network.class_token.expand(len(pixels), -1, -1)
+        # not len(pixels): it is a constant to exporters, and would fix the number of images
+        class_tokens = self.network.class_token.expand(pixels.shape[0], -1, -1)
         return self.network.encoder(torch.cat([class_tokens, patches], dim=1))
 
 

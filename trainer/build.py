@@ -113,11 +113,14 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         image_size=config.IMAGE_SIZE,
         weights_folder=config.PRETRAINED_MODELS_FOLDER,
         head_options=head_options,
+        classes=train.classes,
     )
     if isinstance(model.head, heads.GCN):
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
     if config.USE_PRIOR_BIAS:
-        heads.set_prior(model.head, heads.count_frequencies(train.targets))
+        taken = set(model.loaded.taken) if model.loaded else set()
+        is_new = torch.tensor([name not in taken for name in train.classes])
+        heads.set_prior(model.head, heads.count_frequencies(train.targets), is_new)
     for size in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {config.IMAGE_SIZE}:
         advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"
         models_factory.require_size(model.eval(), size, config.MODEL_NAME, advice)

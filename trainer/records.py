@@ -6,6 +6,7 @@ Reads config, as a part of training.py. With several processes only rank 0 write
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -43,14 +44,15 @@ def name_files(data: Data) -> RunFiles:
     MICRO_BATCH_SIZE names them, too, where it is set.
     """
     constants = overrides.resolved(config)
-    decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
-    identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
     # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
     if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
         del identity["SPLIT_SEED"]
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
+    weights = config.PRETRAINED_WEIGHTS
     files = [
+        *([] if weights in (None, "default") else [weights]),  # best_model.pt is another one after each run
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
         *([config.CURRICULUM] if config.CURRICULUM else []),
@@ -64,6 +66,27 @@ def name_files(data: Data) -> RunFiles:
 def own(files: RunFiles) -> AbstractContextManager[None]:
     """Until the end of `with`, no other command may write these files. Raises InputError where one does."""
     return locks.own(files.folder) if distributed.is_first() else nullcontext()
+
+
+def _list_deciding() -> list[str]:
+    """The constants that decide what is learned: those of the sections marked *."""
+    return [constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")]
+
+
+def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
+    """The longest finished run that differs from this one in NUM_EPOCHS alone: its epochs, and its checkpoint."""
+    pattern = re.sub(r"_ep\d+_(.*)_[0-9a-f]{8}$", r"_ep*_\1_*.json", files.folder.name)
+    constants, found = overrides.resolved(config), []
+    expected = {name: constants[name] for name in _list_deciding() if name != "NUM_EPOCHS"}
+    for path in sorted(files.folder.parent.glob(pattern)):
+        run, sidecar = RunFiles(path.parent / path.name.removesuffix(".json")), checkpoints.read_sidecar(path)
+        if sidecar is None or run == files or not run.result.is_file():
+            continue
+        theirs = sidecar.get("config", {})
+        is_same_data = sidecar.get("dataset", {}).get("fingerprint") == data.table.fingerprint()
+        if is_same_data and all(theirs.get(name) == value for name, value in expected.items()):
+            found.append((theirs["NUM_EPOCHS"], run.checkpoint))
+    return max(found, default=None)
 
 
 # ---- resuming ----

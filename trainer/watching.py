@@ -17,6 +17,7 @@ import utils
 from dataset import loading
 from dataset.batches import Batch
 from tensorboard_logging import TensorBoardLogger
+from trainer import records
 from trainer.build import choose_batch_size, is_frozen
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -156,13 +157,20 @@ def print_configuration(run: Run) -> None:
             rows["resumes"] += f" and {state.step} steps"
         if state.best_epoch:
             rows["resumes"] += f", best F1 so far {state.best_f1:.4f}"
+    elif finished := records.find_finished(run.files, run.data):
+        epochs, path = finished
+        rows["begins"] = (
+            f"anew; the same run of {epochs} epochs is finished: to begin with its weights, --PRETRAINED_WEIGHTS {path}"
+        )
     utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
 
 
 def _describe_model(run: Run) -> str:
     model = run.trainer.model
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    weights = f"weights {config.PRETRAINED_WEIGHTS}: {model.loaded}" if model.loaded else "random weights"
+    weights = "random weights"
+    if model.loaded:
+        weights = f"weights {config.PRETRAINED_WEIGHTS}: {model.loaded}; {model.loaded.head}"
     return f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}"
 
 

@@ -147,7 +147,7 @@ def test_a_conversion_that_changes_the_logits_keeps_no_file(
     source: KeptSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make, other = model_files.make_onnx, make_small_model(seed=1)
-    monkeypatch.setattr(engine_cache, "make_onnx", lambda model, example: make(other, example))
+    monkeypatch.setattr(engine_cache, "make_onnx", lambda model, example, **options: make(other, example))
     with pytest.raises(InputError, match=r"converting .*model\.pt changes its output by"):
         engine_cache.open_kept(replace(source, folder=tmp_path), "onnxruntime", CPU)
     assert list(tmp_path.iterdir()) == []
