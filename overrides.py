@@ -175,7 +175,7 @@ def check(name: str, value: Any, annotation: Any) -> Any:
     value = _check_type(name, value, annotation)
     for limit in _limits(annotation):
         if not limit.allows(value):
-            raise InputError(f"{name} is {value}: {limit.text}")
+            raise InputError(f"{name} is {_show(name, str(value))}: {limit.text}")
     return value
 
 
@@ -202,7 +202,12 @@ def _check_type(name: str, value: Any, annotation: Any) -> Any:
         choices = [str(choice) for member in members if _is_choice(member) for choice in typing.get_args(member)]
         raise InputError(f"{name} is {value!r}{suggest(str(value), choices)}; it takes {', '.join(choices)}")
     wanted = " or ".join(getattr(m, "__name__", str(m)) if m is not types.NoneType else "None" for m in members)
-    raise InputError(f"{name} is {value!r}, which is not of type {wanted}")
+    raise InputError(f"{name} is {_show(name, repr(value))}, which is not of type {wanted}")
+
+
+def _show(name: str, text: str) -> str:
+    """`text`, the value of the constant `name`, unless it is a secret: those are never printed."""
+    return "(set, not shown)" if name.endswith("_TOKEN") else text
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -341,7 +346,7 @@ def _print_constants(constants: list[Constant]) -> None:
             print(f"\n{section}")
         value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
         value = value if len(value) <= 60 else value[:57] + "..."
-        print(f"  --{constant.name} {value}")
+        print(f"  --{constant.name} {value if constant.value is None else _show(constant.name, value)}")
         for line in (constant.comment, _describe_allowed(constant.annotation)):
             if line:
                 print(f"        {line}")
