@@ -4,8 +4,8 @@
 
 MODEL_PATH is a checkpoint, which runs in SERVING_ENGINE, or an exported file, which runs in its own engine. The paths
 and answers are described in server/application.py. SIGTERM and Ctrl-C end the server: it first answers the requests
-that have arrived, and its exit status is 0. A SERVING_TOKEN on the command line is seen by whoever lists processes: write
-it into this file, or into a recipe that others cannot read.
+that have arrived, and its exit status is 0. Whoever lists processes sees a SERVING_TOKEN on the command line: write it
+into this file, or into a recipe that others cannot read.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.refusal:
             return  # it is read so that the client sees its answer
-        num_heads = self.num_heads
+        was_in_head, num_heads = self.in_head, self.num_heads
         super().data_received(data)
         if self.refusal:
             return
@@ -91,7 +91,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.body_bytes += len(data)
             if self.body_bytes > self.limits.body_bytes and not self.cycle.response_complete:
                 self.refuse(413, f"the request takes more than {self.limits.body_bytes / 2**20:g} MB on the wire")
-        elif self.num_heads == num_heads:
+        elif was_in_head and self.num_heads == num_heads:
             self.part_of_head += len(data)
             if self.part_of_head > self.limits.head_bytes:
                 self.refuse(431, self._say_too_large())

@@ -1,7 +1,7 @@
 """What the body of a request says: the files of a form, or an image and thresholds in JSON.
 
-The work is bounded by what may be there (files of a queue, thresholds of C classes), not by bytes; it stops at the first
-fault. It takes tens of milliseconds for the largest bodies, so threads do it, beside the event loop.
+The work is bounded by what may be there (files of a queue, thresholds of C classes), not by bytes; it stops at the
+first fault. It takes tens of milliseconds for the largest bodies, so threads do it, beside the event loop.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ def parse_form(content_type: str, body: bytes, max_files: int) -> Form:
     def add_field(field: Any) -> None:
         if len(fields) == MAX_FIELDS or len(field.value or b"") > MAX_FIELD_BYTES:
             raise HTTPException(400, f"a form has at most {MAX_FIELDS} fields of {MAX_FIELD_BYTES} bytes beside files")
-        fields.append(
-            ((field.field_name or b"").decode(errors="replace"), (field.value or b"").decode(errors="replace"))
-        )
+        name, value = (text.decode(errors="replace") for text in (field.field_name or b"", field.value or b""))
+        fields.append((name, value))
 
     def end() -> None:
         nonlocal ended
@@ -120,7 +119,7 @@ def load_json(body: bytes, most_values: int) -> Any:
     if sum(body.count(mark) for mark in (b",", b"[", b"{")) > most_values + 16:
         raise HTTPException(422, f"the body has more than the {most_values} values that there may be")
     try:
-        return json.loads(body, object_pairs_hook=make_object, parse_constant=refuse_constant)
+        return json.loads(body, object_pairs_hook=make_object)
     except RecursionError:
         raise HTTPException(400, "the body is not JSON that can be read: it is nested too deeply") from None
     except ValueError as error:  # also of bytes that are no UTF-8, and of numbers with thousands of digits
@@ -134,10 +133,6 @@ def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise HTTPException(400, f"the field {twice!r} is there twice: send it once")
     return found
-
-
-def refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no number in JSON")
 
 
 def choose_thresholds(asked: Any, thresholds: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -179,7 +174,7 @@ def require_probability(value: Any) -> float:
 
 
 def decode_base64(text: str, max_bytes: int) -> bytes:
-    """Decode base64, in which there may be white space. Raises HTTPException if it is none, or more than `max_bytes`."""
+    """Decode base64, with or without white space. Raises HTTPException if it is none, or more than `max_bytes`."""
     try:
         content = base64.b64decode(text.encode("ascii").translate(None, string.whitespace.encode()), validate=True)
     except ValueError as error:  # also of text that is not ASCII
