@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import make_error
 
@@ -66,6 +66,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.since = self.loop.time()  # since when the present request has been arriving
         self.unsent, self.unsent_since = 0, self.since  # bytes that the client has not taken, at the time of a look
         self.refusal: tuple[int, str] | None = None
+        self.present: RequestResponseCycle | None = None  # the request that the application has; others wait for it
 
     # ---- what uvicorn and the parser call ----
 
@@ -79,6 +80,10 @@ class LimitedProtocol(HttpToolsProtocol):
                 oldest.refuse(
                     503, f"all {self.limits.connections} connections are in use: send requests without pauses"
                 )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.refusal:
@@ -123,6 +128,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self.in_head = True
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.present = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         self.since = self.loop.time()
         super().on_response_complete()
@@ -130,7 +139,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """The parser, or a callback above, has stopped: uvicorn calls this to answer."""
         if self.in_head and self._is_answering():  # a whole request came before what is wrong: it gets its answer
-            self.cycle.keep_alive = False
+            assert self.present
+            self.present.keep_alive = False
             self.pipeline.clear()
             self.flow.pause_reading()
             self.refusal = (400, msg)
@@ -147,10 +157,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer with an error, and close the connection; what else comes is not looked at."""
         self.refusal = (status, message)
         cannot_answer = bool(self.pipeline or self.transport.get_write_buffer_size())
-        if self._is_answering():
-            cannot_answer |= self.cycle.response_started
-            self.cycle.disconnected = True  # for the application the client has left
-            self.cycle.message_event.set()
+        if self.present and self._is_answering():
+            cannot_answer |= self.present.response_started
+        self._leave()
         self.pipeline.clear()
         self.flow.resume_reading()
         self.record(self.client[0] if self.client else "-", status)
@@ -169,7 +178,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _is_answering(self) -> bool:
         """Whether a request is with the application."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return self.present is not None and not self.present.response_complete
+
+    def _leave(self) -> None:
+        """Tell the application, if it has a request, that the client has left. uvicorn tells only the last request."""
+        if self.present and self._is_answering():
+            self.present.disconnected = True
+            self.present.message_event.set()
 
     def _count_fields(self, num_bytes: int) -> None:
         self.fields_bytes += num_bytes
