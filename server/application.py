@@ -52,6 +52,7 @@ from utils import InputError
 
 PADDLEX_PATH = "/multilabel-image-classification"
 MAX_SCANS = 64  # of a JPEG; progressive ones have 10 or so, and each goes over all pixels
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF files
 SCANS_OF_A_PASS = 3  # so many scans take as long as decoding the pixels once
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -358,6 +359,9 @@ def measure_image(content: bytes, name: str, max_pixels: int) -> int:
     try:
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             width, height = image.size
+            if image.format == "TIFF":  # a tile is unpacked as a whole, also one that is larger than the image
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                width, height = max(width, tags.get(TILE_WIDTH, 0)), max(height, tags.get(TILE_LENGTH, 0))
             num_scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
     except DECODER_ERRORS as error:
         status, reason = 422, str(error) or type(error).__name__

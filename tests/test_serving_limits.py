@@ -323,6 +323,14 @@ def make_large_frame() -> bytes:
     return b"GIF89a" + screen + b"\x00\x00\x00," + frame + b"\x00\x02\x02\x44\x01\x00;"
 
 
+def make_large_tile() -> bytes:
+    """A TIFF of 40 x 40 pixels, whose only tile has 20,000 x 20,000."""
+    content = zlib.compress(bytes(10**6))
+    tags = {256: 40, 257: 40, 258: 8, 259: 8, 262: 1, 277: 1, 322: 20_000, 323: 20_000, 324: 134, 325: len(content)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + content
+
+
 def make_scans(count: int) -> bytes:
     """A progressive JPEG whose last scan is there `count` times more."""
     data = encode("JPEG", progressive=True)
@@ -342,6 +350,7 @@ def make_long_text() -> bytes:
     ("content", "status", "message"),
     [
         (make_large_frame(), 413, "decompression bomb|pixels"),
+        (make_large_tile(), 413, "20000 x 20000 pixels, which is more than"),
         (make_scans(100), 413, r"image a\.jpg has 1\d\d scans, which is more than 64"),
         (make_long_text()[:90_000], 422, "cannot read image"),
         (make_header(2**31 - 1, 2**31 - 1), 413, "decompression bomb"),
