@@ -82,7 +82,9 @@ def main(arguments: list[str]) -> None:
         where = f"{name_address(listener)}, interface at /docs"
         print(f"{config.MODEL_PATH} in {engine}: {where}; Ctrl-C ends it", flush=True)
 
-    server = Server(app, derive_limits(SERVING_QUEUE_SIZE, max_bytes), app.state.monitor.record, announce)
+    monitor = app.state.monitor
+    server = Server(app, derive_limits(SERVING_QUEUE_SIZE, max_bytes), monitor.record, announce)
+    monitor.watch("connections", "that are open", lambda: len(server.server_state.connections))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)  # uvicorn's own handlers would end with an exit status above 0
     server.run(sockets=[listener])
