@@ -35,7 +35,7 @@ class Limits(NamedTuple):
     head_bytes: int = 16 * 1024  # of the request line and headers, and of trailers
     head_seconds: float = 10.0  # from the connection, or from the last answer, to the end of a head
     stalled_seconds: float = 10.0  # for the rest of a body that was refused, and for 64 KB of an answer to be taken
-    linger_seconds: float = 1.0  # what a refused client still sends is read, else it would not see its answer
+    linger_seconds: float = 1.0  # for a refused client to see its answer, which it may lose when the connection ends
 
 
 def derive_limits(queue_size: int, max_bytes: int) -> Limits:
@@ -87,7 +87,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.refusal:
-            return  # it is read so that the client sees its answer
+            return
         was_in_head, num_heads = self.in_head, self.num_heads
         super().data_received(data)
         if self.refusal:
@@ -154,14 +154,14 @@ class LimitedProtocol(HttpToolsProtocol):
         return not self.in_head or not self._is_answering()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer with an error, and close the connection; what else comes is not looked at."""
+        """Answer with an error, and close the connection; what else comes is not read."""
         self.refusal = (status, message)
         cannot_answer = bool(self.pipeline or self.transport.get_write_buffer_size())
         if self.present and self._is_answering():
             cannot_answer |= self.present.response_started
         self._leave()
         self.pipeline.clear()
-        self.flow.resume_reading()
+        self.flow.pause_reading()
         self.record(self.client[0] if self.client else "-", status)
         if cannot_answer:  # it would come amid another answer
             self.transport.abort()

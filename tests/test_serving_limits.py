@@ -18,7 +18,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -468,7 +468,7 @@ def open_socket(port: int, data: bytes = b"") -> socket.socket:
 
 def read_to_end(connection: socket.socket) -> bytes:
     received = b""
-    with connection:
+    with connection, suppress(ConnectionResetError):  # there may be data that the server has not read
         while data := connection.recv(65536):
             received += data
     return received
