@@ -194,7 +194,7 @@ async def stay_silent(connection: Connection) -> None:
 
 async def never_read(connection: Connection) -> None:
     connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    connection.writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300)
+    connection.writer.write(b"GET /static-offline-docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
     await asyncio.sleep(60)
 
 
@@ -253,6 +253,7 @@ ATTACKS: dict[str, tuple[int, Callable[[], Attack]]] = {
     "chunks of 1 byte": (16, flood(FORM + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000)),
     "100,000 parts": (8, repeat(lambda: make_parts(100_000))),
     "answers that are not read": (100, lambda: never_read),
+    "300 requests at once": (100, repeat(lambda: b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 300)),
     "images of 50 megapixels": (16, repeat(lambda: make_upload(make_flat_png(7000)))),
     "images of 12 megapixels": (64, repeat(lambda: make_upload(make_flat_png(3500)))),
     "JPEGs of 2,000 scans": (16, repeat(lambda: make_upload(make_many_scans()))),

@@ -24,7 +24,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from server.errors import make_error
 
 SMALL_PIECE = 256  # bytes; a body in smaller pieces than this on average costs more time than it is worth
+MAX_WAITING = 16  # requests of a connection that come before the earlier ones are answered
 FREE_PIECES = 1000  # pieces of any size
+REST_PAUSE = 0.1  # seconds between two reads (of 256 KB) of the rest of a body that was refused
 
 
 class Limits(NamedTuple):
@@ -94,7 +96,10 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if not self.in_head:
             self.body_bytes += len(data)
-            if self.body_bytes > self.limits.body_bytes and not self.cycle.response_complete:
+            if self.cycle.response_complete:  # the rest of a refused body: many of them must not take all the time
+                self.flow.pause_reading()
+                self.loop.call_later(REST_PAUSE, self._read_on)
+            elif self.body_bytes > self.limits.body_bytes:
                 self.refuse(413, f"the request takes more than {self.limits.body_bytes / 2**20:g} MB on the wire")
         elif was_in_head and self.num_heads == num_heads:
             self.part_of_head += len(data)
@@ -117,6 +122,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self.num_heads += 1
         self.in_head, self.part_of_head = False, 0
         super().on_headers_complete()
+        if len(self.pipeline) > MAX_WAITING:
+            self._stop(400, f"more than {MAX_WAITING} requests came before the answer to the first")
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -179,6 +186,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         """Whether a request is with the application."""
         return self.present is not None and not self.present.response_complete
+
+    def _read_on(self) -> None:
+        if self.parser and not self.refusal and not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _leave(self) -> None:
         """Tell the application, if it has a request, that the client has left. uvicorn tells only the last request."""
