@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import math
 import string
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from python_multipart.multipart import parse_options_header
 MAX_FIELDS = 8  # of a form, apart from its files
 MAX_FIELD_BYTES = 1024
 FIELDS = ("image", "threshold")  # of the JSON
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would warn of each broken form
 
 
 class Form(NamedTuple):
