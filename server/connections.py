@@ -76,7 +76,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.loop.call_later(1, self._look)
         if len(self.connections) > self.limits.connections:
-            present = [one for one in self.connections if isinstance(one, LimitedProtocol) and not one.refusal]
+            present = [one for one in self.connections if isinstance(one, LimitedProtocol) and not one.is_ending()]
             if len(present) > self.limits.connections:
                 oldest = min((one for one in present if one.is_arriving()), key=lambda one: one.since)
                 oldest.refuse(
@@ -160,6 +160,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Whether the connection has no request, or one whose end has not come."""
         return not self.in_head or not self._is_answering()
 
+    def is_ending(self) -> bool:
+        return self.refusal is not None or self.transport.is_closing()
+
     def refuse(self, status: int, message: str) -> None:
         """Answer with an error, and close the connection; what else comes is not read."""
         self.refusal = (status, message)
@@ -188,7 +191,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return self.present is not None and not self.present.response_complete
 
     def _read_on(self) -> None:
-        if self.parser and not self.refusal and not self.transport.is_closing():
+        if self.parser and not self.is_ending():
             self.flow.resume_reading()
 
     def _leave(self) -> None:
@@ -223,7 +226,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         self.unsent = self.unsent or unsent
-        if self.refusal or self.transport.is_closing() or self._is_answering():
+        if self.is_ending() or self._is_answering():
             return
         if self.in_head and now - self.since > self.limits.head_seconds:
             if self.part_of_head:
