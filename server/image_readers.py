@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+MAX_THREADS = 8  # as many decode more images than one server process answers
 Result = TypeVar("Result")
 
 
@@ -20,58 +21,59 @@ class Waiting(NamedTuple):
     turn: asyncio.Future[None]
 
 
+class Lane:
+    """Threads, and the images that wait for one.
+
+    The smallest comes first, until those that came later have done as much work as the oldest needs: then it is the
+    oldest. So a small image does not wait for all the large ones before it, and none waits for ever.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self.num_free = num_threads
+        self.pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reader")
+        self.waiting: list[Waiting] = []  # the oldest first
+        self.overtaken = 0  # work of images that came later than the oldest, and first
+
+    async def run(self, work: int, read: Callable[[], Result]) -> Result:
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(work, loop.create_future())
+        self.waiting.append(waiting)
+        self._start()
+        await waiting.turn
+        try:
+            return await loop.run_in_executor(self.pool, read)
+        finally:
+            self.num_free += 1
+            self._start()
+
+    def _start(self) -> None:
+        """Give turns to those that wait, as far as there are threads."""
+        while self.waiting and self.num_free:
+            oldest, chosen = self.waiting[0], min(self.waiting, key=lambda one: one.work)
+            self.overtaken += chosen.work
+            if chosen is oldest or self.overtaken > oldest.work:
+                chosen, self.overtaken = oldest, 0
+            self.waiting.remove(chosen)
+            self.num_free -= 1
+            chosen.turn.set_result(None)
+
+
 class ImageReaders:
     """Threads that decode images. The work of an image is its pixels, times how often they are gone over.
 
-    Those that are decoded at the same time have up to 1.25 x `max_work` together: one as large as an image may be, and
-    small ones beside it. The next is by turns the smallest and the oldest of those that wait: a small one does not wait
-    for all the large ones before it, and no large one waits for ever.
+    An image of more than a quarter of `max_work` is decoded by a thread that has only such images, one at a time.
     """
 
     def __init__(self, max_work: int) -> None:
-        self.max_work, self.limit = max_work, max_work * 5 // 4
-        self.num_threads = max(2, os.cpu_count() or 1)
-        self.pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="reader")
-        self.waiting: list[Waiting] = []  # the oldest first
-        self.num_running = self.work = 0
-        self.takes_smallest = True
+        self.most_small = max_work // 4
+        self.small = Lane(min(max(2, os.cpu_count() or 1), MAX_THREADS))
+        self.large = Lane(1)
 
     async def run(self, work: int, read: Callable[[], Result]) -> Result:
         """Call `read` in a thread, when it is its turn, and return or raise what it does."""
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(min(work, self.max_work), loop.create_future())
-        self.waiting.append(waiting)
-        self._start()
-        try:
-            await waiting.turn
-        except asyncio.CancelledError:
-            if waiting.turn.done() and not waiting.turn.cancelled():
-                self._end(waiting)
-            else:
-                self.waiting.remove(waiting)
-                self._start()
-            raise
-        # Not `await run_in_executor`: were this task cancelled, the thread would go on uncounted.
-        reading = loop.run_in_executor(self.pool, read)
-        reading.add_done_callback(lambda _: self._end(waiting))
-        return await asyncio.shield(reading)
-
-    def _start(self) -> None:
-        """Give turns to those that wait, as far as there are threads and room."""
-        while self.waiting and self.num_running < self.num_threads:
-            chosen = min(self.waiting, key=lambda one: one.work) if self.takes_smallest else self.waiting[0]
-            if self.work + chosen.work > self.limit:
-                return
-            self.takes_smallest = not self.takes_smallest
-            self.waiting.remove(chosen)
-            self.num_running += 1
-            self.work += chosen.work
-            chosen.turn.set_result(None)
-
-    def _end(self, waiting: Waiting) -> None:
-        self.num_running -= 1
-        self.work -= waiting.work
-        self._start()
+        lane = self.small if work <= self.most_small else self.large
+        return await lane.run(work, read)
 
     def close(self) -> None:
-        self.pool.shutdown()
+        for lane in (self.small, self.large):
+            lane.pool.shutdown()

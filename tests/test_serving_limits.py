@@ -37,7 +37,7 @@ from server import application, connections, monitoring, parsing
 from server.application import PADDLEX_PATH, Service, make_app
 from server.connections import Limits, Server
 from server.errors import make_error
-from server.image_readers import ImageReaders
+from server.image_readers import ImageReaders, Lane
 from server.monitoring import Monitor, RequestLog
 from server.uploads import UploadLimits, derive_limits
 from utils import InputError
@@ -370,44 +370,45 @@ def test_a_progressive_jpeg_is_more_work_than_its_pixels() -> None:
     assert num_scans > 20
 
 
-def read_in_turns(works: list[int], max_work: int, num_threads: int = 2) -> tuple[list[int], int]:
-    """(indices of images in the order in which they began, the most work at a time); all of them come at once."""
-    order: list[int] = []
-    present: list[int] = []
-    most, lock, gate = [0], threading.Lock(), threading.Event()
+def read_in_turns(works: list[int], run: Callable[..., Any]) -> list[tuple[int, set[int]]]:
+    """[(index of an image, those that are read at the same time)] in the order in which they begin; all come at once."""
+    begun: list[tuple[int, set[int]]] = []
+    present: set[int] = set()
+    lock, gate = threading.Lock(), threading.Event()
 
     def read(index: int) -> None:
         with lock:
-            order.append(index)
-            present.append(works[index])
-            most[0] = max(most[0], sum(present))
+            present.add(index)
+            begun.append((index, set(present)))
         assert gate.wait(30)
         with lock:
-            present.remove(works[index])
+            present.remove(index)
 
     async def main() -> None:
-        readers = ImageReaders(max_work)
-        readers.num_threads = num_threads
-        tasks = [asyncio.create_task(readers.run(work, lambda i=i: read(i))) for i, work in enumerate(works)]
+        tasks = [asyncio.create_task(run(work, lambda i=i: read(i))) for i, work in enumerate(works)]
         await asyncio.sleep(0.05)
         gate.set()
         await asyncio.gather(*tasks)
-        assert (readers.num_running, readers.work, readers.waiting) == (0, 0, [])
-        readers.close()
 
     asyncio.run(main())
-    return order, most[0]
+    return begun
 
 
-def test_the_next_image_is_by_turns_the_smallest_and_the_oldest() -> None:
-    order, _ = read_in_turns([50, 40, 30, 20, 10], max_work=100, num_threads=1)
-    assert order == [0, 1, 4, 2, 3]  # the first came alone, as the smallest; then the oldest
+def test_small_images_overtake_a_large_one_until_they_were_as_much_work() -> None:
+    lane = Lane(1)
+    order = [index for index, _ in read_in_turns([50, 40, 30, 9, 15, 20], lane.run)]
+    assert order == [0, 3, 4, 1, 5, 2], "9 + 15 overtake 40, which 9 + 15 + 20 would not; then 20 overtakes 30"
+    assert (lane.num_free, lane.waiting, lane.overtaken) == (1, [], 0)
+    lane.pool.shutdown()
 
 
-def test_images_that_are_decoded_together_have_a_bounded_number_of_pixels() -> None:
-    order, most = read_in_turns([100, 100, 100, 20, 20, 100], max_work=100, num_threads=4)
-    assert sorted(order) == list(range(6))
-    assert most <= 125
+def test_large_images_are_decoded_one_at_a_time_beside_small_ones() -> None:
+    readers = ImageReaders(max_work=100)
+    begun = read_in_turns([100, 26, 25, 60, 25, 1], readers.run)
+    readers.close()
+    assert sorted(index for index, _ in begun) == list(range(6))
+    assert all(len(present & {0, 1, 3}) <= 1 for _, present in begun)
+    assert any(len(present) >= 2 for _, present in begun), "the small ones do not wait for the large one"
 
 
 def test_an_image_that_fails_leaves_its_room_to_the_next() -> None:
