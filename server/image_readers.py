@@ -54,6 +54,8 @@ class Lane:
             if chosen is oldest or self.overtaken > oldest.work:
                 chosen, self.overtaken = oldest, 0
             self.waiting.remove(chosen)
+            if chosen.turn.cancelled():  # the server was told twice to end
+                continue
             self.num_free -= 1
             chosen.turn.set_result(None)
 

@@ -371,7 +371,7 @@ def test_a_progressive_jpeg_is_more_work_than_its_pixels() -> None:
 
 
 def read_in_turns(works: list[int], run: Callable[..., Any]) -> list[tuple[int, set[int]]]:
-    """[(index of an image, those that are read at the same time)] in the order in which they begin; all come at once."""
+    """[(index of an image, those that are read at the same time)], the first that begins first; all come at once."""
     begun: list[tuple[int, set[int]]] = []
     present: set[int] = set()
     lock, gate = threading.Lock(), threading.Event()
