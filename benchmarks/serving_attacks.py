@@ -219,6 +219,7 @@ def make_parts(count: int) -> bytes:
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 FORM = HEAD + b"Content-Type: multipart/form-data; boundary=b\r\n"
+PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
 LARGE = (20 * MEGABYTE) - 1000
 
 # name: (clients, attack)
@@ -244,7 +245,7 @@ ATTACKS: dict[str, tuple[int, Callable[[], Attack]]] = {
     "half heads": (300, trickle(HEAD + b"X-Half: ")),
     "endless head": (8, flood(HEAD + b"X-Endless: ", b"a" * 65536)),
     "silent connections": (1500, lambda: stay_silent),
-    "slow bodies": (300, trickle(FORM + b"Content-Length: 1000000\r\n\r\n")),
+    "slow bodies": (300, trickle(FORM + b"Content-Length: 1000000\r\n\r\n" + PART)),
     "endless body that nobody reads": (
         8,
         flood(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999999\r\n\r\n", b"a" * 65536),
