@@ -57,10 +57,23 @@ def derive_limits(queue_size: int, max_bytes: int) -> Limits:
 Record = Callable[[str, int], None]  # of a client that was refused here: its address, and the status
 
 
+class Peers:
+    """The connections of a server, without those that were refused."""
+
+    def __init__(self) -> None:
+        self.open: set[LimitedProtocol] = set()
+        # those without a request, or with one whose end has not come; that which has been arriving longest is first
+        self.arriving: dict[LimitedProtocol, None] = {}
+
+    def forget(self, connection: LimitedProtocol) -> None:
+        self.open.discard(connection)
+        self.arriving.pop(connection, None)
+
+
 class LimitedProtocol(HttpToolsProtocol):
-    def __init__(self, *arguments: Any, limits: Limits, record: Record, **options: Any) -> None:
+    def __init__(self, *arguments: Any, limits: Limits, peers: Peers, record: Record, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.limits, self.record = limits, record
+        self.limits, self.peers, self.record = limits, peers, record
         self.in_head = True  # the next bytes belong to a head
         self.num_heads = 0
         self.part_of_head = 0  # bytes of a head that is not complete
@@ -75,15 +88,15 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.loop.call_later(1, self._look)
-        if len(self.connections) > self.limits.connections:
-            present = [one for one in self.connections if isinstance(one, LimitedProtocol) and not one.is_ending()]
-            if len(present) > self.limits.connections:
-                oldest = min((one for one in present if one.is_arriving()), key=lambda one: one.since)
-                oldest.refuse(
-                    503, f"all {self.limits.connections} connections are in use: send requests without pauses"
-                )
+        self.peers.open.add(self)
+        self.peers.arriving[self] = None
+        if len(self.peers.open) > self.limits.connections:
+            oldest = next(iter(self.peers.arriving))
+            message = f"all {self.limits.connections} connections are in use: send requests without pauses"
+            oldest.refuse(503, message, linger_seconds=0)  # else those that linger would be too many
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.peers.forget(self)
         self._leave()
         super().connection_lost(exc)
 
@@ -134,6 +147,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self.in_head = True
+        if self._is_answering():
+            self.peers.arriving.pop(self, None)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.present = cycle
@@ -141,6 +156,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.since = self.loop.time()
+        if self in self.peers.open:
+            self.peers.arriving.pop(self, None)
+            self.peers.arriving[self] = None  # as the last
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -156,15 +174,15 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # ---- limits ----
 
-    def is_arriving(self) -> bool:
-        """Whether the connection has no request, or one whose end has not come."""
-        return not self.in_head or not self._is_answering()
-
     def is_ending(self) -> bool:
         return self.refusal is not None or self.transport.is_closing()
 
-    def refuse(self, status: int, message: str) -> None:
+    def refuse(self, status: int, message: str, linger_seconds: float | None = None) -> None:
         """Answer with an error, and close the connection; what else comes is not read."""
+        self.peers.forget(self)
+        if self.transport.is_closing():
+            self.transport.abort()
+            return
         self.refusal = (status, message)
         cannot_answer = bool(self.pipeline or self.transport.get_write_buffer_size())
         if self.present and self._is_answering():
@@ -184,7 +202,8 @@ class LimitedProtocol(HttpToolsProtocol):
             "connection: close",
         ]
         self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
-        self.loop.call_later(self.limits.linger_seconds, self.transport.close)
+        linger_seconds = self.limits.linger_seconds if linger_seconds is None else linger_seconds
+        self.loop.call_later(linger_seconds, self.transport.close)
 
     def _is_answering(self) -> bool:
         """Whether a request is with the application."""
@@ -241,7 +260,7 @@ class Server(uvicorn.Server):
     """uvicorn with `limits`; it calls `announce` once it listens, and `record` for each client that is refused here."""
 
     def __init__(self, app: ASGIApp, limits: Limits, record: Record, announce: Callable[[], None]) -> None:
-        protocol = cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits, record=record))
+        protocol = cast(type[asyncio.Protocol], partial(LimitedProtocol, limits=limits, peers=Peers(), record=record))
         # "error": uvicorn would warn of each broken request, in as many lines as others like to send
         super().__init__(uvicorn.Config(app, http=protocol, ws="none", log_level="error", access_log=False))
         self.announce = announce
