@@ -152,6 +152,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.present = cycle
+        if self.in_head:  # it has waited for an earlier request, and is complete
+            self.peers.arriving.pop(self, None)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
