@@ -62,7 +62,7 @@ ClassWeights = Annotated[tuple[float, ...], Limit(lambda weights: min(weights, d
 Token = Annotated[
     str | None,
     Limit(
-        lambda token: token is None or re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token),  # RFC 6750 has these letters
+        lambda token: token is None or bool(re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token)),  # the letters of RFC 6750
         "None, or letters of A-Z a-z 0-9 . _ ~ + / = - without spaces",
     ),
 ]

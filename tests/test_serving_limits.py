@@ -759,7 +759,8 @@ def test_a_log_that_cannot_be_written_is_warned_of_once(
 
     log = RequestLog(tmp_path / "requests.log")
     log.file.close()
-    log.file = file = FullDisk()
+    file = FullDisk()
+    monkeypatch.setattr(log, "file", file)
     for _ in range(3):
         log._append(["line\n"])
     file.is_full = False
