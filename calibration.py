@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metrics import NUM_BINS, as_known, as_scores, divide, find_bins, read_known
+from metrics import NUM_BINS, as_known, as_scores, divide, find_bins, read_known, read_rows
 from thresholds import FOLDS, assign_folds
 
 if TYPE_CHECKING:
@@ -95,10 +95,11 @@ def fit_temperature(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, l
     known. Raises InputError as `fit` does.
     """
     probabilities, targets = as_scores(probabilities, targets)
-    entries_of_classes = []
-    for scores, present in read_known(probabilities, targets):
-        entries_of_classes.append(Entries(_logit_of_scores(scores)[None], present.astype(np.float64)))
-    (scale,) = _fit_logistic(entries_of_classes, np.ones(1))
+    entries = []
+    for rows in read_rows(probabilities):
+        present, known = as_known(targets[rows])
+        entries.append(Entries(_logit_of_scores(probabilities[rows][known])[None], present[known].astype(np.float64)))
+    (scale,) = _fit_logistic(entries, np.ones(1))
     return {"scale": [float(np.clip(scale, MIN_SCALE, MAX_SCALE))], "bias": [0.0]}
 
 
@@ -112,8 +113,8 @@ def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, list[fl
     Raises InputError as `fit` does.
     """
     probabilities, targets = as_scores(probabilities, targets)
-    one_sided = find_one_sided(targets)
-    method = fit_temperature(probabilities, targets) if len(one_sided) else {"scale": [1.0], "bias": [0.0]}
+    one_sided = set(find_one_sided(targets).tolist())
+    method = fit_temperature(probabilities, targets) if one_sided else {"scale": [1.0], "bias": [0.0]}
     num_classes = probabilities.shape[1]
     scales, biases = method["scale"] * num_classes, method["bias"] * num_classes
     for label, (scores, present) in enumerate(read_known(probabilities, targets)):

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import AllOrCount, Count
 
 # ---- Class activation maps ----
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import utils
+from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from evaluation import activation_maps, pages
 from evaluation.drawing import draw_labels
@@ -47,6 +48,7 @@ from trainer.from_config import ImagesToPredict, read_test_images
 
 COLOURS = "inferno"  # one of matplotlib's colour maps; equal steps of the value look equal
 STRENGTH = 0.6  # share of the colours where they cover the photograph
+MAX_OTHERS = 10  # classes without a map that the page names for an image
 MAX_SIDE = 640  # pixels; larger photographs are shrunk
 PICTURES_FOLDER = "index_files"  # in MAP_FOLDER; browsers name the folder of a saved page like this
 
@@ -68,13 +70,9 @@ class Card(NamedTuple):
     name: str
     photograph: Path
     maps: list[tuple[Path, Verdict]]  # (picture of the map, its class)
-    others: list[Verdict]  # classes that are predicted or present, but have no map
-
-    @property
-    def present(self) -> list[str]:
-        """The names of the image's labels."""
-        verdicts = [verdict for _, verdict in self.maps] + self.others
-        return [verdict.name for verdict in verdicts if verdict.target == 1]
+    others: list[Verdict]  # the most probable classes that are predicted or present, but have no map
+    num_more: int  # such classes besides
+    present: str  # the names of the image's labels, the most probable first
 
 
 def main(arguments: list[str]) -> None:
@@ -99,7 +97,7 @@ def main(arguments: list[str]) -> None:
             progress.step(1)
     page = MAP_FOLDER / "index.html"
     utils.write_text(page, make_page(cards, model, images))
-    print(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
+    utils.say(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 
 def load_model(path: Path) -> tuple[Predictor, MultiLabelModel]:
@@ -133,7 +131,9 @@ def map_image(
     """Save the photograph, and a map of each class that is shown, to `folder`/`name`. `targets` are (C,)."""
     pixels = decode_image(path)
     trace = activation_maps.follow(network, model.prepare(pixels).to(model.device))
-    shown, others = judge(model, model.activate(trace.logits.detach()[None]).cpu().numpy(), targets)
+    probabilities = model.activate(trace.logits.detach()[None]).cpu().numpy()
+    model.require_probabilities(probabilities, 1, [path])
+    shown, others = judge(model, probabilities, targets)
     maps = activation_maps.METHODS[MAP_METHOD](trace, [verdict.label for verdict in shown]).cpu()
 
     photograph = Image.fromarray(pixels)
@@ -141,7 +141,8 @@ def map_image(
     photograph_file = Path(name) / "photograph.png"
     (folder / name).mkdir(parents=True, exist_ok=True)
     # with a label like that of the maps, so that all pictures are equally wide
-    draw_labels(np.asarray(photograph), ["photograph"]).save(folder / photograph_file)
+    with (folder / photograph_file).open("xb") as file:  # of no other image, also on a disk that ignores case
+        draw_labels(np.asarray(photograph), ["photograph"]).save(file, "PNG")
     pictures = []
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
         picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
@@ -149,7 +150,14 @@ def map_image(
         texts = describe(verdict, has_evidence=bool(values.max() > 0))
         draw_labels(np.asarray(picture), texts).save(folder / file)
         pictures.append((file, verdict))
-    return Card(name=name, photograph=photograph_file, maps=pictures, others=others)
+    return Card(
+        name=name,
+        photograph=photograph_file,
+        maps=pictures,
+        others=others[:MAX_OTHERS],
+        num_more=len(others[MAX_OTHERS:]),
+        present=show_names([verdict.name for verdict in (*shown, *others) if verdict.target == 1]),
+    )
 
 
 def judge(
@@ -175,7 +183,8 @@ def judge(
     shown = [verdict for verdict in verdicts if verdict.is_predicted][:MAP_LABELS_PER_IMAGE]
     if not shown:
         shown = verdicts[:1]
-    others = [verdict for verdict in verdicts if (verdict.is_predicted or verdict.target == 1) and verdict not in shown]
+    mapped = {verdict.label for verdict in shown}
+    others = [v for v in verdicts if (v.is_predicted or v.target == 1) and v.label not in mapped]
     return shown, others
 
 

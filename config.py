@@ -34,7 +34,7 @@ UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone;
 LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
     "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
 )
-SEED: Seed = 0  # of the split, the order, the augmentation and the new head
+SEED: Seed = 0  # of the order, the augmentation and the new head; SPLIT_SEED draws the validation images
 
 # ---- Files and folders ----
 IMAGES_DIR: Path = Path(DATASET_FOLDER) / "images"  # coco_cls: the splits' images lie in here
@@ -58,12 +58,14 @@ GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths:
 LABEL_SEPARATOR: Literal[";", ",", "|", " "] = ";"  # csv: between the names in the column `labels`
 COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
 CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: new and renamed files only, but at once
+SHARD_COMMANDS: bool = False  # webdataset: True runs the commands in shards.txt, such as pipe:...; it is code then
 
 # ---- Data * ----
 DATASET_FORMAT: Literal[
     "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
+SPLIT_SEED: Seed = 0  # draws what VAL_SPLIT and dataset_tools.py split take: every SEED validates on the same images
 RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them
 IMAGE_CACHE: Literal["none", "memory", "disk"] = "none"  # keep decoded images, shrunk to what the crops need
 
@@ -178,7 +180,7 @@ IMAGE_CACHE_GB: Above0 = 8.0  # largest size of the image cache; what lies beyon
 FEATURE_CACHE_GB: Above0 = 20.0  # largest size of one run's frozen features; larger: anew each epoch
 SHARD_CACHE_GB: Above0 = 50.0  # webdataset: shards from elsewhere that lie in CACHE_FOLDER at a time
 CHANNELS_LAST: bool = True  # memory order that is faster for convolutions
-MICRO_BATCH_SIZE: BatchSizeOr0 = 0  # images that a process computes at once; a step adds up; 0: its whole share
+MICRO_BATCH_SIZE: BatchSizeOr0 = 0  # images computed at once, which a step adds up; it names the checkpoint; 0: all
 ACTIVATION_CHECKPOINTING: bool = False  # compute the backbone twice to keep less of it in memory
 COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
 

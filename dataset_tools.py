@@ -16,11 +16,12 @@ The constants below and those of `config.py` can be overridden alike: --DATASET_
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 import utils
 from utils import InputError
 
@@ -93,8 +94,6 @@ def run_demo() -> None:
 
 
 def run_download() -> None:
-    from rich.console import Console
-
     from dataset import stratified_split
     from tools import download
 
@@ -105,8 +104,8 @@ def run_download() -> None:
         quality=RESIZE_QUALITY,
         base_urls=DOWNLOAD_URLS,
     )
-    Console(markup=False).print(stratified_split.describe_split(tables))
-    print(f"{config.DATASET_FOLDER} is complete; its archives/ and original/ are needed no more")
+    utils.make_console().print(stratified_split.describe_split(tables))
+    utils.say(f"{config.DATASET_FOLDER} is complete; its archives/ and original/ are needed no more")
 
 
 def run_check() -> None:
@@ -117,7 +116,7 @@ def run_check() -> None:
         config.DATASET_FOLDER,
         from_config.choose_format("train"),
         output=CHECK_FOLDER,
-        read=from_config.read_split,  # what training and testing would read
+        read=partial(from_config.read_split, run_commands=False),  # what training and testing would read
         splits=from_config.list_splits(),
         small_side=CHECK_SMALL_SIDE,
     )
@@ -130,7 +129,7 @@ def run_convert() -> None:
     from trainer import from_config
 
     require_usual_folders("convert")
-    print(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
+    utils.say(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
     counts = convert.convert_dataset(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
@@ -140,7 +139,7 @@ def run_convert() -> None:
         classes=config.CLASSES,
         options=from_config.make_options(),
     )
-    print(f"{OUTPUT_FOLDER}: {', '.join(f'{count} {split}' for split, count in counts.items())} images as {TO}")
+    utils.say(f"{OUTPUT_FOLDER}: {', '.join(f'{count} {split}' for split, count in counts.items())} images as {TO}")
 
 
 def run_split() -> None:
@@ -148,12 +147,12 @@ def run_split() -> None:
     from trainer import from_config
 
     require_usual_folders("split")
-    print(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
+    utils.say(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
     split.split_dataset(
         config.DATASET_FOLDER,
         config.DATASET_FORMAT,
         {"train": TRAIN_PERCENT, "val": VAL_PERCENT, "test": TEST_PERCENT},
-        config.SEED,
+        config.SPLIT_SEED,
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
         options=from_config.make_options(),
@@ -164,7 +163,7 @@ def run_resize() -> None:
     from tools import resize
 
     done = resize.resize_images(RESIZE_SOURCE, RESIZE_TARGET, RESIZE_SHORT_SIDE, RESIZE_QUALITY)
-    print(f"{RESIZE_TARGET}: {done.written} copies written, {done.kept} were there already")
+    utils.say(f"{RESIZE_TARGET}: {done.written} copies written, {done.kept} were there already")
 
 
 def run_curriculum() -> None:

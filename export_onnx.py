@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     paths, targets = sample_images(split, EXPORT_CHECK_IMAGES, checkpoint["classes"])
     reference = export_parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
-    print(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
+    utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
     source = make_source(checkpoint)
     reports = [export(name, source, reference) for name in EXPORT_FORMATS]
@@ -156,7 +156,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     path = EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
     mark = model_files.mark_path(path)
     was_marked = mark.exists()
-    print(f"making {path}", flush=True)
+    utils.say(f"making {path}")
     utils.write_text(mark, "not compared with the checkpoint\n")
     try:
         model_files.EXPORT_FORMATS[name].save(source, path)
@@ -168,7 +168,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         report = export_parity.compare(path, reference, config.CALIBRATION)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
-    utils.write_text(path.with_name(f"{path.name}.json"), json.dumps(report, indent=1))
+    utils.write_text(model_files.report_path(path), json.dumps(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()
     else:

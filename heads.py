@@ -26,6 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dataset.array_files import read_array
+from dataset.class_names import show_names
 from utils import InputError
 
 
@@ -273,14 +275,15 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
     and classes with words that the file lacks.
     """
     try:
-        rows = np.load(path) if path.suffix == ".npy" else _average_word_vectors(path, classes)
+        rows = read_array(path) if path.suffix == ".npy" else _average_word_vectors(path, classes)
         matrix = np.asarray(rows, dtype=np.float64)
         if matrix.ndim != 2 or len(matrix) != len(classes):
             raise ValueError(f"a row for each of {len(classes)} classes is needed, its shape is {matrix.shape}")
         if not np.isfinite(matrix).all():
             raise ValueError("not all values are finite")
-    except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"cannot use embeddings {path}: {error}") from error
+    except Exception as error:  # numpy reports a damaged header by many kinds of error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot use embeddings {path}: {reason}") from error
     return torch.tensor(matrix, dtype=torch.float32)
 
 
@@ -302,11 +305,8 @@ def _average_word_vectors(path: Path, classes: Sequence[str]) -> list[NDArray[np
                 raise ValueError(f"line {number}: {error}") from error
     lacking = [name for name in classes if not words_of[name] or not set(words_of[name]) <= vectors.keys()]
     if lacking:
-        names = ", ".join(lacking[:10])
-        if len(lacking) > 10:
-            names += ", ..."
         raise ValueError(
-            f"it lacks words of {len(lacking)} of {len(classes)} classes: {names}; "
+            f"it lacks words of {len(lacking)} of {len(classes)} classes: {show_names(lacking)}; "
             "give a .npy matrix with a row a class instead"
         )
     return [np.mean([vectors[word] for word in words_of[name]], axis=0) for name in classes]

@@ -28,7 +28,7 @@ Bools = NDArray[np.bool_]
 ENTRIES_AT_ONCE = 2**16  # entries in a block of rows: their temporary copies fit into the cache of a core
 CLASSES_AT_ONCE = 16  # one cache line holds 16 float32 scores: reading one of these classes reads them all
 RANK_STEPS = 2**14  # steps into which `rank_scores` divides 0...1; a power of two, so that score x RANK_STEPS is exact
-RESAMPLED_AT_ONCE = 2**25  # resamples x images in a block of the bootstrap; the counts take 8 bytes each
+RESAMPLED_AT_ONCE = 2**25  # numbers in a block of the bootstrap: a resample has one an image and eight a class
 TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
 NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
 
@@ -76,6 +76,8 @@ def rank_scores(scores: Floats, positives: Bools) -> Ranking:
 
     Equal scores make one entry of the ranking, so the order of ties plays no role.
     """
+    if not positives.any():  # most of ten thousand classes on few images
+        return Ranking(scores[:0], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     # Counting is faster than sorting. 0...1 is divided into RANK_STEPS steps, and only entries in a step with a
     # positive are sorted. Of the others it matters only how many lie above a score, which is counted by steps.
     step_of = (scores * RANK_STEPS).astype(np.int64)
@@ -246,7 +248,7 @@ def bootstrap(
     num_images = len(probabilities)
     rng = np.random.default_rng(seed)
     measured, measured_by_class = [], []
-    for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // num_images)):
+    for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // max(num_images, 8 * probabilities.shape[1]))):
         # A resample is kept as how often it has each image, so no scores are copied, and what is computed for an image
         # serves all resamples of the chunk.
         counts = np.empty((chunk.stop - chunk.start, num_images))
@@ -262,7 +264,7 @@ def bootstrap(
         intervals[name] = float(low), float(high)
     class_intervals = {}
     for name, values in _join(measured_by_class).items():
-        class_intervals[name] = np.stack([_find_interval(column, level) for column in values.T], axis=1)
+        class_intervals[name] = _find_intervals(values, level)
     return intervals, class_intervals
 
 
@@ -277,6 +279,16 @@ def _find_interval(values: NDArray[np.float64], level: float) -> NDArray[np.floa
     if not len(values):
         return np.full(2, np.nan)
     return np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
+
+
+def _find_intervals(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """(2, C) the `_find_interval` of each column of (B, C) values."""
+    intervals = np.full((2, values.shape[1]), np.nan)
+    is_whole = ~np.isnan(values).any(axis=0)  # these columns at once
+    intervals[:, is_whole] = np.quantile(values[:, is_whole], ((1 - level) / 2, (1 + level) / 2), axis=0)
+    for c in np.flatnonzero(~is_whole):
+        intervals[:, c] = _find_interval(values[:, c], level)
+    return intervals
 
 
 def predict(probabilities: ArrayLike, thresholds: float | ArrayLike, min_labels: int = 0, max_labels: int = 0) -> Bools:
@@ -510,14 +522,23 @@ def _resample_ap(scores: Floats, present: Bools, known: Bools, counts: NDArray[n
     only matters at the scores of positives, and these divide the scores into segments that are the same in all
     resamples: a resample only counts the entries in each segment.
     """
+    ap = np.full(len(counts), np.nan)
     images = np.flatnonzero(present)
+    if not len(images):
+        return ap
     levels, level_of = np.unique(scores[images], return_inverse=True)  # the scores that positives have, rising
     segment_of = np.where(known, np.searchsorted(levels, scores, side="right"), 0)  # 0 is below every positive
-    ap = np.full(len(counts), np.nan)
-    for sample, count in enumerate(counts):
-        gained = np.bincount(level_of, count[images], len(levels))[::-1]  # positives of each level, highest first
-        true_positives = gained.cumsum()
-        predicted = np.bincount(segment_of, count, len(levels) + 1)[:0:-1].cumsum()
-        if gained.any():  # predicted is 0 only where gained is 0, too: such a term is 0
-            ap[sample] = (gained * true_positives / np.maximum(predicted, 1)).sum() / true_positives[-1]
+    for samples in _chunks(len(counts), max(1, ENTRIES_AT_ONCE // len(scores))):
+        # of each level and segment, the highest first: (samples, levels)
+        gained = _sum_by_bin(level_of, counts[samples][:, images], len(levels))[:, ::-1]
+        predicted = _sum_by_bin(segment_of, counts[samples], len(levels) + 1)[:, :0:-1].cumsum(axis=1)
+        true_positives = gained.cumsum(axis=1)
+        total = (gained * true_positives / np.maximum(predicted, 1)).sum(axis=1)  # gained is 0 where predicted is
+        ap[samples] = divide(total, true_positives[:, -1], undefined=np.nan)
     return ap
+
+
+def _sum_by_bin(bins: NDArray[np.int64], weights: NDArray[np.float64], num_bins: int) -> NDArray[np.float64]:
+    """The sums of each row of `weights` (B, N) by the bin of each column, `bins` (N,): (B, num_bins)."""
+    own_bins = bins + num_bins * np.arange(len(weights))[:, None]  # each row has bins of its own: one bincount for all
+    return np.bincount(own_bins.ravel(), weights.ravel(), num_bins * len(weights)).reshape(-1, num_bins)

@@ -142,7 +142,7 @@ def print_names(pattern: str) -> None:
     names = fnmatch.filter(backbones.list_names(), pattern)
     if not names:
         raise InputError(f"no backbone matches {pattern!r}, of {len(backbones.list_names())}")
-    print(*names, sep="\n")
+    utils.say(*names)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,20 @@ is read. In Python: `runs = model_performance_table.read_runs(root)` is a pandas
 
 from __future__ import annotations
 
-import json
 import re
+import reprlib
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
+from dataset.json_files import read_json
 from evaluation import tables
 from evaluation.tables import Frame
 from models import checkpoints
-from utils import InputError, run_script, suggest
+from models.metadata import check_metadata, is_measured
+from utils import InputError, run_script, say, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ COLUMNS: tuple[str, ...] = (
 
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
+MOST_COLUMNS = 1000  # that a section of one sidecar may add to the table; a run has some 200 constants
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
 
 
@@ -64,8 +66,7 @@ def main(arguments: list[str]) -> None:
         notes.append(f"note: these runs used {num_datasets} different data sets (column fingerprint): not comparable")
     if mode:
         tables.PRINTERS[mode](shown)
-        for note in notes:
-            print(note, file=sys.stderr)
+        say(*notes, stream=sys.stderr)
     else:
         num_best = (rows[SORT_BY] == rows[SORT_BY].iloc[0]).sum() if tables.is_numeric(rows[SORT_BY]) else 0
         tables.print_text(shown, notes, num_bold=num_best, kept="run")
@@ -104,8 +105,8 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         metrics.update(dict.fromkeys(sidecar["metrics"]))
         rows.append(make_row(sidecar, checkpoint))
     if skipped:
-        print(f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:", file=sys.stderr)
-        print(*(f"  {line}" for line in skipped), sep="\n", file=sys.stderr)
+        heading = f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:"
+        say(heading, *(f"  {line}" for line in skipped), stream=sys.stderr)
     if not rows:
         raise InputError(f"none of the checkpoints in {root} has a usable sidecar; training.py writes both")
     runs = pd.DataFrame(rows)
@@ -117,26 +118,22 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
 
 def read_sidecar(path: Path) -> dict[str, Any]:
     """The content of one sidecar; raises InputError when it is not one that a checkpoint of ours has."""
-    try:
-        sidecar = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"there is no {path.name} beside it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} cannot be read: {error}") from error
+    if not path.exists():
+        raise InputError(f"there is no {path.name} beside it")
+    sidecar = read_json(path, allow_nan=True)
     if not isinstance(sidecar, dict) or sidecar.get("format") != checkpoints.FORMAT:
         raise InputError(f"{path.name} does not describe a checkpoint of training.py")
     if sidecar.get("version") != checkpoints.VERSION:
-        raise InputError(f"{path.name} is of version {sidecar.get('version')}, not {checkpoints.VERSION}")
-    if not isinstance(sidecar.get("model_name"), str):
+        raise InputError(f"{path.name} is of version {reprlib.repr(sidecar.get('version'))}, not {checkpoints.VERSION}")
+    if "model_name" not in sidecar:
         raise InputError(f"{path.name} lacks a model_name")
     for section in SECTIONS:
-        if not isinstance(sidecar.setdefault(section, {}), dict):
-            raise InputError(f"{path.name}: {section} is not an object of names and values")
+        if not isinstance(sidecar.setdefault(section, {}), dict) or len(sidecar[section]) > MOST_COLUMNS:
+            raise InputError(f"{path.name}: {section} is not an object of at most {MOST_COLUMNS} names and values")
     for name, value in {**{name: sidecar.get(name) for name in MEASURED}, **sidecar["metrics"]}.items():
-        is_whole = type(value) is int and abs(value) < 2**53  # what a column of numbers holds exactly
-        if not (value is None or isinstance(value, float) or is_whole):
-            raise InputError(f"{path.name}: {name} is {textwrap.shorten(repr(value), 40)}, which is no number")
-    return sidecar
+        if not is_measured(value):
+            raise InputError(f"{path.name}: {name} is {reprlib.repr(value)}, which is no number")
+    return check_metadata(sidecar, path.name)
 
 
 def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
@@ -146,6 +143,8 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     for section in (sidecar["metrics"], top, *(sidecar[name] for name in SECTIONS[1:])):
         for name, value in section.items():
             row.setdefault(name, value)
+    if "SEED" in sidecar["config"]:  # it drew the split before there was SPLIT_SEED
+        row.setdefault("SPLIT_SEED", row["SEED"])
     stem = Path(checkpoint).stem
     digest = re.search(r"_([0-9a-f]{8})$", stem)  # of the configuration, at the end of names that training.py gives
     return {**row, "run": digest[1] if digest else stem, "checkpoint": checkpoint}

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import functools
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,9 +112,15 @@ def make_model(
     options = dict(head_options or {})
     backbone = backbones.make_backbone(name, image_size, gives_map=needs_map(head, **options))
     num_features = backbone.shape[0] if len(backbone.shape) == 3 else backbone.shape[1]
+    try:
+        head_module = HEADS[head](num_features, num_classes, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise InputError(f"there is no head {head} with options {options}: {str(error).splitlines()[0]}") from error
     model = MultiLabelModel(
         backbone=backbone.module,
-        head=HEADS[head](num_features, num_classes, **options),
+        head=head_module,
         mean=backbone.mean,
         std=backbone.std,
     )
@@ -128,20 +136,49 @@ def make_model(
 
 def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     """Make the model of `checkpoint`, which was read from `path`. Raises InputError if its tensors do not fit."""
-    model = make_model(
-        checkpoint["model_name"],
-        num_classes=len(checkpoint["classes"]),
-        head=checkpoint["head"],
-        image_size=checkpoint["image_size"],
-        head_options=checkpoint.get("head_options"),
-    )
+    name, num_classes, head = checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"]
+    image_size, options = checkpoint["image_size"], checkpoint.get("head_options") or {}
+    state = checkpoint["model_state"]
+    shapes = _list_shapes(name, num_classes, head, image_size, tuple(options.items()))
+    problem = shapes and _find_misfit({key: value.shape for key, value in state.items()}, shapes)
+    if not problem:
+        model = make_model(name, num_classes, head, image_size=image_size, head_options=options)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            problem = str(error).split(":")[-1].strip()
+        else:
+            return model
+    raise InputError(f"the tensors in {path} do not fit {name} with head {head}: {problem}")
+
+
+@functools.cache
+def _list_shapes(
+    name: str, num_classes: int, head: str, image_size: int, head_options: tuple[tuple[str, Any], ...]
+) -> dict[str, torch.Size] | None:
+    """The shapes of a model's tensors, from a model without memory for them; None if it cannot be made like that.
+
+    A small file may name a network of 20 GB: it is found out before anything of this size is made.
+    """
     try:
-        model.load_state_dict(checkpoint["model_state"])
-    except RuntimeError as error:
-        raise InputError(
-            f"the tensors in {path} do not fit {checkpoint['model_name']}: {str(error).split(':')[-1].strip()}"
-        ) from error
-    return model
+        with torch.device("meta"):
+            model = make_model(name, num_classes, head, image_size=image_size, head_options=dict(head_options))
+    except InputError as error:
+        if "meta" in str(error):  # the network looks at numbers while it is made
+            return None
+        raise
+    return {key: value.shape for key, value in model.state_dict().items()}
+
+
+def _find_misfit(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> str | None:
+    """How the shapes `found` differ from those `expected`, in words; None if they do not."""
+    for key, shape in expected.items():
+        if key not in found:
+            return f"{key} is missing, as are {len(expected.keys() - found.keys()) - 1} others"
+        if found[key] != shape:
+            return f"{key} is {tuple(found[key])}, expected {tuple(shape)}"
+    extra = [key for key in found if key not in expected]
+    return f"{len(extra)} more than it has, such as {reprlib.repr(extra[0])}" if extra else None
 
 
 def make_example(image_size: int) -> Tensor:

@@ -2,9 +2,11 @@
 
     python training.py recipes/coco18_efficientnet_lite0.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5
 
-has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a Python
-file of such lines. Every value is checked against its annotation, and all constants against the rules of limits.py,
-before anything else happens. This file imports nothing that takes time to load.
+has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a file of
+such lines, `NAME = value`. It may come from anybody, so it is read and never run: `evaluate` says what a value may be.
+config.py is this project's own file, and is Python. Every value is checked against its annotation, and all constants
+against the rules of limits.py, before anything else happens. This file imports nothing that takes time to load, and
+scripts import it before config: a mistake in config.py then is one line, too.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import itertools
 import math
+import operator
 import re
 import sys
 import textwrap
 import tokenize
+import traceback
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -30,6 +36,8 @@ from utils import InputError, suggest
 
 UNIONS = (types.UnionType, typing.Union)  # int | None, and Literal[...] | None
 SECTION = re.compile(r"^# -+ (.+?) -+$")
+ITEM = re.compile(r"""\s*(?:'([^']*)'\s*|"([^"]*)"\s*|((?!\s*['"])[^,]*))(?:,|\Z)""")  # of a list on the command line
+QUOTED_ITEM = re.compile(r"""(^|,)\s*('[^']*'|"[^"]*")""")
 FIRST_SECTIONS = 2  # of config.py: what people edit, which --help shows in full
 WIDTH = 110  # characters of a line of --help
 ROOT = Path(__file__).parent
@@ -74,13 +82,35 @@ def answer_early(*modules: ModuleType) -> None:
     utils.run_script(answer)
 
 
+def explain_mistake(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Tell a mistake that was made while editing config.py in one line; every other error with its traceback.
+
+    It is the hook for errors that nothing has caught: `import config` may fail before a script does anything.
+    """
+    config_path = str(ROOT / "config.py")
+    lines = [frame.lineno for frame in traceback.extract_tb(trace) if frame.filename == config_path]
+    if isinstance(error, SyntaxError) and error.filename == config_path:
+        text = f"config.py:{error.lineno}: {error.msg}"
+    elif lines:
+        text = f"config.py:{lines[0]}: {kind.__name__}: {error}"
+    elif isinstance(error, AttributeError) and error.obj is not None and error.obj is sys.modules.get("config"):
+        text = f"config.py: there is no constant {error.name} in it, which is needed: put its line back"
+    else:
+        _hook_before(kind, error, trace)
+        return
+    utils.say(f"error: {text}", stream=sys.stderr)
+
+
+_hook_before, sys.excepthook = sys.excepthook, explain_mistake
+
+
 def apply(arguments: list[str], *modules: ModuleType) -> None:
     """Edit the constants of `modules` by `arguments`: recipe files, `--NAME value` and `--NAME=value`.
 
     A script gives `config` and, where it has constants, itself. `--help`, `--help WORD`, `--help all` and `--version`
     print and exit. Raises InputError, in one line, for an unknown name (with the nearest right one), a constant of
-    another script (in a recipe it is ignored), a value of the wrong type or beyond its limit, and constants that
-    contradict each other.
+    another script (in a recipe it is ignored), a value of the wrong type or beyond its limit, values that are computed
+    from each other in a circle, and constants that contradict each other.
     """
     edits: dict[str, Edit] = {}
     names = [name for module in modules for name in _assignments(_path(module))]
@@ -92,7 +122,7 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
             has_word = arguments and not arguments[0].startswith("-") and not arguments[0].endswith(".py")
             help_word = arguments.pop(0) if has_word else ""
         elif argument == "--version":
-            print(utils.VERSION)
+            utils.say(utils.VERSION)
             raise SystemExit(0)
         elif argument.startswith("-") and argument[1:].partition("=")[0] in WORDS:  # such as -c and -o of PaddleX
             raise InputError(_explain_unknown(argument[1:].partition("=")[0], names, "the command line", argument))
@@ -114,7 +144,7 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
     earlier: dict[str, Any] = {}
     for module in modules:
         _assign(module, edits, earlier)
-        earlier |= vars(module)
+        earlier |= {name: vars(module)[name] for name in _assignments(_path(module))}
         for rule in limits.RULES.get(_path(module).name, []):
             problem = rule(module)
             if problem:
@@ -145,16 +175,16 @@ def resolved(module: ModuleType) -> dict[str, Any]:
 
 
 def parse(text: str, annotation: Any) -> Any:
-    """`text` from the command line as a value of type `annotation`; what does not fit stays text."""
+    """`text` from the command line as a value of type `annotation`; what does not fit stays text.
+
+    Raises InputError for a quote that is not closed.
+    """
     members = _members(annotation)
     if text == "None" and types.NoneType in members:
         return None
     if typing.get_origin(members[0]) is tuple:
-        items = text.strip()
-        if items[:1] + items[-1:] in ("()", "[]"):
-            items = items[1:-1]
         kind = typing.get_args(members[0])[0]
-        return tuple(parse(item.strip().strip("'\""), kind) for item in items.split(",") if item.strip())
+        return tuple(parse(item, kind) for item in split_items(text))
     if members[0] is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if _is_choice(members[0]):
@@ -165,6 +195,44 @@ def parse(text: str, annotation: Any) -> Any:
         except ValueError:
             return text
     return text
+
+
+def split_items(text: str) -> list[str]:
+    """The items of a list on the command line. In quotes an item may hold commas; () or [] may stand around all.
+
+    >>> split_items("'a, b', driver's seat, \"c\"")
+    ['a, b', "driver's seat", 'c']
+
+    Raises InputError for a quote that is not closed.
+    """
+    text = text.strip()
+    if _is_bracketed(text):
+        text = text[1:-1]
+    items, position = [], 0
+    while position < len(text):
+        match = ITEM.match(text, position)
+        if match is None:
+            found = _shorten(text[position:].strip())
+            raise InputError(f"{found}: the quote does not end before a comma; put the item into other quotes")
+        position = match.end()
+        single, double, plain = match.groups()
+        if plain is not None:
+            items += [plain.strip()] if plain.strip() else []
+        else:
+            items.append(single if single is not None else double)
+    return items
+
+
+def _is_bracketed(text: str) -> bool:
+    """Whether the first and the last letter are a pair of brackets: in `(a, b)`, not in `(a), (b)`."""
+    if text[:1] + text[-1:] not in ("()", "[]"):
+        return False
+    depth = 0
+    for letter in QUOTED_ITEM.sub(r"\1", text[1:-1]):
+        depth += (letter in "([") - (letter in ")]")
+        if depth < 0:
+            return False
+    return True
 
 
 def check(name: str, value: Any, annotation: Any) -> Any:
@@ -181,6 +249,11 @@ def check(name: str, value: Any, annotation: Any) -> Any:
 
 def _check_type(name: str, value: Any, annotation: Any) -> Any:
     members = _members(annotation)
+    if isinstance(value, str | Path) and "\0" in str(value):
+        raise InputError(f"{name} is {_show(name, repr(value))}: a null character cannot stand in a name or path")
+    if types.NoneType in members and isinstance(value, str) and value.lower() == "none":
+        or_file = f", or ./{value} for a file that is called so" if {str, Path} & {*members} else ""
+        raise InputError(f"{name} is the text {value!r}: write None{or_file}")
     for member in members:
         if typing.get_origin(member) is tuple and isinstance(value, tuple | list):
             kinds = typing.get_args(member)
@@ -200,14 +273,21 @@ def _check_type(name: str, value: Any, annotation: Any) -> Any:
             return value
     if any(_is_choice(member) for member in members):
         choices = [str(choice) for member in members if _is_choice(member) for choice in typing.get_args(member)]
-        raise InputError(f"{name} is {value!r}{suggest(str(value), choices)}; it takes {', '.join(choices)}")
+        raise InputError(
+            f"{name} is {_shorten(repr(value))}{suggest(str(value), choices)}; it takes {', '.join(choices)}"
+        )
     wanted = " or ".join(getattr(m, "__name__", str(m)) if m is not types.NoneType else "None" for m in members)
     raise InputError(f"{name} is {_show(name, repr(value))}, which is not of type {wanted}")
 
 
 def _show(name: str, text: str) -> str:
-    """`text`, the value of the constant `name`, unless it is a secret: those are never printed."""
-    return "(set, not shown)" if name.endswith("_TOKEN") else text
+    """The value of the constant `name`, as an error or --help shows it; secrets are never printed."""
+    return "(set, not shown)" if name.endswith("_TOKEN") else _shorten(text)
+
+
+def _shorten(text: str) -> str:
+    """`text` as an error shows it: at most 100 characters."""
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -231,42 +311,78 @@ def _is_choice(annotation: Any) -> bool:
 def _assign(module: ModuleType, edits: dict[str, Edit], earlier: dict[str, Any]) -> None:
     """Run the module's assignments again with the edited values in place, each after those it is computed from.
 
-    A recipe's expressions may also name constants of the `earlier` modules.
+    A recipe's expressions may also name constants of the `earlier` modules. One that names its own constant means the
+    value that the module gives it.
     """
-    namespace = vars(module)
-    waiting = dict(_assignments(_path(module)))
+    namespace, lines = vars(module), _assignments(_path(module))
+    waiting, begun = dict(lines), []
 
     def assign(name: str) -> None:
-        new, where = edits.get(name, Edit(waiting[name].value or ast.Constant(None), ""))
+        begun.append(name)
+        edit = edits.get(name)
+        line = lines[name].value or ast.Constant(None)
+        if edit is None or (isinstance(edit.value, ast.expr) and name in _list_names(edit.value)):
+            set_constant(name, line, f"{_path(module).name}:{lines[name].lineno}")
+        if edit is not None:
+            set_constant(name, edit.value, edit.where)
         del waiting[name]
-        annotation = _annotation(module, name)
+        begun.pop()
+
+    def set_constant(name: str, new: str | ast.expr, where: str) -> None:
+        prefix = f"{where}: " if where else ""
         if isinstance(new, ast.expr):
-            for node in ast.walk(new):
-                if isinstance(node, ast.Name) and node.id in waiting:
-                    assign(node.id)
+            for needed in _list_names(new):
+                if needed in begun and needed != name:
+                    circle = [*begun[begun.index(needed) :], needed]
+                    text = ", ".join(f"{first} from {second}" for first, second in itertools.pairwise(circle))
+                    raise InputError(f"{prefix}{name}: {text}: a circle; give one of them a value")
+                if needed in waiting and needed != name:
+                    assign(needed)
         try:
-            value = parse(new, annotation) if isinstance(new, str) else eval(_compile(new), earlier | namespace)
+            annotation = _annotation(module, name)
+            if isinstance(new, str):
+                value = parse(new, annotation)
+            elif new is lines[name].value:  # of a file of this project
+                value = eval(_compile(new), namespace)
+            else:
+                value = evaluate(new, earlier | {known: namespace[known] for known in lines})
+        except InputError as error:
+            raise InputError(f"{prefix}{name}: {error}") from error
+        except Exception as error:  # whatever an edited line may raise
+            raise InputError(f"{prefix}{name}: {type(error).__name__}: {error}") from error
+        try:
             namespace[name] = check(name, value, annotation)
         except InputError as error:
-            raise InputError(f"{where}: {error}" if where else str(error)) from error
-        except Exception as error:  # whatever an edited line may raise
-            raise InputError(f"{where}{': ' if where else ''}{name}: {type(error).__name__}: {error}") from error
+            raise InputError(f"{prefix}{error}") from error
 
     for name in list(waiting):
         if name in waiting:
             assign(name)
 
 
+def _list_names(expression: ast.expr) -> list[str]:
+    return [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
+
+
 def _read_recipe(path: Path) -> dict[str, Edit]:
-    """The assignments of a recipe file."""
+    """The assignments of a recipe file. Nothing in it is run."""
+    if path.exists() and not path.is_file():  # a pipe or a device may never end
+        raise InputError(f"cannot read recipe {path}: it is no file")
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8-sig"), str(path))
+        with path.open("rb") as file:
+            data = file.read(MAX_RECIPE_BYTES + 1)
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from error
+    if len(data) > MAX_RECIPE_BYTES:
+        raise InputError(f"cannot read recipe {path}: more than {MAX_RECIPE_BYTES:,} bytes are no lines NAME = value")
+    try:
+        tree = ast.parse(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read recipe {path}: it is not UTF-8 text ({error})") from error
     except SyntaxError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}") from error
+        raise InputError(f"{path}:{error.lineno or 1}: {error.msg}") from error
+    except (RecursionError, MemoryError, ValueError) as error:  # the last: null bytes, before Python 3.11.4
+        raise InputError(f"cannot read recipe {path}: it holds null bytes, or a value is nested too deeply") from error
     edits = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
@@ -276,6 +392,132 @@ def _read_recipe(path: Path) -> dict[str, Edit]:
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring may stand
             raise InputError(f"{path}:{node.lineno}: a recipe holds lines NAME = value only")
     return edits
+
+
+# ---- a recipe's values ----
+
+MAX_RECIPE_BYTES = 1_000_000  # room for the names of 20,000 classes
+MAX_ITEMS = 5_000_000  # characters and items that the steps of computing one value may make, all together
+MAX_LENGTH = 100_000  # items of one tuple
+MAX_WHOLE = 2**64
+ALLOWED = "numbers, texts, True, False, None, tuples, arithmetic, names of constants, Path(...) and len(...)"
+OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
+    ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le,
+    ast.Gt: operator.gt, ast.GtE: operator.ge,
+}  # fmt: skip
+REFUSED = {  # what else Python has, in words
+    ast.Attribute: "an attribute", ast.Subscript: "an item in brackets", ast.Starred: "a star",
+    ast.Lambda: "a lambda", ast.NamedExpr: ":=", ast.ListComp: "a comprehension", ast.SetComp: "a comprehension",
+    ast.DictComp: "a comprehension", ast.GeneratorExp: "a comprehension", ast.Dict: "a dict", ast.Set: "a set",
+    ast.FormattedValue: "a text with a format", ast.Compare: "a chain of comparisons",
+    ast.Constant: "bytes, an imaginary number or ...",
+}  # fmt: skip
+
+
+def evaluate(expression: ast.expr, constants: Mapping[str, Any]) -> Any:
+    """The value of a recipe's expression: what ALLOWED lists, found node by node, and nothing is run.
+
+    Lists become tuples, and f"{NAME}/x" is a text. Raises InputError for everything else, and for a value that would
+    take too much memory or time.
+
+    >>> evaluate(ast.parse("(NUM_EPOCHS // 2, 8)", mode="eval").body, {"NUM_EPOCHS": 10})
+    (5, 8)
+    """
+    room = MAX_ITEMS
+    too_large = f"a value of more than {MAX_ITEMS:,} characters and items"
+
+    def take(num_items: int) -> None:
+        nonlocal room
+        room -= num_items
+        if room < 0:
+            raise InputError(too_large)
+
+    def bound(value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > MAX_WHOLE:
+            raise InputError("a whole number beyond 2 ** 64")
+        if isinstance(value, tuple) and len(value) > MAX_LENGTH:
+            raise InputError(f"a tuple of more than {MAX_LENGTH:,} items")
+        take(measure(value))
+        return value
+
+    def measure(value: Any) -> int:
+        """Characters and items of a value; a tuple may hold the same long text many times."""
+        if isinstance(value, tuple):
+            return len(value) + sum(map(measure, value))
+        return len(str(value)) if isinstance(value, str | Path) else 1
+
+    def walk(node: ast.expr) -> Any:
+        take(1)
+        match node:
+            case ast.Constant(value=value) if type(value) in (bool, int, float, str, types.NoneType):
+                return bound(value)
+            case ast.Name(id=name) if name in constants:
+                return bound(constants[name])
+            case ast.Name(id=name):
+                raise InputError(f"there is no constant {name!r}{suggest(name, constants)}")
+            case ast.Tuple(elts=items) | ast.List(elts=items):
+                return bound(tuple(walk(item) for item in items))
+            case ast.JoinedStr(values=parts):
+                return bound("".join(write(part) for part in parts))
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() | ast.Not() as sign, operand=operand):
+                return bound(OPERATORS[type(sign)](walk(operand)))
+            case ast.BinOp(left=left, op=sign, right=right) if type(sign) in OPERATORS:
+                return compute(sign, walk(left), walk(right))
+            case ast.Compare(left=left, ops=[sign], comparators=[right]) if type(sign) in OPERATORS:
+                return OPERATORS[type(sign)](walk(left), walk(right))
+            case ast.BoolOp(op=sign, values=parts):
+                value = None
+                for part in parts:
+                    value = walk(part)
+                    if bool(value) is isinstance(sign, ast.Or):
+                        break
+                return value
+            case ast.IfExp(test=test, body=body, orelse=orelse):
+                return walk(body if walk(test) else orelse)
+            case ast.Call(func=ast.Name(id="Path"), args=parts, keywords=[]):
+                return Path(*map(walk, parts))
+            case ast.Call(func=ast.Name(id="len"), args=[item], keywords=[]):
+                return len(walk(item))
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="Path"), attr="home"), args=[], keywords=[]):
+                return Path.home()
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+                refused = f"a call of {name}"
+            case _:
+                refused = REFUSED.get(type(node), type(node).__name__)
+        raise InputError(f"a recipe's value may be {ALLOWED}, not {refused}")
+
+    def write(part: ast.expr) -> str:
+        """The text of a part of an f-string."""
+        if not isinstance(part, ast.FormattedValue) or part.conversion != -1 or part.format_spec is not None:
+            return walk(part)
+        value = walk(part.value)
+        if isinstance(value, tuple):
+            raise InputError('a tuple within an f"..."')
+        return str(value)
+
+    def compute(sign: ast.operator, left: Any, right: Any) -> Any:
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            is_whole = isinstance(left, int) and isinstance(right, int)
+            if isinstance(sign, ast.Pow) and is_whole and abs(left) > 1 and right > MAX_WHOLE.bit_length():
+                raise InputError("a whole number beyond 2 ** 64")
+        elif isinstance(sign, ast.Mult):
+            sizes = [measure(a) * b for a, b in ((left, right), (right, left)) if is_repeated(a, b)]
+            if sizes and sizes[0] > room:
+                raise InputError(too_large)
+        elif not isinstance(sign, ast.Add | ast.Div):  # a text on the left of % is a form, which may be of any width
+            raise InputError("arithmetic on what is no number")
+        value = OPERATORS[type(sign)](left, right)
+        if isinstance(value, complex):
+            raise InputError("a root of a negative number")
+        return bound(value)
+
+    def is_repeated(items: Any, times: Any) -> bool:
+        return isinstance(items, str | tuple) and isinstance(times, int)
+
+    return walk(expression)
 
 
 def _explain_unknown(name: str, names: list[str], where: str, spelling: str) -> str:
@@ -312,7 +554,7 @@ def _print_help(word: str, modules: tuple[ModuleType, ...]) -> None:
     if word and word != "all":
         _print_constants(_find(word, modules))
         return
-    print((sys.modules["__main__"].__doc__ or "").strip())
+    utils.say(*(sys.modules["__main__"].__doc__ or "").strip().split("\n"))
     for module in reversed(modules):  # the script's constants first, then those of config.py
         constants = list_constants(module)
         if word == "all" or module.__name__ != "config":
@@ -343,13 +585,13 @@ def _print_constants(constants: list[Constant]) -> None:
     for constant in constants:
         if constant.section != section:
             section = constant.section
-            print(f"\n{section}")
+            utils.say("", section)
         value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
         value = value if len(value) <= 60 else value[:57] + "..."
-        print(f"  --{constant.name} {value if constant.value is None else _show(constant.name, value)}")
+        utils.say(f"  --{constant.name} {value if constant.value is None else _show(constant.name, value)}")
         for line in (constant.comment, _describe_allowed(constant.annotation)):
             if line:
-                print(f"        {line}")
+                utils.say(f"        {line}")
 
 
 def _describe_allowed(annotation: Any) -> str:
@@ -368,13 +610,15 @@ def _print_survey(constants: list[Constant], names_read: set[str] | None) -> Non
         sections.setdefault(constant.section, []).append(constant)
     first = list(sections)[:FIRST_SECTIONS]
     _print_constants([c for c in constants if c.section in first and (names_read is None or c.name in names_read)])
-    print("\nAlso read from config.py (--help WORD finds a name, comment or section, --help all shows everything)")
+    utils.say(
+        "", "Also read from config.py (--help WORD finds a name, comment or section, --help all shows everything)"
+    )
     for title in list(sections)[FIRST_SECTIONS:]:
         names = [constant.name for constant in sections[title]]
         read = names if names_read is None else [name for name in names if name in names_read]
         text = title if read == names else f"{title}: {', '.join(read)}"
         if read:
-            print(textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="      "))
+            utils.say(*textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="      "))
 
 
 def _list_names_read(modules: tuple[ModuleType, ...]) -> set[str] | None:
@@ -392,7 +636,7 @@ def _list_names_read(modules: tuple[ModuleType, ...]) -> set[str] | None:
         if path in seen or not path.is_file():
             continue
         seen.add(path)
-        for node in ast.walk(ast.parse(_read(path))):
+        for node in ast.walk(_parse(path)):
             imported = []
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]
@@ -422,13 +666,25 @@ def _read(path: Path) -> str:
 
 
 @functools.cache
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(_read(path))
+    except SyntaxError as error:
+        raise InputError(f"{path.name}:{error.lineno}: {error.msg}") from error
+
+
+@functools.cache
 def _assignments(path: Path) -> dict[str, ast.AnnAssign]:
     """The annotated assignments at a file's top level whose names are in capitals."""
-    return {
-        node.target.id: node
-        for node in ast.parse(_read(path)).body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper()
-    }
+    found = {}
+    for node in _parse(path).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id.isupper():
+            found[node.target.id] = node
+        elif isinstance(node, ast.Assign) and path == ROOT / "config.py":  # there each line is a constant
+            line = ast.unparse(node).partition("\n")[0]
+            name, _, value = line.partition(" = ")
+            raise InputError(f"{path.name}:{node.lineno}: {name} has no type: write {name}: type = {value[:40]}")
+    return found
 
 
 @functools.cache

@@ -34,9 +34,11 @@ from export import engine_cache, engines, model_files
 from export.engines import Run
 from models import checkpoints
 from models.inference import ACTIVATIONS
+from models.metadata import check_metadata
 from models_factory import require_size, restore_model
 from utils import InputError, Progress, choose_device
 
+ROUNDING = 0.01  # by which int8 may miss 0 and 1
 BATCHES_AHEAD = 2  # batches decoded while the model computes: enough to even out large and small images
 
 REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # keys of an exported file's metadata
@@ -113,14 +115,14 @@ class Predictor:
         batches = read_ahead(images, read, batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
             for batch in batches:
-                computed = []
+                names, computed = [path for path, _ in batch], []
                 for position in range(len(self.sizes)):  # all images of the batch in the same size
                     arrays = [resized[position] for _, resized in batch]
-                    computed.append(self.compute(torch.from_numpy(np.stack(arrays))))
+                    computed.append(self.compute(torch.from_numpy(np.stack(arrays)), names))
                 probabilities = np.mean(computed, axis=0)
                 for (path, _), row, labels in zip(batch, probabilities, self.decide(probabilities), strict=True):
-                    names = [self.classes[label] for label in labels]
-                    yield Record(path=path, probabilities=row, labels=labels, names=names)
+                    label_names = [self.classes[label] for label in labels]
+                    yield Record(path=path, probabilities=row, labels=labels, names=label_names)
                 if progress:
                     progress.step(len(batch))
 
@@ -128,10 +130,35 @@ class Predictor:
         """The image as uint8 (3, S, S), in the model's size. Raises InputError if it cannot be read."""
         return read_image(image, make_eval_transform(self.metadata["resize_rule"], self.image_size))
 
-    def compute(self, images: torch.Tensor) -> NDArray[np.float32]:
-        """Probabilities (B, C) of images uint8 (B, 3, S, S); with `flip`, means over an image and its mirror image."""
+    def compute(self, images: torch.Tensor, names: Sequence[str] = ()) -> NDArray[np.float32]:
+        """Probabilities (B, C) of images uint8 (B, 3, S, S); with `flip`, means over an image and its mirror image.
+
+        Raises InputError if the model gives anything but C probabilities for each image, for example NaN. `names` are
+        those of the images, for its message.
+        """
         views = [images, images.flip(3)] if self.flip else [images]
-        return torch.stack([self.activate(self.run(view)) for view in views]).mean(dim=0).cpu().numpy()
+        probabilities = torch.stack([self.activate(self.run(view)) for view in views]).mean(dim=0).cpu().numpy()
+        self.require_probabilities(probabilities, len(images), names)
+        return probabilities
+
+    def require_probabilities(
+        self, probabilities: NDArray[np.float32], num_images: int, names: Sequence[str] = ()
+    ) -> None:
+        """Raise InputError if `probabilities` are not (B, C) numbers from 0 to 1, for B images called `names`."""
+        if probabilities.shape != (num_images, len(self.classes)):
+            raise InputError(
+                f"the model {self.path} gives {probabilities.shape[1:]} numbers for an image, and has "
+                f"{len(self.classes)} classes: it is not the model that its metadata describes"
+            )
+        is_bad = ~((probabilities >= -ROUNDING) & (probabilities <= 1 + ROUNDING)).all(axis=1)  # of NaN, too
+        if is_bad.any():
+            image = int(is_bad.argmax())
+            value = next(value for value in probabilities[image] if not -ROUNDING <= value <= 1 + ROUNDING)
+            name = names[image] if image < len(names) and names[image] else f"image {image + 1} of a batch"
+            raise InputError(
+                f"the model {self.path} gives {value:g} as a probability for {name}, and for {is_bad.sum() - 1} of the "
+                f"batch's {num_images - 1} other images: its weights are not finite, or too large; train it again"
+            )
 
     def decide(self, probabilities: NDArray[np.float32]) -> list[list[int]]:
         """Indices of the predicted classes, in rising order, for each row of `probabilities` (B, C)."""
@@ -161,8 +188,9 @@ def load(
     `flip`, also mirrored; its probabilities are the means. `calibration` is the name of a calibration that the file
     holds, or "none".
 
-    Raises InputError if the file is no model or is damaged, if the model or the engine cannot do what is asked, and,
-    without `allow_failed`, for an exported file that did not pass its comparison with its checkpoint.
+    Raises InputError if the file is no model or is damaged, if it is TorchScript, a program, but its name does not end
+    in engines.PROGRAM_ENDING, if the model or the engine cannot do what is asked, and, without `allow_failed`, for an
+    exported file that did not pass its comparison with its checkpoint, or has changed since.
 
         model = predictor.load("best_model.pt", flip=True, scales=(1.0, 1.25))
     """
@@ -170,6 +198,7 @@ def load(
     if not scales or min(scales) <= 0:
         raise InputError(f"scales are {tuple(scales)}: they must be one or more numbers above 0")
     format = engines.recognise(path)
+    engines.require_program_name(path, format)
     engine = engines.choose_engine(engine, format, path)
     target = choose_device("cpu" if device == "auto" and engine != "torch" else device)
     if format == "checkpoint":
@@ -184,9 +213,12 @@ def load(
                 f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
                 f"{model_files.mark_path(path).name} to use it all the same"
             )
+        if not allow_failed:
+            model_files.require_unchanged(path)
         run, metadata = engines.ENGINES[engine](path, target)
-        if metadata is None or not metadata.keys() >= REQUIRED:
+        if not isinstance(metadata, dict) or not metadata.keys() >= REQUIRED:
             raise InputError(f"{path} does not say its classes and image size: export_onnx.py makes files that do")
+        check_metadata(metadata, path)
         any_size = "size" in metadata["dynamic"]
         run = run if "batch" in metadata["dynamic"] else engines.run_one_by_one(run)
     model = Predictor(

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import Above0, Count, Port, Token, ZeroOrMore
 
 # ---- Serving ----
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> None:
     utils.keep_freed_memory()
     listener = bind(SERVING_HOST, SERVING_PORT)  # first, since loading a model takes seconds
     warn_of_others(listener.getsockname()[0])
+    log = RequestLog(SERVING_LOG) if SERVING_LOG else None
     model, engine = load_model()
     queue = BatchQueue(
         compute=model.compute,
@@ -75,12 +76,11 @@ def main(arguments: list[str]) -> None:
         sha256=hash_file(model.path),
     )
     max_bytes = round(SERVING_MAX_UPLOAD_MB * 2**20)
-    log = RequestLog(SERVING_LOG) if SERVING_LOG else None
     app = make_app(service, max_bytes, token=SERVING_TOKEN, log=log)
 
     def announce() -> None:
         where = f"{name_address(listener)}, interface at /docs"
-        print(f"{config.MODEL_PATH} in {engine}: {where}; Ctrl-C ends it", flush=True)
+        utils.say(f"{config.MODEL_PATH} in {engine}: {where}; Ctrl-C ends it")
 
     monitor = app.state.monitor
     server = Server(app, derive_limits(SERVING_QUEUE_SIZE, max_bytes), monitor.record, announce)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +21,7 @@ from evaluation.drawing import BAND, draw_labels
 from evaluation.pages import cut
 from evaluation.palette import DARK
 
-Record = dict[str, float | int | bool]  # the numbers of one epoch; "epoch" counts from 1
+Record = dict[str, Any]  # the numbers of one epoch, None where there is none; "epoch" counts from 1
 
 # keys: numbers of a record; values: their tags. TensorBoard draws the tags of one group (the word before the slash)
 # side by side. A number that is not listed has its key as tag.
@@ -38,6 +39,7 @@ TAGS = {
     "seconds": "speed/seconds",
 }
 
+MAX_PR_CURVES = 100  # of classes, those with the most positives
 PR_CURVE_THRESHOLDS = 127  # the most that TensorBoard's plugin takes
 PICTURE_SIDE, GAP = 320, 12  # in pixels: a picture in the grid of validation pictures, and the space between two
 GRID_COLUMNS = 4
@@ -78,12 +80,14 @@ class TensorBoardLogger:
         if self.writer is None:
             return
         for key, value in record.items():
-            if key != "epoch":
+            if key != "epoch" and value is not None:
                 self.writer.add_scalar(TAGS.get(key, key), float(value), int(record["epoch"]))
         self.writer.flush()  # so that this epoch is not lost if the run is killed in the next one
 
     def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
         """Write PR curves: one of all classes together (micro), and one of each class that has a positive.
+
+        Of more than MAX_PR_CURVES classes, those with the most positives are written.
 
         `probabilities` and `targets` are (N, C). Targets are 1, 0, or unknown (-1 or NaN), which are left out.
         """
@@ -92,8 +96,8 @@ class TensorBoardLogger:
         probabilities, targets = np.asarray(probabilities), np.asarray(targets)
         known = targets >= 0  # False also for NaN
         curves = {"micro": (targets[known], probabilities[known])}
-        for c, name in enumerate(classes):
-            curves[f"class/{name}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
+        for c in np.argsort(-(targets == 1).sum(axis=0), kind="stable")[:MAX_PR_CURVES].tolist():
+            curves[f"class/{utils.make_visible(classes[c])}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
         for name, (labels, scores) in curves.items():
             if labels.any():
                 tag = f"pr_curve/{name}"
@@ -121,7 +125,7 @@ class TensorBoardLogger:
         from torch.utils.tensorboard.summary import hparams
 
         plain_constants = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
+            name: value if isinstance(value, bool | int | float) else utils.make_visible(str(value))
             for name, value in constants.items()
         }
         tagged_metrics = {f"hparam/{name}": float(value) for name, value in metrics.items()}

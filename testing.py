@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 from limits import OffOrCount, Scales
 
 # ---- What testing writes, and how it predicts ----
@@ -43,6 +43,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import distributed
 import metrics
@@ -54,6 +55,7 @@ from evaluation import plots, prediction_files
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
 from models import checkpoints
+from models.shared_cores import share_cores
 from predictor import Predictor
 from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_test_images
@@ -64,7 +66,7 @@ MAX_LINES = 20  # that are printed about images that are left out
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     utils.keep_freed_memory()
-    with distributed.start(config.DEVICE) as device:
+    with distributed.start(config.DEVICE) as device, share_cores():
         test(device)
 
 
@@ -156,12 +158,12 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     """Append the probabilities of the images of `paths` that have no row yet, and print the speed."""
     num_earlier, start = rows.num_done, time.perf_counter()
     if num_earlier:
-        print(f"{num_earlier} of {len(paths)} images were done: going on")
+        utils.say(f"{num_earlier} of {len(paths)} images were done: going on")
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
     for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
         rows.append(record.probabilities)
     rate = (rows.num_done - num_earlier) / (time.perf_counter() - start)
-    print(f"{rate:.1f} images/s, from the first file to the last probability")
+    utils.say(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
 def name_predictions(model: Predictor) -> str:
@@ -232,11 +234,12 @@ def write_predictions(predictions: Predictions, name: str) -> None:
     for output in outputs:
         path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
         output.write(path, predictions)
-        print(f"saved: {path}")
+        utils.say(f"saved: {path}")
 
 
 def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
     """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything."""
+    warn_of_missing_labels(images.table.targets)
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
     measured = metrics.measure(*scores, **limits)
@@ -277,7 +280,20 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         confusion=confusion,
         ece=measured["ECE"],
     )
-    print(f"saved: {path}, and each class's numbers and pictures beside it")
+    utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
+
+
+def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:
+    """Warn where no image of TEST_SPLIT has a label, or none that is known, since most metrics then say nothing."""
+    present, known = metrics.as_known(targets)
+    advice = from_config.advise_on_labels(config.TEST_SPLIT)
+    if not known.any():
+        utils.warn(f"no label of any {config.TEST_SPLIT} image is known, so that no metric says anything: {advice}")
+    elif not present.any():
+        utils.warn(
+            f"no {config.TEST_SPLIT} image has a label, so that mAP is undefined, and precision, recall and F1 are 0 "
+            f"whatever is predicted: {advice}"
+        )
 
 
 def _null_if_nan(value: float) -> float | None:
@@ -303,24 +319,21 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         rows["model"] += f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}"
     if images.has_labels:
         rows["images"] += f", labels as {from_config.choose_format(config.TEST_SPLIT)}"
-    for name, text in rows.items():
-        print(f"{name:>8}  {text}")
-    print(flush=True)
+    utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
 
 
 def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     """Print how many labels were predicted, and which images were left out."""
     counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
-    print(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
+    utils.say(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
     for reason in [*bad.values()][:MAX_LINES]:
-        print(f"left out: {reason}")
+        utils.say(f"left out: {reason}")
     if len(bad) > MAX_LINES:
-        print(f"left out: {len(bad) - MAX_LINES} more")
+        utils.say(f"left out: {len(bad) - MAX_LINES} more")
 
 
 def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[Any]]) -> None:
     """Print the metrics as a table: name, value and, if there are any, interval. None: undefined."""
-    from rich.console import Console
     from rich.table import Table as Grid
 
     grid = Grid("metric", "value", title=f"{config.TEST_SPLIT} images", title_justify="left")
@@ -333,7 +346,7 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
         if intervals:
             cells.append(format_numbers(intervals[name], digits))
         grid.add_row(name, *cells)
-    Console(markup=False).print(grid)
+    utils.make_console().print(grid)
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
@@ -25,6 +25,7 @@ import numpy as np
 
 import metrics
 import utils
+from dataset.class_names import show_names
 from evaluation.saved_scores import SCORES_FILE, THRESHOLDS_FILE, SavedScores, find_folder, read_scores, save_thresholds
 from evaluation.tuning import tune_checkpoint
 from export import engines
@@ -34,6 +35,8 @@ from trainer.from_config import choose_policy
 
 if TYPE_CHECKING:
     from rich.table import Table as Grid
+
+MAX_CLASSES = 100  # that are printed, those with the most positives
 
 
 def main(arguments: list[str]) -> None:
@@ -47,7 +50,7 @@ def main(arguments: list[str]) -> None:
     checkpoints.save(config.MODEL_PATH, checkpoint | updates)
     save_thresholds(folder / THRESHOLDS_FILE, updates["thresholds"])
     print_report(scores, policy, updates)
-    print(f"saved: {config.MODEL_PATH}\n       {folder / THRESHOLDS_FILE}")
+    utils.say(f"saved: {config.MODEL_PATH}", f"       {folder / THRESHOLDS_FILE}")
 
 
 # ---- printing ----
@@ -56,22 +59,29 @@ def main(arguments: list[str]) -> None:
 def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> None:
     """Print what was tuned, and how good it is: on the images it was tuned on, and cross-fitted on others."""
     report = updates["threshold_report"]
-    print(f"{report['num_images']} validation images, {len(scores.classes)} classes")
-    print(f"goal: {describe_goal(policy)}; labels an image: {policy.min_labels} to {policy.max_labels or 'all'}\n")
-
+    utils.say(
+        f"{report['num_images']} validation images, {len(scores.classes)} classes",
+        f"goal: {describe_goal(policy)}; labels an image: {policy.min_labels} to {policy.max_labels or 'all'}",
+        "",
+    )
     _print_grid(make_threshold_grid(policy, updates))
-    print("* saved; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits")
-    print("in-sample: tuned on these very images; cross-fitted: on the other folds'\n")
+    utils.say(
+        "* saved; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits",
+        "in-sample: tuned on these very images; cross-fitted: on the other folds'",
+        "",
+    )
     _print_grid(make_calibration_grid(updates))
     _print_grid(make_class_grid(scores, policy, updates))
+    if len(scores.classes) > MAX_CLASSES:
+        print(f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all")
     if report["unreachable"]:
         utils.warn(
-            f"no threshold reaches that precision, so they are hardly predicted: {', '.join(report['unreachable'])}"
+            f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"
         )
     if report["platt_as_temperature"]:
         utils.warn(
             "platt takes the temperature for classes all or none of whose validation images have them: "
-            + ", ".join(report["platt_as_temperature"])
+            + show_names(report["platt_as_temperature"])
         )
 
 
@@ -110,7 +120,7 @@ def make_calibration_grid(updates: Mapping[str, Any]) -> Grid:
 
 
 def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]) -> Grid:
-    """Counts and metrics of each class at the thresholds that are saved."""
+    """Counts and metrics of each class at the thresholds that are saved; at most MAX_CLASSES."""
     from rich.table import Table as Grid
 
     columns = metrics.measure_classes(
@@ -122,12 +132,12 @@ def make_class_grid(scores: SavedScores, policy: Policy, updates: Mapping[str, A
     )
     shown = ("positives", "threshold", "predicted", "P", "R", "F1")
     grid = Grid("class", *shown, title="at the saved thresholds, in-sample", title_justify="left")
-    for label, name in enumerate(scores.classes):
+    for label in np.sort(np.argsort(-columns["positives"], kind="stable")[:MAX_CLASSES]).tolist():
         cells = []
         for column in shown:
             value = columns[column][label]
             cells.append(f"{value:.4f}" if isinstance(value, np.floating) else str(value))
-        grid.add_row(name, *cells)
+        grid.add_row(scores.classes[label], *cells)
     return grid
 
 
@@ -146,11 +156,9 @@ def describe_goal(policy: Policy) -> str:
 
 def _print_grid(grid: Grid) -> None:
     """Print a table, with all columns except the first aligned to the right."""
-    from rich.console import Console
-
     for column in grid.columns[1:]:
         column.justify = "right"
-    Console(markup=False).print(grid)
+    utils.make_console().print(grid)
 
 
 if __name__ == "__main__":

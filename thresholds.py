@@ -125,7 +125,9 @@ def tune_global(
         return DEFAULT_THRESHOLD
     if policy.goal in ("f1", "f_beta"):
         average_f, beta = TUNED_METRICS[metric], _choose_beta(policy)
-        best = _find_best(probabilities, targets, lambda classes: average_f(classes, beta))
+        columns = present.any(axis=0) | (metric == "f1_micro")  # F is 0 without positives, wherever the threshold lies
+        scores = (probabilities, targets) if columns.all() else (probabilities[:, columns], targets[:, columns])
+        best = _find_best(*scores, lambda classes: average_f(classes, beta))
     else:
         ranking = rank_scores(probabilities[known], present[known])
         choice = GOALS[policy.goal](ranking, policy)

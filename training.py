@@ -18,8 +18,8 @@ import time
 from functools import partial
 from typing import Any
 
+import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-import overrides
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
@@ -32,6 +32,7 @@ import models_factory
 import utils
 from dataset import loading
 from dataset.batches import Batch
+from models.shared_cores import share_cores
 from trainer import optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer
 from trainer.doctor import Doctor
@@ -41,6 +42,7 @@ from trainer.step import (
     LookAtLogits,
     clip_gradients,
     copy_statistics,
+    count_step,
     exchange_gradients,
     explains_overflow,
     put_back,
@@ -59,7 +61,12 @@ def main(arguments: list[str]) -> None:
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
-    with distributed.start(config.DEVICE) as device, Interruption(advice) as interruption, utils.keep_log():
+    with (
+        distributed.start(config.DEVICE) as device,
+        share_cores(),
+        Interruption(advice) as interruption,
+        utils.keep_log(),
+    ):
         train(start_run(device, interruption))
 
 
@@ -88,8 +95,8 @@ def start_run(device: torch.device, interruption: Interruption) -> Run:
     watching.print_configuration(run)
     if resumed:
         run.doctor.load_state_dict(resumed["doctor"])
-    elif distributed.is_first():
-        run.doctor.look_at_data(data.train, data.val)
+    else:
+        watching.see_data(run)
     return run
 
 
@@ -154,11 +161,13 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
                 total_loss += loss * num_images
                 state.num_images += num_images
                 state.num_taken += 1
-            elif not explains_overflow(trainer):
+            elif explains_overflow(trainer):
+                state.num_overflowed += 1
+            else:
                 records.note_left_out(run, batch, epoch, step)
             state.step = step + 1
-            if step % 10 == 0:  # not at every step: reading a number back waits for the GPU
-                mean_loss = total_loss.item() / max(state.num_images, 1) * distributed.count()
+            if step % 10 == 0 and state.num_images:  # not at every step: reading a number back waits for the GPU
+                mean_loss = total_loss.item() / state.num_images * distributed.count()
                 progress.step(num_images, loss=mean_loss)
             else:
                 progress.step(num_images)
@@ -175,15 +184,17 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
     state.epoch_seconds = stage.seconds + seconds_before + progress.seconds
     if distributed.agree(config.SAVE_EVERY_MINUTES > 0 and state.epoch_seconds > LONG_EPOCH_SECONDS)[0]:
         records.save_last(run)
+    loss_of_all = distributed.add_up(total_loss).item()
     record = {
         "epoch": epoch,
         "frozen": trainer.model.backbone_is_frozen,
-        "train_loss": distributed.add_up(total_loss).item() / max(state.num_images, 1),
+        "train_loss": loss_of_all / state.num_images if state.num_images else None,  # None: no step was taken
         **state.rates,
         "images_per_second": progress.done / progress.seconds,
         "waiting_share": batches.seconds / progress.seconds,
         "steps": state.num_taken,
-        "steps_left_out": state.num_left_out,
+        "steps_left_out": state.num_left_out + state.num_overflowed,
+        "steps_overflowed": state.num_overflowed,
         "preparation_seconds": stage.seconds,
         "seconds": state.epoch_seconds,
     }
@@ -213,11 +224,11 @@ def take_step(
             run_within_memory(trainer, batch, [], compute)
             trainer.objective.entry_weights.train()
     is_finite = clip_gradients(trainer)
-    if is_finite or trainer.scaler.is_enabled():
-        trainer.scaler.step(trainer.optimizer)  # in fp16 the scaler leaves out a step that overflowed
-        trainer.scaler.update()
+    if is_finite:
+        trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()  # in fp16: lowers its scale after an overflow
     trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.schedule.step()  # also after a step that was left out: the schedule counts steps, not updates
+    count_step(trainer)
     if not is_finite:
         put_back(statistics)
         return None
@@ -257,6 +268,7 @@ def stop_if_asked(interruption: Interruption) -> None:
 def finish(run: Run) -> None:
     """Tune the selected checkpoint, copy it to BEST_MODEL_PATH, and say what came out."""
     if distributed.is_first():
+        watching.see_end(run)
         selected = records.finish(run)
         run.logger.add_hparams(overrides.resolved(config), {"best_f1": run.state.best_f1})
         watching.print_result(run, selected)

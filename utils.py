@@ -12,7 +12,9 @@ from __future__ import annotations
 import difflib
 import glob
 import importlib.util
+import io
 import os
+import re
 import shutil
 import sys
 import time
@@ -20,12 +22,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from other_systems import WORDS
 
 if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command line and the table must not wait for it
     import torch
+    from rich.console import Console
 
 VERSION = "1.0.0"
 NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
@@ -51,6 +54,8 @@ class Stopped(Exception):
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Call a script's `main` with the command line. Bad input becomes one line on stderr and exit status 1."""
     status: int | str = 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name in letters that this terminal lacks must not end the script
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
         sys.stdout.flush()
@@ -58,7 +63,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except InputError as error:
-        status = f"error: {error}"
+        status = f"error: {make_visible(str(error))}"
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name not in NEEDED and name not in Path(__file__).with_name("requirements.txt").read_text():
@@ -75,7 +80,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
             "MICRO_BATCH_SIZE (training) or IMAGE_SIZE"
         )
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        print(make_visible(str(stopped)), file=sys.stderr)
         status = Stopped.STATUS
     # Not within `except`: there the error keeps alive what `main` held, and loading processes do not end by themselves.
     if status:
@@ -117,6 +122,11 @@ def suggest(word: str, words: Iterable[str]) -> str:
 
 
 # ---- what is printed, and the log of a run ----
+# Names of classes and files come from anywhere. What prints one goes through `say`, `warn` or `make_console`.
+
+# control characters, which a terminal obeys; what turns the direction of writing around it; what ends a line; and half
+# a surrogate pair, which stands for a byte of a file name that is no UTF-8, and which no terminal takes
+HIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 _log: Path | None = None
 _early: list[str] | None = None  # lines that were printed before `log_to` named a file; None: no log is kept
@@ -142,17 +152,48 @@ def log_to(path: Path) -> None:
     _write_log(lines)
 
 
-def say(text: str) -> None:
-    """Print one or more lines to stdout, and add them to the run's log."""
-    print(text, flush=True)
+def make_visible(text: str) -> str:
+    r"""`text` on one line, with an escape in place of each character that would do something to a terminal.
+
+    >>> print(make_visible("cat" + chr(27) + "[2J"))
+    cat\x1b[2J
+    """
+    return HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def say(*lines: str, stream: TextIO | None = None) -> None:
+    """Print lines to `stream`, which is stdout unless it is given, and add them to the run's log.
+
+    A line end within one of the `lines` is shown as an escape, as in a name that holds one.
+    """
+    if not lines:
+        return
+    text = "\n".join(map(make_visible, lines))
+    print(text, file=stream or sys.stdout, flush=True)
     _add_to_log(text)
 
 
 def warn(message: str) -> None:
     """Print one line to stderr about something that does not stop the run. Only rank 0 prints it."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {message}", file=sys.stderr, flush=True)
-        _add_to_log(f"warning: {message}")
+        say(f"warning: {message}", stream=sys.stderr)
+
+
+def make_console() -> Console:
+    """A console of rich that shows every text as it is: no markup in brackets, control characters as escapes.
+
+    It is as wide as the terminal (or the variable COLUMNS), and has 120 columns in a pipe.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class PlainConsole(Console):
+        def render_str(self, text: str, **options: Any) -> Text:  # what rich makes of every str in a table or line
+            kept = {name: options[name] for name in ("style", "justify", "overflow") if name in options}
+            return Text(make_visible(text), **kept)
+
+    follows_window = sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return PlainConsole(width=None if follows_window else shutil.get_terminal_size((120, 24)).columns)
 
 
 def _add_to_log(text: str) -> None:
@@ -335,18 +376,18 @@ class Progress:
     SECONDS_BETWEEN_LINES = 20.0
 
     def __init__(self, title: str, total: int) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as LiveProgress
 
-        self.title, self.total, self.done, self.values = title, total, 0, ""
+        self.title, self.total, self.done, self.values = make_visible(title), total, 0, ""
         self.start = self.last_line = time.perf_counter()
-        console = Console()
+        console = make_console()
         self.live = None
         if console.is_terminal or console.is_jupyter:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self.live = LiveProgress(*columns, console=console, transient=True)
-            self.task = self.live.add_task(title, total=total, text="")
+            title_column = TextColumn("{task.description}", markup=False)
+            text_column = TextColumn("{task.fields[text]}", markup=False)
+            self.live = LiveProgress(title_column, BarColumn(), text_column, console=console, transient=True)
+            self.task = self.live.add_task(self.title, total=total, text="")
 
     def __enter__(self) -> Progress:
         if self.live:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dataset.decoding import decode_image, stamp_files
+from dataset.json_files import read_json
 from dataset.table import Table
 from utils import InputError, Progress, warn, write_text
 
@@ -37,7 +38,7 @@ def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> d
     digest.update(stamp_files(paths).tobytes())
     found = None if cache_folder is None else cache_folder / f"bad_images_{digest.hexdigest()[:16]}.json"
     if found is not None and found.is_file():
-        return json.loads(found.read_text(encoding="utf-8"))
+        return _require_reasons(read_json(found), found)
     bad = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress("trying the images", len(paths)) as progress:
         for path, reason in zip(paths, pool.map(_try_image, paths), strict=True):
@@ -47,6 +48,12 @@ def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> d
     if found is not None:
         write_text(found, json.dumps(bad, indent=1))
     return bad
+
+
+def _require_reasons(reasons: object, file: Path) -> dict[str, str]:
+    if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
+        raise InputError(f"{file} is damaged: delete it, and the images are tried again")
+    return reasons
 
 
 def _try_image(path: str) -> str | None:

@@ -1,20 +1,23 @@
-"""Class names: `classes.txt`, names that are written twice, names that are none, several names in one cell."""
+"""Class names: `classes.txt`, names that are written twice or are none, several names in a cell or in a message."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import io
-from collections.abc import Callable, Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.text_files import JsonLine, read_text, replace_text, require_lines
+from dataset.json_files import JsonLine
+from dataset.text_files import read_text, replace_text, require_lines
 from utils import InputError
 
+LONGEST = 100  # letters of a name in an error
 NEAREST = 10  # names that an error proposes in place of an unknown one
 
 
@@ -42,18 +45,29 @@ def require_unique(names: Iterable[Any], where: Callable[[int], str]) -> tuple[s
     unique: dict[str, int] = {}
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{where(index)}: a class name is empty, or no text: {name!r}")
+            raise InputError(f"{where(index)}: a class name is empty, or no text: {reprlib.repr(name)}")
+        if not is_text(name):
+            raise InputError(f"{where(index)}: a class name is no valid Unicode: {name[:LONGEST]!a}")
         if unique.setdefault(name.strip(), index) != index:
-            raise InputError(f"{where(index)}: class {name.strip()!r} stands here a second time")
+            raise InputError(f"{where(index)}: class {name.strip()[:80]!r} stands here a second time")
     return tuple(unique)
+
+
+def is_text(name: str) -> bool:
+    """Whether `name` is text, or the name of a file: JSON can also write half of a pair of surrogates."""
+    try:
+        return bool(name.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:
+        return False
 
 
 def find_class(name: str, columns: dict[str, int], where: str | JsonLine) -> int:
     """The column of class `name`; InputError with the ten nearest names when there is no such class."""
     column = columns.get(name)
     if column is None:
-        nearest = difflib.get_close_matches(name, columns, NEAREST, cutoff=0.0)
-        raise InputError(f"{where}: {name!r} is no class; the nearest: {', '.join(nearest)}")
+        names = [column_name[:LONGEST] for column_name in columns]  # the time grows with the square of the length
+        nearest = difflib.get_close_matches(name[:LONGEST], names, NEAREST, cutoff=0.0)
+        raise InputError(f"{where}: {name[:LONGEST]!r} is no class; the nearest: {', '.join(nearest)}")
     return column
 
 
@@ -65,8 +79,17 @@ def name_labels(row: NDArray[np.int8], classes: Sequence[str]) -> tuple[list[str
 
 def split_names(cell: str, separator: str) -> list[str]:
     """The names in a cell; a name in quotes may hold the separator. `dog; "cat; black"` holds two."""
-    names = next(csv.reader([cell], delimiter=separator, skipinitialspace=True), []) if '"' in cell else None
+    try:
+        names = next(csv.reader([cell], delimiter=separator, skipinitialspace=True), []) if '"' in cell else None
+    except csv.Error as error:
+        raise InputError(f"the names {cell[:LONGEST]!r} cannot be told apart: {error}") from error
     return [name.strip() for name in (names or cell.split(separator)) if name.strip()]
+
+
+def show_names(names: Collection[str], most: int = 10) -> str:
+    """The first `most` names for a message, and how many more there are: "cat, dog, and 9,998 more"."""
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown}, and {len(names) - most:,} more"
 
 
 def join_names(names: Iterable[str], separator: str) -> str:

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dataset.array_files import read_arrays
 from dataset.batches import Transform
 from dataset.decoding import stamp_files
-from utils import InputError, write_atomically
+from utils import InputError, warn, write_atomically
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 
@@ -86,10 +87,13 @@ class ImageCache:
         """Use the slots of an earlier run whose image files did not change."""
         assert self.index is not None
         if self.index.is_file():
-            with np.load(self.index) as saved:
+            try:
+                saved = read_arrays(self.index)
                 count = min(len(shapes), len(saved["shapes"]))
                 same = (saved["stamps"][:count] == self.stamps[:count]).all(axis=1)
                 shapes[:count] = np.where(same[:, None], saved["shapes"][:count], 0)
+            except (OSError, ValueError, LookupError) as error:
+                warn(f"{self.index} is damaged ({error}): the images are decoded again")
 
 
 class Slots:

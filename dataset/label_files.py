@@ -7,8 +7,10 @@ used while no folder and no label file has changed.
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute, require_stems
+from dataset.array_files import read_next
+from dataset.files import IMAGE_EXTENSIONS, NOT_ORDINARY, list_files, make_absolute, require_stems
+from dataset.table import require_room
 from dataset.text_files import name_backup
 from utils import InputError, replace_folder, write_atomically
 
@@ -107,11 +111,14 @@ def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple
     def read(thread_names: list[str]) -> tuple[list[bytes], list[int]]:
         contents, changed = [], []
         for name in thread_names:
-            file = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=descriptor)  # see dataset.files.open_file
             try:
+                found = os.fstat(file)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError(errno.EINVAL, NOT_ORDINARY, name)
                 contents.append(os.read(file, MAX_BYTES))
                 if with_times:
-                    changed.append(os.fstat(file).st_ctime_ns)
+                    changed.append(found.st_ctime_ns)
             finally:
                 os.close(file)
         return contents, changed
@@ -145,6 +152,7 @@ def _parse_all(contents: list[bytes], names: list[str], folder: Path, num_classe
     rows = np.repeat(np.arange(len(found)), [len(labels) for labels in found])
     values, columns = np.divmod(np.array(list(chain.from_iterable(found)), dtype=np.int64), num_classes)
     present, unknown = values == 0, values == 1
+    require_room(len(found), num_classes)
     targets = np.zeros((len(found), num_classes), dtype=np.int8)
     targets[rows[present], columns[present]] = 1
     for row in rows[unknown][targets[rows[unknown], columns[unknown]] == 1].tolist():  # present, too: find the line
@@ -192,9 +200,9 @@ def _read_index(
     """(image names, targets) from the index at `path`; None where there is none, or where something changed."""
     try:
         with path.open("rb") as file:
-            names = [os.fsdecode(np.load(file).tobytes()).split("\0") for _ in range(4)]
-            labels_changed, folders_changed, targets = (np.load(file) for _ in range(3))
-    except (OSError, ValueError, EOFError):  # there is none, or it is damaged
+            names = [os.fsdecode(read_next(file).tobytes()).split("\0") for _ in range(4)]
+            labels_changed, folders_changed, targets = (read_next(file) for _ in range(3))
+    except (OSError, ValueError):  # there is none, or it is damaged
         return None
     images, labels, image_folders, label_folders = names
     try:

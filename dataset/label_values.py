@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dataset.text_files import JsonLine
+from dataset.json_files import JsonLine
 from utils import InputError
 
 UNKNOWN = 255  # -1 as a byte

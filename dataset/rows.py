@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.class_names import is_text
 from dataset.files import find_missing, find_path, make_absolute
-from dataset.table import Table, join_tables
-from dataset.text_files import JsonLine
+from dataset.json_files import JsonLine
+from dataset.table import Table, join_tables, require_room
 from utils import InputError
 
 
@@ -31,15 +32,18 @@ class Rows:
 
     def add(self, text: str, values: bytes, where: str | JsonLine, group: str = "") -> None:
         """Add an image: its path, its labels as dataset/label_values.py makes them, and where both stand."""
+        require_room(len(self.rows), len(self.classes))
+        if text.strip() and ("\0" in text or not is_text(text)):
+            raise InputError(f"{where}: {text[:80]!a} cannot be the path of a file")
         path = find_path(self.base, text)
         if not path.startswith(self.inside.rstrip(os.sep) + os.sep):
             if not text.strip():
                 raise InputError(f"{where}: the path of the image is missing")
-            raise InputError(f"{where}: the path {text!r} leaves the data set's folder {self.inside}")
+            raise InputError(f"{where}: the path {text[:300]!r} leaves the data set's folder {self.inside}")
         known_values, known_group, known_where = self.rows.setdefault(path, (values, group, where))
         if (known_values, known_group) != (values, group):
             what = "labels or another group" if group or known_group else "labels"
-            raise InputError(f"{where}: {text!r} has other {what} here than at {known_where}")
+            raise InputError(f"{where}: {text[:300]!r} has other {what} here than at {known_where}")
 
     def make_table(self, file: Path, has_groups: bool = False) -> Table:
         """The table, sorted by path. Raises InputError when `file` lists no image, or one that does not exist."""
@@ -49,7 +53,9 @@ class Rows:
         missing = find_missing(paths)
         if missing:
             where = self.rows[missing[0]][2]
-            raise InputError(f"{len(missing)} of {len(paths)} images do not exist, the first: {missing[0]} ({where})")
+            raise InputError(
+                f"{len(missing)} of {len(paths)} images do not exist, the first: {missing[0][:300]} ({where})"
+            )
         values = b"".join(self.rows[path][0] for path in paths)
         targets = np.frombuffer(values, dtype=np.int8).reshape(len(paths), len(self.classes)).copy()
         groups = tuple(self.rows[path][1] for path in paths) if has_groups else None

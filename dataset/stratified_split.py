@@ -1,7 +1,7 @@
 """Divides a table into two with the same share of each label; whole sources stay together.
 
     train, val = split_table(table, 0.1, seed=0)
-    Console(markup=False).print(describe_split({"train": train, "val": val}))
+    make_console().print(describe_split({"train": train, "val": val}))
 
 Images are shared out as in iterative stratification (Sechidis et al. 2011), those with the rarest label first. But all
 labels of an image decide, not the rarest alone: it is chosen where that makes the chi-square distance smaller, which
@@ -24,6 +24,7 @@ from utils import InputError
 
 EPSILON = 1e-9  # smaller differences come from rounding, which is not the same on all processors
 MAX_SWAPS = 100  # a handful is usual
+MAX_CLASSES = 100  # that are printed, those with the most positives
 
 
 def split_table(table: Table, share: float, seed: int, groups: Sequence[str] | None = None) -> tuple[Table, Table]:
@@ -146,11 +147,18 @@ def measure_deviations(splits: Mapping[str, Table]) -> list[Deviation]:
 
 
 def describe_split(splits: Mapping[str, Table]) -> Group:
-    """What to print of {split: table}: the positives of each class in each split, and the largest deviation."""
+    """What to print of {split: table}: the positives of each class in each split, and the largest deviation.
+
+    Of more than MAX_CLASSES classes, those with the most positives.
+    """
     grid = Grid("images that show", *splits)
     tables = list(splits.values())
-    for index, name in enumerate(tables[0].classes):
-        grid.add_row(name, *(str((table.targets[:, index] == 1).sum()) for table in tables))
+    classes = tables[0].classes
+    counts = [(table.targets == 1).sum(axis=0) for table in tables]
+    for index in np.sort(np.argsort(-np.sum(counts, axis=0), kind="stable")[:MAX_CLASSES]).tolist():
+        grid.add_row(classes[index], *(str(positives[index]) for positives in counts))
+    if len(classes) > MAX_CLASSES:
+        grid.add_row(f"({len(classes) - MAX_CLASSES:,} rarer classes)", *("" for _ in tables))
     grid.add_row("none of these", *(str((~(table.targets == 1).any(axis=1)).sum()) for table in tables))
     grid.add_section()
     grid.add_row("images", *(str(len(table)) for table in tables))

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.class_names import show_names
+from dataset.text_files import measure_memory
 from utils import InputError
 
 SPLITS = ("train", "val", "test")
+
+
+def require_room(num_images: int, num_classes: int) -> None:
+    """Raise InputError where the labels of so many images, a byte each, would take half of the machine's memory."""
+    if 2 * num_images * num_classes > measure_memory():
+        raise InputError(
+            f"{num_images:,} images of {num_classes:,} classes: their labels do not fit into the memory of this machine"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ def map_classes(
     only_table = [name for name in table.classes if name not in set(classes)]
     only_expected = [name for name in classes if name not in set(table.classes)]
     differences = [
-        f"only {side}: {_shorten(names)}" for side, names in ((whose, only_table), (expected, only_expected)) if names
+        f"only {side}: {show_names(names)}" for side, names in ((whose, only_table), (expected, only_expected)) if names
     ]
     if differences:
         raise InputError(
@@ -92,8 +102,3 @@ def map_classes(
     column_of = {name: column for column, name in enumerate(table.classes)}
     order = [column_of[name] for name in classes]
     return replace(table, targets=np.ascontiguousarray(table.targets[:, order]), classes=tuple(classes))
-
-
-def _shorten(names: Collection[str], length: int = 10) -> str:
-    shown = ", ".join(list(names)[:length])
-    return shown if len(names) <= length else f"{shown}, and {len(names) - length} more"

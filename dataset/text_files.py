@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from dataset.files import open_file
 from utils import InputError, write_atomically
+
+MEMORY_SHARE = 8  # what a list of images is read into takes some eight times the size of the file
 
 # ---- reading ----
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without byte order mark; InputError, with the line, for anything else."""
+def read_text(path: Path, most_bytes: int | None = None) -> str:
+    """A text file in UTF-8, with or without byte order mark; InputError, with the line, for anything else.
+
+    It has at most `most_bytes`; None: MEMORY_SHARE of the memory of the machine.
+    """
+    most_bytes = measure_memory() // MEMORY_SHARE if most_bytes is None else most_bytes
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most_bytes:
+                raise InputError(f"{path} has {size:,} bytes: more than {most_bytes:,} is not read as such a file")
+            data = file.read(most_bytes)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except MemoryError as error:
+        raise InputError(f"cannot read {path}: it does not fit into memory") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: this is not UTF-8 text; save the file in that encoding") from error
+
+
+def measure_memory() -> int:
+    """Bytes of memory that the machine has."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return sys.maxsize
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -33,42 +52,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         line = line.removesuffix("\r")
         if line.strip():
             yield number, line
-
-
-def read_json(path: Path) -> tuple[Any, str]:
-    """(what a JSON file holds, its text). Raises InputError with the line where it is no JSON."""
-    text = read_text(path)
-    try:
-        return json.loads(text), text
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}: this is not JSON") from error
-    except RecursionError as error:
-        raise InputError(f"{path}: nested too deeply to be an annotation file") from error
-
-
-class JsonLine(NamedTuple):
-    """Where a string stands in a JSON file, for an error. The line is searched for only when it is printed.
-
-    str(JsonLine(file, text, "a.jpg", 2)) is `file:7` where "a.jpg" stands for the second time on line 7.
-    """
-
-    file: Path
-    text: str
-    value: str
-    occurrence: int
-
-    def __str__(self) -> str:
-        line = 1  # where the string is not found, since it is written with other escapes than these two ways
-        for quoted in (json.dumps(self.value), json.dumps(self.value, ensure_ascii=False)):
-            position = -1
-            for _ in range(self.occurrence):
-                position = self.text.find(quoted, position + 1)
-                if position < 0:
-                    break
-            else:
-                line = self.text.count("\n", 0, position) + 1
-                break
-        return f"{self.file}:{line}"
 
 
 # ---- writing ----
@@ -93,15 +76,6 @@ def replace_text(path: Path, text: str) -> None:
             return
         shutil.copy2(path, name_backup(path))
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
-
-
-def write_json(file: Path, **lists: list[Any]) -> None:
-    """Write {"name": [items]} with each item on a line of its own, so that an error can name the line."""
-    texts = []
-    for name, items in lists.items():
-        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
-        texts.append(f'"{name}": [\n{lines}\n]')
-    replace_text(file, "{\n" + ",\n".join(texts) + "\n}\n")
 
 
 def name_backup(path: Path) -> Path:

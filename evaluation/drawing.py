@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import utils
 from evaluation.palette import DARK
+from utils import make_visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 BAND, INK = DARK["card"], DARK["ink"]  # under a picture, and of the labels there
 MIN_PICTURE_WIDTH = 320  # pixels: beside a narrower image is margin, so that the labels under it can be read
+MAX_TEXT = 300  # characters of a label, before it is cut to the width that there is
 KEPT_END = 5  # characters at the end of a label that is cut: its probability
 
 
@@ -39,7 +41,8 @@ def draw_labels(
 ) -> Image.Image:
     """The uint8 (H, W, 3) picture above its labels, which go on in the next line where one is full.
 
-    `colours` has one colour for each of the `texts`. The band below the picture has room for `min_lines` or more.
+    `colours` has one colour for each of the `texts`, in which control characters become escapes. The band below the
+    picture has room for `min_lines` or more.
     """
     import matplotlib as mpl
 
@@ -51,8 +54,11 @@ def draw_labels(
     gap = font.getlength(" · ")
     placed: list[tuple[float, int, str, str]] = []  # where each text starts, its line, the text, its colour
     end, line = 0.0, 0  # where the text before ends, and its line
-    for text, colour in zip(texts, colours or [INK] * len(texts), strict=True):
-        while font.getlength(text) > width - 2 * margin:
+    for name, colour in zip(texts, colours or [INK] * len(texts), strict=True):
+        text = make_visible(name)
+        if len(text) > MAX_TEXT:  # shortened letter by letter, it would take minutes
+            text = f"{text[: MAX_TEXT - KEPT_END]}…{text[-KEPT_END:]}"
+        while len(text) > KEPT_END + 1 and font.getlength(text) > width - 2 * margin:
             text = f"{text[:-KEPT_END].removesuffix('…')[:-1]}…{text[-KEPT_END:]}"
         if end and end + gap + font.getlength(text) > width - margin:
             end, line = 0.0, line + 1

@@ -10,7 +10,6 @@ Everything that decides predictions is compared: probabilities, class names, thr
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,10 @@ from numpy.typing import NDArray
 import metrics
 import models_factory
 import predictor
-from export import engines
+from export import engines, model_files
 from models import checkpoints
 from predictor import Predictor
+from utils import make_console
 
 BATCH_SIZE = 16  # for the file: more than one image, so that batches are tested, too
 TIMED_RUNS = 20
@@ -120,6 +120,7 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
         problems.append("its limits of labels an image are others")
     return {
         "file": path.name,
+        "sha256": model_files.hash_files(path),
         "parity": "failed" if problems else "passed",
         "problems": problems,
         "checkpoint": str(reference.model.path),
@@ -175,7 +176,6 @@ def measure_milliseconds(model: Predictor, path: str) -> float:
 def print_table(reports: Sequence[dict[str, Any]]) -> None:
     """Print the reports as a table."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("file", "MB", "ms/image", "max |Δp|", "mean |Δp|", "flips", "ΔmAP", "parity", box=SIMPLE_HEAD)
@@ -184,7 +184,7 @@ def print_table(reports: Sequence[dict[str, Any]]) -> None:
         column.justify, column.no_wrap = "right", True
     for report in reports:
         table.add_row(report["file"], *_format_numbers(report), report["parity"])
-    Console(width=None if sys.stdout.isatty() else 120, markup=False).print(table)
+    make_console().print(table)
 
 
 def _format_numbers(report: dict[str, Any]) -> list[str]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from evaluation import palette
+from utils import make_visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render(template: str, **values: object) -> str:
-    """The page that `template`, a file of templates/, makes of `values`."""
+    """The page that `template`, a file of templates/, makes of `values`; control characters in them become escapes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -32,7 +33,8 @@ def render(template: str, **values: object) -> str:
         "number": "{:,}".format,
         "percent": "{:.1%}".format,
     }
-    return printable(environment.get_template(template).render(palette=palette, **values))
+    page = environment.get_template(template).render(palette=palette, **values)
+    return "\n".join(map(make_visible, page.split("\n")))
 
 
 def printable(text: str) -> str:
@@ -46,7 +48,8 @@ def address(path: str) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """At most `length` characters of `text`: `cut("dining table", 7)` is `dining…`."""
+    """At most `length` characters of `text`, control characters as escapes: `cut("dining table", 7)` is `dining…`."""
+    text = make_visible(text)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -21,16 +21,19 @@ import utils
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT
+from evaluation.tables import guard_cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = (LIGHT[name] for name in ("blue", "orange", "soft"))
-MAX_PANELS = 200  # of classes in a picture: those with the most positives; the CSV has them all
+MAX_PANELS = 100  # of classes in a picture: those with the most positives; the CSV has them all
 MAX_COLUMNS = 10
 DPI = 110
 PANEL_WIDTH, PANEL_HEIGHT = 1.4, 1.55  # inches of the picture for a class, its name and its margins
+GAPS = (0.3, 0.45)  # inches of it between two panels, across and upward: square panels of 1.1 inches remain
+MARGINS = (0.6, 0.5, 0.65)  # inches on the left, below, and above, where the title and the first row's names stand
 MAX_POINTS = 500  # of a curve in a panel of about a hundred pixels
 
 
@@ -68,7 +71,10 @@ def save_report(
 def write_classes(
     path: Path, classes: Sequence[str], columns: Mapping[str, ArrayLike], confusion: NDArray[np.int64]
 ) -> None:
-    """CSV: a line a class with its `columns` and the four counts of its confusion matrix; undefined is empty."""
+    """CSV: a line a class with its `columns` and the four counts of its confusion matrix; undefined is empty.
+
+    It is for people: names are as `tables.guard_cell` writes them, and exact in evaluate_result.json.
+    """
     (tn, fp), (fn, tp) = confusion.transpose(1, 2, 0)
     counts = {"true_positives": tp, "false_positives": fp, "false_negatives": fn, "true_negatives": tn}
     table = {name: np.asarray(values) for name, values in {**columns, **counts}.items()}
@@ -77,7 +83,7 @@ def write_classes(
         writer.writerow(["class", *table])
         for name, *row in zip(classes, *(values.tolist() for values in table.values()), strict=True):
             values = [value if isinstance(value, int) else "" if math.isnan(value) else f"{value:.6g}" for value in row]
-            writer.writerow([name, *values])
+            writer.writerow([guard_cell(name), *values])
 
 
 def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figure:
@@ -87,7 +93,7 @@ def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figu
     figure, panels = _make_panels(title, "predicted", "present", ticks, names, confusion[:, 1].sum(axis=1))
     shares = confusion / np.maximum(confusion.sum(axis=2, keepdims=True), 1)
     for c, axes in panels.items():
-        axes.imshow(shares[c], cmap="Blues", vmin=0, vmax=1)
+        axes.imshow(shares[c], cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (present, predicted), share in np.ndenumerate(shares[c]):
             ink = "white" if share > 0.55 else "black"
             text = _count(confusion[c, present, predicted])
@@ -162,19 +168,30 @@ def _make_panels(
     `across` and `upward` name the axes of all panels; their `ticks` {value: text} stand at the left and below.
     """
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     chosen = sorted(np.argsort(-positives, kind="stable")[:MAX_PANELS].tolist())
     columns = min(max(3, math.ceil(math.sqrt(2 * len(chosen)))), MAX_COLUMNS)
     rows = math.ceil(len(chosen) / columns)
-    size = max(columns * PANEL_WIDTH, 5.5), rows * PANEL_HEIGHT + 0.8
-    figure = Figure(figsize=size, dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    # All panels have the same size, so their places are known: to measure every text takes most of the drawing's time.
+    grid_width, grid_height = columns * PANEL_WIDTH - GAPS[0], rows * PANEL_HEIGHT - GAPS[1]
+    width, height = max(MARGINS[0] + grid_width + 0.2, 5.5), MARGINS[1] + grid_height + MARGINS[2]
+    if len(chosen) < len(names):
+        height += 0.2  # for the title's second line
+    figure = Figure(figsize=(width, height), dpi=DPI)
     if len(chosen) < len(names):
         title += f"\nthe {len(chosen)} classes with the most positives of {len(names)}; evaluate_classes has all"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10.5)
-    figure.supxlabel(across, fontsize=9, color=GREY)
-    figure.supylabel(upward, fontsize=9, color=GREY)
-    places = figure.subplots(rows, columns, squeeze=False, subplot_kw={"box_aspect": 1}).ravel()
+    figure.suptitle(title, x=0.1 / width, y=1 - 0.1 / height, ha="left", fontsize=10.5)
+    figure.supxlabel(across, x=(MARGINS[0] + grid_width / 2) / width, y=0.08 / height, fontsize=9, color=GREY)
+    figure.supylabel(upward, x=0.1 / width, y=(MARGINS[1] + grid_height / 2) / height, fontsize=9, color=GREY)
+    grid = {
+        "left": MARGINS[0] / width,
+        "right": (MARGINS[0] + grid_width) / width,
+        "bottom": MARGINS[1] / height,
+        "top": (MARGINS[1] + grid_height) / height,
+        "wspace": GAPS[0] / (PANEL_WIDTH - GAPS[0]),
+        "hspace": GAPS[1] / (PANEL_HEIGHT - GAPS[1]),
+    }
+    places = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid).ravel()
     for axes in places[len(chosen) :]:
         axes.set_axis_off()
     panels = dict(zip(chosen, places, strict=False))

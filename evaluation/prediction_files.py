@@ -264,7 +264,8 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
         texts = [f"{predictions.classes[label]} {prediction.probabilities[label]:.2f}" for label in ranked]
         path = new_folder / f"{prediction.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_labels(decode_image(prediction.path), texts or ["no label"]).save(path, quality=90)
+        with path.open("xb") as file:  # on a disk that ignores case, a second picture would replace the first
+            draw_labels(decode_image(prediction.path), texts or ["no label"]).save(file, "JPEG", quality=90)
 
     with (
         replace_folder(folder) as new_folder,

@@ -8,8 +8,6 @@ Thresholds and calibration are tuned on them, without any image or network.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import metrics
 import utils
+from dataset.array_files import read_arrays
 from utils import InputError
 
 SCORES_FILE, THRESHOLDS_FILE = "validation_scores.npz", "thresholds.npy"
@@ -32,6 +31,9 @@ class SavedScores(NamedTuple):
     paths: list[str]  # of the N images
     classes: tuple[str, ...]  # names of the C classes
     identity: str = ""  # which checkpoint predicted, see `identify`; "": not known
+
+
+KINDS = (("f", 2), ("i", 2), ("U", 1), ("U", 1), ("U", 0))  # of the fields of SavedScores: dtype.kind, dimensions
 
 
 def find_folder(checkpoint: Path) -> Path:
@@ -78,12 +80,17 @@ def read_scores(path: Path) -> SavedScores:
             f"there are no validation scores {path}: training.py saves them with a checkpoint; train again"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            probabilities, targets, paths, classes, identity = (file[name] for name in SavedScores._fields)
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        found = read_arrays(path)
+        arrays = [found[name] for name in SavedScores._fields]
+        for name, array, (kind, dimensions) in zip(SavedScores._fields, arrays, KINDS, strict=True):
+            if array.dtype.kind != kind or array.ndim != dimensions:
+                raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
+    except (OSError, ValueError, LookupError) as error:
         raise InputError(
-            f"cannot read the scores {path}: it is damaged, or no file of this project ({error})"
+            f"cannot read the scores {path}: it is damaged, or no file of this project "
+            f"({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from error
+    probabilities, targets, paths, classes, identity = arrays
     if probabilities.shape != (len(paths), len(classes)) or targets.shape != probabilities.shape:
         raise InputError(
             f"the scores {path} do not fit together: probabilities {probabilities.shape}, targets {targets.shape}, "

@@ -1,20 +1,24 @@
-"""Print a pandas.DataFrame: as text that fits the terminal, as CSV, Markdown or LaTeX."""
+"""Print a pandas.DataFrame: as text that fits the terminal, as CSV, Markdown or LaTeX.
+
+Names of columns and texts in cells come from anywhere, so each way to print escapes what would be more than text there.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from utils import InputError
+from utils import InputError, make_console, make_visible
 
 Frame = Any  # a pandas.DataFrame; pandas itself types its columns and cells as a dozen things
 MISSING = "–"
 MAX_CELL = 40  # characters: longer lists and texts are cut in the terminal
+FORMULA = re.compile("[=+\\-@\t\r\n＝＋－＠]")  # what a spreadsheet takes a cell that begins with this for
+MARKDOWN = re.compile(r"[\\|`*<\[&$~]|(?<![^\W_])_|_(?![^\W_])")  # within a word, _ is no emphasis
 GAP = 2  # spaces between columns in the terminal
 
 
@@ -27,54 +31,74 @@ def take_mode(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def print_csv(frame: Frame) -> None:
-    """Print every column exactly: lists as JSON, missing values empty."""
+    """Print every column exactly: lists as JSON, missing values empty; of texts only what `guard_cell` says."""
     floats = [name for name in frame if frame[name].dtype.kind == "f" and frame[name].isna().any()]
     whole = [
         name for name in floats if all(number.is_integer() and abs(number) < 2**53 for number in frame[name].dropna())
     ]
     exact = frame.astype(dict.fromkeys(whole, "Int64"))  # beside missing values, 32 had become 32.0
     plain = exact.map(lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value)
-    plain.to_csv(sys.stdout, index=False, lineterminator="\n")
+    guarded = plain.map(lambda value: guard_cell(value) if isinstance(value, str) else value).rename(columns=guard_cell)
+    guarded.to_csv(sys.stdout, index=False, lineterminator="\n")
+
+
+def guard_cell(text: str) -> str:
+    """`text` for a CSV file that people open: a spreadsheet shows it, and never takes it for a formula.
+
+    An apostrophe goes before what would begin one, unless it is a number; control characters become escapes. Files that
+    this program reads again are written without: there a name has to stay what it is. (OWASP: CSV injection)
+    """
+    try:
+        float(text)
+    except ValueError:
+        return make_visible(f"'{text}" if FORMULA.match(text) else text)
+    return text
 
 
 def print_markdown(frame: Frame) -> None:
     """Print a GitHub table."""
-    cells = format_cells(frame).map(lambda cell: cell.replace("|", "\\|"))
+    cells = format_cells(frame)
     sides = ["right" if is_numeric(frame[name]) else "left" for name in cells]
-    print(cells.to_markdown(index=False, disable_numparse=True, colalign=sides))
+    escaped = cells.map(escape_markdown).rename(columns=lambda name: escape_markdown(make_visible(name)))
+    print(escaped.to_markdown(index=False, disable_numparse=True, colalign=sides))
+
+
+def escape_markdown(text: str) -> str:
+    r"""`text` without what Markdown reads as the end of a cell, emphasis, code, a link, HTML or a formula: `a\|b`."""
+    return MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def print_latex(frame: Frame) -> None:
     r"""Print a LaTeX table, which needs \usepackage{booktabs}."""
     cells = format_cells(frame)
     sides = "".join("r" if is_numeric(frame[name]) else "l" for name in cells)
-    text = cells.to_latex(index=False, escape=True, column_format=sides)
+    text = cells.rename(columns=make_visible).to_latex(index=False, escape=True, column_format=sides)
+    text = re.sub(r"^(?=[\[*])", "{}", text, flags=re.MULTILINE)  # after the line's end before, they are its options
     print(text.replace("±", r"$\pm$").replace(MISSING, "--"), end="")
 
 
 def print_text(frame: Frame, notes: Sequence[str] = (), num_bold: int = 0, kept: str | None = None) -> None:
-    """Print the columns that fit the terminal (120 characters in a pipe, or the variable COLUMNS), then `notes`.
+    """Print the columns that fit the terminal (the width is that of `utils.make_console`), then `notes`.
 
     Where the width is not enough, columns are left out from the right; the first one and a last one called `kept` stay.
     The first `num_bold` rows are bold.
     """
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    has_width = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    console = Console(width=None if has_width else 120, markup=False, highlight=False, emoji=False)
+    console = make_console()
     cells = format_cells(frame).map(lambda cell: cell if len(cell) <= MAX_CELL else cell[: MAX_CELL - 1] + "…")
     widths = {name: max(map(cell_len, cells[name])) for name in cells.columns}
-    headers = {name: name for name in widths}
+    headers = {name: make_visible(name) for name in widths}
 
     def is_too_wide(names: list[str]) -> bool:
         columns = [max(widths[name], *map(cell_len, headers[name].split("\n"))) + GAP for name in names]
         return sum(columns) - GAP > console.width
 
     if is_too_wide(list(headers)):
-        headers = {name: wrap_name(name, width) for name, width in widths.items()}
+        headers = {name: wrap_name(make_visible(name), width) for name, width in widths.items()}
     shown, left_out = list(headers), []
     while len(shown) > 1 and is_too_wide(shown):
         left_out.insert(0, shown.pop(-2 if len(shown) > 2 and shown[-1] == kept else -1))
@@ -82,7 +106,7 @@ def print_text(frame: Frame, notes: Sequence[str] = (), num_bold: int = 0, kept:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="")
     for name in shown:
         side = "right" if is_numeric(frame[name]) else "left"
-        table.add_column(headers[name], justify=side, no_wrap=True, vertical="bottom")
+        table.add_column(Text(headers[name]), justify=side, no_wrap=True, vertical="bottom")
     for index, row in enumerate(cells[shown].itertuples(index=False)):
         table.add_row(*row, style="bold" if index < num_bold else None)
     console.print(table)
@@ -152,7 +176,7 @@ def format_value(value: Any) -> str:
         return MISSING
     if isinstance(value, list):
         return ", ".join(map(format_value, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("\n", " ")
+    return f"{value:.6g}" if isinstance(value, float) else make_visible(str(value).replace("\n", " "))
 
 
 def is_numeric(column: Any) -> bool:

@@ -22,7 +22,7 @@ from export.engines import Run
 from export.model_files import make_onnx, quantize
 from models.batchnorm_folding import TOLERANCE, fold_batchnorm, measure_change
 from models_factory import make_example
-from utils import InputError, write_atomically
+from utils import InputError, say, write_atomically
 
 VERSION = 2  # of the kept files: raise it when a change of the code changes what is in them
 
@@ -52,7 +52,7 @@ def open_kept(source: KeptSource, engine: str, device: torch.device) -> Run:
     engines.require_engine(engine, device, packages)
     file = name_file(source, packages)
     if not file.is_file():
-        print(f"making {file} (once)", flush=True)
+        say(f"making {file} (once)")
         write_atomically(file, lambda temporary: _make_kept(source, engine, device, temporary))
     return engines.ENGINES[engine](file, device).run
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -22,7 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset.files import open_file
+from dataset.json_files import parse_json
 from models.batchnorm_folding import fold_batchnorm
+from models.checkpoints import find_damage
 from models_factory import make_example
 from utils import InputError, suggest
 
@@ -32,13 +34,14 @@ if TYPE_CHECKING:
 Run = Callable[[Tensor], Tensor]
 
 METADATA = "multilabel"  # the key under which an exported file holds its metadata, as JSON
+PROGRAM_ENDING = "_torchscript.pt"  # of TorchScript, a program: a file of another name is not run
 
 
 class Opened(NamedTuple):
     """An exported file that is ready to run."""
 
     run: Run
-    metadata: dict[str, Any] | None  # None: the file was not made by this project
+    metadata: Any  # what the file says about itself, not checked; None: the file was not made by this project
 
 
 def make_torch(model: nn.Module, image_size: int, device: torch.device) -> Run:
@@ -69,13 +72,13 @@ def recognise(path: Path) -> str:
     """
     if not path.is_file():
         raise InputError(f"there is no model {path}: run training.py first, or set the path to one that exists")
-    with open(path, "rb") as file:
-        start = file.read(512).lstrip()
+    try:
+        with open_file(path) as file:
+            start = file.read(512).lstrip()
+    except OSError as error:
+        raise InputError(f"cannot read the model {path}: {error.strerror}") from error
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        is_script = any(name.split("/")[1:2] == ["code"] for name in names)  # NAME/code/... holds TorchScript's code
-        return "torchscript" if is_script else "checkpoint"
+        return "torchscript" if _holds_code(path) else "checkpoint"
     if path.suffix == ".onnx":
         return "onnx"
     if start.startswith((b"<?xml", b"<net")):
@@ -83,6 +86,24 @@ def recognise(path: Path) -> str:
     if path.suffix in (".pt", ".pth") or start.startswith(b"PK"):
         return "checkpoint"  # a damaged one, or another project's: the error comes when it is read
     raise InputError(f"{path} is no model: a checkpoint or TorchScript (.pt), .onnx, or OpenVINO .xml")
+
+
+def _holds_code(path: Path) -> bool:
+    """Whether the zip file `path` has files NAME/code/..., as TorchScript has."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False  # damaged: torch.load, which opens no TorchScript, will say so
+
+
+def require_program_name(path: Path, format: str) -> None:
+    """Raise InputError if the file `path`, of the kind `format`, is a program but its name does not say so."""
+    if format == "torchscript" and not path.name.endswith(PROGRAM_ENDING):
+        raise InputError(
+            f"{path} is TorchScript, a program that may do whatever you may: if you trust who made it, give it a name "
+            f"that ends in {PROGRAM_ENDING}"
+        )
 
 
 def require_checkpoint(path: Path, reason: str) -> None:
@@ -120,7 +141,12 @@ def require_packages(packages: Sequence[str], what: str) -> None:
 
 
 def open_torchscript(path: Path, device: torch.device) -> Opened:
-    """Open a TorchScript file in PyTorch, on any device. Raises InputError if it is damaged."""
+    """Open a TorchScript file in PyTorch, on any device. Raises InputError if it is damaged.
+
+    TorchScript is a program: it can read and write files as soon as it runs.
+    """
+    if damage := find_damage(path, is_packed=True):
+        raise InputError(f"cannot open {path} as TorchScript: {damage}")
     name = f"{METADATA}.json"
     extra = {name: ""}
     with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch calls TorchScript deprecated
@@ -128,7 +154,16 @@ def open_torchscript(path: Path, device: torch.device) -> Opened:
             model = torch.jit.load(path, map_location=device, _extra_files=extra)
         except RuntimeError as error:
             raise _make_error(path, "TorchScript", error) from error
-    return Opened(run_torch(model, device), _read_metadata(extra[name]))
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            return run_torch(model, device)(images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise _make_run_error(path, error) from error
+
+    return Opened(run, _read_metadata(extra[name]))
 
 
 def open_onnxruntime(path: Path, device: torch.device) -> Opened:
@@ -148,7 +183,10 @@ def open_onnxruntime(path: Path, device: torch.device) -> Opened:
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA)
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+        try:
+            return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+        except Exception as error:
+            raise _make_run_error(path, error) from error
 
     return Opened(run, _read_metadata(metadata))
 
@@ -176,7 +214,10 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
             metadata = model.get_rt_info(place).astype(str)
 
     def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(compiled(images.numpy())[0].copy())  # OpenVINO uses the array again at its next run
+        try:
+            return torch.from_numpy(compiled(images.numpy())[0].copy())  # OpenVINO uses the array again at its next run
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise _make_run_error(path, error) from error
 
     return Opened(run, _read_metadata(metadata))
 
@@ -194,17 +235,24 @@ def get_openvino() -> openvino.Core:
     return openvino.Core()
 
 
-def _read_metadata(text: str | bytes | None) -> dict[str, Any] | None:
-    """The metadata that an exported file holds as JSON; None if it holds none of this project."""
+def _read_metadata(text: str | bytes | None) -> Any:
+    """What an exported file says about itself; None if it says nothing in JSON."""
     try:
-        return json.loads(text) if text else None
-    except ValueError:
+        return parse_json(text, METADATA, allow_nan=True) if text else None
+    except InputError:
         return None
 
 
 def _make_error(path: Path, kind: str, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-    return InputError(f"cannot open {path} as {kind}: it is damaged, or of another version ({reason})")
+    return InputError(f"cannot open {path} as {kind}: it is damaged, or of another version ({_last_line(error)})")
+
+
+def _make_run_error(path: Path, error: Exception) -> InputError:
+    return InputError(f"cannot run {path} on uint8 images (B, 3, S, S) of its size: {_last_line(error)}")
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 # keys: the values of TEST_ENGINE; values: (path, device) -> the exported file, opened in that engine

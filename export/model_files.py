@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset.class_names import show_names
+from dataset.files import hash_file
+from dataset.json_files import read_json
 from export import engines
 from export.engines import METADATA, get_openvino
 from models.batchnorm_folding import TOLERANCE, measure_change
@@ -246,20 +249,41 @@ def describe(metadata: dict[str, Any]) -> str:
     size = "H, W" if "size" in metadata["dynamic"] else f"{metadata['image_size']}, {metadata['image_size']}"
     batch = "B" if "batch" in metadata["dynamic"] else "1"
     classes = metadata["classes"]
-    listed = ", ".join(classes[:5])
-    if len(classes) > 5:
-        listed += ", ..."
     return (
         f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
         f"({batch}, 3, {size}), resized by {metadata['resize_rule']!r}; scaling and normalisation are inside. Output "
-        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {listed}. metadata {METADATA!r}: JSON with "
-        f"classes, thresholds and the rest."
+        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. metadata "
+        f"{METADATA!r}: JSON with classes, thresholds and the rest."
     )
 
 
 def mark_path(path: Path) -> Path:
     """The path of the mark of the exported file `path`. While it exists, the file has not passed its comparison."""
     return path.with_name(f"{path.name}.FAILED")
+
+
+def report_path(path: Path) -> Path:
+    """The path of the report on the exported file `path`: how it compares with its checkpoint, and its hash."""
+    return path.with_name(f"{path.name}.json")
+
+
+def hash_files(path: Path) -> dict[str, str]:
+    """The SHA-256 of the exported file `path`, and of OpenVINO's weights beside it, by their names."""
+    return {file.name: hash_file(file) for file in (path, path.with_suffix(".bin")) if file.is_file()}
+
+
+def require_unchanged(path: Path) -> None:
+    """Raise InputError if the exported file `path` is not as its report describes it; without a report it may be."""
+    report = report_path(path)
+    if not report.is_file():
+        return
+    content = read_json(report, allow_nan=True)
+    expected = content.get("sha256") if isinstance(content, dict) else None
+    if expected is not None and expected != hash_files(path):  # reports had no hash before
+        raise InputError(
+            f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
+            f"delete {report.name} to use it all the same"
+        )
 
 
 class ExportFormat(NamedTuple):
@@ -274,7 +298,7 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ExportFormat(save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
-    "torchscript": ExportFormat(save_torchscript, "_torchscript.pt"),
+    "torchscript": ExportFormat(save_torchscript, engines.PROGRAM_ENDING),
     "onnx_int8": ExportFormat(save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino_int8": ExportFormat(save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")),
 }

@@ -12,11 +12,17 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import reprlib
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import utils
+from dataset.json_files import read_json
+from models.metadata import check_metadata
 from utils import InputError, write_atomically, write_text
 
 FORMAT, VERSION = "multilabel-checkpoint", 1  # of the file; the project's version is utils.VERSION
@@ -37,16 +43,20 @@ def save(path: Path, checkpoint: Mapping[str, Any]) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read the checkpoint in `path`, without running code from it, and with all tensors on the CPU.
 
-    Raises InputError if there is no such file, if it is damaged, and if it is no checkpoint of this project.
+    Raises InputError if there is no such file, if a byte of it has changed since it was written, and if it is no
+    checkpoint of this project or holds values that none of this project holds.
     """
     import torch
 
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}: run training.py first, or set the path to one that exists")
+    if damage := find_damage(path):
+        raise InputError(f"cannot load checkpoint {path}: {damage}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a damaged file by many kinds of error
-        reason = "it is damaged or cut short"
+        with warnings.catch_warnings(action="ignore"):  # about pickles that torch.save does not write
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports a file that it did not write by many kinds of error
+        reason = "it is no file of torch.save"
         if "GLOBAL" in str(error):
             reason = "it holds Python objects that could run code"
         raise InputError(f"cannot load checkpoint {path}: {reason}") from error
@@ -54,32 +64,78 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a checkpoint of this project (no format {FORMAT!r} in it)")
     missing = [key for key in REQUIRED if key not in checkpoint]
     if checkpoint.get("version") != VERSION or missing:
-        raise InputError(
-            f"{path} is a checkpoint of version {checkpoint.get('version')} without {missing}: train again"
-        )
+        version = reprlib.repr(checkpoint.get("version"))
+        raise InputError(f"{path} is a checkpoint of version {version} without {missing}: train again")
+    check_metadata({key: value for key, value in checkpoint.items() if key not in TENSORS}, path)
+    _require_tensors(checkpoint["model_state"], path)
     return checkpoint
+
+
+def find_damage(path: Path, *, is_packed: bool = False) -> str | None:
+    """What is wrong with the zip file `path`, in words; None if every byte is as it was when the file was written.
+
+    torch writes checksums into its files, but does not compare them when it reads. Unless `is_packed`, nothing in the
+    file may be packed, as in all files of torch.save: what it unpacks to is then no larger than the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [(entry.file_size, entry.compress_size) for entry in archive.infolist()]
+            total = sum(size for size, _ in sizes)
+            if not is_packed and (any(size != packed for size, packed in sizes) or total > path.stat().st_size):
+                return "it is packed, which no file of torch.save is"
+            damaged = archive.testzip()
+    except Exception:  # zipfile reports damage by many kinds of error
+        return "it is damaged or cut short"
+    return None if damaged is None else f"it is damaged: {damaged!a} has another checksum than when it was written"
+
+
+def _require_tensors(state: Any, path: Path) -> None:
+    """Raise InputError if `state` is no state dict: names, and tensors of plain numbers with all their values."""
+    import torch
+
+    def is_plain(value: Any) -> bool:
+        return (
+            isinstance(value, torch.Tensor)
+            and value.layout is torch.strided
+            and value.device.type == "cpu"  # and not meta, which has no values
+            and not (value.is_quantized or value.is_nested or value.is_complex())
+        )
+
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: model_state is a {type(state).__name__}, expected names and tensors")
+    for name, value in state.items():
+        if not isinstance(name, str) or not is_plain(value):
+            raise InputError(
+                f"{path}: model_state holds {reprlib.repr(name)}, a {type(value).__name__}, expected names and plain "
+                "tensors"
+            )
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
     """Read the metadata of the checkpoint `path` from its sidecar. None if there is no sidecar that can be read."""
+    sidecar_path = path.with_suffix(".json")
     try:
-        sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        sidecar = check_metadata(read_json(sidecar_path, allow_nan=True), sidecar_path)
+    except InputError:
         return None
-    return sidecar if isinstance(sidecar, dict) and sidecar.get("format") == FORMAT else None
+    return sidecar if sidecar.get("format") == FORMAT else None
 
 
 def read_best_f1(path: Path) -> float:
-    """The best F1 that is noted in the checkpoint at `path`; -1 if there is no checkpoint."""
-    if not path.is_file():
-        return -1.0
-    metadata = read_sidecar(path) or load(path)
-    return float(metadata["best_f1"])
+    """The best F1 that is noted in the checkpoint at `path`; -1 if there is no checkpoint.
+
+    The sidecar is not asked: it may be edited, or another checkpoint's.
+    """
+    best_f1 = load(path).get("best_f1") if path.is_file() else None
+    return -1.0 if best_f1 is None else float(best_f1)
 
 
 def name_model(model_name: str) -> str:
-    """The backbone's name as the name of a folder or file: `timm/resnet18` -> `timm-resnet18`."""
-    return model_name.replace("/", "-")
+    """The backbone's name as the name of a folder or file: `timm/resnet18` -> `timm-resnet18`.
+
+    A file from elsewhere may hold any name: what cannot stand in the name of a file becomes a dash, too.
+    """
+    return re.sub(r"^\.+|[^\w.+-]", "-", model_name)
 
 
 @functools.cache

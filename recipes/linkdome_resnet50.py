@@ -9,6 +9,7 @@ IMAGE_SIZE = 224
 RESIZE_RULE = "center_crop"
 VAL_SPLIT = 0.2
 SEED = 42
+SPLIT_SEED = 42
 AUGMENTATION = "crop_flip"
 CROP_SCALE_MIN = 0.08  # torchvision's RandomResizedCrop
 ROTATION_DEGREES = 10.0

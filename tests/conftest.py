@@ -187,6 +187,7 @@ def make_small_run(dataset: Path, folder: Path) -> list[str]:
         "VAL_SPLIT": 0.25,
         "DEVICE": "cpu",
         "SEED": SEED_SHIFT,
+        "SPLIT_SEED": SEED_SHIFT,
     }
     return [f"--{name}={value}" for name, value in values.items()]
 

@@ -462,6 +462,23 @@ def test_a_folder_without_labels_and_an_image_without_a_predicted_class(tmp_path
     assert not stale.exists()
 
 
+def test_ten_of_many_classes_without_a_map_are_named(dataset: Path, tmp_path: Path) -> None:
+    """All 40 classes are predicted, and no image has one of them."""
+    names = [f"class{number}." for number in range(40)]
+    (dataset / "classes.txt").write_text("\n".join(names) + "\n")
+    for path in (dataset / "labels" / "test").iterdir():
+        path.write_text("39\n38\n")
+    model = make_model("mobilenet_v2", 40, "linear", image_size=64)
+    assert isinstance(model.head, Linear)
+    model.head.bias.data = torch.linspace(50, 0, 40)  # class 0 is the most probable
+    path = save_model(tmp_path, threshold=0.0, classes=names, model_state=model.state_dict())
+    page = run(tmp_path, dataset, path, MAP_MAX_IMAGES=1, MAP_LABELS_PER_IMAGE=2)
+    assert "labels: class38., class39." in page.text
+    without_map = page.text.partition("Without a map: ")[2]
+    assert [name for name in names if f"{name} " in without_map] == names[2:12]
+    assert without_map.endswith("; and 28 more")
+
+
 def test_a_run_that_fails_leaves_the_earlier_page_whole(
     labelled: Path, tmp_path: Path, fails: Callable[[Callable[[list[str]], None], list[str]], str]
 ) -> None:

@@ -352,7 +352,10 @@ def test_embeddings_are_read_from_a_matrix(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not all values are finite"):
         heads.read_embeddings(tmp_path / "bad.npy", ("a", "b"))
     (tmp_path / "empty.npy").write_bytes(b"")
-    for name in ("empty.npy", "absent.npy", "absent.txt"):
+    with (tmp_path / "huge.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (2, 10**12)}
+        np.lib.format.write_array_header_1_0(file, header)
+    for name in ("empty.npy", "huge.npy", "absent.npy", "absent.txt"):
         with pytest.raises(InputError, match=f"cannot use embeddings .*{name}"):
             heads.read_embeddings(tmp_path / name, ("a", "b"))
 

@@ -46,6 +46,30 @@ def test_no_two_files_import_each_other() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
+PRINTERS = {"utils.py", "evaluation/tables.py"}  # the latter escapes what its formats need
+
+
+def test_what_is_printed_goes_through_one_place() -> None:
+    """Names of classes and files hold anything: utils.py shows what a terminal would obey, and reads no markup."""
+    found = set()
+    for file in find_modules().values():
+        name = file.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in ("rich.console", "rich.progress", "rich"):
+                found |= {(name, alias.name) for alias in node.names if alias.name not in ("Group", "box")}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.add((name, "print"))
+            elif isinstance(node, ast.Attribute) and node.attr in ("from_markup", "set_title", "suptitle", "getLogger"):
+                found.add((name, node.attr))
+    found = {(name, what) for name, what in found if name not in PRINTERS}
+    assert found == {
+        ("trainer/interruption.py", "print"),  # of a signal's name, in its handler
+        ("evaluation/plots.py", "set_title"),  # without parse_math
+        ("evaluation/plots.py", "suptitle"),
+        ("trainer/training_curves.py", "set_title"),
+    }
+
+
 def test_the_root_is_a_shelf_and_every_folder_a_package() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 24
     for folder in FOLDERS:

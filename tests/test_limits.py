@@ -46,6 +46,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--TEACHER_PROBABILITIES a.csv --TEACHER_CHECKPOINTS b.pt", "both say what to learn from"),
     ("--TEACHER_CHECKPOINTS a/../b.pt --BEST_MODEL_PATH b.pt", "which the student would replace"),
     ("--SEED=-1", "SEED is -1: 0 to 4294967295"),
+    ("--SPLIT_SEED=4294967296", "SPLIT_SEED is 4294967296: 0 to 4294967295"),
     ("--TEACHER_CHECKPOINTS b.pt --LOSS softmax", "teachers give a probability for each class by itself"),
     ("--MICRO_BATCH_SIZE 1", "MICRO_BATCH_SIZE is 1"),
     ("--SHARD_CACHE_GB 0", "SHARD_CACHE_GB is 0.0"),

@@ -9,10 +9,11 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -427,7 +428,8 @@ def test_skipped_checkpoints_are_listed_on_stderr(root: Path, capsys: pytest.Cap
     head, *lines = captured.err.splitlines()
     assert head == f"skipped 8 of 14 checkpoints in {root}:"
     assert lines[0] == "  other/alone.pt: there is no alone.json beside it"
-    assert lines[1].startswith("  other/broken.pt: broken.json cannot be read: Expecting value: line 1")
+    broken = root / "other" / "broken.json"
+    assert lines[1] == f"  other/broken.pt: {broken}:1: Expecting value: this is not JSON"
     assert [line.split(":")[0].strip() for line in lines] == [
         f"other/{name}.pt" for name in ("alone", "broken", "foreign", "list", "newer", "odd", "text", "unmeasured")
     ]
@@ -451,6 +453,47 @@ def test_a_foreign_value_does_not_end_the_table(
     if not group:
         assert "odd" in text
         assert mode or "[red]" in text
+
+
+ODD_SIDECARS = {
+    "deep": "[" * 200_000,
+    "deep objects": '{"a":' * 100_000,
+    "5,000 digits": '{"format": ' + "9" * 5000 + "}",
+    "empty": "",
+    "nul": "\0" * 100,
+    "a deep constant": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, X=[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]])),
+    "50,000 constants": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, **{f"k{number}": 1 for number in range(50_000)})),
+    "half a character": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, SEED="\udc80")),
+    "a number as a name": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"model_name": 5}),
+    "classes": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"classes": "cat"}),
+    "thresholds": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"thresholds": [0.5]}),
+    "F1 of 99": json.dumps(make_sidecar("vgg16", 99.0, 0.5, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_SIDECARS)
+def test_an_odd_sidecar_is_named_and_the_others_are_shown(
+    kind: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(root, "odd", ODD_SIDECARS[kind])
+    model_performance_table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
+    captured = capsys.readouterr()
+    assert len(read_rows(captured.out)) == len(RUNS)
+    head, line = captured.err.splitlines()
+    assert head == f"skipped 1 of {len(RUNS) + 1} checkpoints in {root}:"
+    assert line.startswith("  other/odd.pt: ")
+    assert "odd.json" in line
+    assert len(line) < 500
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_sidecar_that_is_no_file_is_named(
+    make: Callable[[Path], Any], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(root, "odd", None)
+    make(root / "other" / "odd.json")
+    assert len(model_performance_table.read_runs(root)) == len(RUNS)
+    assert "other/odd.pt: cannot read" in capsys.readouterr().err
 
 
 def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
@@ -546,3 +589,11 @@ def test_script_from_the_command_line(root: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: SORT_BY: there is no column 'f1'")
     assert failed.stdout == ""
+
+
+def test_before_split_seed_the_seed_drew_the_split(tmp_path: Path) -> None:
+    older, newer = make_sidecar("resnet18", 0.5, 0.5, 1, SEED=7), make_sidecar("resnet18", 0.6, 0.6, 1, SEED=8)
+    del older["config"]["SPLIT_SEED"]
+    for name, sidecar in (("a", older), ("b", newer)):
+        write_run(tmp_path, name, sidecar)
+    assert model_performance_table.read_runs(tmp_path)["SPLIT_SEED"].tolist() == [7, 0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -208,6 +209,12 @@ def test_tuples_on_the_command_line(text: str, value: tuple[int, ...], joined: b
     [
         ("--PRETRAINED_WEIGHTS=/a=b.pt", "/a=b.pt"),
         ("--CLASSES='hot dog', \"tie\"", ("hot dog", "tie")),
+        ("--CLASSES='a, b',c", ("a, b", "c")),
+        ("""--CLASSES=["a, 'b'", 'c, "d"']""", ("a, 'b'", 'c, "d"')),
+        ("--CLASSES=driver's seat,cat", ("driver's seat", "cat")),
+        ("--CLASSES=[indoor],[outdoor]", ("[indoor]", "[outdoor]")),
+        ("--CLASSES=(small) cat,dog (big)", ("(small) cat", "dog (big)")),
+        ("--CLASSES=('a)', b (c))", ("a)", "b (c)")),
         ("--USE_TENSORBOARD=TRUE", True),
         ("--USE_TENSORBOARD=1", True),
         ("--CHANNELS_LAST=false", False),
@@ -222,6 +229,12 @@ def test_values_on_the_command_line(argument: str, value: Any) -> None:
     name = argument[2:].partition("=")[0]
     assert vars(config)[name] == value
     assert type(vars(config)[name]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["'a, b", "'a' b,c", 'cat,"dog'])
+def test_a_quote_that_does_not_end_is_named(text: str) -> None:
+    with pytest.raises(InputError, match=r"CLASSES: .*the quote does not end before a comma"):
+        overrides.apply(["--CLASSES", text], config)
 
 
 def test_none_for_an_optional_constant(write_recipe: Callable[..., str]) -> None:
@@ -267,6 +280,165 @@ def test_a_recipe_may_compute_from_other_constants(write_recipe: Callable[..., s
     assert config.LR_MILESTONES == (15,)
 
 
+# ---- recipes of unknown origin ----
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "open('{mark}', 'w').name", "__import__('os').popen('touch {mark}').read()", "eval('1')", "exec('1')",
+        "Path('{mark}').touch()", "LOCAL_ROOT.__class__('{mark}').touch()", "Path.cwd()", "Path.home(1)",
+        "f\"{{open('{mark}', 'w')}}\"", "f'{{LOCAL_ROOT.name}}'", "f'{{1:1000000}}'", "f'{{1!r}}'", "f'{{CLASSES}}'",
+        "().__class__.__base__.__subclasses__()", "Path.__init__.__globals__", "LOCAL_ROOT.name", "CLASSES[0]",
+        "CLASSES[:3]", "[x for x in (1,)]", "{{x for x in (1,)}}", "{{x: 1 for x in (1,)}}", "tuple(x for x in (1,))",
+        "lambda: 3", "(lambda: 3)()", "(x := 3)", "(*CLASSES, 'x')", "Path(*('a',))", "len(obj=())", "{{1: 2}}",
+        "{{1, 2}}", "b'x'", "1j", "...", "~1", "1 << 2", "1 @ 2", "1 < 2 < 3", "'%9d' % 5", "'{{:9}}'.format(5)",
+        "(yield)", "await x", "print", "Literal", "__name__", "__builtins__",
+    ],
+)  # fmt: skip
+def test_a_recipe_is_read_and_not_run(write_recipe: Callable[..., str], value: str, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    text = value.format(mark=mark)
+    recipe = write_recipe(f"SEED = 1\nMODEL_NAME = {text}\n")
+    for arguments in ([recipe], [recipe, "--help"]):
+        with pytest.raises(InputError) as caught:
+            overrides.apply(arguments, config)
+        message = str(caught.value)
+        assert message.startswith(f"{recipe}:2: MODEL_NAME: ")
+        assert "\n" not in message
+        assert len(message) < 400
+    assert not mark.exists()
+
+
+def test_a_refusal_says_what_a_value_may_be_and_what_it_was(write_recipe: Callable[..., str]) -> None:
+    with pytest.raises(InputError) as caught:
+        overrides.apply([write_recipe("MODEL_NAME = open('x')\n")], config)
+    allowed = "numbers, texts, True, False, None, tuples, arithmetic, names of constants, Path(...) and len(...)"
+    assert str(caught.value).endswith(f":1: MODEL_NAME: a recipe's value may be {allowed}, not a call of open")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9**9**9", "2**2**40", "(-9)**9**9", "10**20", "9" * 5000, "0x" + "f" * 90_000, "9.0**9**9", "(-8)**0.5",
+        "'a' * 10**10", "10**10 * 'a'", "('a',) * 10**10", "('a' * 10**5,) * 10**5",
+        "(" * 9 + "('a',)" + " * 9)" * 9, "((" + "'a' * 10**6 + " * 3 + "''),) * 9",
+        "('a',) * 100_001", "Path(Path('a' * 10**6), " + "Path('a' * 10**6), " * 9 + ")",
+        "-" * 90_000 + "1", "(" * 90_000 + ")" * 90_000, "1 + " * 90_000 + "1", "x" + ".a" * 90_000,
+        "lambda: " * 90_000 + "1", "'a\\0b'",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["MODEL_NAME", "CLASSES"])
+def test_the_work_of_a_recipe_is_bounded(write_recipe: Callable[..., str], value: str, name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        overrides.apply([write_recipe(f"{name} = {value}\n")], config)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("data", [bytes(100), b"SEED = 1\n\0", b"#" * 1_000_001, "SEED = 1".encode("utf-16")])
+def test_a_file_that_is_no_recipe(write_recipe: Callable[..., str], data: bytes) -> None:
+    recipe = write_recipe(data)
+    with pytest.raises(InputError, match=re.escape(recipe)):
+        overrides.apply([recipe], config)
+
+
+def test_a_recipe_that_would_never_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "folder.py").mkdir()
+    for name in ("pipe.py", "folder.py"):
+        with pytest.raises(InputError, match=rf"cannot read recipe .*{name}: it is no file"):
+            overrides.apply([str(tmp_path / name)], config)
+
+
+@pytest.mark.parametrize(
+    ("lines", "circle"),
+    [
+        ("NUM_EPOCHS = SEED\nSEED = NUM_EPOCHS\n", "NUM_EPOCHS from SEED, SEED from NUM_EPOCHS"),
+        ("SEED = SEED + NUM_EPOCHS\nNUM_EPOCHS = SEED\n", "NUM_EPOCHS from SEED, SEED from NUM_EPOCHS"),
+        ("BEST_MODEL_PATH = MODEL_PATH\n", "BEST_MODEL_PATH from MODEL_PATH, MODEL_PATH from BEST_MODEL_PATH"),
+        (
+            "SEED = NUM_EPOCHS\nNUM_EPOCHS = GHM_BINS\nGHM_BINS = SEED\n",
+            "NUM_EPOCHS from GHM_BINS, GHM_BINS from SEED, SEED from NUM_EPOCHS",
+        ),
+    ],
+)
+def test_values_that_go_round_in_a_circle(write_recipe: Callable[..., str], lines: str, circle: str) -> None:
+    with pytest.raises(InputError) as caught:
+        overrides.apply([write_recipe(lines)], config)
+    assert str(caught.value).endswith(f"{circle}: a circle; give one of them a value")
+
+
+def test_what_a_recipe_may_compute(write_recipe: Callable[..., str]) -> None:
+    recipe = write_recipe(
+        "NUM_EPOCHS = -(-7 // 2) % 3 + 2**3 - True\nLEARNING_RATE = 3 * 10**-4 / +2\nTH_MULTI_LABEL = 1 / 4\n"
+        "GROWING_IMAGE_SIZES = (224,) * 2 + (IMAGE_SIZE, 32 if SEED == 0 else 64)\n"
+        "FREEZE_BACKBONE = not (NUM_EPOCHS > 3 and SEED >= 0) or SEED != 0\n"
+        'LOCAL_ROOT = Path.home() / "x"\nCACHE_FOLDER = Path(LOCAL_ROOT, "c") / "d"\nPRETRAINED_WEIGHTS = None\n'
+        'TENSORBOARD_FOLDER = f"{LOCAL_ROOT}/{NUM_EPOCHS}-{MODEL_NAME}"\nCLASSES = ["a" + "b", "c"]\n'
+        "NUM_CLASSES = len(CLASSES)\n"
+    )
+    overrides.apply([recipe], config)
+    assert config.NUM_EPOCHS == 8, "4 % 3 + 8 - 1"
+    assert config.LEARNING_RATE == 3 * 10**-4 / 2
+    assert config.TH_MULTI_LABEL == 0.25
+    assert config.GROWING_IMAGE_SIZES == (224, 224, 224, 32)
+    assert config.FREEZE_BACKBONE is False
+    assert Path.home() / "x" == config.LOCAL_ROOT
+    assert Path.home() / "x/c/d" == config.CACHE_FOLDER
+    assert Path.home() / "x" / f"{config.NUM_EPOCHS}-resnet18" == config.TENSORBOARD_FOLDER
+    assert (config.CLASSES, config.NUM_CLASSES) == (("ab", "c"), 2)
+
+
+def test_a_constant_that_names_itself_means_what_config_computes(write_recipe: Callable[..., str]) -> None:
+    recipe = write_recipe('LOCAL_ROOT = "/data"\nTRAINED_MODELS_FOLDER = TRAINED_MODELS_FOLDER / "a"\n')
+    overrides.apply([recipe], config)
+    assert Path("/data/trained_models/a") == config.TRAINED_MODELS_FOLDER
+    assert Path("/data/trained_models/a/best_model.pt") == config.MODEL_PATH
+    overrides.apply([recipe], config)
+    assert Path("/data/trained_models/a") == config.TRAINED_MODELS_FOLDER, "applied again, it does not go on"
+
+
+# ---- config.py, edited by hand ----
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('MODEL_NAME: str = "resnet18"', 'MODEL_NAME: str = "resnet18', "{line}: unterminated string literal"),
+        ("SEED: Seed = 0", "SEED: Sead = 0", "{line}: NameError: name 'Sead' is not defined"),
+        ("SEED: Seed = 0", "SEED: Seed = 1 // 0", "{line}: ZeroDivisionError"),
+        ("SEED: Seed = 0", "SEED = 0", "{line}: SEED has no type: write SEED: type = 0"),
+        ("SEED: Seed = 0", "SEED: Seed = -1", "{line}: SEED is -1: 0 to 4294967295"),
+        ("SEED: Seed = 0", "SEED: Seed = '0'", "{line}: SEED is '0', which is not of type int"),
+        ("EMA_DECAY: ", "EMA_DECAYS: ", ": there is no constant EMA_DECAY in it"),
+    ],
+)
+def test_a_mistake_in_config_is_one_line(before: str, after: str, message: str, tmp_path: Path) -> None:
+    """In a copy of the files that a script needs for its answer; by a Python that has no package installed."""
+    for name in ("config.py", "overrides.py", "limits.py", "utils.py", "other_systems.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    assert SOURCE.count(f"\n{before}") == 1
+    (tmp_path / "config.py").write_text(SOURCE.replace(f"\n{before}", f"\n{after}"), encoding="utf-8")
+    script = tmp_path / "script.py"
+    script.write_text(
+        '"""Doc."""\nimport overrides\nimport config\nimport utils\n'
+        "def main(arguments):\n    overrides.apply(arguments, config)\n    config.EMA_DECAY\n"
+        "utils.run_script(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-S", str(script)], capture_output=True, text=True, cwd=tmp_path)
+    line = SOURCE[: SOURCE.index(f"\n{before}") + 1].count("\n") + 1
+    assert done.returncode == 1
+    expected = re.escape(message.format(line=f":{line}"))
+    assert re.fullmatch(rf"error: config\.py{expected}.*\n", done.stderr), done.stderr
+
+
+def test_every_script_imports_overrides_before_config() -> None:
+    for name in overrides.SCRIPTS:
+        imported = re.findall(r"^import (config|overrides)\b", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert imported in (["overrides", "config"], ["overrides"]), name
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -282,7 +454,7 @@ def test_a_recipe_may_compute_from_other_constants(write_recipe: Callable[..., s
         ("SEED = (1\n", ":1: '(' was never closed"),
         ("NUM_EPOCS = 3\n", "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
         ("NUM_EPOCHS = 1 // 0\n", "NUM_EPOCHS: ZeroDivisionError: "),
-        ("NUM_EPOCHS = 3 * EPOCHS\n", "NUM_EPOCHS: NameError: name 'EPOCHS' is not defined"),
+        ("NUM_EPOCHS = 3 * EPOCHS\n", "NUM_EPOCHS: there is no constant 'EPOCHS' (NUM_EPOCHS here)"),
         ("USE_POS_WEIGHT = 1\n", "USE_POS_WEIGHT is 1, which is not of type bool"),
         ("NUM_EPOCHS = True\n", "NUM_EPOCHS is True, which is not of type int"),
         ("NUM_EPOCHS = 3.0\n", "NUM_EPOCHS is 3.0, which is not of type int"),
@@ -317,6 +489,9 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         (["--NUM_EPOCHS", "ten"], "NUM_EPOCHS is 'ten', which is not of type int"),
         (["--NUM_EPOCHS", "2.5"], "NUM_EPOCHS is '2.5', which is not of type int"),
         (["--NUM_EPOCHS", "None"], "NUM_EPOCHS is 'None', which is not of type int"),
+        (["--PRETRAINED_WEIGHTS", "none"], "is the text 'none': write None, or ./none for a file that is called so"),
+        (["--CURRICULUM=NONE"], "CURRICULUM is the text 'NONE': write None, or ./NONE"),
+        (["--FOCAL_ALPHA", "none"], "FOCAL_ALPHA is the text 'none': write None"),
         (["--LEARNING_RATE", "fast"], "LEARNING_RATE is 'fast', which is not of type float"),
         (["--USE_POS_WEIGHT", "yes"], "USE_POS_WEIGHT is 'yes', which is not of type bool"),
         (["--LR_MILESTONES", "3,x"], "LR_MILESTONES is 'x', which is not of type int"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -304,3 +307,157 @@ def test_a_softmax_models_probabilities_sum_to_one(checkpoint: Path, images: lis
             expected = model(image[None]).softmax(dim=1)[0].numpy()
         np.testing.assert_allclose(record.probabilities, expected, atol=1e-5)
         assert record.probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+# ---- models of unknown origin ----
+
+
+class Program(torch.nn.Module):
+    """Writes a file as soon as it runs."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        written = torch.from_file(self.path, True, 10, dtype=torch.float32).fill_(1.0)
+        return images.float().mean(dim=(2, 3)) / 256 * written[0]
+
+
+METADATA = {
+    "model_name": "resnet18",
+    "head": "linear_bn",
+    "classes": ["red", "green", "blue"],
+    "image_size": 32,
+    "resize_rule": "squash",
+    "output": "probabilities",
+    "dynamic": ["batch"],
+    "precision": "fp32",
+}
+
+
+def write_torchscript(path: Path, trace: Path, metadata: str) -> Path:
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.jit.script(Program(str(trace)))
+        torch.jit.save(program, str(path), _extra_files={"multilabel.json": metadata})
+    return path
+
+
+@pytest.mark.parametrize("name", ["best_model.pt", "model.pth", "model.onnx", "model", "torchscript.pt.pt"])
+def test_a_program_is_not_run_unless_its_name_says_what_it_is(name: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    path = write_torchscript(tmp_path / name, trace, json.dumps(METADATA))
+    with pytest.raises(InputError, match=r"is TorchScript, a program [^\n]* a name that ends in _torchscript\.pt$"):
+        predictor.load(path, "cpu")
+    assert not trace.exists()
+    named = path.rename(tmp_path / "model_torchscript.pt")
+    images = torch.full((2, 3, 32, 32), 64, dtype=torch.uint8)
+    assert (predictor.load(named, "cpu").compute(images) == 0.25).all()
+    assert trace.exists(), "it is a program indeed"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "[" * 100_000,
+        '{"classes": ' + "9" * 5000 + "}",
+        "5",
+        "null",
+        json.dumps({**METADATA, "classes": "abc"}),
+        json.dumps({**METADATA, "image_size": "32"}),
+        json.dumps({**METADATA, "dynamic": None}),
+        json.dumps({**METADATA, "thresholds": [0.5]}),
+        json.dumps({**METADATA, "config": {"a": ["deep"] * 3, "TRAIN_BATCH_SIZE": "32"}}),
+    ],
+    ids=["deep", "digits", "number", "null", "classes", "size", "dynamic", "thresholds", "config"],
+)
+def test_odd_metadata_of_an_exported_file_is_one_line(metadata: str, tmp_path: Path) -> None:
+    path = write_torchscript(tmp_path / "a_torchscript.pt", tmp_path / "trace", metadata)
+    with pytest.raises(InputError, match=rf"^{path}(:| does not say) [^\n]+$"):
+        predictor.load(path, "cpu")
+
+
+def test_damaged_torchscript_is_found(tmp_path: Path) -> None:
+    path = write_torchscript(tmp_path / "a_torchscript.pt", tmp_path / "trace", json.dumps(METADATA))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"linear_bn")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^cannot open [^\n]* as TorchScript: it is damaged: [^\n]+ another checksum"):
+        predictor.load(path, "cpu")
+
+
+def test_probabilities_that_are_none_are_refused_with_the_image(checkpoint: Path, images: list[Path]) -> None:
+    content = checkpoints.load(checkpoint)
+    content["model_state"]["head.linear.bias"][1] = float("nan")
+    checkpoints.save(checkpoint, content)
+    model = predictor.load(checkpoint, "cpu")
+    message = rf"^the model {checkpoint} gives nan as a probability for {images[0]}, and for 3 of the batch's 3 other "
+    with pytest.raises(InputError, match=message):
+        list(model.predict(images, batch_size=4))
+    with pytest.raises(InputError, match="for image 1 of a batch, and for 1 of the batch's 1 other images"):
+        model.compute(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_another_number_of_outputs_than_classes_is_one_line(tmp_path: Path) -> None:
+    metadata = json.dumps(METADATA | {"classes": ["a", "b"]})
+    path = write_torchscript(tmp_path / "a_torchscript.pt", tmp_path / "trace", metadata)
+    with pytest.raises(InputError, match=r"gives \(3,\) numbers for an image, and has 2 classes"):
+        predictor.load(path, "cpu").compute(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+def test_logits_that_are_called_probabilities_are_refused(checkpoint: Path) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    model.activate = lambda logits: logits + 7
+    with pytest.raises(InputError, match=r"gives [678][\d.]* as a probability"):
+        model.compute(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    model.activate = lambda logits: logits * 0 + 1.001
+    model.compute(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # int8 rounds
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"classes": ["a", "b"]},
+            r"do not fit resnet18 with head linear_bn: head\.linear\.weight is \(3, 512\), expec",
+        ),
+        ({"model_name": "resnet50"}, r"do not fit resnet50 with head linear_bn: backbone\.[^\n]+"),
+        (
+            {"model_name": "timm/eva02_enormous_patch14_clip_224"},
+            r"do not fit timm/eva02_enormous",
+        ),
+        (
+            {"head": "per_label_mlp", "head_options": {"hidden": 10**9}},
+            r"do not fit resnet18 with head per_label_mlp: he",
+        ),
+        ({"head": "per_label_mlp", "head_options": {"hidden": -5}}, r"there is no head per_label_mlp with options "),
+        ({"head_options": {"evil": 1}}, r"there is no head linear_bn with options \{'evil': 1\}"),
+    ],
+    ids=["classes", "network", "20 GB", "8 TB", "negative", "unknown option"],
+)
+def test_a_checkpoint_that_describes_another_model_is_one_line(
+    change: dict[str, Any], message: str, checkpoint: Path
+) -> None:
+    checkpoints.save(checkpoint, checkpoints.load(checkpoint) | change)
+    with pytest.raises(InputError, match=message) as error_info:
+        predictor.load(checkpoint, "cpu")
+    assert "\n" not in str(error_info.value)
+
+
+def test_tensors_that_are_missing_or_too_many_are_named(checkpoint: Path) -> None:
+    content = checkpoints.load(checkpoint)
+    weight = content["model_state"].pop("head.linear.weight")
+    checkpoints.save(checkpoint, content)
+    with pytest.raises(InputError, match=r"linear_bn: head\.linear\.weight is missing, as are 0 others$"):
+        predictor.load(checkpoint, "cpu")
+    content["model_state"] |= {"head.linear.weight": weight, "evil": weight}
+    checkpoints.save(checkpoint, content)
+    with pytest.raises(InputError, match=r"linear_bn: 1 more than it has, such as 'evil'$"):
+        predictor.load(checkpoint, "cpu")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_is_one_line(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    make(tmp_path / "best_model.pt")
+    with pytest.raises(InputError, match=r"^there is no model [^\n]*best_model\.pt: [^\n]+$"):
+        predictor.load(tmp_path / "best_model.pt", "cpu")

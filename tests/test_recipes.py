@@ -82,7 +82,7 @@ def test_recipes(recipe: Path, few_images: Path, folder: Path) -> None:
 def assert_reproduces(path: Path, checkpoint: dict[str, Any], dataset: Path) -> None:
     """In the batch that validation ran: a random network of a hundred layers magnifies any other rounding."""
     table = dataset_readers.read_dataset(dataset, split="train")
-    _, val = stratified_split.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SEED"])
+    _, val = stratified_split.split_table(table, checkpoint["config"]["VAL_SPLIT"], checkpoint["config"]["SPLIT_SEED"])
     model = models_factory.restore_model(checkpoint, path).eval()
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     resize = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])

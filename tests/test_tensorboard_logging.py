@@ -17,7 +17,7 @@ from tensorboard.util.tensor_util import make_ndarray
 import tensorboard_logging
 import utils
 from evaluation.palette import DARK
-from tensorboard_logging import GAP, PICTURE_SIDE, TensorBoardLogger, draw_pictures
+from tensorboard_logging import GAP, MAX_PR_CURVES, PICTURE_SIDE, TensorBoardLogger, draw_pictures
 
 ROOT = Path(tensorboard_logging.__file__).parent
 CLASSES = ("person", "dog", "cat")
@@ -262,3 +262,17 @@ print(sorted({"torch", "tensorboard", "matplotlib", "config"} & set(sys.modules)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pr_curves_of_the_most_frequent_of_many_classes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    num_classes = MAX_PR_CURVES + 30
+    targets = rng.random((20, num_classes)) < 0.2
+    targets[0] = True
+    targets[:, 30:] |= rng.random((20, MAX_PR_CURVES)) < 0.9
+    targets[:, :30] = False
+    targets[0, :30] = True
+    with TensorBoardLogger(tmp_path) as logger:
+        logger.add_pr_curves(rng.random(targets.shape), targets, [str(c) for c in range(num_classes)], epoch=1)
+    tags = set(read_events(tmp_path).Tags()["tensors"])
+    assert tags == {"pr_curve/micro", *(f"pr_curve/class/{c}" for c in range(30, num_classes))}

@@ -88,6 +88,26 @@ def test_predictions_are_the_classes_at_or_above_the_threshold(folder: Path, sha
     assert file.name == "predictions_resnet18_f1-0.6123_epoch3_bs8_lr0.001_th0.52_testbs5.json"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "warning: no test image has a label, so that mAP is undefined, and precision, recall and F1 are 0 "),
+        ("?0\n?1\n?2\n", "warning: no label of any test image is known, so that no metric says anything: "),
+    ],
+)
+def test_a_test_split_without_labels_is_said(
+    folder: Path, dataset: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    for path in (dataset / "labels" / "test").iterdir():
+        path.write_text(text)
+    testing.main([*make_small_run(dataset, folder), "--BOOTSTRAP_SAMPLES=0"])
+    err = capsys.readouterr().err
+    assert err.count(message) == 1
+    assert f"is TEST_LABELS_DIR right? It is {dataset / 'labels' / 'test'}\n" in err
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+    assert result["metrics"]["mAP"] is None
+
+
 def test_metrics_are_those_of_the_predictions(folder: Path, shared_dataset: Path) -> None:
     testing.main(make_small_run(shared_dataset, folder))
     result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +93,34 @@ def write_half(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:900])
 
 
+def write_array(name: str, array: Any, header: dict[str, Any] | None = None) -> Callable[[Path], None]:
+    """A function that writes scores with `array` in place of what is called `name`, or with `header` and no values."""
+
+    def write(file: Path) -> None:
+        saved_scores.save_scores(file, *make_scores())
+        with np.load(file) as saved:
+            arrays = {**saved, name: np.asarray(array)}
+        with zipfile.ZipFile(file, "w") as archive:
+            for key, values in arrays.items():
+                with archive.open(f"{key}.npy", "w") as entry:
+                    if key == name and header:
+                        np.lib.format.write_array_header_1_0(entry, {"fortran_order": False, **header})
+                    else:
+                        np.save(entry, values)
+
+    return write
+
+
 DAMAGED = {
+    "a header of 10^12 numbers": (write_array("targets", 0, {"descr": "|i1", "shape": (10**12, 3)}), "damaged"),
+    "a header of 10^10 numbers": (write_array("targets", 0, {"descr": "<f4", "shape": (10**10,)}), "damaged"),
+    "a header of 10^40 numbers": (write_array("targets", 0, {"descr": "|i1", "shape": (10**20, 10**20)}), "damaged"),
+    "texts of a gigabyte": (write_array("paths", 0, {"descr": "<U1000000000", "shape": (120,)}), "damaged"),
+    "words as probabilities": (write_array("probabilities", [["a", "b"]]), "damaged"),
+    "a single number": (write_array("probabilities", 0.5), "damaged"),
+    "a single path": (write_array("paths", "a.jpg"), "damaged"),
+    "numbers as paths": (write_array("paths", range(120)), "damaged"),
+    "names in two dimensions": (write_array("classes", [["a"]]), "damaged"),
     "no file": (lambda file: None, "train again"),
     "text": (lambda file: file.write_text("scores"), "damaged"),
     "empty": (lambda file: file.write_bytes(b""), "damaged"),
@@ -258,6 +287,25 @@ def test_the_table_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
         captured.err
     )
     assert "temperature for classes" in captured.err
+
+
+def test_of_thousands_of_classes_a_hundred_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    num_classes = 1000
+    rng = np.random.default_rng(0)
+    targets = np.zeros((40, num_classes), dtype=np.int8)
+    targets[:, 900:] = rng.random((40, 100)) < 0.5
+    targets[0, 900:] = 1
+    names = tuple(f"class{number}" for number in range(num_classes))
+    scores = SavedScores(rng.random(targets.shape, dtype=np.float32), targets, [f"{n}.jpg" for n in range(40)], names)
+    path = write_checkpoint(tmp_path / "best_model.pt", scores, classes=list(names))
+    assert len(run(path)["thresholds"]) == num_classes
+    printed = capsys.readouterr()
+    shown = [
+        line.split()[1] for line in printed.out.splitlines() if line.startswith("│ class") and "class " not in line
+    ]
+    assert shown == list(names[900:])
+    assert "the 100 classes with the most positives of 1,000; thresholds.npy has all" in printed.out
+    assert "class0, class1, class2, class3, class4, class5, class6, class7, class8, class9, and 890 more" in printed.err
 
 
 def test_the_scores_of_another_checkpoint_of_the_run_are_refused(tmp_path: Path) -> None:

@@ -37,6 +37,19 @@ def test_global_threshold_is_the_best_of_all(seed: int, ties: int, average: str)
     assert reached == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.parametrize("average", ["weighted", "macro", "micro"])
+def test_classes_without_positives_have_their_say_in_micro_alone(average: str) -> None:
+    """Beside 4 classes, 200 that no image has, and whose scores lie above."""
+    few, targets = draw(0, 0)
+    probabilities = np.hstack([few, np.random.default_rng(1).uniform(0.6, 1, (60, 200))]).astype(np.float32)
+    targets = np.hstack([targets, np.zeros((60, 200), dtype=np.int8)])
+    threshold = thresholds.tune_global(probabilities, targets, metric=f"f1_{average}")
+    assert threshold == tune_by_definition(probabilities, targets, average)
+    known_f1 = metrics.predict(few, threshold)
+    without = metrics.predict(few, thresholds.tune_global(few, targets[:, :4], metric=f"f1_{average}"))
+    assert np.array_equal(known_f1, without) is (average != "micro")
+
+
 def tune_by_definition(probabilities: np.ndarray, targets: np.ndarray, average: str) -> float:
     """The threshold of the highest best score, trying every one; counts and F1 written out."""
     present, known = targets == 1, targets >= 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -107,6 +109,95 @@ def test_the_log_has_what_was_said_from_its_beginning_to_its_end(tmp_path: Path)
         raise KeyError  # an error ends it, too
     utils.say("after")
     assert [line.split("  ", 1)[1] for line in log.read_text().splitlines()] == ["early", "warning: late"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J red", "\\x1b[2J red"), ("\x9b31m", "\\x9b31m"), ("\x1b]8;;http://x\x07", "\\x1b]8;;http://x\\x07"),
+        ("over\rwritten", "over\\rwritten"), ("two\nlines", "two\\nlines"), ("back\bspace", "back\\x08space"),
+        ("a\tb\0", "a\\tb\\x00"), ("\u202egnp.exe", "\\u202egnp.exe"), ("\u2066x\u2069", "\\u2066x\\u2069"),
+        ("a\u2028b", "a\\u2028b"), ("caf\udce9", "caf\\udce9"), ("\x7f\x85", "\\x7f\\x85"),
+    ],
+)  # fmt: skip
+def test_what_a_terminal_would_obey_is_shown(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert utils.make_visible(text) == shown
+    utils.say("a line", text)
+    utils.warn(text)
+    utils.say(text, stream=sys.stderr)
+    utils.make_console().print(text)
+    out, err = capsys.readouterr()
+    assert out == f"a line\n{shown}\n{shown}\n"
+    assert err == f"warning: {shown}\n{shown}\n"
+    with pytest.raises(SystemExit) as exit_info:
+        utils.run_script(lambda _: raise_input_error(f"{text}."))
+    assert exit_info.value.code == f"error: {shown}."
+
+
+def raise_input_error(text: str) -> None:
+    raise InputError(text)
+
+
+@pytest.mark.parametrize("text", ["naïve café", "犬", "👩‍👩‍👧 family", "שלום‎", "नमस्ते", "O'Neil & \\ [x] $", "ﬁ…–±"])
+def test_what_people_write_stays_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert utils.make_visible(text) == text
+    utils.make_console().print(text)
+    utils.say(text)
+    assert capsys.readouterr().out == f"{text}\n{text}\n"
+
+
+def test_nothing_to_say_is_no_empty_line(capsys: pytest.CaptureFixture[str]) -> None:
+    utils.say()
+    utils.say("")
+    assert capsys.readouterr().out == "\n"
+
+
+def test_a_terminal_that_lacks_a_letter_does_not_end_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    utils.run_script(lambda _: utils.say("caf\u00e9 – 犬"))
+    assert stream.buffer.getvalue() == b"caf\\xe9 \\u2013 \\u72ac\n"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_rich_reads_no_markup_in_names(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Group
+    from rich.table import Table
+
+    names = ["cat [indoor]", "[/red] dog", "[bold]x[/bold]", ":smile:", "two\nlines", "[link=http://x]y[/link]"]
+    grid = Table(*names, title="title [red]", caption="[/] caption", title_style="bold")
+    grid.add_row(*names)
+    utils.make_console().print(Group(grid, "after [red]"), "[/red] too")
+    out = capsys.readouterr().out
+    for name in names:
+        assert out.count(name.replace("\n", "\\n")) == 2, name
+    assert "title [red]" in out
+    assert "[/] caption" in out
+    assert out.endswith("after [red]\n[/red] too\n")
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("0", 120), ("", 120), ("no", 120)])
+def test_a_console_in_a_pipe_is_as_wide_as_columns_says(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())  # no terminal, also where the tests are run in one
+    console = utils.make_console()
+    assert console.width == width
+    console.print("x" * 120)
+    assert capsys.readouterr().out.count("x") == 120
+
+
+def test_the_title_of_a_live_bar_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with utils.Progress("[/red] a\x1b[2Jb [x]", 10) as progress:
+        assert progress.live
+        progress.step(3)
+        progress.show("[/blue] done")
+    assert "[/red] a\\x1b[2Jb [x]" in stream.getvalue()
+    assert "[/blue] done" in stream.getvalue()
 
 
 def test_progress_in_a_pipe_prints_lines_without_control_codes(

@@ -26,6 +26,7 @@ from PIL import Image
 
 import dataset_readers
 import utils
+from dataset.class_names import show_names
 from dataset.decoding import DECODER_ERRORS, IMAGE_FORMATS, decode_image
 from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute
 from dataset.formats.base import ReadOptions
@@ -229,7 +230,7 @@ def judge_copies(tables: Mapping[str, Table], rows: Sequence[tuple[str, int]], e
     targets = np.stack([tables[split].targets[index] for split, index in rows])
     disputed = np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
     if len(disputed):
-        names = ", ".join(tables[rows[0][0]].classes[c] for c in disputed)
+        names = show_names([tables[rows[0][0]].classes[c] for c in disputed])
         yield Finding(
             "label_conflict", "error" if exact else "warning", f"{picture}, but only some show {names}", files
         )
@@ -305,7 +306,7 @@ def find_class_problems(tables: Mapping[str, Table]) -> Iterator[Finding]:
         ),
     ):
         if chosen.any():
-            yield Finding(kind, "warning", f"{chosen.sum()} of {len(classes)} {where}: {', '.join(classes[chosen])}")
+            yield Finding(kind, "warning", f"{chosen.sum()} of {len(classes)} {where}: {show_names(classes[chosen])}")
     counts = {split: int((table.targets == 0).all(axis=1).sum()) for split, table in tables.items()}
     if any(counts.values()):
         shares = ", ".join(f"{count} of {len(tables[split])} in {split}" for split, count in counts.items())
@@ -345,6 +346,9 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
         "check_pass": result.passed,
         "attributes": attributes,
         "analysis": {"histogram": "check_dataset/histogram.png"},
+        "class_counts": check_report.count_positives(
+            {name: table for name, table in result.tables.items() if name != UNREAD}
+        ),
         "dataset_path": str(result.root),
         "show_type": "image",
         "dataset_type": "MLClsDataset",
@@ -359,12 +363,12 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
 
 def print_summary(result: Result, output: Path) -> None:
     splits = ", ".join(f"{len(table):,} {split}" for split, table in result.tables.items())
-    print(f"{result.root}: {result.format}, {splits} images")
+    utils.say(f"{result.root}: {result.format}, {splits} images")
     for kind, title in check_report.KINDS.items():
         for severity in ("error", "warning"):
             found = [f for f in result.findings if (f.kind, f.severity) == (kind, severity)]
             if found:
-                first = printable(result.describe(found[0]))
+                first = result.describe(found[0])
                 joint = "; the first: " if found[0].files else ": "  # some findings are about no single image
-                print(f"  {severity:8}{len(found):6}  {title}{joint}{first}")
-    print(f"check {'passed' if result.passed else 'failed'}: {output / 'check_dataset' / 'index.html'}")
+                utils.say(f"  {severity:8}{len(found):6}  {title}{joint}{first}")
+    utils.say(f"check {'passed' if result.passed else 'failed'}: {output / 'check_dataset' / 'index.html'}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from dataset.decoding import decode_image
 from dataset.table import Table
 from evaluation import pages
 from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
-from evaluation.pages import cut, printable
+from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
 from tools.findings import Finding, Result
 
@@ -50,6 +51,8 @@ SAMPLE_SIZE = 320, 240  # pixels that the pictures of the samples fit into
 THUMBNAIL_SIDE = 176  # pixels, longer side of the pictures beside findings
 MAX_CARDS, MAX_LINES = 24, 200  # findings of a kind on the page, with and without pictures; the JSON has them all
 MAX_PICTURES = 6  # of one finding
+MAX_CLASS_BARS = 250  # of the histogram, of the most frequent classes: as many names as can be read side by side
+MAX_CLASS_ROWS = 500  # of the page's table, the most frequent first; the JSON has all counts
 MAX_BARS = 12  # images with more labels than this are counted together
 MAX_MATRIX_CLASSES = 100  # the most frequent ones
 SIZE_BINS = 48  # along width and height
@@ -96,26 +99,33 @@ def save_report(result: Result, folder: Path) -> dict[str, list[Path]]:
 
 
 def draw_histogram(tables: Mapping[str, Table]) -> Figure:
-    """How many images of each split show each class."""
+    """How many images of each split show each class, or each of the MAX_CLASS_BARS most frequent ones."""
     from matplotlib.figure import Figure
 
-    classes = list_classes(tables)
+    all_classes = list_classes(tables)
+    positives = [(table.targets == 1).sum(axis=0) for table in tables.values()]
+    order = np.argsort(-np.sum(positives, axis=0), kind="stable") if tables else np.zeros(0, dtype=int)
+    chosen = np.sort(order[:MAX_CLASS_BARS])
+    classes = [all_classes[c] for c in chosen]
     figure = Figure(figsize=(min(max(7.0, 0.22 * len(classes) + 1.5), 60.0), 4.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     width = 0.8 / max(len(tables), 1)
     for number, (split, table) in enumerate(tables.items()):
         left = np.arange(len(classes)) - 0.4 + (number + 0.5) * width
-        counts = (table.targets == 1).sum(axis=0)
-        axes.bar(left, counts, width, label=f"{split} ({len(table):,} images)", color=LIGHT[SPLITS[split]])
+        axes.bar(
+            left, positives[number][chosen], width, label=f"{split} ({len(table):,} images)", color=LIGHT[SPLITS[split]]
+        )
     # without parse_math=False, dollar signs in a class name would be read as a formula
     names = [cut(name, 24) for name in classes]
     axes.set_xticks(np.arange(len(classes)), names, rotation=90, fontsize=8, parse_math=False)
     axes.set_xlim(-0.6, max(len(classes), 1) - 0.4)
     axes.set_ylabel("images that show the class")
+    if len(classes) < len(all_classes):
+        axes.set_title(f"the {len(classes)} most frequent of {len(all_classes):,} classes", loc="left", fontsize=10)
     style_axes(axes)
     axes.grid(visible=False, axis="x")
     if tables:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
     return figure
 
 
@@ -133,7 +143,8 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
         for position in np.linspace(0, len(chosen) - 1, min(NUM_SAMPLES, len(chosen))).round().astype(int):
             index = chosen[position]
             picture = draw_sample(decode_image(table.paths[index]), table.targets[index], table.classes)
-            path = folder / printable(f"{split}_{len(samples[split]):02}_{Path(table.paths[index]).stem[:40]}.jpg")
+            stem = re.sub(r"[^\w.-]+", "-", Path(table.paths[index]).stem)[:40]
+            path = folder / f"{split}_{len(samples[split]):02}_{stem}.jpg"
             utils.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
             samples[split].append(path)
     return samples
@@ -190,7 +201,8 @@ def make_page(result: Result, tables: Mapping[str, Table], samples: Mapping[str,
         tables=tables,
         splits=count_splits(result, labelled),
         max_bars=MAX_BARS,
-        class_rows=class_rows,
+        class_rows=class_rows[:MAX_CLASS_ROWS],
+        num_classes=len(class_rows),
         longest_bar=max((share for row in class_rows for share in row["shares"].values()), default=0) or 1,
         together=count_together(labelled),
         sizes=measure_sizes(result),
@@ -266,6 +278,13 @@ def count_classes(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
         for c, name in enumerate(list_classes(tables))
     ]
     return sorted(rows, key=lambda row: -sum(row["counts"]))
+
+
+def count_positives(tables: Mapping[str, Table]) -> dict[str, dict[str, int]]:
+    """{class: {split: how many of its images show the class}}."""
+    counts = {split: (table.targets == 1).sum(axis=0).tolist() for split, table in tables.items()}
+    classes = list_classes(tables)
+    return {name: {split: counts[split][c] for split in counts} for c, name in enumerate(classes)}
 
 
 def count_together(tables: Mapping[str, Table]) -> dict[str, Any]:

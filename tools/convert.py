@@ -62,6 +62,8 @@ def convert_dataset(
     if _share_a_folder(target) and need_split_folders(names):
         names = {split: [f"{split}/{name}" for name in split_names] for split, split_names in names.items()}
     names = {split: target.name_images(table, names[split]) for split, table in tables.items()}
+    for split, table in tables.items():
+        require_own_names(names[split], table.paths)
     places = {
         f"{output}{os.sep}{target.images_folder(split)}{os.sep}{name}": path
         for split, table in tables.items()
@@ -87,6 +89,16 @@ def find_names(table: Table, format: Format, root: Path, split: str) -> list[str
     if _share_a_folder(format) and _lie_in(split, names):
         names = [name.partition("/")[2] for name in names]
     return names
+
+
+def require_own_names(names: Sequence[str], paths: Sequence[str]) -> None:
+    """Raise InputError for a name that leads out of its split's folder, and for one that two images would have."""
+    path_of: dict[str, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise InputError(f"{path} would become {name}, which leads out of the data set's folder: rename it")
+        if (other := path_of.setdefault(name, path)) != path:
+            raise InputError(f"{other} and {path} would both become {name}: rename one")
 
 
 def _share_a_folder(format: Format) -> bool:
@@ -126,8 +138,12 @@ def require_nothing_else(output: Path, to: str, splits: Collection[str], places:
 def place_images(places: dict[str, str], copy: bool) -> None:
     """Link or copy to each target (key) its source (value); what is there already stays."""
     try:
-        for folder in {str(Path(target).parent) for target in places}:
+        folder_of: dict[tuple[int, int], str] = {}  # by what the disk knows a folder by
+        for folder in sorted({str(Path(target).parent) for target in places}):
             Path(folder).mkdir(parents=True, exist_ok=True)
+            stat = Path(folder).stat()
+            if (other := folder_of.setdefault((stat.st_dev, stat.st_ino), folder)) != folder:
+                raise InputError(f"{other} and {folder} are one folder on this disk: rename one of the two")
         with ThreadPoolExecutor(NUM_THREADS) as pool, Progress("images", len(places)) as progress:
             for _ in pool.map(partial(place_image, copy=copy), places.values(), places.keys()):
                 progress.step(1)
@@ -136,7 +152,7 @@ def place_images(places: dict[str, str], copy: bool) -> None:
 
 
 def place_image(source: str, target: str, copy: bool) -> None:
-    """Link or copy one image. Raises InputError when there is another file at `target`."""
+    """Link or copy one image. Raises InputError for what is no file, and when there is another file at `target`."""
     if split_member(source):
         data = read_bytes(source)
         if not os.path.lexists(target):
@@ -152,6 +168,8 @@ def place_image(source: str, target: str, copy: bool) -> None:
             return
         raise InputError(f"{target} is there already and is not {source}: choose an empty OUTPUT_FOLDER")
     source = os.path.realpath(source)
+    if not Path(source).is_file():  # a copy of a device would fill the disk
+        raise InputError(f"{source} is no ordinary file, or does not exist: remove it from the data set")
     if copy:
         temporary = f"{target}.tmp"
         shutil.copy2(source, temporary)

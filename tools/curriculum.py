@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dataset.probability_files import HEAVIEST, read_probabilities
 from dataset.table import Table
-from utils import InputError, write_text
+from utils import InputError, say, write_text
 
 
 def make_curriculum(
@@ -39,10 +39,10 @@ def make_curriculum(
     for step, weight in enumerate(weights):
         count = (steps == step).sum()
         where = f"from {thresholds[step]:g} on" if step < len(thresholds) else "below"
-        print(f"score {where}: {count} images ({count / len(table):.1%}), weight {weight:g}")
+        say(f"score {where}: {count} images ({count / len(table):.1%}), weight {weight:g}")
     if len(rows) < len(table):
-        print(f"without a score: {len(table) - len(rows)} images, not listed, which is weight 1")
-    print(f"saved: {output}")
+        say(f"without a score: {len(table) - len(rows)} images, not listed, which is weight 1")
+    say(f"saved: {output}")
 
 
 def score_images(targets: ArrayLike, probabilities: ArrayLike) -> NDArray[np.float64]:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 import utils
+from dataset.json_files import read_json
 from tools.demo_images import KINDS, draw_image, sample_kinds
 from utils import InputError
 
 DRAWING = 1  # raised when the pictures change, so that a demo drawn before is replaced
+MOST_IMAGES = 10**7  # of a demo: a marker that names more is not ours
 MARKER = "demo.json"  # in DATASET_FOLDER: what was drawn there, and whether it was finished
 
 
@@ -39,7 +41,7 @@ def draw_dataset(root: Path, splits: Sequence[tuple[Path, Path, int]], image_siz
     found = read_marker(root, [folder for split in splits for folder in split[:2]])
     files = [pair for images, labels, count in splits for pair in list_files(images, labels, count)]
     if found == {**wanted, "complete": True} and all(file.is_file() for pair in files for file in pair):
-        print(f"{root} holds this demo already: nothing to draw")
+        utils.say(f"{root} holds this demo already: nothing to draw")
         return
     if found:  # marked as incomplete first: an interruption from here on only means drawing again
         save_marker(root, {**found, "complete": False})
@@ -63,10 +65,12 @@ def read_marker(root: Path, folders: Sequence[Path]) -> dict[str, Any]:
     marker = root / MARKER
     if marker.is_file():
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
+            found = read_json(marker)
+        except InputError:
             found = None
-        if isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo":
+        is_ours = isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo"
+        counts = found.get("counts") if is_ours else None
+        if isinstance(counts, list) and [type(count) for count in counts] == [int, int] and max(counts) <= MOST_IMAGES:
             return found
     for folder in (root, *folders):
         other = next((p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")), None)
@@ -103,7 +107,7 @@ def save_images(splits: Sequence[tuple[Path, Path, int]], seed: int, size: int) 
 
 def print_summary(root: Path, positives: np.ndarray, counts: Sequence[int]) -> None:
     per_image = positives.sum() / sum(counts)
-    print(f"{root}: {counts[0]} train and {counts[1]} test images, {per_image:.2f} labels an image")
-    print(f"  {'images that show':18}{'train':>6}{'test':>6}")
+    utils.say(f"{root}: {counts[0]} train and {counts[1]} test images, {per_image:.2f} labels an image")
+    utils.say(f"  {'images that show':18}{'train':>6}{'test':>6}")
     for kind, (train, test) in zip(KINDS, positives.T, strict=True):
-        print(f"  {kind:18}{train:6}{test:6}")
+        utils.say(f"  {kind:18}{train:6}{test:6}")

@@ -32,6 +32,7 @@ import numpy as np
 import utils
 from dataset.files import make_absolute
 from dataset.formats import FORMATS
+from dataset.json_files import read_json
 from dataset.table import Table
 from tools.resize import resize_images
 from utils import InputError
@@ -126,7 +127,9 @@ class Done:
     def __init__(self, folder: Path, name: str) -> None:
         self.path, self.name, self.steps = folder / MARKER, name, []
         if self.path.is_file():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = read_json(self.path)
+            if not isinstance(found, dict) or not {"name", "done"} <= found.keys() or type(found["done"]) is not list:
+                raise InputError(f"{self.path} is not what download wrote: delete it, or choose another DATASET_FOLDER")
             if found["name"] != name:
                 raise InputError(f"{folder} holds {found['name']}: choose another DATASET_FOLDER for {name}")
             self.steps = found["done"]
@@ -164,7 +167,7 @@ def fetch(archive: Archive, base_urls: Sequence[str], path: Path) -> None:
             _fetch_bytes(urls, path, archive.num_bytes)
             urls = [*urls[1:], urls[0]]
         algorithm, _, wanted = archive.checksum.partition(":")
-        print(f"checking {path.name}", flush=True)
+        utils.say(f"checking {path.name}")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, algorithm).hexdigest()
         if found == wanted:

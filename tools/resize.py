@@ -8,6 +8,7 @@ stopped. Threads suffice: decoding, resampling and encoding all leave Python's l
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -21,9 +22,19 @@ from PIL import ExifTags, Image
 import utils
 from dataset.decoding import decode_image
 from dataset.files import IMAGE_EXTENSIONS, list_files
+from dataset.json_files import read_json
 from utils import InputError
 
 MARKER = ".resize.json"  # in the target: how its copies were made
+RECORD = ".resize.csv"  # beside it: `name,size,time` a line, those of the image that a copy was made of
+
+
+class Copied(NamedTuple):
+    """What became of one image."""
+
+    name: str
+    stamp: tuple[str, str]  # size in bytes and time of change in nanoseconds, of the image
+    problem: str  # why it cannot be read
 
 
 class Resized(NamedTuple):
@@ -37,9 +48,9 @@ def resize_images(source: Path, target: Path, short_side: int, quality: int) -> 
     """Write upright copies of all images under `source` to `target`, `short_side` pixels or smaller if they are.
 
     Those that are resized become RGB. Nothing is enlarged: an image that is small and upright already is copied as it
-    is. `quality` (1 to 100) is that of JPEG and WebP files. A copy as new as its image is kept. Images that cannot be
-    read are left out and named, and once all others are done, InputError says how many. It is also raised where
-    `target` holds anything else.
+    is. `quality` (1 to 100) is that of JPEG and WebP files. A copy is kept while its image has the same size and date.
+    Images that cannot be read are left out and named, and once all others are done, InputError says how many. It is
+    also raised where `target` holds anything else.
     """
     if short_side < 1 or not 1 <= quality <= 100:
         raise InputError(f"resize to a short side of {short_side} and quality {quality}: 1 or more, and 1 to 100")
@@ -49,17 +60,31 @@ def resize_images(source: Path, target: Path, short_side: int, quality: int) -> 
     if not names:
         raise InputError(f"no images in {source} ({', '.join(sorted(IMAGE_EXTENSIONS))})")
     _mark(target, {"made_by": "dataset_tools.py resize", "short_side": short_side, "quality": quality})
-    waiting = [name for name in names if not _is_newer(target / name, source / name)]
+    made_of = _read_record(target)
+    waiting = [
+        name
+        for name in names
+        if name not in made_of or made_of[name] != _stamp(source / name) or not _is_whole(target / name)
+    ]
     for folder in {(target / name).parent for name in waiting}:
         folder.mkdir(parents=True, exist_ok=True)
     num_unreadable = 0
     copy = partial(_copy, source, target, short_side, quality)
-    with utils.Progress("resizing", len(waiting)) as progress, ThreadPool() as pool:
-        for problem in pool.imap_unordered(copy, waiting):
-            progress.step(1)
-            if problem:
+    with (
+        open(target / RECORD, "a", encoding="utf-8", errors="surrogateescape", newline="") as record,
+        utils.Progress("resizing", len(waiting)) as progress,
+        ThreadPool() as pool,
+    ):
+        record.write("\n" if waiting else "")  # ends a line that an interrupted run left unfinished
+        writer = csv.writer(record, lineterminator="\n")
+        for copied in pool.imap_unordered(copy, waiting):
+            if copied.problem:
                 num_unreadable += 1
-                utils.warn(problem)
+                utils.warn(copied.problem)
+            else:
+                writer.writerow((copied.name, *copied.stamp))
+                record.flush()
+            progress.step(1)
     if num_unreadable:
         raise InputError(f"{num_unreadable} of {len(names)} images cannot be read (see above); the others are resized")
     return Resized(len(waiting), len(names) - len(waiting))
@@ -75,7 +100,9 @@ def _mark(target: Path, marker: dict[str, str | int]) -> None:
             )
         utils.write_text(path, json.dumps(marker) + "\n")
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
+    if not isinstance(found, dict) or found.keys() != marker.keys():
+        raise InputError(f"{path} is not what resize wrote: delete {target}, or choose another folder")
     if found != marker:
         raise InputError(
             f"{target} holds copies with a short side of {found['short_side']} and quality {found['quality']}: "
@@ -83,21 +110,37 @@ def _mark(target: Path, marker: dict[str, str | int]) -> None:
         )
 
 
-def _is_newer(copy: Path, image: Path) -> bool:
-    """Whether `copy` is whole, and not older than `image`."""
+def _read_record(target: Path) -> dict[str, tuple[str, str]]:
+    """{name: stamp of the image that its copy was made of}; the last line of a name counts, and half a line does not"""
+    path = target / RECORD
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+        try:
+            return {row[0]: (row[1], row[2]) for row in csv.reader(lines) if len(row) == 3}
+        except csv.Error as error:
+            raise InputError(f"{path}: {error}: delete it, and all copies are written again") from error
+
+
+def _stamp(image: Path) -> tuple[str, str]:
     try:
-        found = copy.stat()
-    except FileNotFoundError:
-        return False
-    return found.st_size > 0 and found.st_mtime_ns >= image.stat().st_mtime_ns
+        found = image.stat()
+    except OSError:  # decoding says why
+        return "", ""
+    return str(found.st_size), str(found.st_mtime_ns)
 
 
-def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) -> str | None:
-    """Write one copy; what is wrong with the image, where it cannot be read."""
+def _is_whole(copy: Path) -> bool:
+    return copy.is_file() and copy.stat().st_size > 0
+
+
+def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) -> Copied:
+    """Write one copy."""
+    stamp = _stamp(source / name)
     try:
         pixels = decode_image(source / name)
     except InputError as error:
-        return str(error)
+        return Copied(name, stamp, str(error))
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     # complete or absent; not flushed to disk one by one as write_atomically does, which takes longer than all the rest
@@ -116,7 +159,7 @@ def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) 
         raise InputError(f"cannot write {target / name}: {error} (free some space or choose another folder)") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return None
+    return Copied(name, stamp, "")
 
 
 def _is_upright(path: Path) -> bool:

@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from dataset.files import make_absolute
 from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
@@ -23,7 +21,7 @@ from dataset.table import Table, drop_repeats, join_tables
 from dataset.tar_shards import split_member
 from dataset.text_files import name_backup
 from dataset_readers import read_dataset, recognise_format
-from utils import InputError
+from utils import InputError, make_console, say
 
 
 def split_dataset(
@@ -62,9 +60,10 @@ def split_dataset(
     new = {"train": rest, **{name: taken[name] for name in ("val", "test") if name in taken}}
     if not FORMATS[format].splits_share_files:
         kept = {}  # its files are not touched
+    description = describe_split(new)  # before anything is replaced: whatever ends this must leave the old splits
     backups = replace_splits(root, format, old | kept, new | kept)
-    Console(markup=False).print(describe_split(new))
-    print(f"replaced, and kept: {', '.join(backups)}")
+    make_console().print(description)
+    say(f"replaced, and kept: {', '.join(backups)}")
 
 
 def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table]) -> list[str]:
@@ -122,6 +121,8 @@ def name_images(paths: Sequence[str], split_of: Mapping[str, str], folder_of: Ca
 def link(path: str, target: Path) -> None:
     """Give the file a second name; copy it where the disk has no hard links. A symbolic link would break later."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if not Path(path).is_file():  # a copy of a device would fill the disk
+        raise InputError(f"{path} is no ordinary file: remove it from the data set")
     try:
         os.link(path, target)
     except OSError:

@@ -66,6 +66,13 @@ class Trainer:
             if values:  # a scaler that is not enabled has an empty state
                 getattr(self, name).load_state_dict(values)
 
+    def require_shapes(self) -> None:
+        """Raise ValueError if a tensor of the optimizer's state is neither one number nor as large as its weight."""
+        for weight, values in self.optimizer.state.items():
+            for name, value in values.items():
+                if isinstance(value, Tensor) and value.numel() != 1 and value.shape != weight.shape:
+                    raise ValueError(f"the optimizer's {name} is {tuple(value.shape)}, not {tuple(weight.shape)}")
+
     def read_rates(self) -> dict[str, float]:
         """The present learning rates, {"lr_backbone": rate, "lr_head": rate}."""
         # the groups "backbone, no decay" and "head, no decay" have the same rates

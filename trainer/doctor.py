@@ -1,12 +1,15 @@
 """Warns of the usual mistakes in a training run: `Doctor` looks at its data, first step, epochs and validations.
 
     doctor = Doctor()
-    doctor.look_at_data(train, val)                          # once, before the first epoch
+    doctor.look_at_data(train, val)                          # once, before the first epoch, and so are the next two
+    doctor.look_at_labels(train, val)
+    doctor.look_at_sizes(num_train=900, num_val=100, batch_size=32)
     doctor.watch(model, optimizer, average)                  # before each epoch
     doctor.look_at_first_step(network=network, batch=batch, logits=logits, ...)     # once
     doctor.look_at_epoch(model=model, optimizer=optimizer, average=average, ...)    # after each epoch
     doctor.look_at_loading(waiting_share=0.6, seconds=300.0, ...)                   # after each epoch that read images
     doctor.look_at_validation(probabilities=probabilities, targets=targets, ...)    # after each validation
+    doctor.look_at_end(num_taken=290)                        # once, after the last epoch
 
 A finding is one sentence: what is probably wrong, and what to change. It is printed once in a run, and kept in
 `findings`. The limits lie far beyond what healthy runs reach, because a false alarm costs more than a missed mistake.
@@ -35,6 +38,7 @@ from torch.optim.swa_utils import AveragedModel
 import metrics
 import utils
 from dataset.batches import Batch
+from dataset.class_names import show_names
 from dataset.decoding import stamp_files
 from dataset.table import Table
 from dataset.tar_shards import split_member
@@ -53,7 +57,7 @@ LEAST_STEPS = 100  # steps before LOSS_RISE counts: without warm-up ml_decoder's
 SMALLEST_RATE = 1e-6  # times a group's initial rate; a cosine over 1000 epochs has 2.5 times this in its last epoch
 LONGEST_WAIT = 0.5  # share of an epoch spent waiting for images; without waiting the epoch would be twice as fast
 LEAST_LOSS_OF_TIME = 600.0  # seconds that the rest of the run would wait; less is not worth a word
-LEAST_IMAGES = 50  # validation images; with fewer the best threshold may be anywhere
+LEAST_IMAGES = 50  # validation images; half of fewer is known to 0.14 at best, and the best threshold may be anywhere
 LEAST_POSITIVES = 20  # images with a class, before that class is judged
 PATIENCE = 3  # validations in a row with a symptom; a model that has just begun may look like a broken one
 SMALLEST_SPREAD = 0.01  # largest minus smallest probability of a class over all images; one class must reach it
@@ -123,6 +127,70 @@ class Doctor:
                 "sources",
                 f"{len(shared)} source(s), such as {min(shared)}, have images both in training and in validation, "
                 "which are then no new ones: `python dataset_tools.py split` keeps the sources of GROUP_PATTERN whole",
+            )
+
+    def look_at_labels(self, train: Table, val: Table, has_teachers: bool = False) -> None:
+        """Look for classes and images that cannot be learned or measured, by their labels alone.
+
+        With `has_teachers`, training learns from others' probabilities, and its labels are not looked at.
+        """
+        splits = {"validation": val} if has_teachers else {"training": train, "validation": val}
+        for name, table in splits.items():
+            num_unknown = int((table.targets < 0).all(axis=1).sum())
+            if num_unknown:
+                self.note(
+                    f"{name} images without a known label",
+                    f"no label of {num_unknown} of {len(table)} {name} images is known, present or absent, so that "
+                    f"they {'teach' if name == 'training' else 'measure'} nothing: label them, or leave them out "
+                    "(EXCLUDE_LIST)",
+                )
+        if has_teachers:
+            return
+        present, known = metrics.as_known(train.targets)
+        has_positive, is_known, has_negative = present.any(axis=0), known.any(axis=0), (known & ~present).any(axis=0)
+        for kind, chosen, advice in (
+            ("known label", ~is_known, "nothing is learned of them; label them, or take them out of the classes"),
+            ("positive", is_known & ~has_positive, "they are learned as always absent; add images that show them"),
+            ("negative", is_known & ~has_negative, "they are learned as always present; add images without them"),
+        ):
+            if chosen.any():
+                names = show_names([train.classes[c] for c in np.flatnonzero(chosen)])
+                self.note(
+                    f"classes without a {kind}",
+                    f"{chosen.sum():,} class(es) without a {kind} in the training split: {names}; {advice}",
+                )
+        unmeasured = has_positive & ~(val.targets == 1).any(axis=0)
+        if unmeasured[has_positive].all():
+            self.note(
+                "no class in both splits",
+                "no class has a positive both in training and in validation, so that F1 says nothing of what is "
+                "learned, and the epoch and the threshold are chosen by chance: each class needs two images or more, "
+                "and VAL_SPLIT a share that takes some of them",
+            )
+        elif unmeasured.any():
+            names = show_names([train.classes[c] for c in np.flatnonzero(unmeasured)])
+            self.note(
+                "classes not measured",
+                f"{unmeasured.sum():,} class(es) that are trained have no positive in the validation split, which "
+                f"does not measure them: {names}",
+            )
+
+    def look_at_sizes(self, num_train: int, num_val: int, batch_size: int) -> None:
+        """Look whether the splits are large enough for the largest `batch_size`, and to choose an epoch by."""
+        if batch_size > num_train:
+            self.note(
+                "batch larger than the split",
+                f"a batch of {batch_size} is larger than the training split: an epoch is a single step of all "
+                f"{num_train} images; lower TRAIN_BATCH_SIZE or UNFROZEN_BATCH_SIZE, or train for more epochs",
+            )
+        if num_val < LEAST_IMAGES:
+            # half the width of the 95 % interval of a share of 1/2, by the normal distribution
+            error = 1.96 * 0.5 / math.sqrt(num_val)
+            self.note(
+                "few validation images",
+                f"{num_val} validation images are few: a share of them such as 0.5 is known to ± {error:.2f} only "
+                "(95 %), so that the epoch and the threshold are chosen by noise as well: raise VAL_SPLIT, or give "
+                "the data set a val split of its own",
             )
 
     # ---- training ----
@@ -225,17 +293,18 @@ class Doctor:
         model: nn.Module,
         optimizer: Optimizer,
         average: AveragedModel | None,
-        loss: float,
+        loss: float | None,
         num_taken: int,
         num_left_out: int = 0,
+        num_overflowed: int = 0,
         num_seen: int | None = None,
     ) -> None:
         """After an epoch: look for steps left out, a loss that rises, rates near 0, and weights that do not move.
 
-        `loss` is the epoch's mean loss, over `num_taken` optimizer steps. `num_seen` of these were taken since
-        `watch`: fewer where a run was resumed within the epoch, None for all. `num_left_out` steps were left out
-        because their loss or gradient was not finite. Steps that fp16's scaler leaves out while it looks for its
-        scale belong to neither.
+        `loss` is the epoch's mean loss, over `num_taken` optimizer steps; None where there was none. `num_seen` of
+        these were taken since `watch`: fewer where a run was resumed within the epoch, None for all. `num_left_out`
+        steps were left out because their loss or gradient was not finite, and apart from these `num_overflowed`
+        because fp16's scaler was looking for its scale.
         """
         if num_left_out:
             self.note(
@@ -243,13 +312,20 @@ class Doctor:
                 f"{num_left_out} step(s) of the epoch had no finite loss or gradient and were left out: lower the "
                 'rates, or set CLIP_GRADIENT_NORM = 1.0 or MIXED_PRECISION = "off"',
             )
+        if num_overflowed and not num_taken:
+            self.note(
+                "overflow",
+                f"no step of an epoch was taken, since all {num_overflowed + num_left_out} overflowed in half "
+                'precision, which lowers its scale at each of them: set MIXED_PRECISION = "bf16" or "off", '
+                'LOSS_REDUCTION = "mean" if it is "sum", or have more steps in an epoch (TRAIN_BATCH_SIZE)',
+            )
         self.num_steps += num_taken
-        rose = self.first_loss is not None and loss > LOSS_RISE * self.first_loss
+        rose = self.first_loss is not None and loss is not None and loss > LOSS_RISE * self.first_loss
         if rose and self.num_steps > LEAST_STEPS:
             self.epochs_above += 1
         else:
             self.epochs_above = 0
-        if self.epochs_above == 2 and self.first_loss:
+        if self.epochs_above == 2 and self.first_loss and loss is not None:
             self.note(
                 "loss rose",
                 f"the mean loss of two epochs is {loss / self.first_loss:,.3g} times that of the untrained model: the "
@@ -333,6 +409,14 @@ class Doctor:
             f"the model waits for images {waiting_share:.0%} of the time: with images at hand it would be "
             f"{1 / (1 - waiting_share):.1f} times as fast, saving {utils.format_duration(seconds_ahead)}; {advice}",
         )
+
+    def look_at_end(self, num_taken: int) -> None:
+        """After the last epoch of a run of `num_taken` optimizer steps."""
+        if not num_taken:
+            self.note(
+                "nothing learned",
+                "nothing was learned: no step of the run was taken, and its checkpoint holds the weights as they began",
+            )
 
     # ---- validation ----
 
@@ -524,9 +608,7 @@ def find_symptoms(
         )
     never = np.flatnonzero((positives >= LEAST_POSITIVES) & ~predicted.any(axis=0))
     if len(never):
-        names = ", ".join(f"{classes[c]} ({positives[c]} positives)" for c in never[:3])
-        if len(never) > 3:
-            names += f" and {len(never) - 3} more"
+        names = show_names([f"{classes[c]} ({positives[c]} positives)" for c in never], most=3)
         symptoms["never predicted"] = (
             f"{len(never)} class(es) are never predicted for a validation image: {names}; set "
             'THRESHOLD_SCOPE = "per_class", or USE_POS_WEIGHT = True'

@@ -31,7 +31,7 @@ from dataset.table import Table
 from heads import pool
 from models.batchnorm_folding import fold_batchnorm
 from models_factory import MultiLabelModel
-from utils import track, write_atomically
+from utils import InputError, track, write_atomically
 
 
 def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ def read_features(
                 write_atomically(path, lambda temporary: _join(share_paths, (len(table), *shape), temporary))
             distributed.wait()
             share_path.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
+    return open_features(path, (len(table), *shape))
 
 
 class FeatureDataset(Labels):
@@ -154,6 +154,21 @@ def _join(share_paths: Sequence[Path], shape: tuple[int, ...], path: Path) -> No
         _write_header(file, shape)
         for share_path in share_paths:
             np.load(share_path, mmap_mode="r").tofile(file)
+
+
+def open_features(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The features in the .npy file `path`, memory-mapped. Raises InputError if it is not a whole file of `shape`."""
+    try:
+        features = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy reports a damaged header by many kinds of error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"cannot read the kept features {path}: {reason}: delete it, and it is made again") from error
+    if features.dtype != np.float32 or features.shape != shape:
+        raise InputError(
+            f"the kept features {path} are {features.dtype} {features.shape}, expected float32 {shape}: delete the "
+            "file, and it is made again"
+        )
+    return features
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

@@ -114,11 +114,11 @@ def list_splits() -> list[str]:
     return splits
 
 
-def read_split(split: str) -> Table:
+def read_split(split: str, run_commands: bool = True) -> Table:
     """The images and labels of `split`.
 
     The training split includes the images of EXTRA_DATASET_FOLDERS. Images of EXCLUDE_LIST are left out, except from
-    the test split.
+    the test split. Without `run_commands`, SHARD_COMMANDS is taken for False.
     """
     folders: list[str | Path] = [config.DATASET_FOLDER]
     if split == "train":
@@ -134,21 +134,38 @@ def read_split(split: str) -> Table:
         labels_dir=labels_dir,
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
-        options=make_options(),
+        options=make_options(run_commands),
     )
     if config.EXCLUDE_LIST and split != "test":
         table = dataset_readers.exclude(table, config.EXCLUDE_LIST, config.DATASET_FOLDER)
     return table
 
 
-def make_options() -> ReadOptions:
-    """The constants that the readers of some formats depend on."""
+def advise_on_labels(split: str) -> str:
+    """Which constants to look at where no image of `split` has a label: they say where its labels are."""
+    format = choose_format(split)
+    if format == "coco_cls":
+        name, folder = {
+            "train": ("TRAIN_LABELS_DIR", config.TRAIN_LABELS_DIR),
+            "val": ("LABELS_DIR", config.LABELS_DIR),
+            "test": ("TEST_LABELS_DIR", config.TEST_LABELS_DIR),
+        }[split]
+        return f"is {name} right? It is {folder}"
+    advice = f"is DATASET_FOLDER right? {config.DATASET_FOLDER} is read as {format} (DATASET_FORMAT)"
+    if format == "csv":
+        advice += f", and {config.LABEL_SEPARATOR!r} (LABEL_SEPARATOR) stands between two names"
+    return advice
+
+
+def make_options(run_commands: bool = True) -> ReadOptions:
+    """The constants that the readers of some formats depend on. Without `run_commands`, SHARD_COMMANDS is False."""
     return ReadOptions(
         separator=config.LABEL_SEPARATOR,
         count_crowds=config.COUNT_CROWDS,
         cache_folder=config.CACHE_FOLDER,
         check_label_files=config.CHECK_LABEL_FILES,
         shard_cache_gb=config.SHARD_CACHE_GB,
+        shard_commands=config.SHARD_COMMANDS and run_commands,
     )
 
 

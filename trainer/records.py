@@ -22,9 +22,10 @@ from models import checkpoints
 from models_factory import MultiLabelModel
 from trainer import from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation
+from trainer.doctor import Doctor
 from trainer.run import Run
 from trainer.run_files import RunFiles
-from trainer.run_state import RunState
+from trainer.run_state import RunState, read_state, require_alike
 from trainer.step import save_batch
 from trainer.training_data import Data
 from trainer.validation import Validation
@@ -34,10 +35,18 @@ DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
 
 def name_files(data: Data) -> RunFiles:
-    """The files of this configuration. The same constants (of the sections marked *) and data give the same names."""
+    """The files of this configuration. The same constants (of the sections marked *) and data give the same names.
+
+    MICRO_BATCH_SIZE names them, too, where it is set.
+    """
     constants = overrides.resolved(config)
     decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
     identity = {name: constants[name] for name in decides} | {"data": data.table.fingerprint()}
+    # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
+    if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
+        del identity["SPLIT_SEED"]
+    if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
+        identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     files = [
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
@@ -68,14 +77,17 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
             raise InputError(f"{files.last} is of another {name}, {last[name]}: delete it, or set RESUME = 'never'")
     saved = last["training_state"]
     try:
+        state = read_state(saved["state"])
+        processes = saved["processes"]
+        _check_processes(processes, trainer)
         trainer.model.load_state_dict(last["model_state"])
+        require_alike(saved["engine"], trainer.state_dict(), "the optimizer's state")
         trainer.load_state_dict(saved["engine"])
-        state = RunState(**saved["state"])
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        trainer.require_shapes()
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{files.last} does not fit this model ({str(error).splitlines()[0]}): delete it, or set RESUME = 'never'"
         ) from error
-    processes = saved["processes"]
     if len(processes) == distributed.count():
         return state, processes[distributed.rank()]
     if state.step:
@@ -87,6 +99,18 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
     return state, {"random": None, "loss_total": loss_total, "doctor": processes[0]["doctor"]}
 
 
+def _check_processes(processes: Any, trainer: Trainer) -> None:
+    """Raise an error unless `processes`, from a file, is what `save_last` collects of one or more processes."""
+    before = random_state.get_random_state(trainer.device)
+    expected = {"random": before | {"cuda": None}, "loss_total": 0.0, "doctor": Doctor().state_dict()}
+    require_alike(processes, [expected] * max(1, len(processes)), "what its processes saved")
+    for process in processes:
+        try:
+            random_state.set_random_state(process["random"], trainer.device)
+        finally:
+            random_state.set_random_state(before, trainer.device)
+
+
 def _load_last(files: RunFiles) -> dict[str, Any] | None:
     """What an unfinished run left; None where there is none."""
     for leftover in files.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
@@ -94,9 +118,10 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     if config.RESUME == "never" or not files.last.is_file():
         return None
     last = checkpoints.load(files.last)
-    if "training_state" not in last:
+    saved = last.get("training_state")
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict) or "finished" not in saved["state"]:
         raise InputError(f"{files.last} holds no state to resume: delete it, or set RESUME = 'never'")
-    return None if last["training_state"]["state"]["finished"] else last
+    return None if saved["state"]["finished"] else last
 
 
 def start_epoch(run: Run, epoch: int) -> None:
@@ -249,7 +274,7 @@ def finish(run: Run) -> dict[str, Any]:
             "best": best | {"metrics": measured, "file": str(files.checkpoint)},
             "last": {"score": state.history[-1].get("val_f1"), "epoch": state.epoch, "file": str(files.last)},
         },
-        "steps_left_out": state.num_skipped,
+        "steps_left_out": sum(record["steps_left_out"] for record in state.history),
         "findings": findings,
     }
     utils.write_text(files.result, json.dumps(result, indent=1))

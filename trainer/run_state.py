@@ -9,8 +9,13 @@ Whoever trains an epoch counts its steps, images and seconds in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from torch import Tensor
+
+from models.metadata import is_count, is_list, is_measured, is_number, is_object
 
 
 @dataclass
@@ -21,7 +26,7 @@ class RunState:
     epoch: int = 0  # the last epoch that is done
     seconds: float = 0.0  # that the epochs took
     history: list[dict[str, Any]] = field(default_factory=list)  # a record for each epoch
-    num_skipped: int = 0  # steps that were left out, because their gradient was not finite; also of the present epoch
+    num_skipped: int = 0  # the sum of `num_left_out` over all epochs and the present one
     finished: bool = False  # whether the run has ended
 
     # the present epoch, `epoch` + 1
@@ -30,7 +35,8 @@ class RunState:
     num_images: int = 0  # of these steps
     epoch_seconds: float = 0.0  # that these steps took; at the end of the epoch also its preparation
     num_taken: int = 0  # those of these steps whose gradient was finite
-    num_left_out: int = 0  # those of these steps whose gradient was not finite
+    num_left_out: int = 0  # those of these steps whose gradient was not finite, without the next ones
+    num_overflowed: int = 0  # those that overflowed in half precision, while the scaler lowers its scale
     rates: dict[str, float] = field(default_factory=dict)  # learning rates at the start of the epoch
 
     # validations
@@ -61,5 +67,55 @@ class RunState:
         self.epoch = record["epoch"]
         self.seconds += record["seconds"]
         self.history.append(record)
-        self.step = self.num_images = self.num_taken = self.num_left_out = 0
+        self.step = self.num_images = self.num_taken = self.num_left_out = self.num_overflowed = 0
         self.loss_total = self.epoch_seconds = 0.0
+
+
+def is_record(value: Any) -> bool:
+    """Whether `value` is the record of an epoch: its number, and other numbers, True or False."""
+    return is_object(value, lambda part: isinstance(part, bool) or is_measured(part)) and is_count(value.get("epoch"))
+
+
+# keys: the types of RunState's fields as they are written there; values: whether a value from a file is of that type
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "int": is_count,
+    "float": lambda value: value is not None and is_measured(value),
+    "float | None": is_measured,
+    "bool": lambda value: isinstance(value, bool),
+    "list[dict[str, Any]]": lambda value: is_list(value, is_record),
+    "dict[str, float]": lambda value: is_object(value, is_number),
+}
+
+
+def read_state(values: Any) -> RunState:
+    """The RunState with `values`, which come from a file. Raises ValueError for an unknown name or a wrong type."""
+    types = {member.name: str(member.type) for member in fields(RunState)}
+    for name, value in values.items() if isinstance(values, dict) else [("state", values)]:
+        if name not in types or not TYPES[types[name]](value):
+            raise ValueError(f"{name!r} of the run's state is not {types.get(name, 'known')}")
+    return RunState(**values)
+
+
+def require_alike(found: Any, expected: Any, place: str) -> None:
+    """Raise ValueError if `found`, which comes from a file, has other names, types or shapes than `expected`.
+
+    Where `expected` holds None or nothing, as before the first step, anything may stand. `place` is for the message.
+    """
+    if isinstance(expected, Tensor):
+        alike = isinstance(found, Tensor) and (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    elif is_number(expected):
+        alike = is_number(found) or isinstance(found, float)
+    else:
+        alike = expected is None or isinstance(found, type(expected))
+    if not alike:
+        raise ValueError(f"{place} is a {type(found).__name__} of another form than the run's")
+    if isinstance(expected, dict) and expected:
+        if found.keys() != expected.keys():
+            raise ValueError(f"{place} has other names than the run's")
+        for name, value in expected.items():
+            require_alike(found[name], value, f"{place}, {name}")
+    elif isinstance(expected, list | tuple) and expected:
+        if len(found) != len(expected):
+            raise ValueError(f"{place} has {len(found)} values, not {len(expected)}")
+        for index, value in enumerate(expected):
+            require_alike(found[index], value, f"{place}, {index}")

@@ -90,6 +90,18 @@ def clip_gradients(trainer: Trainer) -> bool:
     return bool(norm.isfinite())  # waits for the GPU, which then has nothing left but to move the weights
 
 
+def count_step(trainer: Trainer) -> None:
+    """Move the schedule on by a step, taken or left out: it counts steps, not updates.
+
+    Before the first update, which makes the optimizer's state, the rates play no role, and torch warns of a schedule
+    that moves them: then the step is counted only.
+    """
+    if trainer.optimizer.state:
+        trainer.schedule.step()
+    else:
+        trainer.schedule.last_epoch += 1
+
+
 def explains_overflow(trainer: Trainer) -> bool:
     """Whether a gradient that is not finite is the scaler's doing: fp16 starts too high, and lowers its scale."""
     return trainer.scaler.is_enabled() and trainer.scaler.get_scale() >= 1

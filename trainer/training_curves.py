@@ -65,7 +65,7 @@ def save_training_curves(history: Sequence[Record], path: Path) -> None:
 def draw_training_curves(history: Sequence[Record]) -> Figure:
     """A figure of loss, F1 and mAP, learning rates and threshold over the epochs of `history`.
 
-    A record that lacks a number (an epoch without validation) has no point in that curve.
+    A record that lacks a number (an epoch without validation, or without a step) has no point in that curve.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -102,7 +102,7 @@ def _plot(axes: Axes, history: Sequence[Record], title: str, lines: dict[str, tu
     axes.set_title(title, loc="left", fontsize=11)
     style_axes(axes)
     for key, (label, colour, style) in lines.items():
-        points = [(record["epoch"], record[key]) for record in history if key in record]
+        points = [(record["epoch"], record[key]) for record in history if record.get(key) is not None]
         if points:
             # markers show which epochs were measured, and make a single epoch visible; many of them hide the line
             marker = None

@@ -43,6 +43,7 @@ class Data(NamedTuple):
     train: Table
     val: Table
     format: str  # a key of dataset.formats.FORMATS
+    val_is_drawn: bool = True  # by VAL_SPLIT and SPLIT_SEED; False: the data set's own val split
     soft_targets: NDArray[np.float32] | None = None  # (N, C) of the training images; they replace the labels
     weights: NDArray[np.float32] | None = None  # (N,) of the training images
 
@@ -54,16 +55,15 @@ def read_data() -> Data:
     images. Raises InputError for what cannot be trained on.
     """
     data = _read_splits()
-    classes = data.table.classes
     for name, split in (("training", data.train), ("validation", data.val)):
         if len(split) < 2 * distributed.count():
             raise InputError(
                 f"there are {len(split)} {name} images that can be read: each split needs at least 2 in each process"
             )
-        has_positive = (split.targets == 1).any(axis=0)
-        missing = [classes[index] for index in np.flatnonzero(~has_positive)]
-        if missing:
-            utils.warn(f"{len(missing)} class(es) without a positive in the {name} split: {', '.join(missing)}")
+    learns_labels = not (config.TEACHER_PROBABILITIES or config.TEACHER_CHECKPOINTS)
+    if learns_labels:
+        require_labels(data.train, "training", _advise_on_labels(data, "train"))
+    require_labels(data.val, "validation", _advise_on_labels(data, "val"))
     if config.LOSS == "softmax":
         require_one_label(data.table)
     if config.TEACHER_PROBABILITIES:
@@ -97,8 +97,26 @@ def _read_splits() -> Data:
     if given_val:
         val = table.select(range(len(train), len(table)))
     else:
-        train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SEED)
-    return Data(table=table, train=train, val=val, format=format)
+        train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SPLIT_SEED)
+    return Data(table=table, train=train, val=val, format=format, val_is_drawn=given_val is None)
+
+
+def require_labels(split: Table, name: str, advice: str) -> None:
+    """Raise InputError unless an image of the `name` split has a label: nothing could be learned from it, or chosen."""
+    if not (split.targets == 1).any():
+        if (split.targets == 0).any():
+            raise InputError(f"no {name} image has a label: {advice}")
+        raise InputError(f"no label of any {name} image is known, present or absent: {advice}")
+
+
+def _advise_on_labels(data: Data, split: str) -> str:
+    """What to look at where `split`, train or val, has no label."""
+    if split == "val" and data.val_is_drawn:
+        return (
+            f"VAL_SPLIT {config.VAL_SPLIT:g} takes {len(data.val)} of {len(data.table)} images: raise it, or draw "
+            f"others (SPLIT_SEED {config.SPLIT_SEED})"
+        )
+    return from_config.advise_on_labels(split)
 
 
 def require_one_label(table: Table) -> None:

@@ -17,7 +17,7 @@ import utils
 from dataset import loading
 from dataset.batches import Batch
 from tensorboard_logging import TensorBoardLogger
-from trainer.build import is_frozen
+from trainer.build import choose_batch_size, is_frozen
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
@@ -29,6 +29,18 @@ PICTURES = 16  # validation pictures shown in TensorBoard
 
 
 # ---- the doctor ----
+
+
+def see_data(run: Run) -> None:
+    """Let the doctor look at the data of a run that begins."""
+    if not distributed.is_first():
+        return
+    data = run.data
+    run.doctor.look_at_data(data.train, data.val)
+    has_teachers = bool(config.TEACHER_PROBABILITIES or config.TEACHER_CHECKPOINTS)
+    run.doctor.look_at_labels(data.train, data.val, has_teachers)
+    largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
+    run.doctor.look_at_sizes(num_train=len(data.train), num_val=len(data.val), batch_size=largest)
 
 
 def see_first_step(run: Run) -> LookAtLogits:
@@ -43,7 +55,7 @@ def see_first_step(run: Run) -> LookAtLogits:
             return
         was_shown = True
         lines = trainer.objective.describe(logits, batch.targets, batch.weights)
-        utils.say("\n  ".join(["first step:", *lines]))
+        utils.say("first step:", *(f"  {line}" for line in lines))
         run.doctor.look_at_first_step(
             network=stage.network,
             batch=batch,
@@ -68,7 +80,8 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
         average=trainer.average,
         loss=record["train_loss"],
         num_taken=record["steps"],
-        num_left_out=record["steps_left_out"],
+        num_left_out=record["steps_left_out"] - record["steps_overflowed"],
+        num_overflowed=record["steps_overflowed"],
         num_seen=num_seen,
     )
     if stage.network is trainer.model:  # else it read features, which are at hand
@@ -80,6 +93,11 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
             default_num_workers=utils.choose_num_workers(None, trainer.device),
             image_cache=config.IMAGE_CACHE,
         )
+
+
+def see_end(run: Run) -> None:
+    """Let the doctor look at a run whose epochs are done."""
+    run.doctor.look_at_end(num_taken=sum(record["steps"] for record in run.state.history))
 
 
 def see_validation(run: Run, validated: Validation, epoch: int) -> None:
@@ -138,7 +156,7 @@ def print_configuration(run: Run) -> None:
             rows["resumes"] += f" and {state.step} steps"
         if state.best_epoch:
             rows["resumes"] += f", best F1 so far {state.best_f1:.4f}"
-    utils.say("\n".join(f"{name:>8}  {text}" for name, text in rows.items()) + "\n")
+    utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
 
 
 def _describe_model(run: Run) -> str:
@@ -191,7 +209,7 @@ def _describe_rates(run: Run) -> str:
 
 def print_epoch(record: dict[str, Any]) -> None:
     """One line for each epoch."""
-    text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  loss {record['train_loss']:.4f}"
+    text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  {describe_steps(record)}"
     if "val_f1" in record:
         text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
         text += f"  threshold {record['threshold']:.3f}"
@@ -203,12 +221,28 @@ def print_epoch(record: dict[str, Any]) -> None:
     utils.say(f"{text}  {speed}  {utils.format_duration(record['seconds'])}")
 
 
+def describe_steps(record: dict[str, Any]) -> str:
+    """The epoch's mean loss, and how many of its steps were left out, if some were."""
+    num_left_out, num_overflowed = record["steps_left_out"], record["steps_overflowed"]
+    words = []
+    if num_overflowed:
+        words.append(f"{num_overflowed} overflowed in half precision")
+    if num_left_out > num_overflowed:
+        words.append(f"{num_left_out - num_overflowed} had no finite gradient")
+    reasons = ", ".join(words)
+    if record["train_loss"] is None:
+        return f"no step: all {reasons}"
+    loss = f"loss {record['train_loss']:.4f}"
+    return f"{loss} ({reasons} of {record['steps'] + num_left_out} steps)" if words else loss
+
+
 def print_result(run: Run, selected: dict[str, Any]) -> None:
     """What came out of the run, and which checkpoint was selected."""
     state, files, measured = run.state, run.files, selected["metrics"]
     lines = [
-        f"\nbest validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
-        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}"
+        "",
+        f"best validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
+        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}",
     ]
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
@@ -216,5 +250,5 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
         f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
         f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
     )
-    lines.append(f"saved: {files.checkpoint}\n       {config.BEST_MODEL_PATH}\n       {files.curves}")
-    utils.say("\n".join(lines))
+    lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
+    utils.say(*lines)

@@ -174,6 +174,7 @@ def make_constants(task: Task, data: Path, more: Sequence[str]) -> list[str]:
         "USE_POS_WEIGHT": True,
         "POS_WEIGHT_CAP": 0,
         "SEED": task.seed,
+        "SPLIT_SEED": task.seed,
     }
     files = {
         "LOCAL_ROOT": task.folder,

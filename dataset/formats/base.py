@@ -22,6 +22,7 @@ class ReadOptions:
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present
     cache_folder: Path | None = None  # coco_cls: where an index of the label files is kept; None: nowhere
     shard_cache_gb: float = 50.0  # webdataset: of shards from elsewhere that are kept in `cache_folder`
+    shard_commands: bool = False  # webdataset: whether a line of shards.txt may be a command
     check_label_files: bool = True  # coco_cls: False: the index notices new and renamed label files, not edited ones
 
 

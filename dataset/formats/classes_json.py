@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from dataset.class_names import find_class, name_labels, require_unique
 from dataset.formats.base import Format, SplitSource
+from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
-from dataset.table import SPLITS, Table
-from dataset.text_files import JsonLine, read_json, write_json
+from dataset.table import SPLITS, Table, require_room
+from dataset.text_files import read_text
 from utils import InputError
 
 
@@ -26,16 +28,18 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def read(source: SplitSource) -> Table:
     file = source.root / f"{source.split}.json"
-    data, text = read_json(file)
+    text = read_text(file)
+    data = parse_json(text, file)
     if not (isinstance(data, dict) and isinstance(data.get("classes"), list) and isinstance(data.get("images"), list)):
         raise InputError(f'{file}: expected {{"classes": [...], "images": [[path, [names]], ...]}}')
-    classes = require_unique(data["classes"], lambda index: str(JsonLine(file, text, data["classes"][index], 2)))
+    classes = require_unique(data["classes"], lambda index: locate_class(file, text, data["classes"][index]))
     columns = {name: column for column, name in enumerate(classes)}
+    require_room(len(data["images"]), len(classes))
     rows = Rows(file.parent, source.root, classes)
     seen: Counter[str] = Counter()
     for number, entry in enumerate(data["images"], start=1):
         if not is_entry(entry):
-            raise InputError(f"{file}: image {number} is {str(entry)[:80]}, not [path, [names], [unknown names]?]")
+            raise InputError(f"{file}: image {number} is {reprlib.repr(entry)}, not [path, [names], [unknown names]?]")
         path, present_names, unknown_names = entry if len(entry) == 3 else (*entry, [])
         seen[path] += 1
         where = JsonLine(file, text, path, seen[path])
@@ -43,6 +47,11 @@ def read(source: SplitSource) -> Table:
         unknown = [find_class(name.strip(), columns, where) for name in unknown_names]
         rows.add(path, mark_columns(present, unknown, len(classes), where), where)
     return rows.make_table(file)
+
+
+def locate_class(file: Path, text: str, name: object) -> str:
+    """Where the class `name` stands for the second time."""
+    return str(JsonLine(file, text, name, 2)) if not isinstance(name, list | dict) else str(file)
 
 
 def is_entry(entry: Any) -> bool:

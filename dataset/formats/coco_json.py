@@ -5,6 +5,7 @@ An image's "unknown_category_ids" are unknown.
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 
 from dataset.class_names import require_unique
 from dataset.formats.base import Format, SplitSource
+from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
-from dataset.table import SPLITS, Table
-from dataset.text_files import JsonLine, read_json, write_json
+from dataset.table import SPLITS, Table, require_room
+from dataset.text_files import read_text
 from utils import InputError
 
 UNKNOWN_IDS = "unknown_category_ids"  # the key of an image's unknown classes
@@ -32,7 +34,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def list_files(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"instances_{split}*.json"))
+    return sorted(file for file in folder.glob(f"instances_{split}*.json") if file.is_file())
 
 
 def read(source: SplitSource) -> Table:
@@ -52,13 +54,14 @@ def read(source: SplitSource) -> Table:
 
 def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
     """The table of one annotation file, whose images lie in `folder`; their paths must not leave `inside`."""
-    data, text = read_json(file)
+    text = read_text(file)
+    data = parse_json(text, file)
     if not (isinstance(data, dict) and all(isinstance(data.get(key), list) for key in LISTS)):
         raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
     try:
         categories = sorted((category["id"], category["name"]) for category in data["categories"])
         classes = require_unique(
-            [name for _, name in categories], lambda index: f"{file}: category {categories[index]}"
+            [name for _, name in categories], lambda index: f"{file}: category {reprlib.repr(categories[index])}"
         )
         columns = {id: column for column, (id, _) in enumerate(categories)}
         present: dict[Any, set[int]] = {image["id"]: set() for image in data["images"]}
@@ -69,6 +72,7 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
         for annotation in data["annotations"]:
             if count_crowds or not annotation.get("iscrowd"):
                 present[annotation["image_id"]].add(columns[annotation["category_id"]])
+        require_room(len(present), len(classes))
         rows = Rows(folder, inside, classes)
         seen: Counter[str] = Counter()
         for image in data["images"]:
@@ -78,9 +82,11 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
             unknown = [columns[id] for id in image.get(UNKNOWN_IDS, ())]
             rows.add(name, mark_columns(present[image["id"]], unknown, len(classes), where), where)
     except KeyError as error:
-        raise InputError(f"{file}: {error.args[0]!r} is missing, or is the id of no image or category") from error
-    except (TypeError, AttributeError) as error:
-        raise InputError(f"{file} is no COCO annotation file: {error}") from error
+        raise InputError(
+            f"{file}: {reprlib.repr(error.args[0])} is missing, or is the id of no image or category"
+        ) from error
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{file} is no COCO annotation file: {str(error)[:200]}") from error
     return rows.make_table(file)
 
 

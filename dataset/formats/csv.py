@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from dataset.class_names import find_class, read_classes, require_unique, split_names
+from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns, parse_values
 from dataset.rows import Rows, join_files
@@ -22,6 +23,7 @@ from dataset.table import SPLITS, Table
 from dataset.text_files import read_text, replace_text
 from utils import InputError
 
+MOST_HEADER_BYTES = 1 << 22  # of the first line of a file that may be anything
 COLUMNS = ("image_path", "labels", "split", "group")  # every other column is a class
 
 
@@ -39,22 +41,32 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     files = {split: [file] for split, file in named.items() if file.is_file() and "image_path" in read_header(file)}
     if files:
         return files
-    shared = [file for file in sorted(root.glob("*.csv")) if {"image_path", "split"} <= set(read_header(file))]
-    found = {split for file in shared for split in _list_splits_in(file, file.stat().st_mtime_ns)}
+    shared = [
+        file
+        for file in sorted(root.glob("*.csv"))
+        if file.is_file() and {"image_path", "split"} <= set(read_header(file))
+    ]
+    found = {split for file in shared for split in _list_splits_in(file, *_stamp(file))}
     return {split: shared for split in SPLITS if split in found}
 
 
+def _stamp(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 @functools.lru_cache  # asked for several times before a run begins
-def _list_splits_in(file: Path, changed: int) -> set[str]:
-    """What stands in the column `split` of a csv file that was last `changed` at that time."""
+def _list_splits_in(file: Path, size: int, changed: int) -> set[str]:
+    """What stands in the column `split` of a csv file of that size that was last `changed` at that time."""
     return {row["split"].strip() for _, row in read_rows(file)}
 
 
 def read_header(file: Path) -> list[str]:
     """The names of the columns of a csv file; none where it is something else."""
     try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            return [name.strip() for name in next(csv.reader(lines), [])]
+        with open_file(file) as stream:
+            text = stream.read(MOST_HEADER_BYTES).decode("utf-8-sig", errors="replace")
+        return [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
     except csv.Error:
         return []
     except OSError as error:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dataset.class_names import find_class, name_labels, read_classes, write_classes
-from dataset.files import IMAGE_EXTENSIONS, list_files, require_listable
+from dataset.files import IMAGE_EXTENSIONS, is_folder, list_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
@@ -30,7 +30,7 @@ def list_class_folders(root: Path, split: str) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
 
 
 def read(source: SplitSource) -> Table:

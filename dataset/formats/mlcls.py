@@ -33,7 +33,7 @@ def read_label_txt(path: Path) -> tuple[str, ...]:
     names: dict[int, tuple[str, int]] = {}
     for number, line in lines:
         index, _, name = line.strip().partition(" ")
-        if not (index.isascii() and index.isdigit()) or int(index[:10]) >= len(lines):
+        if not (index.isascii() and index.isdigit() and len(index) <= 10) or int(index) >= len(lines):
             raise InputError(
                 f"{path}:{number}: {line.strip()[:80]!r} does not begin with an index 0...{len(lines) - 1}, as the "
                 f"{len(lines)} classes need"

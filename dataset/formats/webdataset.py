@@ -15,7 +15,7 @@ from dataset.class_names import find_class, name_labels, read_classes, split_nam
 from dataset.files import require_endings, require_stems
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
-from dataset.table import SPLITS, Table
+from dataset.table import SPLITS, Table, require_room
 from dataset.tar_shards.index import list_shards, name_index
 from dataset.tar_shards.reading import register_split
 from dataset.tar_shards.scanning import SEPARATOR
@@ -35,7 +35,7 @@ def list_splits(root: Path) -> list[str]:
 def files_of_split(root: Path, split: str) -> list[Path]:
     """The shards and their index. Raises InputError when a shard of the data set lies elsewhere."""
     shards = list_shards(root)
-    elsewhere = [name for name, url in shards.items() if url]
+    elsewhere = [name for name, address in shards.items() if address.kind != "here"]
     if elsewhere:
         raise InputError(f"{root}: {elsewhere[0]} lies elsewhere, as shards.txt says: split needs it here")
     return [*(root / name for name in shards if name.startswith(f"{split}-")), name_index(root, split)]
@@ -47,12 +47,18 @@ def read(source: SplitSource) -> Table:
     splits = list_splits(root) if not (root / "classes.txt").is_file() else [source.split]
     for split in splits:  # without a list, the classes are what is named in any split
         indexes[split] = register_split(
-            root, split, lambda: read_classes(root, source.classes), options.cache_folder, options.shard_cache_gb
+            root,
+            split,
+            lambda: read_classes(root, source.classes),
+            options.cache_folder,
+            options.shard_cache_gb,
+            options.shard_commands,
         )
     cells = {cell for index in indexes.values() for row in index for cell in (row.labels, row.unknown)}
     classes = read_classes(root, sorted({name for cell in cells for name in split_names(cell, SEPARATOR)}))
     columns = {name: column for column, name in enumerate(classes)}
 
+    require_room(len(indexes[source.split]), len(classes))
     paths, rows = [], []
     row_of: dict[tuple[str, str], bytes] = {}  # the same few combinations of labels occur again and again
     for shard, member, _, _, labels, unknown in indexes[source.split]:

@@ -1,50 +1,26 @@
-"""Shards that lie elsewhere: opened through webdataset, copied into a folder, dropped when there is no room."""
+"""Shards that lie elsewhere: copied into a folder, dropped when there is no room."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TypeVar
 
+from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
 from utils import InputError
 
-TRIES = 4  # of fetching a shard
+T = TypeVar("T")
+TRIES = 4  # of reading a shard
 RETRY_SECONDS = 1.0  # before the second try; twice as long before each further one
 CHUNK = 1 << 20  # bytes that are read at a time
 
 
-class BrokenTransfer(Exception):
-    """Why a shard did not arrive whole."""
-
-
-def open_url(url: str) -> IO[bytes]:
-    """What webdataset opens for `url`. Raises BrokenTransfer, InputError."""
-    gopen = import_webdataset(f"reading {url[:80]}").gopen
-    try:
-        return gopen(url)
-    except (OSError, ValueError) as error:
-        raise BrokenTransfer(shorten_error(error)) from error
-
-
-def import_webdataset(purpose: str) -> Any:
-    """The library. Raises InputError where it is not installed."""
-    try:
-        import webdataset
-    except ImportError as error:
-        raise InputError(f"{purpose} needs {error.name}: pip install -r requirements-shards.txt") from error
-    return webdataset
-
-
-def shorten_error(error: Exception) -> str:
-    """What `error` says, in one line."""
-    return str(error).replace("\n", " ")[:300]
-
-
-def fetch_shard(url: str, name: str, file: Path, num_bytes: int, limit_gb: float) -> None:
-    """Copy the shard `name` from `url` to `file`, once, however many processes ask for it.
+def fetch_shard(address: Address, name: str, file: Path, num_bytes: int, limit_gb: float) -> None:
+    """Copy the shard `name` from `address` to `file`, once, however many processes ask for it.
 
     It has at least `num_bytes`. Shards in the folder of `file` that were used longest ago are dropped until all of them
     fit into `limit_gb`. Raises InputError when all tries fail.
@@ -63,10 +39,10 @@ def fetch_shard(url: str, name: str, file: Path, num_bytes: int, limit_gb: float
                 temporary.touch()
                 os.truncate(temporary, num_bytes)  # other processes count it with its later size
             try:
-                _try_to_copy(url, temporary, num_bytes)
+                try_again(partial(_copy, address, temporary, num_bytes, limit))
                 os.replace(temporary, file)
             except BrokenTransfer as error:
-                raise InputError(f"cannot fetch {name} as shards.txt says: {error}") from error
+                raise InputError(f"cannot fetch {name} as {address.where} says: {error}") from error
             finally:
                 temporary.unlink(missing_ok=True)
         with _lock(folder / "room.lock"):
@@ -75,25 +51,26 @@ def fetch_shard(url: str, name: str, file: Path, num_bytes: int, limit_gb: float
         raise InputError(f"cannot keep {name} in {folder}: {error.strerror}") from error
 
 
-def _try_to_copy(url: str, file: Path, num_bytes: int) -> None:
-    """Copy what is at `url`, at least `num_bytes`, over `file`. Raises BrokenTransfer when no try succeeds."""
-    for number in range(TRIES):
+def try_again(action: Callable[[], T]) -> T:
+    """What `action` returns, in one of TRIES tries. Raises BrokenTransfer when none succeeds."""
+    for number in range(TRIES - 1):
         try:
-            _copy(url, file, num_bytes)
-            break
+            return action()
         except BrokenTransfer:
-            if number == TRIES - 1:
-                raise
             time.sleep(RETRY_SECONDS * 2**number)
+    return action()
 
 
-def _copy(url: str, file: Path, num_bytes: int) -> None:
+def _copy(address: Address, file: Path, least: int, most: int) -> None:
+    """Copy what is at `address`, `least` to `most` bytes, over `file`. Raises BrokenTransfer, InputError."""
     with file.open("r+b") as target:
         size = 0
-        stream = open_url(url)
+        stream = open_address(address)
         try:
             while chunk := _read(stream):
                 size += target.write(chunk)
+                if size > most:
+                    raise InputError(f"SHARD_CACHE_GB is {most / 1e9:g}, but {address.where} gives more than that")
         except BaseException:
             with suppress(OSError):  # the first error says why
                 stream.close()
@@ -102,14 +79,14 @@ def _copy(url: str, file: Path, num_bytes: int) -> None:
             stream.close()  # a command says only now whether it has succeeded
         except OSError as error:
             raise BrokenTransfer(shorten_error(error)) from error
-        if size < num_bytes:
-            raise BrokenTransfer(f"{size:,} bytes came, but its index needs {num_bytes:,}")
+        if size < least:
+            raise BrokenTransfer(f"{size:,} bytes came, but its index needs {least:,}")
         target.truncate(size)
         target.flush()
         os.fsync(target.fileno())
 
 
-def _read(stream: IO[bytes]) -> bytes:
+def _read(stream: Any) -> bytes:
     """The next bytes. An error of the stream is a BrokenTransfer, unlike one of the disk that is written to."""
     try:
         return stream.read(CHUNK)

@@ -1,4 +1,8 @@
-"""Which shards a data set has, and the index of a split: `<split>.index.csv`, a line for each image."""
+"""Which shards a data set has, and the index of a split: `<split>.index.csv`, a line for each image.
+
+The first line of each shard that is a file also says the file's size and time of change. While both are the same, the
+index is used; otherwise it is made anew. A shard with an older date is another shard, too.
+"""
 
 from __future__ import annotations
 
@@ -6,95 +10,153 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from dataset.tar_shards.scanning import BLOCK, IndexRow, scan_shards
-from dataset.text_files import read_lines, replace_text
-from utils import InputError
+from dataset.files import MOST_IMAGE_BYTES
+from dataset.tar_shards.addresses import HERE, Address, read_address
+from dataset.tar_shards.scanning import BLOCK, IndexRow, ScannedShard, scan_shards
+from dataset.text_files import read_lines, read_text, replace_text
+from utils import InputError, warn
 
-COLUMNS = IndexRow._fields
+STAMP = ("shard_bytes", "shard_changed")  # changed: nanoseconds since 1970
+COLUMNS = (*IndexRow._fields, *STAMP)
 SHARD = re.compile(r"(?:train|val|test)-[^/\s'\"?&#]*\.tar")
+RESTORE = "restore it, or delete the index to have it made anew"
+MOST_BYTES = 2**62  # of a shard: such numbers can be added up
 
 
 def name_index(root: Path, split: str) -> Path:
     return root / f"{split}.index.csv"
 
 
-def list_shards(root: Path) -> dict[str, str]:
-    """{name: its line in shards.txt, "" where it lies in `root`} of the shards, sorted. Raises InputError."""
-    found: dict[str, str] = {}
+def list_shards(root: Path) -> dict[str, Address]:
+    """{name: where it lies} of the shards, sorted. Nothing is opened but shards.txt. Raises InputError."""
+    found: dict[str, Address] = {}
     listed = root / "shards.txt"
     if listed.is_file():
         for number, line in read_lines(listed):
-            line = line.strip()
+            line, where = line.strip(), f"{listed}:{number}"
             names = SHARD.findall(line)
             if line.startswith("#"):
                 continue
             if not names:
-                raise InputError(f"{listed}:{number}: no name such as train-000000.tar stands in {line[:80]!r}")
+                raise InputError(f"{where}: no name such as train-000000.tar stands in {line[:80]!r}")
             if names[-1] in found:
-                raise InputError(f"{listed}:{number}: {names[-1]} stands here a second time")
-            found[names[-1]] = line
+                raise InputError(f"{where}: {names[-1]} stands here a second time")
+            found[names[-1]] = read_address(line, root, where)
     if root.is_dir():
         with os.scandir(root) as entries:
-            found |= {entry.name: "" for entry in entries if SHARD.fullmatch(entry.name) and entry.is_file()}
+            names = [entry.name for entry in entries if SHARD.fullmatch(entry.name)]
+        found |= {name: HERE for name in names if (root / name).is_file()}
     return dict(sorted(found.items()))
 
 
-def read_index(root: Path, split: str, shards: dict[str, str], classes: Callable[[], Sequence[str]]) -> list[IndexRow]:
-    """The index of `shards`, those of `split` (name: URL, or "" for those in `root`), sorted by path.
+def read_index(
+    root: Path, split: str, shards: Mapping[str, Address], classes: Callable[[], Sequence[str]]
+) -> list[IndexRow]:
+    """The index of `shards`, those of `split` (name: where it lies), sorted by path.
 
-    Where there is none, or where a shard is newer, it is made first; `classes` gives the names of class indices then.
-    Raises InputError.
+    Where there is none, or where a shard is another file than the index was made of, it is made first; `classes` gives
+    the names of class indices then. Raises InputError.
     """
     file = name_index(root, split)
-    if not file.is_file() or _is_outdated(file, [root / name for name, url in shards.items() if not url]):
-        write_index(file, scan_shards(root, shards, classes))
-    index = _parse_index(file)
-    if differing := {row.shard for row in index} ^ set(shards):
-        where = "not in the index" if min(differing) in shards else "in the index, but not there"
-        raise InputError(f"{file}: {min(differing)} is {where}; restore it, or delete the index to have it made anew")
-    return index
+    if file.is_file():
+        index, stamps = _parse_index(file)
+        reason = _find_change(file, shards, {row.shard for row in index}, stamps)
+        if not reason:
+            return index
+        warn(f"{file}: {reason}: the index is made anew")
+    scanned = list(scan_shards(root, shards, classes))
+    rows = _sort([row for shard in scanned for row in shard.rows])
+    _require_members(file, rows)
+    try:
+        write_index(file, scanned)
+    except InputError as error:  # such as a data set on a disk that is read only
+        warn(f"{error}; without an index, the shards are read each time")
+    return rows
 
 
-def _is_outdated(index: Path, shards: Sequence[Path]) -> bool:
-    """Whether one of `shards` was written after `index`."""
-    written = index.stat().st_mtime_ns
-    return any(shard.stat().st_mtime_ns > written for shard in shards)
+class _Stamp(NamedTuple):
+    """What the index says of a shard that is a file."""
+
+    num_bytes: int
+    changed: int
 
 
-def write_index(file: Path, rows: Iterable[IndexRow]) -> None:
+def _find_change(
+    index: Path, shards: Mapping[str, Address], indexed: Collection[str], stamps: Mapping[str, _Stamp]
+) -> str:
+    """Which of the `shards` is another file than the index was made of, in words; "" where none is.
+
+    Raises InputError for a shard that is not there, and for one that is not indexed and no file.
+    """
+    for name in sorted(set(indexed) - set(shards)):
+        raise InputError(f"{index}: {name} is in the index, but not there; {RESTORE}")
+    for name, address in shards.items():
+        file = address.find_file(index.with_name(name))
+        if file is None:
+            if name not in indexed:
+                raise InputError(f"{index}: {name} is not in the index; {RESTORE}")
+            continue
+        try:
+            stat = file.stat()
+        except OSError as error:
+            where = f" ({address.where})" if address.where else ""
+            raise InputError(f"cannot read {file}: {error.strerror}{where}") from error
+        if name not in stamps:
+            return f"it does not say which size and date {name} has"
+        if stamps[name] != (stat.st_size, stat.st_mtime_ns):
+            return f"{name} has another size or date than the one it was made of"
+    return ""
+
+
+def write_index(file: Path, shards: Iterable[ScannedShard]) -> None:
     """Write a line for each image."""
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(rows)
+    for shard in shards:
+        stamp = ("", "") if shard.stat is None else (shard.stat.st_size, shard.stat.st_mtime_ns)
+        for row in shard.rows:
+            writer.writerow((*row, *stamp))
+            stamp = ("", "")  # on the first line alone
     replace_text(file, buffer.getvalue())
 
 
-def _parse_index(file: Path) -> list[IndexRow]:
+def _parse_index(file: Path) -> tuple[list[IndexRow], dict[str, _Stamp]]:
+    """(the rows of an index, sorted by path; {shard: stamp}). One of an earlier version has no stamps."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, strict=True)
-            header = tuple(next(reader, ()))
-            rows = [row for row in reader if row]
-        if header != COLUMNS:
-            raise InputError(f"{file}:1: the columns are {', '.join(header)}, not {', '.join(COLUMNS)}")
-        odd = next((row for row in rows if len(row) != len(COLUMNS)), None)
+        reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+        header = tuple(next(reader, ()))
+        rows = [row for row in reader if row]
+        if header not in (COLUMNS, IndexRow._fields):
+            raise InputError(f"{file}:1: the columns are {', '.join(header)[:200]}, not {', '.join(COLUMNS)}")
+        odd = next((row for row in rows if len(row) != len(header)), None)
         if odd is not None:
-            raise InputError(f"{file}: {len(odd)} cells, but {len(COLUMNS)} columns: {','.join(odd)[:80]}")
+            raise InputError(f"{file}: {len(odd)} cells, but {len(header)} columns: {','.join(odd)[:80]}")
         if not rows:
             raise InputError(f"{file} lists no images")
-        rows.sort(key=lambda row: f"{row[0]}/{row[1]}")
         index = [IndexRow(row[0], row[1], int(row[2]), int(row[3]), row[4], row[5]) for row in rows]
+        stamps = {row[0]: _Stamp(int(row[6]), int(row[7])) for row in rows if any(row[6:])}
     except InputError:
         raise
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"cannot read {file}: {error}; delete it to have it made anew") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"cannot read {file}: {str(error)[:200]}; delete it to have it made anew") from error
+    _require_members(file, index)
+    return _sort(index), stamps
+
+
+def _sort(rows: list[IndexRow]) -> list[IndexRow]:
+    return sorted(rows, key=lambda row: f"{row.shard}/{row.member}")
+
+
+def _require_members(file: Path, index: Sequence[IndexRow]) -> None:
+    """Raise InputError for a row that cannot be an image in a shard."""
     for row in index:
-        if {"", ".", ".."} & set(row.member.split("/")):
-            raise InputError(f"{file}: {row.member!r} is no name of a member")
-    if any(row.offset < BLOCK or row.size < 0 for row in index):
-        raise InputError(f"{file}: an image begins before byte {BLOCK}, or has a negative size")
-    return index
+        if {"", ".", ".."} & set(row.member.split("/")) or "\0" in row.member:
+            raise InputError(f"{file}: {row.member[:200]!r} is no name of a member")
+        if row.offset < BLOCK or not 0 <= row.size <= MOST_IMAGE_BYTES or row.offset > MOST_BYTES:
+            found = f"begins at byte {str(row.offset)[:25]} and has {str(row.size)[:25]} bytes"
+            raise InputError(f"{file}: {row.member[:200]!r} {found}, which no image does")

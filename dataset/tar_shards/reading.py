@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.files import MOST_IMAGE_BYTES, open_file
+from dataset.tar_shards.addresses import Address, require_readable
 from dataset.tar_shards.fetching import fetch_shard
 from dataset.tar_shards.index import list_shards, name_index, read_index
 from dataset.tar_shards.scanning import BLOCK, IndexRow
@@ -29,7 +31,7 @@ MEMBER = re.compile(r"(.*?/(?:train|val|test)-[^/]*\.tar)/(.+)", re.DOTALL)
 class RemoteShard(NamedTuple):
     """Where a shard lies that is not in the data set's folder, and where it is kept once it is fetched."""
 
-    url: str
+    address: Address
     folder: Path | None
     limit_gb: float
 
@@ -55,7 +57,9 @@ class Shard:
     @functools.cached_property
     def digest(self) -> str:
         """Hexadecimal digits that change with what the index says of the shard, and with where it lies."""
-        digest = hashlib.sha256((self.remote.url if self.remote else self.path).encode(errors="surrogateescape"))
+        digest = hashlib.sha256(
+            (self.remote.address.text if self.remote else self.path).encode(errors="surrogateescape")
+        )
         for column in (self.names, self.offsets, self.sizes):
             digest.update(column.tobytes())
         return digest.hexdigest()[:15]
@@ -78,19 +82,24 @@ def register_split(
     classes: Callable[[], Sequence[str]],
     cache_folder: Path | None = None,
     limit_gb: float = 0.0,
+    commands: bool = False,
 ) -> list[IndexRow]:
     """Read the index of `split` in `root`; from then on `read_bytes` finds its images.
 
-    `classes` is as for `read_index`. Shards that lie elsewhere are kept in `cache_folder`, at most `limit_gb`. Raises
-    InputError.
+    `classes` is as for `read_index`. Shards that lie elsewhere are kept in `cache_folder`, at most `limit_gb`. Unless
+    `commands` allows it, no shard is read by a command. Raises InputError.
     """
-    urls = {name: url for name, url in list_shards(root).items() if name.startswith(f"{split}-")}
-    index = read_index(root, split, urls, classes)
-    _register(root, index, urls, None if cache_folder is None else cache_folder / "shards", limit_gb)
+    found = list_shards(root)
+    require_readable(found.values(), commands)  # of all splits, before anything is opened
+    shards = {name: address for name, address in found.items() if name.startswith(f"{split}-")}
+    index = read_index(root, split, shards, classes)
+    _register(root, index, shards, None if cache_folder is None else cache_folder / "shards", limit_gb)
     return index
 
 
-def _register(root: Path, index: list[IndexRow], urls: Mapping[str, str], folder: Path | None, limit_gb: float) -> None:
+def _register(
+    root: Path, index: list[IndexRow], shards: Mapping[str, Address], folder: Path | None, limit_gb: float
+) -> None:
     largest = 0
     for name, shard_rows in itertools.groupby(index, key=lambda row: row.shard):
         rows = list(shard_rows)
@@ -100,7 +109,7 @@ def _register(root: Path, index: list[IndexRow], urls: Mapping[str, str], folder
             raise InputError(f"{path}: {rows[int(twice[0])].member} is in it twice")
         offsets = np.array([row.offset for row in rows], dtype=np.int64)
         sizes = np.array([row.size for row in rows], dtype=np.int64)
-        remote = RemoteShard(urls[name], folder, limit_gb) if urls[name] else None
+        remote = None if shards[name].kind == "here" else RemoteShard(shards[name], folder, limit_gb)
         shard = Shard(path, names, offsets, sizes, remote)
         if remote is None and Path(path).stat().st_size < shard.num_bytes:
             raise InputError(f"{path} is shorter than its index says: copy it anew, or delete the index")
@@ -148,8 +157,11 @@ def read_bytes(path: str | Path) -> bytes:
     """The bytes of an image file, or of a member of a shard. Raises OSError, or InputError where that says more."""
     member = split_member(os.fspath(path))
     if member is None:
-        with open(path, "rb") as file:
-            return file.read()
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_IMAGE_BYTES:
+                raise InputError(f"cannot read image {path}: it has {size:,} bytes, and an image {MOST_IMAGE_BYTES:,}")
+            return file.read(MOST_IMAGE_BYTES)
     shard, name = member
     row = shard.find(name)
     size, offset = int(shard.sizes[row]), int(shard.offsets[row])
@@ -195,7 +207,7 @@ def open_shard(path: str) -> OpenFile:
     shard = _shards[path]
     if shard.remote is None:
         return OpenFile(path)
-    url, folder, limit_gb = shard.remote
+    address, folder, limit_gb = shard.remote
     if folder is None:
         raise InputError(f"{path} lies elsewhere, and this process does not know CACHE_FOLDER: set NUM_WORKERS = 0")
     name = Path(path).name
@@ -205,4 +217,4 @@ def open_shard(path: str) -> OpenFile:
             os.utime(file)  # used last
             return OpenFile(file)
         except FileNotFoundError:  # or dropped by another process since
-            fetch_shard(url, name, file, shard.num_bytes, limit_gb)
+            fetch_shard(address, name, file, shard.num_bytes, limit_gb)

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
+import reprlib
+import struct
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dataset.class_names import join_names
-from dataset.files import IMAGE_EXTENSIONS
-from dataset.tar_shards.fetching import CHUNK, BrokenTransfer, open_url, shorten_error
+from dataset.class_names import is_text, join_names
+from dataset.files import IMAGE_EXTENSIONS, open_file
+from dataset.json_files import parse_json
+from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
+from dataset.tar_shards.fetching import CHUNK, try_again
 from utils import InputError, Progress
 
 BLOCK = 512  # bytes; everything in a tar file is a multiple of it
 SEPARATOR = ";"  # between the names in a cell of the index
+MOST_READ_BYTES = 1 << 20  # of a header with a long name, or of the labels of a sample
+TAR_ERRORS = (  # what tarfile raises over damaged files
+    tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError, struct.error,
+)  # fmt: skip
 
 
 class IndexRow(NamedTuple):
@@ -30,45 +38,92 @@ class IndexRow(NamedTuple):
     unknown: str
 
 
-def scan_shards(root: Path, shards: Mapping[str, str], classes: Callable[[], Sequence[str]]) -> Iterator[IndexRow]:
-    """The rows of the index of `shards` (name: URL, or "" for those in `root`), with progress.
+class ScannedShard(NamedTuple):
+    """The rows of a shard, and the size and time of its file where it is one."""
+
+    rows: list[IndexRow]
+    stat: os.stat_result | None
+
+
+def scan_shards(
+    root: Path, shards: Mapping[str, Address], classes: Callable[[], Sequence[str]]
+) -> Iterator[ScannedShard]:
+    """What is in each of `shards` (name: where it lies), with progress.
 
     `classes` gives the names of class indices; it is called only where there are any. Raises InputError.
     """
     with Progress("reading shards", len(shards)) as progress:
-        for name, url in shards.items():
+        for name, address in shards.items():
+            shard = root / name
             try:
-                if url:
-                    with open_url(url) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-                        yield from _scan(tar, root, name, classes)
-                        while stream.read(CHUNK):  # a command that cannot write to its end would fail
-                            pass
+                if file := address.find_file(shard):
+                    stat = file.stat()  # before it is read
+                    with open_file(file) as stream:
+                        tar = _open_tar(stream, "r:", shard)  # images are skipped
+                        rows = list(_scan(tar, shard, classes))
+                        _require_end(shard, stream, tar.offset)
                 else:
-                    with tarfile.open(root / name, "r:") as tar:  # images are skipped
-                        yield from _scan(tar, root, name, classes)
-                        _require_end(root / name, tar.offset)
-            except tarfile.TarError as error:
-                message = f"{root / name} is no whole tar file without compression: {shorten_error(error)}"
-                raise InputError(message) from error
+                    stat, rows = None, try_again(partial(_scan_stream, address, shard, classes))
             except (OSError, BrokenTransfer) as error:
-                raise InputError(f"cannot read {root / name}: {shorten_error(error)}") from error
+                raise InputError(f"cannot read {shard}: {shorten_error(error)}") from error
+            yield ScannedShard(rows, stat)
             progress.step(1)
 
 
-def _require_end(shard: Path, offset: int) -> None:
+def _scan_stream(address: Address, shard: Path, classes: Callable[[], Sequence[str]]) -> list[IndexRow]:
+    with open_address(address) as stream:
+        rows = list(_scan(_open_tar(stream, "r|", shard), shard, classes))
+        while stream.read(CHUNK):  # a command that cannot write to its end would fail
+            pass
+    return rows
+
+
+def _open_tar(stream: Any, mode: Any, shard: Path) -> tarfile.TarFile:
+    try:
+        return _Tar.open(fileobj=stream, mode=mode)
+    except TAR_ERRORS as error:
+        raise _explain(shard, error) from error
+
+
+def _explain(shard: Path, error: Exception) -> InputError:
+    return InputError(f"{shard} is no whole tar file without compression: {shorten_error(error)}")
+
+
+class _Tar(tarfile.TarFile):
+    """A tar file that is read forwards, in small pieces."""
+
+    def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
+        super().__init__(name, mode, _Forward(fileobj), **options)
+
+
+class _Forward:
+    """The file of a tar. Headers may lie: a negative size leads back, over and over; a huge one takes all memory."""
+
+    def __init__(self, file: Any) -> None:
+        self.file, self.tell, self.close = file, file.tell, file.close
+
+    def read(self, size: int) -> bytes:
+        if size > MOST_READ_BYTES:
+            raise tarfile.ReadError(f"a header, or labels, of {size:,} bytes")
+        return self.file.read(size)
+
+    def seek(self, position: int) -> None:
+        if position < self.file.tell():
+            raise tarfile.ReadError("a header with a negative size")
+        self.file.seek(position)
+
+
+def _require_end(shard: Path, stream: Any, offset: int) -> None:
     """Raise InputError unless the zeros that end a tar file are at `offset`: it may be cut between two members."""
-    with shard.open("rb") as file:
-        file.seek(offset)
-        if file.read(BLOCK) != bytes(BLOCK):
-            raise InputError(f"{shard} is cut short: the mark that ends a tar file is missing; copy it anew")
+    stream.seek(offset)
+    if stream.read(BLOCK) != bytes(BLOCK):
+        raise InputError(f"{shard} is cut short: the mark that ends a tar file is missing; copy it anew")
 
 
-def _scan(tar: tarfile.TarFile, root: Path, shard: str, classes: Callable[[], Sequence[str]]) -> Iterator[IndexRow]:
+def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]]) -> Iterator[IndexRow]:
     """The rows of one shard. Members that follow each other with the same key are a sample."""
-    path = f"{root}{os.sep}{shard}"
     num_images = 0
-    members = (member for member in tar if member.isreg() and not member.issparse() and _split_key(member)[0])
-    for _, sample in itertools.groupby(members, key=lambda member: _split_key(member)[0]):
+    for _, sample in itertools.groupby(_list_members(tar, shard), key=lambda member: _split_key(member)[0]):
         images: list[tarfile.TarInfo] = []
         labels: dict[str, bytes] = {}
         for member in sample:
@@ -76,16 +131,36 @@ def _scan(tar: tarfile.TarFile, root: Path, shard: str, classes: Callable[[], Se
             if f".{type}".endswith(tuple(IMAGE_EXTENSIONS)):
                 images.append(member)
             elif type in ("json", "cls"):
-                content = tar.extractfile(member)
-                labels[type] = content.read() if content else b""
+                labels[type] = _read_member(tar, member, shard)
         if images:
             num_images += len(images)
-            present, unknown = parse_labels(labels, f"{path}/{images[0].name}", classes)
+            present, unknown = parse_labels(labels, f"{shard}/{images[0].name}", classes)
             cells = join_names(present, SEPARATOR), join_names(unknown, SEPARATOR)
             for image in images:
-                yield IndexRow(shard, os.path.normpath(image.name), image.offset_data, image.size, *cells)
+                yield IndexRow(shard.name, os.path.normpath(image.name), image.offset_data, image.size, *cells)
     if not num_images:
-        raise InputError(f"{path} holds no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+        raise InputError(f"{shard} holds no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+
+
+def _list_members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
+    """The members that are ordinary files, without hidden ones. Raises InputError for a damaged tar file."""
+    while True:
+        try:
+            member = tar.next()
+        except TAR_ERRORS as error:
+            raise _explain(shard, error) from error
+        if member is None:
+            return
+        if member.isreg() and not member.issparse() and _split_key(member)[0]:
+            yield member
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> bytes:
+    try:
+        content = tar.extractfile(member)
+        return content.read() if content else b""
+    except TAR_ERRORS as error:
+        raise _explain(shard, error) from error
 
 
 def _split_key(member: tarfile.TarInfo) -> tuple[str, str]:
@@ -99,14 +174,13 @@ def parse_labels(
     labels: Mapping[str, bytes], where: str, classes: Callable[[], Sequence[str]]
 ) -> tuple[list[str], list[str]]:
     """(names of the classes present, of those unknown) from the .json or .cls of a sample. Raises InputError."""
+    data = parse_json(labels.get("json", b"null"), where)
     try:
-        data = json.loads(labels.get("json", b"null"))
         words = labels["cls"].decode("ascii").split() if "cls" in labels else None
         present_indices = [int(word) for word in words or () if word[0] != "?"]
         unknown_indices = [int(word[1:]) for word in words or () if word[0] == "?"]
-    except (ValueError, RecursionError) as error:
-        message = f"{where}: its labels are neither JSON nor class indices: {shorten_error(error)}"
-        raise InputError(message) from error
+    except ValueError as error:
+        raise InputError(f"{where}: its labels are no class indices: {shorten_error(error)}") from error
     if isinstance(data, dict) and "labels" in data:
         present, unknown = data["labels"], data.get("unknown", [])
     elif words is not None:
@@ -114,14 +188,16 @@ def parse_labels(
     else:
         raise InputError(f'{where} has neither a .json with "labels" nor a .cls beside it')
     if not (isinstance(present, list) and isinstance(unknown, list)):
-        raise InputError(f"{where}: its labels are {str(present)[:80]}, not a list")
+        raise InputError(f"{where}: its labels are {reprlib.repr(present)}, not a list")
     present_names = [_name_label(label, where, classes) for label in present]
     return present_names, [_name_label(label, where, classes) for label in unknown]
 
 
 def _name_label(label: object, where: str, classes: Callable[[], Sequence[str]]) -> str:
-    if isinstance(label, str) and label.strip():
+    if isinstance(label, str) and label.strip() and is_text(label):
         return label.strip()
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names := classes()):
         return names[label]
-    raise InputError(f"{where}: {label!r} is neither a class name nor one of the {len(classes())} class indices")
+    raise InputError(
+        f"{where}: {reprlib.repr(label)} is neither a class name nor one of the {len(classes())} class indices"
+    )

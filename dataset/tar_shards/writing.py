@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset.tar_shards.fetching import import_webdataset
+from dataset.tar_shards.addresses import HERE, import_webdataset
 from dataset.tar_shards.index import name_index, write_index
 from dataset.tar_shards.reading import read_bytes
 from dataset.tar_shards.scanning import scan_shards
@@ -47,10 +47,10 @@ def write_shards(
                 writer.write({"__key__": key, ending: data, "json": json.dumps(content, ensure_ascii=False).encode()})
                 progress.step(1)
         shards = sorted(path.name for path in staging.iterdir())
-        rows = list(scan_shards(staging, dict.fromkeys(shards, ""), lambda: ()))
+        found = list(scan_shards(staging, dict.fromkeys(shards, HERE), lambda: ()))
         for name in shards:
             os.replace(staging / name, root / name)
-        write_index(name_index(root, split), rows)
+        write_index(name_index(root, split), found)
     except OSError as error:
         raise InputError(f"cannot write {root}: {error} (free some space or choose another folder)") from error
     finally:

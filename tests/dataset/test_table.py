@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dataset.class_names import show_names
 from dataset.table import Table, join_tables, map_classes
 from utils import InputError
 
@@ -42,6 +43,14 @@ def test_other_names_are_refused_with_what_differs() -> None:
         "the 3 classes here and the 15 there differ; only here: cat, emu; only there: class0, class1, class2, class3, "
         "class4, class5, class6, class7, class8, class9, and 4 more"
     )
+
+
+def test_ten_names_are_shown_and_the_rest_is_counted() -> None:
+    names = [f"c{number}" for number in range(10_000)]
+    assert show_names([]) == ""
+    assert show_names(names[:10]) == "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9"
+    assert show_names(names) == "c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, and 9,990 more"
+    assert show_names(names[:3], most=2) == "c0, c1, and 1 more"
 
 
 def test_joined_tables_have_the_first_ones_columns() -> None:

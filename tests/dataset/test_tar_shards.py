@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import functools
 import http.server
 import io
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -33,6 +36,7 @@ from dataset.formats.webdataset import decode_name, encode_name
 from dataset.loading import EpochBatches, make_loader, shuffle_blocks
 from dataset.table import Table
 from dataset.tar_shards import fetching, read_bytes, reading, split_member, writing
+from dataset.tar_shards.addresses import HERE, Address, BrokenTransfer, open_address
 from dataset.tar_shards.index import list_shards
 from dataset.tar_shards.reading import find_blocks, stamp_images
 from dataset.tar_shards.scanning import scan_shards
@@ -196,12 +200,12 @@ def test_class_indices_name_the_classes_of_the_caller(tmp_path: Path) -> None:
 
 
 GOOD = {"1.jpg": b"x", "1.cls": b"0"}
-HEADER = "shard,member,offset,size,labels,unknown\n"
+HEADER = "shard,member,offset,size,labels,unknown,shard_bytes,shard_changed\n"
 MISTAKES = [
     # members of train-0.tar, the index, the message
     ({"1.jpg": b""}, None, r'train-0\.tar/1\.jpg has neither a \.json with "labels" nor a \.cls'),
     ({"1.jpg": b"", "1.json": b"{}"}, None, r"has neither a \.json"),
-    ({"1.jpg": b"", "1.json": b"{"}, None, r"1\.jpg: its labels are neither JSON nor class indices"),
+    ({"1.jpg": b"", "1.json": b"{"}, None, r"1\.jpg:1: .*this is not JSON"),
     ({"1.jpg": b"", "1.json": b'{"labels": "dog"}'}, None, r"1\.jpg: its labels are dog, not a list"),
     (
         {"1.jpg": b"", "1.json": b'{"labels": ["dgo"]}'},
@@ -209,21 +213,29 @@ MISTAKES = [
         r"index\.csv: train-0\.tar/1\.jpg: 'dgo' is no class; the nearest: dog",
     ),
     ({"1.jpg": b"", "1.cls": b"2"}, None, r"1\.jpg: 2 is neither a class name nor one of the 2 class indices"),
-    ({"1.jpg": b"", "1.cls": b"dog"}, None, r"neither JSON nor class indices"),
+    ({"1.jpg": b"", "1.cls": b"dog"}, None, r"its labels are no class indices: invalid literal"),
     ({"1.jpg": b"", "1.cls": b"0 ?0"}, None, r"a class is both present and unknown"),
     ({"1.cls": b"0"}, None, r"train-0\.tar holds no images"),
     ({"../1.jpg": b"", "../1.cls": b"0"}, None, r"'\.\./1\.jpg' is no name of a member"),
     (None, None, r"train-0\.tar is no whole tar file without compression"),
     (GOOD, "shard,member\n", r"index\.csv:1: the columns are shard, member, not shard, member, offset"),
     (GOOD, HEADER, r"train\.index\.csv lists no images"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat\n", r"5 cells, but 6 columns: train-0\.tar,1\.jpg"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,x,1,cat,\n", r"cannot read .*invalid literal.*delete it to have it made anew"),
-    (GOOD, f"{HEADER}train-1.tar,1.jpg,512,1,cat,\n", r"train-0\.tar is not in the index; restore it, or delete"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,\ntrain-1.tar,1.jpg,512,1,,\n", r"1\.tar is in the index, but not"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,\ntrain-0.tar,1.jpg,512,1,cat,\n", r"tar: 1\.jpg is in it twice"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,99999,cat,\n", r"train-0\.tar is shorter than its index says"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,-512,1,cat,\n", r"begins before byte 512"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cot,\n", r"'cot' is no class; the nearest: cat"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat\n", r"5 cells, but 8 columns: train-0\.tar,1\.jpg"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,x,1,cat,,STAMP\n", r"cannot read .*invalid literal.*delete it to have it made"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,,x,1\n", r"cannot read .*invalid literal.*delete it to have it made"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,{'5' * 5000},1,cat,,STAMP\n", r"cannot read .*4300 digits.*delete it"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,,,STAMP\ntrain-1.tar,1.jpg,512,1,,,1,1\n", r"1\.tar is in the index, but"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,,,STAMP\ntrain-0.tar,1.jpg,512,1,,,,\n", r"tar: 1\.jpg is in it twice"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,99999,cat,,STAMP\n", r"train-0\.tar is shorter than its index says"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,{2**62},99999,cat,,STAMP\n", r"train-0\.tar is shorter than its index says"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,-512,1,cat,,STAMP\n", r"'1\.jpg' begins at byte -512 and .* no image does"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,{2**63},1,cat,,STAMP\n", rf"begins at byte {2**63} and has 1 bytes, which no"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,{2**63 - 600},cat,,STAMP\n", r"begins at byte 512 and has 9\d* bytes"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,-1,cat,,STAMP\n", r"begins at byte 512 and has -1 bytes"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,1{'0' * 4200},1,cat,,STAMP\n", r"begins at byte 10{24} and"),
+    (GOOD, f"{HEADER}train-0.tar,../1.jpg,512,1,cat,,STAMP\n", r"'\.\./1\.jpg' is no name of a member"),
+    (GOOD, f"{HEADER}train-0.tar,/etc/1.jpg,512,1,cat,,STAMP\n", r"'/etc/1\.jpg' is no name of a member"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cot,,STAMP\n", r"'cot' is no class; the nearest: cat"),
 ]
 
 
@@ -235,7 +247,8 @@ def test_mistakes_are_told(tmp_path: Path, members: Members | None, index: str |
     else:
         write_tar(tmp_path / "train-0.tar", members)
     if index is not None:
-        (tmp_path / "train.index.csv").write_text(index)
+        stat = (tmp_path / "train-0.tar").stat()
+        (tmp_path / "train.index.csv").write_text(index.replace("STAMP", f"{stat.st_size},{stat.st_mtime_ns}"))
     with pytest.raises(InputError, match=message) as error:
         read_dataset(tmp_path, "webdataset", "train")
     assert "\n" not in str(error.value)
@@ -303,12 +316,74 @@ def test_a_shard_cut_between_two_images_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "train.index.csv").exists()
 
 
-def test_a_shard_newer_than_the_index_is_read_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [-1000, 1000])
+def test_a_shard_of_another_date_is_read_again(
+    tmp_path: Path, seconds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    for seconds, label, expected in ((0, b"0", [[1, 0]]), (1, b"1", [[0, 1]])):
+    now = time.time()
+    for date, label, expected in ((now, b"0", [[1, 0]]), (now + seconds, b"1", [[0, 1]])):
         write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": label})
-        os.utime(tmp_path / "train-0.tar", (time.time() + seconds,) * 2)
+        os.utime(tmp_path / "train-0.tar", (date, date))
         assert read_dataset(tmp_path, split="train").targets.tolist() == expected
+    said = "train-0.tar has another size or date than the one it was made of: the index is made anew\n"
+    assert capsys.readouterr().err == f"warning: {tmp_path / 'train.index.csv'}: {said}"
+
+
+def test_a_shard_of_another_size_and_the_same_date_is_read_again(tmp_path: Path) -> None:
+    for number in (1, 2):
+        members = {f"{n}.{ending}": b"0" for n in range(10 * number) for ending in ("jpg", "cls")}
+        write_tar(tmp_path / "train-0.tar", members)
+        os.utime(tmp_path / "train-0.tar", ns=(5, 5))
+        assert len(read_dataset(tmp_path, split="train", classes=("x",))) == 10 * number
+
+
+def test_a_shard_that_is_added_is_indexed(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_tar(tmp_path / f"train-{number}.tar", {f"{number}.jpg": b"", f"{number}.cls": b"0"})
+        os.utime(tmp_path / f"train-{number}.tar", ns=(5, 5))
+        assert len(read_dataset(tmp_path, split="train", classes=("x",))) == number
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": b"1"})
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    index = tmp_path / "train.index.csv"
+    index.write_text("shard,member,offset,size,labels,unknown\ntrain-0.tar,1.jpg,512,0,cat,\n")
+    assert read_dataset(tmp_path, split="train").targets.tolist() == [[0, 1]]
+    said = f"warning: {index}: it does not say which size and date train-0.tar has: the index is made anew\n"
+    assert capsys.readouterr().err == said
+    stat = (tmp_path / "train-0.tar").stat()
+    assert index.read_text().splitlines()[1] == f"train-0.tar,1.jpg,512,0,dog,,{stat.st_size},{stat.st_mtime_ns}"
+    assert (tmp_path / "train.index.csv.bak").is_file()
+    read_dataset(tmp_path, split="train")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_index_of_an_earlier_version_serves_where_no_shard_is_a_file(shards: Path, served: str) -> None:
+    root = move_away(shards, lambda path: WAYS["http"](path, served))
+    index = root / "train.index.csv"
+    index.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in index.read_text().splitlines()))
+    before = index.read_bytes()
+    assert read_bytes(read_elsewhere(root).paths[0]) == read_bytes(read_dataset(shards, split="train").paths[0])
+    assert index.read_bytes() == before
+
+
+def test_without_a_place_for_the_index_the_shards_are_read_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"bytes", "1.cls": b"0"})
+
+    def refuse(*_: object) -> None:
+        raise InputError("cannot write it")
+
+    monkeypatch.setattr("dataset.tar_shards.index.replace_text", refuse)
+    for _ in range(2):
+        (path,) = read_dataset(tmp_path, split="train", classes=("x",)).paths
+        assert read_bytes(path) == b"bytes"
+        assert capsys.readouterr().err == (
+            "warning: cannot write it; without an index, the shards are read each time\n"
+        )
 
 
 def test_a_folder_that_is_called_like_a_shard(tmp_path: Path) -> None:
@@ -343,7 +418,8 @@ def served(shards: Path) -> Iterator[str]:
     """A web server over the shards, that is, over the folder they are in."""
     handler = functools.partial(QuietHandler, directory=str(shards.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        server.handle_error = lambda *_: None  # a reader that hangs up
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
@@ -366,7 +442,8 @@ def move_away(shards: Path, write_line: Callable[[Path], str], with_index: bool 
 
 
 def read_elsewhere(root: Path, limit_gb: float = 1.0) -> Table:
-    return read_dataset(root, split="train", options=ReadOptions(cache_folder=root / "cache", shard_cache_gb=limit_gb))
+    options = ReadOptions(cache_folder=root / "cache", shard_cache_gb=limit_gb, shard_commands=True)
+    return read_dataset(root, split="train", options=options)
 
 
 def list_kept(root: Path) -> list[str]:
@@ -374,7 +451,9 @@ def list_kept(root: Path) -> list[str]:
 
 
 WAYS = {
+    "path": lambda path, server: os.path.relpath(path, path.parent.parent / "elsewhere"),
     "file": lambda path, server: f"file:{path}",
+    "file URL": lambda path, server: f"FILE://localhost{quote(str(path))}",
     "pipe": lambda path, server: f"pipe:cat '{path}' | cat",
     "http": lambda path, server: f"{server}/shards/{path.name}?version=3",
 }
@@ -388,7 +467,10 @@ def test_shards_elsewhere_are_read_as_those_that_are_here(
     here = read_dataset(shards, split="train")
     root = move_away(shards, lambda path: WAYS[way](path, served), with_index)
     table = read_elsewhere(root)
-    assert (root / "train.index.csv").read_bytes() == (shards / "train.index.csv").read_bytes()
+    ours, theirs = (list(csv.reader((folder / "train.index.csv").open())) for folder in (root, shards))
+    assert [row[:6] for row in ours] == [row[:6] for row in theirs]
+    if not with_index:  # only files have a size and a date
+        assert any(row[6:] != ["", ""] for row in ours[1:]) == (way in ("path", "file", "file URL"))
     assert table.fingerprint() == here.fingerprint()
     stamps = list(stamp_images(table.paths))
     assert not (root / "cache" / "shards").exists(), "nothing is fetched before it is needed"
@@ -456,7 +538,7 @@ def test_a_transfer_that_breaks_is_tried_again(shards: Path, monkeypatch: pytest
         assert read_bytes(path) == here[path.replace("elsewhere", "shards")]
     for number, reason, log in ((2, "700 bytes came, but its index needs", "mark3"), (3, "exit 7", "mark4")):
         with pytest.raises(
-            InputError, match=rf"cannot fetch train-00000{number}\.tar as shards.txt says.*{reason}"
+            InputError, match=rf"cannot fetch train-00000{number}\.tar as .*shards\.txt:{number + 6} says.*{reason}"
         ) as e:
             decode_image(table.paths[5 * number])
         assert "\n" not in str(e.value)
@@ -486,7 +568,7 @@ def test_a_full_disk_is_told_and_not_tried_again(shards: Path) -> None:
 def test_a_server_that_does_not_have_it(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.01)
     root = move_away(shards, lambda path: f"{served}/nowhere/{path.name}")
-    with pytest.raises(InputError, match=r"cannot fetch train-000000\.tar as shards\.txt says: .*exit 22"):
+    with pytest.raises(InputError, match=r"cannot fetch train-000000\.tar as .*shards\.txt:6 says: .*404"):
         read_bytes(read_elsewhere(root).paths[0])
 
 
@@ -532,9 +614,168 @@ def test_mistakes_in_the_list_of_shards(tmp_path: Path, text: str, message: str)
 
 
 def test_a_scan_needs_no_place_to_seek(shards: Path) -> None:
-    names = dict.fromkeys((path.name for path in shards.glob("train-*.tar")), "")
-    elsewhere = {name: f"pipe:cat {shards / name}" for name in names}
-    assert list(scan_shards(shards, elsewhere, tuple)) == list(scan_shards(shards, names, tuple))
+    names = dict.fromkeys((path.name for path in shards.glob("train-*.tar")), HERE)
+    elsewhere = {name: Address("command", f"pipe:cat {shards / name}") for name in names}
+    streamed, seeked = (list(scan_shards(shards, places, tuple)) for places in (elsewhere, names))
+    assert [shard.rows for shard in streamed] == [shard.rows for shard in seeked]
+    assert [shard.stat for shard in streamed] == [None] * len(names)
+
+
+def mark_folder(folder: Path, line: str) -> Path:
+    """A data set of one shard here and `line` on the third line of shards.txt, for which no word may be opened."""
+    folder.mkdir()
+    write_tar(folder / "train-0.tar", {"1.jpg": b"", "1.cls": b"0"})
+    (folder / "classes.txt").write_text("x\n")
+    (folder / "shards.txt").write_text(f"# shards\n\n{line}\n")
+    return folder
+
+
+COMMANDS = [
+    "pipe:touch MARK train-1.tar",
+    "  \t\u00a0pipe:touch MARK train-1.tar",
+    "PIPE:touch MARK train-1.tar",
+    "Pipe:touch MARK test-1.tar",
+    "gs://bucket/train-1.tar",
+    "hf://datasets/a/b/train-1.tar",
+    "s3://bucket/train-1.tar",
+    "ais://bucket/train-1.tar",
+    "htgs://bucket/train-1.tar",
+    "scp://host/train-1.tar",
+    "sftp://host/train-1.tar",
+    "ftp://host/train-1.tar",
+    "c:train-1.tar",
+    "filex:///train-1.tar",
+    "httpx://host/train-1.tar",
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("with_index", [True, False])
+def test_what_may_run_a_command_is_refused(
+    tmp_path: Path, line: str, with_index: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, mark = tmp_path / "set", tmp_path / "mark"
+    mark_folder(root, line.replace("MARK", str(mark)))
+    if with_index:
+        stat = (root / "train-0.tar").stat()
+        row = f"train-0.tar,1.jpg,512,0,x,,{stat.st_size},{stat.st_mtime_ns}\n"
+        (root / "train.index.csv").write_text(f"{HEADER}{row}train-1.tar,1.jpg,512,1,x,,,\n")
+    for name in ("open_address", "open_file"):
+        monkeypatch.setattr(f"dataset.tar_shards.scanning.{name}", pytest.fail)
+    monkeypatch.setattr("dataset.tar_shards.addresses.import_webdataset", pytest.fail)
+    for read in (
+        lambda: read_dataset(root),
+        lambda: convert_dataset(root, "auto", "csv", tmp_path / "csv"),
+        lambda: read_bytes(root / "train-1.tar" / "1.jpg"),
+        lambda: split_dataset(root, "auto", {"train": 80, "val": 20, "test": 0}, 0),
+    ):
+        if not with_index and read.__code__.co_names[0] == "read_bytes":
+            continue  # a path of a folder without an index is that of a file
+        with pytest.raises(InputError, match=r"shards\.txt:3: .* set SHARD_COMMANDS = True"):
+            read()
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["$(touch MARK)/train-1.tar", "`touch MARK`/train-1.tar", "|touch MARK; train-1.tar", "-oMARK train-1.tar"],
+)
+@pytest.mark.parametrize("scheme", ["", "./", "file:", "http://127.0.0.1:9/", "http://127.0.0.1:9/'\";"])
+def test_no_shell_sees_an_address(tmp_path: Path, scheme: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("subprocess.Popen.__init__", pytest.fail)
+    monkeypatch.setattr("dataset.tar_shards.addresses.import_webdataset", pytest.fail)
+    monkeypatch.setattr("os.system", pytest.fail)
+    mark = tmp_path / "mark"
+    root = mark_folder(tmp_path / "set", scheme + line.replace("MARK", str(mark)))
+    with pytest.raises(InputError, match=r"cannot read .*/train-1\.tar"):
+        read_dataset(root)
+    assert not mark.exists()
+
+
+def test_a_server_cannot_send_us_on_to_anything_else(tmp_path: Path) -> None:
+    (tmp_path / "train-1.tar").write_bytes(b"secret")
+
+    class Redirecting(QuietHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"{self.path.partition('?')[2]}{tmp_path}/train-1.tar")
+            self.end_headers()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        for scheme in ("file://", "ftp://127.0.0.1:9", "pipe:cat ", "data:,"):
+            address = Address("web", f"http://127.0.0.1:{server.server_address[1]}/train-1.tar?{scheme}")
+            with pytest.raises(BrokenTransfer):
+                open_address(address)
+        server.shutdown()
+
+
+def test_a_server_that_breaks_off_is_asked_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.0)
+    asked = []
+
+    class Broken(QuietHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            data = (shards / self.path.rpartition("/")[2]).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data if len(asked) % 3 == 0 else data[:-512])  # of zeros at the end
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        root = move_away(shards, lambda path: f"{url}/{path.name}", with_index=False)
+        table = read_elsewhere(root)
+        assert len(asked) == 3 * 8
+        size = (shards / "train-000000.tar").stat().st_size
+        assert read_bytes(table.paths[0]) == read_bytes(read_dataset(shards, split="train").paths[0])
+        (kept,) = (root / "cache" / "shards").glob("*.tar")
+        assert kept.stat().st_size == size
+        server.shutdown()
+
+
+def test_no_more_is_fetched_than_there_is_room_for(shards: Path, served: str) -> None:
+    root = move_away(shards, lambda path: f"{served}/shards/{path.name}")
+    size = (shards / "train-000000.tar").stat().st_size
+    with (shards / "train-000000.tar").open("ab") as file:
+        file.truncate(10**12)  # takes no room here, but would on the way
+    table = read_elsewhere(root, limit_gb=3 * size / 1e9)
+    with pytest.raises(InputError, match=r"SHARD_CACHE_GB is [\d.e-]+, but .*shards\.txt:6 gives more than that"):
+        read_bytes(table.paths[0])
+    assert not list((root / "cache" / "shards").glob("*.part"))
+
+
+def test_a_password_goes_to_the_server_and_no_further(shards: Path) -> None:
+    seen = []
+
+    class Asking(QuietHandler):
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers["Authorization"]))
+            if self.path.startswith("/on"):
+                super().do_GET()
+            else:
+                self.send_response(302)
+                self.send_header("Location", f"/on{self.path}")
+                self.end_headers()
+
+        def translate_path(self, path: str) -> str:
+            return str(shards / path.rpartition("/")[2])
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Asking) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with open_address(
+            Address("web", f"http://me:p%40ss@127.0.0.1:{server.server_address[1]}/a b/é/train-000000.tar")
+        ) as stream:
+            assert stream.read(10**7) == (shards / "train-000000.tar").read_bytes()
+        server.shutdown()
+    secret = "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert seen == [
+        ("/a%20b/%C3%A9/train-000000.tar", secret),
+        ("/on/a%20b/%C3%A9/train-000000.tar", None),
+    ]
 
 
 def test_shards_elsewhere_are_not_divided_anew(shards: Path) -> None:

@@ -268,3 +268,94 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(InputError, match=f"^{message}$"):
         engines.require_engine("openvino", CPU, ["onnx", "onnxscript"])
     assert (Path(engines.__file__).parents[1] / "requirements-export.txt").is_file()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("place", ["weights", "constant"])
+@pytest.mark.parametrize("location", ["../secret.bin", "ABSOLUTE", "link", "inside.bin"])
+def test_onnx_reads_no_file_outside_its_folder(engine: str, place: str, location: str, tmp_path: Path) -> None:
+    """ONNX may keep weights in other files. What this test refuses is refused by the engines themselves."""
+    import onnx
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    secret = np.array([1, 2, 3], dtype=np.float32).tobytes()
+    for path in (tmp_path / "secret.bin", folder / "inside.bin"):
+        path.write_bytes(secret)
+    (folder / "link").symlink_to(tmp_path / "secret.bin")
+    location = location.replace("ABSOLUTE", str(tmp_path / "secret.bin"))
+    tensor = onnx.TensorProto(name="bias", data_type=onnx.TensorProto.FLOAT, dims=[3])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, text in (("location", location), ("length", "12")):
+        tensor.external_data.add(key=key, value=text)
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["pixels"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Add", ["pixels", "bias"], ["logits"]),
+    ]
+    if place == "constant":
+        nodes.insert(0, onnx.helper.make_node("Constant", [], ["bias"], value=tensor))
+    save_graph(folder / "model.onnx", nodes, [tensor] if place == "weights" else [])
+    if location == "inside.bin":
+        pixels = torch.zeros(1, 3, dtype=torch.uint8)
+        assert ENGINES[engine](folder / "model.onnx", CPU).run(pixels).tolist() == [[1, 2, 3]]
+    else:
+        with pytest.raises(InputError, match=r"^cannot open [^\n]+ as (ONNX|OpenVINO IR or ONNX): [^\n]+$"):
+            ENGINES[engine](folder / "model.onnx", CPU)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_operators_of_a_library_are_not_looked_for(engine: str, tmp_path: Path) -> None:
+    import onnx
+
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["pixels"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Run", ["pixels"], ["logits"], domain="evil"),
+    ]
+    save_graph(tmp_path / "model.onnx", nodes, [], "evil")
+    with pytest.raises(InputError, match=r"^cannot open [^\n]+ as (ONNX|OpenVINO IR or ONNX): [^\n]+$"):
+        ENGINES[engine](tmp_path / "model.onnx", CPU)
+
+
+def save_graph(path: Path, nodes: list[Any], weights: list[Any], *domains: str) -> None:
+    """Write an ONNX file by hand: images (batch, 3) uint8 -> logits (batch, 3)."""
+    import onnx
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "graph",
+        [value("images", onnx.TensorProto.UINT8, ["batch", 3])],
+        [value("logits", onnx.TensorProto.FLOAT, ["batch", 3])],
+        weights,
+    )
+    sets = [onnx.helper.make_opsetid("", 20), *(onnx.helper.make_opsetid(domain, 1) for domain in domains)]
+    path.write_bytes(onnx.helper.make_model(graph, opset_imports=sets, ir_version=10).SerializeToString())
+
+
+def test_an_openvino_extension_is_not_looked_for(tmp_path: Path) -> None:
+    xml = (
+        '<?xml version="1.0"?><net name="m" version="11"><layers>'
+        '<layer id="0" name="images" type="Parameter" version="opset1"><data shape="1,3" element_type="f32"/>'
+        '<output><port id="0" precision="FP32"><dim>1</dim><dim>3</dim></port></output></layer>'
+        '<layer id="1" name="run" type="Run" version="evil.so">'
+        '<input><port id="0"><dim>1</dim><dim>3</dim></port></input>'
+        '<output><port id="1" precision="FP32"><dim>1</dim><dim>3</dim></port></output></layer>'
+        '<layer id="2" name="end" type="Result" version="opset1"><input><port id="0"/></input></layer></layers><edges>'
+        '<edge from-layer="0" from-port="0" to-layer="1" to-port="0"/>'
+        '<edge from-layer="1" from-port="1" to-layer="2" to-port="0"/></edges></net>'
+    )
+    (tmp_path / "model.xml").write_text(xml)
+    (tmp_path / "model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"^cannot open [^\n]+ as OpenVINO IR or ONNX: [^\n]+$"):
+        ENGINES["openvino"](tmp_path / "model.xml", CPU)
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_input_that_a_file_does_not_take_is_one_line(engine: str, tmp_path: Path) -> None:
+    import onnx
+
+    nodes = [onnx.helper.make_node("Cast", ["images"], ["logits"], to=onnx.TensorProto.FLOAT)]
+    save_graph(tmp_path / "model.onnx", nodes, [])
+    run = ENGINES[engine](tmp_path / "model.onnx", CPU).run
+    with pytest.raises(InputError, match=r"^cannot run [^\n]+ on uint8 images [^\n]+$"):
+        run(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

@@ -333,3 +333,26 @@ def test_a_network_that_onnx_cannot_express_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^ONNX cannot express this network: [^\n]+$"):
         EXPORT_FORMATS["onnx"].save(make_export(Branch().eval(), ["batch"]), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changed_since_its_report_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.xml"
+    path.write_bytes(b"layers")
+    path.with_suffix(".bin").write_bytes(b"weights")
+    model_files.require_unchanged(path)  # without a report
+    report = model_files.report_path(path)
+    report.write_text(json.dumps({"parity": "passed"}))
+    model_files.require_unchanged(path)  # whose report has no hash, as before
+    report.write_text(json.dumps({"sha256": model_files.hash_files(path)}))
+    model_files.require_unchanged(path)
+    for file in (path, path.with_suffix(".bin")):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + b"x")
+        with pytest.raises(
+            InputError, match=r"model\.xml has changed since model\.xml\.json was written: it is damaged"
+        ):
+            model_files.require_unchanged(path)
+        file.write_bytes(content)
+    report.write_text("{broken")
+    with pytest.raises(InputError, match=r"model\.xml\.json:1: [^\n]+: this is not JSON"):
+        model_files.require_unchanged(path)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -106,6 +108,79 @@ def test_damaged_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
         checkpoints.load(tmp_path / "later.pt")
     with pytest.raises(InputError, match=r"there is no checkpoint .*gone\.pt: run training\.py first"):
         checkpoints.load(tmp_path / "gone.pt")
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    """torch.load itself compares no checksum: it gives other weights, without a word."""
+    path = tmp_path / "a.pt"
+    checkpoints.save(path, make_checkpoint())
+    whole, saved = path.read_bytes(), checkpoints.load(path)
+    tensor = whole.index(np.arange(6, dtype=np.float32).tobytes())
+    changed = 0
+    for position in [*range(tensor, tensor + 24), *range(0, len(whole), 7)]:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = checkpoints.load(path)
+        except InputError as error:
+            changed += "it is damaged" in str(error)
+            continue
+        assert {**loaded, "model_state": 0, "training_state": 0} == {**saved, "model_state": 0, "training_state": 0}
+        assert torch.equal(loaded["model_state"]["w"], saved["model_state"]["w"]), f"byte {position} of {len(whole)}"
+    assert changed > 24 + len(whole) / 7 / 3, "at least the tensor and the metadata; padding may change"
+    for position in range(tensor, tensor + 24):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x40
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"^cannot load checkpoint [^\n]*a\.pt: it is damaged: '[^\n]+/data/\d'"):
+            checkpoints.load(path)
+
+
+def test_what_unpacks_to_more_than_the_file_is_refused(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "a.pt", make_checkpoint())
+    with zipfile.ZipFile(tmp_path / "a.pt") as source, zipfile.ZipFile(tmp_path / "b.pt", "w") as packed:
+        for entry in source.infolist():
+            packed.writestr(entry.filename, source.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match=r"^cannot load checkpoint [^\n]*b\.pt: it is packed, which no file of torch"):
+        checkpoints.load(tmp_path / "b.pt")
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        None,
+        [torch.zeros(2)],
+        {5: torch.zeros(2)},
+        {("a", 1): torch.zeros(2)},
+        {"w": [1.0]},
+        {"w": torch.zeros(2, 2).to_sparse()},
+        {"w": torch.zeros(2, dtype=torch.complex64)},
+        {"w": torch.empty(2, device="meta")},
+    ],
+    ids=["none", "list", "number as name", "tuple as name", "no tensor", "sparse", "complex", "without values"],
+)
+def test_weights_of_another_kind_are_one_line(state: Any, tmp_path: Path) -> None:
+    torch.save({"format": checkpoints.FORMAT, "version": 1, **make_checkpoint(model_state=state)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"^[^\n]*a\.pt: model_state (is a|holds) [^\n]* expected names and [^\n]*$"):
+        checkpoints.load(tmp_path / "a.pt")
+
+
+def test_wrong_types_in_a_checkpoint_and_a_sidecar(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path / "a.pt", make_checkpoint(thresholds=["high", "low"]))
+    with pytest.raises(InputError, match=r"a\.pt: thresholds is \['high', 'low'\], expected a list of numbers"):
+        checkpoints.load(tmp_path / "a.pt")
+    assert checkpoints.read_sidecar(tmp_path / "a.pt") is None
+
+
+def test_the_best_f1_is_the_checkpoints_and_not_its_sidecars(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoints.save(path, make_checkpoint(best_f1=0.25))
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(sidecar | {"best_f1": 0.99}))
+    assert checkpoints.read_best_f1(path) == 0.25
+    checkpoints.save(path, make_checkpoint(best_f1=None))
+    assert checkpoints.read_best_f1(path) == -1, "of an epoch without validation"
 
 
 def test_the_old_checkpoint_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -442,7 +442,8 @@ def test_json_has_paddlex_keys_and_the_samples_are_the_pictures_with_labels(data
         check_dataset(dataset, output=output)
     result = read_result(output)
     assert list(result) == [
-        "done_flag", "check_pass", "attributes", "analysis", "dataset_path", "show_type", "dataset_type", "findings",
+        "done_flag", "check_pass", "attributes", "analysis", "class_counts", "dataset_path", "show_type",
+        "dataset_type", "findings",
     ]  # fmt: skip
     attributes = result["attributes"]
     assert list(attributes) == [
@@ -530,6 +531,27 @@ def test_page_and_histogram_hold_the_numbers(tmp_path: Path, num_classes: int) -
     heights = [bar.get_height() for container in axes.containers for bar in container]
     assert heights == counts.ravel().tolist()
     assert len(axes.get_xticklabels()) == num_classes
+
+
+def test_of_many_classes_the_most_frequent_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_report, "MAX_CLASS_BARS", 20)
+    monkeypatch.setattr(check_report, "MAX_CLASS_ROWS", 30)
+    result = make_result(tmp_path, 60)
+    counts = np.sum([(table.targets == 1).sum(axis=0) for table in result.tables.values()], axis=0)
+    order = np.argsort(-counts, kind="stable")
+    check_report.save_report(result, tmp_path / "out" / "check_dataset")
+    rows = [[read_text(cell) for cell in row] for row in read_page(tmp_path / "out").iter("tr")]
+    names = result.tables["train"].classes
+    numbered = [cells[0] for cells in rows if len(cells) > 1 and cells[0].isdigit() and cells[1] in names]
+    assert numbered == [str(c) for c in order[:30]]
+    axes = check_report.draw_histogram(result.tables).axes[0]
+    shown = np.sort(order[:20])
+    heights = [bar.get_height() for bar in axes.containers[0]]
+    assert heights == (result.tables["train"].targets == 1).sum(axis=0)[shown].tolist()
+    assert axes.get_title(loc="left") == "the 20 most frequent of 60 classes"
+    assert check_report.count_positives(result.tables)[names[5]] == {
+        split: int((table.targets[:, 5] == 1).sum()) for split, table in result.tables.items()
+    }
 
 
 def test_missing_package_names_the_file_to_install(

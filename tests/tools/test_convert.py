@@ -15,7 +15,7 @@ from dataset.formats import FORMATS
 from dataset.table import Table
 from dataset.tar_shards import read_bytes, writing
 from dataset_readers import list_splits, read_dataset, recognise_format
-from tools.convert import convert_dataset
+from tools.convert import convert_dataset, place_images
 from utils import InputError
 
 CLASSES = ("person", "traffic light", "dog", "nobody's")  # not in alphabetical order, and one that is never there
@@ -239,3 +239,14 @@ def test_a_full_disk_is_told(dataset: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(InputError, match=r"cannot write .*\.jpg\.tmp: No space left on device"):
         convert_dataset(dataset, "auto", "csv", tmp_path / "output", link_or_copy="copy")
     assert not (tmp_path / "output" / "train.csv").exists(), "lists come last"
+
+
+def test_two_folders_that_are_one_on_the_disk(tmp_path: Path) -> None:
+    """As `Cat` and `cat` are on a disk that ignores case: their images would come together without a word."""
+    (tmp_path / "1.jpg").touch()
+    (tmp_path / "out" / "Cat").mkdir(parents=True)
+    (tmp_path / "out" / "cat").symlink_to("Cat")
+    places = {f"{tmp_path}/out/{name}": f"{tmp_path}/1.jpg" for name in ("Cat/1.jpg", "cat/2.jpg")}
+    with pytest.raises(InputError, match=r"out/Cat and .*out/cat are one folder on this disk: rename one"):
+        place_images(places, copy=False)
+    assert not list((tmp_path / "out" / "Cat").iterdir())

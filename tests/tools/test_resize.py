@@ -36,7 +36,8 @@ def source(tmp_path: Path) -> Path:
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != resize.RECORD)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_copies_have_the_short_side_their_names_and_their_pixels(source: Path, tmp_path: Path) -> None:
@@ -76,11 +77,40 @@ def test_only_what_is_missing_older_or_empty_is_written(source: Path, tmp_path: 
     assert resize_images(source, target, 40, 90) == Resized(written=0, kept=3)
     (target / "wide.jpg").unlink()
     (target / "deep er" / "small.jpeg").write_bytes(b"")
-    changed = target / "deep er" / "tall ü.png"
-    save_image(source / "deep er" / "tall ü.png", 80, 90)
-    os.utime(changed, ns=(0, 0))
+    changed = source / "deep er" / "tall ü.png"
+    save_image(changed, 80, 90)
     assert resize_images(source, target, 40, 90) == Resized(written=3, kept=0)
-    assert decode_image(changed).shape == (45, 40, 3)
+    assert decode_image(target / "deep er" / "tall ü.png").shape == (45, 40, 3)
+
+
+@pytest.mark.parametrize("date", [-1000, 0, 1000])
+def test_an_image_of_another_size_or_date_is_copied_again(source: Path, tmp_path: Path, date: int) -> None:
+    target, changed = tmp_path / "copies", source / "wide.jpg"
+    resize_images(source, target, 40, 90)
+    stat = changed.stat()
+    save_image(changed, 300, 100)
+    os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns + date))
+    assert resize_images(source, target, 40, 90) == Resized(written=1, kept=2)
+    assert decode_image(target / "wide.jpg").shape == (40, 120, 3)
+    assert resize_images(source, target, 40, 90) == Resized(written=0, kept=3)
+    (target / resize.RECORD).unlink()  # as an earlier version left it
+    assert resize_images(source, target, 40, 90) == Resized(written=3, kept=0)
+
+
+def test_a_damaged_record_costs_a_copy_or_is_told(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copies"
+    resize_images(source, target, 40, 90)
+    record = target / resize.RECORD
+    record.write_bytes(record.read_bytes()[:-3])  # a run was killed in the middle of a line
+    assert resize_images(source, target, 40, 90) == Resized(written=1, kept=2)
+    assert resize_images(source, target, 40, 90) == Resized(written=0, kept=3)
+    record.write_text('"' + "x" * 200_000)
+    with pytest.raises(InputError, match=r"\.resize\.csv: field larger than field limit.*: delete it, and all copies"):
+        resize_images(source, target, 40, 90)
+    for text in ("[]", "{}", "[" * 100_000, '{"made_by": 1}'):
+        (target / resize.MARKER).write_text(text)
+        with pytest.raises(InputError, match=r"\.resize\.json"):
+            resize_images(source, target, 40, 90)
 
 
 @pytest.mark.parametrize("stage", ["between", "writing"])

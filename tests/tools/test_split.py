@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from dataset.formats import FORMATS
-from dataset.stratified_split import choose_rows, measure_deviations, split_table
+from dataset.stratified_split import choose_rows, describe_split, measure_deviations, split_table
 from dataset.table import Table
 from dataset.tar_shards import read_bytes
 from dataset_readers import list_splits, read_dataset
@@ -287,3 +288,17 @@ def test_percentages_that_do_not_fit_are_refused(dataset: Path, tmp_path: Path) 
     with pytest.raises(InputError, match="has a test split only"):
         split_dataset(tmp_path / "test only", "auto", {"train": 90, "val": 10, "test": 0}, 0)
     assert read_tree(dataset) == before
+
+
+def test_of_many_classes_the_most_frequent_are_printed() -> None:
+    targets = np.eye(300, dtype=np.int8)
+    targets[:, 200:] = 1
+    table = Table([f"{row}.jpg" for row in range(300)], targets, tuple(f"class{c}" for c in range(300)))
+    console = Console(markup=False, width=80)
+    with console.capture() as capture:
+        console.print(describe_split({"train": table, "val": table.select([0, 1])}))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert [words[1] for words in lines if len(words) > 1 and words[1].startswith("class")] == [
+        f"class{c}" for c in range(200, 300)
+    ]
+    assert "(200 rarer classes)" in capture.get()

@@ -91,6 +91,10 @@ class Run:
         if self.spoil:
             self.spoil(model)
         self.doctor.look_at_data(self.train_split, self.val_split)
+        self.doctor.look_at_labels(self.train_split, self.val_split)
+        self.doctor.look_at_sizes(
+            num_train=len(self.train_split), num_val=len(self.val_split), batch_size=self.batch_size
+        )
         for epoch in range(1, self.epochs + 1):
             model.freeze_backbone(epoch <= self.frozen_epochs)
             model.train()
@@ -378,17 +382,19 @@ def test_a_healthy_run_is_told_nothing(splits: tuple[Table, Table], options: dic
         ("cosine", {"loss": losses.AsymmetricAngular(), "frozen_epochs": 1, "epochs": 2}),
     ],
 )
-def test_a_real_network_on_few_images_is_told_nothing(shared_dataset: Path, head: str, options: dict[str, Any]) -> None:
+def test_a_real_network_on_few_images_is_told_that_they_are_few(
+    shared_dataset: Path, head: str, options: dict[str, Any]
+) -> None:
     train, val = split_table(dataset_readers.read_dataset(shared_dataset, split="train"), 0.25, seed=0)
     torch.manual_seed(0)
     run = Run(train, val, model=make_model("mobilenet_v2", 3, head, image_size=32), batch_size=8, **options)
-    assert not run.train().findings
+    assert set(run.train().findings) == {"few validation images"}
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_ten_images_are_told_nothing(splits: tuple[Table, Table], optimizer: str) -> None:
+def test_ten_images_are_told_that_they_are_few(splits: tuple[Table, Table], optimizer: str) -> None:
     run = Run(splits[0].select(range(10)), splits[1].select(range(5)), optimizer=optimizer, rate=0.01, epochs=8)
-    assert not run.train().findings
+    assert set(run.train().findings) == {"few validation images", "batch larger than the split"}
 
 
 # ---- the limits ----
@@ -430,6 +436,100 @@ def test_the_longest_step_is_polyaks(splits: tuple[Table, Table]) -> None:
         for w, old in zip(model.parameters(), before, strict=True):
             w.data.copy_(old)
         assert set(found.findings) == expected
+
+
+def look_at_labels(train: list[list[int]], val: list[list[int]], has_teachers: bool = False) -> dict[str, str]:
+    """The findings on these targets, of classes a, b, c, ..."""
+    tables = []
+    for name, targets in (("train", train), ("val", val)):
+        matrix = np.array(targets, dtype=np.int8)
+        classes = tuple("abcdefghijklmnopqrstuvwxyz"[: matrix.shape[1]])
+        tables.append(Table([f"{name}{row}.jpg" for row in range(len(matrix))], matrix, classes))
+    doctor = Doctor(say=lambda text: None)
+    doctor.look_at_labels(*tables, has_teachers=has_teachers)
+    return doctor.findings
+
+
+def test_classes_and_images_that_cannot_be_learned_are_named() -> None:
+    """a is as it should be; b never present, c never absent, d never known, e in training alone."""
+    train = [[1, 0, 1, -1, 1], [0, -1, 1, -1, 0], [-1] * 5]
+    val = [[1, 0, 1, -1, 0], [0, 0, 1, -1, 0]]
+    found = look_at_labels(train, val)
+    assert set(found) == {
+        "training images without a known label",
+        "classes without a known label",
+        "classes without a positive",
+        "classes without a negative",
+        "classes not measured",
+    }
+    assert found["training images without a known label"].startswith("no label of 1 of 3 training images is known")
+    assert found["classes without a known label"].startswith("1 class(es) without a known label in the training")
+    assert ": d; nothing is learned of them" in found["classes without a known label"]
+    assert ": b; they are learned as always absent" in found["classes without a positive"]
+    assert ": c; they are learned as always present" in found["classes without a negative"]
+    assert found["classes not measured"].endswith("does not measure them: e")
+    assert look_at_labels(train, val, has_teachers=True) == {}
+    assert look_at_labels([[1, 0], [0, 1]], [[1, 1]]) == {}
+
+
+def test_classes_of_one_image_each_choose_nothing() -> None:
+    found = look_at_labels([[1, 0, 0, 0], [0, 1, 0, 0]], [[0, 0, 1, 0], [0, 0, 0, 1]])
+    assert set(found) == {"no class in both splits", "classes without a positive"}
+
+
+def test_thousands_of_classes_are_counted_and_ten_named() -> None:
+    classes = tuple(f"class {number}" for number in range(5000))
+    targets = np.zeros((3, 5000), dtype=np.int8)
+    targets[:2, 0] = 1
+    table = Table(["a.jpg", "b.jpg", "c.jpg"], targets, classes)
+    doctor = Doctor(say=lambda text: None)
+    doctor.look_at_labels(table, table)
+    (text,) = doctor.findings.values()
+    assert "4,999 class(es) without a positive in the training split: class 1, class 2," in text
+    assert "class 10, and 4,989 more; they are learned as always absent" in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize(("num_val", "error"), [(30, "± 0.18"), (10, "± 0.31"), (49, "± 0.14"), (50, "")])
+def test_few_validation_images_choose_by_noise(num_val: int, error: str) -> None:
+    """Half the width of the 95 % interval of 1/2, by the normal approximation of the binomial distribution."""
+    doctor = Doctor(say=lambda text: None)
+    doctor.look_at_sizes(num_train=500, num_val=num_val, batch_size=500)
+    assert list(doctor.findings) == ["few validation images"] * bool(error)
+    if error:
+        assert f"{num_val} validation images are few" in doctor.findings["few validation images"]
+        assert error in doctor.findings["few validation images"]
+
+
+def test_a_batch_larger_than_the_split_is_one_step() -> None:
+    doctor = Doctor(say=lambda text: None)
+    doctor.look_at_sizes(num_train=30, num_val=60, batch_size=31)
+    assert "an epoch is a single step of all 30 images" in doctor.findings["batch larger than the split"]
+
+
+def test_an_epoch_without_a_step_and_a_run_without_one(splits: tuple[Table, Table]) -> None:
+    model, doctor = make_small_model(), Doctor(say=lambda text: None)
+    optimizer = optimizers.make_optimizer("adam", model, 0.1, 0.1, 0.0)
+
+    def look(num_taken: int, num_overflowed: int, loss: float | None) -> None:
+        doctor.look_at_epoch(
+            model=model,
+            optimizer=optimizer,
+            average=None,
+            loss=loss,
+            num_taken=num_taken,
+            num_overflowed=num_overflowed,
+            num_seen=0,
+        )
+
+    look(10, 3, 0.7)
+    assert not doctor.findings, "fp16 looks for its scale at the start of every run"
+    look(0, 4, None)
+    assert "all 4 overflowed in half precision" in doctor.findings["overflow"]
+    doctor.look_at_end(num_taken=10)
+    assert set(doctor.findings) == {"overflow"}
+    doctor.look_at_end(num_taken=0)
+    assert "holds the weights as they began" in doctor.findings["nothing learned"]
 
 
 def test_slow_loading_is_measured_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:

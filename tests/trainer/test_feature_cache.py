@@ -21,6 +21,7 @@ from dataset_readers import read_dataset
 from models import checkpoints
 from models_factory import MultiLabelModel
 from trainer import feature_cache
+from utils import InputError
 
 
 @pytest.fixture
@@ -162,3 +163,25 @@ def test_a_feature_loader_takes_targets_and_weights_as_the_image_loader_does(sha
     for ours, theirs in zip(features, images, strict=True):
         assert torch.equal(ours.targets, theirs.targets)
         assert torch.equal(ours.weights, theirs.weights)
+
+
+def test_a_damaged_file_of_features_is_one_line(tmp_path: Path) -> None:
+    whole = tmp_path / "features.npy"
+    np.save(whole, np.ones((3, 4, 1, 1), np.float32))
+    assert feature_cache.open_features(whole, (3, 4, 1, 1)).sum() == 12
+    content = whole.read_bytes()
+    for name, damaged in {
+        "empty": b"",
+        "cut short": content[:-4],
+        "10^12 rows": content.replace(b"(3, 4, 1, 1), }" + b" " * 12, b"(3000000000000, 4, 1, 1), }"),
+        "a header without an end": content.replace(b"}", b" "),
+        "a header that is long": b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535,
+        "another shape": content.replace(b"(3, 4, 1, 1)", b"(4, 3, 1, 1)"),
+        "whole numbers": content.replace(b"<f4", b"<i4"),
+        "another file": b"PK\x03\x04",
+    }.items():
+        assert damaged != content, name
+        whole.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"features [^\n]+features\.npy[^\n]+: delete [^\n]+$") as error:
+            feature_cache.open_features(whole, (3, 4, 1, 1))
+        assert "\n" not in str(error.value)

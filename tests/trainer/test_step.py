@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,47 @@ def test_a_step_that_is_not_finite_leaves_no_trace_but_in_the_schedule() -> None
     assert all(torch.equal(a["momentum_buffer"], b) for a, b in zip(optimizer.values(), momenta, strict=True))
     assert trainer.schedule.last_epoch == 2
     assert take_step(trainer, trainer.model, make_batch(), 1, 2) is not None
+
+
+def test_steps_that_overflow_are_said_and_counted(
+    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scale of 2^60 makes any gradient infinite in half precision, and two steps halve it to 2^58 only."""
+    make_scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *a, **named: make_scaler(*a, **named, init_scale=2.0**60))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # torch's, of a schedule that moves before the optimizer
+        training.main([*small_run, "--NUM_EPOCHS=1", "--TRAIN_BATCH_SIZE=16", "--MIXED_PRECISION=fp16"])
+    printed = capsys.readouterr()
+    assert "epoch   1 all     no step: all 2 overflowed in half precision  val loss " in printed.out
+    (log,) = tmp_path.glob("trained_models/*/*/log.csv")
+    (row,) = csv.DictReader(log.open())
+    shown = [row[name] for name in ("train_loss", "steps", "steps_left_out", "steps_overflowed")]
+    assert shown == ["", "0", "2", "2"]
+    result = json.loads((log.parent / "train_result.json").read_text())
+    assert result["steps_left_out"] == 2
+    findings = " ".join(result["findings"])
+    assert "no step of an epoch was taken, since all 2 overflowed in half precision" in findings
+    assert "nothing was learned: no step of the run was taken" in findings
+    last = torch.load(log.parent / "last.pt", weights_only=True)["training_state"]
+    assert last["engine"]["schedule"]["last_epoch"] == 2
+    assert last["engine"]["scaler"]["scale"] == 2.0**58
+
+
+def test_the_schedule_counts_steps_that_are_left_out_at_the_start() -> None:
+    """Rates after two left-out steps and a taken one are those of the third step."""
+    trainer, plain = make_trainer("--SCHEDULE onecycle"), make_trainer("--SCHEDULE onecycle")
+    bad = make_batch()
+    bad = bad._replace(images=bad.images.float() * torch.inf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for step in range(3):
+            taken = take_step(trainer, trainer.model, make_batch() if step == 2 else bad, 1, step)
+            assert (taken is None) is (step < 2)
+            take_step(plain, plain.model, make_batch(), 1, step)
+    assert trainer.schedule.last_epoch == plain.schedule.last_epoch == 3
+    assert trainer.read_rates() == plain.read_rates()
+    assert trainer.read_rates() != make_trainer("--SCHEDULE onecycle").read_rates()
 
 
 def test_a_full_memory_halves_the_parts_and_changes_nothing_else() -> None:

@@ -5,6 +5,7 @@ format.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ import dataset_tools
 import overrides
 import testing
 import training
+from dataset import stratified_split
 from models import checkpoints
 from tools import convert
 from tools.split import split_dataset
-from trainer import from_config, training_data
+from trainer import from_config, records, run_files, training_data
 from utils import InputError
 
 
@@ -134,6 +136,77 @@ def test_other_folders_join_by_the_names_of_their_classes(shared_dataset: Path, 
     for path, row in zip(own.paths, own.targets, strict=True):
         assert joined[path].tolist() == [row[own.classes.index(name)] for name in data.table.classes]
     assert len(from_config.read_split("test")) == 12, "for training only"
+
+
+def set_labels(dataset: Path, change: Callable[[int, str], str], split: str = "train") -> None:
+    """Change the text of each label file of `split`, given its number and text."""
+    for number, path in enumerate(sorted((dataset / "labels" / split).iterdir())):
+        path.write_text(change(number, path.read_text()))
+
+
+def test_without_a_label_nothing_is_trained(dataset: Path, tmp_path: Path, fails: Any) -> None:
+    set_labels(dataset, lambda number, text: "")
+    arguments = make_small_run(dataset, tmp_path)
+    message = fails(training.main, arguments)
+    assert f"no training image has a label: is TRAIN_LABELS_DIR right? It is {dataset / 'labels' / 'train'}" in message
+    assert not list(tmp_path.glob("trained_models/*/*"))
+    convert.convert_dataset(dataset, "auto", "csv", tmp_path / "table")
+    message = fails(training.main, [*arguments, f"--DATASET_FOLDER={tmp_path / 'table'}"])
+    assert f"no training image has a label: is DATASET_FOLDER right? {tmp_path / 'table'} is read as csv" in message
+    assert "';' (LABEL_SEPARATOR)" in message
+    set_labels(dataset, lambda number, text: "?0\n?1\n?2\n")
+    assert "no label of any training image is known, present or absent: is TRAIN" in fails(training.main, arguments)
+
+
+def test_teachers_stand_in_for_labels_in_training_alone(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "val").mkdir()
+    set_labels(dataset, lambda number, text: "")
+    rows = "".join(f"images/train-resized/train{n:03}.jpg,0.9,0.2,0.1\n" for n in range(40))
+    (tmp_path / "teacher.csv").write_text(f"path,red,green,blue\n{rows}")
+    with pytest.raises(InputError, match=r"no validation image has a label: VAL_SPLIT 0.25 takes 10 of 40 images"):
+        read_data(dataset, f"--TEACHER_PROBABILITIES={tmp_path / 'teacher.csv'}")
+
+
+def test_validation_needs_a_label(dataset: Path) -> None:
+    set_labels(dataset, lambda number, text: "0\n" if number == 7 else "")
+    with pytest.raises(InputError, match=r"no validation image has a label: VAL_SPLIT .* \(SPLIT_SEED 0\)"):
+        read_data(dataset)
+
+
+def test_seeds_validate_on_the_same_images_unless_split_seed_draws_others(shared_dataset: Path) -> None:
+    table = dataset_readers.read_dataset(shared_dataset, split="train")
+    drawn = {seed: stratified_split.split_table(table, 0.25, seed)[1].paths for seed in (0, 1)}
+    assert drawn[0] != drawn[1]
+    for seed in (0, 1, 2):
+        assert read_data(shared_dataset, f"--SEED={seed}").val.paths == drawn[0]
+    assert read_data(shared_dataset, "--SEED=2", "--SPLIT_SEED=1").val.paths == drawn[1]
+
+
+def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, tmp_path: Path) -> None:
+    """Then SEED drew the split, and MICRO_BATCH_SIZE was no part of a name."""
+
+    def name(*options: str) -> str:
+        data = read_data(shared_dataset, *options)
+        return records.name_files(data).checkpoint.stem
+
+    def name_as_before(*options: str) -> str:
+        data = read_data(shared_dataset, *options)
+        constants = overrides.resolved(config)
+        decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
+        identity = {name: constants[name] for name in decides if name != "SPLIT_SEED"}
+        return run_files.name_configuration(constants, identity | {"data": data.table.fingerprint()})
+
+    assert name() == name_as_before()
+    assert name("--SEED=1", "--SPLIT_SEED=1") == name_as_before("--SEED=1")
+    new = name("--SEED=1")
+    assert new not in (name_as_before("--SEED=1"), name("--SEED=1", "--SPLIT_SEED=2"))
+    assert "_seed1_" in new
+    assert name("--MICRO_BATCH_SIZE=4") not in (name(), name("--MICRO_BATCH_SIZE=8"))
+    root = tmp_path / "own"
+    convert.convert_dataset(shared_dataset, "auto", "train_list", root)
+    (root / "val_list.txt").write_text((root / "test_list.txt").read_text())
+    own_split = f"--DATASET_FOLDER={root}"
+    assert name(own_split, "--SEED=1", "--SPLIT_SEED=5") == name_as_before(own_split, "--SEED=1")
 
 
 def test_sources_stay_on_one_side(dataset: Path) -> None:

@@ -1,0 +1,105 @@
+"""JSON files, whoever wrote them: what one holds, the line of a string in it, and how one is written.
+
+    read_json(Path("run.json"))                      # a small file: metadata, a marker, a result
+    text = read_text(file); parse_json(text, file)   # an annotation file, which may have gigabytes
+
+Only plain values come out: dicts with text as keys, lists, text, numbers, True, False, None.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from dataset.text_files import measure_memory, read_text, replace_text
+from utils import InputError
+
+SMALL_BYTES = 1 << 24  # of a file that is no list of images: what a run of 10,000 classes writes has some 2 MB
+CONTAINER_BYTES = 64  # of memory that an empty list or object takes, for two letters of the file
+
+
+def read_json(path: Path, *, allow_nan: bool = False) -> Any:
+    """What a JSON file of at most SMALL_BYTES holds. Raises InputError, with the file, for anything else.
+
+    The types of the values are for the caller to check.
+    """
+    return parse_json(read_text(path, SMALL_BYTES), path, allow_nan=allow_nan)
+
+
+def parse_json(text: str | bytes, where: object, *, allow_nan: bool = False) -> Any:
+    """What `text` holds as JSON. Raises InputError, which begins with `where` it stands, for anything else.
+
+    Refused are also NaN and Infinity, which are no JSON, except with `allow_nan`; a key that stands twice in an object;
+    and what is too deep or has too many digits for Python. A number above 1e308 becomes infinity.
+    """
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise InputError(f"{where}: {name} stands in it, which is not JSON: write null, or a number")
+
+    brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if len(text) > SMALL_BYTES and CONTAINER_BYTES * sum(map(text.count, brackets)) > measure_memory() // 2:
+        raise InputError(f"{where}: what it holds does not fit into memory")
+    try:
+        return json.loads(text, parse_constant=float if allow_nan else refuse_constant, object_pairs_hook=_make_dict)
+    except InputError:
+        raise
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}:{error.lineno}: {error.msg}: this is not JSON") from error
+    except _Repeated as error:
+        raise InputError(f"{where}: the key {error} stands twice in one object: remove one") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: this is not UTF-8 text") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: its lists or objects are nested too deeply") from error
+    except MemoryError as error:
+        raise InputError(f"{where}: what it holds does not fit into memory") from error
+    except ValueError as error:  # of Python's limit: the time for an integer grows with the square of its digits
+        raise InputError(f"{where}: an integer in it has thousands of digits") from error
+
+
+class _Repeated(Exception):
+    """A key that stands twice in one object."""
+
+
+def _make_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        key = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise _Repeated(repr(key[:80]))
+    return found
+
+
+class JsonLine(NamedTuple):
+    """Where a string stands in a JSON file, for an error. The line is searched for only when it is printed.
+
+    str(JsonLine(file, text, "a.jpg", 2)) is `file:7` where "a.jpg" stands for the second time on line 7.
+    """
+
+    file: Path
+    text: str
+    value: str | float | None
+    occurrence: int
+
+    def __str__(self) -> str:
+        line = 1  # where the string is not found, since it is written with other escapes than these two ways
+        for quoted in (json.dumps(self.value), json.dumps(self.value, ensure_ascii=False)):
+            position = -1
+            for _ in range(self.occurrence):
+                position = self.text.find(quoted, position + 1)
+                if position < 0:
+                    break
+            else:
+                line = self.text.count("\n", 0, position) + 1
+                break
+        return f"{self.file}:{line}"
+
+
+def write_json(file: Path, **lists: list[Any]) -> None:
+    """Write {"name": [items]} with each item on a line of its own, so that an error can name the line."""
+    texts = []
+    for name, items in lists.items():
+        lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
+        texts.append(f'"{name}": [\n{lines}\n]')
+    replace_text(file, "{\n" + ",\n".join(texts) + "\n}\n")
