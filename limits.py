@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -58,6 +59,13 @@ Sides = Annotated[
 ]
 Scales = Annotated[tuple[float, ...], Limit(lambda scales: min(scales, default=0) > 0, "one or more numbers above 0")]
 ClassWeights = Annotated[tuple[float, ...], Limit(lambda weights: min(weights, default=0) >= 0, "0 or more each")]
+Token = Annotated[
+    str | None,
+    Limit(
+        lambda token: token is None or bool(re.fullmatch(r"[A-Za-z0-9._~+/=-]+", token)),  # the letters of RFC 6750
+        "None, or letters of A-Z a-z 0-9 . _ ~ + / = - without spaces",
+    ),
+]
 Workers = Annotated[
     int | None,
     Limit(lambda count: count is None or count >= 0, "None (chosen), 0 (no extra process) or more"),

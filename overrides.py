@@ -244,14 +244,14 @@ def check(name: str, value: Any, annotation: Any) -> Any:
     value = _check_type(name, value, annotation)
     for limit in _limits(annotation):
         if not limit.allows(value):
-            raise InputError(f"{name} is {_shorten(str(value))}: {limit.text}")
+            raise InputError(f"{name} is {_show(name, str(value))}: {limit.text}")
     return value
 
 
 def _check_type(name: str, value: Any, annotation: Any) -> Any:
     members = _members(annotation)
     if isinstance(value, str | Path) and "\0" in str(value):
-        raise InputError(f"{name} is {_shorten(repr(value))}: a null character cannot stand in a name or path")
+        raise InputError(f"{name} is {_show(name, repr(value))}: a null character cannot stand in a name or path")
     if types.NoneType in members and isinstance(value, str) and value.lower() == "none":
         or_file = f", or ./{value} for a file that is called so" if {str, Path} & {*members} else ""
         raise InputError(f"{name} is the text {value!r}: write None{or_file}")
@@ -278,7 +278,12 @@ def _check_type(name: str, value: Any, annotation: Any) -> Any:
             f"{name} is {_shorten(repr(value))}{suggest(str(value), choices)}; it takes {', '.join(choices)}"
         )
     wanted = " or ".join(getattr(m, "__name__", str(m)) if m is not types.NoneType else "None" for m in members)
-    raise InputError(f"{name} is {_shorten(repr(value))}, which is not of type {wanted}")
+    raise InputError(f"{name} is {_show(name, repr(value))}, which is not of type {wanted}")
+
+
+def _show(name: str, text: str) -> str:
+    """The value of the constant `name`, as an error or --help shows it; secrets are never printed."""
+    return "(set, not shown)" if name.endswith("_TOKEN") else _shorten(text)
 
 
 def _shorten(text: str) -> str:
@@ -584,7 +589,7 @@ def _print_constants(constants: list[Constant]) -> None:
             utils.say("", section)
         value = str(constant.value) if isinstance(constant.value, Path) else repr(constant.value)
         value = value if len(value) <= 60 else value[:57] + "..."
-        utils.say(f"  --{constant.name} {value}")
+        utils.say(f"  --{constant.name} {value if constant.value is None else _show(constant.name, value)}")
         for line in (constant.comment, _describe_allowed(constant.annotation)):
             if line:
                 utils.say(f"        {line}")

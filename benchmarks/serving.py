@@ -108,7 +108,6 @@ class Server:
         if not found:
             raise utils.InputError("serving.py did not start")
         self.url = found[0]
-        time.sleep(1)  # it listens a moment after it says where
 
     def load(self, script: Path, clients: int, seconds: int) -> dict[str, Any]:
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", str(script), self.url]

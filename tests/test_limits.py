@@ -71,6 +71,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--MAP_MAX_IMAGES=-1", "MAP_MAX_IMAGES is -1"),
     ("--MAP_LABELS_PER_IMAGE 0", "MAP_LABELS_PER_IMAGE is 0"),
     ("--SERVING_PORT 65536", "SERVING_PORT is 65536"),
+    ("--SERVING_TOKEN=not/a/token!", "SERVING_TOKEN is (set, not shown): None, or letters of"),
     ("--SERVING_BATCH_SIZE 0", "SERVING_BATCH_SIZE is 0"),
     ("--SERVING_BATCH_WAIT_MS=-1", "SERVING_BATCH_WAIT_MS is -1.0"),
     ("--SERVING_QUEUE_SIZE 0", "SERVING_QUEUE_SIZE is 0"),

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import httpx2
 import pytest
 import uvicorn
 import websocket
+from fastapi import FastAPI
 from PIL import ImageColor
 from test_serving import make_picture, make_service
 
@@ -104,7 +106,13 @@ def service() -> Service:
 
 @pytest.fixture(scope="module")
 def address(service: Service) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(make_app(service, max_bytes=100_000), port=0, log_level="error"))
+    with serve(make_app(service, max_bytes=100_000)) as address:
+        yield address
+
+
+@contextmanager
+def serve(app: FastAPI) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     wait_until(lambda: server.started)
@@ -245,6 +253,19 @@ def test_a_phone_shows_it_all_in_its_width(page: Browser, picture: Path, scheme:
     finally:
         page.send("Emulation.clearDeviceMetricsOverride")
         page.send("Emulation.setEmulatedMedia", features=[])
+
+
+def test_the_page_asks_for_the_token(browser: Browser, picture: Path) -> None:
+    with serve(make_app(make_service(), max_bytes=100_000, token="right")) as address:
+        browser.open(address)
+        wait_until(lambda: not browser.evaluate("document.querySelector('#access').hidden"))
+        for token, message in (("wrong", "the server does not take this token"), ("right", "")):
+            browser.evaluate(f"document.querySelector('#token').value = '{token}'")
+            browser.evaluate("document.querySelector('#access').requestSubmit()")
+            wait_until(lambda: browser.evaluate("document.querySelector('#failure').textContent") == message)  # noqa: B023
+        wait_until(lambda: browser.evaluate("document.querySelector('#access').hidden"))
+        browser.drop(picture)
+        wait_until(lambda: read_labels(browser) == [["green", "red"]])
 
 
 def test_page_and_docs_ask_no_other_server_and_raise_no_error(browser: Browser, address: str) -> None:
