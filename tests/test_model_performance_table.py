@@ -467,7 +467,7 @@ ODD_SIDECARS = {
     "a number as a name": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"model_name": 5}),
     "classes": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"classes": "cat"}),
     "thresholds": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"thresholds": [0.5]}),
-    "F1 of 99": json.dumps(make_sidecar("vgg16", 99.0, 0.5, 1)),
+    "endless F1": json.dumps(make_sidecar("vgg16", math.inf, 0.5, 1)),
 }
 
 
