@@ -40,7 +40,7 @@ COLUMNS: tuple[str, ...] = (
 
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
-MOST_COLUMNS = 1000  # that a section of one sidecar may add to the table; a run has some 200 constants
+MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
 
 
@@ -127,6 +127,8 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         raise InputError(f"{path.name} is of version {reprlib.repr(sidecar.get('version'))}, not {checkpoints.VERSION}")
     if "model_name" not in sidecar:
         raise InputError(f"{path.name} lacks a model_name")
+    if len(sidecar) > MOST_COLUMNS:
+        raise InputError(f"{path.name} has more than {MOST_COLUMNS} names")
     for section in SECTIONS:
         if not isinstance(sidecar.setdefault(section, {}), dict) or len(sidecar[section]) > MOST_COLUMNS:
             raise InputError(f"{path.name}: {section} is not an object of at most {MOST_COLUMNS} names and values")

@@ -221,7 +221,9 @@ def report_path(path: Path) -> Path:
 
 def hash_files(path: Path) -> dict[str, str]:
     """The SHA-256 of the exported file `path`, and of OpenVINO's weights beside it, by their names."""
-    return {file.name: hash_file(file) for file in (path, path.with_suffix(".bin")) if file.is_file()}
+    weights = path.with_suffix(".bin")
+    files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
+    return {file.name: hash_file(file) for file in files}
 
 
 def require_unchanged(path: Path) -> None:

@@ -80,9 +80,9 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this project (no format {FORMAT!r} in it)")
     missing = [key for key in REQUIRED if key not in checkpoint]
-    if checkpoint.get("version") != VERSION or missing:
-        version = reprlib.repr(checkpoint.get("version"))
-        raise InputError(f"{path} is a checkpoint of version {version} without {missing}: train again")
+    version = checkpoint.get("version")
+    if type(version) is not int or version != VERSION or missing:  # a tensor would be compared value by value
+        raise InputError(f"{path} is a checkpoint of version {reprlib.repr(version)} without {missing}: train again")
     check_metadata({key: value for key, value in checkpoint.items() if key not in TENSORS}, path)
     _require_tensors(checkpoint["model_state"], path)
     return checkpoint

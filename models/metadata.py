@@ -36,8 +36,8 @@ def is_measured(value: Any) -> bool:
 
 
 def is_f1(value: Any) -> bool:
-    """Whether `value` is an F1, NaN, -1 (no validation yet) or None."""
-    return is_measured(value) and not (value is not None and abs(value) > 1)
+    """Whether `value` can be compared with another F1: a number, NaN, or None where there was no validation."""
+    return is_measured(value) and value not in (math.inf, -math.inf)
 
 
 def is_count(value: Any) -> bool:
@@ -118,7 +118,7 @@ RULES: dict[str, Limit] = {
     ),
     "threshold_report": OBJECT,
     # where it comes from
-    "best_f1": Limit(is_f1, "a number from 0 to 1, or null"),
+    "best_f1": Limit(is_f1, "a finite number, or null"),
     "epoch": COUNT_OR_NONE,
     "seconds": Limit(is_measured, "a number"),
     "metrics": Limit(lambda value: is_object(value, is_measured), "an object of names and numbers"),

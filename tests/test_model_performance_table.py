@@ -463,11 +463,12 @@ ODD_SIDECARS = {
     "nul": "\0" * 100,
     "a deep constant": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, X=[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]])),
     "50,000 constants": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, **{f"k{number}": 1 for number in range(50_000)})),
+    "50,000 names": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {f"k{number}": 1 for number in range(50_000)}),
     "half a character": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, SEED="\udc80")),
     "a number as a name": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"model_name": 5}),
     "classes": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"classes": "cat"}),
     "thresholds": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"thresholds": [0.5]}),
-    "F1 of 99": json.dumps(make_sidecar("vgg16", 99.0, 0.5, 1)),
+    "endless F1": json.dumps(make_sidecar("vgg16", math.inf, 0.5, 1)),
 }
 
 

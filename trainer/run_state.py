@@ -113,13 +113,14 @@ def require_alike(found: Any, expected: Any, place: str) -> None:
         alike = expected is None or isinstance(found, type(expected))
     if not alike:
         raise ValueError(f"{place} is a {type(found).__name__} of another form than the run's")
+    content: Any = found
     if isinstance(expected, dict) and expected:
-        if found.keys() != expected.keys():
+        if content.keys() != expected.keys():
             raise ValueError(f"{place} has other names than the run's")
         for name, value in expected.items():
-            require_alike(found[name], value, f"{place}, {name}")
+            require_alike(content[name], value, f"{place}, {name}")
     elif isinstance(expected, list | tuple) and expected:
-        if len(found) != len(expected):
-            raise ValueError(f"{place} has {len(found)} values, not {len(expected)}")
+        if len(content) != len(expected):
+            raise ValueError(f"{place} has {len(content)} values, not {len(expected)}")
         for index, value in enumerate(expected):
-            require_alike(found[index], value, f"{place}, {index}")
+            require_alike(content[index], value, f"{place}, {index}")

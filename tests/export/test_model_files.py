@@ -353,6 +353,8 @@ def test_a_file_that_changed_since_its_report_is_refused(tmp_path: Path) -> None
         ):
             model_files.require_unchanged(path)
         file.write_bytes(content)
+    path.with_suffix(".onnx").write_bytes(b"of the same name")
+    assert model_files.hash_files(path.with_suffix(".onnx")).keys() == {"model.onnx"}, "without OpenVINO's weights"
     report.write_text("{broken")
     with pytest.raises(InputError, match=r"model\.xml\.json:1: [^\n]+: this is not JSON"):
         model_files.require_unchanged(path)

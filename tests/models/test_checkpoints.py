@@ -107,6 +107,9 @@ def test_damaged_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
     torch.save({"format": checkpoints.FORMAT, "version": 99}, tmp_path / "later.pt")
     with pytest.raises(InputError, match="version 99"):
         checkpoints.load(tmp_path / "later.pt")
+    torch.save({"format": checkpoints.FORMAT, **make_checkpoint(version=torch.ones(2))}, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=r"version tensor\(\[1\., 1\.\]\)"):
+        checkpoints.load(tmp_path / "odd.pt")
     with pytest.raises(InputError, match=r"there is no checkpoint .*gone\.pt: run training\.py first"):
         checkpoints.load(tmp_path / "gone.pt")
 

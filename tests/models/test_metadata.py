@@ -95,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
     "max_labels": {"None", "0", "1"},
     "calibration": {"None", "empty object"},
     "threshold_report": {name for name in VALUES if "object" in name or "scale" in name} | {"text as a rate"},
-    "best_f1": {"None", "nan", "-1", "0", "1"},
+    "best_f1": {"None", "nan", "-1", "0", "1", "1.5"},
     "epoch": {"None", "0", "1"},
     "seconds": {"None", "nan", "inf", "-1", "0", "1", "1.5"},
     "metrics": {"empty object", "object of numbers"},
