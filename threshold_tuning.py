@@ -77,7 +77,9 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
     _print_grid(make_calibration_grid(updates))
     _print_grid(make_class_grid(scores, policy, updates))
     if len(scores.classes) > MAX_CLASSES:
-        print(f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all")
+        utils.say(
+            f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all"
+        )
     if report["unreachable"]:
         utils.warn(
             f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"

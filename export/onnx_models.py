@@ -14,7 +14,6 @@ import io
 import logging
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from export import engines
-from utils import InputError, write_atomically
+from utils import InputError, make_temporary_folder, write_atomically
 
 ADVICE = "leave size out of EXPORT_DYNAMIC"
 MAX_BYTES = 2_000_000_000  # of weights inside an ONNX file; protobuf takes 2 GiB, with all that is beside them
@@ -207,8 +206,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     weights = engines.name_weights(path)
 
     def move(temporary: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            file = Path(folder) / path.name
+        with make_temporary_folder(path.with_suffix("")) as folder:
+            file = folder / path.name
             write(file)
             made = engines.name_weights(file)
             if weights.exists():
