@@ -37,8 +37,7 @@ def parse_json(text: str | bytes, where: object, *, allow_nan: bool = False) -> 
     def refuse_constant(name: str) -> NoReturn:
         raise InputError(f"{where}: {name} stands in it, which is not JSON: write null, or a number")
 
-    brackets = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
-    if len(text) > SMALL_BYTES and CONTAINER_BYTES * sum(map(text.count, brackets)) > measure_memory() // 2:
+    if len(text) > SMALL_BYTES and CONTAINER_BYTES * _count_containers(text) > measure_memory() // 2:
         raise InputError(f"{where}: what it holds does not fit into memory")
     try:
         return json.loads(text, parse_constant=float if allow_nan else refuse_constant, object_pairs_hook=_make_dict)
@@ -56,6 +55,13 @@ def parse_json(text: str | bytes, where: object, *, allow_nan: bool = False) -> 
         raise InputError(f"{where}: what it holds does not fit into memory") from error
     except ValueError as error:  # of Python's limit: the time for an integer grows with the square of its digits
         raise InputError(f"{where}: an integer in it has thousands of digits") from error
+
+
+def _count_containers(text: str | bytes) -> int:
+    """The lists and objects in a JSON text, or some more."""
+    if isinstance(text, bytes):
+        return text.count(b"[") + text.count(b"{")
+    return text.count("[") + text.count("{")
 
 
 class _Repeated(Exception):

@@ -229,7 +229,7 @@ def send_pieces(size: int, pause: float) -> Callable[[], Any]:
     ],
 )
 def test_a_slow_body_is_given_up(service: Service, limits: dict[str, float]) -> None:
-    assert call(make_limited(service, **limits), send_pieces(1, 0.02))[0] == 408
+    assert call(make_limited(service, form_bytes=100, **limits), send_pieces(1, 0.02))[0] == 408
 
 
 def test_a_body_as_quick_as_the_floor_is_read_to_its_limit(service: Service) -> None:

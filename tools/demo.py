@@ -68,10 +68,10 @@ def read_marker(root: Path, folders: Sequence[Path]) -> dict[str, Any]:
             found = read_json(marker)
         except InputError:
             found = None
-        is_ours = isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo"
-        counts = found.get("counts") if is_ours else None
-        if isinstance(counts, list) and [type(count) for count in counts] == [int, int] and max(counts) <= MOST_IMAGES:
-            return found
+        if isinstance(found, dict) and found.get("made_by") == "dataset_tools.py demo":
+            counts = found.get("counts")
+            if isinstance(counts, list) and list(map(type, counts)) == [int, int] and max(counts) <= MOST_IMAGES:
+                return found
     for folder in (root, *folders):
         other = next((p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")), None)
         if other:

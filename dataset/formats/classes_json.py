@@ -51,7 +51,7 @@ def read(source: SplitSource) -> Table:
 
 def locate_class(file: Path, text: str, name: object) -> str:
     """Where the class `name` stands for the second time."""
-    return str(JsonLine(file, text, name, 2)) if not isinstance(name, list | dict) else str(file)
+    return str(JsonLine(file, text, name, 2)) if isinstance(name, str | float | int | None) else str(file)
 
 
 def is_entry(entry: Any) -> bool:

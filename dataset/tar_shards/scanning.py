@@ -93,7 +93,8 @@ class _Tar(tarfile.TarFile):
     """A tar file that is read forwards, in small pieces."""
 
     def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
-        super().__init__(name, mode, _Forward(fileobj), **options)
+        forward: Any = _Forward(fileobj)
+        super().__init__(name, mode, forward, **options)
 
 
 class _Forward:

@@ -206,7 +206,7 @@ MISTAKES = [
     ({"1.jpg": b""}, None, r'train-0\.tar/1\.jpg has neither a \.json with "labels" nor a \.cls'),
     ({"1.jpg": b"", "1.json": b"{}"}, None, r"has neither a \.json"),
     ({"1.jpg": b"", "1.json": b"{"}, None, r"1\.jpg:1: .*this is not JSON"),
-    ({"1.jpg": b"", "1.json": b'{"labels": "dog"}'}, None, r"1\.jpg: its labels are dog, not a list"),
+    ({"1.jpg": b"", "1.json": b'{"labels": "dog"}'}, None, r"1\.jpg: its labels are 'dog', not a list"),
     (
         {"1.jpg": b"", "1.json": b'{"labels": ["dgo"]}'},
         None,
@@ -418,7 +418,7 @@ def served(shards: Path) -> Iterator[str]:
     """A web server over the shards, that is, over the folder they are in."""
     handler = functools.partial(QuietHandler, directory=str(shards.parent))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.handle_error = lambda *_: None  # a reader that hangs up
+        server.handle_error = lambda request, client_address: None  # a reader that hangs up
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
