@@ -43,11 +43,9 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that does not outlive its test: the largest recipe leaves gigabytes, which need no sums nor a disk."""
+    """A folder that does not outlive its test: the largest recipe leaves gigabytes, which need no disk."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
-    torch.serialization.set_crc32_options(False)
     yield tmp_path
-    torch.serialization.set_crc32_options(True)
     shutil.rmtree(tmp_path)
 
 

@@ -69,7 +69,7 @@ def test_a_faithful_file_passes_with_figures_that_hold(
     checkpoint: Path, reference: export_parity.Reference, paths: list[str], tmp_path: Path
 ) -> None:
     """Recomputed: the differences in float64, mAP by scikit-learn."""
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model_torchscript.pt"
     save(batchnorm_folding.fold_batchnorm(restore(checkpoint), models_factory.make_example(64)), checkpoint, path)
     report = export_parity.compare(path, reference)
     assert (report["parity"], report["problems"], report["flips"]) == ("passed", [], 0)
@@ -151,8 +151,8 @@ def test_a_planted_error_is_caught(
     error: str, checkpoint: Path, reference: export_parity.Reference, tmp_path: Path
 ) -> None:
     plant, values, problem = PLANTED[error]
-    save(plant(restore(checkpoint)), checkpoint, tmp_path / "model.pt", **values)
-    report = export_parity.compare(tmp_path / "model.pt", reference)
+    save(plant(restore(checkpoint)), checkpoint, tmp_path / "model_torchscript.pt", **values)
+    report = export_parity.compare(tmp_path / "model_torchscript.pt", reference)
     assert report["parity"] == "failed"
     assert any(line.startswith(problem) for line in report["problems"]), report["problems"]
 
@@ -178,7 +178,7 @@ def test_each_budget_bounds_each_figure(precision: str) -> None:
 
 
 def test_a_file_without_a_pass_is_refused_but_to_the_gate(checkpoint: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model_torchscript.pt"
     save(restore(checkpoint), checkpoint, path)
     model_files.mark_path(path).write_text("a problem\n")
     with pytest.raises(InputError, match=r"model\.pt did not pass its comparison with the checkpoint: export it again"):
