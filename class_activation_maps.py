@@ -43,6 +43,7 @@ from evaluation.drawing import draw_labels
 from evaluation.prediction_files import name_images
 from export import engines
 from models import checkpoints
+from models.shared_cores import share_cores
 from models_factory import MultiLabelModel, restore_model
 from predictor import Predictor
 from trainer.from_config import ImagesToPredict, read_test_images
@@ -85,7 +86,7 @@ def main(arguments: list[str]) -> None:
     cards = []
     rows = spread_rows(len(images.paths), MAP_MAX_IMAGES)
     page = MAP_FOLDER / "index.html"
-    with locks.own(MAP_FOLDER):
+    with locks.own(MAP_FOLDER), share_cores():
         with (
             utils.replace_folder(MAP_FOLDER / PICTURES_FOLDER) as folder,
             utils.Progress("mapping", len(rows)) as progress,

@@ -43,6 +43,7 @@ import predictor
 import utils
 from dataset.files import hash_file
 from export import engines
+from models.shared_cores import share_cores
 
 PACKAGES = ("fastapi", "fastapi_offline", "httptools", "prometheus_client", "python_multipart", "uvicorn")
 
@@ -87,7 +88,8 @@ def main(arguments: list[str]) -> None:
     monitor.watch("connections", "that are open", lambda: len(server.server_state.connections))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)  # uvicorn's own handlers would end with an exit status above 0
-    server.run(sockets=[listener])
+    with share_cores():
+        server.run(sockets=[listener])
     if log:
         log.close()
 

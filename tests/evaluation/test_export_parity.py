@@ -181,7 +181,9 @@ def test_a_file_without_a_pass_is_refused_but_to_the_gate(checkpoint: Path, tmp_
     path = tmp_path / "model_torchscript.pt"
     save(restore(checkpoint), checkpoint, path)
     model_files.mark_path(path).write_text("a problem\n")
-    with pytest.raises(InputError, match=r"model\.pt did not pass its comparison with the checkpoint: export it again"):
+    with pytest.raises(
+        InputError, match=r"model_torchscript\.pt did not pass its comparison with the checkpoint: export it again"
+    ):
         predictor.load(path, "cpu")
     assert predictor.load(path, "cpu", allow_failed=True).classes == tuple(CLASSES)
 
