@@ -97,7 +97,10 @@ class TensorBoardLogger:
         known = targets >= 0  # False also for NaN
         curves = {"micro": (targets[known], probabilities[known])}
         for c in np.argsort(-(targets == 1).sum(axis=0), kind="stable")[:MAX_PR_CURVES].tolist():
-            curves[f"class/{utils.make_visible(classes[c])}"] = (targets[known[:, c], c], probabilities[known[:, c], c])
+            curves[f"class/{utils.make_visible(classes[int(c)])}"] = (
+                targets[known[:, c], c],
+                probabilities[known[:, c], c],
+            )
         for name, (labels, scores) in curves.items():
             if labels.any():
                 tag = f"pr_curve/{name}"
