@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import utils
-from dataset import locks
+from dataset import locks, whole_files
 from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from evaluation import activation_maps, pages
@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> None:
     page = MAP_FOLDER / "index.html"
     with locks.own(MAP_FOLDER), share_cores():
         with (
-            utils.replace_folder(MAP_FOLDER / PICTURES_FOLDER) as folder,
+            whole_files.replace_folder(MAP_FOLDER / PICTURES_FOLDER) as folder,
             utils.Progress("mapping", len(rows)) as progress,
         ):
             for row in rows:
@@ -102,7 +102,7 @@ def main(arguments: list[str]) -> None:
                 )
                 cards.append(card)
                 progress.step(1)
-        utils.write_text(page, make_page(cards, model, images))
+        whole_files.write_text(page, make_page(cards, model, images))
     utils.say(f"{MAP_METHOD} of {sum(len(card.maps) for card in cards)} labels on {len(cards)} images: {page}")
 
 

@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 import models_factory
 import predictor
 import utils
-from dataset import augmentations, files
+from dataset import augmentations, files, whole_files
 from dataset.table import map_classes
 from evaluation import export_parity
 from export import engines, model_files
@@ -157,7 +157,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     mark = model_files.mark_path(path)
     was_marked = mark.exists()
     utils.say(f"making {path}")
-    utils.write_text(mark, "not compared with the checkpoint\n")
+    whole_files.write_text(mark, "not compared with the checkpoint\n")
     try:
         model_files.EXPORT_FORMATS[name].save(source, path)
     except Exception as error:  # converters have many classes of errors, for example for an operator that they lack
@@ -168,11 +168,11 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         report = export_parity.compare(path, reference, config.CALIBRATION)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
-    utils.write_text(model_files.report_path(path), json.dumps(report, indent=1))
+    whole_files.write_text(model_files.report_path(path), json.dumps(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()
     else:
-        utils.write_text(mark, "\n".join([*report["problems"], ""]))
+        whole_files.write_text(mark, "\n".join([*report["problems"], ""]))
     return report
 
 

@@ -49,7 +49,7 @@ import distributed
 import metrics
 import predictor
 import utils
-from dataset import locks
+from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, list_images
 from evaluation import plots, prediction_files
@@ -271,7 +271,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
     print_metrics(result["metrics"], result["intervals"])
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
-    utils.write_text(path, json.dumps(result, indent=1))
+    whole_files.write_text(path, json.dumps(result, indent=1))
     confusion = metrics.confusion(*scores, **limits)
     plots.save_report(
         folder=PREDICTIONS_FOLDER,

@@ -12,7 +12,8 @@ from pathlib import Path
 from dataset.decoding import decode_image, stamp_files
 from dataset.json_files import read_json
 from dataset.table import Table
-from utils import InputError, Progress, warn, write_text
+from dataset.whole_files import write_text
+from utils import InputError, Progress, warn
 
 
 def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tuple[Table, dict[str, str]]:

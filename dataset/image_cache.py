@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from dataset.array_files import read_arrays
 from dataset.batches import Transform
 from dataset.decoding import stamp_files
-from utils import InputError, explain, warn, write_atomically
+from dataset.whole_files import write_atomically
+from utils import InputError, explain, warn
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
 

@@ -24,7 +24,8 @@ from dataset.array_files import read_next
 from dataset.files import IMAGE_EXTENSIONS, NOT_ORDINARY, list_files, make_absolute, require_stems
 from dataset.table import require_room
 from dataset.text_files import name_backup
-from utils import InputError, replace_folder, write_atomically
+from dataset.whole_files import replace_folder, write_atomically
+from utils import InputError
 
 EXTENSION = ".cls"
 UNKNOWN = b"?"  # before the index of a class of which nobody knows whether the image shows it

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dataset.files import open_file
-from utils import InputError, write_atomically
+from dataset.whole_files import write_atomically
+from utils import InputError
 
 MEMORY_SHARE = 8  # what a list of images is read into takes some eight times the size of the file
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-import utils
+from dataset import whole_files
 from evaluation.palette import DARK
 from utils import make_visible
 
@@ -26,7 +26,7 @@ KEPT_END = 5  # characters at the end of a label that is cut: its probability
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG of `figure`. Raises InputError when the file cannot be written."""
-    utils.write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    whole_files.write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def style_axes(axes: Axes) -> None:

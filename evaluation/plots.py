@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import calibration
 import metrics
-import utils
+from dataset import whole_files
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT
@@ -53,7 +53,7 @@ def save_report(
     `metrics.confusion`.
     """
     table = folder / f"evaluate_classes{ending}.csv"
-    utils.write_atomically(table, lambda file: write_classes(file, classes, columns, confusion))
+    whole_files.write_atomically(table, lambda file: write_classes(file, classes, columns, confusion))
     curves = metrics.precision_recall_curve(probabilities, targets)
     figures = {
         "confusion": draw_confusion(classes, confusion),

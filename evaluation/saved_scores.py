@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import metrics
-import utils
+from dataset import whole_files
 from dataset.array_files import read_arrays
 from utils import InputError
 
@@ -67,7 +67,7 @@ def save_scores(
         with open(temporary, "wb") as file:  # numpy would add .npz to a name, but not to an open file
             np.savez_compressed(file, **arrays)
 
-    utils.write_atomically(path, write)
+    whole_files.write_atomically(path, write)
 
 
 def read_scores(path: Path) -> SavedScores:
@@ -106,7 +106,7 @@ def save_thresholds(path: Path, values: Sequence[float]) -> None:
         with open(temporary, "wb") as file:
             np.save(file, np.asarray(values, dtype=np.float32))
 
-    utils.write_atomically(path, write)
+    whole_files.write_atomically(path, write)
 
 
 def identify(metadata: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dataset.class_names import show_names
 from dataset.files import hash_file
 from dataset.json_files import read_json
+from dataset.whole_files import write_atomically
 from export import engines
 from export.engines import METADATA, get_openvino
 from export.onnx_models import (
@@ -37,7 +38,7 @@ from export.onnx_models import (
 )
 from models.batchnorm_folding import TOLERANCE, measure_change
 from models_factory import make_example
-from utils import InputError, write_atomically
+from utils import InputError
 
 # ---- exported files ----
 

@@ -22,8 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dataset.whole_files import make_temporary_folder, write_atomically
 from export import engines
-from utils import InputError, make_temporary_folder, write_atomically
+from utils import InputError
 
 ADVICE = "leave size out of EXPORT_DYNAMIC"
 MAX_BYTES = 2_000_000_000  # of weights inside an ONNX file; protobuf takes 2 GiB, with all that is beside them

@@ -22,8 +22,9 @@ from typing import Any
 
 import utils
 from dataset.json_files import read_json
+from dataset.whole_files import write_atomically, write_text
 from models.metadata import check_metadata
-from utils import InputError, write_atomically, write_text
+from utils import InputError
 
 FORMAT, VERSION = "multilabel-checkpoint", 1  # of the file; the project's version is utils.VERSION
 TENSORS = ("model_state", "training_state")  # keys that a sidecar leaves out

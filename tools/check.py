@@ -26,6 +26,7 @@ from PIL import Image
 
 import dataset_readers
 import utils
+from dataset import whole_files
 from dataset.class_names import show_names
 from dataset.decoding import DECODER_ERRORS, IMAGE_FORMATS, decode_image
 from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute
@@ -326,7 +327,7 @@ def save_exclude_list(result: Result, excess: Iterable[str], path: Path) -> None
         if paths:
             names = [result.shorten(path) for path in sorted(paths)]
             text += f"# {title}\n" + "".join(f"{'./' * name.startswith('#')}{name}\n" for name in names)
-    utils.write_text(path, printable(text))
+    whole_files.write_text(path, printable(text))
 
 
 def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: Path) -> None:
@@ -358,7 +359,7 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
         ],
     }
     text = printable(json.dumps(values, indent=1, ensure_ascii=False))
-    utils.write_text(output / "check_dataset_result.json", text + "\n")
+    whole_files.write_text(output / "check_dataset_result.json", text + "\n")
 
 
 def print_summary(result: Result, output: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import utils
+from dataset import whole_files
 from dataset.decoding import decode_image
 from dataset.table import Table
 from evaluation import pages
@@ -91,7 +91,7 @@ def save_report(result: Result, folder: Path) -> dict[str, list[Path]]:
     tables = {split: result.tables[split] for split in SPLITS if split in result.tables}
     save_figure(draw_histogram(tables), folder / "histogram.png")
     samples = save_samples(result, folder / "demo_img")
-    utils.write_text(folder / "index.html", make_page(result, tables, samples))
+    whole_files.write_text(folder / "index.html", make_page(result, tables, samples))
     return samples
 
 
@@ -145,7 +145,7 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
             picture = draw_sample(decode_image(table.paths[index]), table.targets[index], table.classes)
             stem = re.sub(r"[^\w.-]+", "-", Path(table.paths[index]).stem)[:40]
             path = folder / f"{split}_{len(samples[split]):02}_{stem}.jpg"
-            utils.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
+            whole_files.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
             samples[split].append(path)
     return samples
 

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dataset.probability_files import HEAVIEST, read_probabilities
 from dataset.table import Table
-from utils import InputError, say, write_text
+from dataset.whole_files import write_text
+from utils import InputError, say
 
 
 def make_curriculum(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import utils
+from dataset import whole_files
 from dataset.json_files import read_json
 from tools.demo_images import KINDS, draw_image, sample_kinds
 from utils import InputError
@@ -80,7 +81,7 @@ def read_marker(root: Path, folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def save_marker(root: Path, marker: dict[str, Any]) -> None:
-    utils.write_text(root / MARKER, json.dumps(marker, indent=1) + "\n")
+    whole_files.write_text(root / MARKER, json.dumps(marker, indent=1) + "\n")
 
 
 def list_files(images: Path, labels: Path, count: int) -> list[tuple[Path, Path]]:

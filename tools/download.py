@@ -30,6 +30,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 
 import utils
+from dataset import whole_files
 from dataset.files import make_absolute
 from dataset.formats import FORMATS
 from dataset.json_files import read_json
@@ -141,7 +142,7 @@ class Done:
 
     def add(self, step: str) -> None:
         self.steps.append(step)
-        utils.write_text(self.path, json.dumps({"name": self.name, "done": self.steps}, indent=1) + "\n")
+        whole_files.write_text(self.path, json.dumps({"name": self.name, "done": self.steps}, indent=1) + "\n")
 
 
 def require_space(folder: Path, archive_bytes: int, short_side: int) -> None:

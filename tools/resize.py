@@ -20,6 +20,7 @@ from typing import NamedTuple
 from PIL import ExifTags, Image
 
 import utils
+from dataset import whole_files
 from dataset.decoding import decode_image
 from dataset.files import IMAGE_EXTENSIONS, list_files
 from dataset.json_files import read_json
@@ -71,7 +72,7 @@ def resize_images(source: Path, target: Path, short_side: int, quality: int) -> 
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make {folder}: {utils.explain(error)}") from error
-        utils.remove_leftovers(folder)
+        whole_files.remove_leftovers(folder)
     num_unreadable = 0
     copy = partial(_copy, source, target, short_side, quality)
     with (
@@ -102,7 +103,7 @@ def _mark(target: Path, marker: dict[str, str | int]) -> None:
             raise InputError(
                 f"{target} holds images, and no {MARKER} says that resize wrote them: choose another folder"
             )
-        utils.write_text(path, json.dumps(marker) + "\n")
+        whole_files.write_text(path, json.dumps(marker) + "\n")
         return
     found = read_json(path)
     if not isinstance(found, dict) or found.keys() != marker.keys():
@@ -148,7 +149,7 @@ def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) 
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     # complete or absent; not flushed to disk one by one as write_atomically does, which takes longer than all the rest
-    temporary = utils.name_temporary(target / name)
+    temporary = whole_files.name_temporary(target / name)
     try:
         if scale >= 1 and _is_upright(source / name):
             shutil.copyfile(source / name, temporary)

@@ -32,10 +32,11 @@ from dataset.batches import Batch
 from dataset.decoding import stamp_files
 from dataset.loading import Labels, count_images, load_batches, share_batches
 from dataset.table import Table
+from dataset.whole_files import name_temporary, remove_leftovers, write_atomically
 from heads import pool
 from models.batchnorm_folding import fold_batchnorm
 from models_factory import MultiLabelModel
-from utils import InputError, explain, name_temporary, remove_leftovers, track, write_atomically
+from utils import InputError, explain, track
 
 
 def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import config
 import distributed
 import overrides
 import utils
-from dataset import locks
+from dataset import locks, whole_files
 from dataset.batches import Batch
 from dataset.files import hash_file
 from evaluation import saved_scores, tuning
@@ -319,7 +319,7 @@ def finish(run: Run) -> dict[str, Any]:
         "steps_left_out": sum(record["steps_left_out"] for record in state.history),
         "findings": findings,
     }
-    utils.write_text(files.result, json.dumps(result, indent=1))
+    whole_files.write_text(files.result, json.dumps(result, indent=1))
     is_whole = state.epoch == config.NUM_EPOCHS
     run_files.add_to_diary(
         config.TRAINED_MODELS_FOLDER / DIARY,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.locks import LOCK, hold
-from utils import InputError, write_text
+from dataset.whole_files import write_text
+from utils import InputError
 
 WHICH_RUN = ("finished", "model_name", "configuration")  # columns of the diary that no two runs have the same
 

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import distributed
 import utils
+from dataset import whole_files
 from dataset.batches import Batch
 from models.checkpoints import save_tensors
 from trainer.build import Trainer
@@ -126,4 +127,4 @@ def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
 def save_batch(path: Path, batch: Batch, epoch: int, step: int) -> None:
     """Keep a batch for inspection: `torch.load` gives its tensors, and the epoch and step it is of."""
     content = {**batch._asdict(), "epoch": epoch, "step": step}
-    utils.write_atomically(path, lambda temporary: save_tensors(temporary, content))
+    whole_files.write_atomically(path, lambda temporary: save_tensors(temporary, content))

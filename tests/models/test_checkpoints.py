@@ -18,6 +18,7 @@ import config
 import model_performance_table
 import overrides
 import utils
+from dataset import whole_files
 from models import checkpoints
 from trainer import run_files, run_state
 from utils import InputError
@@ -207,7 +208,7 @@ def test_torch_itself_reports_a_full_device(tmp_path: Path) -> None:
     """What torch.save raises on a full disk is what write_atomically turns into one line."""
     checkpoint = make_checkpoint(model_state={"w": torch.zeros(1_000_000)})
     with pytest.raises(InputError, match=r"cannot write .*a\.pt: No space left on device: free some space"):
-        utils.write_atomically(
+        whole_files.write_atomically(
             tmp_path / "a.pt", lambda temporary: checkpoints.save_tensors(Path("/dev/full"), checkpoint)
         )
 
