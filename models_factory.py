@@ -12,7 +12,7 @@ import functools
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,16 @@ __all__ = [
     "require_size",
     "restore_model",
 ]
+
+
+class Form(NamedTuple):
+    """The shape of a tensor, and the kind of its numbers."""
+
+    shape: tuple[int, ...]
+    numbers: str  # "fractions" or "whole numbers"
+
+    def __str__(self) -> str:
+        return f"{self.shape} of {self.numbers}"
 
 
 class MultiLabelModel(nn.Module):
@@ -167,8 +177,8 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     name, num_classes, head = checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"]
     image_size, options = checkpoint["image_size"], checkpoint.get("head_options") or {}
     state = checkpoint["model_state"]
-    shapes = _list_shapes(name, num_classes, head, image_size, tuple(options.items()))
-    problem = shapes and _find_misfit({key: value.shape for key, value in state.items()}, shapes)
+    forms = _list_forms(name, num_classes, head, image_size, tuple(options.items()))
+    problem = forms and _find_misfit({key: _describe(value) for key, value in state.items()}, forms)
     if not problem:
         model = make_model(name, num_classes, head, image_size=image_size, head_options=options)
         try:
@@ -181,10 +191,10 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
 
 
 @functools.cache
-def _list_shapes(
+def _list_forms(
     name: str, num_classes: int, head: str, image_size: int, head_options: tuple[tuple[str, Any], ...]
-) -> dict[str, torch.Size] | None:
-    """The shapes of a model's tensors, from a model without memory for them; None if it cannot be made like that.
+) -> dict[str, Form] | None:
+    """The forms of a model's tensors, from a model without memory for them; None if it cannot be made like that.
 
     A small file may name a network of 20 GB: it is found out before anything of this size is made.
     """
@@ -195,16 +205,20 @@ def _list_shapes(
         if "meta" in str(error):  # the network looks at numbers while it is made
             return None
         raise
-    return {key: value.shape for key, value in model.state_dict().items()}
+    return {key: _describe(value) for key, value in model.state_dict().items()}
 
 
-def _find_misfit(found: Mapping[str, torch.Size], expected: Mapping[str, torch.Size]) -> str | None:
-    """How the shapes `found` differ from those `expected`, in words; None if they do not."""
-    for key, shape in expected.items():
+def _describe(tensor: Tensor) -> Form:
+    return Form(tuple(tensor.shape), "fractions" if tensor.is_floating_point() else "whole numbers")
+
+
+def _find_misfit(found: Mapping[str, Form], expected: Mapping[str, Form]) -> str | None:
+    """How the forms `found` differ from those `expected`, in words; None if they do not."""
+    for key, form in expected.items():
         if key not in found:
             return f"{key} is missing, as are {len(expected.keys() - found.keys()) - 1} others"
-        if found[key] != shape:
-            return f"{key} is {tuple(found[key])}, expected {tuple(shape)}"
+        if found[key] != form:
+            return f"{key} is {found[key]}, expected {form}"
     extra = [key for key in found if key not in expected]
     return f"{len(extra)} more than it has, such as {reprlib.repr(extra[0])}" if extra else None
 

@@ -46,11 +46,19 @@ def require_unique(names: Iterable[Any], where: Callable[[int], str]) -> tuple[s
     for index, name in enumerate(names):
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{where(index)}: a class name is empty, or no text: {reprlib.repr(name)}")
-        if not is_text(name):
+        if not is_unicode(name):
             raise InputError(f"{where(index)}: a class name is no valid Unicode: {name[:LONGEST]!a}")
         if unique.setdefault(name.strip(), index) != index:
             raise InputError(f"{where(index)}: class {name.strip()[:80]!r} stands here a second time")
     return tuple(unique)
+
+
+def is_unicode(name: str) -> bool:
+    """Whether any file can hold `name`: text from JSON, or a folder's name, may have half of a pair of surrogates."""
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def is_text(name: str) -> bool:

@@ -147,6 +147,9 @@ class SlotsOnDisk(Slots):
         super().__init__(prepare, shapes, slot_size)
         self.path, self.file = path, file
 
+    def __del__(self) -> None:
+        self.file.close()
+
     def read(self, row: int, num_bytes: int) -> Pixels:
         pixels = np.empty(num_bytes, np.uint8)
         try:

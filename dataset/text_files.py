@@ -28,7 +28,7 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
             size = os.fstat(file.fileno()).st_size
             if size > most_bytes:
                 raise InputError(f"{path} has {size:,} bytes: more than {most_bytes:,} is not read as such a file")
-            data = file.read(most_bytes)
+            data = file.read(size)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except MemoryError as error:

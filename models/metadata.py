@@ -19,6 +19,7 @@ from utils import InputError
 LARGEST_SIDE = 8192  # pixels: an image of this height and width takes 800 MB in the first layer of a ResNet
 LONGEST_NAME = 200  # characters of a name that becomes a part of file names
 MOST_VALUES = 1_000_000  # a run with 10,000 classes has some 50,000
+LARGEST_FIT = 1e6  # of a calibration's scale and bias: beyond, every probability is 0, 1 or one half
 DEEPEST = 20  # lists and objects within one another
 MOST_BITS = 4096  # of a whole number; Python refuses to print many more
 
@@ -83,7 +84,10 @@ def is_config(value: Any) -> bool:
 def is_method(value: Any) -> bool:
     """Whether `value` is a fitted calibration: scales above 0 and biases, one for all classes or one for each."""
     return (
-        is_object(value, is_list) and {"scale", "bias"} <= value.keys() and all(scale > 0 for scale in value["scale"])
+        is_object(value, is_list)
+        and {"scale", "bias"} <= value.keys()
+        and all(1 / LARGEST_FIT <= scale <= LARGEST_FIT for scale in value["scale"])
+        and all(abs(bias) <= LARGEST_FIT for bias in value["bias"])
     )
 
 
@@ -120,6 +124,7 @@ RULES: dict[str, Limit] = {
     # where it comes from
     "best_f1": Limit(is_f1, "a finite number, or null"),
     "epoch": COUNT_OR_NONE,
+    "saved": Limit(lambda value: value is None or isinstance(value, str), "a text, or null"),
     "seconds": Limit(is_measured, "a number"),
     "metrics": Limit(lambda value: is_object(value, is_measured), "an object of names and numbers"),
     "config": Limit(is_config, "an object of constants, with numbers for rates and batch sizes"),
@@ -191,7 +196,7 @@ def find_oddity(metadata: Any) -> str | None:
             elif not (value is None or isinstance(value, float)):
                 return f"holds a {type(value).__name__}, which is no plain value"
         try:
-            "".join(texts).encode()
+            "".join(texts).encode(errors="surrogateescape")  # which stand for bytes of a file's name
         except UnicodeEncodeError as error:
             return f"holds the text {error.object[error.start : error.start + 40]!a}, which is not Unicode"
     return None

@@ -91,6 +91,7 @@ def keep_instruction_sets_from_openvino() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     keep_instruction_sets_from_openvino()
+    os.environ.pop("COLUMNS", None)  # tables are as wide as in a pipe, whatever terminal the tests run in
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(SEED_SHIFT)
 

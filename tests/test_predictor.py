@@ -419,7 +419,7 @@ def test_logits_that_are_called_probabilities_are_refused(checkpoint: Path) -> N
     [
         (
             {"classes": ["a", "b"]},
-            r"do not fit resnet18 with head linear_bn: head\.linear\.weight is \(3, 512\), expec",
+            r"do not fit resnet18 with head linear_bn: head\.linear\.weight is \(3, 512\) of fractions, expec",
         ),
         ({"model_name": "resnet50"}, r"do not fit resnet50 with head linear_bn: backbone\.[^\n]+"),
         (
@@ -449,6 +449,12 @@ def test_tensors_that_are_missing_or_too_many_are_named(checkpoint: Path) -> Non
     weight = content["model_state"].pop("head.linear.weight")
     checkpoints.save(checkpoint, content)
     with pytest.raises(InputError, match=r"linear_bn: head\.linear\.weight is missing, as are 0 others$"):
+        predictor.load(checkpoint, "cpu")
+    content["model_state"]["head.linear.weight"] = weight.to(torch.int8)
+    checkpoints.save(checkpoint, content)
+    with pytest.raises(
+        InputError, match=r"head\.linear\.weight is \(.+\) of whole numbers, expected \(.+\) of fractions$"
+    ):
         predictor.load(checkpoint, "cpu")
     content["model_state"] |= {"head.linear.weight": weight, "evil": weight}
     checkpoints.save(checkpoint, content)

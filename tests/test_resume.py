@@ -242,6 +242,28 @@ def test_another_models_state_is_refused(change: dict[str, Any], expected: str, 
     assert expected in fails(training.main, interrupted.arguments)
 
 
+def test_the_state_of_another_run_is_refused(interrupted: Run, fails: Any) -> None:
+    last = checkpoints.load(interrupted.last)
+    saved = last["training_state"]
+    for change, expected in (
+        (
+            {"config": last["config"] | {"SEED": 5}},
+            "is of another run: its SEED is 5, here 0: delete it, or set RESUME",
+        ),
+        ({"config": last["config"] | {"SPLIT_SEED": 3}}, "is of another run: its SPLIT_SEED is 3, here 0"),
+        ({"dataset": {"fingerprint": "0123456789abcdef"}}, "is of a run with other images or labels"),
+        (
+            {"training_state": saved | {"state": saved["state"] | {"epoch": 99}}},
+            "says that 99 epochs are done, and NUM",
+        ),
+    ):
+        checkpoints.save(interrupted.last, last | change)
+        assert expected in fails(training.main, interrupted.arguments)
+    older = {name: value for name, value in last["config"].items() if name != "SPLIT_SEED"}  # SEED drew the split then
+    checkpoints.save(interrupted.last, last | {"config": older | {"SEED": 0}})
+    training.main(interrupted.arguments)
+
+
 def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
     interrupted: Run, fails: Any, tmp_path: Path
 ) -> None:
@@ -251,7 +273,9 @@ def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
 
     whole = interrupted.last.read_bytes()
     interrupted.last.write_bytes(whole[: len(whole) // 2])
-    assert "it is damaged or cut short" in fails(training.main, interrupted.arguments)
+    assert "it is damaged or cut short: delete it, or set RESUME = 'never'" in fails(
+        training.main, interrupted.arguments
+    )
     torch.save({"format": checkpoints.FORMAT, "version": 1, "model_state": Malicious()}, interrupted.last)
     assert "it holds Python objects that could run code" in fails(training.main, interrupted.arguments)
     assert not (tmp_path / "attacked").exists()

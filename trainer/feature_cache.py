@@ -109,6 +109,10 @@ class FeatureFile:
         if os.fstat(self.file.fileno()).st_size != self.start + len(self) * self.row_size:
             raise self._is_short()
 
+    def __del__(self) -> None:
+        if hasattr(self, "file"):  # it could be opened
+            self.file.close()
+
     def __len__(self) -> int:
         return self.shape[0]
 

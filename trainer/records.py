@@ -35,6 +35,7 @@ from trainer.training_data import Data
 from trainer.validation import Validation
 from utils import InputError
 
+START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
 
@@ -105,7 +106,8 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
     expected = {"model_name": config.MODEL_NAME, "head": config.HEAD, "classes": list(data.table.classes)}
     for name, value in expected.items():
         if last[name] != value:
-            raise InputError(f"{files.last} is of another {name}, {last[name]}: delete it, or set RESUME = 'never'")
+            raise InputError(f"{files.last} is of another {name}, {last[name]}: {START_ANEW}")
+    _require_same_run(last, files, data)
     saved = last["training_state"]
     try:
         state = read_state(saved["state"])
@@ -117,8 +119,12 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         trainer.require_shapes()
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
-            f"{files.last} does not fit this model ({str(error).splitlines()[0]}): delete it, or set RESUME = 'never'"
+            f"{files.last} does not fit this model ({str(error).splitlines()[0]}): {START_ANEW}"
         ) from error
+    if state.epoch > config.NUM_EPOCHS:
+        raise InputError(
+            f"{files.last} says that {state.epoch} epochs are done, and NUM_EPOCHS is {config.NUM_EPOCHS}: {START_ANEW}"
+        )
     if len(processes) == distributed.count():
         return state, processes[distributed.rank()]
     if state.step:
@@ -128,6 +134,26 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         )
     loss_total = sum(process["loss_total"] for process in processes) if distributed.is_first() else 0.0
     return state, {"random": None, "loss_total": loss_total, "doctor": processes[0]["doctor"]}
+
+
+def _require_same_run(last: dict[str, Any], files: RunFiles, data: Data) -> None:
+    """Raise InputError if `last`, what an interrupted run left, is of other constants or data than this run."""
+    constants, theirs = overrides.resolved(config), last.get("config", {})
+    for name in _list_deciding():
+        if name == "SPLIT_SEED":
+            expected, found = _find_split_seed(constants, data), _find_split_seed(theirs, data)
+        else:
+            expected = constants[name]
+            found = theirs.get(name, expected)  # the constant may be newer than the run
+        if found != expected:
+            raise InputError(f"{files.last} is of another run: its {name} is {found}, here {expected}: {START_ANEW}")
+    if last.get("dataset", {}).get("fingerprint") != data.table.fingerprint():
+        raise InputError(f"{files.last} is of a run with other images or labels: {START_ANEW}")
+
+
+def _find_split_seed(constants: dict[str, Any], data: Data) -> int | None:
+    """What the validation split was drawn with; None where it was not. SEED drew it before there was SPLIT_SEED."""
+    return constants.get("SPLIT_SEED", constants.get("SEED")) if data.val_is_drawn else None
 
 
 def _check_processes(processes: Any, trainer: Trainer) -> None:
@@ -149,10 +175,13 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
         leftover.unlink(missing_ok=True)
     if config.RESUME == "never" or not files.last.is_file():
         return None
-    last = checkpoints.load(files.last)
+    try:
+        last = checkpoints.load(files.last)
+    except InputError as error:
+        raise InputError(f"{error}: {START_ANEW}") from error
     saved = last.get("training_state")
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict) or "finished" not in saved["state"]:
-        raise InputError(f"{files.last} holds no state to resume: delete it, or set RESUME = 'never'")
+        raise InputError(f"{files.last} holds no state to resume: {START_ANEW}")
     return None if saved["state"]["finished"] else last
 
 

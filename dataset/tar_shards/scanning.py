@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.class_names import is_text, join_names
+from dataset.class_names import is_unicode, join_names
 from dataset.files import IMAGE_EXTENSIONS, open_file
 from dataset.json_files import parse_json
 from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
@@ -195,7 +195,7 @@ def parse_labels(
 
 
 def _name_label(label: object, where: str, classes: Callable[[], Sequence[str]]) -> str:
-    if isinstance(label, str) and label.strip() and is_text(label):
+    if isinstance(label, str) and label.strip() and is_unicode(label):
         return label.strip()
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names := classes()):
         return names[label]

@@ -27,6 +27,7 @@ from dataset.files import IMAGE_EXTENSIONS, list_files
 from dataset.formats.base import ReadOptions
 from dataset.json_files import parse_json
 from dataset.rows import Rows
+from dataset.text_files import read_text
 from dataset_readers import read_dataset
 from heads import read_embeddings
 from tools import split
@@ -383,6 +384,20 @@ def test_a_cell_that_is_no_csv() -> None:
     assert split_names('"a;b";c', ";") == ["a;b", "c"]
     with pytest.raises(InputError, match="cannot be told apart"):
         split_names('a"' + "b" * 200_000, ";")
+
+
+def test_a_class_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / os.fsdecode(b"caf\xe9")
+    folder.mkdir(parents=True)
+    (folder / "a.jpg").touch()
+    with pytest.raises(InputError, match=r"names of folders: a class name is no valid Unicode: 'caf\\udce9'"):
+        read_dataset(tmp_path)
+
+
+def test_a_text_takes_no_more_memory_than_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataset.text_files.measure_memory", lambda: 1 << 60)  # not even an address for so much
+    (tmp_path / "a.txt").write_text("a\n")
+    assert read_text(tmp_path / "a.txt") == "a\n"
 
 
 @pytest.mark.parametrize("name", ["half \ud800", "\udfff\ud800"])
