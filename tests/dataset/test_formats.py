@@ -137,6 +137,14 @@ def write_webdataset(root: Path) -> None:
                 tar.addfile(entry, io.BytesIO(data))
 
 
+def write_roboflow(root: Path) -> None:
+    train = {"a b.jpg": "1, 0, 1", "ü.png": "0, 0, 0", "z.jpg": "0, 1, "}
+    for split, labels in (("train", train), ("test", {"é.jpg": "0, 0, 1"})):
+        place(root, *(f"{split}/{name}" for name in labels))
+        lines = ["filename, person, traffic light, dog", *(f"{name}, {row}" for name, row in labels.items())]
+        write(root, {f"{split}/_classes.csv": "\n".join(lines) + "\n"})
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -146,6 +154,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_json": write_coco_json,
     "csv": write_csv,
     "webdataset": write_webdataset,
+    "roboflow": write_roboflow,
 }
 
 
