@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,139 @@ def test_mistakes_in_a_roboflow_csv(tmp_path: Path, text: str, message: str) -> 
     write(tmp_path, {"train/_classes.csv": text})
     with pytest.raises(InputError, match=message):
         read_dataset(tmp_path, split="train")
+
+
+# ---- COCO JSON ----
+
+
+def coco(names: list[str], labels: list[list[int]], names_by_id: dict[int, str], **changed: object) -> str:
+    """Images with the ids 100, 101 and so on; `labels` are the ids of each one's categories."""
+    pairs = [(100 + index, category) for index, ids in enumerate(labels) for category in ids]
+    lists: dict[str, object] = {
+        "info": {"description": ""},
+        "images": [{"id": 100 + index, "file_name": name, "width": 8} for index, name in enumerate(names)],
+        "annotations": [
+            {"id": 600 + index, "image_id": image, "category_id": category, "bbox": [0, 0, 1, 1], "iscrowd": 0}
+            for index, (image, category) in enumerate(pairs)
+        ],
+        "categories": [{"id": id, "name": name, "supercategory": ""} for id, name in names_by_id.items()],
+    }
+    return json.dumps(lists | changed, indent=1)
+
+
+ANIMALS = {7: "cat", 3: "dog"}
+TWO = coco(["a.jpg", "b.jpg"], [[7, 3, 3], []], ANIMALS)
+FOLDERS_FIRST = coco(["train2017/a.jpg", "train2017/b.jpg"], [[7, 3, 3], []], ANIMALS)
+ELSEWHERE = coco(["C:\\x\\a.jpg", "/data/upload/1/0123abcd-b.jpg"], [[7, 3, 3], []], ANIMALS)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "folder"),
+    [
+        ("annotations/instances_default.json", TWO, "images"),  # CVAT
+        ("annotations/instances_default.json", TWO, "images/default"),
+        ("annotations/instances_Train.json", TWO, "images/Train"),
+        ("annotations/instance_train.json", TWO, "images"),  # PaddleX
+        ("train.json", TWO, "train"),
+        ("train.json", TWO, "images/train"),
+        ("train.json", TWO, "."),
+        ("result.json", TWO, "images"),  # Label Studio
+        ("result.json", coco(["images\\a.jpg", "images/b.jpg"], [[7, 3, 3], []], ANIMALS), "images"),
+        ("labels.json", TWO, "data"),  # FiftyOne
+        ("annotations/instances_train2017.json", FOLDERS_FIRST, "train2017"),
+        ("annotations/instances_train.json", TWO, "photos/mine"),
+        ("result.json", ELSEWHERE, "photos/mine"),
+        ("train/_annotations.coco.json", TWO, "train"),  # Roboflow
+    ],
+)
+def test_coco_json_whatever_its_name_and_wherever_its_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, text: str, folder: str
+) -> None:
+    place(tmp_path, f"{folder}/a.jpg", f"{folder}/b.jpg")
+    write(tmp_path, {file: text})
+    assert recognise_format(tmp_path) == "coco_json"
+    assert FORMATS["coco_json"].list_splits(tmp_path) == ["train"]
+    table = read_dataset(tmp_path, split="train")
+    assert table.classes == ("dog", "cat"), "by rising id"
+    assert as_rows(table) == {"a.jpg": [1, 1], "b.jpg": [0, 0]}
+    assert ("they are taken by their names" in capsys.readouterr().err) == (folder == "photos/mine")
+
+
+def test_splits_of_coco_json_are_in_the_names_of_files_or_folders(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.jpg", "images/b.jpg")
+    one = coco(["b.jpg"], [[3]], ANIMALS)
+    write(tmp_path, {"annotations/instance_train.json": TWO, "annotations/instance_val.json": one})
+    write(tmp_path, {"annotations/captions.json": '{"images": [], "annotations": []}', "annotations/all.json": TWO})
+    assert FORMATS["coco_json"].list_splits(tmp_path) == ["train", "val"]
+    assert as_rows(read_dataset(tmp_path, split="val")) == {"b.jpg": [1, 0]}
+    for split in ("valid", "val"):
+        place(tmp_path, f"{split}/b.jpg")
+        write(tmp_path, {f"{split}/_annotations.coco.json": one})
+    assert FORMATS["coco_json"].list_splits(tmp_path) == ["val"]
+    with pytest.raises(InputError, match=r"val/_annotations\.coco\.json and .*valid/_.* are both for val"):
+        read_dataset(tmp_path, split="val")
+
+
+def test_the_category_that_roboflow_adds_is_no_class(tmp_path: Path) -> None:
+    categories = [
+        {"id": 0, "name": "animals", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "animals"},
+        {"id": 2, "name": "dog", "supercategory": "animals"},
+    ]
+    for split, labels in (("train", [[1], []]), ("valid", [[2], [1]])):
+        place(tmp_path, f"{split}/a.jpg", f"{split}/b.jpg")
+        text = coco(["a.jpg", "b.jpg"], labels, {}, categories=categories)
+        write(tmp_path, {f"{split}/_annotations.coco.json": text})
+    for split, rows in (("train", [[1, 0], [0, 0]]), ("val", [[0, 1], [1, 0]])):
+        table = read_dataset(tmp_path, split=split)
+        assert (table.classes, table.targets.tolist()) == (("cat", "dog"), rows)
+    text = coco(["a.jpg", "b.jpg"], [[0], [1]], {}, categories=categories)
+    write(tmp_path, {"valid/_annotations.coco.json": text})
+    for split in ("train", "val"):
+        assert read_dataset(tmp_path, split=split).classes == ("animals", "cat", "dog"), (
+            "an image of val is labelled so"
+        )
+    around = [dict(category, supercategory=name) for category, name in zip(categories[1:], ("dog", "cat"), strict=True)]
+    for split in ("train", "valid"):
+        text = coco(["a.jpg", "b.jpg"], [[], []], {}, categories=around)
+        write(tmp_path, {f"{split}/_annotations.coco.json": text})
+    assert read_dataset(tmp_path, split="train").classes == ("cat", "dog"), "each groups the other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (coco(["a.jpg"], [[2]], ANIMALS), r"annotation 600 \(image 100\): category_id 2 is the id of no category"),
+        (coco(["a.jpg"], [], ANIMALS, categories=None), r'instances_train\.json: the list "categories" is missing'),
+        (coco(["a.jpg"], [], ANIMALS, annotations=[{"id": 1, "image_id": 5}]), r"1: 'category_id' is missing"),
+        (
+            coco(["c.jpg", "a.jpg"], [], ANIMALS),
+            r"1 of 2 images do not exist, the first: .*images/c\.jpg \(.*json:\d+\)",
+        ),
+        (coco(["c.jpg", "d.jpg"], [], ANIMALS), r"none of 2 lies in .*/images; the first is 'c\.jpg'"),
+    ],
+)
+def test_mistakes_in_coco_json_name_annotation_image_and_category(tmp_path: Path, text: str, message: str) -> None:
+    place(tmp_path, "images/a.jpg")
+    write(tmp_path, {"annotations/instances_train.json": text})
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path, split="train")
+
+
+def test_a_name_that_two_images_have_is_not_guessed(tmp_path: Path) -> None:
+    place(tmp_path, "x/1/a.jpg", "x/2/a.jpg", "x/1/b.jpg")
+    write(tmp_path, {"result.json": coco(["/mnt/2/a.jpg", "b.jpg"], [[3], [7]], ANIMALS)})
+    table = read_dataset(tmp_path, split="train")
+    assert [path.removeprefix(f"{tmp_path}/") for path in table.paths] == ["x/1/b.jpg", "x/2/a.jpg"], (
+        "the folders agree"
+    )
+    write(tmp_path, {"result.json": coco(["/mnt/a.jpg", "b.jpg"], [[3], [7]], ANIMALS)})
+    with pytest.raises(InputError, match=r"none of 2 lies in"):
+        read_dataset(tmp_path, split="train")
+
+
+def test_files_of_other_formats_are_not_taken_for_coco_json(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"train.json": json.dumps({"classes": ["x"], "images": [["a.jpg", ["x"]]]}), "empty.json": ""})
+    write(tmp_path, {"list.json": f"[{TWO}]", "maps.json": '{"images": {}, "annotations": {}, "categories": {}}'})
+    assert recognise_format(tmp_path) == "classes_json"
