@@ -62,26 +62,27 @@ def parse_json(text: str | bytes, where: object, *, allow_nan: bool = False) -> 
         raise InputError(f"{where}: an integer in it has thousands of digits") from error
 
 
-def holds_lists(path: Path, *keys: str) -> bool:
-    """Whether the file seems to be a JSON object with a list under each of `keys`. It is not parsed.
+def looks_like(path: Path, start: str, *patterns: str) -> bool:
+    """Whether the file begins with `start`, white space aside, and holds what each regular expression matches.
 
-    Quick for gigabytes, too, and asked only once for the same content. False for a file that cannot be read.
+    Nothing is parsed, so it is quick for gigabytes, too; and it is asked only once for the same content. False for a
+    file that cannot be read.
     """
     try:
         found = path.stat()
-        return _holds_lists(path, keys, found.st_size, found.st_mtime_ns)
+        return _looks_like(path, start.encode(), patterns, found.st_size, found.st_mtime_ns)
     except OSError:
         return False
 
 
 @functools.lru_cache
-def _holds_lists(path: Path, keys: tuple[str, ...], size: int, changed: int) -> bool:
-    """`holds_lists` of a file of that size that was last `changed` at that time."""
+def _looks_like(path: Path, start: bytes, patterns: tuple[str, ...], size: int, changed: int) -> bool:
+    """`looks_like` for a file of that size that was last `changed` at that time."""
     with open_file(path) as file:
-        if not file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+        if not b"".join(file.read(256).removeprefix(b"\xef\xbb\xbf").split()).startswith(start):
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            return all(re.search(rb'"%s"\s*:\s*\[' % key.encode(), text) for key in keys)
+            return all(re.search(pattern.encode(), text) for pattern in patterns)
 
 
 class _Repeated(Exception):

@@ -21,6 +21,8 @@ csv           `<split>.csv`, or one file with a column `split`. Other columns: `
 webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
               dataset/tar_shards/); `classes.txt`, where it is there, orders the classes
 roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class (only read)
+label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`, where it is there, orders the classes
+              (only read)
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -33,6 +35,7 @@ from dataset.formats import (
     coco_json,
     csv,
     image_folder,
+    label_studio,
     mlcls,
     roboflow,
     train_list,
@@ -50,5 +53,6 @@ FORMATS: dict[str, Format] = {
     "csv": csv.FORMAT,
     "webdataset": webdataset.FORMAT,
     "roboflow": roboflow.FORMAT,
+    "label_studio": label_studio.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

@@ -28,7 +28,7 @@ from dataset.class_names import require_unique
 from dataset.files import find_missing, find_path
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import ImageFinder
-from dataset.json_files import JsonLine, holds_lists, parse_json, write_json
+from dataset.json_files import JsonLine, looks_like, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
 from dataset.splits import find_folders, find_split, require_one, sort_files
@@ -77,7 +77,7 @@ def list_files(folder: Path, split: str) -> list[Path]:
 
 def is_coco(file: Path) -> bool:
     """Whether the file seems to hold COCO's three lists."""
-    return holds_lists(file, *LISTS)
+    return looks_like(file, "{", *(rf'"{name}"\s*:\s*\[' for name in LISTS))
 
 
 # ---- reading ----

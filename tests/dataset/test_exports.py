@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataset.formats import FORMATS
+from dataset.label_cells import split_cell
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 from dataset_readers import read_dataset, recognise_format
@@ -228,3 +229,185 @@ def test_files_of_other_formats_are_not_taken_for_coco_json(tmp_path: Path) -> N
     write(tmp_path, {"train.json": json.dumps({"classes": ["x"], "images": [["a.jpg", ["x"]]]}), "empty.json": ""})
     write(tmp_path, {"list.json": f"[{TWO}]", "maps.json": '{"images": {}, "annotations": {}, "categories": {}}'})
     assert recognise_format(tmp_path) == "classes_json"
+
+
+# ---- Label Studio ----
+
+
+def make_task(
+    image: str, *labels: str, id: int = 1, control: str = "choice", **annotation: object
+) -> dict[str, object]:
+    """A task of Label Studio's JSON with one annotation, as the fields in its documentation."""
+    result = {"from_name": control, "to_name": "image", "type": "choices", "value": {"choices": list(labels)}}
+    made: dict[str, object] = {"id": id, "completed_by": 1, "was_cancelled": False, "ground_truth": False}
+    made["result"] = [result] if labels else []
+    return {"id": id, "data": {"image": image, "note": "x"}, "annotations": [made | annotation], "predictions": []}
+
+
+def make_box(*labels: str, kind: str = "rectanglelabels") -> dict[str, object]:
+    return {"type": kind, "from_name": "label", "value": {"x": 1, "y": 2, "width": 3, "height": 4, kind: list(labels)}}
+
+
+ALWAYS = {"annotator": 1, "annotation_id": 5, "created_at": "2024", "updated_at": "2024", "lead_time": 3.2}
+UPLOADED = "/data/upload/1/00000000-"
+LOCAL = "/data/local-files/?d=sets/photos/"
+CHOICES_CSV = f"""annotation_id,annotator,choice,created_at,id,image,lead_time,updated_at
+1,1,cat,2024,1,{UPLOADED}a.jpg,3.2,2024
+2,1,"{{""choices"": [""cat"", ""dog""]}}",2024,2,{UPLOADED}b.jpg,3.2,2024
+3,1,,2024,3,{UPLOADED}c.jpg,3.2,2024
+"""
+EXPORTS = {
+    "choices.json": [
+        make_task(f"{UPLOADED}a.jpg", "cat"),
+        make_task(f"{LOCAL}b%20.jpg".replace("%20", ""), "cat", "dog"),
+        make_task("https://example.com/photos/c.jpg"),
+        make_task("d.jpg", "cat", was_cancelled=True),
+        {"id": 9, "data": {"image": "d.jpg"}, "annotations": []},
+    ],
+    "boxes.json": [
+        make_task("a.jpg", result=[make_box("cat"), make_box("cat")]),
+        make_task("b.jpg", result=[make_box("cat"), make_box("dog", kind="brushlabels"), {"value": {"rating": 3}}]),
+        make_task("s3://bucket/c.jpg", result=[]),
+    ],
+    "min.json": [
+        {"image": f"{UPLOADED}a.jpg", "id": 1, "choice": "cat"} | ALWAYS,
+        {"image": f"{UPLOADED}b.jpg", "id": 2, "choice": {"choices": ["cat", "dog"]}} | ALWAYS | {"annotation_id": 6},
+        {"image": f"{UPLOADED}c.jpg", "id": 3} | ALWAYS | {"annotation_id": 7},
+    ],
+    "min_boxes.json": [
+        {"image": "a.jpg", "id": 1, "caption": "x", "label": [{"x": 1, "rectanglelabels": ["cat"]}]} | ALWAYS,
+        {"image": "b.jpg", "id": 2, "caption": "y", "label": [{"polygonlabels": ["dog", "cat"]}]} | ALWAYS
+        | {"annotation_id": 6},
+        {"image": "c.jpg", "id": 3, "caption": "y", "label": []} | ALWAYS | {"annotation_id": 7},
+    ],
+    "project-1-at-2024-05-01-10-00-abcdef.csv": CHOICES_CSV,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        *((name, "") for name in EXPORTS),
+        ("min.json", "00000000-"),
+        ("project-1-at-2024-05-01-10-00-abcdef.csv", "00000000-"),
+    ],
+)
+def test_each_export_of_label_studio(tmp_path: Path, name: str, prefix: str) -> None:
+    place(tmp_path, *(f"photos/{prefix}{image}.jpg" for image in "abcd"))
+    text = EXPORTS[name]
+    write(tmp_path, {name: text if isinstance(text, str) else json.dumps(text, indent=2)})
+    assert recognise_format(tmp_path) == "label_studio"
+    assert FORMATS["label_studio"].list_splits(tmp_path) == ["train"]
+    table = read_dataset(tmp_path, split="train")
+    assert table.classes == ("cat", "dog")
+    expected = {f"{prefix}a.jpg": [1, 0], f"{prefix}b.jpg": [1, 1], f"{prefix}c.jpg": [0, 0]}
+    assert as_rows(table) == expected, "d.jpg was skipped, and c.jpg was looked at and has nothing"
+
+
+def test_what_label_studio_leaves_open_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    write(tmp_path, {"choices.json": json.dumps(EXPORTS["choices.json"])})
+    read_dataset(tmp_path, split="train")
+    assert "choices.json: 2 task(s) were skipped or have no annotation, and are left out" in capsys.readouterr().err
+    write(tmp_path, {"choices.json": json.dumps(EXPORTS["min_boxes.json"])})
+    read_dataset(tmp_path, split="train")
+    assert "labels are read from label, not from caption" in capsys.readouterr().err
+    tasks = [make_task("a.jpg", "cat"), make_task("b.jpg", "sunny", control="weather")]
+    write(tmp_path, {"choices.json": json.dumps(tasks)})
+    read_dataset(tmp_path, split="train")
+    assert "the labels of choice, weather are all classes" in capsys.readouterr().err
+
+
+def test_several_annotations_of_one_image(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg")
+    both = make_task("a.jpg", "cat")
+    second = make_task("a.jpg", "dog", id=2)["annotations"]
+    assert isinstance(both["annotations"], list)
+    assert isinstance(second, list)
+    both["annotations"] += second
+    write(tmp_path, {"x.json": json.dumps([both])})
+    with pytest.raises(InputError, match=r"x\.json: task 1: 'a\.jpg' has other labels here than at .*task 1"):
+        read_dataset(tmp_path, split="train")
+    second[0]["ground_truth"] = True
+    write(tmp_path, {"x.json": json.dumps([both, make_task("a.jpg", "dog", id=2)]), "classes.txt": "dog\ncat\n"})
+    assert read_dataset(tmp_path, split="train").targets.tolist() == [[1, 0]]
+
+
+TWO_IMAGES = {"id": 4, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations": [{"result": []}]}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (
+            [make_task("https://x.org/photo.jpg?v=2", "cat", id=3)],
+            r"task 3: there is no image 'photo\.jpg' in .* \(images on the web are not fetched\)",
+        ),
+        (
+            [make_task("/data/upload/1/c.jpg", "cat", id=3)],
+            r"task 3: there is no image 'c\.jpg' in .*, for '/data/upload/1/c\.jpg'$",
+        ),
+        (
+            [make_task("x/b.jpg", "cat"), make_task("y/b.jpg", "cat")],
+            r"'y/b\.jpg' and 'x/b\.jpg' would both be b\.jpg: is an image missing",
+        ),
+        ([make_task("a.jpg", "cat")], r"'a\.jpg' may be 1/a\.jpg or 2/a\.jpg in .*: remove one"),
+        (
+            [make_task("b.jpg", "yes"), make_task("b.jpg", "yes", control="cat")],
+            r"'yes' is a label of choice and of cat",
+        ),
+        ([TWO_IMAGES], r"task 4: one image a task is read, but left and right name one"),
+        ([make_task("note.txt", "cat")], r"task 1: one image a task is read, but none of image, note name one"),
+        ([make_task("b.jpg")], r"no annotation has a choice or a label of a box"),
+        (
+            [make_task("b.jpg", "cat") | {"annotations": 3}, make_task("b.jpg", "cat")],
+            r"is no export of Label Studio: TypeError",
+        ),
+        (
+            [{"image": "b.jpg", "x": "cat", "y": "u"} | ALWAYS],
+            r"which of the columns x, y holds the labels\? An export",
+        ),
+    ],
+)
+def test_mistakes_in_exports_of_label_studio(tmp_path: Path, tasks: list[object], message: str) -> None:
+    place(tmp_path, "1/a.jpg", "2/a.jpg", "b.jpg")
+    write(tmp_path, {"x.json": json.dumps(tasks)})
+    with pytest.raises(InputError, match=message) as error:
+        read_dataset(tmp_path, split="train")
+    assert "\n" not in str(error.value)
+
+
+# ---- lists in a cell ----
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("cat; dog", ["cat", "dog"]),
+        ('["cat", "dog"]', ["cat", "dog"]),
+        ("['cat', \"dog's\"]", ["cat", "dog's"]),
+        ("[]", []),
+        ("[0, 12]", ["0", "12"]),
+        ('{"choices": ["cat", "dog"]}', ["cat", "dog"]),
+        ('[{"rectanglelabels": ["cat"]}, {"rectanglelabels": ["cat"]}]', ["cat"]),
+        ("[x];[y]", ["[x]", "[y]"]),
+        ("{x}", ["{x}"]),
+        ("[cat", ["[cat"]),
+        ("", []),
+    ],
+)
+def test_names_in_a_cell(cell: str, names: list[str]) -> None:
+    assert split_cell(cell, ";", "x.csv:2") == names
+
+
+def test_a_list_as_numpy_writes_it_is_not_one_name() -> None:
+    with pytest.raises(InputError, match=r"x\.csv:2: there is no comma between the names in \"\['cat' 'dog'\]\""):
+        split_cell("['cat' 'dog']", ";", "x.csv:2")
+
+
+def test_lists_and_choices_in_a_csv(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    lines = ["image_path,labels", "a.jpg,cat", 'b.jpg,"{""choices"": [""cat"", ""dog""]}"', "c.jpg,[]", "d.jpg,['dog']"]
+    write(tmp_path, {"train.csv": "\n".join(lines)})
+    table = read_dataset(tmp_path, split="train")
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [1, 1], [0, 0], [0, 1]])

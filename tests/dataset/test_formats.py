@@ -145,6 +145,18 @@ def write_roboflow(root: Path) -> None:
         write(root, {f"{split}/_classes.csv": "\n".join(lines) + "\n"})
 
 
+def write_label_studio(root: Path) -> None:
+    def make_task(name: str, *labels: str) -> dict[str, object]:
+        result = [{"from_name": "choice", "type": "choices", "value": {"choices": list(labels)}}] if labels else []
+        annotation = {"id": 1, "result": result, "was_cancelled": False, "ground_truth": False}
+        return {"id": 1, "data": {"image": f"/data/upload/3/01234abc-{name}"}, "annotations": [annotation]}
+
+    place(root, *(f"photos/{name}" for name in (*TRAIN, *TEST)))
+    train = [make_task("a b.jpg", "dog", "person"), make_task("z.jpg", "traffic light"), make_task("ü.png")]
+    files = {"train.json": json.dumps(train), "test.json": json.dumps([make_task("é.jpg", "dog")])}
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"} | files)
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -155,7 +167,9 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "csv": write_csv,
     "webdataset": write_webdataset,
     "roboflow": write_roboflow,
+    "label_studio": write_label_studio,
 }
+WITHOUT_UNKNOWN = ("label_studio",)
 
 
 def as_rows(table: Table) -> dict[str, tuple[int, ...]]:
@@ -185,7 +199,10 @@ def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     train, test = (format.read(tmp_path, split) for split in ("train", "test"))
     assert train.classes == test.classes == CLASSES
     assert train.targets.dtype == np.int8
-    assert as_rows(train) == by_last_part(SINGLE if name == "image_folder" else TRAIN)
+    expected = SINGLE if name == "image_folder" else TRAIN
+    if name in WITHOUT_UNKNOWN:
+        expected = expected | {"z.jpg": (0, 1, 0)}
+    assert as_rows(train) == by_last_part(expected)
     assert as_rows(test) == by_last_part(TEST)
     assert train.paths == sorted(train.paths)
     assert all(read_bytes(path) is not None and path.startswith(f"{tmp_path}/") for path in train.paths)
@@ -317,7 +334,7 @@ def test_files_from_windows(tmp_path: Path, name: str) -> None:
     if name in (*LISTS, "csv"):
         for file in tmp_path.glob("*t.txt" if name == "train_list" else "t*.txt" if name == "mlcls" else "*.csv"):
             file.write_bytes(file.read_bytes().replace(b"/", b"\\"))
-    if name in ("train_list", "coco_cls", "webdataset"):  # blank lines would be nameless classes
+    if name in ("train_list", "coco_cls", "webdataset", *WITHOUT_UNKNOWN):  # blank lines would be nameless classes
         file = tmp_path / "classes.txt"
         file.write_bytes(file.read_bytes().replace(b"\r\n\r\n", b"\r\n"))
     for split, table in expected.items():
