@@ -23,6 +23,7 @@ webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they li
 roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class (only read)
 label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`, where it is there, orders the classes
               (only read)
+cvat          `annotations.xml` of CVAT for images, images in `images/` (only read)
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -34,6 +35,7 @@ from dataset.formats import (
     coco_cls,
     coco_json,
     csv,
+    cvat,
     image_folder,
     label_studio,
     mlcls,
@@ -54,5 +56,6 @@ FORMATS: dict[str, Format] = {
     "webdataset": webdataset.FORMAT,
     "roboflow": roboflow.FORMAT,
     "label_studio": label_studio.FORMAT,
+    "cvat": cvat.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

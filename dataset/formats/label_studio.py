@@ -157,9 +157,7 @@ def find_label_columns(file: Path, records: list[Mapping[str, Any]]) -> list[str
         )
     if len(chosen) < len(others):
         left = ", ".join(column for column in others if column not in chosen)
-        warn(
-            f"{file}: labels are read from {', '.join(chosen)}, not from {left}: an export as JSON says which are labels"
-        )
+        warn(f"{file}: labels are read from {', '.join(chosen)}, not from {left}: a JSON says which are labels")
     return chosen
 
 

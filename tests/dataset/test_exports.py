@@ -377,6 +377,87 @@ def test_mistakes_in_exports_of_label_studio(tmp_path: Path, tasks: list[object]
     assert "\n" not in str(error.value)
 
 
+# ---- CVAT for images ----
+
+
+def make_xml(*images: str, labels: tuple[str, ...] = ("cat", "dog"), more: str = "") -> str:
+    """An export of CVAT, its meta as in the documentation of the format; a label may have a skeleton's parts."""
+    names = "".join(f"<label><name>{name}</name><type>any</type><attributes></attributes></label>" for name in labels)
+    lines = ["<?xml version='1.0' encoding='utf-8'?>", "<annotations>", "<version>1.1</version>"]
+    lines += [f"<meta><task><id>1</id><labels>{names}{more}</labels></task><dumped>2024</dumped></meta>", *images]
+    return "\n".join([*lines, "</annotations>"])
+
+
+SHAPES = (
+    '<tag label="{0}" source="manual"></tag>',
+    '<box label="{0}" xtl="1" ytl="2" xbr="3" ybr="4" occluded="0"><attribute name="sex">dog</attribute></box>',
+    '<mask label="{0}" rle="1" left="0" top="0" width="1" height="1"/>',
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("folder", ["images", ".", "photos/1"])
+def test_cvat_for_images(tmp_path: Path, shape: str, folder: str) -> None:
+    place(tmp_path, f"{folder}/a.jpg", f"{folder}/b & c.jpg")
+    images = [
+        f'<image id="0" name="a.jpg" width="8" height="8">{shape.format("dog")}{shape.format("dog")}</image>',
+        '<image id="1" name="b &amp; c.jpg" width="8" height="8">\n</image>',
+    ]
+    part = "<label><name>tail</name><type>points</type><parent>dog</parent></label>"
+    write(tmp_path, {"annotations.xml": make_xml(*images, labels=("emu", "dog"), more=part)})
+    assert recognise_format(tmp_path) == "cvat"
+    table = read_dataset(tmp_path, split="train")
+    assert table.classes == ("emu", "dog"), "in their order in CVAT, also one that is nowhere; no part of a skeleton"
+    assert as_rows(table) == {"a.jpg": [0, 1], "b & c.jpg": [0, 0]}
+
+
+def test_the_subsets_of_cvat_are_splits(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.jpg", "images/b.jpg")
+    image = '<image id="0" name="{}" subset="{}"><tag label="cat"/></image>'
+    write(tmp_path, {"annotations.xml": make_xml(image.format("a.jpg", "default"), image.format("b.jpg", ""))})
+    assert FORMATS["cvat"].list_splits(tmp_path) == ["train"]
+    text = make_xml(image.format("a.jpg", "Train"), image.format("b.jpg", "Validation"))
+    write(tmp_path, {"annotations.xml": text})
+    assert FORMATS["cvat"].list_splits(tmp_path) == ["train", "val"]
+    assert as_rows(read_dataset(tmp_path, split="val")) == {"b.jpg": [1, 0]}
+    write(tmp_path, {"annotations.xml": make_xml(image.format("a.jpg", "Train"), image.format("b.jpg", "mine"))})
+    with pytest.raises(InputError, match=r"1 image\(s\), such as b\.jpg, are in the subset 'mine', which is no split"):
+        read_dataset(tmp_path, split="train")
+
+
+BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]><annotations>&b;</annotations>'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, r"annotations\.xml: it declares a document type or entities"),
+        ("<annotations>\n<image>\n</annotations>", r"annotations\.xml:3: mismatched tag: this is not XML"),
+        ("<annotations>\n<track id='0' label='cat'></track></annotations>", r'it is "CVAT for video": export it as'),
+        (make_xml('<image name="a.jpg"><tag label="cow"/></image>'), r"image 'a\.jpg': 'cow' is no class; the nearest"),
+        (make_xml('<image name="b.jpg"/>'), r"image 'b\.jpg': there is no image 'b\.jpg' in "),
+        (make_xml('<image name="a.jpg"/>', labels=()), r"annotations\.xml: there is no label in <meta>"),
+        (
+            make_xml('<image name="a.jpg"/>', labels=("cat", "cat")),
+            r"label 2 in <meta>: class 'cat' stands here a second",
+        ),
+        (make_xml(), r"annotations\.xml lists no images"),
+        (make_xml('<image name="../outside.jpg"/>'), r"the path '\.\./outside\.jpg' leaves the data set's folder"),
+    ],
+)
+def test_mistakes_in_cvat(tmp_path: Path, text: str, message: str) -> None:
+    place(tmp_path, "set/a.jpg", "outside.jpg")
+    write(tmp_path, {"set/annotations.xml": text})
+    with pytest.raises(InputError, match=message) as error:
+        read_dataset(tmp_path / "set", split="train")
+    assert "\n" not in str(error.value)
+
+
+def test_other_xml_is_not_cvat(tmp_path: Path) -> None:
+    write(tmp_path, {"annotations.xml": "<annotation><filename>a.jpg</filename></annotation>"})
+    assert not FORMATS["cvat"].recognise(tmp_path)
+
+
 # ---- lists in a cell ----
 
 

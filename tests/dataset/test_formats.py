@@ -157,6 +157,17 @@ def write_label_studio(root: Path) -> None:
     write(root, {"classes.txt": "person\ntraffic light\ndog\n"} | files)
 
 
+def write_cvat(root: Path) -> None:
+    place(root, *(f"images/{name}" for name in (*TRAIN, *TEST)))
+    images = {"a b.jpg": ("Train", "dog", "person"), "sub/ü.png": ("Train",), "z.jpg": ("Train", "traffic light")}
+    labels = "".join(f"<label><name>{name}</name></label>" for name in CLASSES)
+    lines = [f"<annotations><meta><project><labels>{labels}</labels></project></meta>"]
+    for name, (subset, *tags) in (images | {"é.jpg": ("Test", "dog")}).items():
+        found = "".join(f'<tag label="{tag}" source="manual"></tag>' for tag in tags)
+        lines.append(f'<image id="1" name="{name}" subset="{subset}">{found}</image>')
+    write(root, {"annotations.xml": "\n".join(['<?xml version="1.0" encoding="utf-8"?>', *lines, "</annotations>"])})
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -168,8 +179,9 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "webdataset": write_webdataset,
     "roboflow": write_roboflow,
     "label_studio": write_label_studio,
+    "cvat": write_cvat,
 }
-WITHOUT_UNKNOWN = ("label_studio",)
+WITHOUT_UNKNOWN = ("label_studio", "cvat")
 
 
 def as_rows(table: Table) -> dict[str, tuple[int, ...]]:
@@ -326,15 +338,15 @@ def test_groups_come_back_from_a_csv(tmp_path: Path) -> None:
 def test_files_from_windows(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path)
     expected = {split: FORMATS[name].read(tmp_path, split) for split in ("train", "test")}
-    for file in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".cls", ".json", ".csv")]:
+    for file in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".cls", ".json", ".csv", ".xml")]:
         text = file.read_text(encoding="utf-8").replace(
-            "\n", "\r\n" if file.suffix in (".json", ".csv") else "\r\n\r\n"
+            "\n", "\r\n" if file.suffix in (".json", ".csv", ".xml") else "\r\n\r\n"
         )
         file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     if name in (*LISTS, "csv"):
         for file in tmp_path.glob("*t.txt" if name == "train_list" else "t*.txt" if name == "mlcls" else "*.csv"):
             file.write_bytes(file.read_bytes().replace(b"/", b"\\"))
-    if name in ("train_list", "coco_cls", "webdataset", *WITHOUT_UNKNOWN):  # blank lines would be nameless classes
+    if name in ("train_list", "coco_cls", "webdataset", "label_studio"):  # blank lines would be nameless classes
         file = tmp_path / "classes.txt"
         file.write_bytes(file.read_bytes().replace(b"\r\n\r\n", b"\r\n"))
     for split, table in expected.items():
