@@ -24,6 +24,8 @@ roboflow      `<split>/_classes.csv` beside the images: `filename` and a column 
 label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`, where it is there, orders the classes
               (only read)
 cvat          `annotations.xml` of CVAT for images, images in `images/` (only read)
+huggingface   `<split>/metadata.csv` or .jsonl beside the images, or one in the folder: `file_name`, `labels` or `label`
+              or `objects`; `classes.txt`, where it is there, orders the classes (only read)
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -36,6 +38,7 @@ from dataset.formats import (
     coco_json,
     csv,
     cvat,
+    huggingface,
     image_folder,
     label_studio,
     mlcls,
@@ -57,5 +60,6 @@ FORMATS: dict[str, Format] = {
     "roboflow": roboflow.FORMAT,
     "label_studio": label_studio.FORMAT,
     "cvat": cvat.FORMAT,
+    "huggingface": huggingface.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

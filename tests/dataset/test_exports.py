@@ -458,6 +458,96 @@ def test_other_xml_is_not_cvat(tmp_path: Path) -> None:
     assert not FORMATS["cvat"].recognise(tmp_path)
 
 
+# ---- Hugging Face ----
+
+A_B_C = {"a.jpg": [1, 0], "b.jpg": [1, 1], "c.jpg": [0, 0]}
+METADATA = {
+    "metadata.csv": [
+        "file_name,labels,width\na.jpg,['cat'],8\nb.jpg,\"['cat', 'dog']\",8\nc.jpg,[],8\n",
+        'file_name,labels\na.jpg,"[""cat""]"\nb.jpg,"[""dog"", ""cat""]"\nc.jpg,\n',
+        "label,file_name\ncat,a.jpg\ncat;dog,b.jpg\n,c.jpg\n",
+    ],
+    "metadata.jsonl": [
+        '{"file_name": "a.jpg", "labels": ["cat"]}\n{"file_name": "b.jpg", "labels": ["cat", "dog"]}\n\n'
+        '{"file_name": "c.jpg", "labels": []}\n',
+        '{"file_name": "a.jpg", "objects": {"bbox": [[0, 0, 1, 1]], "categories": ["cat"]}}\n'
+        '{"file_name": "b.jpg", "objects": {"bbox": [], "categories": ["dog", "cat", "cat"]}}\n'
+        '{"file_name": "c.jpg", "objects": {"bbox": [], "categories": []}}\n',
+        '{"file_name": "a.jpg", "label": "cat"}\n{"file_name": "b.jpg", "label": ["cat", "dog"]}\n'
+        '{"file_name": "c.jpg", "label": null}\n',
+    ],
+}
+
+
+@pytest.mark.parametrize("folder", ["train", "."])
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in METADATA.items() for text in texts])
+def test_an_image_folder_of_hugging_face(tmp_path: Path, folder: str, name: str, text: str) -> None:
+    place(tmp_path, *(f"{folder}/{image}" for image in A_B_C))
+    write(tmp_path, {f"{folder}/{name}": text})
+    assert recognise_format(tmp_path) == "huggingface"
+    assert FORMATS["huggingface"].list_splits(tmp_path) == ["train"]
+    table = read_dataset(tmp_path, split="train")
+    assert (table.classes, as_rows(table)) == (("cat", "dog"), A_B_C)
+
+
+def test_the_splits_of_hugging_face(tmp_path: Path) -> None:
+    place(tmp_path, "train/a.jpg", "validation/b.jpg", "other/c.jpg")
+    text = "file_name,label\ntrain/a.jpg,3\nvalidation/b.jpg,12\n"
+    write(tmp_path, {"metadata.csv": text})
+    assert FORMATS["huggingface"].list_splits(tmp_path) == ["train", "val"]
+    table = read_dataset(tmp_path, split="val")
+    assert (table.classes, as_rows(table)) == (("12", "3"), {"b.jpg": [1, 0]})
+    write(tmp_path, {"metadata.csv": f"{text}other/c.jpg,3\n"})
+    with pytest.raises(
+        InputError, match=r"metadata\.csv:4: 'other/c\.jpg' lies in the folder of no split, as others do"
+    ):
+        read_dataset(tmp_path, split="train")
+    write(
+        tmp_path,
+        {
+            "train/metadata.csv": "file_name,label\na.jpg,x\n",
+            "validation/metadata.jsonl": '{"file_name": "b.jpg", "label": "y"}',
+        },
+    )
+    assert read_dataset(tmp_path, split="val").classes == ("x", "y"), "what is named in any split"
+    write(tmp_path, {"validation/metadata.csv": "file_name,label\nb.jpg,x\n"})
+    with pytest.raises(InputError, match=r"metadata\.csv and .*metadata\.jsonl are both for val"):
+        read_dataset(tmp_path, split="val")
+
+
+def test_metadata_without_labels_leaves_class_folders_what_they_are(tmp_path: Path) -> None:
+    place(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg")
+    write(tmp_path, {"train/metadata.csv": "file_name,text\ncat/a.jpg,a cat\ndog/b.jpg,a dog\n"})
+    assert recognise_format(tmp_path) == "image_folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "file_name,labels\na.jpg,[]\n", r"metadata\.csv: no image has a label"),
+        ("metadata.csv", "file_name,labels\nb.jpg,x\n", r"1 of 1 images do not exist, .*train/b\.jpg \(.*csv:2\)"),
+        ("metadata.csv", "file_name,labels\na.jpg,x\n./a.jpg,y\n", r"csv:3: '\./a\.jpg' has other labels here than at"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.jpg", "label": 1.5}',
+            r"jsonl:1: 'label' holds '1\.5', not a name or a list",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.jpg", "objects": {"bbox": []}}',
+            r"jsonl:1: 'objects' holds 'None', not a",
+        ),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": "x"}\n{}', r'jsonl:2: expected \{"file_name"'),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "label": "x"}\n{', r"jsonl:2:1: .*: this is not JSON"),
+    ],
+)
+def test_mistakes_in_metadata(tmp_path: Path, name: str, text: str, message: str) -> None:
+    place(tmp_path, "train/a.jpg")
+    write(tmp_path, {f"train/{name}": text})
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path, split="train")
+
+
 # ---- lists in a cell ----
 
 

@@ -168,6 +168,13 @@ def write_cvat(root: Path) -> None:
     write(root, {"annotations.xml": "\n".join(['<?xml version="1.0" encoding="utf-8"?>', *lines, "</annotations>"])})
 
 
+def write_huggingface(root: Path) -> None:
+    place(root, *(f"train/{Path(name).name}" for name in TRAIN), "test/é.jpg")
+    train = "file_name,labels\na b.jpg,\"['person', 'dog']\"\nü.png,[]\nz.jpg,['traffic light']\n"
+    files = {"train/metadata.csv": train, "test/metadata.csv": "file_name,labels\né.jpg,dog\n"}
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"} | files)
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -180,8 +187,9 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "roboflow": write_roboflow,
     "label_studio": write_label_studio,
     "cvat": write_cvat,
+    "huggingface": write_huggingface,
 }
-WITHOUT_UNKNOWN = ("label_studio", "cvat")
+WITHOUT_UNKNOWN = ("label_studio", "cvat", "huggingface")
 
 
 def as_rows(table: Table) -> dict[str, tuple[int, ...]]:
@@ -346,7 +354,13 @@ def test_files_from_windows(tmp_path: Path, name: str) -> None:
     if name in (*LISTS, "csv"):
         for file in tmp_path.glob("*t.txt" if name == "train_list" else "t*.txt" if name == "mlcls" else "*.csv"):
             file.write_bytes(file.read_bytes().replace(b"/", b"\\"))
-    if name in ("train_list", "coco_cls", "webdataset", "label_studio"):  # blank lines would be nameless classes
+    if name in (
+        "train_list",
+        "coco_cls",
+        "webdataset",
+        "label_studio",
+        "huggingface",
+    ):  # blank lines would be nameless classes
         file = tmp_path / "classes.txt"
         file.write_bytes(file.read_bytes().replace(b"\r\n\r\n", b"\r\n"))
     for split, table in expected.items():
