@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,15 @@ from typing import Any
 import numpy as np
 
 from dataset.class_names import require_unique
-from dataset.files import find_missing, find_path
 from dataset.formats.base import Format, SplitSource
-from dataset.image_finder import ImageFinder
+from dataset.image_finder import place_images
 from dataset.json_files import JsonLine, looks_like, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
 from dataset.splits import find_folders, find_split, require_one, sort_files
 from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
-from utils import InputError, warn
+from utils import InputError
 
 UNKNOWN_IDS = "unknown_category_ids"  # the key of an image's unknown classes
 LISTS = ("images", "annotations", "categories")
@@ -118,8 +117,10 @@ def read_file(file: Path, source: SplitSource, files: Iterable[Path]) -> Table:
                 except KeyError:
                     raise InputError(f"{file}: {explain_annotation(annotation, present)}") from None
         require_room(len(present), len(classes))
-        folder, names = place_images(file, source, [name_image(image, file) for image in data["images"]])
-        rows = Rows(folder, source.images_dir or source.root, classes)
+        names = [name_image(image, file) for image in data["images"]]
+        inside = source.images_dir or source.root
+        folder, names = place_images(file, inside, list_image_folders(file, source), names)
+        rows = Rows(folder, inside, classes)
         seen: Counter[str] = Counter()
         for image, name in zip(data["images"], names, strict=True):
             seen[image["file_name"]] += 1
@@ -176,37 +177,13 @@ def name_image(image: dict[str, Any], file: Path) -> str:
     return image["file_name"]
 
 
-def place_images(file: Path, source: SplitSource, names: Sequence[str]) -> tuple[Path, Sequence[str]]:
-    """(folder, the images' paths from there on): the first folder that holds all images, or else the most.
-
-    Raises InputError where no folder holds any, and their names alone do not say which images of the data set they are.
-    """
+def list_image_folders(file: Path, source: SplitSource) -> list[Path]:
+    """Where the images of `file` may lie, the likeliest first."""
     if source.images_dir:
-        return source.images_dir, names
+        return [source.images_dir]
     root, name = source.root, file.stem.removeprefix("instances_")
-    usual = [root / name, root / "images" / name, file.parent, root, root / "images", root / "data"]
-    usual += [folder for place in (root, root / "images") for folder in find_folders(place)[source.split]]
-    folders = [folder for folder in dict.fromkeys(usual) if folder.is_dir()]
-    missing = []
-    for folder in folders:
-        missing.append(len(find_missing([find_path(str(folder), text) for text in names])))
-        if not missing[-1]:
-            return folder, names
-    if min(missing) < len(names) or any(map(leads_out, names)):
-        return folders[missing.index(min(missing))], names
-    finder = ImageFinder(root)
-    if all(len(finder.list_matches(text)) == 1 for text in names):
-        warn(f"{file}: its images lie elsewhere; they are taken by their names from {root}")
-        return root, [finder.find(text, str(file)) for text in names]
-    raise InputError(
-        f"{file}: its images are not there: none of {len(names)} lies in {', '.join(map(str, folders))}; the first is "
-        f"{names[0][:300]!r}"
-    )
-
-
-def leads_out(name: str) -> bool:
-    """Whether a path begins with `..`."""
-    return find_path(".", name).startswith("..")
+    folders = [root / name, root / "images" / name, file.parent, root, root / "images", root / "data"]
+    return folders + [folder for place in (root, root / "images") for folder in find_folders(place)[source.split]]
 
 
 # ---- writing ----

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.class_names import find_class, require_unique
-from dataset.files import find_missing, find_path, open_file
+from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
-from dataset.image_finder import ImageFinder
+from dataset.image_finder import place_images
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
-from dataset.splits import find_split
+from dataset.splits import find_folders, find_split
 from dataset.table import SPLITS, Table
 from dataset.xml_files import read_xml
 from utils import InputError
@@ -102,14 +102,13 @@ def read(source: SplitSource) -> Table:
         raise InputError(f"{file}: there is no label in <meta>")
     columns = {name: column for column, name in enumerate(classes)}
     chosen = sort_images(images)[source.split]
-    folder = root / "images" if (root / "images").is_dir() else root
-    finder = ImageFinder(root) if find_missing(find_path(str(folder), image.name) for image in chosen) else None
-    rows = Rows(root if finder else folder, root, classes)
-    for image in chosen:
+    folders = [root / "images", root, *find_folders(root / "images")[source.split], *find_folders(root)[source.split]]
+    folder, names = place_images(file, root, folders, [image.name for image in chosen])
+    rows = Rows(folder, root, classes)
+    for image, name in zip(chosen, names, strict=True):
         where = f"{file}: image {image.name[:300]!r}"
         present = [find_class(label, columns, where) for label in image.labels]
-        path = finder.find(f"{image.subset}/{image.name}", where) if finder else image.name
-        rows.add(path, mark_columns(present, (), len(classes), where), where)
+        rows.add(name, mark_columns(present, (), len(classes), where), where)
     return rows.make_table(file)
 
 

@@ -397,7 +397,7 @@ SHAPES = (
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("folder", ["images", ".", "photos/1"])
-def test_cvat_for_images(tmp_path: Path, shape: str, folder: str) -> None:
+def test_cvat_for_images(tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str, folder: str) -> None:
     place(tmp_path, f"{folder}/a.jpg", f"{folder}/b & c.jpg")
     images = [
         f'<image id="0" name="a.jpg" width="8" height="8">{shape.format("dog")}{shape.format("dog")}</image>',
@@ -409,6 +409,7 @@ def test_cvat_for_images(tmp_path: Path, shape: str, folder: str) -> None:
     table = read_dataset(tmp_path, split="train")
     assert table.classes == ("emu", "dog"), "in their order in CVAT, also one that is nowhere; no part of a skeleton"
     assert as_rows(table) == {"a.jpg": [0, 1], "b & c.jpg": [0, 0]}
+    assert ("they are taken by their names" in capsys.readouterr().err) == (folder == "photos/1")
 
 
 def test_the_subsets_of_cvat_are_splits(tmp_path: Path) -> None:
@@ -435,7 +436,7 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
         ("<annotations>\n<image>\n</annotations>", r"annotations\.xml:3: mismatched tag: this is not XML"),
         ("<annotations>\n<track id='0' label='cat'></track></annotations>", r'it is "CVAT for video": export it as'),
         (make_xml('<image name="a.jpg"><tag label="cow"/></image>'), r"image 'a\.jpg': 'cow' is no class; the nearest"),
-        (make_xml('<image name="b.jpg"/>'), r"image 'b\.jpg': there is no image 'b\.jpg' in "),
+        (make_xml('<image name="b.jpg"/>'), r"annotations\.xml: its images are not there: none of 1 lies in "),
         (make_xml('<image name="a.jpg"/>', labels=()), r"annotations\.xml: there is no label in <meta>"),
         (
             make_xml('<image name="a.jpg"/>', labels=("cat", "cat")),
