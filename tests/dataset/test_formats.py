@@ -20,6 +20,7 @@ from dataset.formats import FORMATS, WRITABLE, base
 from dataset.formats.base import ReadOptions
 from dataset.table import SPLITS, Table
 from dataset.tar_shards import read_bytes
+from tools.convert import convert_dataset
 from utils import InputError
 
 # ---- one small data set, written by hand in each format ----
@@ -227,6 +228,17 @@ def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     assert train.paths == sorted(train.paths)
     assert all(read_bytes(path) is not None and path.startswith(f"{tmp_path}/") for path in train.paths)
     assert train.groups is None
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in WRITABLE])
+def test_what_is_only_read_becomes_any_other_format(tmp_path: Path, name: str) -> None:
+    EXAMPLES[name](tmp_path / "set")
+    for to in ("csv", "coco_json", "mlcls"):
+        assert convert_dataset(tmp_path / "set", "auto", to, tmp_path / to) == {"train": 3, "test": 1}
+        for split in ("train", "test"):
+            before, after = FORMATS[name].read(tmp_path / "set", split), FORMATS[to].read(tmp_path / to, split)
+            assert after.classes == before.classes
+            assert as_rows(after) == as_rows(before)
 
 
 @pytest.mark.parametrize("name", FORMATS)
