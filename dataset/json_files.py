@@ -8,10 +8,14 @@ Only plain values come out: dicts with text as keys, lists, text, numbers, True,
 
 from __future__ import annotations
 
+import functools
 import json
+import mmap
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from dataset.files import open_file
 from dataset.text_files import measure_memory, read_text, replace_text
 from utils import InputError
 
@@ -62,6 +66,29 @@ def _count_containers(text: str | bytes) -> int:
     if isinstance(text, bytes):
         return text.count(b"[") + text.count(b"{")
     return text.count("[") + text.count("{")
+
+
+def looks_like(path: Path, start: str, *patterns: str) -> bool:
+    """Whether the file begins with `start`, white space aside, and holds what each regular expression matches.
+
+    Nothing is parsed, so it is quick for gigabytes, too; and it is asked only once for the same content. False for a
+    file that cannot be read.
+    """
+    try:
+        found = path.stat()
+        return _looks_like(path, start.encode(), patterns, found.st_size, found.st_mtime_ns)
+    except OSError:
+        return False
+
+
+@functools.lru_cache
+def _looks_like(path: Path, start: bytes, patterns: tuple[str, ...], size: int, changed: int) -> bool:
+    """`looks_like` for a file of that size that was last `changed` at that time."""
+    with open_file(path) as file:
+        if not b"".join(file.read(256).removeprefix(b"\xef\xbb\xbf").split()).startswith(start):
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return all(re.search(pattern.encode(), text) for pattern in patterns)
 
 
 class _Repeated(Exception):

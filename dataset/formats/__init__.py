@@ -4,7 +4,8 @@
     FORMATS["csv"].write(table, other_root, "train", names)    # names: the images' paths within images_folder("train")
 
 To add a format, write one new file here that ends with a `FORMAT`, and add one line to FORMATS, one word to
-DATASET_FORMAT in config.py and one word to TO in dataset_tools.py.
+DATASET_FORMAT in config.py. A format that has no `writer` is only read; one that has gets a word in TO in
+dataset_tools.py, too.
 
 The splits are called "train", "val" and "test" in every format, whatever its files are called.
 
@@ -19,13 +20,32 @@ csv           `<split>.csv`, or one file with a column `split`. Other columns: `
               a separator, in quotes where they hold it) or one a class (1, 0, -1 or blank); `group`, if any
 webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
               dataset/tar_shards/); `classes.txt`, where it is there, orders the classes
+roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class (only read)
+label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`, where it is there, orders the classes
+              (only read)
+cvat          `annotations.xml` of CVAT for images, images in `images/` (only read)
+huggingface   `<split>/metadata.csv` or .jsonl beside the images, or one in the folder: `file_name`, `labels` or `label`
+              or `objects`; `classes.txt`, where it is there, orders the classes (only read)
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
 
 from __future__ import annotations
 
-from dataset.formats import classes_json, coco_cls, coco_json, csv, image_folder, mlcls, train_list, webdataset
+from dataset.formats import (
+    classes_json,
+    coco_cls,
+    coco_json,
+    csv,
+    cvat,
+    huggingface,
+    image_folder,
+    label_studio,
+    mlcls,
+    roboflow,
+    train_list,
+    webdataset,
+)
 from dataset.formats.base import Format
 
 FORMATS: dict[str, Format] = {
@@ -37,4 +57,9 @@ FORMATS: dict[str, Format] = {
     "coco_json": coco_json.FORMAT,
     "csv": csv.FORMAT,
     "webdataset": webdataset.FORMAT,
+    "roboflow": roboflow.FORMAT,
+    "label_studio": label_studio.FORMAT,
+    "cvat": cvat.FORMAT,
+    "huggingface": huggingface.FORMAT,
 }
+WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

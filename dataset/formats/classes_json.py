@@ -10,6 +10,8 @@ from typing import Any
 
 from dataset.class_names import find_class, name_labels, require_unique
 from dataset.formats.base import Format, SplitSource
+from dataset.formats.coco_json import is_coco
+from dataset.formats.label_studio import is_export
 from dataset.json_files import JsonLine, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
@@ -19,7 +21,8 @@ from utils import InputError
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if (root / f"{split}.json").is_file()]
+    files = {split: root / f"{split}.json" for split in SPLITS}
+    return [split for split, file in files.items() if file.is_file() and not (is_coco(file) or is_export(file))]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:

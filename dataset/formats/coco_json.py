@@ -1,12 +1,24 @@
-"""coco_json: `annotations/instances_<split>*.json`, images in `<split>*/` or `images/<split>*/`; classes by rising id.
+"""coco_json: COCO's `{"images": [...], "annotations": [...], "categories": [...]}`; classes by rising id.
 
-An image's "unknown_category_ids" are unknown.
+A split is `annotations/instances_<split>*.json`, with images in `<split>*/` or `images/<split>*/`, as it is downloaded
+and written here. Where there is none, a split is what holds these three lists, whatever its name: a file in the folder
+or in `annotations/` (CVAT's `instances_default.json`, PaddleX's `instance_train.json`, Label Studio's `result.json`),
+or Roboflow's `<split>/_annotations.coco.json`; the images are looked for where such tools put them.
+
+An image's classes are those of its annotations; every other class is absent, except its "unknown_category_ids". A
+category that only groups others is no class: another category names it as its supercategory, and no annotation of any
+split has it. Roboflow writes such a one with the id 0 (https://github.com/roboflow/rf-detr/pull/1303).
+
+https://cocodataset.org/#format-data, https://docs.cvat.ai/docs/dataset_management/formats/format-coco/,
+https://labelstud.io/guide/export#COCO
 """
 
 from __future__ import annotations
 
 import reprlib
 from collections import Counter
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +26,81 @@ import numpy as np
 
 from dataset.class_names import require_unique
 from dataset.formats.base import Format, SplitSource
-from dataset.json_files import JsonLine, parse_json, write_json
+from dataset.image_finder import place_images
+from dataset.json_files import JsonLine, looks_like, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
+from dataset.splits import find_folders, find_split, require_one, sort_files
 from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
 from utils import InputError
 
 UNKNOWN_IDS = "unknown_category_ids"  # the key of an image's unknown classes
 LISTS = ("images", "annotations", "categories")
+MOST_FILES = 20  # JSON files in a folder: with more, they are one an image, which is another format
+
+# ---- which files ----
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if files_of_split(root, split)]
+    return list(find_files(root))
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return list_files(root / "annotations", split)
+    return find_files(root).get(split, [])
+
+
+def find_files(root: Path) -> dict[str, list[Path]]:
+    """The annotation files of each split."""
+    usual = {split: list_files(root / "annotations", split) for split in SPLITS}
+    if any(usual.values()):
+        return {split: usual[split] for split in SPLITS if usual[split]}
+    folders = {
+        split: [folder / "_annotations.coco.json" for folder in found] for split, found in find_folders(root).items()
+    }
+    exported = {split: [file for file in files if is_coco(file)] for split, files in folders.items()}
+    if any(exported.values()):
+        return {split: exported[split] for split in SPLITS if exported[split]}
+    found = [sorted(folder.glob("*.json")) for folder in (root, root / "annotations")]
+    return sort_files(file for files in found if len(files) <= MOST_FILES for file in files if is_coco(file))
 
 
 def list_files(folder: Path, split: str) -> list[Path]:
-    return sorted(file for file in folder.glob(f"instances_{split}*.json") if file.is_file())
+    """`instances_<split>*.json` and, as CVAT calls them, `instances_Validation.json`."""
+    return sorted(
+        file
+        for file in folder.glob("instances_*.json")
+        if (file.stem.removeprefix("instances_").startswith(split) or find_split(file.stem) == split) and file.is_file()
+    )
+
+
+def is_coco(file: Path) -> bool:
+    """Whether the file seems to hold COCO's three lists."""
+    return looks_like(file, "{", *(rf'"{name}"\s*:\s*\[' for name in LISTS))
+
+
+# ---- reading ----
 
 
 def read(source: SplitSource) -> Table:
-    tables = []
-    files = list_files(source.labels_dir or source.root / "annotations", source.split)
-    for file in files:
-        name = file.stem.removeprefix("instances_")
-        folders = [source.images_dir] if source.images_dir else [source.root / name, source.root / "images" / name]
-        folder = next((folder for folder in folders if folder.is_dir()), None)
-        if folder is None:
-            raise InputError(f"{file}: its images are not there; expected {' or '.join(map(str, folders))}")
-        tables.append(read_file(file, folder, source.images_dir or source.root, source.options.count_crowds))
-    if not tables:
-        raise InputError(f"{source.labels_dir} holds no instances_{source.split}*.json")
+    in_folder = source.labels_dir
+    found = {source.split: list_files(in_folder, source.split)} if in_folder else find_files(source.root)
+    files = found[source.split]
+    if not files:
+        raise InputError(f"{in_folder} holds no instances_{source.split}*.json")
+    if files[0].name == "_annotations.coco.json":
+        require_one(files, source.split)
+    tables = [read_file(file, source, chain.from_iterable(found.values())) for file in files]
     return join_files(tables, files)
 
 
-def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Table:
-    """The table of one annotation file, whose images lie in `folder`; their paths must not leave `inside`."""
+def read_file(file: Path, source: SplitSource, files: Iterable[Path]) -> Table:
+    """The table of one annotation `file`; `files` are those of all splits."""
     text = read_text(file)
-    data = parse_json(text, file)
-    if not (isinstance(data, dict) and all(isinstance(data.get(key), list) for key in LISTS)):
-        raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
+    data = parse_lists(text, file)
     try:
-        categories = sorted((category["id"], category["name"]) for category in data["categories"])
+        groups = find_groups(data, file, files)
+        categories = sorted((entry["id"], entry["name"]) for entry in data["categories"] if entry["name"] not in groups)
         classes = require_unique(
             [name for _, name in categories], lambda index: f"{file}: category {reprlib.repr(categories[index])}"
         )
@@ -70,15 +111,20 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
         if len(present) < len(data["images"]):
             raise InputError(f"{file}: two images have the same id")
         for annotation in data["annotations"]:
-            if count_crowds or not annotation.get("iscrowd"):
-                present[annotation["image_id"]].add(columns[annotation["category_id"]])
+            if source.options.count_crowds or not annotation.get("iscrowd"):
+                try:
+                    present[annotation["image_id"]].add(columns[annotation["category_id"]])
+                except KeyError:
+                    raise InputError(f"{file}: {explain_annotation(annotation, present)}") from None
         require_room(len(present), len(classes))
+        names = [name_image(image, file) for image in data["images"]]
+        inside = source.images_dir or source.root
+        folder, names = place_images(file, inside, list_image_folders(file, source), names)
         rows = Rows(folder, inside, classes)
         seen: Counter[str] = Counter()
-        for image in data["images"]:
-            name = image["file_name"]
-            seen[name] += 1
-            where = JsonLine(file, text, name, seen[name])
+        for image, name in zip(data["images"], names, strict=True):
+            seen[image["file_name"]] += 1
+            where = JsonLine(file, text, image["file_name"], seen[image["file_name"]])
             unknown = [columns[id] for id in image.get(UNKNOWN_IDS, ())]
             rows.add(name, mark_columns(present[image["id"]], unknown, len(classes), where), where)
     except KeyError as error:
@@ -88,6 +134,59 @@ def read_file(file: Path, folder: Path, inside: Path, count_crowds: bool) -> Tab
     except (TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is no COCO annotation file: {str(error)[:200]}") from error
     return rows.make_table(file)
+
+
+def parse_lists(text: str, file: Path) -> dict[str, list[Any]]:
+    """What the file holds. Raises InputError where one of the three lists is missing."""
+    data = parse_json(text, file)
+    if not isinstance(data, dict):
+        raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
+    for key in LISTS:
+        if not isinstance(data.get(key), list):
+            raise InputError(f'{file}: the list "{key}" is missing')
+    return data
+
+
+def find_groups(data: dict[str, list[Any]], file: Path, files: Iterable[Path]) -> set[str]:
+    """The names of categories that only group others in the `files` of all splits; `data` is what `file` holds."""
+    group_of = {entry["name"]: entry.get("supercategory") for entry in data["categories"]}
+    groups = {group for name, group in group_of.items() if group in group_of and group != name}
+    for other in [file, *(other for other in files if other != file)] if groups else []:
+        content = data if other == file else parse_lists(read_text(other), other)
+        name_of = {entry["id"]: entry["name"] for entry in content["categories"]}
+        ids = chain.from_iterable(image.get(UNKNOWN_IDS, ()) for image in content["images"])
+        used = {*ids, *(annotation.get("category_id") for annotation in content["annotations"])}
+        groups -= {name_of.get(id) for id in used}
+    return groups if len(groups) < len(group_of) else set()
+
+
+def explain_annotation(annotation: dict[str, Any], present: dict[Any, set[int]]) -> str:
+    """What is wrong with an annotation whose image or category is not there."""
+    for key in ("image_id", "category_id"):
+        if key not in annotation:
+            return f"annotation {reprlib.repr(annotation.get('id'))}: {key!r} is missing"
+    id, image, category = (reprlib.repr(annotation.get(key)) for key in ("id", "image_id", "category_id"))
+    if annotation["image_id"] not in present:
+        return f"annotation {id}: image_id {image} is the id of no image"
+    return f"annotation {id} (image {image}): category_id {category} is the id of no category"
+
+
+def name_image(image: dict[str, Any], file: Path) -> str:
+    if not isinstance(image.get("file_name"), str):
+        raise InputError(f"{file}: image {reprlib.repr(image['id'])}: 'file_name' is missing, or is no text")
+    return image["file_name"]
+
+
+def list_image_folders(file: Path, source: SplitSource) -> list[Path]:
+    """Where the images of `file` may lie, the likeliest first."""
+    if source.images_dir:
+        return [source.images_dir]
+    root, name = source.root, file.stem.removeprefix("instances_")
+    folders = [root / name, root / "images" / name, file.parent, root, root / "images", root / "data"]
+    return folders + [folder for place in (root, root / "images") for folder in find_folders(place)[source.split]]
+
+
+# ---- writing ----
 
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:

@@ -1,7 +1,7 @@
 """csv: `<split>.csv`, or one file with a column `split`.
 
-Other columns: `image_path`; `labels` (names joined by a separator, in quotes where they hold it) or one a class (1, 0,
--1 or blank); `group`, if any.
+Other columns: `image_path`; `labels` (names joined by a separator, in quotes where they hold it; a JSON or Python list;
+or Label Studio's `{"choices": [...]}`) or one a class (1, 0, -1 or blank); `group`, if any.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from dataset.class_names import find_class, read_classes, require_unique, split_names
+from dataset.class_names import find_class, read_classes, require_unique
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
+from dataset.label_cells import split_cell
 from dataset.label_values import mark_columns, parse_values
 from dataset.rows import Rows, join_files
 from dataset.table import SPLITS, Table
@@ -97,8 +98,13 @@ def read(source: SplitSource) -> Table:
         by_name = "labels" in header
         if by_name:  # without a list, the classes are what is named in any split
             all_files = {*chain(*files.values())}
-            cells = (row.get("labels", "") for any_file in all_files for _, row in read_rows(any_file))
-            classes = read_classes(root, sorted({name for cell in cells for name in split_names(cell, separator)}))
+            names = {
+                name
+                for any_file in all_files
+                for number, row in read_rows(any_file)
+                for name in split_cell(row.get("labels", ""), separator, f"{any_file}:{number}")
+            }
+            classes = read_classes(root, sorted(names))
         if not classes:
             raise InputError(f"{file}: neither a column `labels` that names a class nor a column of a class")
         columns = {name: column for column, name in enumerate(classes)}
@@ -111,7 +117,7 @@ def read(source: SplitSource) -> Table:
             if row_split != split:
                 continue
             if by_name:
-                present = [find_class(name, columns, where) for name in split_names(row["labels"], separator)]
+                present = [find_class(name, columns, where) for name in split_cell(row["labels"], separator, where)]
                 values = mark_columns(present, (), len(classes), where)
             else:
                 values = parse_values([row[name] for name in classes], classes, where)

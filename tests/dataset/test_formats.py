@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.class_names import NEAREST
-from dataset.formats import FORMATS, base
+from dataset.formats import FORMATS, WRITABLE, base
 from dataset.formats.base import ReadOptions
 from dataset.table import SPLITS, Table
 from dataset.tar_shards import read_bytes
+from tools.convert import convert_dataset
 from utils import InputError
 
 # ---- one small data set, written by hand in each format ----
@@ -137,6 +138,44 @@ def write_webdataset(root: Path) -> None:
                 tar.addfile(entry, io.BytesIO(data))
 
 
+def write_roboflow(root: Path) -> None:
+    train = {"a b.jpg": "1, 0, 1", "ü.png": "0, 0, 0", "z.jpg": "0, 1, "}
+    for split, labels in (("train", train), ("test", {"é.jpg": "0, 0, 1"})):
+        place(root, *(f"{split}/{name}" for name in labels))
+        lines = ["filename, person, traffic light, dog", *(f"{name}, {row}" for name, row in labels.items())]
+        write(root, {f"{split}/_classes.csv": "\n".join(lines) + "\n"})
+
+
+def write_label_studio(root: Path) -> None:
+    def make_task(name: str, *labels: str) -> dict[str, object]:
+        result = [{"from_name": "choice", "type": "choices", "value": {"choices": list(labels)}}] if labels else []
+        annotation = {"id": 1, "result": result, "was_cancelled": False, "ground_truth": False}
+        return {"id": 1, "data": {"image": f"/data/upload/3/01234abc-{name}"}, "annotations": [annotation]}
+
+    place(root, *(f"photos/{name}" for name in (*TRAIN, *TEST)))
+    train = [make_task("a b.jpg", "dog", "person"), make_task("z.jpg", "traffic light"), make_task("ü.png")]
+    files = {"train.json": json.dumps(train), "test.json": json.dumps([make_task("é.jpg", "dog")])}
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"} | files)
+
+
+def write_cvat(root: Path) -> None:
+    place(root, *(f"images/{name}" for name in (*TRAIN, *TEST)))
+    images = {"a b.jpg": ("Train", "dog", "person"), "sub/ü.png": ("Train",), "z.jpg": ("Train", "traffic light")}
+    labels = "".join(f"<label><name>{name}</name></label>" for name in CLASSES)
+    lines = [f"<annotations><meta><project><labels>{labels}</labels></project></meta>"]
+    for name, (subset, *tags) in (images | {"é.jpg": ("Test", "dog")}).items():
+        found = "".join(f'<tag label="{tag}" source="manual"></tag>' for tag in tags)
+        lines.append(f'<image id="1" name="{name}" subset="{subset}">{found}</image>')
+    write(root, {"annotations.xml": "\n".join(['<?xml version="1.0" encoding="utf-8"?>', *lines, "</annotations>"])})
+
+
+def write_huggingface(root: Path) -> None:
+    place(root, *(f"train/{Path(name).name}" for name in TRAIN), "test/é.jpg")
+    train = "file_name,labels\na b.jpg,\"['person', 'dog']\"\nü.png,[]\nz.jpg,['traffic light']\n"
+    files = {"train/metadata.csv": train, "test/metadata.csv": "file_name,labels\né.jpg,dog\n"}
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"} | files)
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -146,7 +185,12 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_json": write_coco_json,
     "csv": write_csv,
     "webdataset": write_webdataset,
+    "roboflow": write_roboflow,
+    "label_studio": write_label_studio,
+    "cvat": write_cvat,
+    "huggingface": write_huggingface,
 }
+WITHOUT_UNKNOWN = ("label_studio", "cvat", "huggingface")
 
 
 def as_rows(table: Table) -> dict[str, tuple[int, ...]]:
@@ -176,11 +220,25 @@ def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     train, test = (format.read(tmp_path, split) for split in ("train", "test"))
     assert train.classes == test.classes == CLASSES
     assert train.targets.dtype == np.int8
-    assert as_rows(train) == by_last_part(SINGLE if name == "image_folder" else TRAIN)
+    expected = SINGLE if name == "image_folder" else TRAIN
+    if name in WITHOUT_UNKNOWN:
+        expected = expected | {"z.jpg": (0, 1, 0)}
+    assert as_rows(train) == by_last_part(expected)
     assert as_rows(test) == by_last_part(TEST)
     assert train.paths == sorted(train.paths)
     assert all(read_bytes(path) is not None and path.startswith(f"{tmp_path}/") for path in train.paths)
     assert train.groups is None
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in WRITABLE])
+def test_what_is_only_read_becomes_any_other_format(tmp_path: Path, name: str) -> None:
+    EXAMPLES[name](tmp_path / "set")
+    for to in ("csv", "coco_json", "mlcls"):
+        assert convert_dataset(tmp_path / "set", "auto", to, tmp_path / to) == {"train": 3, "test": 1}
+        for split in ("train", "test"):
+            before, after = FORMATS[name].read(tmp_path / "set", split), FORMATS[to].read(tmp_path / to, split)
+            assert after.classes == before.classes
+            assert as_rows(after) == as_rows(before)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -242,7 +300,7 @@ def write_and_read(root: Path, name: str, names: list[str], table: Table, split:
     return format.read(root, split)
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "image_folder"])
+@pytest.mark.parametrize("name", [name for name in WRITABLE if name != "image_folder"])
 @settings(max_examples=40, deadline=None)
 @given(drawn=tables(), split=st.sampled_from(SPLITS))
 def test_any_table_comes_back(name: str, drawn: tuple[list[str], Table], split: str) -> None:
@@ -300,15 +358,21 @@ def test_groups_come_back_from_a_csv(tmp_path: Path) -> None:
 def test_files_from_windows(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path)
     expected = {split: FORMATS[name].read(tmp_path, split) for split in ("train", "test")}
-    for file in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".cls", ".json", ".csv")]:
+    for file in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".cls", ".json", ".csv", ".xml")]:
         text = file.read_text(encoding="utf-8").replace(
-            "\n", "\r\n" if file.suffix in (".json", ".csv") else "\r\n\r\n"
+            "\n", "\r\n" if file.suffix in (".json", ".csv", ".xml") else "\r\n\r\n"
         )
         file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     if name in (*LISTS, "csv"):
         for file in tmp_path.glob("*t.txt" if name == "train_list" else "t*.txt" if name == "mlcls" else "*.csv"):
             file.write_bytes(file.read_bytes().replace(b"/", b"\\"))
-    if name in ("train_list", "coco_cls", "webdataset"):  # blank lines would be nameless classes
+    if name in (
+        "train_list",
+        "coco_cls",
+        "webdataset",
+        "label_studio",
+        "huggingface",
+    ):  # blank lines would be nameless classes
         file = tmp_path / "classes.txt"
         file.write_bytes(file.read_bytes().replace(b"\r\n\r\n", b"\r\n"))
     for split, table in expected.items():
@@ -504,6 +568,13 @@ def test_images_that_differ_in_their_ending_only_have_no_two_label_files(tmp_pat
         FORMATS["coco_cls"].write(table, tmp_path, "train", table.paths)
 
 
+def test_a_format_that_is_only_read(tmp_path: Path) -> None:
+    table = Table(["a.jpg"], np.ones((1, 1), np.int8), ("x",))
+    with pytest.raises(InputError, match=r"a data set of train_list\.txt is only read: convert it to another format"):
+        replace(FORMATS["train_list"], writer=None).write(table, tmp_path, "train", table.paths)
+    assert not list(tmp_path.iterdir())
+
+
 # ---- mistakes ----
 
 COCO = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
@@ -567,14 +638,29 @@ MISTAKES = [
         r"train\.json:2: the path '\.\./a\.jpg' leaves",
     ),
     ("train.json", '{"classes": ["x"],\n "images": [["é.jpg", []]]}', r"1 of 1 images do not exist, .*json:2\)"),
-    ("annotations/instances_train.json", "{}", r'instances_train\.json: expected \{"images"'),
+    ("annotations/instances_train.json", "[]", r'instances_train\.json: expected \{"images"'),
+    (
+        "annotations/instances_train.json",
+        coco(categories={}),
+        r'instances_train\.json: the list "categories" is missing',
+    ),
     ("annotations/instances_train.json", coco(images=[]), r"instances_train\.json lists no images"),
-    ("annotations/instances_train.json", coco(images=[{"id": 1}]), r"instances_train\.json: 'file_name' is missing"),
+    ("annotations/instances_train.json", coco(images=[{"id": 1}]), r"json: image 1: 'file_name' is missing"),
     ("annotations/instances_train.json", coco(images=[1]), r"instances_train\.json is no COCO annotation file"),
     (
         "annotations/instances_train.json",
-        coco(annotations=[{"image_id": 1, "category_id": 91}]),
-        r"instances_train\.json: 91 is missing, or is the id of no image or category",
+        coco(annotations=[{"id": 7, "image_id": 1, "category_id": 91}]),
+        r"instances_train\.json: annotation 7 \(image 1\): category_id 91 is the id of no category",
+    ),
+    (
+        "annotations/instances_train.json",
+        coco(annotations=[{"id": 7, "image_id": 2, "category_id": 1}]),
+        r"instances_train\.json: annotation 7: image_id 2 is the id of no image",
+    ),
+    (
+        "annotations/instances_train.json",
+        coco(annotations=[{"id": 7, "image_id": 1}]),
+        r"instances_train\.json: annotation 7: 'category_id' is missing",
     ),
     (
         "annotations/instances_train.json",
@@ -598,8 +684,8 @@ MISTAKES = [
     ),
     (
         "annotations/instances_train2014.json",
-        coco(),
-        r"its images are not there; expected .*train2014 or .*images/train2",
+        coco(images=[{"id": 1, "file_name": "nowhere.jpg"}]),
+        r"instances_train2014\.json: its images are not there: none of 1 lies in .*; the first is 'nowhere\.jpg'",
     ),
     ("train.csv", "image_path,x\na.jpg,1,0\n", r"train\.csv:2: 3 cells, but 2 columns"),
     ("train.csv", "image_path,x\na.jpg,1\nb.jpg,yes\n", r"train\.csv:3: 'yes' for class 'x' is none of 1"),
