@@ -328,7 +328,7 @@ def test_choices_are_what_the_registries_hold() -> None:
     choices = {
         constant.name: typing.get_args(constant.annotation) for constant in overrides.list_constants(dataset_tools)
     }
-    assert choices["TO"] == tuple(formats.FORMATS)
+    assert choices["TO"] == formats.WRITABLE
     assert choices["DOWNLOAD"] == tuple(download.PUBLIC_DATASETS)
 
 

@@ -47,6 +47,7 @@ def convert_dataset(
     """
     root, output = make_absolute(root), make_absolute(output)
     source, target = find_format(recognise_format(root) if format == "auto" else format), find_format(to)
+    target.require_writer()
     if link_or_copy not in ("link", "copy"):
         raise InputError(f"LINK_OR_COPY is {link_or_copy!r}: it takes link or copy")
     if output == root:

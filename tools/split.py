@@ -45,6 +45,7 @@ def split_dataset(
         raise InputError(f"{shown}: make them 0 or more, that of train above 0, and 100 together")
     root = make_absolute(root)
     format = recognise_format(root) if format == "auto" else format
+    FORMATS[format].require_writer()
     old = {
         name: read_dataset(root, format, name, classes=classes, group_pattern=group_pattern, options=options)
         for name in FORMATS[format].list_splits(root)

@@ -4,7 +4,8 @@
     FORMATS["csv"].write(table, other_root, "train", names)    # names: the images' paths within images_folder("train")
 
 To add a format, write one new file here that ends with a `FORMAT`, and add one line to FORMATS, one word to
-DATASET_FORMAT in config.py and one word to TO in dataset_tools.py.
+DATASET_FORMAT in config.py. A format that has no `writer` is only read; one that has gets a word in TO in
+dataset_tools.py, too.
 
 The splits are called "train", "val" and "test" in every format, whatever its files are called.
 
@@ -38,3 +39,4 @@ FORMATS: dict[str, Format] = {
     "csv": csv.FORMAT,
     "webdataset": webdataset.FORMAT,
 }
+WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

@@ -41,11 +41,11 @@ class SplitSource(NamedTuple):
 class Format:
     """Everything that the rest of the program needs to know about one annotation format."""
 
-    expects: str  # what lies in a folder of this format; the error for an unknown folder says it
+    expects: str  # what lies in a folder of this format, and its name; the error for an unknown folder says it
     list_splits: Callable[[Path], list[str]]  # (root); a folder without splits is no data set of this format
     reader: Callable[[SplitSource], Table]
-    writer: Callable[[Table, Path, str, list[str]], None]  # (table, root, split, image names)
     files_of_split: Callable[[Path, str], list[Path]]  # (root, split): files and folders; some may not exist
+    writer: Callable[[Table, Path, str, list[str]], None] | None = None  # (table, root, split, image names)
 
     images_in: str = "images/{split}"  # where the images lie when a split is written
     in_shards: bool = False  # images are no files of their own: `writer` packs those at the table's paths
@@ -92,6 +92,13 @@ class Format:
         `image_names` are the images' paths within `images_folder(split)`, as `name_images(table, names)` gives them.
         The caller places the images there. Raises InputError for what the format cannot hold.
         """
+        writer = self.require_writer()
         if self.name_images(table, self.shorten_names(table, image_names)) != image_names:
             raise InputError(f"{root}: the images of {split} do not lie in a folder of their class each")
-        self.writer(table, root, split, image_names)
+        writer(table, root, split, image_names)
+
+    def require_writer(self) -> Callable[[Table, Path, str, list[str]], None]:
+        """The `writer`. Raises InputError for a format that is only read."""
+        if self.writer is None:
+            raise InputError(f"a data set of {self.expects} is only read: convert it to another format")
+        return self.writer

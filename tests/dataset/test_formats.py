@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset.class_names import NEAREST
-from dataset.formats import FORMATS, base
+from dataset.formats import FORMATS, WRITABLE, base
 from dataset.formats.base import ReadOptions
 from dataset.table import SPLITS, Table
 from dataset.tar_shards import read_bytes
@@ -242,7 +242,7 @@ def write_and_read(root: Path, name: str, names: list[str], table: Table, split:
     return format.read(root, split)
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "image_folder"])
+@pytest.mark.parametrize("name", [name for name in WRITABLE if name != "image_folder"])
 @settings(max_examples=40, deadline=None)
 @given(drawn=tables(), split=st.sampled_from(SPLITS))
 def test_any_table_comes_back(name: str, drawn: tuple[list[str], Table], split: str) -> None:
@@ -502,6 +502,13 @@ def test_images_that_differ_in_their_ending_only_have_no_two_label_files(tmp_pat
     table = Table(["a.jpg", "a.png"], np.ones((2, 1), np.int8), ("x",))
     with pytest.raises(InputError, match=r"a\.jpg and a\.png differ in their extension only"):
         FORMATS["coco_cls"].write(table, tmp_path, "train", table.paths)
+
+
+def test_a_format_that_is_only_read(tmp_path: Path) -> None:
+    table = Table(["a.jpg"], np.ones((1, 1), np.int8), ("x",))
+    with pytest.raises(InputError, match=r"a data set of train_list\.txt is only read: convert it to another format"):
+        replace(FORMATS["train_list"], writer=None).write(table, tmp_path, "train", table.paths)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- mistakes ----

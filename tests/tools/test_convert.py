@@ -6,12 +6,13 @@ import errno
 import itertools
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dataset.formats import FORMATS
+from dataset.formats import FORMATS, WRITABLE
 from dataset.table import Table
 from dataset.tar_shards import read_bytes, writing
 from dataset_readers import list_splits, read_dataset, recognise_format
@@ -71,7 +72,7 @@ def test_the_sets_hold_what_is_difficult() -> None:
 
 WAYS = [
     (which, name, between)
-    for which, name, between in itertools.product(SETS, FORMATS, FORMATS)
+    for which, name, between in itertools.product(SETS, WRITABLE, WRITABLE)
     if which != "all" or "image_folder" not in (name, between)  # which has images of one label only
 ]
 
@@ -95,6 +96,16 @@ def test_there_and_back_again(
     assert sum(1 for file in (tmp_path / "third").rglob("*") if file.is_file()) == sum(
         1 for file in (tmp_path / "first").rglob("*") if file.is_file()
     )
+
+
+def test_a_format_that_is_only_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "set", "csv", {"train": {"a.jpg": (0, 0, 1, 0)}})
+    monkeypatch.setitem(FORMATS, "mlcls", replace(FORMATS["mlcls"], writer=None))
+    with pytest.raises(
+        InputError, match=r"label\.txt and train\.txt \(mlcls\) is only read: convert it to another format"
+    ):
+        convert_dataset(tmp_path / "set", "auto", "mlcls", tmp_path / "output")
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_csvs_groups_stay_in_a_csv(tmp_path: Path) -> None:
@@ -200,7 +211,7 @@ def test_what_cannot_be_converted(dataset: Path, tmp_path: Path) -> None:
         convert_dataset(dataset, "auto", "csv", output, link_or_copy="move")
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITABLE)
 def test_an_output_folder_that_holds_something_else(tmp_path: Path, name: str) -> None:
     write_dataset(tmp_path / "set", "csv", SINGLE)
     output = tmp_path / "output"

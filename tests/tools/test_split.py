@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dataset.formats import FORMATS
+from dataset.formats import FORMATS, WRITABLE
 from dataset.stratified_split import choose_rows, describe_split, measure_deviations, split_table
 from dataset.table import Table
 from dataset.tar_shards import read_bytes
@@ -175,7 +175,7 @@ def read_tree(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITABLE)
 def test_every_format_is_divided_anew_and_what_was_there_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str
 ) -> None:
@@ -203,7 +203,7 @@ def test_every_format_is_divided_anew_and_what_was_there_is_kept(
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITABLE)
 def test_a_test_split_stays_as_it_is_without_a_percentage(tmp_path: Path, format: str) -> None:
     write_dataset(tmp_path, format, {"train": 30, "val": 20, "test": 10})
     before = {name: read_labels(tmp_path, format, name) for name in ("train", "val", "test")}
@@ -215,6 +215,15 @@ def test_a_test_split_stays_as_it_is_without_a_percentage(tmp_path: Path, format
     split_dataset(tmp_path, format, {"train": 100, "val": 0, "test": 0}, seed=0)
     assert list_splits(tmp_path, format) == ["train", "test"]
     assert read_labels(tmp_path, format, "train") == before["train"] | before["val"]
+
+
+def test_a_format_that_is_only_read_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path, "csv", {"train": 10})
+    before = read_tree(tmp_path)
+    monkeypatch.setitem(FORMATS, "csv", replace(FORMATS["csv"], writer=None))
+    with pytest.raises(InputError, match=r"is only read: convert it to another format"):
+        split_dataset(tmp_path, "auto", PERCENTS, seed=0)
+    assert read_tree(tmp_path) == before
 
 
 def test_one_csv_with_a_column_of_splits_keeps_unknown_labels_and_groups(tmp_path: Path) -> None:
