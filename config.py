@@ -62,7 +62,18 @@ SHARD_COMMANDS: bool = False  # webdataset: True runs the commands in shards.txt
 
 # ---- Data * ----
 DATASET_FORMAT: Literal[
-    "auto", "coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"
+    "auto",
+    "coco_cls",
+    "train_list",
+    "mlcls",
+    "image_folder",
+    "classes_json",
+    "coco_json",
+    "csv",
+    "webdataset",
+    "celeba",
+    "chestxray14",
+    "chexpert",
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
 SPLIT_SEED: Seed = 0  # draws what VAL_SPLIT and dataset_tools.py split take: every SEED validates on the same images

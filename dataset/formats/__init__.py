@@ -20,13 +20,28 @@ csv           `<split>.csv`, or one file with a column `split`. Other columns: `
               a separator, in quotes where they hold it) or one a class (1, 0, -1 or blank); `group`, if any
 webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
               dataset/tar_shards/); `classes.txt`, where it is there, orders the classes
+celeba        `list_attr_celeba.txt` or .csv, `list_eval_partition.txt` or .csv, images in `img_align_celeba/`
+chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, images in `images*/` (NIH)
+chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
 
 from __future__ import annotations
 
-from dataset.formats import classes_json, coco_cls, coco_json, csv, image_folder, mlcls, train_list, webdataset
+from dataset.formats import (
+    celeba,
+    chestxray14,
+    chexpert,
+    classes_json,
+    coco_cls,
+    coco_json,
+    csv,
+    image_folder,
+    mlcls,
+    train_list,
+    webdataset,
+)
 from dataset.formats.base import Format
 
 FORMATS: dict[str, Format] = {
@@ -38,5 +53,8 @@ FORMATS: dict[str, Format] = {
     "coco_json": coco_json.FORMAT,
     "csv": csv.FORMAT,
     "webdataset": webdataset.FORMAT,
+    "celeba": celeba.FORMAT,
+    "chestxray14": chestxray14.FORMAT,
+    "chexpert": chexpert.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)
