@@ -23,6 +23,8 @@ webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they li
 celeba        `list_attr_celeba.txt` or .csv, `list_eval_partition.txt` or .csv, images in `img_align_celeba/`
 chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, images in `images*/` (NIH)
 chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation
+open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-descriptions*.csv`, images in `<split>/`
+pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -39,6 +41,8 @@ from dataset.formats import (
     csv,
     image_folder,
     mlcls,
+    open_images,
+    pascal_voc,
     train_list,
     webdataset,
 )
@@ -56,5 +60,7 @@ FORMATS: dict[str, Format] = {
     "celeba": celeba.FORMAT,
     "chestxray14": chestxray14.FORMAT,
     "chexpert": chexpert.FORMAT,
+    "open_images": open_images.FORMAT,
+    "pascal_voc": pascal_voc.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

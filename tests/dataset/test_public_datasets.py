@@ -95,10 +95,71 @@ def write_chexpert(root: Path) -> tuple[tuple[str, ...], Expected]:
     }
 
 
+def write_open_images(root: Path) -> tuple[tuple[str, ...], Expected]:
+    header = "ImageID,Source,LabelName,Confidence\n"
+    train = "000002b66c9c498e,verification,/m/01g317,1\n000002b66c9c498e,verification,/m/0bt9lr,0\n"
+    train += "000002b97e5471a0,crowdsource-verification,/m/0bt9lr,1\n"
+    train += "000002b97e5471a0,verification,/m/04yx4,1\n000002b97e5471a0,crowdsource-verification,/m/04yx4,0\n"
+    train += "0000000000000009,verification,/m/0never,1\n"  # an image that was not fetched
+    validation = "0001eeaf4aed83f9,verification,/m/0cmf2,1\n0001eeaf4aed83f9,verification,/m/04yx4,0\n"
+    write(root, {"oidv6-train-annotations-human-imagelabels.csv": header + train})
+    write(root, {"validation-annotations-human-imagelabels.csv": header + validation})
+    names = "LabelName,DisplayName\n/m/01g317,Person\n/m/04yx4,Man\n/m/0bt9lr,Dog\n/m/0cmf2,Airplane\n/m/0never,Never\n"
+    write(root, {"oidv7-class-descriptions.csv": names})
+    place(root, "train/000002b66c9c498e.jpg", "train/000002b97e5471a0.jpg", "validation/0001eeaf4aed83f9.jpg")
+    return ("Airplane", "Dog", "Man", "Person"), {
+        "train": {
+            "train/000002b66c9c498e.jpg": ((-1, 0, -1, 1), ""),
+            "train/000002b97e5471a0.jpg": ((-1, 1, -1, -1), ""),
+        },
+        "val": {"validation/0001eeaf4aed83f9.jpg": ((1, -1, 0, -1), "")},
+    }
+
+
+def write_voc_xml(root: Path, name: str, *objects: tuple[str, int]) -> None:
+    items = "".join(
+        f"<object><name>{label}</name><difficult>{difficult}</difficult>"
+        "<part><name>head</name></part><bndbox><xmin>1</xmin></bndbox></object>"
+        for label, difficult in objects
+    )
+    write(root, {f"Annotations/{name}.xml": f"<annotation><filename>{name}.jpg</filename>{items}</annotation>"})
+
+
+def write_pascal_voc(root: Path) -> tuple[tuple[str, ...], Expected]:
+    tree = root / "VOC2007"
+    place(tree, *(f"JPEGImages/00000{number}.jpg" for number in (5, 7, 9, 8)))
+    lists = {
+        "train": "000005\n000007\n",
+        "val": "000009\n",
+        "trainval": "000005\n000007\n000009\n",
+        "test": "000008\n",
+        "car_train": "000005 -1\n000007  1\n",
+        "car_val": "000009  0\n",
+        "car_test": "000008 -1\n",
+        "chair_train": "000005  1\n000007 -1\n",
+        "chair_val": "000009 -1\n",
+        "chair_test": "000008  0\n",
+    }
+    write(tree, {f"ImageSets/Main/{name}.txt": text for name, text in lists.items()})
+    write_voc_xml(tree, "000005", ("chair", 1), ("chair", 0))
+    write_voc_xml(tree, "000007", ("car", 0))
+    write_voc_xml(tree, "000009", ("car", 1))
+    write_voc_xml(tree, "000008", ("chair", 1))
+    folder = "VOC2007/JPEGImages"
+    train = {f"{folder}/000005.jpg": ((0, 1), ""), f"{folder}/000007.jpg": ((1, 0), "")}
+    return ("car", "chair"), {
+        "train": train,
+        "val": {f"{folder}/000009.jpg": ((-1, 0), "")},
+        "test": {f"{folder}/000008.jpg": ((0, -1), "")},
+    }
+
+
 EXAMPLES: dict[str, Callable[[Path], tuple[tuple[str, ...], Expected]]] = {
     "celeba": write_celeba,
     "chestxray14": write_chestxray14,
     "chexpert": write_chexpert,
+    "open_images": write_open_images,
+    "pascal_voc": write_pascal_voc,
 }
 
 
@@ -122,7 +183,7 @@ def test_each_example_is_read_as_it_comes(tmp_path: Path, name: str, windows: bo
         assert table.paths == sorted(table.paths)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "open_images"])  # which leaves it out
 def test_an_image_that_is_missing(tmp_path: Path, name: str) -> None:
     _, expected = EXAMPLES[name](tmp_path)
     (tmp_path / next(iter(expected["train"]))).unlink()
@@ -130,7 +191,7 @@ def test_an_image_that_is_missing(tmp_path: Path, name: str) -> None:
         FORMATS[name].read(tmp_path, "train")
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "pascal_voc"])  # known by its folders
 def test_files_of_the_same_names_that_hold_something_else(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path)
     for file in [path for path in tmp_path.rglob("*") if path.suffix in (".txt", ".csv")]:
@@ -282,3 +343,160 @@ def test_mistakes_in_chexpert(tmp_path: Path, old: str, new: str, message: str) 
     file.write_text(file.read_text().replace(old, new))
     with pytest.raises(InputError, match=message):
         FORMATS["chexpert"].read(tmp_path, "train")
+
+
+# ---- Open Images ----
+
+
+def read_open_images(root: Path, split: str = "train") -> Table:
+    return FORMATS["open_images"].read(root, split)
+
+
+def test_what_was_not_fetched_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_open_images(tmp_path)
+    place(tmp_path, "train/0000000000000001.jpg", "train/0000000000000002.jpg")
+    assert len(read_open_images(tmp_path)) == 2
+    output = " ".join(capsys.readouterr().err.split())
+    assert "left out 1 rows of images that are not here, 2 images here without a row" in output
+
+
+def test_open_images_as_fiftyone_places_it(tmp_path: Path) -> None:
+    classes, expected = write_open_images(tmp_path / "old")
+    for name, file in (("train", "oidv6-train"), ("validation", "validation")):
+        (tmp_path / name / "labels").mkdir(parents=True)
+        (tmp_path / name / "metadata").mkdir()
+        (tmp_path / "old" / name).rename(tmp_path / name / "data")
+        source = tmp_path / "old" / f"{file}-annotations-human-imagelabels.csv"
+        source.rename(tmp_path / name / "labels" / "classifications.csv")
+    names = (tmp_path / "old" / "oidv7-class-descriptions.csv").read_text().partition("\n")[2]
+    write(tmp_path, {"train/metadata/classes.csv": names})
+    assert recognise_format(tmp_path) == "open_images"
+    table = read_open_images(tmp_path)
+    assert table.classes == classes
+    assert sorted(as_rows(tmp_path, table).values()) == sorted(expected["train"].values())
+
+
+def test_labels_of_one_name_and_labels_without_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_open_images(tmp_path)
+    write(tmp_path, {"oidv7-class-descriptions.csv": "/m/01g317,Bat\n/m/0bt9lr,Bat\n/m/04yx4,Man\n"})
+    table = read_open_images(tmp_path)
+    assert table.classes == ("/m/0cmf2", "Bat (/m/01g317)", "Bat (/m/0bt9lr)", "Man")
+    assert table.targets.tolist() == [[-1, 1, 0, -1], [-1, -1, 1, -1]]
+    output = " ".join(capsys.readouterr().err.split())
+    assert "1 labels stand in no *class-descriptions*.csv, such as /m/0cmf2" in output
+
+
+def test_classes_of_open_images_can_be_chosen(tmp_path: Path) -> None:
+    write_open_images(tmp_path)
+    write(tmp_path, {"classes.txt": "Person\nDog\n"})
+    table = read_open_images(tmp_path)
+    assert table.classes == ("Person", "Dog")
+    assert table.targets.tolist() == [[1, 0], [-1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "train-annotations-human-imagelabels-boxable.csv",
+            "",
+            r"oidv6-.*\.csv and .*boxable\.csv both hold labels of tr",
+        ),
+        (
+            "test-annotations-human-imagelabels.csv",
+            "",
+            r"test-.*\.csv: no image that it lists lies in .*/test; images on",
+        ),
+        (
+            "oidv6-train-annotations-human-imagelabels.csv",
+            "000002b66c9c498e,x,/m/1,0.7\n",
+            r"csv:2: the confidence '0\.7'",
+        ),
+        ("oidv6-train-annotations-human-imagelabels.csv", "000002b66c9c498e,x,1\n", r"csv:2: 3 cells, but 4 columns"),
+        ("train_0/000002b66c9c498e.jpg", "", r"train/000002b66c9c498e\.jpg and .*/train_0/.* have the same name"),
+    ],
+)
+def test_mistakes_in_open_images(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write_open_images(tmp_path)
+    write(tmp_path, {file: f"ImageID,Source,LabelName,Confidence\n{text}"})
+    with pytest.raises(InputError, match=message):
+        read_open_images(tmp_path, "test" if file.startswith("test") else "train")
+
+
+# ---- Pascal VOC ----
+
+
+def test_the_lists_of_classes_and_the_annotations_say_the_same(tmp_path: Path) -> None:
+    classes, expected = write_pascal_voc(tmp_path)
+    for file in [*tmp_path.rglob("car_*.txt"), *tmp_path.rglob("chair_*.txt")]:
+        file.unlink()
+    for split, rows in expected.items():
+        table = FORMATS["pascal_voc"].read(tmp_path, split)
+        assert (table.classes, as_rows(tmp_path, table)) == (classes, rows)
+    write(tmp_path, {"classes.txt": "chair\ncar\n"})
+    assert FORMATS["pascal_voc"].read(tmp_path, "train").targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_several_trees_are_joined(tmp_path: Path) -> None:
+    _, expected = write_pascal_voc(tmp_path / "VOCdevkit")
+    write_pascal_voc(tmp_path / "more")
+    (tmp_path / "more" / "VOC2007").rename(tmp_path / "VOCdevkit" / "VOC2012")
+    table = FORMATS["pascal_voc"].read(tmp_path, "train")
+    rows = {path.replace("2007", year): row for year in ("2007", "2012") for path, row in expected["train"].items()}
+    assert as_rows(tmp_path / "VOCdevkit", table) == rows
+    assert as_rows(tmp_path, FORMATS["pascal_voc"].read(tmp_path / "VOCdevkit" / "VOC2012", "val")).keys() == {
+        "VOCdevkit/VOC2012/JPEGImages/000009.jpg"
+    }
+
+
+def test_trainval_is_train_where_there_is_no_train(tmp_path: Path) -> None:
+    write_pascal_voc(tmp_path)
+    for file in [*tmp_path.rglob("*train.txt"), *tmp_path.rglob("*_val.txt"), *tmp_path.rglob("val.txt")]:
+        file.unlink()
+    lists = {"car_trainval": "000005 -1\n000007 1\n000009 0\n", "chair_trainval": "000005 1\n000007 -1\n000009 -1\n"}
+    write(tmp_path, {f"VOC2007/ImageSets/Main/{name}.txt": text for name, text in lists.items()})
+    assert FORMATS["pascal_voc"].list_splits(tmp_path) == ["train", "test"]
+    assert FORMATS["pascal_voc"].read(tmp_path, "train").targets.tolist() == [[0, 1], [1, 0], [-1, 0]]
+
+
+MAIN = "ImageSets/Main"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (f"{MAIN}/car_train.txt", "000005 2\n", r"car_train\.txt:1: expected an image and 1, 0 or -1: '000005 2'"),
+        (f"{MAIN}/car_train.txt", "000005\n", r"car_train\.txt:1: expected an image and 1, 0 or -1: '000005'"),
+        (f"{MAIN}/chair_train.txt", "000005 1\n", r"chair_train\.txt: '000007' is missing, .* at .*car_train\.txt:2"),
+        (f"{MAIN}/chair_train.txt", "000006 1\n", r"chair_train\.txt:1: '000006' is missing in .*car_train\.txt"),
+        ("JPEGImages/000005.png", "", r"000005\.(jpg|png) and 000005\.(jpg|png) differ in their extension only"),
+    ],
+)
+def test_mistakes_in_pascal_voc(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write_pascal_voc(tmp_path)
+    write(tmp_path / "VOC2007", {file: text})
+    with pytest.raises(InputError, match=message):
+        FORMATS["pascal_voc"].read(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<annotation>\n<object></annotation>", r"000007\.xml:2: this is not XML: mismatched tag"),
+        ("<annotation><object/></annotation>", r"000007\.xml: an object has no name"),
+        (
+            '<?xml version="1.0"?>\n<!DOCTYPE a [<!ENTITY b "c"><!ENTITY d "&b;&b;">]>\n<annotation>&d;</annotation>',
+            r"000007\.xml:2: <!DOCTYPE is not read, since it can unfold to any size",
+        ),
+    ],
+)
+def test_mistakes_in_annotations(tmp_path: Path, text: str, message: str) -> None:
+    write_pascal_voc(tmp_path)
+    for file in [*tmp_path.rglob("car_*.txt"), *tmp_path.rglob("chair_*.txt")]:
+        file.unlink()
+    write(tmp_path, {"VOC2007/Annotations/000007.xml": text})
+    with pytest.raises(InputError, match=message):
+        FORMATS["pascal_voc"].read(tmp_path, "train")
+    (tmp_path / "VOC2007/Annotations/000007.xml").unlink()
+    with pytest.raises(InputError, match=r"train\.txt:2: there is no .*/Annotations/000007\.xml"):
+        FORMATS["pascal_voc"].read(tmp_path, "train")
