@@ -25,6 +25,7 @@ chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, 
 chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation
 open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-descriptions*.csv`, images in `<split>/`
 pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
+blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -32,6 +33,7 @@ Paths are relative to the data set's folder, except in classes_json, where they 
 from __future__ import annotations
 
 from dataset.formats import (
+    blank_tags,
     celeba,
     chestxray14,
     chexpert,
@@ -62,5 +64,6 @@ FORMATS: dict[str, Format] = {
     "chexpert": chexpert.FORMAT,
     "open_images": open_images.FORMAT,
     "pascal_voc": pascal_voc.FORMAT,
+    "blank_tags": blank_tags.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

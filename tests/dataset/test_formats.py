@@ -160,7 +160,7 @@ def by_last_part(labels: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 
 
 def test_every_format_has_an_example() -> None:
-    assert tuple(EXAMPLES) == WRITABLE, "those that are only read have theirs in test_public_datasets.py"
+    assert {*EXAMPLES} >= {*WRITABLE}, "public data sets have theirs in test_public_datasets.py"
 
 
 def test_every_file_is_a_format() -> None:

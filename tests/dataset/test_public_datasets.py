@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import test_formats
 
-from dataset.formats import FORMATS, WRITABLE
+from dataset.formats import FORMATS
 from dataset.table import Table
 from dataset_readers import recognise_format
 from tools.convert import convert_dataset
@@ -154,17 +155,32 @@ def write_pascal_voc(root: Path) -> tuple[tuple[str, ...], Expected]:
     }
 
 
+def write_planet(root: Path) -> tuple[tuple[str, ...], Expected]:
+    place(root, *(f"train-jpg/train_{number}.jpg" for number in range(3)), "train-tif-v2/train_0.tif")
+    rows = "train_0,haze primary\ntrain_1,agriculture clear primary water\ntrain_2,cloudy\n"
+    header = "image_name,tags\n"
+    write(root, {"train_v2.csv": header + rows, "sample_submission_v2.csv": f"{header}test_0,primary clear\n"})
+    return ("agriculture", "clear", "cloudy", "haze", "primary", "water"), {
+        "train": {
+            "train-jpg/train_0.jpg": ((0, 0, 0, 1, 1, 0), ""),
+            "train-jpg/train_1.jpg": ((1, 1, 0, 0, 1, 1), ""),
+            "train-jpg/train_2.jpg": ((0, 0, 1, 0, 0, 0), ""),
+        }
+    }
+
+
 EXAMPLES: dict[str, Callable[[Path], tuple[tuple[str, ...], Expected]]] = {
     "celeba": write_celeba,
     "chestxray14": write_chestxray14,
     "chexpert": write_chexpert,
     "open_images": write_open_images,
     "pascal_voc": write_pascal_voc,
+    "blank_tags": write_planet,
 }
 
 
-def test_every_format_that_is_only_read_has_an_example() -> None:
-    assert {*EXAMPLES} | {*WRITABLE} == {*FORMATS}
+def test_every_format_has_an_example() -> None:
+    assert {*EXAMPLES} | {*test_formats.EXAMPLES} == {*FORMATS}
 
 
 @pytest.mark.parametrize("windows", [False, True])
@@ -500,3 +516,67 @@ def test_mistakes_in_annotations(tmp_path: Path, text: str, message: str) -> Non
     (tmp_path / "VOC2007/Annotations/000007.xml").unlink()
     with pytest.raises(InputError, match=r"train\.txt:2: there is no .*/Annotations/000007\.xml"):
         FORMATS["pascal_voc"].read(tmp_path, "train")
+
+
+# ---- tags separated by blanks ----
+
+
+def test_plant_pathology(tmp_path: Path) -> None:
+    place(tmp_path, "train_images/800113bb65efe69e.jpg", "train_images/8002cb321f8bfcdf.jpg", "test_images/85f8cb.jpg")
+    rows = "800113bb65efe69e.jpg,healthy\n8002cb321f8bfcdf.jpg,scab frog_eye_leaf_spot complex\n"
+    write(
+        tmp_path, {"train.csv": f"image,labels\n{rows}", "sample_submission.csv": "image,labels\n85f8cb.jpg,healthy\n"}
+    )
+    assert recognise_format(tmp_path) == "blank_tags"
+    assert FORMATS["blank_tags"].list_splits(tmp_path) == ["train"]
+    table = FORMATS["blank_tags"].read(tmp_path, "train")
+    assert table.classes == ("complex", "frog_eye_leaf_spot", "healthy", "scab")
+    assert table.targets.tolist() == [[0, 0, 1, 0], [1, 1, 0, 1]]
+
+
+def write_fastai(root: Path) -> None:
+    place(root, "train/000005.jpg", "train/000007.jpg", "train/000009.jpg", "test/000001.jpg")
+    rows = "000005.jpg,chair,True\n000007.jpg,car,False\n000009.jpg,horse person,True\n"
+    write(root, {"train.csv": f"fname,labels,is_valid\n{rows}", "test.csv": "fname,labels\n000001.jpg,dog person\n"})
+
+
+def test_pascal_2007_of_fastai(tmp_path: Path) -> None:
+    write_fastai(tmp_path)
+    assert recognise_format(tmp_path) == "blank_tags"
+    assert FORMATS["blank_tags"].list_splits(tmp_path) == ["train", "val", "test"]
+    tables = {split: FORMATS["blank_tags"].read(tmp_path, split) for split in ("train", "val", "test")}
+    assert {table.classes for table in tables.values()} == {("car", "chair", "dog", "horse", "person")}
+    assert as_rows(tmp_path, tables["train"]) == {"train/000007.jpg": ((1, 0, 0, 0, 0), "")}
+    assert as_rows(tmp_path, tables["val"]) == {
+        "train/000005.jpg": ((0, 1, 0, 0, 0), ""),
+        "train/000009.jpg": ((0, 0, 0, 1, 1), ""),
+    }
+    assert as_rows(tmp_path, tables["test"]) == {"test/000001.jpg": ((0, 0, 1, 0, 1), "")}
+
+
+def test_the_same_columns_elsewhere_are_not_tags_with_blanks(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.jpg")
+    write(
+        tmp_path, {"train.csv": "image,labels\na.jpg,traffic light\n", "all.csv": "image_name,tags\na,traffic light\n"}
+    )
+    assert not FORMATS["blank_tags"].recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "train.csv",
+            "fname,labels,is_valid\n000005.jpg,car,maybe\n",
+            r"train\.csv:2: is_valid is 'maybe': it takes True",
+        ),
+        ("train.csv", "fname,labels\n000005.jpg,car;dog\n", r"train\.csv:2: 'car;dog' holds a separator other than a"),
+        ("train_v2.csv", "fname,labels\n000005.jpg,car\n", r"train\.csv and .*train_v2\.csv are both for train: keep"),
+        ("classes.txt", "car\nchair\n", r"train\.csv:4: 'horse' is no class"),
+    ],
+)
+def test_mistakes_in_tags(tmp_path: Path, file: str, text: str, message: str) -> None:
+    write_fastai(tmp_path)
+    write(tmp_path, {file: text})
+    with pytest.raises(InputError, match=message):
+        FORMATS["blank_tags"].read(tmp_path, "val" if file == "classes.txt" else "train")
