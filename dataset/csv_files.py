@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from dataset.files import open_file
+from dataset.label_values import VALUES
 from utils import InputError
+
+MOST_ROWS = 1000  # that are looked at to tell names from values
 
 
 def read_cells(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -44,3 +48,10 @@ def find_column(header: Sequence[str], name: str, file: Path) -> int:
     if header.count(name) != 1:
         raise InputError(f"{file}:1: the column {name!r} stands {header.count(name)} times: it must stand once")
     return header.index(name)
+
+
+def names_labels(file: Path, header: Sequence[str]) -> bool:
+    """Whether its columns are an image and `label`, and `label` holds names: not 1, 0, -1 or blank, as for a class."""
+    if len(header) != 2 or "label" not in header:
+        return False
+    return any(cell.lower() not in VALUES for _, (cell,) in islice(read_cells(file, ("label",)), MOST_ROWS))

@@ -1,4 +1,4 @@
-"""XML files of other tools, whoever wrote them."""
+"""XML files, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from xml.etree import ElementTree as ET
 from dataset.text_files import read_text
 from utils import InputError
 
-MOST_BYTES = 1 << 24  # of the annotations of one image
 
+def read_xml(path: Path) -> ET.Element:
+    """The root of an XML file in UTF-8. Raises InputError, with the line, for anything else.
 
-def read_xml(file: Path, most_bytes: int = MOST_BYTES) -> ET.Element:
-    """The root of the XML in `file`. Raises InputError, also for a document type.
-
-    A document type can define entities, a few lines of which unfold to gigabytes; no annotation tool writes one.
+    A file with a document type is refused: a few lines of its entities can expand to gigabytes, or name other files.
     """
-    text = read_text(file, most_bytes)
-    for word in ("<!DOCTYPE", "<!ENTITY"):
-        if word in text:
-            line = text.count("\n", 0, text.index(word)) + 1
-            raise InputError(f"{file}:{line}: {word} is not read, since it can unfold to any size: remove it")
+    text = read_text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise InputError(f"{path}: it declares a document type or entities, which no data set needs: remove them")
     try:
         return ET.fromstring(text)
     except ET.ParseError as error:
-        raise InputError(f"{file}:{error.position[0]}: this is not XML: {error}") from error
+        raise InputError(f"{path}:{error.position[0]}: {error.msg.partition(':')[0]}: this is not XML") from error
+    except ValueError as error:
+        raise InputError(f"{path}: this is not XML: {str(error)[:200]}") from error

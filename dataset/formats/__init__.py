@@ -25,6 +25,7 @@ chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, 
 chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation
 open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-descriptions*.csv`, images in `<split>/`
 pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
+label_rows    `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each
 blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
@@ -42,6 +43,7 @@ from dataset.formats import (
     coco_json,
     csv,
     image_folder,
+    label_rows,
     mlcls,
     open_images,
     pascal_voc,
@@ -65,5 +67,6 @@ FORMATS: dict[str, Format] = {
     "open_images": open_images.FORMAT,
     "pascal_voc": pascal_voc.FORMAT,
     "blank_tags": blank_tags.FORMAT,
+    "label_rows": label_rows.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)
