@@ -26,6 +26,7 @@ chexpert      `train.csv` and `valid.csv` with `Path` and a column for each obse
 open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-descriptions*.csv`, images in `<split>/`
 pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
 label_rows    `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each
+value_list    `<split>.txt` with lines `path 0 1 0`, and no `label.txt`; `classes.txt` or `Concepts81.txt` (NUS-WIDE)
 blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
@@ -48,6 +49,7 @@ from dataset.formats import (
     open_images,
     pascal_voc,
     train_list,
+    value_list,
     webdataset,
 )
 from dataset.formats.base import Format
@@ -68,5 +70,6 @@ FORMATS: dict[str, Format] = {
     "pascal_voc": pascal_voc.FORMAT,
     "blank_tags": blank_tags.FORMAT,
     "label_rows": label_rows.FORMAT,
+    "value_list": value_list.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

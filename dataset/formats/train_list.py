@@ -17,7 +17,7 @@ from dataset.label_values import parse_values
 from dataset.rows import Rows
 from dataset.table import SPLITS, Table
 from dataset.text_files import read_lines, replace_text, require_lines
-from utils import InputError
+from utils import InputError, warn
 
 VALUES_ALONE = ("0", "1", "-1")  # what no image is called: its name has an ending
 MOST_LINE_BYTES = 1 << 20  # of the first line of a file that may be anything
@@ -31,13 +31,20 @@ def has_labels(file: Path) -> bool:
     """Whether its first line has labels after a path, or it has no line: other tools list bare names in such files."""
     if not file.is_file():
         return False
+    line = read_first_line(file)
+    return "\t" in line or bool(split_line(line)[1]) or not line
+
+
+def read_first_line(file: Path) -> str:
+    """The first line that is not blank of a file that may be anything; "" where there is none."""
     try:
         with open_file(file) as stream:
             text = stream.read(MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
+    except FileNotFoundError:
+        return ""
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
-    line = next((line for line in text.split("\n") if line.strip()), "\t")
-    return "\t" in line or bool(split_line(line)[1])
+    return next((line.removesuffix("\r") for line in text.split("\n") if line.strip()), "")
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
@@ -51,10 +58,26 @@ def name_list(root: Path, split: str) -> Path:
 def read(source: SplitSource) -> Table:
     file = name_list(source.root, source.split)
     lines = list(read_lines(file))
+    return parse_list(file, lines, source.root, choose_classes(file, lines, source.root, source.classes))
+
+
+def choose_classes(
+    file: Path, lines: Sequence[tuple[int, str]], root: Path, given: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The names in `classes.txt`, or those `given` where their number is that of the labels, else label_0, label_1 ...
+
+    Warns in the last case.
+    """
     num_labels = len(split_line(lines[0][1])[1]) if lines else 0
-    fits = source.classes is not None and len(source.classes) == num_labels
-    classes = read_classes(source.root, source.classes if fits else None)
-    return parse_list(file, lines, source.root, classes)
+    numbered = tuple(f"label_{index}" for index in range(num_labels))
+    fits = given is not None and len(given) == num_labels
+    classes = read_classes(root, given if fits else numbered)
+    if numbered and classes == numbered and not (root / "classes.txt").is_file():
+        warn(
+            f"{file}: nothing names its {num_labels} labels, so they are label_0 to label_{num_labels - 1}: write "
+            f"their names into {root / 'classes.txt'}, one a line"
+        )
+    return classes
 
 
 def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, classes: Sequence[str]) -> Table:

@@ -416,12 +416,18 @@ def test_annotations_and_images_of_coco_elsewhere(tmp_path: Path) -> None:
         read(tmp_path / "first", "val", tmp_path / "resized", tmp_path / "labels")
 
 
-def test_class_names_by_the_caller_where_their_number_agrees(tmp_path: Path) -> None:
+def test_class_names_by_the_caller_where_their_number_agrees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_train_list(tmp_path)
     (tmp_path / "classes.txt").unlink()
     assert FORMATS["train_list"].read(tmp_path, "train", classes=("x", "y", "z")).classes == ("x", "y", "z")
-    with pytest.raises(InputError, match=r"classes\.txt is missing"):
-        FORMATS["train_list"].read(tmp_path, "train", classes=("x", "y"))
+    assert capsys.readouterr().err == ""
+    for classes in (("x", "y"), None):
+        numbered = FORMATS["train_list"].read(tmp_path, "train", classes=classes).classes
+        assert numbered == ("label_0", "label_1", "label_2")
+        output = " ".join(capsys.readouterr().err.split())
+        assert "nothing names its 3 labels, so they are label_0 to label_2: write their names into" in output
 
 
 def test_class_folders_without_a_list_are_classes_in_alphabetical_order(tmp_path: Path) -> None:

@@ -185,6 +185,18 @@ def write_lightly_train(root: Path) -> tuple[tuple[str, ...], Expected]:
     }
 
 
+def write_nus_wide(root: Path) -> tuple[tuple[str, ...], Expected]:
+    place(root, *(f"images/000{number}_a_m.jpg" for number in (1, 2, 3)))
+    train = "images/0001_a_m.jpg 0 1 0\nimages/0002_a_m.jpg 1 1 0\n"
+    test = "images/0003_a_m.jpg 0 0 0\n"
+    write(root, {"train.txt": train, "test.txt": test, "database.txt": train})
+    write(root, {"ConceptsList/Concepts81.txt": "airport\nanimal\nbeach\n"})
+    return ("airport", "animal", "beach"), {
+        "train": {"images/0001_a_m.jpg": ((0, 1, 0), ""), "images/0002_a_m.jpg": ((1, 1, 0), "")},
+        "test": {"images/0003_a_m.jpg": ((0, 0, 0), "")},
+    }
+
+
 EXAMPLES: dict[str, Callable[[Path], tuple[tuple[str, ...], Expected]]] = {
     "celeba": write_celeba,
     "chestxray14": write_chestxray14,
@@ -193,6 +205,7 @@ EXAMPLES: dict[str, Callable[[Path], tuple[tuple[str, ...], Expected]]] = {
     "pascal_voc": write_pascal_voc,
     "blank_tags": write_planet,
     "label_rows": write_lightly_train,
+    "value_list": write_nus_wide,
 }
 
 
@@ -656,3 +669,22 @@ def test_a_class_that_is_not_named(tmp_path: Path) -> None:
     write(tmp_path, {"classes.txt": "car\ncat\n"})
     with pytest.raises(InputError, match=r"train\.csv:3: 'dog' is no class"):
         FORMATS["label_rows"].read(tmp_path, "train")
+
+
+# ---- lists of paths and values ----
+
+
+def test_names_of_the_labels_of_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_nus_wide(tmp_path)
+    read = FORMATS["value_list"].read
+    write(tmp_path, {"classes.txt": "x\ny\nz\n"})
+    assert read(tmp_path, "train").classes == ("x", "y", "z")
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "ConceptsList" / "Concepts81.txt").unlink()
+    assert read(tmp_path, "train", classes=("u", "v", "w")).classes == ("u", "v", "w")
+    assert capsys.readouterr().err == ""
+    assert read(tmp_path, "train").classes == ("label_0", "label_1", "label_2")
+    assert "nothing names its 3 labels" in " ".join(capsys.readouterr().err.split())
+    write(tmp_path, {"train.txt": "images/0001_a_m.jpg 0 1 0\nimages/0002_a_m.jpg 1 1\n"})
+    with pytest.raises(InputError, match=r"train\.txt:2: 2 labels, but there are 3 classes"):
+        read(tmp_path, "train")
