@@ -27,6 +27,7 @@ open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-description
 pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
 label_rows    `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each
 value_list    `<split>.txt` with lines `path 0 1 0`, and no `label.txt`; `classes.txt` or `Concepts81.txt` (NUS-WIDE)
+automl        a csv without a header: `TRAIN,gs://bucket/a.jpg,cat,dog`; the images are found by their names
 blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
@@ -35,6 +36,7 @@ Paths are relative to the data set's folder, except in classes_json, where they 
 from __future__ import annotations
 
 from dataset.formats import (
+    automl,
     blank_tags,
     celeba,
     chestxray14,
@@ -71,5 +73,6 @@ FORMATS: dict[str, Format] = {
     "blank_tags": blank_tags.FORMAT,
     "label_rows": label_rows.FORMAT,
     "value_list": value_list.FORMAT,
+    "automl": automl.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

@@ -197,6 +197,23 @@ def write_nus_wide(root: Path) -> tuple[tuple[str, ...], Expected]:
     }
 
 
+def write_automl(root: Path) -> tuple[tuple[str, ...], Expected]:
+    place(root, "photos/a.jpg", "photos/b.jpg", "photos/c.jpg", "photos/d.jpg")
+    rows = [
+        "TRAIN,gs://bucket/photos/a.jpg,cat,dog",
+        "UNASSIGNED,gs://bucket/photos/b.jpg,car,0.1,0.1,,,0.3,0.3,,",
+        "unassigned,gs://bucket/photos/b.jpg,cat,,,,,,,,",
+        "VALIDATION,gs://bucket/photos/c.jpg,dog",
+        "TEST,gs://bucket/photos/d.jpg",
+    ]
+    write(root, {"all_data.csv": "\n".join(rows) + "\n"})
+    return ("car", "cat", "dog"), {
+        "train": {"photos/a.jpg": ((0, 1, 1), ""), "photos/b.jpg": ((1, 1, 0), "")},
+        "val": {"photos/c.jpg": ((0, 0, 1), "")},
+        "test": {"photos/d.jpg": ((0, 0, 0), "")},
+    }
+
+
 EXAMPLES: dict[str, Callable[[Path], tuple[tuple[str, ...], Expected]]] = {
     "celeba": write_celeba,
     "chestxray14": write_chestxray14,
@@ -206,6 +223,7 @@ EXAMPLES: dict[str, Callable[[Path], tuple[tuple[str, ...], Expected]]] = {
     "blank_tags": write_planet,
     "label_rows": write_lightly_train,
     "value_list": write_nus_wide,
+    "automl": write_automl,
 }
 
 
@@ -229,7 +247,7 @@ def test_each_example_is_read_as_it_comes(tmp_path: Path, name: str, windows: bo
         assert table.paths == sorted(table.paths)
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "open_images"])  # which leaves it out
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in ("open_images", "automl")])  # see below
 def test_an_image_that_is_missing(tmp_path: Path, name: str) -> None:
     _, expected = EXAMPLES[name](tmp_path)
     (tmp_path / next(iter(expected["train"]))).unlink()
@@ -688,3 +706,29 @@ def test_names_of_the_labels_of_a_list(tmp_path: Path, capsys: pytest.CaptureFix
     write(tmp_path, {"train.txt": "images/0001_a_m.jpg 0 1 0\nimages/0002_a_m.jpg 1 1\n"})
     with pytest.raises(InputError, match=r"train\.txt:2: 2 labels, but there are 3 classes"):
         read(tmp_path, "train")
+
+
+# ---- AutoML ----
+
+
+def test_rows_without_their_use_are_train(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"data.csv": "gs://bucket/photos/a.jpg,cat\n\n,gs://bucket/photos/a.jpg,dog\n"})
+    assert recognise_format(tmp_path) == "automl"
+    assert FORMATS["automl"].read(tmp_path, "train").targets.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("TRAIN,gs://bucket/e.jpg,cat", r"all_data\.csv:6: there is no image 'e\.jpg' .* \(images on the web are not"),
+        ("TRAIN", r"all_data\.csv:6: 'TRAIN' stands alone: an image and its labels are to follow"),
+        ('TRAIN,"a', r"all_data\.csv:6: unexpected end of data"),
+    ],
+)
+def test_mistakes_in_automl(tmp_path: Path, row: str, message: str) -> None:
+    write_automl(tmp_path)
+    file = tmp_path / "all_data.csv"
+    file.write_text(f"{file.read_text()}{row}\n")
+    with pytest.raises(InputError, match=message):
+        FORMATS["automl"].read(tmp_path, "train")

@@ -1,0 +1,78 @@
+"""Finds images on this machine whose paths in a list are those of another machine, or addresses."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from dataset.files import IMAGE_EXTENSIONS, list_files
+from dataset.json_files import JsonLine
+from utils import InputError
+
+UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts it before the name of a file that is uploaded
+
+
+class ImageFinder:
+    """Finds the images below `root` by the ends of their paths.
+
+        finder = ImageFinder(root)
+        finder.find("/data/upload/1/0a1b2c3d-cat.jpg", "project.json: task 7")    # images/cat.jpg
+
+    Where several images have the name, the one is meant whose folders agree furthest, too.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.by_name: dict[str, list[str]] = defaultdict(list)
+        for path in list_files(root, IMAGE_EXTENSIONS)[0]:
+            self.by_name[normalize("NFC", path.rpartition("/")[2])].append(path)
+        self.text_of: dict[str, str] = {}  # by path: what was found there, so that no image is taken for two
+
+    def find(self, text: str, where: str | JsonLine) -> str:
+        """The path from `root` on. Raises InputError where there is no such image, or more than one."""
+        matches = self.list_matches(text)
+        if len(matches) > 1:
+            raise InputError(f"{where}: {text[:300]!r} may be {matches[0]} or {matches[1]} in {self.root}: remove one")
+        if not matches:
+            name = find_path_in(text).rpartition("/")[2]
+            advice = " (images on the web are not fetched)" if "://" in text else ""
+            raise InputError(f"{where}: there is no image {name!r} in {self.root}, for {text[:300]!r}{advice}")
+        if self.text_of.setdefault(matches[0], text) != text:
+            raise InputError(
+                f"{where}: {text[:300]!r} and {self.text_of[matches[0]][:300]!r} would both be {matches[0]}: is an "
+                f"image missing in {self.root}?"
+            )
+        return matches[0]
+
+    def list_matches(self, text: str) -> list[str]:
+        """The images that `text` may mean, paths from `root` on."""
+        path = normalize("NFC", find_path_in(text))
+        for likely in (path, unquote(path)):
+            folders, _, name = likely.rpartition("/")
+            found = self.by_name.get(name) or self.by_name.get(UPLOAD_PREFIX.sub("", name, count=1), [])
+            if len(found) > 1:
+                agreeing = [_count_agreeing(folders.split("/"), path.split("/")[:-1]) for path in found]
+                found = [path for path, count in zip(found, agreeing, strict=True) if count == max(agreeing)]
+            if found:
+                return found
+        return []
+
+
+def find_path_in(text: str) -> str:
+    """The path in an address, or in Label Studio's `/data/local-files/?d=path`; with slashes instead of backslashes."""
+    if "?d=" in text:
+        text = parse_qs(urlsplit(text).query).get("d", [""])[0]
+    elif "://" in text:
+        text = urlsplit(text).path
+    return text.replace("\\", "/")
+
+
+def _count_agreeing(first: list[str], second: list[str]) -> int:
+    """How many folders at the ends of two paths are the same."""
+    same = 0
+    while same < min(len(first), len(second)) and first[-1 - same] == normalize("NFC", second[-1 - same]):
+        same += 1
+    return same
