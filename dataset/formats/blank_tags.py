@@ -55,7 +55,7 @@ def find_files(root: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for file in sorted(root.glob("*.csv")):
         match = NAMES.fullmatch(file.name)
-        if match and (pair := find_pair(file)):
+        if match and file.is_file() and (pair := find_pair(file)):
             split = match[1] or "train"
             if any((root / folder.format(split)).is_dir() for folder in FOLDERS[pair]):
                 other = files.setdefault(split, file)

@@ -40,7 +40,8 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_file(root: Path) -> Path | None:
     """The table of labels. Raises InputError where there are two, such as those of 2017 and of 2020."""
-    found = [file for file in sorted(root.glob("Data_Entry*.csv")) if set(COLUMNS) <= set(read_header(file))]
+    files = [file for file in sorted(root.glob("Data_Entry*.csv")) if file.is_file()]
+    found = [file for file in files if set(COLUMNS) <= set(read_header(file))]
     if len(found) > 1:
         raise InputError(f"{found[0]} and {found[1]} differ in their labels: keep the one that you mean")
     return found[0] if found else None

@@ -26,7 +26,7 @@ from dataset.formats.csv import read_header
 from dataset.image_places import find_folder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
-from dataset.splits import require_one, sort_files
+from dataset.splits import find_split, require_one, sort_files
 from dataset.table import Table
 from utils import InputError
 
@@ -43,7 +43,10 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
-    return sort_files(file for file in root.glob("*.csv") if find_image_column(file))
+    """{split: files}: those whose names say a split, or the only CSV file; others may be results or notes."""
+    files = list(root.glob("*.csv"))
+    found = [file for file in files if (find_split(file.stem) or len(files) == 1) and find_image_column(file)]
+    return sort_files(found)
 
 
 def find_image_column(file: Path) -> str | None:

@@ -101,9 +101,9 @@ def read_labels(root: Path, split: str, images: dict[str, str]) -> tuple[Path, d
 def name_labels(root: Path, labels: set[str]) -> dict[str, str]:
     """{label: its name}, as the descriptions say; with the label, where two labels have the same name."""
     files = {file for folder in (root, root / "annotations") for file in folder.glob("*class-descriptions*.csv")}
-    files |= {file for name in NAMES.values() if (file := root / name / "metadata" / "classes.csv").is_file()}
+    files |= {root / name / "metadata" / "classes.csv" for name in NAMES.values()}
     described: dict[str, str] = {}
-    for file in sorted(files):
+    for file in sorted(filter(Path.is_file, files)):
         for row in csv.reader(io.StringIO(read_text(file), newline="")):
             if len(row) == 2 and row[0] in labels:
                 described.setdefault(row[0], row[1].strip())

@@ -40,8 +40,6 @@ def read_first_line(file: Path) -> str:
     try:
         with open_file(file) as stream:
             text = stream.read(MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
-    except FileNotFoundError:
-        return ""
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
     return next((line.removesuffix("\r") for line in text.split("\n") if line.strip()), "")
@@ -93,7 +91,10 @@ def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, classes
 
 
 def split_line(line: str) -> tuple[str, list[str]]:
-    """(path, labels) of a line `path<TAB>1,0,-1` or `path 1 0 -1`; no labels where it is neither."""
+    """(path, labels) of a line `path<TAB>1,0,-1` or `path 1 0 -1`; no labels where it is neither.
+
+    Nor are there any in `path 1`: other tools write the index of an image's only class so.
+    """
     path, tab, labels = line.rpartition("\t")
     if tab and path.rpartition("\t")[2] not in VALUES_ALONE:
         return path, labels.split(",")
@@ -101,7 +102,7 @@ def split_line(line: str) -> tuple[str, list[str]]:
     count = 0
     while count < len(words) and words[-1 - count] in VALUES_ALONE:
         count += 1
-    return (line.rsplit(maxsplit=count)[0], words[-count:]) if 0 < count < len(words) else (line, [])
+    return (line.rsplit(maxsplit=count)[0], words[-count:]) if 1 < count < len(words) else (line, [])
 
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:

@@ -29,7 +29,7 @@ def list_splits(root: Path) -> list[str]:
 
 def begins_rightly(file: Path) -> bool:
     """Whether its first line is an image and values."""
-    path, labels = split_line(read_first_line(file))
+    path, labels = split_line(read_first_line(file) if file.is_file() else "")
     return path.lower().endswith(tuple(IMAGE_EXTENSIONS)) and bool(labels) and {*labels} <= {*VALUES}
 
 

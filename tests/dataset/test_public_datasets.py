@@ -682,6 +682,17 @@ def test_a_column_label_of_values_is_a_class(tmp_path: Path) -> None:
     assert FORMATS["csv"].read(tmp_path, "train").classes == ("label",)
 
 
+def test_a_file_of_results_is_no_data_set(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"train.csv": "image_path,cat\na.jpg,1\n", "predictions.csv": "image_path,label\na.jpg,cat\n"})
+    assert recognise_format(tmp_path) == "csv"
+    (tmp_path / "train.csv").unlink()
+    assert recognise_format(tmp_path) == "label_rows", "the only file"
+    write(tmp_path, {"train.csv": "image_path,cat\na.jpg,1\n", "test.csv": "image_path,label\na.jpg,cat\n"})
+    with pytest.raises(InputError, match=r"in more than one format: set DATASET_FORMAT to csv or label_rows"):
+        recognise_format(tmp_path)
+
+
 def test_a_class_that_is_not_named(tmp_path: Path) -> None:
     write_lightly_train(tmp_path)
     write(tmp_path, {"classes.txt": "car\ncat\n"})
@@ -706,6 +717,15 @@ def test_names_of_the_labels_of_a_list(tmp_path: Path, capsys: pytest.CaptureFix
     write(tmp_path, {"train.txt": "images/0001_a_m.jpg 0 1 0\nimages/0002_a_m.jpg 1 1\n"})
     with pytest.raises(InputError, match=r"train\.txt:2: 2 labels, but there are 3 classes"):
         read(tmp_path, "train")
+
+
+def test_the_index_of_an_images_only_class_is_no_value(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg", "b.jpg")
+    text = "a.jpg 0\nb.jpg 1\n"  # as ImageNet's lists: class 0 and class 1, not absent and present
+    write(tmp_path, {"train.txt": text, "train_list.txt": text, "classes.txt": "cat\ndog\n"})
+    assert [name for name in FORMATS if FORMATS[name].recognise(tmp_path)] == []
+    write(tmp_path, {"label.txt": "0 cat\n1 dog\n"})
+    assert [name for name in FORMATS if FORMATS[name].recognise(tmp_path)] == []
 
 
 # ---- AutoML ----
