@@ -1,18 +1,44 @@
-"""Finds images on this machine whose paths in a list are those of another machine, or addresses."""
+"""Where the images of a list lie whose paths are from another folder, another machine, or addresses."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from dataset.files import IMAGE_EXTENSIONS, list_files
+from dataset.files import IMAGE_EXTENSIONS, find_missing, find_path, list_files
 from dataset.json_files import JsonLine
-from utils import InputError
+from utils import InputError, warn
 
 UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")  # Label Studio puts it before the name of a file that is uploaded
+
+
+def place_images(file: Path, root: Path, folders: Iterable[Path], names: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """(folder, the images' paths from there on): the first of `folders` that holds all images, or else the most.
+
+    Where none holds any, the images are found below `root` by their names, and that is said. Raises InputError, with
+    the `file` that lists them, where they are not there, or where two have the same name.
+    """
+    places = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    missing = []
+    for place in places:
+        missing.append(len(find_missing([find_path(str(place), name) for name in names])))
+        if not missing[-1]:
+            return place, names
+    if places and (min(missing) < len(names) or any(find_path(".", name).startswith("..") for name in names)):
+        return places[missing.index(min(missing))], names
+    finder = ImageFinder(root)
+    if all(len(finder.list_matches(name)) == 1 for name in names):
+        found = [finder.find(name, str(file)) for name in names]
+        warn(f"{file}: its images lie elsewhere; they are taken by their names from {root}")
+        return root, found
+    raise InputError(
+        f"{file}: its images are not there: none of {len(names)} lies in {', '.join(map(str, places))}; the first is "
+        f"{names[0][:300]!r}"
+    )
 
 
 class ImageFinder:
