@@ -75,6 +75,15 @@ DATASET_FORMAT: Literal[
     "label_studio",
     "cvat",
     "huggingface",
+    "celeba",
+    "chestxray14",
+    "chexpert",
+    "open_images",
+    "pascal_voc",
+    "blank_tags",
+    "label_rows",
+    "value_list",
+    "automl",
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
 SPLIT_SEED: Seed = 0  # draws what VAL_SPLIT and dataset_tools.py split take: every SEED validates on the same images

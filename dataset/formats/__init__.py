@@ -26,6 +26,15 @@ label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`,
 cvat          `annotations.xml` of CVAT for images, images in `images/` (only read)
 huggingface   `<split>/metadata.csv` or .jsonl beside the images, or one in the folder: `file_name`, `labels` or `label`
               or `objects`; `classes.txt`, where it is there, orders the classes (only read)
+celeba        `list_attr_celeba.txt` or .csv, `list_eval_partition.txt` or .csv, images in `img_align_celeba/`
+chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, images in `images*/` (NIH)
+chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation
+open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-descriptions*.csv`, images in `<split>/`
+pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
+label_rows    `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each
+value_list    `<split>.txt` with lines `path 0 1 0`, and no `label.txt`; `classes.txt` or `Concepts81.txt` (NUS-WIDE)
+automl        a csv without a header: `TRAIN,gs://bucket/a.jpg,cat,dog`; the images are found by their names
+blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """
@@ -33,6 +42,11 @@ Paths are relative to the data set's folder, except in classes_json, where they 
 from __future__ import annotations
 
 from dataset.formats import (
+    automl,
+    blank_tags,
+    celeba,
+    chestxray14,
+    chexpert,
     classes_json,
     coco_cls,
     coco_json,
@@ -40,10 +54,14 @@ from dataset.formats import (
     cvat,
     huggingface,
     image_folder,
+    label_rows,
     label_studio,
     mlcls,
+    open_images,
+    pascal_voc,
     roboflow,
     train_list,
+    value_list,
     webdataset,
 )
 from dataset.formats.base import Format
@@ -61,5 +79,14 @@ FORMATS: dict[str, Format] = {
     "label_studio": label_studio.FORMAT,
     "cvat": cvat.FORMAT,
     "huggingface": huggingface.FORMAT,
+    "celeba": celeba.FORMAT,
+    "chestxray14": chestxray14.FORMAT,
+    "chexpert": chexpert.FORMAT,
+    "open_images": open_images.FORMAT,
+    "pascal_voc": pascal_voc.FORMAT,
+    "blank_tags": blank_tags.FORMAT,
+    "label_rows": label_rows.FORMAT,
+    "value_list": value_list.FORMAT,
+    "automl": automl.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

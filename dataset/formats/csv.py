@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from dataset.class_names import find_class, read_classes, require_unique
+from dataset.csv_files import names_labels
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
 from dataset.label_cells import split_cell
@@ -39,7 +40,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 def find_files(root: Path) -> dict[str, list[Path]]:
     """The files of each split: `<split>.csv`; where there is none of these, every file with a column `split`."""
     named = {split: root / f"{split}.csv" for split in SPLITS}
-    files = {split: [file] for split, file in named.items() if file.is_file() and "image_path" in read_header(file)}
+    files = {split: [file] for split, file in named.items() if is_table(file)}
     if files:
         return files
     shared = [
@@ -49,6 +50,12 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     ]
     found = {split for file in shared for split in _list_splits_in(file, *_stamp(file))}
     return {split: shared for split in SPLITS if split in found}
+
+
+def is_table(file: Path) -> bool:
+    """Whether it has a column `image_path`, and is no file of label_rows, where `label` is no class but names them."""
+    header = read_header(file) if file.is_file() else []
+    return "image_path" in header and not names_labels(file, header)
 
 
 def _stamp(file: Path) -> tuple[int, int]:

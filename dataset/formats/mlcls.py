@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dataset.class_names import require_unique
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.train_list import parse_list, write_list
+from dataset.formats.train_list import has_labels, parse_list, write_list
 from dataset.table import SPLITS, Table
 from dataset.text_files import read_lines, replace_text, require_lines
 from utils import InputError
@@ -15,7 +15,7 @@ from utils import InputError
 def list_splits(root: Path) -> list[str]:
     if not (root / "label.txt").is_file():
         return []
-    return [split for split in SPLITS if (root / f"{split}.txt").is_file()]
+    return [split for split in SPLITS if has_labels(root / f"{split}.txt")]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:

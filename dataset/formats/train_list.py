@@ -1,6 +1,7 @@
 """train_list: `<split>_list.txt` with a line `path<TAB>1,0,-1` for each image, and `classes.txt`.
 
-1 is present, 0 absent, -1 or blank unknown.
+1 is present, 0 absent, -1 or blank unknown. A line may also have blanks or TABs between all: `path 1 0 -1`, as in the
+lists of NUS-WIDE that papers on hashing share (Cao et al., HashNet, ICCV 2017).
 """
 
 from __future__ import annotations
@@ -10,16 +11,38 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dataset.class_names import read_classes, write_classes
+from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import parse_values
 from dataset.rows import Rows
 from dataset.table import SPLITS, Table
 from dataset.text_files import read_lines, replace_text, require_lines
-from utils import InputError
+from utils import InputError, warn
+
+VALUES_ALONE = ("0", "1", "-1")  # what no image is called: its name has an ending
+MOST_LINE_BYTES = 1 << 20  # of the first line of a file that may be anything
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if name_list(root, split).is_file()]
+    return [split for split in SPLITS if has_labels(name_list(root, split))]
+
+
+def has_labels(file: Path) -> bool:
+    """Whether its first line has labels after a path, or it has no line: other tools list bare names in such files."""
+    if not file.is_file():
+        return False
+    line = read_first_line(file)
+    return "\t" in line or bool(split_line(line)[1]) or not line
+
+
+def read_first_line(file: Path) -> str:
+    """The first line that is not blank of a file that may be anything; "" where there is none."""
+    try:
+        with open_file(file) as stream:
+            text = stream.read(MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    return next((line.removesuffix("\r") for line in text.split("\n") if line.strip()), "")
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
@@ -33,22 +56,53 @@ def name_list(root: Path, split: str) -> Path:
 def read(source: SplitSource) -> Table:
     file = name_list(source.root, source.split)
     lines = list(read_lines(file))
-    num_labels = lines[0][1].rpartition("\t")[2].count(",") + 1 if lines else 0
-    fits = source.classes is not None and len(source.classes) == num_labels
-    classes = read_classes(source.root, source.classes if fits else None)
-    return parse_list(file, lines, source.root, classes)
+    return parse_list(file, lines, source.root, choose_classes(file, lines, source.root, source.classes))
+
+
+def choose_classes(
+    file: Path, lines: Sequence[tuple[int, str]], root: Path, given: Sequence[str] | None
+) -> tuple[str, ...]:
+    """The names in `classes.txt`, or those `given` where their number is that of the labels, else label_0, label_1 ...
+
+    Warns in the last case.
+    """
+    num_labels = len(split_line(lines[0][1])[1]) if lines else 0
+    numbered = tuple(f"label_{index}" for index in range(num_labels))
+    fits = given is not None and len(given) == num_labels
+    classes = read_classes(root, given if fits else numbered)
+    if numbered and classes == numbered and not (root / "classes.txt").is_file():
+        warn(
+            f"{file}: nothing names its {num_labels} labels, so they are label_0 to label_{num_labels - 1}: write "
+            f"their names into {root / 'classes.txt'}, one a line"
+        )
+    return classes
 
 
 def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, classes: Sequence[str]) -> Table:
-    """The table of the (number, text) lines `path<TAB>1,0,-1` of `file`."""
+    """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`."""
     rows = Rows(root, root, classes)
     for number, line in lines:
-        path, tab, labels = line.rpartition("\t")
+        path, labels = split_line(line)
         where = f"{file}:{number}"
-        if not tab:
+        if not labels:
             raise InputError(f"{where}: no TAB between path and labels: {line[:80]!r}")
-        rows.add(path, parse_values(labels.split(","), classes, where), where)
+        rows.add(path, parse_values(labels, classes, where), where)
     return rows.make_table(file)
+
+
+def split_line(line: str) -> tuple[str, list[str]]:
+    """(path, labels) of a line `path<TAB>1,0,-1` or `path 1 0 -1`; no labels where it is neither.
+
+    Nor are there any in `path 1`: other tools write the index of an image's only class so.
+    """
+    path, tab, labels = line.rpartition("\t")
+    if tab and path.rpartition("\t")[2] not in VALUES_ALONE:
+        return path, labels.split(",")
+    words = line.split()
+    count = 0
+    while count < len(words) and words[-1 - count] in VALUES_ALONE:
+        count += 1
+    return (line.rsplit(maxsplit=count)[0], words[-count:]) if 1 < count < len(words) else (line, [])
 
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:

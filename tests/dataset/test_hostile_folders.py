@@ -134,9 +134,14 @@ def test_a_label_file_that_is_no_ordinary_file(tmp_path: Path, kind: str, name: 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_lists_that_are_no_ordinary_files_are_no_lists(tmp_path: Path, kind: str) -> None:
-    for name in ("train.json", "train.csv", "a.csv", "train_list.txt", "annotations/instances_train9.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    names = ("train.json", "train.csv", "a.csv", "train_list.txt", "annotations/instances_train9.json", "train.txt")
+    names += ("list_attr_celeba.txt", "list_attr_celeba.csv", "Data_Entry_2017.csv", "train_v2.csv", "labels.csv")
+    names += ("train-annotations-human-imagelabels.csv", "ImageSets/Main/train.txt")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).mkdir() if kind == "folder" else place_odd(tmp_path / name, kind)
+    (tmp_path / "train-jpg").mkdir()
+    (tmp_path / "JPEGImages").mkdir()
     with pytest.raises(InputError, match="is in no known format"):
         read_dataset(tmp_path)
     write(tmp_path, {"all.csv": "image_path,labels,split\na.jpg,x,train\n", "a.jpg": b""})

@@ -1,0 +1,103 @@
+"""automl: a CSV file without a header, with rows `TRAIN,gs://bucket/a.jpg,cat,dog` (only read).
+
+Google's AutoML Vision and Vertex AI import such files (cloud.google.com/vision/automl/docs/prepare and
+cloud.google.com/vision/automl/object-detection/docs/csv-format): what the row is for, the image, its labels. The first
+may be missing; TRAIN, VALIDATION and TEST are splits, in capitals or not; what is UNASSIGNED is train. For detection, a
+row has one label and eight numbers or blanks, the corners of a box. An image that stands in several rows has all their
+labels. The images are looked for in the folder, by the ends of their paths: nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from dataset.class_names import find_class, read_classes
+from dataset.files import IMAGE_EXTENSIONS
+from dataset.formats.base import Format, SplitSource
+from dataset.formats.csv import read_header
+from dataset.image_finder import ImageFinder
+from dataset.label_values import mark_columns
+from dataset.rows import Rows
+from dataset.splits import WORDS
+from dataset.table import SPLITS, Table
+from dataset.text_files import read_text
+from utils import InputError
+
+BOX_CELLS = 9  # a label, and the corners of its box
+SPLIT_OF = WORDS | {"unassigned": "train"}
+
+
+class Row(NamedTuple):
+    split: str
+    image: str
+    labels: list[str]
+    where: str
+
+
+def list_splits(root: Path) -> list[str]:
+    found = {row.split for file in find_files(root) for row in read_rows(file)}
+    return [split for split in SPLITS if split in found]
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return find_files(root)
+
+
+def find_files(root: Path) -> list[Path]:
+    return [file for file in sorted(root.glob("*.csv")) if file.is_file() and begins_rightly(read_header(file))]
+
+
+def begins_rightly(cells: list[str]) -> bool:
+    """Whether the first row is one of data, not of names of columns."""
+    use, image = cells[:2] if cells[1:] and cells[0].lower() in SPLIT_OF else ("", (cells or [""])[0])
+    return image.lower().endswith(tuple(IMAGE_EXTENSIONS)) and (bool(use) or image.startswith("gs://"))
+
+
+def read_rows(file: Path) -> list[Row]:
+    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            texts = [cell.strip() for cell in cells]
+            if not any(texts):
+                continue
+            use = texts.pop(0).lower() if texts[0].lower() in (*SPLIT_OF, "") else ""
+            where = f"{file}:{reader.line_num}"
+            if not texts:
+                raise InputError(f"{where}: {cells[0]!r} stands alone: an image and its labels are to follow")
+            image, *labels = texts
+            if len(labels) == BOX_CELLS and not any(re.sub(r"[\d.]", "", cell) for cell in labels[1:]):
+                del labels[1:]
+            rows.append(Row(SPLIT_OF.get(use, "train"), image, [*filter(None, labels)], where))
+    except csv.Error as error:
+        raise InputError(f"{file}:{reader.line_num}: {error}") from error
+    return rows
+
+
+def read(source: SplitSource) -> Table:
+    root, files = source.root, find_files(source.root)
+    entries = [row for file in files for row in read_rows(file)]
+    classes = read_classes(root, sorted({name for row in entries for name in row.labels}))
+    columns = {name: column for column, name in enumerate(classes)}
+    finder = ImageFinder(root)
+    labels: dict[str, tuple[str, set[int]]] = {}  # by image: where it stands first, its classes
+    for row in entries:
+        if row.split == source.split:
+            _, present = labels.setdefault(row.image, (row.where, set()))
+            present |= {find_class(name, columns, row.where) for name in row.labels}
+    rows = Rows(root, root, classes)
+    for image, (where, present) in labels.items():
+        rows.add(finder.find(image, where), mark_columns(present, (), len(classes), where), where)
+    return rows.make_table(files[0])
+
+
+FORMAT = Format(
+    expects="a .csv with rows TRAIN,gs://bucket/a.jpg,label (automl)",
+    list_splits=list_splits,
+    reader=read,
+    files_of_split=files_of_split,
+)

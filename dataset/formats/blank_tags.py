@@ -1,0 +1,117 @@
+"""blank_tags: `train*.csv` with an image and its tags, separated by blanks (only read).
+
+* Planet: Understanding the Amazon from Space (kaggle.com/c/planet-understanding-the-amazon-from-space/data):
+  `image_name,tags` in `train_v2.csv` or `train_classes.csv`, names without `.jpg`, images in `train-jpg/`; fastai's
+  sample of it: `labels.csv`, images in `train/`.
+* Plant Pathology 2021 (kaggle.com/c/plant-pathology-2021-fgvc8/data): `image,labels`, images in `train_images/`.
+* fastai's PASCAL_2007 (docs.fast.ai/tutorial.vision.html): `fname,labels,is_valid`, images in `train/`; `is_valid` is
+  True for those to validate on.
+
+A file `test*.csv` with the same columns is test. Samples of a submission, which have these columns, too, are left.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dataset.class_names import find_class, read_classes
+from dataset.csv_files import read_cells
+from dataset.files import IMAGE_EXTENSIONS
+from dataset.formats.base import Format, SplitSource
+from dataset.formats.csv import read_header
+from dataset.image_finder import find_folder
+from dataset.label_values import mark_columns
+from dataset.rows import Rows
+from dataset.table import SPLITS, Table
+from utils import InputError
+
+# (the image's column, that of its tags): where its images are, with the name of the split
+FOLDERS = {
+    ("image_name", "tags"): ("{0}-jpg", "{0}"),
+    ("fname", "labels"): ("{0}",),
+    ("image", "labels"): ("{0}_images",),
+}
+NAMES = re.compile(r"(train|test)(_v\d+|_classes)?\.csv|(labels)\.csv")
+IS_VALID = "is_valid"
+SPLIT_OF = {"true": "val", "1": "val", "false": "train", "0": "train"}
+
+
+def list_splits(root: Path) -> list[str]:
+    files = find_files(root)
+    found = {*files}
+    if "train" in files and IS_VALID in read_header(files["train"]):
+        found = found - {"train"} | {split for _, _, _, split in read_tags(files["train"], "train")}
+    return [split for split in SPLITS if split in found]
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    files = find_files(root)
+    return [file for name in ("train" if split == "val" else split,) if (file := files.get(name))]
+
+
+def find_files(root: Path) -> dict[str, Path]:
+    """{"train" or "test": its file}. Raises InputError where there are two."""
+    files: dict[str, Path] = {}
+    for file in sorted(root.glob("*.csv")):
+        match = NAMES.fullmatch(file.name)
+        if match and file.is_file() and (pair := find_pair(file)):
+            split = match[1] or "train"
+            if any((root / folder.format(split)).is_dir() for folder in FOLDERS[pair]):
+                other = files.setdefault(split, file)
+                if other != file:
+                    raise InputError(f"{other} and {file} are both for {split}: keep the one that you mean")
+    return files
+
+
+def find_pair(file: Path) -> tuple[str, str] | None:
+    """The columns of the image and of its tags, where it has these and no others but `is_valid`."""
+    header = read_header(file)
+    return next((pair for pair in FOLDERS if header in ([*pair], [*pair, IS_VALID])), None)
+
+
+def read_tags(file: Path, split: str) -> list[tuple[int, str, list[str], str]]:
+    """(line, image, tags, split) of each row."""
+    pair = find_pair(file)
+    assert pair is not None, "find_files has looked"
+    if IS_VALID not in read_header(file):
+        return [(line, image, tags.split(), split) for line, (image, tags) in read_cells(file, pair)]
+    rows = []
+    for line, (image, tags, is_valid) in read_cells(file, (*pair, IS_VALID)):
+        if is_valid.lower() not in SPLIT_OF:
+            raise InputError(f"{file}:{line}: {IS_VALID} is {is_valid[:20]!r}: it takes True or False")
+        rows.append((line, image, tags.split(), SPLIT_OF[is_valid.lower()]))
+    return rows
+
+
+def read(source: SplitSource) -> Table:
+    root = source.root
+    found = {file: read_tags(file, split) for split, file in find_files(root).items()}
+    names = {name for rows in found.values() for _, _, tags, _ in rows for name in tags}
+    classes = read_classes(root, sorted(names))
+    columns = {name: column for column, name in enumerate(classes)}
+    (file,) = files_of_split(root, source.split)
+    pair = find_pair(file)
+    assert pair is not None, "find_files has looked"
+    folders = [folder.format("test" if source.split == "test" else "train") for folder in FOLDERS[pair]]
+    rows: Rows | None = None
+    for line, image, tags, split in found[file]:
+        if split != source.split:
+            continue
+        where = f"{file}:{line}"
+        if odd := next((tag for tag in tags if re.search(r"[,;|\[\]]", tag)), None):
+            raise InputError(f"{where}: {odd[:80]!r} holds a separator other than a blank: are these several tags?")
+        name = image if image.lower().endswith(tuple(IMAGE_EXTENSIONS)) else f"{image}.jpg"
+        if rows is None:
+            rows = Rows(find_folder(root, folders, name), root, classes)
+        present = [find_class(tag, columns, where) for tag in tags]
+        rows.add(name, mark_columns(present, (), len(classes), where), where)
+    return (rows or Rows(root, root, classes)).make_table(file)
+
+
+FORMAT = Format(
+    expects="train_v2.csv with image_name,tags or train.csv with image,labels or fname,labels (blank_tags)",
+    list_splits=list_splits,
+    reader=read,
+    files_of_split=files_of_split,
+)

@@ -1,0 +1,57 @@
+"""value_list: `<split>.txt` with lines `path 0 1 0`, and `classes.txt` or `Concepts81.txt` with the names (only read).
+
+As in the lists of NUS-WIDE and others that come with papers on hashing (Cao et al., HashNet, ICCV 2017;
+github.com/thuml/HashNet): `train.txt`, `test.txt` and `database.txt`, which holds `train.txt` and is left.
+`Concepts81.txt` is NUS-WIDE's own (Chua et al., CIVR 2009), in the order of its labels. Where nothing names them, the
+classes are label_0 and so on. With `label.txt` beside such a list, the format is mlcls.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dataset.class_names import require_unique
+from dataset.files import IMAGE_EXTENSIONS
+from dataset.formats.base import Format, SplitSource
+from dataset.formats.train_list import choose_classes, parse_list, read_first_line, split_line
+from dataset.label_values import VALUES
+from dataset.table import SPLITS, Table
+from dataset.text_files import read_lines
+
+CONCEPTS = ("Concepts81.txt", "ConceptsList/Concepts81.txt")
+
+
+def list_splits(root: Path) -> list[str]:
+    if (root / "label.txt").is_file():
+        return []
+    return [split for split in SPLITS if begins_rightly(root / f"{split}.txt")]
+
+
+def begins_rightly(file: Path) -> bool:
+    """Whether its first line is an image and values."""
+    path, labels = split_line(read_first_line(file) if file.is_file() else "")
+    return path.lower().endswith(tuple(IMAGE_EXTENSIONS)) and bool(labels) and {*labels} <= {*VALUES}
+
+
+def files_of_split(root: Path, split: str) -> list[Path]:
+    return [root / f"{split}.txt"]
+
+
+def read(source: SplitSource) -> Table:
+    root = source.root
+    file = root / f"{source.split}.txt"
+    lines = list(read_lines(file))
+    concepts = next((root / name for name in CONCEPTS if (root / name).is_file()), None)
+    given = source.classes
+    if concepts:
+        found = list(read_lines(concepts))
+        given = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
+    return parse_list(file, lines, root, choose_classes(file, lines, root, given))
+
+
+FORMAT = Format(
+    expects="train.txt with lines `path 0 1 0` (value_list)",
+    list_splits=list_splits,
+    reader=read,
+    files_of_split=files_of_split,
+)
