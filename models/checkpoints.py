@@ -104,7 +104,9 @@ def find_damage(path: Path, *, is_packed: bool = False) -> str | None:
             damaged = archive.testzip()
     except Exception:  # zipfile reports damage by many kinds of error
         return "it is damaged or cut short"
-    return None if damaged is None else f"it is damaged: {damaged!a} has another checksum than when it was written"
+    return (
+        None if damaged is None else f"it is damaged, {damaged!a} in it has changed since it was written: copy it again"
+    )
 
 
 def _require_tensors(state: Any, path: Path) -> None:

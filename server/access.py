@@ -28,10 +28,12 @@ class TokenGuard:
             await self.app(scope, receive, send)
             return
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.encode("latin-1"), self.token):
+        is_sent = scheme.lower() == "bearer" and given != ""
+        if is_sent and hmac.compare_digest(given.encode("latin-1"), self.token):
             await self.app(scope, receive, send)
             return
+        found = "the token is wrong" if is_sent else "the token is missing"
         answer = answer_error(
-            401, "send the server's token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+            401, f"{found}: send Authorization: Bearer TOKEN, that of the server", {"WWW-Authenticate": "Bearer"}
         )
         await answer(scope, receive, send)

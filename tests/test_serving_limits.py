@@ -627,7 +627,10 @@ def test_a_token_opens_what_is_closed_without_it(service: Service) -> None:
         ):
             headers = {} if given is None else {"authorization": given.encode("latin-1")}
             answer = client.post("/predict", files=files, headers=headers)
-            assert read_error(answer, 401) == "send the server's token: Authorization: Bearer TOKEN"
+            found = "wrong" if given in (f"Bearer {TOKEN}x", "Bearer \xe4") else "missing"
+            assert (
+                read_error(answer, 401) == f"the token is {found}: send Authorization: Bearer TOKEN, that of the server"
+            )
             assert answer.headers["www-authenticate"] == "Bearer"
             for path in ("/labels", "/metrics", "/nothing"):
                 assert client.get(path, headers=headers).status_code == 401

@@ -185,9 +185,9 @@ def test_a_longer_run_may_begin_with_all_of_a_finished_one(
     shutil.copytree(finished / "trained_models", tmp_path / "trained_models")
     longer = [*make_small_run(shared_dataset, tmp_path), *LONGER, "--NUM_EPOCHS=6"]
     path = find_checkpoint(tmp_path)
-    expected = "  begins  anew; the same run of 4 epochs is finished: to begin with its weights, --PRETRAINED_WEIGHTS"
+    expected = "  begins  anew; the same run of 4 epochs is finished: to begin with its weights, end this run and add "
     start(longer, monkeypatch)
-    assert f"{expected} {path}" in capsys.readouterr().out.splitlines()
+    assert f"{expected}--PRETRAINED_WEIGHTS {path}" in capsys.readouterr().out.splitlines()
     start([*longer, "--WEIGHT_DECAY=0.1"], monkeypatch)
     assert "begins" not in capsys.readouterr().out, "another configuration"
     run = start([*longer, f"--PRETRAINED_WEIGHTS={path}", "--USE_PRIOR_BIAS=1"], monkeypatch)

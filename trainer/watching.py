@@ -157,10 +157,13 @@ def print_configuration(run: Run) -> None:
             rows["resumes"] += f" and {state.step} steps"
         if state.best_epoch:
             rows["resumes"] += f", best F1 so far {state.best_f1:.4f}"
+    elif run.files.result.is_file():
+        rows["begins"] = "anew; a run of these constants is finished, only a better F1 replaces its checkpoint"
     elif finished := records.find_finished(run.files, run.data):
         epochs, path = finished
         rows["begins"] = (
-            f"anew; the same run of {epochs} epochs is finished: to begin with its weights, --PRETRAINED_WEIGHTS {path}"
+            f"anew; the same run of {epochs} epochs is finished: to begin with its weights, end this run and add "
+            f"--PRETRAINED_WEIGHTS {path}"
         )
     utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
 

@@ -95,7 +95,8 @@ def test_damaged_images_are_an_error_or_left_out(
     (path,) = tmp_path.glob("trained_models/*/*.pt")
     counts = checkpoints.load(path)["dataset"]
     assert counts["num_train"] + counts["num_val"] == 39
-    assert str(broken) not in read_data(dataset, "--BAD_IMAGES=skip").table.paths
+    table = read_data(dataset, "--BAD_IMAGES=skip", f"--CACHE_FOLDER={tmp_path / 'cache'}").table
+    assert str(broken) not in table.paths
 
 
 def test_validation_images_are_no_training_images(shared_dataset: Path, tmp_path: Path) -> None:
