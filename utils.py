@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command lin
 
 VERSION = "1.0.0"
 NEEDED = ("numpy", "PIL", "simplejpeg", "torch", "torchvision")  # packages that scripts import when they start
+LONGEST_ERROR = 4000  # letters of a line that says an error: names and values in it may have any length
 ADDRESS_SPACE = 4e9  # bytes; torch with CUDA's libraries maps 3.6 GB when it is imported
 
 # ---- how a script ends ----
@@ -66,7 +67,8 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except InputError as error:
-        status = f"error: {make_visible(str(error))}"
+        text = make_visible(str(error))
+        status = f"error: {text[:LONGEST_ERROR]}{'...' if len(text) > LONGEST_ERROR else ''}"
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name not in NEEDED and name not in Path(__file__).with_name("requirements.txt").read_text():

@@ -464,7 +464,7 @@ ODD_SIDECARS = {
     "a deep constant": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, X=[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]])),
     "50,000 constants": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, **{f"k{number}": 1 for number in range(50_000)})),
     "50,000 names": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {f"k{number}": 1 for number in range(50_000)}),
-    "half a character": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, SEED="\udc80")),
+    "half a character": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1, SEED="\ud800")),
     "a number as a name": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"model_name": 5}),
     "classes": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"classes": "cat"}),
     "thresholds": json.dumps(make_sidecar("vgg16", 0.5, 0.5, 1) | {"thresholds": [0.5]}),

@@ -39,6 +39,13 @@ def test_bad_input_ends_a_script_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert exit_info.value.code == "error: no images in here"
 
 
+def test_a_long_error_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(SystemExit) as error:
+        utils.run_script(lambda _: raise_input_error("a" * 10_000))
+    assert error.value.code == f"error: {'a' * utils.LONGEST_ERROR}..."
+
+
 def test_other_errors_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["script.py"])
     with pytest.raises(ZeroDivisionError):

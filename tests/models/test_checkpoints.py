@@ -138,7 +138,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[position] ^= 0x40
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"^cannot load checkpoint [^\n]*a\.pt: it is damaged: '[^\n]+/data/\d'"):
+        with pytest.raises(InputError, match=r"^cannot load checkpoint [^\n]*a\.pt: it is damaged, '[^\n]+/data/\d'"):
             checkpoints.load(path)
 
 
