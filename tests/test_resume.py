@@ -9,6 +9,7 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ import predictor
 import training
 import utils
 from models import checkpoints
-from trainer import validation
+from trainer import records, validation
 from trainer.interruption import Interruption
 
 OPTIONS = [
@@ -244,24 +245,25 @@ def test_another_models_state_is_refused(change: dict[str, Any], expected: str, 
 
 def test_the_state_of_another_run_is_refused(interrupted: Run, fails: Any) -> None:
     last = checkpoints.load(interrupted.last)
-    saved = last["training_state"]
+    saved, constants = last["training_state"], last["config"]
     for change, expected in (
-        (
-            {"config": last["config"] | {"SEED": 5}},
-            "is of another run: its SEED is 5, here 0: delete it, or set RESUME",
-        ),
-        ({"config": last["config"] | {"SPLIT_SEED": 3}}, "is of another run: its SPLIT_SEED is 3, here 0"),
+        ({"config": constants | {"SEED": 9}}, f"is of another run: its SEED is 9, here {constants['SEED']}: delete it"),
+        ({"config": constants | {"SPLIT_SEED": 9}}, f"its SPLIT_SEED is 9, here {constants['SPLIT_SEED']}: delete it"),
         ({"dataset": {"fingerprint": "0123456789abcdef"}}, "is of a run with other images or labels"),
-        (
-            {"training_state": saved | {"state": saved["state"] | {"epoch": 99}}},
-            "says that 99 epochs are done, and NUM",
-        ),
+        ({"training_state": saved | {"state": saved["state"] | {"epoch": 99}}}, "says that 99 epochs are done, and"),
     ):
         checkpoints.save(interrupted.last, last | change)
         assert expected in fails(training.main, interrupted.arguments)
-    older = {name: value for name, value in last["config"].items() if name != "SPLIT_SEED"}  # SEED drew the split then
-    checkpoints.save(interrupted.last, last | {"config": older | {"SEED": 0}})
+    checkpoints.save(interrupted.last, last)
     training.main(interrupted.arguments)
+
+
+def test_seed_drew_the_split_before_there_was_split_seed() -> None:
+    drawn: Any = SimpleNamespace(val_is_drawn=True)
+    given: Any = SimpleNamespace(val_is_drawn=False)
+    constants = {"SEED": 7, "SPLIT_SEED": 3}
+    assert [records._find_split_seed(constants, data) for data in (drawn, given)] == [3, None]
+    assert [records._find_split_seed({"SEED": 7}, data) for data in (drawn, given)] == [7, None]
 
 
 def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(
