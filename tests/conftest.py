@@ -117,6 +117,15 @@ def freed_memory() -> None:
     utils.keep_freed_memory = lambda: None
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def constants() -> Iterator[None]:
     """Overrides edit the modules config and those of the scripts: put them back after each test."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,9 @@ from export import model_files
 from models import batchnorm_folding, checkpoints
 from predictor import Record
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CALIBRATION = {"platt": {"scale": [1.5, 0.5, 1.0, 2.0, 0.8] * 4, "bias": [0.5, -0.5, 0.0, 1.0, -1.0] * 4}}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

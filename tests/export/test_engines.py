@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from export.engines import ENGINES
 from models import batchnorm_folding
 from utils import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 
 # BatchNorm after a concatenation or before an activation has nothing to be folded into:
@@ -35,15 +37,6 @@ LEFT = {"densenet121": 62}
 
 def count_batchnorm(module: nn.Module) -> int:
     return sum(isinstance(part, _BatchNorm) for part in module.modules())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---- folding ----

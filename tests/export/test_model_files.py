@@ -8,7 +8,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,10 @@ from models import batchnorm_folding
 from models_factory import MultiLabelModel
 from utils import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}  # of each format of floats
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are no quicker on several, and much slower where other processes hold a core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_small_model(seed: int = 0) -> MultiLabelModel:
