@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from dataset.array_files import read_array
 from dataset.class_names import show_names
-from utils import InputError
+from utils import InputError, first_line
 
 
 def pool(features: Tensor) -> Tensor:
@@ -290,7 +290,7 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
         if not np.isfinite(matrix).all():
             raise ValueError("not all values are finite")
     except Exception as error:  # numpy reports a damaged header by many kinds of error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"cannot use embeddings {path}: {reason}") from error
     return torch.tensor(matrix, dtype=torch.float32)
 

@@ -146,6 +146,11 @@ def _explain_shortage(error: BaseException) -> str | None:
     return explain(OSError(errno.ENOMEM, "the memory is full")) if isinstance(error, MemoryError) else None
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says; the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def suggest(word: str, words: Iterable[str]) -> str:
     """Suggest the one of `words` that is nearest to `word`, for the end of an error message.
 

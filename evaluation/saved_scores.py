@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 import metrics
 from dataset import whole_files
 from dataset.array_files import read_arrays
-from utils import InputError
+from utils import InputError, first_line
 
 SCORES_FILE, THRESHOLDS_FILE = "validation_scores.npz", "thresholds.npy"
 
@@ -87,8 +87,7 @@ def read_scores(path: Path) -> SavedScores:
                 raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
     except (OSError, ValueError, LookupError) as error:
         raise InputError(
-            f"cannot read the scores {path}: it is damaged, or no file of this project "
-            f"({(str(error) or type(error).__name__).splitlines()[0]})"
+            f"cannot read the scores {path}: it is damaged, or no file of this project ({first_line(error)})"
         ) from error
     probabilities, targets, paths, classes, identity = arrays
     if probabilities.shape != (len(paths), len(classes)) or targets.shape != probabilities.shape:

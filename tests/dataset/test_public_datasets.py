@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import test_formats
+from test_formats import place, write
 
 from dataset.formats import FORMATS
 from dataset.table import Table
@@ -16,18 +17,6 @@ from utils import InputError
 
 # {split: {image's path: (labels: 1 present, 0 absent, -1 unknown; group)}}
 Expected = dict[str, dict[str, tuple[tuple[int, ...], str]]]
-
-
-def place(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
-
-
-def write(root: Path, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text, encoding="utf-8")
 
 
 def as_rows(root: Path, table: Table) -> dict[str, tuple[tuple[int, ...], str]]:
