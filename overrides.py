@@ -189,7 +189,8 @@ def write_recipe(module: ModuleType) -> str:
         if constant.section != section:
             section = constant.section
             lines += ["", f"# ---- {section} ----"]
-        lines.append(f"{constant.name} = {formulas.get(constant.name) or ast.unparse(_to_expression(constant.value))}")
+        expression = formulas.get(constant.name, _to_expression(constant.value))
+        lines.append(f"{constant.name} = {ast.unparse(expression)}")
     return "\n".join(
         [f'"""The constants of one run, as {_path(module).name} and the command line had them."""', *lines, ""]
     )
@@ -483,29 +484,28 @@ def _read_run(path: Path) -> dict[str, Edit]:
             utils.warn(f"{file}: {', '.join(sorted(map(_shorten, only))[:10])}: {advice}")
     values = {name: values[name] for name in lines if name in values}
     formulas = _list_formulas(config, values)
-    edits = {}
-    for name, value in values.items():
-        edits[name] = Edit(lines[name].value if name in formulas else _to_expression(value), str(file))
+    edits = {name: Edit(formulas.get(name, _to_expression(value)), str(file)) for name, value in values.items()}
     checkpoint = next((model for model in map(path.with_suffix, RUN_ENDINGS[1:]) if model.is_file()), None)
     if checkpoint:  # what testing.py and the others shall load; not that run's BEST_MODEL_PATH of today
         edits["MODEL_PATH"] = Edit(_to_expression(checkpoint), str(file))
     return edits
 
 
-def _list_formulas(module: ModuleType, values: Mapping[str, Any]) -> dict[str, str]:
+def _list_formulas(module: ModuleType, values: Mapping[str, Any]) -> dict[str, ast.expr]:
     """{name: expression} of the constants that are among `values` what `module` computes from others among them."""
     plain = {name: _to_tuple(value) for name, value in values.items()}
     names, formulas = {*_assignments(_path(module))}, {}
     for name, line in _assignments(_path(module)).items():
-        needed = names & {*_list_names(line.value)} if line.value else set()
+        expression = line.value or ast.Constant(None)
+        needed = names & {*_list_names(expression)}
         if not needed or not needed | {name} <= plain.keys():
             continue
         try:
-            value = check(name, evaluate(line.value, plain), _annotation(module, name))
+            value = check(name, evaluate(expression, plain), _annotation(module, name))
         except InputError:  # the values of a file may be of any kind
             continue
         if (str(value) if isinstance(value, Path) else value) == plain[name]:
-            formulas[name] = ast.unparse(line.value)
+            formulas[name] = expression
     return formulas
 
 

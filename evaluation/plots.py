@@ -132,10 +132,11 @@ def draw_class_confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> F
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        if counts[chosen[row], chosen[column]]:
-            text, ink = _count(counts[chosen[row], chosen[column]]), "white" if share > 0.55 else "black"
-            axes.text(column, row, text, color=ink, fontsize=7.5, ha="center", va="center")
-    names = [cut(classes[c], 18) for c in chosen]
+        count = int(counts[chosen[row], chosen[column]])
+        if count:
+            ink = "white" if share > 0.55 else "black"
+            axes.text(column, row, _count(count), color=ink, fontsize=7.5, ha="center", va="center")
+    names = [cut(classes[c], 18) for c in chosen.tolist()]
     axes.set_xticks(range(len(chosen)), names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(range(len(chosen)), names, parse_math=False)
     axes.tick_params(length=0, labelsize=8, labelcolor=GREY)

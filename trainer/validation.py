@@ -92,7 +92,7 @@ def measure_training_split(run: Run) -> dict[str, float]:
     trainer = run.trainer
     scores = _score(run, trainer.model, make_eval_loader(run.data.train, trainer.device), "training split")
     threshold = config.TH_MULTI_LABEL if run.state.threshold is None else run.state.threshold
-    measured = metrics.measure(scores.probabilities, scores.targets, threshold, **_limits())
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold, *_limits())
     return {"train_f1": measured[choose_metric()], "train_mAP": measured["mAP"]}
 
 
@@ -139,14 +139,14 @@ def measure_scores(scores: Scores) -> Validation:
             "validation gave probabilities that are no numbers: lower the rates, or set MIXED_PRECISION off"
         )
     threshold = thresholds.tune_global(scores.probabilities, scores.targets)
-    metric, limits = choose_metric(), _limits()
-    measured = metrics.measure(scores.probabilities, scores.targets, threshold, **limits)
+    metric, (lowest, highest) = choose_metric(), _limits()
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold, lowest, highest)
     measured[f"{metric}_cross_fitted"] = thresholds.cross_fit(
-        scores.probabilities, scores.targets, metric=metric, **limits
+        scores.probabilities, scores.targets, metric=metric, min_labels=lowest, max_labels=highest
     )
     return Validation(scores, threshold, measured)
 
 
-def _limits() -> dict[str, int]:
-    """How many labels a prediction has. MIN_LABELS and MAX_LABELS otherwise change a chosen model, not the choice."""
-    return {"min_labels": 1, "max_labels": 1} if config.LABELS_PER_IMAGE == "one" else {}
+def _limits() -> tuple[int, int]:
+    """The least and the most labels an image gets. But for one label, MIN_LABELS and MAX_LABELS do not choose."""
+    return (1, 1) if config.LABELS_PER_IMAGE == "one" else (0, 0)
