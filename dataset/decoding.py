@@ -43,7 +43,7 @@ DECODER_ERRORS = (  # what PIL raises over damaged files
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page
-TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # by ORIENTATION; 1 is upright
+TURNS: dict[int, Callable[[NDArray[np.void]], NDArray[np.void]]] = {  # by ORIENTATION; 1 is upright
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -237,7 +237,10 @@ def _turn(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
         return pixels
     with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-    return np.ascontiguousarray(turn(pixels)) if turn else pixels
+    if turn is None:
+        return pixels
+    turned = np.ascontiguousarray(turn(pixels.view("V3")[..., 0]))  # a pixel as one element: in half the time
+    return turned.view(np.uint8).reshape(*turned.shape, 3)
 
 
 def _has_exif(data: bytes) -> bool:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,6 +50,33 @@ def _open_ordinary(path: str, flags: int) -> int:
         number, reason = (errno.EISDIR, "it is a folder") if stat.S_ISDIR(mode) else (errno.EINVAL, NOT_ORDINARY)
         raise OSError(number, reason, path)
     return descriptor
+
+
+BINARY = getattr(os, "O_BINARY", 0)  # for os.open: Windows would translate the ends of lines
+_position = threading.Lock()  # of open files, where the system cannot read from a place without going there
+
+
+def read_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` with an open file's bytes from `offset` on; returns how many there were. Raises OSError.
+
+    Threads may share the file and, where the system can (not on Windows), processes.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], offset)
+    with _position:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, buffer.nbytes)
+    buffer.cast("B")[: len(data)] = data
+    return len(data)
+
+
+def write_at(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """Write `buffer` into an open file from `offset` on, as `read_at` reads; returns how many bytes fitted."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, buffer, offset)
+    with _position:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, buffer)
 
 
 # ---- folders ----

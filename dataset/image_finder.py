@@ -171,14 +171,13 @@ class ImageFinder:
                 lambda text: [file for file in self.list_matches(text) if may_move(text, file, folders, split)],
             ),
         ]
-        best = Moved("", {}, [])
+        attempts = []
         for says, search in searches:
             moved = self._choose(says, listed, {path: search(text) for path, text in listed.items()}, present)
-            if not best.says or len(moved.places) > len(best.places):
-                best = moved
-            if len(best.places) == len(listed):
-                break
-        return best
+            if len(moved.places) == len(listed):
+                return moved
+            attempts.append(moved)
+        return max(attempts, key=lambda moved: (len(moved.places), len(moved.conflicts)))
 
     def _choose(
         self, says: str, listed: Mapping[str, str], matches: Mapping[str, list[str]], present: Collection[str]

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dataset.array_files import read_next
 from dataset.files import (
+    BINARY,
     NOT_ORDINARY,
     describe_unread,
     list_files,
@@ -149,7 +150,7 @@ def _enter(folder: Path) -> Iterator[tuple[str, int | None]]:
 
 def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple[list[bytes], list[int]]:
     """(contents, times of last change in nanoseconds) of the files `names` in `folder`; times only on request."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # see dataset.files.open_file
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY  # see dataset.files.open_file
 
     def read(thread_names: list[str], before: str, descriptor: int | None) -> tuple[list[bytes], list[int]]:
         contents, changed = [], []
