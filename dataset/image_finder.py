@@ -39,9 +39,9 @@ def strip_parts(path: str) -> str:
 
 
 def drop_ending(path: str) -> str:
-    """`path` without the ending of a picture."""
+    """`path` without the ending of a picture, or several, as of `a.jpg.jpg`, of which Windows shows one."""
     stem, ending = os.path.splitext(path)
-    return stem if looks_like_picture(ending) else path
+    return drop_ending(stem) if looks_like_picture(ending) else path
 
 
 def simplify(path: str) -> str:

@@ -49,6 +49,7 @@ NUMBERED = [f"img_{number:02}" for number in range(4)]
         ("images/{}.jpg", "images/{}.JPG", "with other capital letters"),  # upper_JPG
         ("images/{}.jpg", "images/{}.png", "with another ending"),
         ("images/{}.jpg", "images/{}.JPEG", "with another ending"),
+        ("images/{}.jpg", "images/{}.jpg.jpg", "with another ending"),
         ("images/{}.tif", "images/{}.jpg", "with another ending"),
         ("images/{}.heic", "images/{}.jpg", "with another ending"),  # converted
         ("images/{}.jpg", "images/{}", "with another ending"),
