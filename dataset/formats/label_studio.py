@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.class_names import find_class, read_classes
+from dataset.csv_files import read_dicts, read_header
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header, read_rows
 from dataset.image_finder import ImageFinder, find_path_in
 from dataset.json_files import looks_like, parse_json
 from dataset.label_cells import list_names, parse_cell
@@ -88,7 +88,7 @@ def read(source: SplitSource) -> Table:
 def read_file(file: Path) -> Iterator[Annotation]:
     """The annotations of a file of any of the three kinds. Raises InputError for what is wrong."""
     if file.suffix == ".csv":
-        rows = {f"{file}:{line}": row for line, row in read_rows(file)}
+        rows = {f"{file}:{line}": row for line, row in read_dicts(file)}
         cells = {where: {name: read_cell(row[name], where) for name in row} for where, row in rows.items()}
         yield from read_records(file, cells)
         return

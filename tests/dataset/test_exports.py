@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dataset.formats import FORMATS
-from dataset.label_cells import split_cell
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 from dataset_readers import read_dataset, recognise_format
@@ -550,31 +549,6 @@ def test_mistakes_in_metadata(tmp_path: Path, name: str, text: str, message: str
 
 
 # ---- lists in a cell ----
-
-
-@pytest.mark.parametrize(
-    ("cell", "names"),
-    [
-        ("cat; dog", ["cat", "dog"]),
-        ('["cat", "dog"]', ["cat", "dog"]),
-        ("['cat', \"dog's\"]", ["cat", "dog's"]),
-        ("[]", []),
-        ("[0, 12]", ["0", "12"]),
-        ('{"choices": ["cat", "dog"]}', ["cat", "dog"]),
-        ('[{"rectanglelabels": ["cat"]}, {"rectanglelabels": ["cat"]}]', ["cat"]),
-        ("[x];[y]", ["[x]", "[y]"]),
-        ("{x}", ["{x}"]),
-        ("[cat", ["[cat"]),
-        ("", []),
-    ],
-)
-def test_names_in_a_cell(cell: str, names: list[str]) -> None:
-    assert split_cell(cell, ";", "x.csv:2") == names
-
-
-def test_a_list_as_numpy_writes_it_is_not_one_name() -> None:
-    with pytest.raises(InputError, match=r"x\.csv:2: there is no comma between the names in \"\['cat' 'dog'\]\""):
-        split_cell("['cat' 'dog']", ";", "x.csv:2")
 
 
 def test_lists_and_choices_in_a_csv(tmp_path: Path) -> None:
