@@ -134,7 +134,10 @@ class Judge:
         return chosen
 
     def _choose_by_names(self, found: Mapping[str, Joined]) -> str:
-        """The separator that makes known names, or their numbers, of texts that are none."""
+        """The separator that makes known names, or their numbers, of texts that are none.
+
+        Where none does, the likeliest: what it makes of a text is no class then, and an error says so.
+        """
         if {*self.texts} <= self.known:
             return ""
         numbers = [one.separator for one in found.values() if self.are_numbers(one.names_of.values())]
@@ -143,7 +146,10 @@ class Judge:
         ]
         if len(fitting) > 1:
             self._stop_for_two(found[fitting[0]], found[fitting[1]])
-        return next(iter(fitting or [separator for separator in SURE if separator in found]), "")
+        partly = [
+            one.separator for one in found.values() if any({*one.names_of[text]} & self.known for text in one.joined)
+        ]
+        return next(iter(fitting or partly or [separator for separator in SURE if separator in found]), "")
 
     def _choose_by_counts(self, found: Mapping[str, Joined]) -> str:
         """The separator of SURE that occurs, or the one of DOUBTFUL that makes names of which others are made, too."""

@@ -237,7 +237,7 @@ def order_classes(file: Path, columns: Sequence[str], known: Sequence[str], are_
     Raises InputError for a class without a column, and for a column of LABEL_COLUMNS that is no class.
     """
     if not columns:
-        raise InputError(f"{file}: neither a column `labels` that names a class nor a column of a class")
+        raise InputError(f"{file}:1: no column of labels: neither one `labels` of names, nor one for each class")
     if not known:
         return tuple(columns)
     column_of = {normalize("NFC", name): name for name in columns}

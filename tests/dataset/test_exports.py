@@ -81,7 +81,7 @@ def test_roboflows_valid_is_val(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("filename\na.jpg\n", r"train/_classes\.csv:1: no column of a class beside `filename`"),
+        ("filename\na.jpg\n", r"train/_classes\.csv:1: no column of labels: neither"),
         ("filename, cat\na.jpg, 1\nb.jpg, maybe\n", r"_classes\.csv:3: 'maybe' for class 'cat' is none of 1"),
         ("filename, cat, cat\na.jpg, 1, 1\n", r"_classes\.csv:1: column 3: class 'cat' stands here a second time"),
         ("filename, cat\nd.jpg, 1\n", r"1 of 1 images do not exist, the first: .*train/d\.jpg \(.*_classes\.csv:2\)"),
