@@ -13,7 +13,7 @@ import ast
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
@@ -59,7 +59,7 @@ def read_column(
         separator = judge.choose_separator()
     else:
         judge.require_separator(separator)
-    names_of = judge.split(separator)
+    names_of = judge.split(separator).names_of
     found = {cell: names_of.get(cell.strip(), []) if names is None else names for cell, names in names_in.items()}
     if judge.are_numbers(found.values()):
         return {cell: [known[int(name)] for name in names] for cell, names in found.items()}
@@ -72,14 +72,6 @@ class Joined(NamedTuple):
     separator: str
     names_of: dict[str, list[str]]
     joined: list[str]  # the texts with several names
-    linked: list[str]  # those of them whose names stand in other texts, too
-    beside: list[str]  # those of them of which one name stands alone somewhere
-    apart: list[str]  # those of them whose names all stand alone somewhere
-    recurs: bool  # whether any name of a joined text stands in another text, too
-
-    def are_most(self, texts: Collection[str]) -> bool:
-        """Whether these are half of the joined texts, or more."""
-        return 2 * len(texts) >= len(self.joined)
 
 
 class Judge:
@@ -89,27 +81,21 @@ class Judge:
         self, texts: Mapping[str, str], listed: Collection[str], known: frozenset[str], what: str, one_a_row: bool
     ) -> None:
         self.texts, self.listed, self.known, self.what, self.one_a_row = texts, listed, known, what, one_a_row
+        self.letters = {*chain.from_iterable(texts)}
+        self.kept: dict[str, Joined] = {}
 
-    def split(self, separator: str) -> dict[str, list[str]]:
-        """{text: its names}; a text that is a known name is one. Separator "": each text is one name."""
-        return {text: [text] if text in self.known else _split_text(text, separator) for text in self.texts}
+    def split(self, separator: str) -> Joined:
+        """The names that `separator` makes; a text that is a known name is one. "": each text is one name."""
+        if separator not in self.kept:
+            names_of = {text: [text] if text in self.known else _split_text(text, separator) for text in self.texts}
+            joined = [text for text, names in names_of.items() if len(names) > 1 and _holds(text, separator)]
+            self.kept[separator] = Joined(separator, names_of, joined)
+        return self.kept[separator]
 
-    def weigh(self, separator: str) -> Joined:
-        """How well `separator` explains the texts."""
-        names_of = self.split(separator)
-        counts = Counter(name for names in names_of.values() for name in set(names))
-        counts.update(self.listed)
-        alone = {names[0] for names in names_of.values() if len(names) == 1} | {*self.listed}
-        joined = [text for text, names in names_of.items() if len(names) > 1 and separator in QUOTED.sub("", text)]
-        return Joined(
-            separator,
-            names_of,
-            joined,
-            linked=[text for text in joined if all(counts[name] > 1 for name in names_of[text])],
-            beside=[text for text in joined if any(name in alone for name in names_of[text])],
-            apart=[text for text in joined if all(name in alone for name in names_of[text])],
-            recurs=any(counts[name] > 1 for text in joined for name in names_of[text]),
-        )
+    def find_joining(self, separators: Iterable[str]) -> dict[str, Joined]:
+        """Those of `separators` that make several names of a text."""
+        found = [self.split(separator) for separator in separators if separator in self.letters]
+        return {one.separator: one for one in found if one.joined}
 
     def are_numbers(self, names: Iterable[Sequence[str]]) -> bool:
         """Whether all `names` are numbers of lines of classes.txt, from 0 on, and none is a class."""
@@ -121,25 +107,23 @@ class Judge:
     def choose_separator(self) -> str:
         """The only separator that is sensible, "" where nothing is joined. Raises InputError where two readings are."""
         self._require_lists_in_quotes()
-        letters = {*chain.from_iterable(self.texts)}
-        weighed = [self.weigh(separator) for separator in SURE + DOUBTFUL if separator in letters]
-        found = {one.separator: one for one in weighed if one.joined}
-        chosen = self._choose_by_names(found) if self.known else self._choose_by_counts(found)
+        chosen = self._choose_by_names() if self.known else self._choose_by_counts()
         if chosen not in ("", ";"):
-            one = found[chosen]
+            joined = self.split(chosen).joined
             warn_once(
-                f"{self.what}: names are separated at {show(chosen)}, as in {one.joined[0][:80]!r}; "
-                f"{len(one.joined):,} different cell(s) hold several (LABEL_SEPARATOR)"
+                f"{self.what}: names are separated at {show(chosen)}, as in {joined[0][:80]!r}; "
+                f"{len(joined):,} different cell(s) hold several (LABEL_SEPARATOR)"
             )
         return chosen
 
-    def _choose_by_names(self, found: Mapping[str, Joined]) -> str:
+    def _choose_by_names(self) -> str:
         """The separator that makes known names, or their numbers, of texts that are none.
 
         Where none does, the likeliest: what it makes of a text is no class then, and an error says so.
         """
         if {*self.texts} <= self.known:
             return ""
+        found = self.find_joining(SURE + DOUBTFUL)
         numbers = [one.separator for one in found.values() if self.are_numbers(one.names_of.values())]
         fitting = numbers[:1] or [
             one.separator for one in found.values() if any({*one.names_of[text]} <= self.known for text in one.joined)
@@ -151,31 +135,40 @@ class Judge:
         ]
         return next(iter(fitting or partly or [separator for separator in SURE if separator in found]), "")
 
-    def _choose_by_counts(self, found: Mapping[str, Joined]) -> str:
+    def _choose_by_counts(self) -> str:
         """The separator of SURE that occurs, or the one of DOUBTFUL that makes names of which others are made, too."""
-        sure = [separator for separator in SURE if separator in found]
+        sure = [*self.find_joining(SURE).values()]
         if len(sure) > 1:
-            self._stop_for_two(found[sure[0]], found[sure[1]])
-        chosen = next((name for name in sure or DOUBTFUL if name in found and (sure or self._joins(found[name]))), "")
-        if chosen and (other := self.find_other(found[chosen], (",",) if sure else (" ",))):
-            self._stop_for_two(found[chosen], other)
-        return chosen
+            self._stop_for_two(sure[0], sure[1])
+        chosen = sure or [one for one in self.find_joining(DOUBTFUL).values() if self._joins(one)][:1]
+        if chosen and (other := self.find_other(chosen[0], (",",) if sure else (" ",))):
+            self._stop_for_two(chosen[0], other)
+        return chosen[0].separator if chosen else ""
 
     def _joins(self, one: Joined) -> bool:
         """Whether a separator that names hold, too, joins names here. Raises InputError where it may, or may not."""
-        if all(name.isdigit() for text in one.joined for name in one.names_of[text]):
+        parts = [one.names_of[text] for text in one.joined]
+        if all(name.isdigit() for names in parts for name in names):
             return True
-        linked, beside = one.are_most(one.linked), one.are_most(one.beside)
+        counts = Counter(name for names in one.names_of.values() for name in set(names))
+        counts.update(self.listed)
+        alone = {names[0] for names in one.names_of.values() if len(names) == 1} | {*self.listed}
+
+        def are_most(test: Callable[[list[str]], bool]) -> bool:
+            return 2 * sum(map(test, parts)) >= len(parts)
+
+        linked = are_most(lambda names: all(counts[name] > 1 for name in names))
         if one.separator == ",":
-            if not one.recurs and (self.one_a_row or self.listed):  # "Doe, Jane" as one of several rows of an image
-                return False
+            if (self.one_a_row or self.listed) and all(counts[name] == 1 for names in parts for name in names):
+                return False  # "Doe, Jane" as one of several rows of an image
             tight = not any(", " in text for text in one.joined)  # a comma within a name has a blank after it
-            varied = len({len(one.names_of[text]) for text in one.joined}) > 1
+            varied = len({len(names) for names in parts}) > 1
+            beside = are_most(lambda names: any(name in alone for name in names))
             certain = not self.one_a_row and ((linked and (tight or beside or varied)) or (tight and beside))
+        elif not linked:
+            return False
         else:
-            if not linked:
-                return False
-            certain = one.separator == " " and one.are_most(one.apart)
+            certain = one.separator == " " and are_most(lambda names: all(name in alone for name in names))
         if not certain:
             self._stop_for_one(one)
         return True
@@ -193,7 +186,7 @@ class Judge:
 
     def require_separator(self, separator: str) -> None:
         """Raise InputError where another separator obviously joins names; warn where this one joins none."""
-        one = self.weigh(separator)
+        one = self.split(separator)
         if other := self.find_other(one, (*SURE, ",") if one.joined else (*SURE, ",", " ")):
             text = other.joined[0]
             advice = f"set LABEL_SEPARATOR = {other.separator!r}" if other.separator in CHOICES else "set it to 'auto'"
@@ -201,12 +194,11 @@ class Judge:
                 f"{self._find(text)}: {text[:80]!r} is one name with LABEL_SEPARATOR {separator!r}, but all its parts "
                 f"are classes when it is split at {show(other.separator)}: {advice}"
             )
-        for other in map(self.weigh, () if one.joined else (*SURE, ",")):
-            if other.joined:
-                warn_once(
-                    f"{self.what}: no cell holds {show(separator)} (LABEL_SEPARATOR), but {len(other.joined):,} "
-                    f"different cell(s) hold {show(other.separator)}: {other.joined[0][:80]!r} is one name so"
-                )
+        for other in () if one.joined else self.find_joining((*SURE, ",")).values():
+            warn_once(
+                f"{self.what}: no cell holds {show(separator)} (LABEL_SEPARATOR), but {len(other.joined):,} "
+                f"different cell(s) hold {show(other.separator)}: {other.joined[0][:80]!r} is one name so"
+            )
 
     def find_other(self, one: Joined, separators: Iterable[str]) -> Joined | None:
         """What another separator makes of names that `one` leaves whole, where all their parts are names, too."""
@@ -216,7 +208,7 @@ class Judge:
             parts_of = {name: split_names(name, separator) for name in whole}
             joined = sorted(name for name, parts in parts_of.items() if len(parts) > 1 and {*parts} <= names)
             if joined and not (separator == " " and 2 * len(joined) < len(whole)):
-                return Joined(separator, parts_of, joined, [], [], [], False)
+                return Joined(separator, parts_of, joined)
         return None
 
     # ---- errors ----
@@ -246,11 +238,16 @@ class Judge:
         )
 
 
+def _holds(text: str, separator: str) -> bool:
+    """Whether `separator` stands in a text outside quotes."""
+    return separator in (QUOTED.sub("", text) if '"' in text else text)
+
+
 def _split_text(text: str, separator: str) -> list[str]:
     """The names in a text that `separator` joins; without one, the text is a name, which may stand in quotes."""
     if separator and separator in text:
         return split_names(text, separator)
-    return split_names(text, ";") if '"' in text and ";" not in QUOTED.sub("", text) else [text]
+    return split_names(text, ";") if '"' in text and not _holds(text, ";") else [text]
 
 
 def show(separator: str) -> str:

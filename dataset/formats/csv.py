@@ -313,15 +313,13 @@ def read_by_names(
     cells: dict[str, str] = {}
     repeated = False
     for file, found in columns.items():
-        images: set[str] = set()
-        count = 0
-        unite = simplify(found.names or "") in SINGULARS
-        for line, (image, cell) in read_cells(file, (found.image, found.names or "")):
-            cells.setdefault(cell, f"{file}:{line}")
-            if unite:
-                images.add(image)
-                count += 1
-        repeated |= len(images) < count
+        assert found.names is not None, "read_files has looked"
+        for line, (cell,) in read_cells(file, (found.names,)):
+            if cell not in cells:
+                cells[cell] = f"{file}:{line}"
+        if simplify(found.names) in SINGULARS:
+            images = [image for _, (image,) in read_cells(file, (found.image,))]
+            repeated |= len(set(images)) < len(images)
     first = columns[chosen[0]]
     known = read_classes(source.root, ())
     names_in = read_column(
@@ -335,7 +333,7 @@ def read_by_names(
     if not classes:
         raise InputError(f"{chosen[0]}: no cell of the column {first.names!r} names a class")
     index = {name: column for column, name in enumerate(classes)}
-    tables = []
+    tables: list[Table] = []
     for file in chosen:
         found = list_rows(source, file, columns[file])
         rows, found = make_rows(source, unite_rows(found) if repeated else found, base, classes)
