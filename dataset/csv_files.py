@@ -63,6 +63,10 @@ def guess_encoding(data: bytes) -> str:
     for mark, encoding in MARKS.items():
         if data.startswith(mark):
             return encoding
+    head = data[:200]
+    for first, encoding in ((0, "utf-16-le"), (1, "utf-16-be")):  # ASCII letters in UTF-16 without its mark
+        if len(head) > 3 and all(head[first::2]) and not any(head[1 - first :: 2]):
+            return encoding
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:
@@ -80,7 +84,7 @@ def require_encoding(file: Path, size: int, changed: int) -> str:
     with open_file(file) as data:
         first = data.read(BLOCK)
         encoding = guess_encoding(first)
-        if encoding == "utf-16":
+        if encoding.startswith("utf-16"):
             warn(f"{file} is in UTF-16, and read so")
             return encoding
         if b"\0" in first:

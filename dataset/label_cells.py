@@ -140,10 +140,11 @@ class Judge:
         sure = [*self.find_joining(SURE).values()]
         if len(sure) > 1:
             self._stop_for_two(sure[0], sure[1])
-        chosen = sure or [one for one in self.find_joining(DOUBTFUL).values() if self._joins(one)][:1]
-        if chosen and (other := self.find_other(chosen[0], (",",) if sure else (" ",))):
-            self._stop_for_two(chosen[0], other)
-        return chosen[0].separator if chosen else ""
+        doubtful = {} if sure else self.find_joining(DOUBTFUL)
+        chosen = sure[0] if sure else next(filter(self._joins, doubtful.values()), None)
+        if chosen and (other := self.find_other(chosen, (",",) if sure else (" ",))):
+            self._stop_for_two(chosen, other)
+        return chosen.separator if chosen else ""
 
     def _joins(self, one: Joined) -> bool:
         """Whether a separator that names hold, too, joins names here. Raises InputError where it may, or may not."""
