@@ -273,30 +273,26 @@ def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | N
     columns = {file: choose_columns(file, source.root, source.options.label_columns) for file in chosen}
     if not columns[chosen[0]].split:
         require_one(chosen, source.split)
-    if any(found.names for found in columns.values()):
-        columns = {
-            file: choose_columns(file, source.root, source.options.label_columns)
-            for file in chain.from_iterable(files.values())
-        }
-        if one_hot := next((file for file, found in columns.items() if not found.names), None):
-            raise InputError(f"{one_hot} has a column for each class, {chosen[0]} one of names: write both alike")
-        tables = read_by_names(source, chosen, columns, base)
-    else:
-        tables = [read_values(source, file, columns[file], files, base) for file in chosen]
+    every = list(dict.fromkeys(chain(chosen, *files.values())))
+    named = next((file for file in chosen if columns[file].names), None)
+    names = read_names(source, every, columns[named].names or "") if named else None
+    tables = [
+        read_by_names(source, file, columns[file], names, base)
+        if names and columns[file].names
+        else read_values(source, file, columns[file], every, base)
+        for file in chosen
+    ]
     return join_files(tables, chosen)
 
 
-def read_values(
-    source: SplitSource, file: Path, columns: Columns, files: dict[str, list[Path]], base: Path | None
-) -> Table:
-    """The table of the rows of the split in a file that has a column for each class."""
-    options = source.options
-    values = choose_values(options.minus_one, WORDS)
+def read_values(source: SplitSource, file: Path, columns: Columns, every: Sequence[Path], base: Path | None) -> Table:
+    """The table of the rows of the split in a file that has a column for each class; `every` file of the data set."""
+    values = choose_values(source.options.minus_one, WORDS)
     advice = ": if it is no class, name those that are in classes.txt, or set LABEL_COLUMNS"
 
     def list_others() -> Iterator[bytes]:
-        for other in {*chain.from_iterable(files.values())}:
-            classes = choose_columns(other, source.root, options.label_columns).classes
+        for other in every:
+            classes = [name for name in columns.classes if name in read_header(other)]
             for line, cells in read_cells(other, classes):
                 yield parse_values(cells, classes, f"{other}:{line}", values, advice)
 
@@ -306,42 +302,49 @@ def read_values(
     return decide_values(rows.make_table(file, columns.group is not None), file, list_others)
 
 
-def read_by_names(
-    source: SplitSource, chosen: Sequence[Path], columns: dict[Path, Columns], base: Path | None
-) -> list[Table]:
-    """The tables of the rows of the split in files with a column of names. The classes are those of all splits."""
+class Names(NamedTuple):
+    """What the cells of the columns of names hold, in all splits."""
+
+    names_in: dict[str, list[str]]  # of each cell
+    classes: tuple[str, ...]
+    one_a_row: bool  # whether an image stands in a row for each of its labels
+
+
+def read_names(source: SplitSource, files: Sequence[Path], column: str) -> Names:
+    """The names in the columns of names of `files`; `column` is that of the first."""
     cells: dict[str, str] = {}
-    repeated = False
-    for file, found in columns.items():
-        assert found.names is not None, "read_files has looked"
-        for line, (cell,) in read_cells(file, (found.names,)):
+    one_a_row = False
+    for file in files:
+        header = read_header(file)
+        likely = [name for name in source.options.label_columns or header if name in header]
+        found = choose_names_column(file, likely, bool(source.options.label_columns))
+        if found is None:
+            continue
+        for line, (cell,) in read_cells(file, (found,)):
             if cell not in cells:
                 cells[cell] = f"{file}:{line}"
-        if simplify(found.names) in SINGULARS:
-            images = [image for _, (image,) in read_cells(file, (found.image,))]
-            repeated |= len(set(images)) < len(images)
-    first = columns[chosen[0]]
+        if simplify(found) in SINGULARS:
+            images = [image for _, (image,) in read_cells(file, (choose_image_column(file, header),))]
+            one_a_row |= len(set(images)) < len(images)
     known = read_classes(source.root, ())
-    names_in = read_column(
-        cells,
-        source.options.separator,
-        known=known,
-        what=f"{chosen[0]}: column {first.names!r}",
-        one_a_row=repeated,
-    )
+    what = f"{files[0]}: column {column!r}"
+    names_in = read_column(cells, source.options.separator, known=known, what=what, one_a_row=one_a_row)
     classes = read_classes(source.root, sorted({*chain.from_iterable(names_in.values())}))
     if not classes:
-        raise InputError(f"{chosen[0]}: no cell of the column {first.names!r} names a class")
+        raise InputError(f"{what} names no class")
+    return Names(names_in, classes, one_a_row)
+
+
+def read_by_names(source: SplitSource, file: Path, columns: Columns, names: Names, base: Path | None) -> Table:
+    """The table of the rows of the split in a file with a column of names."""
+    names_in, classes, one_a_row = names
     index = {name: column for column, name in enumerate(classes)}
-    tables: list[Table] = []
-    for file in chosen:
-        found = list_rows(source, file, columns[file])
-        rows, found = make_rows(source, unite_rows(found) if repeated else found, base, classes)
-        for where, image, group, texts in found:
-            present = [find_class(name, index, where) for text in texts for name in names_in[text]]
-            rows.add(image, mark_columns(present, (), len(classes), where), where, group)
-        tables.append(rows.make_table(file, columns[file].group is not None))
-    return tables
+    found = list_rows(source, file, columns)
+    rows, found = make_rows(source, unite_rows(found) if one_a_row else found, base, classes)
+    for where, image, group, cells in found:
+        present = [find_class(name, index, where) for cell in cells for name in names_in[cell]]
+        rows.add(image, mark_columns(present, (), len(classes), where), where, group)
+    return rows.make_table(file, columns.group is not None)
 
 
 def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row]:

@@ -473,13 +473,11 @@ def test_a_column_that_stands_twice(tmp_path: Path) -> None:
         read_csv(tmp_path, "image_path,cat,dog,cat\na.jpg,1,0,1\n")
 
 
-def test_names_in_one_split_and_columns_in_the_other(tmp_path: Path) -> None:
-    write(tmp_path, {"val.csv": "image_path,labels\nc.jpg,cat\n"})
-    read_csv(tmp_path, ONE_HOT)
-    with pytest.raises(
-        InputError, match=r"train\.csv has a column for each class, .*val\.csv one of names: write both"
-    ):
-        read_dataset(tmp_path, "csv", "val")
+def test_splits_that_are_written_in_two_ways(tmp_path: Path) -> None:
+    write(tmp_path, {"val.csv": "image_path,labels\nc.jpg,cat; dog\n", "test.csv": "image_path\na.jpg\n"})
+    assert read_csv(tmp_path, ONE_HOT).classes == ("cat", "dog")
+    assert read_dataset(tmp_path, split="val").targets.tolist() == [[1, 1]]
+    assert read_csv(tmp_path, "image_path,labels\na.jpg,cat\n").targets.tolist() == [[1, 0]], "test has no labels"
 
 
 def test_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
