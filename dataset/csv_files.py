@@ -198,7 +198,8 @@ def holds_names(file: Path, column: str) -> bool:
 
 def holds_images(file: Path, column: str) -> bool:
     """Whether a column holds names of image files."""
-    return all(cell.lower().endswith(tuple(IMAGE_EXTENSIONS)) for cell in read_first(file, column))
+    cells = read_first(file, column)
+    return bool(cells) and all(cell.lower().endswith(tuple(IMAGE_EXTENSIONS)) for cell in cells)
 
 
 # ---- rows ----

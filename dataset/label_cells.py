@@ -55,11 +55,8 @@ def read_column(
     listed = {name for names in names_in.values() for name in names or ()}
     texts = {cell.strip(): where for cell, where in cells.items() if names_in[cell] is None and cell.strip()}
     judge = Judge(texts, listed, frozenset(known), what, one_a_row)
-    if separator == "auto":
-        separator = judge.choose_separator()
-    else:
-        judge.require_separator(separator)
-    names_of = judge.split(separator).names_of
+    chosen = judge.choose_separator() if separator == "auto" else judge.require_separator(separator)
+    names_of = judge.split(chosen).names_of
     found = {cell: names_of.get(cell.strip(), []) if names is None else names for cell, names in names_in.items()}
     if judge.are_numbers(found.values()):
         return {cell: [known[int(name)] for name in names] for cell, names in found.items()}
@@ -185,8 +182,8 @@ class Judge:
 
     # ---- a separator that is set ----
 
-    def require_separator(self, separator: str) -> None:
-        """Raise InputError where another separator obviously joins names; warn where this one joins none."""
+    def require_separator(self, separator: str) -> str:
+        """`separator`. Raises InputError where another one obviously joins names; warns where this one joins none."""
         one = self.split(separator)
         if other := self.find_other(one, (*SURE, ",") if one.joined else (*SURE, ",", " ")):
             text = other.joined[0]
@@ -200,6 +197,7 @@ class Judge:
                 f"{self.what}: no cell holds {show(separator)} (LABEL_SEPARATOR), but {len(other.joined):,} "
                 f"different cell(s) hold {show(other.separator)}: {other.joined[0][:80]!r} is one name so"
             )
+        return separator
 
     def find_other(self, one: Joined, separators: Iterable[str]) -> Joined | None:
         """What another separator makes of names that `one` leaves whole, where all their parts are names, too."""

@@ -33,7 +33,7 @@ WORDS |= {"1,0": 1, "0,0": 0, "-1,0": UNKNOWN}
 MINUS_ONES = ("-1", "-1.0", "-1,0")
 
 
-def choose_values(minus_one: MinusOne, words: Mapping[str, int] = {}) -> dict[str, int]:
+def choose_values(minus_one: MinusOne, words: dict[str, int] = {}) -> dict[str, int]:
     """{text: byte}, of VALUES and `words`, where -1 is what MINUS_ONE says."""
     values = VALUES | words
     byte = {"auto": UNDECIDED, "unknown": UNKNOWN, "absent": 0}[minus_one]

@@ -4,7 +4,8 @@
     a.jpg,cat;dog            a.jpg;1;1               a.jpg,"['cat', 'dog']",train
     b.jpg,                   b.jpg;0;0               b.jpg,[],valid
 
-* The image: `image_path`, or the only column with a usual name, such as `filename` or `Image Index`.
+* The image: `image_path`, or the only column with a usual name, such as `filename` or `Image Index`, or the only one
+  that holds names of image files.
 * Labels: a column `labels`, or the only other of a usual name that holds names (dataset/label_cells.py says what may
   join them); else every other column is a class (1, 0, -1 or blank; dataset/label_values.py). Where a heading is
   singular, such as `label`, an image may stand in several rows, and has the labels of all of them.
@@ -115,16 +116,18 @@ def is_table(file: Path) -> bool:
 def _is_table(file: Path, size: int, changed: int) -> bool:
     """`is_table` for a file of that size that was last `changed` at that time."""
     header = read_header(file)
-    images = find_image_columns(header)
-    if not images or is_label_rows(file):
-        return False
-    others = [name for name in header if name not in images]
-    if "image_path" in header or any(simplify(name) in PLURALS | SINGULARS for name in others):
-        return True
+    if "image_path" in header:
+        return not is_label_rows(file)
     try:
+        images = list_image_columns(file, header)
+        others = [name for name in header if name not in images]
+        if not images or is_label_rows(file):
+            return False
+        if any(simplify(name) in PLURALS | SINGULARS for name in others):
+            return True
         rows = [cells for _, cells in islice(read_cells(file, others), MOST_ROWS)]
     except InputError:
-        return True  # reading it will say what is wrong
+        return bool(find_image_columns(header))  # reading it will say what is wrong
     columns = [{cell.lower() for cell in column} for column in zip(*rows, strict=True)]
     return any({""} < cells | {""} <= {*VALUES, *WORDS} for cells in columns)
 
@@ -156,7 +159,7 @@ class Columns(NamedTuple):
     image: str
     split: str | None
     group: str | None
-    names: str | None
+    names: tuple[str, ...]
     classes: tuple[str, ...]
 
 
@@ -171,11 +174,11 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str]) -> Colu
     others = [name for name in header if name not in (image, split, group)]
     if missing := [name for name in label_columns if name not in others]:
         raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
-    named = choose_names_column(file, label_columns or others, bool(label_columns))
+    named = choose_names_columns(file, label_columns or others, bool(label_columns))
     if named:
-        left = [name for name in others if name != named]
-        if left:
-            warn_once(f"{file}: labels are the names in {named!r}; left out: {show_names(left)} (LABEL_COLUMNS)")
+        if left := [name for name in others if name not in named]:
+            what = ", ".join(map(repr, named))
+            warn_once(f"{file}: labels are the names in {what}; left out: {show_names(left)} (LABEL_COLUMNS)")
         return Columns(image, split, group, named, ())
     known = read_classes(root, ())
     classes = order_classes(file, label_columns or others, known, bool(label_columns))
@@ -185,12 +188,17 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str]) -> Colu
     odd = [] if known or label_columns else [name for name in classes if simplify(name) in ODD_CLASSES]
     if odd:
         warn_once(f"{file}: {show_names(odd)}: read as a class; if it is none, set LABEL_COLUMNS, or write classes.txt")
-    return Columns(image, split, group, None, classes)
+    return Columns(image, split, group, (), classes)
+
+
+def list_image_columns(file: Path, header: Sequence[str]) -> list[str]:
+    """The columns that may be that of the images: those of a usual name, or else those that hold names of images."""
+    return find_image_columns(header) or [name for name in header if holds_images(file, name)]
 
 
 def choose_image_column(file: Path, header: Sequence[str]) -> str:
     """The column of the images. Raises InputError where there is none, or where two hold names of image files."""
-    candidates = find_image_columns(header)
+    candidates = list_image_columns(file, header)
     if len(candidates) > 1:
         holding = [name for name in candidates if holds_images(file, name)]
         if len(holding) == 1:
@@ -214,21 +222,21 @@ def find_split_column(file: Path, header: Sequence[str]) -> str | None:
     return next((name for name in likely if {cell.lower() for cell in read_first(file, name)} <= {*SPLIT_OF}), None)
 
 
-def choose_names_column(file: Path, columns: Sequence[str], are_chosen: bool) -> str | None:
-    """The one of `columns` that holds names of classes; None where each column is a class.
+def choose_names_columns(file: Path, columns: Sequence[str], are_chosen: bool) -> tuple[str, ...]:
+    """Those of `columns` that hold names of classes; none where each column is a class.
 
-    Raises InputError where two of them do. `are_chosen`: LABEL_COLUMNS names them.
+    `are_chosen`: LABEL_COLUMNS names them. Else there is one; raises InputError where two may be meant.
     """
     if are_chosen:
-        return columns[0] if len(columns) == 1 and holds_names(file, columns[0]) else None
+        return tuple(columns) if all(holds_names(file, name) for name in columns) else ()
     if "labels" in columns:
-        return "labels"
+        return ("labels",)
     named = [name for name in columns if simplify(name) in PLURALS | SINGULARS and holds_names(file, name)]
     if len(named) > 1:
         raise InputError(
             f"{file}:1: labels may be in {' or '.join(map(repr, named))}: set LABEL_COLUMNS to one of them"
         )
-    return named[0] if named else None
+    return tuple(named)
 
 
 def order_classes(file: Path, columns: Sequence[str], known: Sequence[str], are_chosen: bool) -> tuple[str, ...]:
@@ -260,7 +268,7 @@ class Row(NamedTuple):
     where: str
     image: str
     group: str
-    cells: list[str]  # of the column of names, or of those of the classes
+    cells: list[str]  # of the columns of names, or of those of the classes
 
 
 def read(source: SplitSource) -> Table:
@@ -275,7 +283,7 @@ def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | N
         require_one(chosen, source.split)
     every = list(dict.fromkeys(chain(chosen, *files.values())))
     named = next((file for file in chosen if columns[file].names), None)
-    names = read_names(source, every, columns[named].names or "") if named else None
+    names = read_names(source, every) if named else None
     tables = [
         read_by_names(source, file, columns[file], names, base)
         if names and columns[file].names
@@ -288,7 +296,7 @@ def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | N
 def read_values(source: SplitSource, file: Path, columns: Columns, every: Sequence[Path], base: Path | None) -> Table:
     """The table of the rows of the split in a file that has a column for each class; `every` file of the data set."""
     values = choose_values(source.options.minus_one, WORDS)
-    advice = ": if it is no class, name those that are in classes.txt, or set LABEL_COLUMNS"
+    advice = ": if this column is no class, write the names of those that are into classes.txt, or set LABEL_COLUMNS"
 
     def list_others() -> Iterator[bytes]:
         for other in every:
@@ -310,24 +318,23 @@ class Names(NamedTuple):
     one_a_row: bool  # whether an image stands in a row for each of its labels
 
 
-def read_names(source: SplitSource, files: Sequence[Path], column: str) -> Names:
-    """The names in the columns of names of `files`; `column` is that of the first."""
+def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
+    """The names in the columns of names of `files`."""
     cells: dict[str, str] = {}
-    one_a_row = False
+    one_a_row, what = False, ""
     for file in files:
         header = read_header(file)
         likely = [name for name in source.options.label_columns or header if name in header]
-        found = choose_names_column(file, likely, bool(source.options.label_columns))
-        if found is None:
-            continue
-        for line, (cell,) in read_cells(file, (found,)):
-            if cell not in cells:
-                cells[cell] = f"{file}:{line}"
-        if simplify(found) in SINGULARS:
+        found = choose_names_columns(file, likely, bool(source.options.label_columns)) if likely else ()
+        what = what or f"{file}: column {', '.join(map(repr, found))}" if found else what
+        for line, row in read_cells(file, found) if found else ():
+            for cell in row:
+                if cell not in cells:
+                    cells[cell] = f"{file}:{line}"
+        if any(simplify(name) in SINGULARS for name in found):
             images = [image for _, (image,) in read_cells(file, (choose_image_column(file, header),))]
             one_a_row |= len(set(images)) < len(images)
     known = read_classes(source.root, ())
-    what = f"{files[0]}: column {column!r}"
     names_in = read_column(cells, source.options.separator, known=known, what=what, one_a_row=one_a_row)
     classes = read_classes(source.root, sorted({*chain.from_iterable(names_in.values())}))
     if not classes:
@@ -349,7 +356,7 @@ def read_by_names(source: SplitSource, file: Path, columns: Columns, names: Name
 
 def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row]:
     """The rows of the split that is read. Raises InputError for one of no split."""
-    wanted = [columns.image, *filter(None, (columns.split, columns.group)), *filter(None, (columns.names,))]
+    wanted = [columns.image, *filter(None, (columns.split, columns.group)), *columns.names]
     at = 1 + (columns.split is not None)
     rest = at + (columns.group is not None)
     for line, cells in read_cells(file, [*wanted, *columns.classes]):
@@ -357,7 +364,11 @@ def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row
         if columns.split is not None:
             split = SPLIT_OF.get(cells[1].lower())
             if split is None:
-                raise InputError(f"{where}: the {columns.split} {cells[1][:80]!r} is none of {', '.join(SPLITS)}")
+                known = ", ".join(SPLITS)
+                raise InputError(
+                    f"{where}: the {columns.split} {cells[1][:80]!r} is none of {known}: if it is no split, rename the "
+                    "column"
+                )
             if split != source.split:
                 continue
         yield Row(where, cells[0], cells[at] if columns.group is not None else "", cells[rest:])

@@ -378,6 +378,12 @@ def test_the_column_of_the_images(tmp_path: Path, heading: str) -> None:
         assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
 
 
+def test_a_column_of_any_name_that_alone_holds_image_files(tmp_path: Path) -> None:
+    assert read_csv(tmp_path, ONE_HOT.replace("image_path", "name")).targets.tolist() == [[1, 0], [0, 1]]
+    write(tmp_path / "other", {"train.csv": "name,cat\na,1\n"})
+    assert list_splits(tmp_path / "other", "csv") == []
+
+
 def test_two_columns_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = read_csv(tmp_path, "image_id,file_name,labels\n1,a.jpg,cat\n2,b.jpg,dog\n")
     assert name_rows(table) == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
@@ -400,6 +406,14 @@ def test_two_columns_of_names(tmp_path: Path) -> None:
     assert read_csv(tmp_path, text, label_columns=("tags",)).classes == ("cat", "dog")
     with pytest.raises(InputError, match=r"csv:1: there is no column 'tag' of LABEL_COLUMNS: it has category, tags"):
         read_csv(tmp_path, text, label_columns=("tag",))
+
+
+def test_several_columns_of_names(tmp_path: Path) -> None:
+    text = "image_path,label1,label2\na.jpg,cat,\nb.jpg,dog,cat\n"
+    with pytest.raises(InputError, match=r"csv:2: 'cat' for class 'label1' is none of .* or set LABEL_COLUMNS"):
+        read_csv(tmp_path, text)
+    table = read_csv(tmp_path, text, label_columns=("label1", "label2"))
+    assert name_rows(table) == {"a.jpg": {"cat"}, "b.jpg": {"cat", "dog"}}
 
 
 def test_rows_of_an_image_for_each_label_with_a_column_of_splits(tmp_path: Path) -> None:
@@ -438,7 +452,7 @@ def test_classes_txt_and_columns_that_do_not_agree(tmp_path: Path) -> None:
 
 def test_a_column_of_other_numbers_is_no_class(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"csv:2: '64' for class 'width' is none of 1 .*: if it is no class, .*LABEL_COLU"
+        InputError, match=r"csv:2: '64' for class 'width' is none of 1 .*: if this column is no class, .*LABEL_C"
     ):
         read_csv(tmp_path, "image_path,width,cat\na.jpg,64,1\n")
 

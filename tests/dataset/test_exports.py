@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataset.formats import FORMATS
+from dataset.formats.base import ReadOptions
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 from dataset_readers import read_dataset, recognise_format
@@ -364,7 +365,7 @@ TWO_IMAGES = {"id": 4, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations
         ),
         (
             [{"image": "b.jpg", "x": "cat", "y": "u"} | ALWAYS],
-            r"which of the columns x, y holds the labels\? An export",
+            r"which of the columns x, y holds the labels\? Set LABEL",
         ),
     ],
 )
@@ -549,6 +550,16 @@ def test_mistakes_in_metadata(tmp_path: Path, name: str, text: str, message: str
 
 
 # ---- lists in a cell ----
+
+
+def test_label_columns_of_label_studio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"x.json": json.dumps([{"image": "a.jpg", "x": "cat", "y": "dog"} | ALWAYS])})
+    for columns, classes in ((("x",), ("cat",)), (("y", "x"), ("cat", "dog"))):
+        assert read_dataset(tmp_path, split="train", options=ReadOptions(label_columns=columns)).classes == classes
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match=r"x\.json: there is no column 'z' of LABEL_COLUMNS: it has x, y"):
+        read_dataset(tmp_path, split="train", options=ReadOptions(label_columns=("z",)))
 
 
 def test_lists_and_choices_in_a_csv(tmp_path: Path) -> None:
