@@ -33,9 +33,9 @@ WORDS |= {"1,0": 1, "0,0": 0, "-1,0": UNKNOWN}
 MINUS_ONES = ("-1", "-1.0", "-1,0")
 
 
-def choose_values(minus_one: MinusOne, words: dict[str, int] = {}) -> dict[str, int]:
-    """{text: byte}, of VALUES and `words`, where -1 is what MINUS_ONE says."""
-    values = VALUES | words
+def choose_values(minus_one: MinusOne, words: bool = False) -> dict[str, int]:
+    """{text: byte}, of VALUES and, with `words`, WORDS, where -1 is what MINUS_ONE says."""
+    values = VALUES | WORDS if words else VALUES
     byte = {"auto": UNDECIDED, "unknown": UNKNOWN, "absent": 0}[minus_one]
     return values | {text: byte for text in MINUS_ONES if text in values}
 

@@ -295,7 +295,7 @@ def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | N
 
 def read_values(source: SplitSource, file: Path, columns: Columns, every: Sequence[Path], base: Path | None) -> Table:
     """The table of the rows of the split in a file that has a column for each class; `every` file of the data set."""
-    values = choose_values(source.options.minus_one, WORDS)
+    values = choose_values(source.options.minus_one, words=True)
     advice = ": if this column is no class, write the names of those that are into classes.txt, or set LABEL_COLUMNS"
 
     def list_others() -> Iterator[bytes]:
