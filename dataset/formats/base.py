@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from dataset.files import make_absolute
 from dataset.rows import keep_missing_images
+from dataset.label_cells import Separator
+from dataset.label_values import MinusOne
 from dataset.table import SPLITS, Table
 from utils import InputError
 
@@ -20,7 +22,9 @@ class ReadOptions:
     """Options of reading. Those of single formats are set by the constants."""
 
     keep_missing: bool = False  # all formats: rows of images that do not exist stay, for `check` to name them
-    separator: str = ";"  # csv: between the names in the column `labels`
+    separator: Separator = "auto"  # csv: between the names in a cell; auto: recognised from the whole column
+    minus_one: MinusOne = "auto"  # of labels 1, 0 and -1; auto: unknown where 0 occurs, too
+    label_columns: tuple[str, ...] = ()  # csv: the column of names, or those of the classes; (): recognised
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present
     cache_folder: Path | None = None  # coco_cls: where an index of the label files is kept; None: nowhere
     shard_cache_gb: float = 50.0  # webdataset: of shards from elsewhere that are kept in `cache_folder`

@@ -16,10 +16,9 @@ import re
 from pathlib import Path
 
 from dataset.class_names import find_class, read_classes
-from dataset.csv_files import read_cells
+from dataset.csv_files import read_cells, read_header
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import find_folder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows

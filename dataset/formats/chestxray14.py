@@ -12,9 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataset.class_names import find_class, read_classes, split_names
-from dataset.csv_files import read_cells
+from dataset.csv_files import read_cells, read_header
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import ImageFinder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows

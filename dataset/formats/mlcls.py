@@ -23,8 +23,9 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def read(source: SplitSource) -> Table:
-    file = source.root / f"{source.split}.txt"
-    return parse_list(file, read_lines(file), source.root, read_label_txt(source.root / "label.txt"))
+    root, file = source.root, source.root / f"{source.split}.txt"
+    classes = read_label_txt(root / "label.txt")
+    return parse_list(source, file, read_lines(file), classes, lambda split: root / f"{split}.txt")
 
 
 def read_label_txt(path: Path) -> tuple[str, ...]:

@@ -17,10 +17,9 @@ import io
 from pathlib import Path
 
 from dataset.class_names import read_classes, require_unique
-from dataset.csv_files import read_cells
+from dataset.csv_files import read_cells, read_header
 from dataset.files import require_stems
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import ImageFinder
 from dataset.label_values import UNKNOWN
 from dataset.rows import Rows

@@ -7,13 +7,13 @@ lists of NUS-WIDE that papers on hashing share (Cao et al., HashNet, ICCV 2017).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dataset.class_names import read_classes, write_classes
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
-from dataset.label_values import parse_values
+from dataset.label_values import choose_values, decide_values, name_values, parse_values
 from dataset.rows import Rows
 from dataset.table import SPLITS, Table
 from dataset.text_files import read_lines, replace_text, require_lines
@@ -56,7 +56,8 @@ def name_list(root: Path, split: str) -> Path:
 def read(source: SplitSource) -> Table:
     file = name_list(source.root, source.split)
     lines = list(read_lines(file))
-    return parse_list(file, lines, source.root, choose_classes(file, lines, source.root, source.classes))
+    classes = choose_classes(file, lines, source.root, source.classes)
+    return parse_list(source, file, lines, classes, lambda split: name_list(source.root, split))
 
 
 def choose_classes(
@@ -78,16 +79,32 @@ def choose_classes(
     return classes
 
 
-def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, classes: Sequence[str]) -> Table:
-    """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`."""
-    rows = Rows(root, root, classes)
+def parse_list(
+    source: SplitSource,
+    file: Path,
+    lines: Iterable[tuple[int, str]],
+    classes: Sequence[str],
+    name_list: Callable[[str], Path],
+) -> Table:
+    """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`.
+
+    `name_list` names the file of each split: what -1 means is judged over all.
+    """
+    rows = Rows(source.root, source.root, classes)
+    values = choose_values(source.options.minus_one)
+
+    def list_others() -> Iterator[bytes]:
+        for other in [name_list(split) for split in SPLITS if split != source.split]:
+            for number, line in read_lines(other) if has_labels(other) else ():
+                yield parse_values(split_line(line)[1], classes, f"{other}:{number}", values)
+
     for number, line in lines:
         path, labels = split_line(line)
         where = f"{file}:{number}"
         if not labels:
             raise InputError(f"{where}: no TAB between path and labels: {line[:80]!r}")
-        rows.add(path, parse_values(labels, classes, where), where)
-    return rows.make_table(file)
+        rows.add(path, parse_values(labels, classes, where, values), where)
+    return decide_values(rows.make_table(file), file, list_others)
 
 
 def split_line(line: str) -> tuple[str, list[str]]:
@@ -113,8 +130,9 @@ def write(table: Table, root: Path, split: str, names: list[str]) -> None:
 def write_list(file: Path, folder: str, table: Table, names: list[str]) -> None:
     """Write a line `path<TAB>1,0,-1` for each image; its path is `folder/name`."""
     require_lines(names)
+    texts = name_values(table)
     lines = [
-        f"{os.path.normpath(os.path.join(folder, name))}\t{','.join(map(str, row))}\n"
+        f"{os.path.normpath(os.path.join(folder, name))}\t{','.join(texts[value] for value in row)}\n"
         for name, row in zip(names, table.targets.tolist(), strict=True)
     ]
     replace_text(file, "".join(lines))

@@ -46,7 +46,8 @@ def read(source: SplitSource) -> Table:
     if concepts:
         found = list(read_lines(concepts))
         given = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
-    return parse_list(file, lines, root, choose_classes(file, lines, root, given))
+    classes = choose_classes(file, lines, root, given)
+    return parse_list(source, file, lines, classes, lambda split: root / f"{split}.txt")
 
 
 FORMAT = Format(

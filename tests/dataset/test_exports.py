@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataset.formats import FORMATS
-from dataset.label_cells import split_cell
+from dataset.formats.base import ReadOptions
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 from dataset_readers import read_dataset, recognise_format
@@ -82,7 +82,7 @@ def test_roboflows_valid_is_val(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("filename\na.jpg\n", r"train/_classes\.csv:1: no column of a class beside `filename`"),
+        ("filename\na.jpg\n", r"train/_classes\.csv:1: no column of labels: neither"),
         ("filename, cat\na.jpg, 1\nb.jpg, maybe\n", r"_classes\.csv:3: 'maybe' for class 'cat' is none of 1"),
         ("filename, cat, cat\na.jpg, 1, 1\n", r"_classes\.csv:1: column 3: class 'cat' stands here a second time"),
         ("filename, cat\nd.jpg, 1\n", r"1 of 1 images do not exist, the first: .*train/d\.jpg \(.*_classes\.csv:2\)"),
@@ -368,7 +368,7 @@ TWO_IMAGES = {"id": 4, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations
         ),
         (
             [{"image": "b.jpg", "x": "cat", "y": "u"} | ALWAYS],
-            r"which of the columns x, y holds the labels\? An export",
+            r"which of the columns x, y holds the labels\? Set LABEL",
         ),
     ],
 )
@@ -558,29 +558,14 @@ def test_mistakes_in_metadata(tmp_path: Path, name: str, text: str, message: str
 # ---- lists in a cell ----
 
 
-@pytest.mark.parametrize(
-    ("cell", "names"),
-    [
-        ("cat; dog", ["cat", "dog"]),
-        ('["cat", "dog"]', ["cat", "dog"]),
-        ("['cat', \"dog's\"]", ["cat", "dog's"]),
-        ("[]", []),
-        ("[0, 12]", ["0", "12"]),
-        ('{"choices": ["cat", "dog"]}', ["cat", "dog"]),
-        ('[{"rectanglelabels": ["cat"]}, {"rectanglelabels": ["cat"]}]', ["cat"]),
-        ("[x];[y]", ["[x]", "[y]"]),
-        ("{x}", ["{x}"]),
-        ("[cat", ["[cat"]),
-        ("", []),
-    ],
-)
-def test_names_in_a_cell(cell: str, names: list[str]) -> None:
-    assert split_cell(cell, ";", "x.csv:2") == names
-
-
-def test_a_list_as_numpy_writes_it_is_not_one_name() -> None:
-    with pytest.raises(InputError, match=r"x\.csv:2: there is no comma between the names in \"\['cat' 'dog'\]\""):
-        split_cell("['cat' 'dog']", ";", "x.csv:2")
+def test_label_columns_of_label_studio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"x.json": json.dumps([{"image": "a.jpg", "x": "cat", "y": "dog"} | ALWAYS])})
+    for columns, classes in ((("x",), ("cat",)), (("y", "x"), ("cat", "dog"))):
+        assert read_dataset(tmp_path, split="train", options=ReadOptions(label_columns=columns)).classes == classes
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match=r"x\.json: there is no column 'z' of LABEL_COLUMNS: it has x, y"):
+        read_dataset(tmp_path, split="train", options=ReadOptions(label_columns=("z",)))
 
 
 def test_lists_and_choices_in_a_csv(tmp_path: Path) -> None:

@@ -660,7 +660,7 @@ def test_what_a_label_may_be(tmp_path: Path, rows: str, classes: str, expected: 
 )
 def test_what_may_be_one_label_or_several(tmp_path: Path, rows: str) -> None:
     place(tmp_path, "a.jpg", "b.jpg")
-    with pytest.raises(InputError, match=r"is 'cat,dog' one label, or 2\? Write the names .*classes\.txt, one a line"):
+    with pytest.raises(InputError, match=r"csv:2: is 'cat,dog' one name, or 2 that ',' separates\? .*classes\.txt,"):
         read_labels(tmp_path, rows)
 
 

@@ -154,7 +154,7 @@ def test_without_a_label_nothing_is_trained(dataset: Path, tmp_path: Path, fails
     convert.convert_dataset(dataset, "auto", "csv", tmp_path / "table")
     message = fails(training.main, [*arguments, f"--DATASET_FOLDER={tmp_path / 'table'}"])
     assert f"no training image has a label: is DATASET_FOLDER right? {tmp_path / 'table'} is read as csv" in message
-    assert "';' (LABEL_SEPARATOR)" in message
+    assert "LABEL_SEPARATOR 'auto'" in message
     set_labels(dataset, lambda number, text: "?0\n?1\n?2\n")
     assert "no label of any training image is known, present or absent: is TRAIN" in fails(training.main, arguments)
 
