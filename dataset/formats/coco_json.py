@@ -30,7 +30,7 @@ from dataset.image_finder import place_images
 from dataset.json_files import JsonLine, looks_like, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
-from dataset.splits import find_folders, find_split, require_one, sort_files
+from dataset.splits import find_folders, find_split, list_words, require_one, sort_files
 from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
 from utils import InputError
@@ -90,6 +90,8 @@ def read(source: SplitSource) -> Table:
         raise InputError(f"{in_folder} holds no instances_{source.split}*.json")
     if files[0].name == "_annotations.coco.json":
         require_one(files, source.split)
+    file_of = {tuple(list_words(file.stem)): file for file in files}  # val2014 and val2017 go together, valid does not
+    require_one(list(file_of.values()), source.split)
     tables = [read_file(file, source, chain.from_iterable(found.values())) for file in files]
     return join_files(tables, files)
 

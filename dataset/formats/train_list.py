@@ -11,50 +11,43 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dataset.class_names import read_classes, write_classes
-from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
-from dataset.label_values import parse_values
+from dataset.label_values import VALUES, parse_values
 from dataset.rows import Rows
+from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_lines, replace_text, require_lines
+from dataset.text_files import read_first_lines, read_lines, replace_text, require_lines
 from utils import InputError, warn
 
 VALUES_ALONE = ("0", "1", "-1")  # what no image is called: its name has an ending
-MOST_LINE_BYTES = 1 << 20  # of the first line of a file that may be anything
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if has_labels(name_list(root, split))]
-
-
-def has_labels(file: Path) -> bool:
-    """Whether its first line has labels after a path, or it has no line: other tools list bare names in such files."""
-    if not file.is_file():
-        return False
-    line = read_first_line(file)
-    return "\t" in line or bool(split_line(line)[1]) or not line
-
-
-def read_first_line(file: Path) -> str:
-    """The first line that is not blank of a file that may be anything; "" where there is none."""
-    try:
-        with open_file(file) as stream:
-            text = stream.read(MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    return next((line.removesuffix("\r") for line in text.split("\n") if line.strip()), "")
+    return [split for split in SPLITS if files_of_split(root, split)]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [name_list(root, split)]
+    has_names = (root / "classes.txt").is_file()
+    return [file for file in find_named(root, "{}_list.txt", split) if has_labels(file, has_names)]
 
 
-def name_list(root: Path, split: str) -> Path:
-    return root / f"{split}_list.txt"
+def has_labels(file: Path, has_names: bool) -> bool:
+    """Whether one of its first lines has labels after a path, or it has no line.
+
+    Other tools list bare names, or the names of classes, in such files. Beside a list of classes (`has_names`), a TAB
+    is enough: all its first lines may have a mistake.
+    """
+    if not file.is_file():
+        return False
+    lines = read_first_lines(file)
+    return not lines or any(
+        (has_names and "\t" in line) or any(label.strip().lower() in VALUES for label in split_line(line)[1])
+        for line in lines
+    )
 
 
 def read(source: SplitSource) -> Table:
-    file = name_list(source.root, source.split)
+    file = require_one(files_of_split(source.root, source.split), source.split)
     lines = list(read_lines(file))
     return parse_list(file, lines, source.root, choose_classes(file, lines, source.root, source.classes))
 
@@ -107,7 +100,7 @@ def split_line(line: str) -> tuple[str, list[str]]:
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     write_classes(root, table.classes)
-    write_list(name_list(root, split), FORMAT.images_folder(split), table, names)
+    write_list(root / f"{split}_list.txt", FORMAT.images_folder(split), table, names)
 
 
 def write_list(file: Path, folder: str, table: Table, names: list[str]) -> None:

@@ -648,7 +648,7 @@ MISTAKES = [
     ("train/cow/a.jpg", "", r"train/cow/a\.jpg: 'cow' is no class; the nearest: dog, "),
     ("train/a.jpg", "", r"train/a\.jpg lies in no class folder"),
     ("train.json", '{"classes": ["x"],\n "images": }', r"train\.json:2: Expecting value: this is not JSON"),
-    ("train.json", "[]", r'train\.json: expected \{"classes"'),
+    ("train.json", '{"classes": ["x"]}', r'train\.json: expected \{"classes"'),
     ("train.json", '{"classes": ["x", "y",\n"x"], "images": []}', r"train\.json:2: class 'x' stands here a second"),
     ("train.json", '{"classes": ["x", 3], "images": []}', r"train\.json:1: a class name is empty, or no text: 3"),
     ("train.json", '{"classes": ["x"], "images": []}', r"train\.json lists no images"),
