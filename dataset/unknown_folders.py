@@ -199,7 +199,11 @@ def explain_class_folders(survey: Survey) -> str | None:
 def explain_files(survey: Survey) -> str | None:
     """What the likeliest of its files is."""
     for name in survey.list_others()[:MOST_TRIES]:
-        if text := explain_file(survey.root / name, name):
+        try:
+            text = explain_file(survey.root / name, name)
+        except InputError as error:  # such as a link that leads nowhere
+            text = str(error)
+        if text:
             return text
     return None
 
