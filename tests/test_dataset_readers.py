@@ -143,9 +143,7 @@ def test_the_projects_own_layout_comes_before_others_and_class_folders_after_the
     (dataset / "val.json").write_text("{}")
     assert dataset_readers.recognise_format(dataset) == "csv"
     (dataset / "val.json").write_text('{"classes": []}')
-    with pytest.raises(
-        InputError, match=r"is in more than one format: classes_json \(val\.json\) and csv \(train\.csv\): "
-    ):
+    with pytest.raises(InputError, match=r"more than one format: classes_json \(val\.json\) and csv \(train\.csv\): "):
         dataset_readers.recognise_format(dataset)
 
 

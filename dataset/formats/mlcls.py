@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dataset.class_names import require_unique
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.train_list import has_labels, parse_list, write_list
+from dataset.formats.train_list import Names, has_labels, parse_list, write_list
 from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
 from dataset.text_files import read_first_lines, read_lines, replace_text, require_lines
@@ -30,7 +30,8 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def read(source: SplitSource) -> Table:
     file = require_one(files_of_split(source.root, source.split), source.split)
-    return parse_list(file, read_lines(file), source.root, read_label_txt(source.root / "label.txt"))
+    names = Names(read_label_txt(source.root / "label.txt"), "label.txt")
+    return parse_list(file, read_lines(file), source.root, names)
 
 
 def read_label_txt(path: Path) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ def read_label_txt(path: Path) -> tuple[str, ...]:
         if not (index.isascii() and index.isdigit() and len(index) <= 10) or int(index) >= len(lines):
             raise InputError(
                 f"{path}:{number}: {line.strip()[:80]!r} does not begin with an index 0...{len(lines) - 1}, as the "
-                f"{len(lines)} classes need"
+                f"{len(lines)} classes need; names alone belong into classes.txt, the images then into train_list.txt"
             )
         if int(index) in names:
             raise InputError(f"{path}:{number}: index {index} stands here a second time")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset.class_names import read_classes, write_classes
 from dataset.formats.base import Format, SplitSource
@@ -49,36 +50,53 @@ def has_labels(file: Path, has_names: bool) -> bool:
 def read(source: SplitSource) -> Table:
     file = require_one(files_of_split(source.root, source.split), source.split)
     lines = list(read_lines(file))
-    return parse_list(file, lines, source.root, choose_classes(file, lines, source.root, source.classes))
+    names = choose_names(file, lines, source.root, None if source.classes is None else Names(source.classes, "CLASSES"))
+    return parse_list(file, lines, source.root, names)
 
 
-def choose_classes(
-    file: Path, lines: Sequence[tuple[int, str]], root: Path, given: Sequence[str] | None
-) -> tuple[str, ...]:
+class Names(NamedTuple):
+    """The names of the classes, and the file, line or constant that says them."""
+
+    classes: Sequence[str]
+    source: str
+
+
+def choose_names(file: Path, lines: Sequence[tuple[int, str]], root: Path, given: Names | None) -> Names:
     """The names in `classes.txt`, or those `given` where their number is that of the labels, else label_0, label_1 ...
 
-    Warns in the last case.
+    Warns in the last case. Raises InputError where the only value of a line may also be the number of its class.
     """
-    num_labels = len(split_line(lines[0][1])[1]) if lines else 0
-    numbered = tuple(f"label_{index}" for index in range(num_labels))
-    fits = given is not None and len(given) == num_labels
-    classes = read_classes(root, given if fits else numbered)
-    if numbered and classes == numbered and not (root / "classes.txt").is_file():
-        warn(
-            f"{file}: nothing names its {num_labels} labels, so they are label_0 to label_{num_labels - 1}: write "
-            f"their names into {root / 'classes.txt'}, one a line"
+    number, line = lines[0] if lines else (0, "")
+    num_labels = len(split_line(line)[1])
+    if (root / "classes.txt").is_file():
+        return Names(read_classes(root, None), "classes.txt")
+    if given and len(given.classes) == num_labels:
+        return given
+    if num_labels == 1:
+        raise InputError(
+            f"{file}:{number}: one value after the path is 1 or 0 for the only class, or the number of a class, and "
+            f"nothing says which: write the name of the only class into {root / 'classes.txt'}, or a csv with names"
         )
-    return classes
+    if num_labels:
+        others = f" ({given.source} has {len(given.classes)} names)" if given else ""
+        warn(
+            f"{file}: nothing names its {num_labels} labels, so they are label_0 to label_{num_labels - 1}: "
+            f"write their names into {root / 'classes.txt'}, one a line{others}"
+        )
+    return Names([f"label_{index}" for index in range(num_labels)], f"line {number}")
 
 
-def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, classes: Sequence[str]) -> Table:
+def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, names: Names) -> Table:
     """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`."""
+    classes = names.classes
     rows = Rows(root, root, classes)
     for number, line in lines:
         path, labels = split_line(line)
         where = f"{file}:{number}"
         if not labels:
             raise InputError(f"{where}: no TAB between path and labels: {line[:80]!r}")
+        if len(labels) != len(classes):
+            raise InputError(f"{where}: {len(labels)} labels, but there are {len(classes)} classes in {names.source}")
         rows.add(path, parse_values(labels, classes, where), where)
     return rows.make_table(file)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset.class_names import require_unique
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.train_list import choose_classes, parse_list, split_line
+from dataset.formats.train_list import Names, choose_names, parse_list, split_line
 from dataset.label_values import VALUES
 from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
@@ -46,11 +46,12 @@ def read(source: SplitSource) -> Table:
     file = require_one(files_of_split(root, source.split), source.split)
     lines = list(read_lines(file))
     concepts = next((root / name for name in CONCEPTS if (root / name).is_file()), None)
-    given = source.classes
+    given = None if source.classes is None else Names(source.classes, "CLASSES")
     if concepts:
         found = list(read_lines(concepts))
-        given = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
-    return parse_list(file, lines, root, choose_classes(file, lines, root, given))
+        classes = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
+        given = Names(classes, concepts.name)
+    return parse_list(file, lines, root, choose_names(file, lines, root, given))
 
 
 FORMAT = Format(
