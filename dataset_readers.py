@@ -51,7 +51,7 @@ def read_dataset(
         if (images or labels) and (split is None or not chosen.takes_folders):
             names = " or ".join(name for name, known in FORMATS.items() if known.takes_folders)
             raise InputError(f"images_dir and labels_dir are for one split of {names}, not for {name}")
-        if not (labels and split):
+        if labels is None or not make_absolute(labels).is_dir():
             require_format(folder, name)
         splits = [split] if split else chosen.list_splits(folder)
         for split_name in splits:
@@ -89,8 +89,9 @@ def name_files(root: Path, format: str) -> list[str]:
     return list(dict.fromkeys(file.relative_to(root).as_posix() for file in files if file.exists()))
 
 
-def require_format(root: Path, name: str) -> None:
+def require_format(root: str | Path, name: str) -> None:
     """Raise InputError, which says what fits, where nothing in `root` is in the format `name`."""
+    root = make_absolute(root)
     if not root.is_dir():
         raise InputError(explain_missing(root))
     chosen = find_format(name)

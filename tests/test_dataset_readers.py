@@ -115,6 +115,10 @@ def test_missing_folders_and_unknown_formats(dataset: Path, tmp_path: Path) -> N
         read_dataset(dataset, split="val")
     with pytest.raises(InputError, match="no images in"):
         read_dataset(dataset, split="train", images_dir=tmp_path / "empty")
+    with pytest.raises(InputError, match=r"no folder .*gone for the images .*: empty/, set/\): rename .* TRAIN_I"):
+        read_dataset(dataset, split="train", images_dir=tmp_path / "gone")
+    with pytest.raises(InputError, match=r"empty has no split of format coco_cls .*: expected images/ .*; it is empty"):
+        read_dataset(tmp_path / "empty", "coco_cls", "train", labels_dir=tmp_path / "gone")
     with pytest.raises(InputError, match="are for one split of coco_cls or coco_json, not for csv"):
         read_dataset(dataset, "csv", "train", images_dir=tmp_path / "empty")
 
