@@ -21,14 +21,19 @@ from dataset.splits import find_split
 from dataset.text_files import HEAD_BYTES, read_first_lines
 from utils import InputError
 
-LONGEST = 60  # letters of a name, or of a line, that is shown
-MOST_NAMES = 8  # columns or keys that are shown
+LONGEST = 50  # letters of a name, or of a line, that is shown
+MOST_NAMES = 6  # columns or keys that are shown
 WRITE_CSV = "write train.csv with the columns image_path and labels (cat;dog)"
 EXPORT_COCO = "export it as COCO JSON, or write train.csv with the columns image_path and labels (cat;dog)"
 
 
-def explain_file(file: Path, name: str) -> str | None:
-    """What `file` is, and the step to take, in a sentence that calls it `name`; None where nothing is known of it."""
+def explain_file(file: Path, name: str, is_of_many: bool = False) -> str | None:
+    """What `file` is, and the step to take, in a sentence that calls it `name`; None where nothing is known of it.
+
+    `is_of_many` says that there are many such files beside it: one for each image.
+    """
+    if is_of_many and name.lower().endswith(".txt"):
+        return explain_label_file(file, name)
     for pattern, explain in READERS:
         if re.search(pattern, name, re.IGNORECASE):
             return explain(file, name)
@@ -167,9 +172,10 @@ class Tool(NamedTuple):
     step: str = EXPORT_COCO
 
 
+ADD = "add it; of COCO's own files, instances_*.json have the labels"
 TOOLS = [
-    Tool({"images", "annotations"}, False, 'like COCO\'s, but the list "categories" is missing', "add it"),
-    Tool({"images", "categories"}, False, 'like COCO\'s, but the list "annotations" is missing', "add it"),
+    Tool({"images", "annotations"}, False, 'like COCO\'s, but the list "categories" is missing', ADD),
+    Tool({"images", "categories"}, False, 'like COCO\'s, but the list "annotations" is missing', ADD),
     Tool({"annotations", "categories"}, False, 'like COCO\'s, but the list "images" is missing', "add it"),
     Tool(
         {"image_id", "category_id", "score"},
@@ -274,7 +280,6 @@ def explain_xml(file: Path, name: str) -> str:
 NUMBER = r"-?\d*\.?\d+"
 # what a line of a list looks like, in the order in which it is asked: what it is, and the step
 LISTS = [
-    (rf"\d+(\s+{NUMBER}){{4,}}\s*", f"the boxes of an image, as in YOLO: {EXPORT_COCO}"),
     (r"\S.*[\s,]\S+\.(xml|json|txt|png)\s*", f"an image and a file of its boxes or its mask: {WRITE_CSV}"),
     (
         r"[^,;\t]*[^,;\s]\s*[,;\s]\s*\d+\s*",
@@ -289,28 +294,44 @@ LISTS = [
     (r"[^\s,;]+\s*", f"an image without labels: {WRITE_CSV}"),
 ]
 LIST_STEP = "write path<TAB>0,1,0 with a 1 or a 0 for each line of classes.txt, or a train.csv"
+# what the first line of a file looks like of which there is one for each image
+LABEL_FILES = [
+    (rf"\d+(\s+{NUMBER}){{4,}}\s*", f"the boxes of an image, as in YOLO: {EXPORT_COCO}"),
+    (
+        r"\d+\s*",
+        "the number of a class: call such files .cls and put them into labels/train/, the images into "
+        "images/train-resized/, and the names of the classes into classes.txt",
+    ),
+    (r".*", f"which may be labels or a text: for labels {WRITE_CSV}"),
+]
 
 
 def explain_list(file: Path, name: str) -> str | None:
-    """What the first line of a text file says; None for a file that seems to be no list."""
+    """What the first lines of a text file say; None for a file that seems to be no list."""
     lines = read_first_lines(file)
     if not lines:
         return f"{name} is empty" if find_split(name) else None
     if "\0" in lines[0]:
         return None
-    if lines[0].count(",") > 1 or (
-        find_split(name) is None and "," in lines[0] and len({*map(count_commas, lines)}) == 1
-    ):
-        return explain_table(file, name)
-    found = next((text for pattern, text in LISTS if re.fullmatch(pattern, lines[0])), None)
-    if found is None and find_split(name) is None:
+    starts_with_image = is_image(re.split(r"[\s,;]", lines[0].strip())[0])
+    if len(lines) > 1 and not starts_with_image:
+        counts = ({line.count(separator) for line in lines} for separator in ",;\t")
+        if any(len(count) == 1 and 0 not in count for count in counts):
+            return explain_table(file, name)
+    if not starts_with_image and find_split(name) is None:
         return None
+    found = next((text for pattern, text in LISTS if re.fullmatch(pattern, lines[0])), None)
     shown = f"{name} begins with the line {cut(lines[0])}"
     return f"{shown}, {found}" if found else f"{shown}, which is no path with labels: {LIST_STEP}"
 
 
-def count_commas(line: str) -> int:
-    return line.count(",")
+def explain_label_file(file: Path, name: str) -> str | None:
+    """What a text file says of which there is one for each image."""
+    lines = read_first_lines(file, 1)
+    if not lines:
+        return None
+    text = next(text for pattern, text in LABEL_FILES if re.fullmatch(pattern, lines[0], re.DOTALL))
+    return f"{name} begins with the line {cut(lines[0])}, {text}"
 
 
 # ---- by the ending alone ----
@@ -326,6 +347,10 @@ ENDINGS = [
      "image_path and labels (cat;dog)"),
     (r"\.(parquet|arrow|feather)$", "is a table of Parquet or Arrow, often with images inside: make files of them, and "
      "train.csv with the columns image_path and labels (cat;dog)"),
+    (r"\.cls$", "has the labels of an image: put such files into labels/train/, the images into images/train-resized/, "
+     "and the names of the classes into classes.txt"),
+    (r"ubyte(\.gz)?$", f"is in the form of MNIST: {WRITE_CSV}, and images as files"),
+    (r"(^|/)(data_batch_\d|batches\.meta)", f"is of CIFAR, a pickle of Python, which is not opened here: {WRITE_CSV}"),
     (r"\.mat$", f"is a file of MATLAB: {WRITE_CSV}"),
     (r"\.(npy|npz)$", f"is a file of NumPy: {WRITE_CSV}, and images as files"),
     (r"\.(pkl|pickle|joblib)$", f"is a pickle of Python, which is a program and is not opened here: {WRITE_CSV}"),

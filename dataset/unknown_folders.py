@@ -12,8 +12,7 @@ import difflib
 import functools
 import os
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +60,11 @@ class Survey:
         last = {ending for ending, files in kinds.items() if ending in IMAGE_EXTENSIONS or NO_LABELS.search(files[0])}
         return {ending: kinds[ending] for ending in sorted(kinds, key=lambda ending: ending in last)}
 
+    def is_of_many(self, name: str) -> bool:
+        """Whether many files of its kind lie beside it: one for each image."""
+        folder = name.rpartition("/")[0]
+        return sum(other.rpartition("/")[0] == folder for other in self.kinds[find_ending(name)]) > FEW
+
     def list_others(self) -> list[str]:
         """The files that may hold labels, the likeliest first; of many of a kind in a folder the first."""
         groups: dict[tuple[str, str], list[str]] = {}
@@ -73,6 +77,12 @@ class Survey:
 
 def find_ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
+
+
+def find_base(names: Iterable[str]) -> str:
+    """The innermost folder that all of `names` lie in, with a slash; "" for the outermost."""
+    base = os.path.commonpath({name.rpartition("/")[0] for name in names})
+    return f"{base}/" if base else ""
 
 
 def rank(name: str) -> tuple[bool, int, bool, int, str]:
@@ -118,10 +128,10 @@ def describe(survey: Survey) -> str:
             where = f" in {len(folders)} folders, such as {folders[0]}"
         items.append(f"{len(files):,} {ending or 'files without ending'}{where}")
     if not items:
-        items = [f"{len(survey.folders)} folder(s) without files, such as {survey.folders[0]}"]
+        items = [f"folders without files, such as {survey.folders[0]}"]
     shown, more = items[:MOST_ITEMS], len(items) - MOST_ITEMS
     text = ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 and more <= 0 else ", ".join(shown)
-    return f"{text}{f' and {more} other kinds of files' if more > 0 else ''}{'' if survey.is_whole else ' and more'}"
+    return f"{text} and more" if more > 0 or not survey.is_whole else text
 
 
 # ---- what it looks like ----
@@ -185,14 +195,17 @@ def explain_renamed_splits(survey: Survey) -> str | None:
 
 
 def explain_class_folders(survey: Survey) -> str | None:
-    """Two or more folders of images, and no images beside them."""
-    counts = Counter(name.partition("/")[0] for name in survey.images if "/" in name)
-    names = [name for name in counts if find_split(name) is None]
-    if len(names) < 2 or len(names) < len(counts) or any("/" not in name for name in survey.images):
+    """Two or more folders of images, and no images beside them, at any depth."""
+    base = find_base(survey.images) if survey.images else ""
+    inner = [name.removeprefix(base) for name in survey.images]
+    names = list(dict.fromkeys(name.partition("/")[0] for name in inner))
+    if len(names) < 2 or any("/" not in name for name in inner):
+        return None
+    if any(find_split(name) or name.lower() in NO_CLASSES for name in names):
         return None
     return (
-        f"{show(names)} hold images, and nothing else says labels: if each is a class (one label an image), "
-        f"move them into {survey.root / 'train'}/; if not, {WRITE_CSV}"
+        f"{show(names)} hold images, and nothing else says labels: if each is a class (one label an image), move these "
+        f"folders into {survey.root / 'train'}/; if not, {WRITE_CSV}"
     )
 
 
@@ -200,7 +213,7 @@ def explain_files(survey: Survey) -> str | None:
     """What the likeliest of its files is."""
     for name in survey.list_others()[:MOST_TRIES]:
         try:
-            text = explain_file(survey.root / name, name)
+            text = explain_file(survey.root / name, name, is_of_many=survey.is_of_many(name))
         except InputError as error:  # such as a link that leads nowhere
             text = str(error)
         if text:
@@ -213,7 +226,7 @@ def explain_images(survey: Survey) -> str | None:
     if not survey.images:
         kinds = sorted({*survey.kinds} & UNREAD)
         return f"files of the type {', '.join(kinds)} are not read: convert them to .jpg or .png" if kinds else None
-    folder = os.path.commonpath([survey.root / name.rpartition("/")[0] for name in survey.images])
+    folder = survey.root / find_base(survey.images)
     return f"it has no labels: to predict these images set TEST_IMAGES_DIR to {folder}; to train {WRITE_CSV}"
 
 

@@ -55,7 +55,7 @@ TABLES = {
     "a sample of a submission": ({"sample_submission.csv": "image,labels\na.jpg,cat\n"}, r"sample of what to hand in"),
     "many columns": (
         {"train.csv": ",".join(f"c{number}" for number in range(300))},
-        r"'c7' and 292 more: none",
+        r"'c5' and 294 more: none",
     ),
 }
 LISTS = {
@@ -67,6 +67,10 @@ LISTS = {
     "other separators": ({"train.txt": "a.jpg;0,1\n", "label.txt": "0 a\n"}, r"an image and values: put a TAB behind"),
     "names alone": ({"train.txt": "a\nb\n"}, r"train\.txt begins with the line 'a', an image without labels"),
     "files of boxes": ({"train_list.txt": "i/a.jpg a/a.xml\n"}, r"an image and a file of its boxes or its mask"),
+    "a table": ({"annotations.txt": "photo\tlabels\na.jpg\tcat\n"}, r"'photo', 'labels', separated by TABs: save it"),
+    "names, in any file": ({"labels.txt": "a.jpg cat\n"}, r"'a\.jpg cat', an image and names: write train\.csv"),
+    "a number in each file": (many("img_{}.txt", "3\n"), r"begins with the line '3', the number of a class: call such"),
+    "a text in each file": (many("img_{}.txt", "a cat, a dog"), r"'a cat, a dog', which may be labels or a text"),
     "YOLO": (many("img_{}.txt", "0 0.5 0.5 0.2 0.2\n"), r"img_00\.txt begins .* the boxes of an image, as in YOLO"),
 }
 JSON = {
@@ -115,6 +119,12 @@ OTHERS = {
         many("{}.xml", "<annotation><object/></annotation>"),
         r"00\.xml has the boxes .*ImageSets/Main",
     ),
+    "MNIST": ({"train-images-idx3-ubyte.gz": b""}, r"is in the form of MNIST"),
+    "CIFAR": ({"data_batch_1": b"", "batches.meta": b""}, r"is of CIFAR, a pickle"),
+    "labels without their folders": (
+        many("labels/{}.cls", "0\n") | IMAGES,
+        r"labels/00\.cls has the labels of an",
+    ),
     "a checkpoint": ({"best_model.pt": b""}, r"is a model, not a data set"),
     "a program": ({"main.py": "", "README.md": ""}, r"none of that is an image or names one"),
     "phone pictures": (many("IMG_{}.HEIC", ""), r"12 \.heic; files of the type \.heic are not read: convert"),
@@ -129,7 +139,11 @@ FOLDERS = {
     ),
     "class folders": (
         many("cat/{}.jpg", "") | many("dog/{}.jpg", "") | many("owl/{}.jpg", ""),
-        r"36 \.jpg in 3 folders, such as cat/; 'cat', 'dog', 'owl' hold images, .* move them into \S+/set/train/",
+        r"36 \.jpg in 3 folders, such as cat/; 'cat', 'dog', 'owl' hold images, .* move these .* into \S+/set/train/",
+    ),
+    "class folders in a folder": (
+        many("animals/cat/{}.jpg", "") | many("animals/dog/x/{}.jpg", ""),
+        r"'cat', 'dog' hold images, .* move these folders into \S+/set/train/",
     ),
     "splits of another name": (
         many("training_set/cat/{}.jpg", "") | many("test_set/cat/{}.jpg", ""),
