@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dataset.class_names import show_names
 from dataset.files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute
 from dataset.formats import FORMATS
 from dataset.formats.base import Format, ReadOptions
 from dataset.table import Table, drop_repeats, join_tables, map_classes
 from dataset.text_files import read_lines
+from dataset.unknown_folders import explain_folder, explain_missing
 from utils import InputError, suggest, warn
 
 __all__ = ["IMAGE_EXTENSIONS", "ReadOptions", "Table", "join_tables", "list_images", "map_classes"]  # public, too
@@ -49,9 +51,9 @@ def read_dataset(
         if (images or labels) and (split is None or not chosen.takes_folders):
             names = " or ".join(name for name, known in FORMATS.items() if known.takes_folders)
             raise InputError(f"images_dir and labels_dir are for one split of {names}, not for {name}")
+        if labels is None or not make_absolute(labels).is_dir():
+            require_format(folder, name)
         splits = [split] if split else chosen.list_splits(folder)
-        if not splits:
-            raise InputError(f"{folder} has no split of format {name}")
         for split_name in splits:
             tables.append(chosen.read(folder, split_name, images, labels, classes, options or ReadOptions()))
     table = tables[0] if len(tables) == 1 else drop_repeats(join_tables(tables))
@@ -67,14 +69,38 @@ def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> 
     if labels_dir is not None and make_absolute(labels_dir).is_dir():
         return next(name for name, format in FORMATS.items() if format.known_by_labels_dir)
     if not root.is_dir():
-        raise InputError(f"there is no folder {root}: set DATASET_FOLDER to where the data set is")
+        raise InputError(explain_missing(root))
     found = find_formats(root)
     if len(found) > 1:
-        raise InputError(f"{root} is in more than one format: set DATASET_FORMAT to {' or '.join(found)}")
+        claims = " and ".join(f"{name} ({show_names(name_files(root, name), 2)})" for name in found)
+        raise InputError(
+            f"{root} is in more than one format: {claims}: set DATASET_FORMAT to {' or '.join(found)}, or move the "
+            "files of the others away"
+        )
     if not found:
-        expected = ", ".join(format.expects for format in FORMATS.values())
-        raise InputError(f"{root} is in no known format: expected {expected}, or the same for val or test")
+        raise InputError(f"{root} is in no known format: {explain_folder(root)} (see docs/data_formats.md)")
     return found[0]
+
+
+def name_files(root: Path, format: str) -> list[str]:
+    """The files and folders, from `root` on, by which it seems to be in `format`."""
+    chosen = FORMATS[format]
+    files = [file for split in chosen.list_splits(root) for file in chosen.files_of_split(root, split)]
+    return list(dict.fromkeys(file.relative_to(root).as_posix() for file in files if file.exists()))
+
+
+def require_format(root: str | Path, name: str) -> None:
+    """Raise InputError, which says what fits, where nothing in `root` is in the format `name`."""
+    root = make_absolute(root)
+    if not root.is_dir():
+        raise InputError(explain_missing(root))
+    chosen = find_format(name)
+    if not chosen.list_splits(root):
+        found = find_formats(root)
+        advice = explain_folder(root)
+        if found:
+            advice = f"it fits {' or '.join(found)}: set DATASET_FORMAT to that, or to auto"
+        raise InputError(f"{root} has no split of format {name} (DATASET_FORMAT): expected {chosen.expects}; {advice}")
 
 
 def find_formats(root: Path) -> list[str]:

@@ -1,7 +1,11 @@
-"""Which split a file or a folder of another tool is for: `valid`, `validation` and `dev` are "val"."""
+"""Which split a file or a folder is for: `valid`, `validation` and `dev` are "val", in capitals, too.
+
+What this program writes is always called train, val and test.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,14 +25,34 @@ def find_split(name: str) -> str | None:
 
     Example: `instance_train2017.json` is for "train"; `train_val.json` and `default.json` are for none.
     """
-    found = {WORDS[word] for word in re.findall("[a-z]+", name.lower()) if word in WORDS}
+    found = {WORDS[word] for word in list_words(name)}
     return found.pop() if len(found) == 1 else None
+
+
+def list_words(name: str) -> list[str]:
+    """The words in `name` that mean a split: ["valid"] in `Valid_list.txt`."""
+    return [word for word in re.findall("[a-z]+", name.lower()) if word in WORDS]
+
+
+def find_named(root: Path, pattern: str, split: str) -> list[Path]:
+    """What lies in `root` under a name of `split`.
+
+    Example: the pattern `{}_list.txt` finds, for "val", `val_list.txt`, `valid_list.txt`, `Validation_list.txt` and so
+    on. The folder is not listed: a million images may lie in it.
+    """
+    found: list[Path] = []
+    for word in [word for word in WORDS if WORDS[word] == split]:
+        for spelling in (word, word.title(), word.upper()):
+            path = root / pattern.format(spelling)
+            # a disk that takes capitals and small letters for the same has the file under each spelling
+            if path.exists() and not any(path.samefile(other) for other in found):
+                found.append(path)
+    return found
 
 
 def find_folders(root: Path) -> dict[str, list[Path]]:
     """{split: the folders in `root` that are called like it}."""
-    folders = {split: [root / word for word in WORDS if WORDS[word] == split] for split in SPLITS}
-    return {split: [folder for folder in found if folder.is_dir()] for split, found in folders.items()}
+    return {split: [path for path in find_named(root, "{}", split) if path.is_dir()] for split in SPLITS}
 
 
 def sort_files(files: Iterable[Path]) -> dict[str, list[Path]]:
@@ -44,3 +68,14 @@ def require_one(paths: Sequence[Path], split: str) -> Path:
     if len(paths) > 1:
         raise InputError(f"{paths[0]} and {paths[1]} are both for {split}: remove one, or rename it")
     return paths[0]
+
+
+def require_own_name(paths: Iterable[Path], root: Path, split: str) -> None:
+    """Raise InputError where one of `paths` in `root` is for `split` under another name than this program writes.
+
+    A new file would lie beside `valid_list.txt`, which would then say the same, or something else.
+    """
+    for path in paths:
+        words = re.findall("[A-Za-z]+", os.path.relpath(path, root))
+        if split not in words and any(WORDS.get(word.lower()) == split for word in words) and path.exists():
+            raise InputError(f"{path} is for {split}, too: remove it, or call it {split} before {split} is written")

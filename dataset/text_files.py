@@ -12,6 +12,7 @@ from dataset.files import open_file
 from dataset.whole_files import write_atomically
 from utils import InputError
 
+HEAD_BYTES = 1 << 20  # of a file that may be anything, in which its first lines are looked for
 MEMORY_SHARE = 8  # what a list of images is read into takes some eight times the size of the file
 
 # ---- reading ----
@@ -53,6 +54,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         line = line.removesuffix("\r")
         if line.strip():
             yield number, line
+
+
+def read_first_lines(path: Path, most: int = 20) -> list[str]:
+    """The first lines that are not blank of a file that may be anything, without their line ends; at most `most`.
+
+    Of a file without lines, the beginning. Raises InputError where it cannot be read.
+    """
+    try:
+        with open_file(path) as file:
+            data = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    lines = data.decode("utf-8-sig", errors="replace").split("\n")
+    if len(data) == HEAD_BYTES and len(lines) > 1:
+        lines.pop()  # it is cut off
+    return [line.removesuffix("\r") for line in lines if line.strip()][:most]
 
 
 # ---- writing ----

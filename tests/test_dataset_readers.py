@@ -105,9 +105,7 @@ def test_missing_folders_and_unknown_formats(dataset: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"there is no folder .*nowhere: set DATASET_FOLDER"):
         read_dataset(tmp_path / "nowhere", split="train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        InputError, match=r"no known format: expected images/ and labels/train/ \(coco_cls\), train_list"
-    ):
+    with pytest.raises(InputError, match=r"empty is in no known format: it is empty: set DATASET_FOLDER"):
         read_dataset(tmp_path / "empty", split="train")
     with pytest.raises(InputError, match=r"unknown data set format 'coco_csl' \(did you mean coco_cls\?\)"):
         read_dataset(dataset, "coco_csl", "train")
@@ -117,6 +115,10 @@ def test_missing_folders_and_unknown_formats(dataset: Path, tmp_path: Path) -> N
         read_dataset(dataset, split="val")
     with pytest.raises(InputError, match="no images in"):
         read_dataset(dataset, split="train", images_dir=tmp_path / "empty")
+    with pytest.raises(InputError, match=r"no folder .*gone for the images .*: empty/, set/\): rename .* TRAIN_I"):
+        read_dataset(dataset, split="train", images_dir=tmp_path / "gone")
+    with pytest.raises(InputError, match=r"empty has no split of format coco_cls .*: expected images/ .*; it is empty"):
+        read_dataset(tmp_path / "empty", "coco_cls", "train", labels_dir=tmp_path / "gone")
     with pytest.raises(InputError, match="are for one split of coco_cls or coco_json, not for csv"):
         read_dataset(dataset, "csv", "train", images_dir=tmp_path / "empty")
 
@@ -143,7 +145,9 @@ def test_the_projects_own_layout_comes_before_others_and_class_folders_after_the
     (dataset / "train" / "cat").mkdir(parents=True)
     assert dataset_readers.recognise_format(dataset) == "csv"
     (dataset / "val.json").write_text("{}")
-    with pytest.raises(InputError, match="is in more than one format: set DATASET_FORMAT to classes_json or csv"):
+    assert dataset_readers.recognise_format(dataset) == "csv"
+    (dataset / "val.json").write_text('{"classes": []}')
+    with pytest.raises(InputError, match=r"more than one format: classes_json \(val\.json\) and csv \(train\.csv\): "):
         dataset_readers.recognise_format(dataset)
 
 

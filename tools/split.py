@@ -76,7 +76,8 @@ def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mappi
 
     def folder_of(path: str) -> Path:
         member = split_member(path)
-        return Path(member[0].path) if member else root / images_folder(old_split[path])
+        folders = [Path(member[0].path)] if member else writer.files_of_split(root, old_split[path])
+        return next(folder for folder in folders if Path(path).is_relative_to(folder))
 
     try:
         shutil.rmtree(staging, ignore_errors=True)

@@ -110,7 +110,9 @@ def list_splits() -> list[str]:
     """Which of "train", "val" and "test" DATASET_FOLDER has labels of. Raises InputError where it has none."""
     splits = [split for split in SPLITS if has_split(split)]
     if not splits:
-        raise InputError(f"{config.DATASET_FOLDER} has no labels of any split in the format {choose_format('train')}")
+        format = choose_format("train")
+        dataset_readers.require_format(config.DATASET_FOLDER, format)
+        raise InputError(f"{config.DATASET_FOLDER} has no labels of any split in the format {format}")
     return splits
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.files import make_absolute
-from dataset.rows import keep_missing_images
 from dataset.label_cells import Separator
 from dataset.label_values import MinusOne
+from dataset.rows import keep_missing_images
+from dataset.splits import require_own_name
 from dataset.table import SPLITS, Table
 from utils import InputError
 
@@ -102,6 +103,7 @@ class Format:
         writer = self.require_writer()
         if self.name_images(table, self.shorten_names(table, image_names)) != image_names:
             raise InputError(f"{root}: the images of {split} do not lie in a folder of their class each")
+        require_own_name(self.files_of_split(root, split), root, split)
         writer(table, root, split, image_names)
 
     def require_writer(self) -> Callable[[Table, Path, str, list[str]], None]:

@@ -12,25 +12,34 @@ from dataset.class_names import find_class, name_labels, require_unique
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.coco_json import is_coco
 from dataset.formats.label_studio import is_export
-from dataset.json_files import JsonLine, parse_json, write_json
+from dataset.json_files import JsonLine, looks_like, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
+from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
 from utils import InputError
 
+CLASSES = r'"classes"\s*:\s*\[\s*["\]]'  # a list of names
+IMAGES = r'"images"\s*:\s*\[\s*\['  # a list of lists
+
 
 def list_splits(root: Path) -> list[str]:
-    files = {split: root / f"{split}.json" for split in SPLITS}
-    return [split for split, file in files.items() if file.is_file() and not (is_coco(file) or is_export(file))]
+    return [split for split in SPLITS if files_of_split(root, split)]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [root / f"{split}.json"]
+    return [file for file in find_named(root, "{}.json", split) if seems_ours(file)]
+
+
+def seems_ours(file: Path) -> bool:
+    """Whether it holds one of the two lists as they are here: many tools write a `train.json`."""
+    ours = looks_like(file, "{", CLASSES) or looks_like(file, "{", IMAGES)
+    return ours and not (is_coco(file) or is_export(file))
 
 
 def read(source: SplitSource) -> Table:
-    file = source.root / f"{source.split}.json"
+    file = require_one(files_of_split(source.root, source.split), source.split)
     text = read_text(file)
     data = parse_json(text, file)
     if not (isinstance(data, dict) and isinstance(data.get("classes"), list) and isinstance(data.get("images"), list)):

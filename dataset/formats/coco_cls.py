@@ -5,24 +5,39 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dataset.class_names import read_classes, write_classes
+from dataset.class_names import read_classes, show_names, write_classes
 from dataset.files import require_listable, require_stems
 from dataset.formats.base import Format, SplitSource
 from dataset.label_files import read_label_files, write_label_files
-from dataset.table import SPLITS, Table
+from dataset.splits import find_folders, find_named, require_one
+from dataset.table import Table
+from utils import InputError
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if (root / "images").is_dir() and (root / "labels" / split).is_dir()]
+    folders = find_folders(root / "labels") if (root / "images").is_dir() else {}
+    return [split for split in folders if folders[split]]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [root / FORMAT.images_folder(split), root / "labels" / split]
+    return [*find_image_folders(root, split), *find_folders(root / "labels")[split]]
+
+
+def find_image_folders(root: Path, split: str) -> list[Path]:
+    """The folders of the images of a split; the usual one where there is none."""
+    return find_named(root / "images", "{}-resized", split) or [root / FORMAT.images_folder(split)]
 
 
 def read(source: SplitSource) -> Table:
-    images_dir = source.images_dir or source.root / FORMAT.images_folder(source.split)
-    labels_dir = source.labels_dir or source.root / "labels" / source.split
+    root, split = source.root, source.split
+    images_dir = source.images_dir or require_one(find_image_folders(root, split), split)
+    labels_dir = source.labels_dir or require_one(find_folders(root / "labels")[split], split)
+    if not images_dir.is_dir():
+        names = show_names([f"{path.name}/" for path in sorted(images_dir.parent.glob("*")) if path.is_dir()]) or "none"
+        raise InputError(
+            f"there is no folder {images_dir} for the images of {labels_dir} (folders beside it: {names}): rename the "
+            f"one that is meant{f', or set {split.upper()}_IMAGES_DIR' if split != 'val' else ''}"
+        )
     classes, options = read_classes(source.root, source.classes), source.options
     images, targets = read_label_files(
         images_dir, labels_dir, len(classes), options.cache_folder, options.check_label_files

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from dataset.image_finder import place_images
 from dataset.json_files import JsonLine, looks_like, parse_json, write_json
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
-from dataset.splits import find_folders, find_split, require_one, sort_files
+from dataset.splits import find_folders, find_split, list_words, require_one, sort_files
 from dataset.table import SPLITS, Table, require_room
 from dataset.text_files import read_text
 from utils import InputError
@@ -90,6 +90,8 @@ def read(source: SplitSource) -> Table:
         raise InputError(f"{in_folder} holds no instances_{source.split}*.json")
     if files[0].name == "_annotations.coco.json":
         require_one(files, source.split)
+    file_of = {tuple(list_words(file.stem)): file for file in files}  # val2014 and val2017 go together, valid does not
+    require_one(list(file_of.values()), source.split)
     tables = [read_file(file, source, chain.from_iterable(found.values())) for file in files]
     return join_files(tables, files)
 
@@ -106,18 +108,14 @@ def read_file(file: Path, source: SplitSource, files: Iterable[Path]) -> Table:
         )
         columns = {id: column for column, (id, _) in enumerate(categories)}
         present: dict[Any, set[int]] = {image["id"]: set() for image in data["images"]}
-        if len(columns) < len(classes):
-            raise InputError(f"{file}: two categories have the same id")
-        if len(present) < len(data["images"]):
-            raise InputError(f"{file}: two images have the same id")
         for annotation in data["annotations"]:
             if source.options.count_crowds or not annotation.get("iscrowd"):
                 try:
                     present[annotation["image_id"]].add(columns[annotation["category_id"]])
                 except KeyError:
-                    raise InputError(f"{file}: {explain_annotation(annotation, present)}") from None
+                    raise InputError(f"{file}: {explain_annotation(annotation, present, columns)}") from None
         require_room(len(present), len(classes))
-        names = [name_image(image, file) for image in data["images"]]
+        names = [image["file_name"] for image in data["images"]]
         inside = source.images_dir or source.root
         folder, names = place_images(file, inside, list_image_folders(file, source), names)
         rows = Rows(folder, inside, classes)
@@ -125,26 +123,43 @@ def read_file(file: Path, source: SplitSource, files: Iterable[Path]) -> Table:
         for image, name in zip(data["images"], names, strict=True):
             seen[image["file_name"]] += 1
             where = JsonLine(file, text, image["file_name"], seen[image["file_name"]])
-            unknown = [columns[id] for id in image.get(UNKNOWN_IDS, ())]
+            unknown = [find_column(id, columns, where) for id in image.get(UNKNOWN_IDS, ())]
             rows.add(name, mark_columns(present[image["id"]], unknown, len(classes), where), where)
-    except KeyError as error:
-        raise InputError(
-            f"{file}: {reprlib.repr(error.args[0])} is missing, or is the id of no image or category"
-        ) from error
     except (TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} is no COCO annotation file: {str(error)[:200]}") from error
     return rows.make_table(file)
 
 
 def parse_lists(text: str, file: Path) -> dict[str, list[Any]]:
-    """What the file holds. Raises InputError where one of the three lists is missing."""
+    """What the file holds. Raises InputError where a list is missing, or an image or category without what names it."""
     data = parse_json(text, file)
     if not isinstance(data, dict):
         raise InputError(f'{file}: expected {{"images": [...], "annotations": [...], "categories": [...]}}')
     for key in LISTS:
         if not isinstance(data.get(key), list):
             raise InputError(f'{file}: the list "{key}" is missing')
+    require_entries(data["images"], "image", "file_name", file)
+    require_entries(data["categories"], "category", "name", file)
     return data
+
+
+def require_entries(entries: list[Any], what: str, key: str, file: Path) -> None:
+    """Raise InputError for an image or a category without its `key`, a text, or without an id of its own."""
+    of_id: dict[Any, Any] = {}
+    for number, entry in enumerate(entries, start=1):
+        where = f"{file}: {what} {number} of {len(entries)}"
+        if not isinstance(entry, dict):
+            raise InputError(f"{where} is {reprlib.repr(entry)}, no object")
+        id = entry.get("id")
+        if not isinstance(id, int | str):
+            raise InputError(f"{where}: its id is {reprlib.repr(id)}" if "id" in entry else f"{where}: 'id' is missing")
+        if not isinstance(entry.get(key), str):
+            raise InputError(f"{file}: {what} {reprlib.repr(id)}: {key!r} is missing, or is no text")
+        if of_id.setdefault(id, entry) is not entry:
+            both = " and ".join(reprlib.repr(other[key]) for other in (of_id[id], entry))
+            raise InputError(f"{file}: {what} {reprlib.repr(id)} stands there twice: {both}")
+    if len({type(id) for id in of_id}) > 1:
+        raise InputError(f"{file}: some ids of {what} entries are numbers, and some are texts")
 
 
 def find_groups(data: dict[str, list[Any]], file: Path, files: Iterable[Path]) -> set[str]:
@@ -160,21 +175,32 @@ def find_groups(data: dict[str, list[Any]], file: Path, files: Iterable[Path]) -
     return groups if len(groups) < len(group_of) else set()
 
 
-def explain_annotation(annotation: dict[str, Any], present: dict[Any, set[int]]) -> str:
-    """What is wrong with an annotation whose image or category is not there."""
-    for key in ("image_id", "category_id"):
+def explain_annotation(annotation: dict[str, Any], images: Collection[Any], categories: Collection[Any]) -> str:
+    """What is wrong with an annotation whose image or category is not there; the ids of those that are."""
+    where = f"annotation {reprlib.repr(annotation.get('id'))}"
+    for key, what, ids in (("image_id", "image", images), ("category_id", "category", categories)):
         if key not in annotation:
-            return f"annotation {reprlib.repr(annotation.get('id'))}: {key!r} is missing"
-    id, image, category = (reprlib.repr(annotation.get(key)) for key in ("id", "image_id", "category_id"))
-    if annotation["image_id"] not in present:
-        return f"annotation {id}: image_id {image} is the id of no image"
-    return f"annotation {id} (image {image}): category_id {category} is the id of no category"
+            return f"{where}: {key!r} is missing"
+        id = annotation[key]
+        if id not in ids:
+            return f"{where}: {key} {reprlib.repr(id)} is the id of no {what}{explain_type(id, ids)}"
+        where += f" (image {reprlib.repr(id)})"
+    return where
 
 
-def name_image(image: dict[str, Any], file: Path) -> str:
-    if not isinstance(image.get("file_name"), str):
-        raise InputError(f"{file}: image {reprlib.repr(image['id'])}: 'file_name' is missing, or is no text")
-    return image["file_name"]
+def explain_type(id: Any, ids: Collection[Any]) -> str:
+    """That `id` is a text and the others are numbers, or the other way round, where this is all that is wrong."""
+    other = next((other for other in ids if str(other) == str(id)), None)
+    return "" if other is None else f", while {other!r} is: write both as numbers, or both as texts"
+
+
+def find_column(id: Any, columns: dict[Any, int], where: JsonLine) -> int:
+    """The column of an image's unknown class."""
+    if id not in columns:
+        raise InputError(
+            f"{where}: {UNKNOWN_IDS}: {reprlib.repr(id)} is the id of no category{explain_type(id, columns)}"
+        )
+    return columns[id]
 
 
 def list_image_folders(file: Path, source: SplitSource) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 
 from dataset.class_names import find_class, name_labels, read_classes, require_unique, write_classes
@@ -10,44 +11,53 @@ from dataset.files import is_folder, list_image_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
+from dataset.splits import find_folders, require_one
 from dataset.table import SPLITS, Table
 from utils import InputError
 
+# folders in which other tools put the images and labels of a split: where there are no others, these are no classes
+NO_CLASSES = {"images", "imgs", "img", "jpegimages", "labels", "annotations", "masks"}  # in small letters
+
 
 def list_splits(root: Path) -> list[str]:
-    # a folder `images` beside one `labels` is another tool's layout, not two classes
-    folders = {split: list_class_folders(root, split) for split in SPLITS}
-    return [split for split, found in folders.items() if found and not {"images", "labels"} <= set(found)]
+    return [split for split in SPLITS if files_of_split(root, split)]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [root / split]
+    return [folder for folder in find_folders(root)[split] if holds_classes(folder)]
 
 
-def list_class_folders(root: Path, split: str) -> list[str]:
-    """The class folders of a split, without hidden ones."""
-    folder = root / split
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
+def holds_classes(folder: Path) -> bool:
+    names = {name.lower() for name in list_class_folders(folder)}
+    return not (names <= NO_CLASSES or names >= {"images", "labels"})
+
+
+def list_class_folders(folder: Path) -> list[str]:
+    """The class folders of a split's folder, without hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
+    except OSError as error:
+        raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
 
 
 def read(source: SplitSource) -> Table:
-    root, split = source.root, source.split
-    found = {name for any_split in SPLITS for name in list_class_folders(root, any_split)}
+    root = source.root
+    folders = {split: files_of_split(root, split) for split in list_splits(root)}
+    folder = require_one(folders[source.split], source.split)
+    found = {name for any_folder in chain(*folders.values()) for name in list_class_folders(any_folder)}
     classes = read_classes(root, require_unique(sorted(found), lambda _: f"{root}, names of folders"))
     columns = {name: column for column, name in enumerate(classes)}
-    rows = Rows(root / split, root, classes)
-    for file in list_image_files(root / split).names:
+    rows = Rows(folder, root, classes)
+    for file in list_image_files(folder).names:
         name, slash, _ = file.partition("/")
         if name[0] == ".":
             continue
-        where = str(root / split / file)
+        where = str(folder / file)
         if not slash:
-            raise InputError(f"{where} lies in no class folder: move it into {root / split}/<class>/")
+            raise InputError(f"{where} lies in no class folder: move it into {folder}/<class>/")
         rows.add(file, mark_columns([find_class(name, columns, where)], (), len(classes), where), where)
-    return rows.make_table(root / split)
+    return rows.make_table(folder)
 
 
 def name_images(table: Table, names: list[str]) -> list[str]:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from dataset.class_names import require_unique
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.train_list import has_labels, parse_list, write_list
+from dataset.formats.train_list import Names, has_labels, parse_list, write_list
+from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_lines, replace_text, require_lines
+from dataset.text_files import read_first_lines, read_lines, replace_text, require_lines
 from utils import InputError
+
+INDEX = re.compile(r"\s*\d+\s")  # at the beginning of a line in label.txt
 
 
 def list_splits(root: Path) -> list[str]:
-    if not (root / "label.txt").is_file():
-        return []
-    return [split for split in SPLITS if has_labels(root / f"{split}.txt")]
+    return [split for split in SPLITS if files_of_split(root, split)]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [root / f"{split}.txt"]
+    names = root / "label.txt"
+    if not names.is_file():
+        return []
+    has_names = any(INDEX.match(line) for line in read_first_lines(names))
+    return [file for file in find_named(root, "{}.txt", split) if has_labels(file, has_names)]
 
 
 def read(source: SplitSource) -> Table:
-    root, file = source.root, source.root / f"{source.split}.txt"
-    classes = read_label_txt(root / "label.txt")
-    return parse_list(source, file, read_lines(file), classes, lambda split: root / f"{split}.txt")
+    file = require_one(files_of_split(source.root, source.split), source.split)
+    names = Names(read_label_txt(source.root / "label.txt"), "label.txt")
+    return parse_list(source, file, read_lines(file), names, files_of_split)
 
 
 def read_label_txt(path: Path) -> tuple[str, ...]:
@@ -37,7 +43,7 @@ def read_label_txt(path: Path) -> tuple[str, ...]:
         if not (index.isascii() and index.isdigit() and len(index) <= 10) or int(index) >= len(lines):
             raise InputError(
                 f"{path}:{number}: {line.strip()[:80]!r} does not begin with an index 0...{len(lines) - 1}, as the "
-                f"{len(lines)} classes need"
+                f"{len(lines)} classes need; names alone belong into classes.txt, the images then into train_list.txt"
             )
         if int(index) in names:
             raise InputError(f"{path}:{number}: index {index} stands here a second time")

@@ -9,100 +9,111 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset.class_names import read_classes, write_classes
-from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
-from dataset.label_values import choose_values, decide_values, name_values, parse_values
+from dataset.label_values import VALUES, choose_values, decide_values, name_values, parse_values
 from dataset.rows import Rows
+from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_lines, replace_text, require_lines
+from dataset.text_files import read_first_lines, read_lines, replace_text, require_lines
 from utils import InputError, warn
 
 VALUES_ALONE = ("0", "1", "-1")  # what no image is called: its name has an ending
-MOST_LINE_BYTES = 1 << 20  # of the first line of a file that may be anything
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if has_labels(name_list(root, split))]
-
-
-def has_labels(file: Path) -> bool:
-    """Whether its first line has labels after a path, or it has no line: other tools list bare names in such files."""
-    if not file.is_file():
-        return False
-    line = read_first_line(file)
-    return "\t" in line or bool(split_line(line)[1]) or not line
-
-
-def read_first_line(file: Path) -> str:
-    """The first line that is not blank of a file that may be anything; "" where there is none."""
-    try:
-        with open_file(file) as stream:
-            text = stream.read(MOST_LINE_BYTES).decode("utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    return next((line.removesuffix("\r") for line in text.split("\n") if line.strip()), "")
+    return [split for split in SPLITS if files_of_split(root, split)]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [name_list(root, split)]
+    has_names = (root / "classes.txt").is_file()
+    return [file for file in find_named(root, "{}_list.txt", split) if has_labels(file, has_names)]
 
 
-def name_list(root: Path, split: str) -> Path:
-    return root / f"{split}_list.txt"
+def has_labels(file: Path, has_names: bool) -> bool:
+    """Whether one of its first lines has labels after a path, or it has no line.
+
+    Other tools list bare names, or the names of classes, in such files. Beside a list of classes (`has_names`), a TAB
+    is enough: all its first lines may have a mistake.
+    """
+    if not file.is_file():
+        return False
+    lines = read_first_lines(file)
+    return not lines or any(
+        (has_names and "\t" in line) or any(label.strip().lower() in VALUES for label in split_line(line)[1])
+        for line in lines
+    )
 
 
 def read(source: SplitSource) -> Table:
-    file = name_list(source.root, source.split)
+    file = require_one(files_of_split(source.root, source.split), source.split)
     lines = list(read_lines(file))
-    classes = choose_classes(file, lines, source.root, source.classes)
-    return parse_list(source, file, lines, classes, lambda split: name_list(source.root, split))
+    names = choose_names(file, lines, source.root, None if source.classes is None else Names(source.classes, "CLASSES"))
+    return parse_list(source, file, lines, names, files_of_split)
 
 
-def choose_classes(
-    file: Path, lines: Sequence[tuple[int, str]], root: Path, given: Sequence[str] | None
-) -> tuple[str, ...]:
+class Names(NamedTuple):
+    """The names of the classes, and the file, line or constant that says them."""
+
+    classes: Sequence[str]
+    source: str
+
+
+def choose_names(file: Path, lines: Sequence[tuple[int, str]], root: Path, given: Names | None) -> Names:
     """The names in `classes.txt`, or those `given` where their number is that of the labels, else label_0, label_1 ...
 
-    Warns in the last case.
+    Warns in the last case. Raises InputError where the only value of a line may also be the number of its class.
     """
-    num_labels = len(split_line(lines[0][1])[1]) if lines else 0
-    numbered = tuple(f"label_{index}" for index in range(num_labels))
-    fits = given is not None and len(given) == num_labels
-    classes = read_classes(root, given if fits else numbered)
-    if numbered and classes == numbered and not (root / "classes.txt").is_file():
-        warn(
-            f"{file}: nothing names its {num_labels} labels, so they are label_0 to label_{num_labels - 1}: write "
-            f"their names into {root / 'classes.txt'}, one a line"
+    number, line = lines[0] if lines else (0, "")
+    num_labels = len(split_line(line)[1])
+    if (root / "classes.txt").is_file():
+        return Names(read_classes(root, None), "classes.txt")
+    if given and len(given.classes) == num_labels:
+        return given
+    if num_labels == 1:
+        raise InputError(
+            f"{file}:{number}: one value after the path is 1 or 0 for the only class, or the number of a class, and "
+            f"nothing says which: write the name of the only class into {root / 'classes.txt'}, or a csv with names"
         )
-    return classes
+    if num_labels:
+        others = f" ({given.source} has {len(given.classes)} names)" if given else ""
+        warn(
+            f"{file}: nothing names its {num_labels} labels, so they are label_0 to label_{num_labels - 1}: "
+            f"write their names into {root / 'classes.txt'}, one a line{others}"
+        )
+    return Names([f"label_{index}" for index in range(num_labels)], f"line {number}")
 
 
 def parse_list(
     source: SplitSource,
     file: Path,
     lines: Iterable[tuple[int, str]],
-    classes: Sequence[str],
-    name_list: Callable[[str], Path],
+    names: Names,
+    files_of_split: Callable[[Path, str], list[Path]],
 ) -> Table:
     """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`.
 
-    `name_list` names the file of each split: what -1 means is judged over all.
+    `files_of_split` are the format's: what -1 means is judged over all splits.
     """
+    classes = names.classes
     rows = Rows(source.root, source.root, classes)
     values = choose_values(source.options.minus_one)
 
     def list_others() -> Iterator[bytes]:
-        for other in [name_list(split) for split in SPLITS if split != source.split]:
-            for number, line in read_lines(other) if has_labels(other) else ():
-                yield parse_values(split_line(line)[1], classes, f"{other}:{number}", values)
+        for split in SPLITS:
+            for other in files_of_split(source.root, split) if split != source.split else ():
+                for number, line in read_lines(other):
+                    yield parse_values(split_line(line)[1], classes, f"{other}:{number}", values)
 
     for number, line in lines:
         path, labels = split_line(line)
         where = f"{file}:{number}"
         if not labels:
             raise InputError(f"{where}: no TAB between path and labels: {line[:80]!r}")
+        if len(labels) != len(classes):
+            raise InputError(f"{where}: {len(labels)} labels, but there are {len(classes)} classes in {names.source}")
         rows.add(path, parse_values(labels, classes, where, values), where)
     return decide_values(rows.make_table(file), file, list_others)
 
@@ -124,7 +135,7 @@ def split_line(line: str) -> tuple[str, list[str]]:
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     write_classes(root, table.classes)
-    write_list(name_list(root, split), FORMAT.images_folder(split), table, names)
+    write_list(root / f"{split}_list.txt", FORMAT.images_folder(split), table, names)
 
 
 def write_list(file: Path, folder: str, table: Table, names: list[str]) -> None:

@@ -13,41 +13,45 @@ from pathlib import Path
 from dataset.class_names import require_unique
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.train_list import choose_classes, parse_list, read_first_line, split_line
+from dataset.formats.train_list import Names, choose_names, parse_list, split_line
 from dataset.label_values import VALUES
+from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_lines
+from dataset.text_files import read_first_lines, read_lines
 
 CONCEPTS = ("Concepts81.txt", "ConceptsList/Concepts81.txt")
 
 
 def list_splits(root: Path) -> list[str]:
-    if (root / "label.txt").is_file():
-        return []
-    return [split for split in SPLITS if begins_rightly(root / f"{split}.txt")]
-
-
-def begins_rightly(file: Path) -> bool:
-    """Whether its first line is an image and values."""
-    path, labels = split_line(read_first_line(file) if file.is_file() else "")
-    return path.lower().endswith(tuple(IMAGE_EXTENSIONS)) and bool(labels) and {*labels} <= {*VALUES}
+    return [split for split in SPLITS if files_of_split(root, split)]
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [root / f"{split}.txt"]
+    if (root / "label.txt").is_file():
+        return []
+    return [file for file in find_named(root, "{}.txt", split) if file.is_file() and has_values(file)]
+
+
+def has_values(file: Path) -> bool:
+    """Whether one of its first lines is an image and values."""
+    parts = map(split_line, read_first_lines(file))
+    return any(
+        path.lower().endswith(tuple(IMAGE_EXTENSIONS)) and bool(labels) and {*labels} <= {*VALUES}
+        for path, labels in parts
+    )
 
 
 def read(source: SplitSource) -> Table:
     root = source.root
-    file = root / f"{source.split}.txt"
+    file = require_one(files_of_split(root, source.split), source.split)
     lines = list(read_lines(file))
     concepts = next((root / name for name in CONCEPTS if (root / name).is_file()), None)
-    given = source.classes
+    given = None if source.classes is None else Names(source.classes, "CLASSES")
     if concepts:
         found = list(read_lines(concepts))
-        given = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
-    classes = choose_classes(file, lines, root, given)
-    return parse_list(source, file, lines, classes, lambda split: root / f"{split}.txt")
+        classes = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
+        given = Names(classes, concepts.name)
+    return parse_list(source, file, lines, choose_names(file, lines, root, given), files_of_split)
 
 
 FORMAT = Format(

@@ -16,7 +16,7 @@ from dataset.files import require_endings, require_stems
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.table import SPLITS, Table, require_room
-from dataset.tar_shards.index import list_shards, name_index
+from dataset.tar_shards.index import list_shards, name_index, name_split
 from dataset.tar_shards.reading import register_split
 from dataset.tar_shards.scanning import SEPARATOR
 from dataset.tar_shards.writing import write_shards
@@ -28,7 +28,7 @@ CODE = re.compile(r"%(25|0A|0D|5F|2E)")
 
 
 def list_splits(root: Path) -> list[str]:
-    found = {name.partition("-")[0] for name in list_shards(root)}
+    found = {name_split(name) for name in list_shards(root)}
     return [split for split in SPLITS if split in found]
 
 
@@ -38,7 +38,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
     elsewhere = [name for name, address in shards.items() if address.kind != "here"]
     if elsewhere:
         raise InputError(f"{root}: {elsewhere[0]} lies elsewhere, as shards.txt says: split needs it here")
-    return [*(root / name for name in shards if name.startswith(f"{split}-")), name_index(root, split)]
+    return [*(root / name for name in shards if name_split(name) == split), name_index(root, split)]
 
 
 def read(source: SplitSource) -> Table:

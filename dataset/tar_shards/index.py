@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.files import MOST_IMAGE_BYTES
+from dataset.splits import WORDS
 from dataset.tar_shards.addresses import HERE, Address, read_address
 from dataset.tar_shards.scanning import BLOCK, IndexRow, ScannedShard, scan_shards
 from dataset.text_files import read_lines, read_text, replace_text
@@ -22,13 +23,18 @@ from utils import InputError, warn
 
 STAMP = ("shard_bytes", "shard_changed")  # changed: nanoseconds since 1970
 COLUMNS = (*IndexRow._fields, *STAMP)
-SHARD = re.compile(r"(?:train|val|test)-[^/\s'\"?&#]*\.tar")
+SHARD = re.compile(rf"(?:{'|'.join(WORDS)})-[^/\s'\"?&#]*\.tar")
 RESTORE = "restore it, or delete the index to have it made anew"
 MOST_BYTES = 2**62  # of a shard: such numbers can be added up
 
 
 def name_index(root: Path, split: str) -> Path:
     return root / f"{split}.index.csv"
+
+
+def name_split(shard: str) -> str:
+    """The split that a shard called so is of."""
+    return WORDS[shard.partition("-")[0]]
 
 
 def list_shards(root: Path) -> dict[str, Address]:

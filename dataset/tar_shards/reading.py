@@ -17,15 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.files import BINARY, MOST_IMAGE_BYTES, open_file, read_at
+from dataset.splits import WORDS, require_one
 from dataset.tar_shards.addresses import Address, require_readable
 from dataset.tar_shards.fetching import fetch_shard
-from dataset.tar_shards.index import list_shards, name_index, read_index
+from dataset.tar_shards.index import list_shards, name_index, name_split, read_index
 from dataset.tar_shards.scanning import BLOCK, IndexRow
 from utils import InputError, warn
 
 SHARDS_AT_ONCE = 8  # that shuffled training reads from at a time
 SHARDS_OPEN = 16  # that a process keeps open
-MEMBER = re.compile(r"(.*?/(?:train|val|test)-[^/]*\.tar)/(.+)", re.DOTALL)
+MEMBER = re.compile(rf"(.*?/(?:{'|'.join(WORDS)})-[^/]*\.tar)/(.+)", re.DOTALL)
 
 
 class RemoteShard(NamedTuple):
@@ -91,7 +92,9 @@ def register_split(
     """
     found = list_shards(root)
     require_readable(found.values(), commands)  # of all splits, before anything is opened
-    shards = {name: address for name, address in found.items() if name.startswith(f"{split}-")}
+    shards = {name: address for name, address in found.items() if name_split(name) == split}
+    shard_of = {name.partition("-")[0]: root / name for name in shards}  # by the word for the split
+    require_one(list(shard_of.values()), split)
     index = read_index(root, split, shards, classes)
     _register(root, index, shards, None if cache_folder is None else cache_folder / "shards", limit_gb)
     return index
@@ -133,7 +136,7 @@ def split_member(path: str) -> tuple[Shard, str] | None:
     if match is None:
         return None
     file = Path(match[1])
-    split = file.name.partition("-")[0]
+    split = name_split(file.name)
     if match[1] not in _shards and not file.is_dir() and name_index(file.parent, split).is_file():
         register_split(file.parent, split, lambda: ())  # a process that was not forked from one that read it
     return (_shards[match[1]], match[2]) if match[1] in _shards else None

@@ -197,7 +197,7 @@ def test_the_category_that_roboflow_adds_is_no_class(tmp_path: Path) -> None:
     [
         (coco(["a.jpg"], [[2]], ANIMALS), r"annotation 600 \(image 100\): category_id 2 is the id of no category"),
         (coco(["a.jpg"], [], ANIMALS, categories=None), r'instances_train\.json: the list "categories" is missing'),
-        (coco(["a.jpg"], [], ANIMALS, annotations=[{"id": 1, "image_id": 5}]), r"1: 'category_id' is missing"),
+        (coco(["a.jpg"], [], ANIMALS, annotations=[{"id": 1, "image_id": 5}]), r"1: image_id 5 is the id of no image$"),
         (
             coco(["c.jpg", "a.jpg"], [], ANIMALS),
             r"1 of 2 images do not exist, the first: .*images/c\.jpg \(.*json:\d+\)",

@@ -615,7 +615,11 @@ def coco(**changed: object) -> str:
 MISTAKES = [
     # file, its text, the message
     ("train_list.txt", "a.jpg\t1,0,1\nb.jpg 0,1,0\n", r"train_list\.txt:2: no TAB between path and labels: 'b\.jpg 0"),
-    ("train_list.txt", "a.jpg\t1,0,1\n\nb.jpg\t1,0\n", r"train_list\.txt:3: 2 labels, but there are 3 classes"),
+    (
+        "train_list.txt",
+        "a.jpg\t1,0,1\n\nb.jpg\t1,0\n",
+        r"train_list\.txt:3: 2 labels, but there are 3 classes in classes\.txt",
+    ),
     ("train_list.txt", "a.jpg\t1,0,2\n", r"train_list\.txt:1: '2' for class 'dog' is none of 1 \(present\), 0"),
     ("train_list.txt", "../a.jpg\t1,0,0\n", r"train_list\.txt:1: the path '\.\./a\.jpg' leaves the data set's folder"),
     ("train_list.txt", "a.jpg\t1,0,0\n/etc/b.jpg\t1,0,0\n", r":2: the path '/etc/b\.jpg' leaves the data set"),
@@ -644,11 +648,11 @@ MISTAKES = [
     ("label.txt", "0 a\n1 b\n2 a\n", r"label\.txt:3: class 'a' stands here a second time"),
     ("label.txt", "0 a\n1\n2 b\n", r"label\.txt:2: a class name is empty"),
     ("label.txt", "", r"label\.txt is empty"),
-    ("train.txt", "a.jpg\t1,0\n", r"train\.txt:1: 2 labels, but there are 3 classes"),
+    ("train.txt", "a.jpg\t1,0\n", r"train\.txt:1: 2 labels, but there are 3 classes in label\.txt"),
     ("train/cow/a.jpg", "", r"train/cow/a\.jpg: 'cow' is no class; the nearest: dog, "),
     ("train/a.jpg", "", r"train/a\.jpg lies in no class folder"),
     ("train.json", '{"classes": ["x"],\n "images": }', r"train\.json:2: Expecting value: this is not JSON"),
-    ("train.json", "[]", r'train\.json: expected \{"classes"'),
+    ("train.json", '{"classes": ["x"]}', r'train\.json: expected \{"classes"'),
     ("train.json", '{"classes": ["x", "y",\n"x"], "images": []}', r"train\.json:2: class 'x' stands here a second"),
     ("train.json", '{"classes": ["x", 3], "images": []}', r"train\.json:1: a class name is empty, or no text: 3"),
     ("train.json", '{"classes": ["x"], "images": []}', r"train\.json lists no images"),
@@ -674,7 +678,7 @@ MISTAKES = [
     ),
     ("annotations/instances_train.json", coco(images=[]), r"instances_train\.json lists no images"),
     ("annotations/instances_train.json", coco(images=[{"id": 1}]), r"json: image 1: 'file_name' is missing"),
-    ("annotations/instances_train.json", coco(images=[1]), r"instances_train\.json is no COCO annotation file"),
+    ("annotations/instances_train.json", coco(images=[1]), r"instances_train\.json: image 1 of 1 is 1, no object"),
     (
         "annotations/instances_train.json",
         coco(annotations=[{"id": 7, "image_id": 1, "category_id": 91}]),
@@ -688,17 +692,41 @@ MISTAKES = [
     (
         "annotations/instances_train.json",
         coco(annotations=[{"id": 7, "image_id": 1}]),
-        r"instances_train\.json: annotation 7: 'category_id' is missing",
+        r"instances_train\.json: annotation 7 \(image 1\): 'category_id' is missing",
     ),
     (
         "annotations/instances_train.json",
         coco(categories=[{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]),
-        r"two categories have the same id",
+        r"json: category 1 stands there twice: 'x' and 'y'",
     ),
     (
         "annotations/instances_train.json",
         coco(images=[{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}]),
-        r"two images have the same id",
+        r"json: image 1 stands there twice: 'a\.jpg' and 'b\.jpg'",
+    ),
+    (
+        "annotations/instances_train.json",
+        coco(annotations=[{"id": 7, "image_id": 1, "category_id": "1"}]),
+        r"annotation 7 \(image 1\): category_id '1' is the id of no category, while 1 is: write both as numbers",
+    ),
+    (
+        "annotations/instances_train.json",
+        coco(annotations=[{"id": 7, "image_id": "1", "category_id": 1}]),
+        r"annotation 7: image_id '1' is the id of no image, while 1 is: write both as numbers",
+    ),
+    ("annotations/instances_train.json", coco(annotations=None), r'json: the list "annotations" is missing'),
+    ("annotations/instances_train.json", coco(images=[{"file_name": "a.jpg"}]), r"image 1 of 1: 'id' is missing"),
+    ("annotations/instances_train.json", coco(images=[{"id": None}]), r"image 1 of 1: its id is None"),
+    ("annotations/instances_train.json", coco(categories=[{"id": 3}]), r"category 3: 'name' is missing, or is no text"),
+    (
+        "annotations/instances_train.json",
+        coco(categories=[{"id": 1, "name": "x"}, {"id": "2", "name": "y"}]),
+        r"some ids of category entries are numbers, and some are texts",
+    ),
+    (
+        "annotations/instances_train.json",
+        coco(images=[{"id": 1, "file_name": "a.jpg", "unknown_category_ids": [5]}]),
+        r"json:1: unknown_category_ids: 5 is the id of no category",
     ),
     (
         "annotations/instances_train.json",

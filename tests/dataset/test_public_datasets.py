@@ -678,7 +678,7 @@ def test_a_file_of_results_is_no_data_set(tmp_path: Path) -> None:
     (tmp_path / "train.csv").unlink()
     assert recognise_format(tmp_path) == "label_rows", "the only file"
     write(tmp_path, {"train.csv": "image_path,cat\na.jpg,1\n", "test.csv": "image_path,label\na.jpg,cat\n"})
-    with pytest.raises(InputError, match=r"in more than one format: set DATASET_FORMAT to csv or label_rows"):
+    with pytest.raises(InputError, match=r"in more than one format: csv \(train\.csv\) and label_rows \(test\.csv\)"):
         recognise_format(tmp_path)
 
 
