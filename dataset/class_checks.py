@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.class_names import quote_names, show_names
+from dataset.class_names import fold, quote_names, show_names
 from dataset.table import Table
 
 # Separators between names in a cell. Where all parts of a name are classes, those of the first are sure signs of a cell
@@ -75,17 +75,6 @@ def judge_names(classes: Sequence[str]) -> list[ClassProblem]:
 
 
 # ---- names ----
-
-
-def fold(name: str) -> str:
-    """What a name has in common with other spellings of it: `Hot_Dog`, `hot-dog` and `hotdog` are one.
-
-    Blanks, _ and - are left out, but between numbers they mean something: 1_1 is not 11.
-    """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")  # such as a blank of no width
-    text = re.sub(r"(?<=\d)[\s_-]+(?=\d)|^-(?=\d)", "\0", text)
-    return re.sub(r"[\s_-]+", "", text)
 
 
 def split_words(name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from dataset.class_names import to_nfc
 from dataset.files import open_file
 from dataset.label_values import VALUES
 from utils import InputError
@@ -25,7 +26,7 @@ def read_cells(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
     try:
         with open_file(file) as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
-            header = [name.strip() for name in next(reader, [])]
+            header = [to_nfc(name.strip()) for name in next(reader, [])]
             places = [find_column(header, name, file) for name in columns]
             for row in reader:
                 line = reader.line_num

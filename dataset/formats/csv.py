@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from dataset.class_names import find_class, read_classes, require_unique
+from dataset.class_names import require_unique, to_nfc
 from dataset.csv_files import names_labels
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
@@ -74,7 +74,7 @@ def read_header(file: Path) -> list[str]:
     try:
         with open_file(file) as stream:
             text = stream.read(MOST_HEADER_BYTES).decode("utf-8-sig", errors="replace")
-        return [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
+        return [to_nfc(name.strip()) for name in next(csv.reader(io.StringIO(text, newline="")), [])]
     except csv.Error:
         return []
     except OSError as error:
@@ -111,10 +111,10 @@ def read(source: SplitSource) -> Table:
                 for number, row in read_rows(any_file)
                 for name in split_cell(row.get("labels", ""), separator, f"{any_file}:{number}")
             }
-            classes = read_classes(root, sorted(names))
+            index = source.choose_classes(names)
+            classes = index.classes
         if not classes:
             raise InputError(f"{file}: neither a column `labels` that names a class nor a column of a class")
-        columns = {name: column for column, name in enumerate(classes)}
         rows = Rows(root, root, classes)
         for number, row in read_rows(file):
             where = f"{file}:{number}"
@@ -124,7 +124,7 @@ def read(source: SplitSource) -> Table:
             if row_split != split:
                 continue
             if by_name:
-                present = [find_class(name, columns, where) for name in split_cell(row["labels"], separator, where)]
+                present = index.find_all(split_cell(row["labels"], separator, where), where)
                 values = mark_columns(present, (), len(classes), where)
             else:
                 values = parse_values([row[name] for name in classes], classes, where)

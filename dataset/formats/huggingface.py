@@ -16,7 +16,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dataset.class_names import find_class, read_classes
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.csv import read_header, read_rows
 from dataset.json_files import looks_like, parse_json
@@ -106,11 +105,10 @@ def read(source: SplitSource) -> Table:
     for any_file in dict.fromkeys(chain.from_iterable(files.values())):
         for where, row in read_metadata(any_file):
             names.update(read_names(row, separator, where))
-    classes = read_classes(root, sorted(names))
-    if not classes:
+    index = source.choose_classes(names)
+    if not index.classes:
         raise InputError(f"{file}: no image has a label")
-    columns = {name: column for column, name in enumerate(classes)}
-    rows = Rows(file.parent, root, classes)
+    rows = Rows(file.parent, root, index.classes)
     by_folder = file.parent == root and any(folder in WORDS for folder in list_folders(file))
     for where, row in read_metadata(file):
         split = WORDS.get(find_first_folder(row)) if by_folder else source.split
@@ -119,8 +117,8 @@ def read(source: SplitSource) -> Table:
                 f"{where}: {row['file_name'][:300]!r} lies in the folder of no split, as others do: train, val or test"
             )
         if split == source.split:
-            present = [find_class(name, columns, where) for name in read_names(row, separator, where)]
-            rows.add(row["file_name"].strip(), mark_columns(present, (), len(classes), where), where)
+            present = index.find_all(read_names(row, separator, where), where)
+            rows.add(row["file_name"].strip(), mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(file)
 
 

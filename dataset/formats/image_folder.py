@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from dataset.class_names import find_class, name_labels, read_classes, require_unique, write_classes
+from dataset.class_names import name_labels, write_classes
 from dataset.files import IMAGE_EXTENSIONS, is_folder, list_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
@@ -36,9 +36,8 @@ def list_class_folders(root: Path, split: str) -> list[str]:
 def read(source: SplitSource) -> Table:
     root, split = source.root, source.split
     found = {name for any_split in SPLITS for name in list_class_folders(root, any_split)}
-    classes = read_classes(root, require_unique(sorted(found), lambda _: f"{root}, names of folders"))
-    columns = {name: column for column, name in enumerate(classes)}
-    rows = Rows(root / split, root, classes)
+    index = source.choose_classes(found)
+    rows = Rows(root / split, root, index.classes)
     files, _ = list_files(root / split, IMAGE_EXTENSIONS)
     for file in files:
         name, slash, _ = file.partition("/")
@@ -47,7 +46,7 @@ def read(source: SplitSource) -> Table:
         where = str(root / split / file)
         if not slash:
             raise InputError(f"{where} lies in no class folder: move it into {root / split}/<class>/")
-        rows.add(file, mark_columns([find_class(name, columns, where)], (), len(classes), where), where)
+        rows.add(file, mark_columns(index.find_all([name], where), (), len(index.classes), where), where)
     return rows.make_table(root / split)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.class_names import find_class, read_classes, split_names
+from dataset.class_names import read_classes, split_names
 from dataset.csv_files import names_labels, read_cells
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.csv import read_header
@@ -62,16 +62,15 @@ def read(source: SplitSource) -> Table:
     rows_of = {name: read_rows(file) for name, file in files.items()}  # all: every split has the same classes
     known = read_classes(root, ())
     names_in = choose_reading(rows_of.values(), known, root)
-    classes = known or tuple(sorted({name for rows in rows_of.values() for row in rows for name in names_in[row.cell]}))
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.choose_classes(name for rows in rows_of.values() for row in rows for name in names_in[row.cell])
     labels: dict[str, tuple[str, set[int]]] = {}  # by image: where it stands first, its classes
     for row in rows_of[split]:
         _, present = labels.setdefault(row.image, (row.where, set()))
-        present |= {find_class(name, columns, row.where) for name in names_in[row.cell]}
+        present |= {*index.find_all(names_in[row.cell], row.where)}
     folders = (".", "images", split, f"images/{split}", f"{split}_images")
-    rows = Rows(find_folder(root, folders, next(iter(labels), "")), root, classes)
+    rows = Rows(find_folder(root, folders, next(iter(labels), "")), root, index.classes)
     for image, (where, present) in labels.items():
-        rows.add(image, mark_columns(present, (), len(classes), where), where)
+        rows.add(image, mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(files[split])
 
 
