@@ -30,7 +30,7 @@ NUM_EPOCHS: Count = 10  # passes over the training split
 TRAIN_BATCH_SIZE: BatchSize = 32  # images of a step, whatever the number of processes
 BACKBONE_BASE_LR: Rate = 1e-4  # learning rate of the backbone, with USE_DIFFERENTIAL_LR
 HEAD_BASE_LR: Rate = 1e-3  # learning rate of the head, with USE_DIFFERENTIAL_LR
-UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
+UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone, at most NUM_EPOCHS; 0: never
 LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
     "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
 )

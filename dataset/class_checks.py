@@ -27,6 +27,7 @@ from dataset.table import Table
 SEPARATORS, WORDS_BETWEEN = re.compile(r"[,;|]"), re.compile(r"[,;|/&+]| and ")
 NO_LABEL = {"none", "nothing", "n/a", "no label", "no labels", "unlabeled", "unlabelled", "null", "nan", "[]"}
 PERHAPS_NO_LABEL = {"no finding", "no findings", "normal", "background", "empty", "negative"}
+COLUMNS = {"fold", "kfold", "split", "isvalid", "istrain", "istest", "isval", "sex", "index", "id", "unnamed:0"}
 RARE = 2  # images with a class, at most, that may be a misspelling of another
 COMMON = 5  # images with the other, at least; and so many times as many
 LONG_WORD = 6  # letters from which one other letter is seldom another word: cat and car, plane and plate are two
@@ -65,6 +66,7 @@ def judge_classes(tables: Mapping[str, Table]) -> list[ClassProblem]:
         *find_equal_names(classes, counts.present),
         *find_misspellings(classes, counts.present),
         *find_names_of_nothing(classes, chosen),
+        *find_names_of_columns(classes),
         *find_one_sided(classes, counts, where),
     ]
 
@@ -270,6 +272,19 @@ def find_names_of_nothing(classes: Sequence[str], tables: Sequence[Table]) -> It
         )
 
 
+def find_names_of_columns(classes: Sequence[str]) -> Iterator[ClassProblem]:
+    """Classes that are called like a column of a table that says something else of an image."""
+    found = [name for name in classes if fold(name) in COLUMNS]
+    if found:
+        yield ClassProblem(
+            "warning",
+            f"{describe_number(found, 'class')} may be something else about the images: {quote_names(found)}; if so, "
+            "name the classes in classes.txt or LABEL_COLUMNS",
+            tuple(found),
+            "names of columns",
+        )
+
+
 # ---- counts ----
 
 
@@ -309,8 +324,8 @@ def find_one_sided(classes: Sequence[str], counts: Counts, where: str) -> Iterat
         yield ClassProblem(
             "warning",
             f"no image {where} is known to be without {len(names):,} of {len(classes):,} classes: "
-            f'{quote_names(names)}; they are learned as always present: does -1 mean "absent" here? Then set '
-            "MINUS_ONE; else add images that are labelled 0",
+            f"{quote_names(names)} (is -1 'absent' here? Then set MINUS_ONE); they are learned as always present: give "
+            "some images the label 0",
             tuple(names),
             "classes without a known negative",
         )

@@ -192,6 +192,11 @@ def quote_names(names: Collection[str], most: int = 10) -> str:
     return show_names([shorten(name) for name in names], most)
 
 
+def describe_classes(classes: Sequence[str]) -> str:
+    """How many there are, and the names of the first ones: "3: 'cat', 'dog', 'bird'"."""
+    return f"{len(classes):,}: {quote_names(classes)}"
+
+
 def shorten(name: str) -> str:
     """A name in quotes, without its middle where it is long."""
     return repr(name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}")

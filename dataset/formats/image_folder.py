@@ -1,17 +1,23 @@
-"""image_folder: `<split>/<class>/a.jpg`, one label an image; `classes.txt`, where it is there, orders the classes."""
+"""image_folder: `<split>/<class>/a.jpg`, one label an image; `classes.txt`, where it is there, orders the classes.
+
+People whose images have several labels put a copy into the folder of each: files of one name and with the same bytes
+are one image with the labels of all their folders, with a warning.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 
-from dataset.class_names import name_labels, write_classes
-from dataset.files import IMAGE_EXTENSIONS, is_folder, list_files, require_listable
+from dataset.class_names import name_labels, show_names, write_classes
+from dataset.files import IMAGE_EXTENSIONS, hash_file, is_folder, list_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.table import SPLITS, Table
-from utils import InputError
+from utils import InputError, warn
 
 
 def list_splits(root: Path) -> list[str]:
@@ -39,15 +45,47 @@ def read(source: SplitSource) -> Table:
     index = source.choose_classes(found)
     rows = Rows(root / split, root, index.classes)
     files, _ = list_files(root / split, IMAGE_EXTENSIONS)
-    for file in files:
-        name, slash, _ = file.partition("/")
-        if name[0] == ".":
-            continue
+    files = [file for file in files if file[0] != "."]
+    if lost := next((file for file in files if "/" not in file), None):
+        raise InputError(f"{root / split / lost} lies in no class folder: move it into {root / split}/<class>/")
+    for file, *copies in join_copies(root / split, files):
         where = str(root / split / file)
-        if not slash:
-            raise InputError(f"{where} lies in no class folder: move it into {root / split}/<class>/")
-        rows.add(file, mark_columns(index.find_all([name], where), (), len(index.classes), where), where)
+        present = index.find_all([name.partition("/")[0] for name in (file, *copies)], where)
+        rows.add(file, mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(root / split)
+
+
+def join_copies(folder: Path, files: Sequence[str]) -> Iterable[list[str]]:
+    """The `files` in `folder`, each with its copies in other class folders: of the same name, and with the same bytes.
+
+    Warns where there are copies. Only files that share name and size with another are read.
+    """
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for file in files:
+        groups[file.partition("/")[2]].append(file)
+    for measure in (lambda path: path.stat().st_size, hash_file):
+        finer: dict[Hashable, list[str]] = defaultdict(list)
+        for key, group in groups.items():
+            for file in group:
+                finer[key, measure_file(folder / file, measure) if len(group) > 1 else None].append(file)
+        groups = finer
+    joined = [group for group in groups.values() if len(group) > 1]
+    if joined:
+        first = [file.partition("/") for file in joined[0]]
+        warn(
+            f"{folder}: {len(joined):,} images lie in several class folders, such as {first[0][2]} in "
+            f"{show_names([name for name, _, _ in first])}: each is read once, with the labels of all of them; if that "
+            "is wrong, remove the copies in the wrong folders"
+        )
+    return groups.values()
+
+
+def measure_file(path: Path, measure: Callable[[Path], Hashable]) -> Hashable:
+    """What `measure` gives; the path for a file that is empty or cannot be read, which is no copy of another."""
+    try:
+        return measure(path) or path
+    except OSError:
+        return path
 
 
 def name_images(table: Table, names: list[str]) -> list[str]:
