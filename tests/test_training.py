@@ -295,7 +295,7 @@ def test_a_class_without_positives_is_a_warning(
     (dataset / "classes.txt").write_text("red\ngreen\nblue\nunseen\n")
     training.main([*small_run, f"--DATASET_FOLDER={dataset}", "--NUM_EPOCHS=1"])
     err = capsys.readouterr().err
-    assert err.count("1 class(es) without a positive in the training split: unseen;") == 1
+    assert err.count("1 class(es) without a positive in the training split: 'unseen';") == 1
 
 
 def test_it_learns(shared_dataset: Path, tmp_path: Path) -> None:
