@@ -468,7 +468,7 @@ def test_classes_and_images_that_cannot_be_learned_are_named() -> None:
     assert ": 'b'; they are learned as always absent" in found["classes without a positive"]
     assert "without 1 of 5 classes: 'c' (is -1 'absent' here? Then" in found["classes without a known negative"]
     assert set(look_at_labels([[1, 0, 1], [1, 1, 0]], val=[[1, 1, 1]])) == {"classes without a negative"}
-    assert found["classes not measured"].endswith("does not measure them: e")
+    assert found["classes not measured"].endswith("does not measure them: 'e'")
     assert look_at_labels(train, val, has_teachers=True) == {}
     assert look_at_labels([[1, 0], [0, 1]], [[1, 1]]) == {}
 
