@@ -184,7 +184,7 @@ def find_misspellings(classes: Sequence[str], present: NDArray[np.int64]) -> Ite
     for column in np.flatnonzero(present >= COMMON).tolist():
         for text in leave_out_letters(texts[column]):
             common[text].append(column)
-    found = {}
+    found: dict[int, int] = {}
     for column in rare:
         near = {other for text in leave_out_letters(texts[column]) for other in common.get(text, ())}
         alike = [
@@ -202,7 +202,7 @@ def find_misspellings(classes: Sequence[str], present: NDArray[np.int64]) -> Ite
         yield ClassProblem(
             "warning",
             f"class names that may be a misspelling (and their images): {show_names(pairs)}; correct the labels",
-            tuple(classes[column] for column in found),
+            tuple([classes[column] for column in found]),
             "misspelt names",
         )
 
@@ -290,7 +290,10 @@ def find_names_of_columns(classes: Sequence[str]) -> Iterator[ClassProblem]:
 
 def count_labels(tables: Sequence[Table]) -> Counts:
     """In how many images of all tables each class is present, absent and unknown."""
-    return Counts(*(sum((table.targets == value).sum(axis=0) for table in tables) for value in (1, 0, -1)))
+    present, absent, unknown = (
+        np.sum([(table.targets == value).sum(axis=0) for table in tables], axis=0) for value in (1, 0, -1)
+    )
+    return Counts(present, absent, unknown)
 
 
 def find_one_sided(classes: Sequence[str], counts: Counts, where: str) -> Iterator[ClassProblem]:
@@ -311,7 +314,7 @@ def find_one_sided(classes: Sequence[str], counts: Counts, where: str) -> Iterat
         ),
     ):
         if chosen.any():
-            names = [classes[column] for column in np.flatnonzero(chosen)]
+            names = [classes[column] for column in np.flatnonzero(chosen).tolist()]
             yield ClassProblem(
                 "warning",
                 f"{len(names):,} class(es) without a {kind} {where}: {quote_names(names)}; {text}",
@@ -320,7 +323,7 @@ def find_one_sided(classes: Sequence[str], counts: Counts, where: str) -> Iterat
             )
     never_known_absent = never_absent & (counts.unknown > 0)
     if never_known_absent.any():
-        names = [classes[column] for column in np.flatnonzero(never_known_absent)]
+        names = [classes[column] for column in np.flatnonzero(never_known_absent).tolist()]
         yield ClassProblem(
             "warning",
             f"no image {where} is known to be without {len(names):,} of {len(classes):,} classes: "

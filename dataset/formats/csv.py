@@ -102,8 +102,8 @@ def read(source: SplitSource) -> Table:
     for file in files[split]:
         header = read_header(file)
         classes = tuple(name for name in header if name not in COLUMNS)
-        by_name = "labels" in header
-        if by_name:  # without a list, the classes are what is named in any split
+        index = None  # of the names in the column `labels`
+        if "labels" in header:  # without a list, the classes are what is named in any split
             all_files = {*chain(*files.values())}
             names = {
                 name
@@ -123,7 +123,7 @@ def read(source: SplitSource) -> Table:
                 raise InputError(f"{where}: the split {row_split!r} is none of {', '.join(SPLITS)}")
             if row_split != split:
                 continue
-            if by_name:
+            if index:
                 present = index.find_all(split_cell(row["labels"], separator, where), where)
                 values = mark_columns(present, (), len(classes), where)
             else:
