@@ -143,7 +143,11 @@ class ClassIndex:
 
     def find_all(self, names: Iterable[str], where: str | JsonLine) -> list[int]:
         """The columns of the classes `names`, without those that are left out."""
-        return [column for name in names if (column := self.find(name, where)) is not None]
+        names = list(names)
+        columns = [self.columns.get(name) for name in names]  # all are known, mostly, and there may be millions
+        if None in columns:
+            columns = [self.find(name, where) for name in names]
+        return [column for column in columns if column is not None]
 
     def list_doubles(self) -> list[str]:
         """The classes whose name was written in two Unicode forms."""

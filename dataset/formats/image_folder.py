@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from dataset.class_names import name_labels, show_names, write_classes
@@ -60,32 +61,39 @@ def join_copies(folder: Path, files: Sequence[str]) -> Iterable[list[str]]:
 
     Warns where there are copies. Only files that share name and size with another are read.
     """
-    groups: dict[Hashable, list[str]] = defaultdict(list)
-    for file in files:
-        groups[file.partition("/")[2]].append(file)
+    groups = split_group(files, lambda file: file.partition("/")[2])
     for measure in (lambda path: path.stat().st_size, hash_file):
-        finer: dict[Hashable, list[str]] = defaultdict(list)
-        for key, group in groups.items():
-            for file in group:
-                finer[key, measure_file(folder / file, measure) if len(group) > 1 else None].append(file)
-        groups = finer
-    joined = [group for group in groups.values() if len(group) > 1]
-    if joined:
-        first = [file.partition("/") for file in joined[0]]
-        warn(
-            f"{folder}: {len(joined):,} images lie in several class folders, such as {first[0][2]} in "
-            f"{show_names([name for name, _, _ in first])}: each is read once, with the labels of all of them; if that "
-            "is wrong, remove the copies in the wrong folders"
-        )
-    return groups.values()
+        key = partial(measure_file, folder, measure)
+        groups = [part for group in groups for part in split_group(group, key)]
+    if not groups:
+        return ([file] for file in files)
+    first = [file.partition("/") for file in groups[0]]
+    warn(
+        f"{folder}: {len(groups):,} images lie in several class folders, such as {first[0][2]} in "
+        f"{show_names([name for name, _, _ in first])}: each is read once, with the labels of all of them; if that is "
+        "wrong, remove the copies in the wrong folders"
+    )
+    group_of = {file: group for group in groups for file in group}
+    return (group_of.get(file, [file]) for file in files if file == group_of.get(file, [file])[0])
 
 
-def measure_file(path: Path, measure: Callable[[Path], Hashable]) -> Hashable:
-    """What `measure` gives; the path for a file that is empty or cannot be read, which is no copy of another."""
+def split_group(files: Sequence[str], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Those of `files` that have their `key` in common, where more than one has it."""
+    keys = [key(file) for file in files]
+    if len({*keys}) == len(files):
+        return []
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for file, found in zip(files, keys, strict=True):
+        groups[found].append(file)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def measure_file(folder: Path, measure: Callable[[Path], Hashable], file: str) -> Hashable:
+    """What `measure` gives; the file's name where it is empty or cannot be read, which is no copy of another."""
     try:
-        return measure(path) or path
+        return measure(folder / file) or file
     except OSError:
-        return path
+        return file
 
 
 def name_images(table: Table, names: list[str]) -> list[str]:
