@@ -20,6 +20,7 @@ from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
 from dataset.table import Table
 from dataset_readers import read_dataset
+from evaluation.saved_scores import read_scores, save_scores
 from models.metadata import check_metadata
 from utils import InputError
 
