@@ -295,6 +295,9 @@ def test_data_sets_and_models_in_other_forms_go_together(tmp_path: Path) -> None
     assert metadata["classes"] == [NFC, "dog"]
     assert check_metadata({"classes": [NFD, NFC]}, "old.pt")["classes"] == [NFD, NFC], "it still loads"
 
+    save_scores(tmp_path / "val.npz", [[0.5, 0.5]], [[1, 0]], ["a.jpg"], (NFD, "dog"))
+    assert read_scores(tmp_path / "val.npz").classes == (NFC, "dog")
+
     write(
         tmp_path,
         {"teacher.csv": f"image_path,dog,{NFD}\na.jpg,0.25,0.75\n", "words.txt": f"dog 1 2\n{NFD.lower()} 3 4\n"},
