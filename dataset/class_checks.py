@@ -27,7 +27,6 @@ from dataset.table import Table
 SEPARATORS, WORDS_BETWEEN = re.compile(r"[,;|]"), re.compile(r"[,;|/&+]| and ")
 NO_LABEL = {"none", "nothing", "n/a", "no label", "no labels", "unlabeled", "unlabelled", "null", "nan", "[]"}
 PERHAPS_NO_LABEL = {"no finding", "no findings", "normal", "background", "empty", "negative"}
-COLUMNS = {"fold", "kfold", "split", "isvalid", "istrain", "istest", "isval", "sex", "index", "id", "unnamed:0"}
 RARE = 2  # images with a class, at most, that may be a misspelling of another
 COMMON = 5  # images with the other, at least; and so many times as many
 LONG_WORD = 6  # letters from which one other letter is seldom another word: cat and car, plane and plate are two
@@ -66,7 +65,6 @@ def judge_classes(tables: Mapping[str, Table]) -> list[ClassProblem]:
         *find_equal_names(classes, counts.present),
         *find_misspellings(classes, counts.present),
         *find_names_of_nothing(classes, chosen),
-        *find_names_of_columns(classes),
         *find_one_sided(classes, counts, where),
     ]
 
@@ -269,19 +267,6 @@ def find_names_of_nothing(classes: Sequence[str], tables: Sequence[Table]) -> It
             f"{quote_names(found)}; if so, set NO_LABEL_NAMES = ({found[0]!r},)",
             tuple(found),
             "names of nothing",
-        )
-
-
-def find_names_of_columns(classes: Sequence[str]) -> Iterator[ClassProblem]:
-    """Classes that are called like a column of a table that says something else of an image."""
-    found = [name for name in classes if fold(name) in COLUMNS]
-    if found:
-        yield ClassProblem(
-            "warning",
-            f"{describe_number(found, 'class')} may be something else about the images: {quote_names(found)}; if so, "
-            "name the classes in classes.txt or LABEL_COLUMNS",
-            tuple(found),
-            "names of columns",
         )
 
 

@@ -184,14 +184,6 @@ def test_normal_is_a_class_as_any_other_where_it_comes_with_others_or_each_image
     assert judge_classes({"train": one_each}) == []
 
 
-def test_a_column_of_something_else() -> None:
-    (problem,) = judge(("fold", "cat", "dog"))
-    assert problem.names == ("fold",)
-    assert "1 class may be something else about the images: 'fold'; if so, name the classes in classes.txt or" in (
-        problem.text
-    )
-
-
 # ---- counts ----
 
 
