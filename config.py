@@ -30,7 +30,7 @@ NUM_EPOCHS: Count = 10  # passes over the training split
 TRAIN_BATCH_SIZE: BatchSize = 32  # images of a step, whatever the number of processes
 BACKBONE_BASE_LR: Rate = 1e-4  # learning rate of the backbone, with USE_DIFFERENTIAL_LR
 HEAD_BASE_LR: Rate = 1e-3  # learning rate of the head, with USE_DIFFERENTIAL_LR
-UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
+UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone, at most NUM_EPOCHS; 0: never
 LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
     "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
 )
@@ -58,6 +58,8 @@ GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths:
 LABEL_SEPARATOR: Literal["auto", ";", ",", "|", " "] = "auto"  # csv: between the names in a cell; auto: recognised
 LABEL_COLUMNS: tuple[str, ...] = ()  # csv: the columns of names, or a column for each class; (): recognised
 MINUS_ONE: Literal["auto", "unknown", "absent"] = "auto"  # in lists of 1, 0, -1; auto: unknown, an error without any 0
+NO_LABEL_NAMES: tuple[str, ...] = ()  # labels that say "none of the classes", such as ("none", "No Finding")
+UNKNOWN_NAMES: Literal["error", "skip"] = "error"  # labels that no list of classes names; skip: left out and counted
 COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
 CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: new and renamed files only, but at once
 SHARD_COMMANDS: bool = False  # webdataset: True runs the commands in shards.txt, such as pipe:...; it is code then

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -184,8 +185,8 @@ def teachers_have_a_sigmoid(c: Any) -> str | None:
 def classes_differ(c: Any) -> str | None:
     if not c.CLASSES:
         return "CLASSES is empty: name the classes, in index order"
-    if len(set(c.CLASSES)) != len(c.CLASSES):
-        return "CLASSES names a class twice"
+    if len({unicodedata.normalize("NFC", name.strip()) for name in c.CLASSES}) != len(c.CLASSES):
+        return "CLASSES names a class twice, perhaps in two Unicode forms"
 
 
 def fp16_is_of_openvino(c: Any) -> str | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from dataset.class_names import split_names
+from dataset.class_names import split_names, to_nfc
 from dataset.json_files import JsonLine
 from utils import InputError, warn_once
 
@@ -51,13 +51,15 @@ def read_column(
     `one_a_row`: an image stands in several rows, as where each row has one label. `what` is the column, for messages.
     Warns of a separator that is not this project's `;`. Raises InputError where two readings are possible.
     """
-    names_in = {cell: parse_cell(cell, where) for cell, where in cells.items()}
+    names_in = {cell: parse_cell(to_nfc(cell), where) for cell, where in cells.items()}
     listed = {name for names in names_in.values() for name in names or ()}
-    texts = {cell.strip(): where for cell, where in cells.items() if names_in[cell] is None and cell.strip()}
+    texts = {to_nfc(cell.strip()): where for cell, where in cells.items() if names_in[cell] is None and cell.strip()}
     judge = Judge(texts, listed, frozenset(known), what, one_a_row)
     chosen = judge.choose_separator() if separator == "auto" else judge.require_separator(separator)
     names_of = judge.split(chosen).names_of
-    found = {cell: names_of.get(cell.strip(), []) if names is None else names for cell, names in names_in.items()}
+    found = {
+        cell: names_of.get(to_nfc(cell.strip()), []) if names is None else names for cell, names in names_in.items()
+    }
     if judge.are_numbers(found.values()):
         return {cell: [known[int(name)] for name in names] for cell, names in found.items()}
     return found

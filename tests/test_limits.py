@@ -95,6 +95,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--EARLY_STOPPING_ENABLED true --EARLY_STOPPING_PATIENCE 0", "but EARLY_STOPPING_PATIENCE is 0"),
     ("--PRETRAINED_WEIGHTS None", "PRETRAINED_WEIGHTS is None: a frozen random backbone"),
     ("--CLASSES cat,dog,cat", "CLASSES names a class twice"),
+    ("--CLASSES \u00f6,o\u0308", "CLASSES names a class twice, perhaps in two Unicode forms"),
     ("--COLOR_JITTER 1.5", "COLOR_JITTER is 1.5"),
     ("--ROTATION_DEGREES 181", "ROTATION_DEGREES is 181.0"),
     ("--ERASING_PROBABILITY=-0.1", "ERASING_PROBABILITY is -0.1"),

@@ -158,12 +158,19 @@ def test_another_configuration_has_another_file(small_run: list[str], tmp_path: 
     assert len(list((tmp_path / "trained_models").glob("*/*.pt"))) == 2
 
 
-def test_backbone_stands_still_until_its_epoch(small_run: list[str], tmp_path: Path, shared_dataset: Path) -> None:
+def test_backbone_stands_still_until_its_epoch(
+    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = tmp_path / "own.pth"
     torch.save(torchvision.models.mobilenet_v2().state_dict(), own)
     frozen = [*small_run, f"--PRETRAINED_WEIGHTS={own}", "--FREEZE_BACKBONE=True"]
     for epoch, moves in ((0, False), (3, False), (2, True)):
+        capsys.readouterr()
         training.main([*frozen, f"--UNFREEZE_BACKBONE_EPOCH={epoch}"])
+        out, err = capsys.readouterr()
+        text = "the backbone is frozen in 1 to 1, trains from 2 on" if moves else "the backbone stays frozen"
+        assert f"  epochs  2, {text}" in out
+        assert ("it would train from epoch 3 on (UNFREEZE_BACKBONE_EPOCH), after the last one" in err) is (epoch == 3)
         state = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))["model_state"]
         original = torch.load(own, weights_only=True)
         same = all(
@@ -307,8 +314,9 @@ def test_a_class_without_positives_is_a_warning(
 ) -> None:
     (dataset / "classes.txt").write_text("red\ngreen\nblue\nunseen\n")
     training.main([*small_run, f"--DATASET_FOLDER={dataset}", "--NUM_EPOCHS=1"])
-    err = capsys.readouterr().err
-    assert err.count("1 class(es) without a positive in the training split: unseen;") == 1
+    out, err = capsys.readouterr()
+    assert "\n classes  4: 'red', 'green', 'blue', 'unseen'\n" in out
+    assert err.count("1 class(es) without a positive in the training split: 'unseen';") == 1
 
 
 def test_it_learns(shared_dataset: Path, tmp_path: Path) -> None:

@@ -162,6 +162,8 @@ def advise_on_labels(split: str) -> str:
 def make_options(run_commands: bool = True) -> ReadOptions:
     """The constants that the readers of some formats depend on. Without `run_commands`, SHARD_COMMANDS is False."""
     return ReadOptions(
+        no_label_names=config.NO_LABEL_NAMES,
+        unknown_names=config.UNKNOWN_NAMES,
         separator=config.LABEL_SEPARATOR,
         minus_one=config.MINUS_ONE,
         label_columns=config.LABEL_COLUMNS,

@@ -26,6 +26,7 @@ import utils
 from dataset import augmentations, bad_images, loading, probability_files, stratified_split
 from dataset.augmentations import Augmentation
 from dataset.batches import Batch
+from dataset.class_checks import judge_names
 from dataset.image_cache import ImageCache
 from dataset.loading import EpochBatches
 from dataset.table import Table, join_tables
@@ -55,6 +56,9 @@ def read_data() -> Data:
     images. Raises InputError for what cannot be trained on.
     """
     data = _read_splits()
+    for problem in judge_names(data.table.classes):
+        if problem.severity == "error":
+            raise InputError(problem.text)
     for name, split in (("training", data.train), ("validation", data.val)):
         if len(split) < 2 * distributed.count():
             raise InputError(

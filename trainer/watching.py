@@ -16,6 +16,7 @@ import distributed
 import utils
 from dataset import loading
 from dataset.batches import Batch
+from dataset.class_names import describe_classes
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
@@ -40,6 +41,9 @@ def see_data(run: Run) -> None:
     run.doctor.look_at_data(data.train, data.val)
     has_teachers = bool(config.TEACHER_PROBABILITIES or config.TEACHER_CHECKPOINTS)
     run.doctor.look_at_labels(data.train, data.val, has_teachers)
+    run.doctor.look_at_freezing(
+        is_frozen=is_frozen(1), unfreeze_epoch=config.UNFREEZE_BACKBONE_EPOCH, num_epochs=config.NUM_EPOCHS
+    )
     largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
     run.doctor.look_at_sizes(num_train=len(data.train), num_val=len(data.val), batch_size=largest)
 
@@ -140,7 +144,8 @@ def print_configuration(run: Run) -> None:
     rows = {
         "run": run.files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}, {run.data.format}: {len(run.data.train)} training, {len(run.data.val)} "
-        f"validation images, {len(run.data.table.classes)} classes",
+        "validation images",
+        "classes": describe_classes(run.data.table.classes),
         "model": _describe_model(run),
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
         "images": _describe_images(),
@@ -196,7 +201,13 @@ def _describe_images() -> str:
 
 def _describe_epochs() -> str:
     frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
-    text = f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}"
+    text = f"{config.NUM_EPOCHS}, "
+    if not frozen:
+        text += "the backbone trains from epoch 1 on"
+    elif len(frozen) == config.NUM_EPOCHS:
+        text += "the backbone stays frozen"
+    else:
+        text += f"the backbone is frozen in 1 to {frozen[-1]}, trains from {frozen[-1] + 1} on"
     if frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches():
         text += f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)"
     if config.EARLY_STOPPING_ENABLED:

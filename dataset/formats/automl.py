@@ -13,7 +13,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.class_names import find_class, read_classes
 from dataset.csv_files import read_header
 from dataset.csv_files import read_rows as read_csv_rows
 from dataset.files import IMAGE_EXTENSIONS
@@ -73,17 +72,16 @@ def read_rows(file: Path) -> list[Row]:
 def read(source: SplitSource) -> Table:
     root, files = source.root, find_files(source.root)
     entries = [row for file in files for row in read_rows(file)]
-    classes = read_classes(root, sorted({name for row in entries for name in row.labels}))
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.choose_classes(name for row in entries for name in row.labels)
     finder = ImageFinder(root)
     labels: dict[str, tuple[str, set[int]]] = {}  # by image: where it stands first, its classes
     for row in entries:
         if row.split == source.split:
             _, present = labels.setdefault(row.image, (row.where, set()))
-            present |= {find_class(name, columns, row.where) for name in row.labels}
-    rows = Rows(root, root, classes)
+            present |= {*index.find_all(row.labels, row.where)}
+    rows = Rows(root, root, index.classes)
     for image, (where, present) in labels.items():
-        rows.add(finder.find(image, where), mark_columns(present, (), len(classes), where), where)
+        rows.add(finder.find(image, where), mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(files[0])
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
-from dataset.class_names import find_class, read_classes, require_unique, show_names
+from dataset.class_names import ClassIndex, read_classes, require_unique, show_names
 from dataset.csv_files import (
     ENDINGS,
     MOST_ROWS,
@@ -314,7 +314,7 @@ class Names(NamedTuple):
     """What the cells of the columns of names hold, in all splits."""
 
     names_in: dict[str, list[str]]  # of each cell
-    classes: tuple[str, ...]
+    index: ClassIndex
     one_a_row: bool  # whether an image stands in a row for each of its labels
 
 
@@ -336,21 +336,20 @@ def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
             one_a_row |= len(set(images)) < len(images)
     known = read_classes(source.root, ())
     names_in = read_column(cells, source.options.separator, known=known, what=what, one_a_row=one_a_row)
-    classes = read_classes(source.root, sorted({*chain.from_iterable(names_in.values())}))
-    if not classes:
+    index = source.choose_classes(chain.from_iterable(names_in.values()))
+    if not index.classes:
         raise InputError(f"{what} names no class")
-    return Names(names_in, classes, one_a_row)
+    return Names(names_in, index, one_a_row)
 
 
 def read_by_names(source: SplitSource, file: Path, columns: Columns, names: Names, base: Path | None) -> Table:
     """The table of the rows of the split in a file with a column of names."""
-    names_in, classes, one_a_row = names
-    index = {name: column for column, name in enumerate(classes)}
+    names_in, index, one_a_row = names
     found = list_rows(source, file, columns)
-    rows, found = make_rows(source, unite_rows(found) if one_a_row else found, base, classes)
+    rows, found = make_rows(source, unite_rows(found) if one_a_row else found, base, index.classes)
     for where, image, group, cells in found:
-        present = [find_class(name, index, where) for cell in cells for name in names_in[cell]]
-        rows.add(image, mark_columns(present, (), len(classes), where), where, group)
+        present = index.find_all([name for cell in cells for name in names_in[cell]], where)
+        rows.add(image, mark_columns(present, (), len(index.classes), where), where, group)
     return rows.make_table(file, columns.group is not None)
 
 

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dataset.class_names import find_class, read_classes
+from dataset.class_names import read_classes
 from dataset.csv_files import read_dicts, read_header
 from dataset.formats.base import Format, SplitSource
 from dataset.json_files import looks_like, parse_json
@@ -112,11 +112,10 @@ def read(source: SplitSource) -> Table:
             else:
                 listed.update(labels)
     names_in = read_column(cells, source.options.separator, known=read_classes(root, ()), what=f"{file}: labels")
-    classes = read_classes(root, sorted(listed.union(*names_in.values())))
-    if not classes:
+    index = source.choose_classes(listed.union(*names_in.values()))
+    if not index.classes:
         raise InputError(f"{file}: no image has a label")
-    columns = {name: column for column, name in enumerate(classes)}
-    rows = Rows(file.parent, root, classes)
+    rows = Rows(file.parent, root, index.classes)
     by_folder = file.parent == root and any(folder in WORDS for folder in list_folders(file))
     for where, row in read_metadata(file):
         split = WORDS.get(find_first_folder(row)) if by_folder else source.split
@@ -127,8 +126,11 @@ def read(source: SplitSource) -> Table:
         if split == source.split:
             labels = read_labels(row, where)
             found = names_in[labels] if isinstance(labels, str) else labels
-            present = [find_class(name, columns, where) for name in found]
-            rows.add(row["file_name"].strip(), mark_columns(present, (), len(classes), where), where)
+            rows.add(
+                row["file_name"].strip(),
+                mark_columns(index.find_all(found, where), (), len(index.classes), where),
+                where,
+            )
     return rows.make_table(file)
 
 

@@ -17,7 +17,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.class_names import find_class, read_classes
 from dataset.csv_files import read_dicts, read_header
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
@@ -72,16 +71,15 @@ def read(source: SplitSource) -> Table:
     label_columns = source.options.label_columns
     annotations = {file: list(read_file(file, label_columns)) for file in chain.from_iterable(files.values())}
     names = {name for found in annotations.values() for annotation in found for name in annotation.names}
-    classes = read_classes(root, sorted(names))
-    if not classes:
+    index = source.choose_classes(names)
+    if not index.classes:
         raise InputError(f"{files[source.split][0]}: no annotation has a choice or a label of a box")
-    columns = {name: column for column, name in enumerate(classes)}
     finder, tables = ImageFinder(root), []
     for file in files[source.split]:
-        rows = Rows(root, root, classes)
+        rows = Rows(root, root, index.classes)
         for where, image, found in annotations[file]:
-            present = [find_class(name, columns, where) for name in found]
-            rows.add(finder.find(image, where), mark_columns(present, (), len(classes), where), where)
+            present = index.find_all(found, where)
+            rows.add(finder.find(image, where), mark_columns(present, (), len(index.classes), where), where)
         tables.append(rows.make_table(file))
     return join_files(tables, files[source.split])
 

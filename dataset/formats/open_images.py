@@ -16,7 +16,7 @@ import csv
 import io
 from pathlib import Path
 
-from dataset.class_names import read_classes, require_unique
+from dataset.class_names import read_classes, require_unique, to_nfc
 from dataset.csv_files import read_cells, read_header
 from dataset.files import require_stems
 from dataset.formats.base import Format, SplitSource
@@ -105,7 +105,7 @@ def name_labels(root: Path, labels: set[str]) -> dict[str, str]:
     for file in sorted(filter(Path.is_file, files)):
         for row in csv.reader(io.StringIO(read_text(file), newline="")):
             if len(row) == 2 and row[0] in labels:
-                described.setdefault(row[0], row[1].strip())
+                described.setdefault(row[0], to_nfc(row[1].strip()))
     nameless = sorted(labels - described.keys())
     if nameless:
         warn(f"{root}: {len(nameless):,} labels stand in no *class-descriptions*.csv, such as {nameless[0][:80]}")

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import tempfile
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -256,7 +257,11 @@ WORDS = st.text(SAFE, min_size=1, max_size=12)
 FOLDERS = st.lists(WORDS.filter(lambda word: word not in (".", "..")), max_size=2)
 ENDINGS = st.sampled_from([".jpg", ".JPEG", ".png", ".tif", ".webp"])
 NAMES = st.tuples(FOLDERS, WORDS, ENDINGS).map(lambda parts: "/".join([*parts[0], parts[1] + parts[2]]))
-CLASS_NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).map(str.strip).filter(bool)
+CLASS_NAMES = (
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+    .map(lambda text: unicodedata.normalize("NFC", text).strip())  # as names come back
+    .filter(bool)
+)
 
 
 def fit_together(names: list[str]) -> bool:
@@ -657,7 +662,7 @@ MISTAKES = [
     ("train.json", '{"classes": ["x", 3], "images": []}', r"train\.json:1: a class name is empty, or no text: 3"),
     ("train.json", '{"classes": ["x"], "images": []}', r"train\.json lists no images"),
     ("train.json", '{"classes": ["x"], "images": [["a.jpg", "x"]]}', r"train\.json: image 1 is \['a\.jpg', 'x'\], not"),
-    ("train.json", '{"classes": ["xa"],\n "images": [\n["a.jpg", ["x"]]]}', r":3: 'x' is no class; the nearest: xa$"),
+    ("train.json", '{"classes": ["xa"],\n "images": [\n["a.jpg", ["x"]]]}', r":3: 'x' is no class; the nearest: xa;"),
     ("train.json", '{"classes": ["x"],\n "images": [\n["a.jpg", ["x"], ["x"]]]}', r":3: a class is both present and"),
     (
         "train.json",
