@@ -78,7 +78,7 @@ class Judge:
         self, texts: Mapping[str, str], listed: Collection[str], known: frozenset[str], what: str, one_a_row: bool
     ) -> None:
         self.texts, self.listed, self.known, self.what, self.one_a_row = texts, listed, known, what, one_a_row
-        self.letters = {*chain.from_iterable(texts)}
+        self.text = "\0".join(texts)  # to see quickly whether a separator occurs
         self.kept: dict[str, Joined] = {}
 
     def split(self, separator: str) -> Joined:
@@ -91,12 +91,12 @@ class Judge:
 
     def find_joining(self, separators: Iterable[str]) -> dict[str, Joined]:
         """Those of `separators` that make several names of a text."""
-        found = [self.split(separator) for separator in separators if separator in self.letters]
+        found = [self.split(separator) for separator in separators if separator in self.text]
         return {one.separator: one for one in found if one.joined}
 
     def are_numbers(self, names: Iterable[Sequence[str]]) -> bool:
         """Whether all `names` are numbers of lines of classes.txt, from 0 on, and none is a class."""
-        found = {*chain.from_iterable(names)}
+        found = {*chain.from_iterable(names)} if self.known else set()
         return bool(found) and found <= {str(index) for index in range(len(self.known))} - self.known
 
     # ---- LABEL_SEPARATOR "auto" ----

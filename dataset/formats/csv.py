@@ -327,10 +327,11 @@ def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
         likely = [name for name in source.options.label_columns or header if name in header]
         found = choose_names_columns(file, likely, bool(source.options.label_columns)) if likely else ()
         what = what or f"{file}: column {', '.join(map(repr, found))}" if found else what
+        name = str(file)  # which a message says faster than a Path
         for line, row in read_cells(file, found) if found else ():
             for cell in row:
                 if cell not in cells:
-                    cells[cell] = f"{file}:{line}"
+                    cells[cell] = f"{name}:{line}"
         if any(simplify(name) in SINGULARS for name in found):
             images = [image for _, (image,) in read_cells(file, (choose_image_column(file, header),))]
             one_a_row |= len(set(images)) < len(images)
@@ -358,9 +359,9 @@ def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row
     """The rows of the split that is read. Raises InputError for one of no split."""
     wanted = [columns.image, *filter(None, (columns.split, columns.group)), *columns.names]
     at = 1 + (columns.split is not None)
-    rest = at + (columns.group is not None)
+    rest, name = at + (columns.group is not None), str(file)
     for line, cells in read_cells(file, [*wanted, *columns.classes]):
-        where = f"{file}:{line}"
+        where = f"{name}:{line}"
         if columns.split is not None:
             split = SPLIT_OF.get(cells[1].lower())
             if split is None:
