@@ -163,18 +163,20 @@ class Columns(NamedTuple):
     classes: tuple[str, ...]
 
 
-def choose_columns(file: Path, root: Path, label_columns: Sequence[str]) -> Columns:
-    """The columns of `file`. Warns of those that are left out, and of odd ones.
+def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: str | None = None) -> Columns:
+    """The columns of `file`; with the column `image`, every other is a class. Warns of those left out, and of odd ones.
 
     Raises InputError for what LABEL_COLUMNS or classes.txt name and the file lacks, and where two columns may be meant.
     """
     header = require_unique(read_header(file), lambda index: f"{file}:1: column {index + 1}")
-    image = choose_image_column(file, header)
-    split, group = find_split_column(file, header), "group" if "group" in header else None
+    split, group, all_are_classes = None, None, image is not None
+    if image is None:
+        image = choose_image_column(file, header)
+        split, group = find_split_column(file, header), "group" if "group" in header else None
     others = [name for name in header if name not in (image, split, group)]
     if missing := [name for name in label_columns if name not in others]:
         raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
-    named = choose_names_columns(file, label_columns or others, bool(label_columns))
+    named = () if all_are_classes else choose_names_columns(file, label_columns or others, bool(label_columns))
     if named:
         if left := [name for name in others if name not in named]:
             what = ", ".join(map(repr, named))
@@ -275,10 +277,15 @@ def read(source: SplitSource) -> Table:
     return read_files(source, find_files(source.root))
 
 
-def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | None = None) -> Table:
-    """The table of a split, where `files` are those of each split. Paths begin at `base`, or are looked for."""
+def read_files(
+    source: SplitSource, files: dict[str, list[Path]], base: Path | None = None, image: str | None = None
+) -> Table:
+    """The table of a split, where `files` are those of each split.
+
+    Paths begin at `base`, or are looked for. With the column `image`, every other column is a class.
+    """
     chosen = files[source.split]
-    columns = {file: choose_columns(file, source.root, source.options.label_columns) for file in chosen}
+    columns = {file: choose_columns(file, source.root, source.options.label_columns, image) for file in chosen}
     if not columns[chosen[0]].split:
         require_one(chosen, source.split)
     every = list(dict.fromkeys(chain(chosen, *files.values())))
