@@ -51,15 +51,13 @@ def read_column(
     `one_a_row`: an image stands in several rows, as where each row has one label. `what` is the column, for messages.
     Warns of a separator that is not this project's `;`. Raises InputError where two readings are possible.
     """
-    names_in = {cell: parse_cell(to_nfc(cell), where) for cell, where in cells.items()}
+    names_in = {cell: parse_cell(cell, where) for cell, where in cells.items()}
     listed = {name for names in names_in.values() for name in names or ()}
-    texts = {to_nfc(cell.strip()): where for cell, where in cells.items() if names_in[cell] is None and cell.strip()}
-    judge = Judge(texts, listed, frozenset(known), what, one_a_row)
+    texts = {cell.strip(): where for cell, where in cells.items() if names_in[cell] is None and cell.strip()}
+    judge = Judge(texts, listed, frozenset(map(to_nfc, known)), what, one_a_row)
     chosen = judge.choose_separator() if separator == "auto" else judge.require_separator(separator)
     names_of = judge.split(chosen).names_of
-    found = {
-        cell: names_of.get(to_nfc(cell.strip()), []) if names is None else names for cell, names in names_in.items()
-    }
+    found = {cell: names_of.get(cell.strip(), []) if names is None else names for cell, names in names_in.items()}
     if judge.are_numbers(found.values()):
         return {cell: [known[int(name)] for name in names] for cell, names in found.items()}
     return found
@@ -80,25 +78,32 @@ class Judge:
         self, texts: Mapping[str, str], listed: Collection[str], known: frozenset[str], what: str, one_a_row: bool
     ) -> None:
         self.texts, self.listed, self.known, self.what, self.one_a_row = texts, listed, known, what, one_a_row
-        self.letters = {*chain.from_iterable(texts)}
+        self.text = "\0".join(texts)  # to see quickly whether a separator occurs
         self.kept: dict[str, Joined] = {}
 
     def split(self, separator: str) -> Joined:
         """The names that `separator` makes; a text that is a known name is one. "": each text is one name."""
         if separator not in self.kept:
-            names_of = {text: [text] if text in self.known else _split_text(text, separator) for text in self.texts}
+            names_of = {
+                text: [text] if self.known and self.are_known([text]) else _split_text(text, separator)
+                for text in self.texts
+            }
             joined = [text for text, names in names_of.items() if len(names) > 1 and _holds(text, separator)]
             self.kept[separator] = Joined(separator, names_of, joined)
         return self.kept[separator]
 
     def find_joining(self, separators: Iterable[str]) -> dict[str, Joined]:
         """Those of `separators` that make several names of a text."""
-        found = [self.split(separator) for separator in separators if separator in self.letters]
+        found = [self.split(separator) for separator in separators if separator in self.text]
         return {one.separator: one for one in found if one.joined}
+
+    def are_known(self, names: Iterable[str]) -> bool:
+        """Whether all `names` are classes of classes.txt, in whichever Unicode form."""
+        return bool(self.known) and all(to_nfc(name) in self.known for name in names)
 
     def are_numbers(self, names: Iterable[Sequence[str]]) -> bool:
         """Whether all `names` are numbers of lines of classes.txt, from 0 on, and none is a class."""
-        found = {*chain.from_iterable(names)}
+        found = {*chain.from_iterable(names)} if self.known else set()
         return bool(found) and found <= {str(index) for index in range(len(self.known))} - self.known
 
     # ---- LABEL_SEPARATOR "auto" ----
@@ -120,17 +125,19 @@ class Judge:
 
         Where none does, the likeliest: what it makes of a text is no class then, and an error says so.
         """
-        if {*self.texts} <= self.known:
+        if self.are_known(self.texts):
             return ""
         found = self.find_joining(SURE + DOUBTFUL)
         numbers = [one.separator for one in found.values() if self.are_numbers(one.names_of.values())]
         fitting = numbers[:1] or [
-            one.separator for one in found.values() if any({*one.names_of[text]} <= self.known for text in one.joined)
+            one.separator for one in found.values() if any(self.are_known(one.names_of[text]) for text in one.joined)
         ]
         if len(fitting) > 1:
             self._stop_for_two(found[fitting[0]], found[fitting[1]])
         partly = [
-            one.separator for one in found.values() if any({*one.names_of[text]} & self.known for text in one.joined)
+            one.separator
+            for one in found.values()
+            if any(self.are_known([name]) for text in one.joined for name in one.names_of[text])
         ]
         return next(iter(fitting or partly or [separator for separator in SURE if separator in found]), "")
 
@@ -176,7 +183,7 @@ class Judge:
     def _require_lists_in_quotes(self) -> None:
         """Raise InputError for `[cat, dog]`, which is a list in no notation that is read."""
         for text, where in self.texts.items():
-            if BARE_LIST.fullmatch(text) and text not in self.known:
+            if BARE_LIST.fullmatch(text) and not self.are_known([text]):
                 raise InputError(
                     f"{where}: {text[:80]!r} looks like a list, but its names are in no quotes: write "
                     '["cat", "dog"] or cat;dog'
@@ -205,7 +212,8 @@ class Judge:
         """What another separator makes of names that `one` leaves whole, where all their parts are names, too."""
         names = {*chain.from_iterable(one.names_of.values()), *self.known, *self.listed}
         for separator in separators:
-            whole = [name for name in names - self.known if separator in name and separator != one.separator]
+            whole = [name for name in names if separator in name and separator != one.separator]
+            whole = [name for name in whole if not self.are_known([name])]
             parts_of = {name: split_names(name, separator) for name in whole}
             joined = sorted(name for name, parts in parts_of.items() if len(parts) > 1 and {*parts} <= names)
             if joined and not (separator == " " and 2 * len(joined) < len(whole)):

@@ -87,6 +87,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 def find_files(root: Path) -> dict[str, list[Path]]:
     """The files of each split: by their names; where none says one, those with a column `split`, or the only file."""
     present = sorted(file for file in root.iterdir() if file.suffix.lower() in ENDINGS) if root.is_dir() else []
+    present = [file for file in present if not file.name.endswith(".index.csv")]  # which are those of shards
     files = [file for file in present if is_table(file)]
     if files and any(format.recognise(root) for format in ELSEWHERE):
         files = [file for file in files if "image_path" in read_header(file)]
@@ -163,18 +164,20 @@ class Columns(NamedTuple):
     classes: tuple[str, ...]
 
 
-def choose_columns(file: Path, root: Path, label_columns: Sequence[str]) -> Columns:
-    """The columns of `file`. Warns of those that are left out, and of odd ones.
+def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: str | None = None) -> Columns:
+    """The columns of `file`; with the column `image`, every other is a class. Warns of those left out, and of odd ones.
 
     Raises InputError for what LABEL_COLUMNS or classes.txt name and the file lacks, and where two columns may be meant.
     """
     header = require_unique(read_header(file), lambda index: f"{file}:1: column {index + 1}")
-    image = choose_image_column(file, header)
-    split, group = find_split_column(file, header), "group" if "group" in header else None
+    split, group, all_are_classes = None, None, image is not None
+    if image is None:
+        image = choose_image_column(file, header)
+        split, group = find_split_column(file, header), "group" if "group" in header else None
     others = [name for name in header if name not in (image, split, group)]
     if missing := [name for name in label_columns if name not in others]:
         raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
-    named = choose_names_columns(file, label_columns or others, bool(label_columns))
+    named = () if all_are_classes else choose_names_columns(file, label_columns or others, bool(label_columns))
     if named:
         if left := [name for name in others if name not in named]:
             what = ", ".join(map(repr, named))
@@ -275,10 +278,15 @@ def read(source: SplitSource) -> Table:
     return read_files(source, find_files(source.root))
 
 
-def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | None = None) -> Table:
-    """The table of a split, where `files` are those of each split. Paths begin at `base`, or are looked for."""
+def read_files(
+    source: SplitSource, files: dict[str, list[Path]], base: Path | None = None, image: str | None = None
+) -> Table:
+    """The table of a split, where `files` are those of each split.
+
+    Paths begin at `base`, or are looked for. With the column `image`, every other column is a class.
+    """
     chosen = files[source.split]
-    columns = {file: choose_columns(file, source.root, source.options.label_columns) for file in chosen}
+    columns = {file: choose_columns(file, source.root, source.options.label_columns, image) for file in chosen}
     if not columns[chosen[0]].split:
         require_one(chosen, source.split)
     every = list(dict.fromkeys(chain(chosen, *files.values())))
@@ -327,10 +335,11 @@ def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
         likely = [name for name in source.options.label_columns or header if name in header]
         found = choose_names_columns(file, likely, bool(source.options.label_columns)) if likely else ()
         what = what or f"{file}: column {', '.join(map(repr, found))}" if found else what
+        name = str(file)  # which a message says faster than a Path
         for line, row in read_cells(file, found) if found else ():
             for cell in row:
                 if cell not in cells:
-                    cells[cell] = f"{file}:{line}"
+                    cells[cell] = f"{name}:{line}"
         if any(simplify(name) in SINGULARS for name in found):
             images = [image for _, (image,) in read_cells(file, (choose_image_column(file, header),))]
             one_a_row |= len(set(images)) < len(images)
@@ -357,9 +366,9 @@ def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row
     """The rows of the split that is read. Raises InputError for one of no split."""
     wanted = [columns.image, *filter(None, (columns.split, columns.group)), *columns.names]
     at = 1 + (columns.split is not None)
-    rest = at + (columns.group is not None)
+    rest, name = at + (columns.group is not None), str(file)
     for line, cells in read_cells(file, [*wanted, *columns.classes]):
-        where = f"{file}:{line}"
+        where = f"{name}:{line}"
         if columns.split is not None:
             split = SPLIT_OF.get(cells[1].lower())
             if split is None:

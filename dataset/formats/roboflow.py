@@ -27,7 +27,8 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def read(source: SplitSource) -> Table:
     files = {split: files_of_split(source.root, split) for split in SPLITS}
-    return read_files(source, files, base=require_one(files[source.split], source.split).parent)
+    file = require_one(files[source.split], source.split)
+    return read_files(source, files, base=file.parent, image="filename")
 
 
 FORMAT = Format(

@@ -165,6 +165,12 @@ def test_classes_txt_decides(cells: list[str], known: tuple[str, ...], names: li
     assert read_cells_of(cells, known=known) == names
 
 
+def test_classes_txt_in_another_unicode_form() -> None:
+    decomposed = ["Lo\u0308we, Ka\u0308fer", "Ka\u0308fer"]
+    assert [len(names) for names in read_cells_of(decomposed, known=("Löwe", "Käfer"))] == [2, 1]
+    assert read_cells_of(["Lo\u0308we, grau"], known=("Löwe, grau", "Löwe")) == [["Lo\u0308we, grau"]]
+
+
 def test_classes_txt_with_which_two_separators_make_names() -> None:
     with pytest.raises(InputError, match=r"both ';', as in 'cat;dog', and ',', as in 'cat, dog', may separate"):
         read_cells_of(["cat;dog", "cat, dog"], known=("cat", "dog"))

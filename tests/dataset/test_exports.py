@@ -79,6 +79,14 @@ def test_roboflows_valid_is_val(tmp_path: Path) -> None:
         read_dataset(tmp_path, split="val")
 
 
+def test_classes_of_roboflow_that_are_called_like_columns_of_a_csv(tmp_path: Path) -> None:
+    place(tmp_path, "train/a.jpg")
+    write(tmp_path, {"train/_classes.csv": "filename, labels, split, group, path\na.jpg, 1, 0, 1, 0\n"})
+    table = read_dataset(tmp_path, "roboflow", "train")
+    assert table.classes == ("labels", "split", "group", "path")
+    assert (table.targets.tolist(), table.groups) == ([[1, 0, 1, 0]], None)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
