@@ -28,9 +28,9 @@ from utils import SHORTAGES, InputError, warn
 
 if READS_HEIF:
     try:
-        from pi_heif import register_heif_opener
+        from pi_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
     except ImportError:
-        from pillow_heif import register_heif_opener
+        from pillow_heif import register_heif_opener  # pyright: ignore[reportMissingImports]
     register_heif_opener()
 
 ORIENTATION = 0x0112  # the EXIF tag that says how the camera was held

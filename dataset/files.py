@@ -17,7 +17,7 @@ from dataset.file_kinds import AVIF_ENDINGS, GET_AVIF, GET_HEIF, HEIF_ENDINGS, O
 from utils import InputError, warn
 
 IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"}
     | set(HEIF_ENDINGS if READS_HEIF else ())
     | set(AVIF_ENDINGS if READS_AVIF else ())
 )

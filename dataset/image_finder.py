@@ -50,8 +50,8 @@ def simplify(path: str) -> str:
 
 
 def drop_zeros(path: str) -> str:
-    """The same, without zeros before a number."""
-    return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", simplify(path))
+    """The same, without zeros before a number, and the `.0` of a number with a fraction."""
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", simplify(path).removesuffix(".0"))
 
 
 RULES = (  # of which one is used, where it explains all
@@ -64,7 +64,7 @@ RULES = (  # of which one is used, where it explains all
 OTHER_FOLDER = "in another folder"
 HINTS = (  # that are only said
     Rule("which differs in more than one way", simplify),
-    Rule("with zeros before its number, which spreadsheets leave out", drop_zeros),
+    Rule("whose number a spreadsheet may have changed", drop_zeros),
 )
 
 
@@ -99,11 +99,11 @@ class ImageFinder:
         self.indices: dict[Callable[[str], str], dict[str, list[str]]] = {}
         self.text_of: dict[str, str] = {}  # by path: what was found there, so that no image is taken for two
 
-    def list_alike(self, key: Callable[[str], str], text: str) -> list[str]:
+    def list_alike(self, key: Callable[[str], str], text: str) -> Sequence[str]:
         """The files with the same `key` as the listed `text`; none for a path that leads out of `root`."""
         return [] if leads_away(text) else self.list_files(key, text)
 
-    def list_files(self, key: Callable[[str], str], text: str) -> list[str]:
+    def list_files(self, key: Callable[[str], str], text: str) -> Sequence[str]:
         """The files with the same `key` as `text`."""
         if key not in self.indices:
             self.indices[key] = defaultdict(list)
@@ -145,7 +145,7 @@ class ImageFinder:
             )
         return matches[0]
 
-    def list_matches(self, text: str) -> list[str]:
+    def list_matches(self, text: str) -> Sequence[str]:
         """The images that `text` may mean by its end."""
         path = normalize("NFC", find_path_in(text))
         for likely in (path, unquote(path)):
@@ -180,7 +180,7 @@ class ImageFinder:
         return max(attempts, key=lambda moved: (len(moved.places), len(moved.conflicts)))
 
     def _choose(
-        self, says: str, listed: Mapping[str, str], matches: Mapping[str, list[str]], present: Collection[str]
+        self, says: str, listed: Mapping[str, str], matches: Mapping[str, Sequence[str]], present: Collection[str]
     ) -> Moved:
         """Of the `matches` of each listed path those that leave no doubt."""
         counts = Counter(file for files in matches.values() for file in files)
@@ -206,6 +206,8 @@ class ImageFinder:
         tries = [(rule.says, self.list_alike(rule.key, text)) for rule in RULES]
         tries.append((OTHER_FOLDER, self.list_matches(text)))
         tries += [(rule.says, self.list_files(rule.key, find_path_in(text))) for rule in HINTS]
+        if not self.files:
+            return f"there is no image in {self.root}"
         says, files = next(((says, files) for says, files in tries if files), ("", []))
         if len(files) > 1:
             return f"there are {files[0]} and {files[1]}, {says}"

@@ -156,7 +156,10 @@ def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) 
             if scale < 1:
                 size = (round(width * scale), round(height * scale))
                 image = image.resize(size, Image.Resampling.LANCZOS)
-            image.save(temporary, Image.registered_extensions()[Path(name).suffix.lower()], quality=quality)
+            kind = Image.registered_extensions()[Path(name).suffix.lower()]
+            if kind not in Image.SAVE:  # HEIC is read only
+                return Copied(name, stamp, f"cannot resize {source / name}: {kind} is not written; save it as JPEG")
+            image.save(temporary, kind, quality=quality)
         os.replace(temporary, target / name)
     except OSError as error:
         raise InputError(f"cannot write {target / name}: {utils.explain(error)}") from error

@@ -119,8 +119,10 @@ def test_images_in_class_folders_are_found_by_their_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("there", "listed", "message"),
     [
-        (["images/00001.jpg"], ["1.jpg"], "there is images/00001.jpg, with zeros before its number"),
-        (["images/00001.jpg"], ["images/1"], "there is images/00001.jpg, with zeros"),
+        (["images/00001.jpg"], ["1.jpg"], "there is images/00001.jpg, whose number a spreadsheet"),
+        (["images/00001.jpg"], ["images/1"], "there is images/00001.jpg, whose number"),
+        (["images/1.jpg"], ["1.0"], r"there is images/1\.jpg, whose number a spreadsheet may have changed"),
+        ([], ["1.jpg"], r"csv:2\); there is no image in "),
         (["images/IMG_1.JPG"], ["img_1"], "there is images/IMG_1.JPG, which differs in more than one way"),
         (
             ["a.jpg"],

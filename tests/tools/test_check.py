@@ -157,7 +157,7 @@ def test_torture_folder_gives_each_finding_in_one_pass_and_changes_nothing(
     for name, text in {
         "cut.jpg": "truncated",
         "empty.jpg": "the file is empty",
-        "text.jpg": "it is no JPEG, PNG",
+        "text.jpg": "it is text, not an image",
         "bomb.png": "decompression bomb",
         "bomb_.jpg": "decompression bomb",
         "png.jpg": "a PNG image",
