@@ -56,10 +56,8 @@ class Survey:
         kinds: dict[str, list[str]] = {}
         for name in self.files:
             kinds.setdefault(find_ending(name), []).append(name)
-        last = {
-            ending for ending, names in kinds.items() if ending in IMAGE_EXTENSIONS or not may_hold_labels(names[0])
-        }
-        return {ending: kinds[ending] for ending in sorted(kinds, key=lambda ending: ending in last)}
+        first = {ending for ending, names in kinds.items() if may_hold_labels(names[0])} - IMAGE_EXTENSIONS
+        return {ending: kinds[ending] for ending in sorted(kinds, key=lambda ending: ending not in first)}
 
     def is_of_many(self, name: str) -> bool:
         """Whether many files of its kind lie beside it: one for each image."""
