@@ -30,7 +30,7 @@ NUM_EPOCHS: Count = 10  # passes over the training split
 TRAIN_BATCH_SIZE: BatchSize = 32  # images of a step, whatever the number of processes
 BACKBONE_BASE_LR: Rate = 1e-4  # learning rate of the backbone, with USE_DIFFERENTIAL_LR
 HEAD_BASE_LR: Rate = 1e-3  # learning rate of the head, with USE_DIFFERENTIAL_LR
-UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone; 0 or beyond NUM_EPOCHS: never
+UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone, at most NUM_EPOCHS; 0: never
 LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
     "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
 )
@@ -55,7 +55,11 @@ EXTRA_DATASET_FOLDERS: tuple[str, ...] = ()  # whose training images join in; th
 EXCLUDE_LIST: Path | None = None  # a path a line, from DATASET_FOLDER on, of images that training leaves out
 BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: each image is tried once, and left out if it is damaged
 GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths: its first group names the source
-LABEL_SEPARATOR: Literal[";", ",", "|", " "] = ";"  # csv: between the names in the column `labels`
+LABEL_SEPARATOR: Literal["auto", ";", ",", "|", " "] = "auto"  # csv: between the names in a cell; auto: recognised
+LABEL_COLUMNS: tuple[str, ...] = ()  # csv: the columns of names, or a column for each class; (): recognised
+MINUS_ONE: Literal["auto", "unknown", "absent"] = "auto"  # in lists of 1, 0, -1; auto: unknown, an error without any 0
+NO_LABEL_NAMES: tuple[str, ...] = ()  # labels that say "none of the classes", such as ("none", "No Finding")
+UNKNOWN_NAMES: Literal["error", "skip"] = "error"  # labels that no list of classes names; skip: left out and counted
 COUNT_CROWDS: bool = True  # coco_json: an annotation of a crowd makes its class present
 CHECK_LABEL_FILES: bool = True  # coco_cls: see labels edited in place; False: new and renamed files only, but at once
 SHARD_COMMANDS: bool = False  # webdataset: True runs the commands in shards.txt, such as pipe:...; it is code then
@@ -104,6 +108,7 @@ MULTI_SCALE_SIZES: Sides = ()  # pixels, training images change between these si
 MULTI_SCALE_EVERY_N_STEPS: Count = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
+TAKE_OVER_HEAD: bool = True  # of a checkpoint in PRETRAINED_WEIGHTS, by the classes' names; False: its backbone alone
 USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
 MLP_HIDDEN: Count = 512  # per_label_mlp: hidden units a class
 MLP_DROPOUT: ShareBelow1 = 0.5  # per_label_mlp: share of them dropped
@@ -171,6 +176,7 @@ TEACHER_TEMPERATURE: Above0 = 1.0  # teachers' logits are divided by it: above 1
 CURRICULUM: Path | None = None  # a file with `path,weight` a line: weights of training images; others have 1
 
 # ---- Validation and stopping * ----
+LABELS_PER_IMAGE: Literal["any", "one"] = "any"  # one: each image has one; the most probable is it; by macro F1
 VAL_EVERY_N_EPOCHS: Count = 1  # the last epoch always validates
 EARLY_STOPPING_ENABLED: bool = False  # stop when validation F1 no longer rises
 EARLY_STOPPING_PATIENCE: int = 3  # validations without a better F1 before stopping
@@ -190,8 +196,8 @@ THRESHOLD_PRECISION: ShareAbove0 = 0.95  # precision: at least this, then the hi
 THRESHOLD_RECALL: ShareAbove0 = 0.9  # recall: at least this, then the highest precision
 FALSE_POSITIVE_COST: Above0 = 1.0  # cost: of a label too many
 FALSE_NEGATIVE_COST: Above0 = 1.0  # cost: of a label that is missing
-MIN_LABELS: OffOrCount = 0  # of an image: filled up with its most probable classes; 0: an image may have none
-MAX_LABELS: OffOrCount = 0  # of an image: only its most probable ones; 0: any number
+MIN_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: may be none
+MAX_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: any number
 CALIBRATION: Literal["none", "temperature", "platt"] = "none"  # of probabilities in use, as fitted on validation images
 
 # ---- Machine ----

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dataset.array_files import read_array
-from dataset.class_names import show_names
+from dataset.class_names import show_names, to_nfc
 from utils import InputError, first_line
 
 
@@ -297,18 +297,18 @@ def read_embeddings(path: Path, classes: Sequence[str]) -> Tensor:
 
 def _average_word_vectors(path: Path, classes: Sequence[str]) -> list[NDArray[np.float64]]:
     """A row (E,) for each class: the mean of the vectors of the words in its name. Raises ValueError, OSError."""
-    words_of = {name: name.lower().replace("_", " ").split() for name in classes}
+    words_of = {name: to_nfc(name).lower().replace("_", " ").split() for name in classes}
     wanted = {word for words in words_of.values() for word in words}
     vectors: dict[str, NDArray[np.float64]] = {}
     size = 0
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             size = size or len(line.split()) - 1  # the first line says how long all vectors are
-            if line.partition(" ")[0] not in wanted:
+            if to_nfc(line.partition(" ")[0]) not in wanted:
                 continue  # most lines: they are not parsed
             word, *values = line.rstrip().rsplit(" ", size)  # from the right: some of GloVe's words contain a space
             try:
-                vectors[word] = np.array(values, dtype=np.float64).reshape(size)
+                vectors[to_nfc(word)] = np.array(values, dtype=np.float64).reshape(size)
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from error
     lacking = [name for name in classes if not words_of[name] or not set(words_of[name]) <= vectors.keys()]

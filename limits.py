@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -144,6 +145,8 @@ def sam_does_not_overflow(c: Any) -> str | None:
 
 
 def labels_fit(c: Any) -> str | None:
+    if c.LABELS_PER_IMAGE == "one" and not c.MIN_LABELS == c.MAX_LABELS == 1:
+        return f"LABELS_PER_IMAGE is one, but MIN_LABELS {c.MIN_LABELS} and MAX_LABELS {c.MAX_LABELS}: leave both out"
     if 0 < c.MAX_LABELS < c.MIN_LABELS:
         return f"MIN_LABELS is {c.MIN_LABELS} but MAX_LABELS {c.MAX_LABELS}: no image could have both"
 
@@ -182,8 +185,8 @@ def teachers_have_a_sigmoid(c: Any) -> str | None:
 def classes_differ(c: Any) -> str | None:
     if not c.CLASSES:
         return "CLASSES is empty: name the classes, in index order"
-    if len(set(c.CLASSES)) != len(c.CLASSES):
-        return "CLASSES names a class twice"
+    if len({unicodedata.normalize("NFC", name.strip()) for name in c.CLASSES}) != len(c.CLASSES):
+        return "CLASSES names a class twice, perhaps in two Unicode forms"
 
 
 def fp16_is_of_openvino(c: Any) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import functools
 import importlib.util
 import io
 import os
@@ -220,6 +221,12 @@ def warn(message: str) -> None:
     """Print one line to stderr about something that does not stop the run. Only rank 0 prints it."""
     if os.environ.get("RANK", "0") == "0":
         say(f"warning: {message}", stream=sys.stderr)
+
+
+@functools.lru_cache
+def warn_once(message: str) -> None:
+    """Print a warning the first time only: how a list is read is found anew for each split."""
+    warn(message)
 
 
 def make_console() -> Console:

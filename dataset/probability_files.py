@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.class_names import to_nfc
 from dataset.files import IMAGE_EXTENSIONS, find_path, make_absolute
 from dataset.table import Table
 from dataset.text_files import read_text
@@ -73,13 +74,14 @@ def _match_classes(listed: ImageValues, classes: Sequence[str]) -> list[int]:
                 "let its first line name the classes, image_path,<class>,..."
             )
         return list(range(len(classes)))
-    if len(set(listed.names)) < len(listed.names):
+    names = [to_nfc(name) for name in listed.names]
+    if len(set(names)) < len(names):
         raise InputError(f"{listed.file}:1: a class is named twice")
     index_of = {name: index for index, name in enumerate(classes)}
-    for name in listed.names:
+    for name in names:
         if name not in index_of:
             raise InputError(f"{listed.file}:1: {name!r} is no class of the data set{suggest(name, classes)}")
-    return [index_of[name] for name in listed.names]
+    return [index_of[name] for name in names]
 
 
 PATH_COLUMN = "image_path"  # what a first line with names begins with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +67,30 @@ def join_tables(tables: Sequence[Table]) -> Table:
         groups = tuple(name for table in tables for name in (table.groups or [""] * len(table)))
     paths = [path for table in tables for path in table.paths]
     return Table(paths, np.concatenate([table.targets for table in mapped]), first.classes, groups)
+
+
+def drop_no_label(table: Table, names: Collection[str]) -> Table:
+    """`table` without the classes of these `names`, which say that an image has no label: "none", "No Finding".
+
+    Of an image with such a label, all classes are absent. Raises InputError for one with another label, too.
+    """
+    columns = [column for column, name in enumerate(table.classes) if name in names]
+    if not columns:
+        return table
+    says_none = (table.targets[:, columns] == 1).any(axis=1)
+    targets = np.delete(table.targets, columns, axis=1)
+    both = np.flatnonzero(says_none & (targets == 1).any(axis=1))
+    classes = tuple(np.delete(np.array(table.classes, dtype=object), columns))
+    if len(both):
+        present = [table.classes[column] for column in np.flatnonzero(table.targets[both[0]] == 1)]
+        raise InputError(
+            f"{table.paths[both[0]]} is {show_names(present)}, of which NO_LABEL_NAMES says that one means no label: "
+            f"correct its labels, or take the name out ({len(both):,} such images)"
+        )
+    if not classes:
+        raise InputError(f"NO_LABEL_NAMES names all {len(columns)} classes: none is left")
+    targets[says_none] = 0
+    return replace(table, targets=targets, classes=classes)
 
 
 def drop_repeats(table: Table) -> Table:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from dataset.csv_files import IMAGE_COLUMNS, simplify
 from dataset.files import IMAGE_EXTENSIONS, open_file
-from dataset.formats.label_rows import IMAGES
 from dataset.splits import find_split
 from dataset.text_files import HEAD_BYTES, read_first_lines
 from utils import InputError
@@ -58,18 +58,7 @@ def is_image(text: str) -> bool:
 
 # ---- tables ----
 
-IMAGE_COLUMNS = {
-    *IMAGES,
-    "image_index",
-    "imagename",
-    "image_file",
-    "file",
-    "img",
-    "photo",
-    "picture",
-    "url",
-    "image_url",
-}
+ADDRESS_COLUMNS = {"url", "imageurl"}  # beside IMAGE_COLUMNS: images that lie elsewhere
 CLASS_COLUMNS = ("class", "label", "category", "class_name", "label_name", "labelname", "name")
 BOXES = ({"xmin", "ymin"}, {"x_min", "y_min"}, {"x1", "y1"}, {"bbox"}, {"bbox_x"}, {"left", "top"})
 
@@ -84,7 +73,7 @@ class Columns(NamedTuple):
 
     def list_images(self) -> list[str]:
         """The columns that hold images: those with such a name or such values; with both, where there are any."""
-        named = [name for name in self.header if name.lower().replace(" ", "_") in IMAGE_COLUMNS]
+        named = [name for name in self.header if simplify(name) in IMAGE_COLUMNS | ADDRESS_COLUMNS]
         cells = self.rows[0] if self.rows else []
         found = [name for name, cell in zip(self.header, cells, strict=False) if is_image(cell)]
         return [name for name in named if name in found] or found or named

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 import metrics
 from dataset import whole_files
 from dataset.array_files import read_arrays
+from dataset.class_names import normalise_saved
 from utils import InputError, first_line
 
 SCORES_FILE, THRESHOLDS_FILE = "validation_scores.npz", "thresholds.npy"
@@ -95,7 +96,7 @@ def read_scores(path: Path) -> SavedScores:
             f"the scores {path} do not fit together: probabilities {probabilities.shape}, targets {targets.shape}, "
             f"{len(paths)} paths, {len(classes)} classes"
         )
-    return SavedScores(probabilities, targets, paths.tolist(), tuple(classes.tolist()), str(identity))
+    return SavedScores(probabilities, targets, paths.tolist(), normalise_saved(classes.tolist()), str(identity))
 
 
 def save_thresholds(path: Path, values: Sequence[float]) -> None:

@@ -84,7 +84,7 @@ def load(path: Path) -> dict[str, Any]:
     version = checkpoint.get("version")
     if type(version) is not int or version != VERSION or missing:  # a tensor would be compared value by value
         raise InputError(f"{path} is a checkpoint of version {reprlib.repr(version)} without {missing}: train again")
-    check_metadata({key: value for key, value in checkpoint.items() if key not in TENSORS}, path)
+    checkpoint |= check_metadata({key: value for key, value in checkpoint.items() if key not in TENSORS}, path)
     _require_tensors(checkpoint["model_state"], path)
     return checkpoint
 

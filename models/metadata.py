@@ -13,6 +13,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from dataset.class_names import normalise_saved
 from limits import Limit
 from utils import InputError
 
@@ -141,7 +142,7 @@ RULES: dict[str, Limit] = {
 
 
 def check_metadata(metadata: Any, where: object) -> dict[str, Any]:
-    """Returns `metadata`, all of plain types and each key of RULES as its rule asks.
+    """Returns `metadata`, all of plain types and each key of RULES as its rule asks, its class names in NFC.
 
     Raises InputError, which begins with `where` it stands, for the first that is wrong.
     """
@@ -154,6 +155,7 @@ def check_metadata(metadata: Any, where: object) -> dict[str, Any]:
             raise InputError(f"{where}: {key} is {reprlib.repr(metadata[key])}, expected {rule.text}")
     if "classes" in metadata:
         _check_lengths(metadata, where)
+        metadata["classes"] = list(normalise_saved(metadata["classes"]))
     return metadata
 
 

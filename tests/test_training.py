@@ -21,6 +21,7 @@ import dataset_readers
 import metrics
 import model_performance_table
 import models_factory
+import overrides
 import predictor
 import testing
 import thresholds
@@ -84,6 +85,18 @@ def test_checkpoint_reproduces_the_validation_it_was_chosen_by(finished: Path, s
     assert checkpoint["config"]["DATASET_FOLDER"] == str(shared_dataset)
 
 
+def test_a_run_leaves_its_constants_as_a_recipe(finished: Path) -> None:
+    checkpoint = checkpoints.load(find_checkpoint(finished))
+    before = dict(config.__dict__)
+    try:
+        for left in (find_checkpoint(finished).with_suffix("") / "recipe.py", find_checkpoint(finished)):
+            overrides.apply([], config)
+            overrides.apply([str(left), "--MODEL_PATH", checkpoint["config"]["MODEL_PATH"]], config)
+            assert overrides.resolved(config) == checkpoint["config"]
+    finally:
+        config.__dict__.update(before)
+
+
 def test_best_model_is_the_selected_checkpoint(finished: Path) -> None:
     best = checkpoints.load(finished / "trained_models" / "best_model.pt")
     assert_same_tensors(best["model_state"], checkpoints.load(find_checkpoint(finished))["model_state"])
@@ -145,12 +158,19 @@ def test_another_configuration_has_another_file(small_run: list[str], tmp_path: 
     assert len(list((tmp_path / "trained_models").glob("*/*.pt"))) == 2
 
 
-def test_backbone_stands_still_until_its_epoch(small_run: list[str], tmp_path: Path, shared_dataset: Path) -> None:
+def test_backbone_stands_still_until_its_epoch(
+    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = tmp_path / "own.pth"
     torch.save(torchvision.models.mobilenet_v2().state_dict(), own)
     frozen = [*small_run, f"--PRETRAINED_WEIGHTS={own}", "--FREEZE_BACKBONE=True"]
     for epoch, moves in ((0, False), (3, False), (2, True)):
+        capsys.readouterr()
         training.main([*frozen, f"--UNFREEZE_BACKBONE_EPOCH={epoch}"])
+        out, err = capsys.readouterr()
+        text = "the backbone is frozen in 1 to 1, trains from 2 on" if moves else "the backbone stays frozen"
+        assert f"  epochs  2, {text}" in out
+        assert ("it would train from epoch 3 on (UNFREEZE_BACKBONE_EPOCH), after the last one" in err) is (epoch == 3)
         state = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))["model_state"]
         original = torch.load(own, weights_only=True)
         same = all(
@@ -294,8 +314,9 @@ def test_a_class_without_positives_is_a_warning(
 ) -> None:
     (dataset / "classes.txt").write_text("red\ngreen\nblue\nunseen\n")
     training.main([*small_run, f"--DATASET_FOLDER={dataset}", "--NUM_EPOCHS=1"])
-    err = capsys.readouterr().err
-    assert err.count("1 class(es) without a positive in the training split: unseen;") == 1
+    out, err = capsys.readouterr()
+    assert "\n classes  4: 'red', 'green', 'blue', 'unseen'\n" in out
+    assert err.count("1 class(es) without a positive in the training split: 'unseen';") == 1
 
 
 def test_it_learns(shared_dataset: Path, tmp_path: Path) -> None:

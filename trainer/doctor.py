@@ -1,8 +1,9 @@
 """Warns of the usual mistakes in a training run: `Doctor` looks at its data, first step, epochs and validations.
 
     doctor = Doctor()
-    doctor.look_at_data(train, val)                          # once, before the first epoch, and so are the next two
+    doctor.look_at_data(train, val)                          # once, before the first epoch, and so are the next three
     doctor.look_at_labels(train, val)
+    doctor.look_at_freezing(is_frozen=True, unfreeze_epoch=4, num_epochs=10)
     doctor.look_at_sizes(num_train=900, num_val=100, batch_size=32)
     doctor.watch(model, optimizer, average)                  # before each epoch
     doctor.look_at_first_step(network=network, batch=batch, logits=logits, ...)     # once
@@ -38,7 +39,8 @@ from torch.optim.swa_utils import AveragedModel
 import metrics
 import utils
 from dataset.batches import Batch
-from dataset.class_names import show_names
+from dataset.class_checks import judge_classes
+from dataset.class_names import quote_names, show_names
 from dataset.decoding import stamp_files
 from dataset.table import Table
 from dataset.tar_shards import split_member
@@ -146,19 +148,9 @@ class Doctor:
                 )
         if has_teachers:
             return
-        present, known = metrics.as_known(train.targets)
-        has_positive, is_known, has_negative = present.any(axis=0), known.any(axis=0), (known & ~present).any(axis=0)
-        for kind, chosen, advice in (
-            ("known label", ~is_known, "nothing is learned of them; label them, or take them out of the classes"),
-            ("positive", is_known & ~has_positive, "they are learned as always absent; add images that show them"),
-            ("negative", is_known & ~has_negative, "they are learned as always present; add images without them"),
-        ):
-            if chosen.any():
-                names = show_names([train.classes[c] for c in np.flatnonzero(chosen)])
-                self.note(
-                    f"classes without a {kind}",
-                    f"{chosen.sum():,} class(es) without a {kind} in the training split: {names}; {advice}",
-                )
+        for problem in judge_classes({"train": train}):
+            self.note(problem.kind, problem.text)
+        has_positive = (train.targets == 1).any(axis=0)
         unmeasured = has_positive & ~(val.targets == 1).any(axis=0)
         if unmeasured[has_positive].all():
             self.note(
@@ -168,11 +160,20 @@ class Doctor:
                 "and VAL_SPLIT a share that takes some of them",
             )
         elif unmeasured.any():
-            names = show_names([train.classes[c] for c in np.flatnonzero(unmeasured)])
+            names = quote_names([train.classes[c] for c in np.flatnonzero(unmeasured)])
             self.note(
                 "classes not measured",
                 f"{unmeasured.sum():,} class(es) that are trained have no positive in the validation split, which "
                 f"does not measure them: {names}",
+            )
+
+    def look_at_freezing(self, is_frozen: bool, unfreeze_epoch: int, num_epochs: int) -> None:
+        """Look whether a backbone that is frozen at the start is trained before the run ends; epoch 0: it never is."""
+        if is_frozen and unfreeze_epoch > num_epochs:
+            self.note(
+                "backbone never trained",
+                f"the backbone stays frozen: it would train from epoch {unfreeze_epoch} on (UNFREEZE_BACKBONE_EPOCH), "
+                f"after the last one (NUM_EPOCHS {num_epochs}); set one of them, or 0 for a backbone that never trains",
             )
 
     def look_at_sizes(self, num_train: int, num_val: int, batch_size: int) -> None:

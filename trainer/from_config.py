@@ -155,14 +155,18 @@ def advise_on_labels(split: str) -> str:
         return f"is {name} right? It is {folder}"
     advice = f"is DATASET_FOLDER right? {config.DATASET_FOLDER} is read as {format} (DATASET_FORMAT)"
     if format == "csv":
-        advice += f", and {config.LABEL_SEPARATOR!r} (LABEL_SEPARATOR) stands between two names"
+        advice += f", with LABEL_SEPARATOR {config.LABEL_SEPARATOR!r} between two names"
     return advice
 
 
 def make_options(run_commands: bool = True) -> ReadOptions:
     """The constants that the readers of some formats depend on. Without `run_commands`, SHARD_COMMANDS is False."""
     return ReadOptions(
+        no_label_names=config.NO_LABEL_NAMES,
+        unknown_names=config.UNKNOWN_NAMES,
         separator=config.LABEL_SEPARATOR,
+        minus_one=config.MINUS_ONE,
+        label_columns=config.LABEL_COLUMNS,
         count_crowds=config.COUNT_CROWDS,
         cache_folder=config.CACHE_FOLDER,
         check_label_files=config.CHECK_LABEL_FILES,

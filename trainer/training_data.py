@@ -26,6 +26,7 @@ import utils
 from dataset import augmentations, bad_images, loading, probability_files, stratified_split
 from dataset.augmentations import Augmentation
 from dataset.batches import Batch
+from dataset.class_checks import judge_names
 from dataset.image_cache import ImageCache
 from dataset.loading import EpochBatches
 from dataset.table import Table, join_tables
@@ -55,6 +56,9 @@ def read_data() -> Data:
     images. Raises InputError for what cannot be trained on.
     """
     data = _read_splits()
+    for problem in judge_names(data.table.classes):
+        if problem.severity == "error":
+            raise InputError(problem.text)
     for name, split in (("training", data.train), ("validation", data.val)):
         if len(split) < 2 * distributed.count():
             raise InputError(
@@ -64,8 +68,9 @@ def read_data() -> Data:
     if learns_labels:
         require_labels(data.train, "training", _advise_on_labels(data, "train"))
     require_labels(data.val, "validation", _advise_on_labels(data, "val"))
-    if config.LOSS == "softmax":
-        require_one_label(data.table)
+    if config.LOSS == "softmax" or config.LABELS_PER_IMAGE == "one":
+        reason = "LOSS softmax" if config.LOSS == "softmax" else "LABELS_PER_IMAGE one"
+        require_one_label(data.table, reason)
     if config.TEACHER_PROBABILITIES:
         soft_targets = teachers.make_soft_targets(
             data.train, config.TEACHER_PROBABILITIES, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE
@@ -119,13 +124,13 @@ def _advise_on_labels(data: Data, split: str) -> str:
     return from_config.advise_on_labels(split)
 
 
-def require_one_label(table: Table) -> None:
-    """Raise InputError unless each image has exactly one label."""
+def require_one_label(table: Table, reason: str) -> None:
+    """Raise InputError unless each image has exactly one label; `reason` is the constant that asks for it."""
     counts = (table.targets == 1).sum(axis=1)
     rows = np.flatnonzero(counts != 1)
     if len(rows):
         raise InputError(
-            f"LOSS softmax is for one label an image, but {len(rows)} of {len(table)} have none or more; the first: "
+            f"{reason} is for one label an image, but {len(rows)} of {len(table)} have none or more; the first: "
             f"{table.paths[rows[0]]} has {counts[rows[0]]}"
         )
 

@@ -16,9 +16,10 @@ import distributed
 import utils
 from dataset import loading
 from dataset.batches import Batch
+from dataset.class_names import describe_classes
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
-from trainer.build import choose_batch_size, is_frozen
+from trainer.build import choose_batch_size, choose_metric, is_frozen
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
@@ -40,6 +41,9 @@ def see_data(run: Run) -> None:
     run.doctor.look_at_data(data.train, data.val)
     has_teachers = bool(config.TEACHER_PROBABILITIES or config.TEACHER_CHECKPOINTS)
     run.doctor.look_at_labels(data.train, data.val, has_teachers)
+    run.doctor.look_at_freezing(
+        is_frozen=is_frozen(1), unfreeze_epoch=config.UNFREEZE_BACKBONE_EPOCH, num_epochs=config.NUM_EPOCHS
+    )
     largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
     run.doctor.look_at_sizes(num_train=len(data.train), num_val=len(data.val), batch_size=largest)
 
@@ -140,7 +144,8 @@ def print_configuration(run: Run) -> None:
     rows = {
         "run": run.files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}, {run.data.format}: {len(run.data.train)} training, {len(run.data.val)} "
-        f"validation images, {len(run.data.table.classes)} classes",
+        "validation images",
+        "classes": describe_classes(run.data.table.classes),
         "model": _describe_model(run),
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
         "images": _describe_images(),
@@ -196,7 +201,13 @@ def _describe_images() -> str:
 
 def _describe_epochs() -> str:
     frozen = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
-    text = f"{config.NUM_EPOCHS}, backbone frozen in {f'1 to {frozen[-1]}' if frozen else 'none'}"
+    text = f"{config.NUM_EPOCHS}, "
+    if not frozen:
+        text += "the backbone trains from epoch 1 on"
+    elif len(frozen) == config.NUM_EPOCHS:
+        text += "the backbone stays frozen"
+    else:
+        text += f"the backbone is frozen in 1 to {frozen[-1]}, trains from {frozen[-1] + 1} on"
     if frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches():
         text += f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)"
     if config.EARLY_STOPPING_ENABLED:
@@ -223,7 +234,10 @@ def print_epoch(record: dict[str, Any]) -> None:
     text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  {describe_steps(record)}"
     if "val_f1" in record:
         text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
-        text += f"  threshold {record['threshold']:.3f}"
+        if "val_accuracy" in record:
+            text += f"  accuracy {record['val_accuracy']:.4f}"
+        else:
+            text += f"  threshold {record['threshold']:.3f}"
     if record.get("val_f1_averaged", -1.0) > record.get("val_f1_raw", -1.0):
         text += "  averaged weights"
     if "train_f1" in record:
@@ -250,16 +264,21 @@ def describe_steps(record: dict[str, Any]) -> str:
 def print_result(run: Run, selected: dict[str, Any]) -> None:
     """What came out of the run, and which checkpoint was selected."""
     state, files, measured = run.state, run.files, selected["metrics"]
+    metric = choose_metric()
+    threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
+    if config.LABELS_PER_IMAGE == "one":
+        threshold, accuracy = "", f"accuracy {measured['exact_match']:.4f}, "
     lines = [
         "",
-        f"best validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
-        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}",
+        f"best validation F1 {state.best_f1:.4f} ({metric.removeprefix('f1_')}) in epoch {state.best_epoch} of "
+        f"{state.epoch}{threshold}, training {utils.format_duration(state.seconds)}",
     ]
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
     lines.append(
-        f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
-        f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
+        f"checkpoint: F1 {measured[metric]:.4f} (cross-fitted {measured[f'{metric}_cross_fitted']:.4f}), "
+        f"{accuracy}mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch "
+        f"{selected['epoch']}"
     )
     lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
     utils.say(*lines)

@@ -17,7 +17,8 @@ classes_json  `<split>.json`: {"classes": [names], "images": [[path, [names pres
 coco_json     `annotations/instances_<split>*.json`, images in `<split>*/` or `images/<split>*/`; classes by rising id;
               an image's "unknown_category_ids" are unknown
 csv           `<split>.csv`, or one file with a column `split`. Other columns: `image_path`; `labels` (names joined by
-              a separator, in quotes where they hold it) or one a class (1, 0, -1 or blank); `group`, if any
+              a separator, in quotes where they hold it) or one a class (1, 0, -1 or blank); `group`, if any. Those of
+              other tools may have other headings, delimiters and encodings
 webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
               dataset/tar_shards/); `classes.txt`, where it is there, orders the classes
 roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class (only read)

@@ -9,22 +9,19 @@ labels. The images are looked for in the folder, by the ends of their paths: not
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.class_names import find_class, read_classes
+from dataset.csv_files import read_header
+from dataset.csv_files import read_rows as read_csv_rows
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import ImageFinder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import WORDS
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_text
 from utils import InputError
 
 BOX_CELLS = 9  # a label, and the corners of its box
@@ -58,40 +55,33 @@ def begins_rightly(cells: list[str]) -> bool:
 
 
 def read_rows(file: Path) -> list[Row]:
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
     rows = []
-    try:
-        for cells in reader:
-            texts = [cell.strip() for cell in cells]
-            if not any(texts):
-                continue
-            use = texts.pop(0).lower() if texts[0].lower() in (*SPLIT_OF, "") else ""
-            where = f"{file}:{reader.line_num}"
-            if not texts:
-                raise InputError(f"{where}: {cells[0]!r} stands alone: an image and its labels are to follow")
-            image, *labels = texts
-            if len(labels) == BOX_CELLS and not any(re.sub(r"[\d.]", "", cell) for cell in labels[1:]):
-                del labels[1:]
-            rows.append(Row(SPLIT_OF.get(use, "train"), image, [*filter(None, labels)], where))
-    except csv.Error as error:
-        raise InputError(f"{file}:{reader.line_num}: {error}") from error
+    for line, cells in read_csv_rows(file):
+        texts = [cell.strip() for cell in cells]
+        use = texts.pop(0).lower() if texts[0].lower() in (*SPLIT_OF, "") else ""
+        where = f"{file}:{line}"
+        if not texts:
+            raise InputError(f"{where}: {cells[0]!r} stands alone: an image and its labels are to follow")
+        image, *labels = texts
+        if len(labels) == BOX_CELLS and not any(re.sub(r"[\d.]", "", cell) for cell in labels[1:]):
+            del labels[1:]
+        rows.append(Row(SPLIT_OF.get(use, "train"), image, [*filter(None, labels)], where))
     return rows
 
 
 def read(source: SplitSource) -> Table:
     root, files = source.root, find_files(source.root)
     entries = [row for file in files for row in read_rows(file)]
-    classes = read_classes(root, sorted({name for row in entries for name in row.labels}))
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.choose_classes(name for row in entries for name in row.labels)
     finder = ImageFinder(root)
     labels: dict[str, tuple[str, set[int]]] = {}  # by image: where it stands first, its classes
     for row in entries:
         if row.split == source.split:
             _, present = labels.setdefault(row.image, (row.where, set()))
-            present |= {find_class(name, columns, row.where) for name in row.labels}
-    rows = Rows(root, root, classes)
+            present |= {*index.find_all(row.labels, row.where)}
+    rows = Rows(root, root, index.classes)
     for image, (where, present) in labels.items():
-        rows.add(finder.find(image, where), mark_columns(present, (), len(classes), where), where)
+        rows.add(finder.find(image, where), mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(files[0])
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from dataset.class_names import LONGEST, ClassIndex, quote_names, read_classes, require_unique, show_names, to_nfc
 from dataset.files import make_absolute
+from dataset.label_cells import Separator
+from dataset.label_values import MinusOne
+from dataset.rows import keep_missing_images
 from dataset.splits import require_own_name
-from dataset.table import SPLITS, Table
-from utils import InputError
+from dataset.table import SPLITS, Table, drop_no_label
+from utils import InputError, warn
 
 __all__ = ["SPLITS", "Format", "ReadOptions", "SplitSource"]
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of single formats, which the constants set."""
+    """Options of reading. Those of single formats are set by the constants."""
 
-    separator: str = ";"  # csv: between the names in the column `labels`
+    keep_missing: bool = False  # all formats: rows of images that do not exist stay, for `check` to name them
+    separator: Separator = "auto"  # csv: between the names in a cell; auto: recognised from the whole column
+    minus_one: MinusOne = "auto"  # of labels 1, 0 and -1; auto: unknown where 0 occurs, too
+    label_columns: tuple[str, ...] = ()  # csv: the column of names, or those of the classes; (): recognised
+    no_label_names: tuple[str, ...] = ()  # all formats: labels which say that an image has none
+    unknown_names: Literal["error", "skip"] = "error"  # all formats: of a label whose name is no class
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present
     cache_folder: Path | None = None  # coco_cls: where an index of the label files is kept; None: nowhere
     shard_cache_gb: float = 50.0  # webdataset: of shards from elsewhere that are kept in `cache_folder`
@@ -36,6 +46,18 @@ class SplitSource(NamedTuple):
     labels_dir: Path | None
     classes: Sequence[str] | None
     options: ReadOptions
+    indexes: list[ClassIndex]  # those that were made, to say afterwards what they left out
+
+    def index_classes(self, classes: Sequence[str]) -> ClassIndex:
+        """What turns names of labels into columns, where a list names the classes."""
+        options = self.options
+        self.indexes.append(ClassIndex(classes, options.no_label_names, options.unknown_names == "skip"))
+        return self.indexes[-1]
+
+    def choose_classes(self, found: Iterable[str]) -> ClassIndex:
+        """The same for the classes in `classes.txt` or, where there is none, the names `found` in the labels."""
+        names = sorted({to_nfc(name.strip()) for name in found} - {*map(to_nfc, self.options.no_label_names)})
+        return self.index_classes(read_classes(self.root, names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +107,11 @@ class Format:
         images, labels = (None if path is None else make_absolute(path) for path in (images_dir, labels_dir))
         if labels is None and split not in (splits := self.list_splits(root)):
             raise InputError(f"{root} has no split {split!r} in this format; it has {', '.join(splits) or 'none'}")
-        return self.reader(SplitSource(root, split, images, labels, classes, options))
+        source = SplitSource(root, split, images, labels, classes, options, [])
+        with keep_missing_images(options.keep_missing):
+            table = name_classes(self.reader(source), root, options)
+        warn_of_names(source)
+        return table
 
     def write(self, table: Table, root: Path, split: str, image_names: list[str]) -> None:
         """Write the labels of a split, and the class names; replaced lists stay beside the new ones as `.bak`.
@@ -104,3 +130,25 @@ class Format:
         if self.writer is None:
             raise InputError(f"a data set of {self.expects} is only read: convert it to another format")
         return self.writer
+
+
+def name_classes(table: Table, root: Path, options: ReadOptions) -> Table:
+    """`table` with its class names in NFC, and without the classes of NO_LABEL_NAMES."""
+    classes = require_unique(table.classes, lambda index: f"{root}: class {index + 1}")
+    return drop_no_label(replace(table, classes=classes), {*map(to_nfc, options.no_label_names)})
+
+
+def warn_of_names(source: SplitSource) -> None:
+    """Warn of the labels that were left out, and of names in two Unicode forms."""
+    skipped = sum((index.skipped for index in source.indexes), Counter())
+    if skipped:
+        names = show_names([f"{name[:LONGEST]!r} ({count:,})" for name, count in skipped.most_common()])
+        warn(
+            f"{source.root}: {skipped.total():,} labels of {source.split} are left out, since no class has their name "
+            f"(UNKNOWN_NAMES): {names}"
+        )
+    doubles = sorted({name for index in source.indexes for name in index.list_doubles()})
+    if doubles:
+        warn(
+            f"{source.root}: {quote_names(doubles)} in {source.split}: written in two Unicode forms, read as one class"
+        )

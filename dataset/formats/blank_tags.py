@@ -15,11 +15,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dataset.class_names import find_class, read_classes
-from dataset.csv_files import read_cells
+from dataset.csv_files import read_cells, read_header
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import find_folder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
@@ -88,8 +86,7 @@ def read(source: SplitSource) -> Table:
     root = source.root
     found = {file: read_tags(file, split) for split, file in find_files(root).items()}
     names = {name for rows in found.values() for _, _, tags, _ in rows for name in tags}
-    classes = read_classes(root, sorted(names))
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.choose_classes(names)
     (file,) = files_of_split(root, source.split)
     pair = find_pair(file)
     assert pair is not None, "find_files has looked"
@@ -103,10 +100,10 @@ def read(source: SplitSource) -> Table:
             raise InputError(f"{where}: {odd[:80]!r} holds a separator other than a blank: are these several tags?")
         name = image if image.lower().endswith(tuple(IMAGE_EXTENSIONS)) else f"{image}.jpg"
         if rows is None:
-            rows = Rows(find_folder(root, folders, name), root, classes)
-        present = [find_class(tag, columns, where) for tag in tags]
-        rows.add(name, mark_columns(present, (), len(classes), where), where)
-    return (rows or Rows(root, root, classes)).make_table(file)
+            rows = Rows(find_folder(root, folders, name), root, index.classes)
+        present = index.find_all(tags, where)
+        rows.add(name, mark_columns(present, (), len(index.classes), where), where)
+    return (rows or Rows(root, root, index.classes)).make_table(file)
 
 
 FORMAT = Format(

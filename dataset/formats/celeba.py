@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataset.class_names import require_unique
-from dataset.csv_files import read_cells
+from dataset.csv_files import read_cells, read_header
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import find_folder
 from dataset.rows import Rows
 from dataset.table import SPLITS, Table

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dataset.class_names import find_class, read_classes, split_names
-from dataset.csv_files import read_cells
-from dataset.files import IMAGE_EXTENSIONS
+from dataset.class_names import split_names
+from dataset.csv_files import read_cells, read_header
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
-from dataset.image_finder import map_names
+from dataset.image_finder import ImageFinder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.table import Table
@@ -54,10 +52,9 @@ def read(source: SplitSource) -> Table:
     assert file is not None, "Format.read asks for the splits first"
     entries = list(read_cells(file, COLUMNS))
     names = {name for _, (_, cell, _) in entries for name in split_names(cell, "|")} - {NONE}
-    classes = read_classes(root, sorted(names))
-    columns = {name: column for column, name in enumerate(classes)}
-    places = map_names([folder for folder in sorted(root.glob("images*")) if folder.is_dir()], IMAGE_EXTENSIONS)
-    rows = Rows(root, root, classes)
+    index = source.choose_classes(names)
+    places = ImageFinder(root, [folder for folder in sorted(root.glob("images*")) if folder.is_dir()]).map_names()
+    rows = Rows(root, root, index.classes)
     for line, (image, cell, patient) in entries:
         if listed is not None and image not in listed:
             continue
@@ -66,8 +63,8 @@ def read(source: SplitSource) -> Table:
         labels = split_names(cell, "|")
         if (NONE in labels and len(labels) > 1) or not labels:
             raise InputError(f"{where}: the findings {cell[:80]!r} are neither {NONE!r} nor names joined by |")
-        present = [find_class(name, columns, where) for name in labels if name != NONE]
-        values = mark_columns(present, (), len(classes), where)
+        present = index.find_all([name for name in labels if name != NONE], where)
+        values = mark_columns(present, (), len(index.classes), where)
         rows.add(places.get(image, f"images/{image}"), values, where, patient)
     if waiting:
         name, number = next(iter(waiting.items()))

@@ -17,9 +17,8 @@ import re
 from pathlib import Path
 
 from dataset.class_names import require_unique
-from dataset.csv_files import read_cells
+from dataset.csv_files import read_cells, read_header
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.label_values import UNKNOWN
 from dataset.rows import Rows
 from dataset.table import Table

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dataset.class_names import find_class, name_labels, require_unique
+from dataset.class_names import name_labels, require_unique
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.coco_json import is_coco
 from dataset.formats.label_studio import is_export
@@ -45,9 +45,9 @@ def read(source: SplitSource) -> Table:
     if not (isinstance(data, dict) and isinstance(data.get("classes"), list) and isinstance(data.get("images"), list)):
         raise InputError(f'{file}: expected {{"classes": [...], "images": [[path, [names]], ...]}}')
     classes = require_unique(data["classes"], lambda index: locate_class(file, text, data["classes"][index]))
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.index_classes(classes)
     require_room(len(data["images"]), len(classes))
-    rows = Rows(file.parent, source.root, classes)
+    rows = Rows(file.parent, source.root, index.classes)
     seen: Counter[str] = Counter()
     for number, entry in enumerate(data["images"], start=1):
         if not is_entry(entry):
@@ -55,9 +55,9 @@ def read(source: SplitSource) -> Table:
         path, present_names, unknown_names = entry if len(entry) == 3 else (*entry, [])
         seen[path] += 1
         where = JsonLine(file, text, path, seen[path])
-        present = [find_class(name.strip(), columns, where) for name in present_names]
-        unknown = [find_class(name.strip(), columns, where) for name in unknown_names]
-        rows.add(path, mark_columns(present, unknown, len(classes), where), where)
+        present = index.find_all(present_names, where)
+        unknown = index.find_all(unknown_names, where)
+        rows.add(path, mark_columns(present, unknown, len(index.classes), where), where)
     return rows.make_table(file)
 
 

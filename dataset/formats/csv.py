@@ -1,7 +1,18 @@
-"""csv: `<split>.csv`, or one file with a column `split`.
+"""csv: `<split>.csv`, one file with a column `split`, or the only CSV file in the folder, which is train then.
 
-Other columns: `image_path`; `labels` (names joined by a separator, in quotes where they hold it; a JSON or Python list;
-or Label Studio's `{"choices": [...]}`) or one a class (1, 0, -1 or blank); `group`, if any.
+    image_path,labels        filename;cat;dog        Image,Tags,Split
+    a.jpg,cat;dog            a.jpg;1;1               a.jpg,"['cat', 'dog']",train
+    b.jpg,                   b.jpg;0;0               b.jpg,[],valid
+
+* The image: `image_path`, or the only column with a usual name, such as `filename` or `Image Index`, or the only one
+  that holds names of image files.
+* Labels: a column `labels`, or the only other of a usual name that holds names (dataset/label_cells.py says what may
+  join them); else every other column is a class (1, 0, -1 or blank; dataset/label_values.py). Where a heading is
+  singular, such as `label`, an image may stand in several rows, and has the labels of all of them.
+* LABEL_COLUMNS chooses the columns of labels. `classes.txt`, too, chooses and orders those of classes.
+* `split` says train, val (also valid, validation, dev) or test; `group`, if any, is the image's source.
+
+roboflow and label_rows are read here, too.
 """
 
 from __future__ import annotations
@@ -10,23 +21,59 @@ import csv
 import functools
 import io
 import os
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
 
-from dataset.class_names import find_class, read_classes, require_unique
-from dataset.csv_files import names_labels
-from dataset.files import open_file
+from dataset.class_names import ClassIndex, read_classes, require_unique, show_names
+from dataset.csv_files import (
+    ENDINGS,
+    MOST_ROWS,
+    find_image_columns,
+    holds_images,
+    holds_names,
+    read_cells,
+    read_first,
+    read_header,
+    simplify,
+    stamp,
+)
 from dataset.formats.base import Format, SplitSource
-from dataset.label_cells import split_cell
-from dataset.label_values import mark_columns, parse_values
+from dataset.formats.blank_tags import FORMAT as BLANK_TAGS
+from dataset.formats.celeba import FORMAT as CELEBA
+from dataset.formats.chestxray14 import FORMAT as CHESTXRAY14
+from dataset.formats.chexpert import FORMAT as CHEXPERT
+from dataset.formats.huggingface import FORMAT as HUGGINGFACE
+from dataset.formats.label_studio import FORMAT as LABEL_STUDIO
+from dataset.formats.open_images import FORMAT as OPEN_IMAGES
+from dataset.image_finder import find_folder
+from dataset.label_cells import read_column
+from dataset.label_values import VALUES, WORDS, choose_values, decide_values, mark_columns, name_values, parse_values
 from dataset.rows import Rows, join_files
+from dataset.splits import WORDS as SPLIT_OF
+from dataset.splits import find_split, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_text, replace_text
-from utils import InputError
+from dataset.text_files import replace_text
+from utils import InputError, warn_once
 
-MOST_HEADER_BYTES = 1 << 22  # of the first line of a file that may be anything
-COLUMNS = ("image_path", "labels", "split", "group")  # every other column is a class
+OWN_COLUMNS = ("image_path", "labels", "split", "group")  # in what this project writes, every other is a class
+# Names of columns as `simplify` makes them. The first hold names of classes, several in a cell or one
+PLURALS = {"labels", "tags", "classes", "categories", "labelnames", "classnames"}
+SINGULARS = {"label", "tag", "class", "category", "labelname", "classname"}
+SPLIT_COLUMNS = {"split", "subset", "set", "dataset", "partition", "phase", "usage"}
+# Columns whose values may be 0 and 1, too, but which are seldom a class
+ODD_CLASSES = {
+    "fold", "folds", "kfold", "subset", "partition", "isvalid", "isval", "istrain", "istest", "sex", "gender", "age",
+    "id", "index", "idx", "width", "height", "patient", "patientid", "group", "confidence",
+}  # fmt: skip
+RESULTS = ("pred", "submission", "result", "output", "score", "probabilit")  # in names of files that hold no labels
+# Formats whose CSV files have images and labels, too, and which know what these are
+ELSEWHERE = (BLANK_TAGS, CELEBA, CHESTXRAY14, CHEXPERT, HUGGINGFACE, LABEL_STUDIO, OPEN_IMAGES)
+
+
+# ---- which files ----
 
 
 def list_splits(root: Path) -> list[str]:
@@ -38,104 +85,318 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
-    """The files of each split: `<split>.csv`; where there is none of these, every file with a column `split`."""
-    named = {split: root / f"{split}.csv" for split in SPLITS}
-    files = {split: [file] for split, file in named.items() if is_table(file)}
-    if files:
-        return files
-    shared = [
-        file
-        for file in sorted(root.glob("*.csv"))
-        if file.is_file() and {"image_path", "split"} <= set(read_header(file))
-    ]
-    found = {split for file in shared for split in _list_splits_in(file, *_stamp(file))}
-    return {split: shared for split in SPLITS if split in found}
+    """The files of each split: by their names; where none says one, those with a column `split`, or the only file."""
+    present = sorted(file for file in root.iterdir() if file.suffix.lower() in ENDINGS) if root.is_dir() else []
+    files = [file for file in present if is_table(file)]
+    if files and any(format.recognise(root) for format in ELSEWHERE):
+        files = [file for file in files if "image_path" in read_header(file)]
+    named = sort_by_name(files)
+    chosen = list(chain.from_iterable(named.values())) or [file for file in files if list_splits_in(file)]
+    if not chosen and len(present) == 1:
+        chosen = files
+    split_of = {file: split for split, found in named.items() for file in found}
+    splits = {file: list_splits_in(file) or {split_of.get(file, "train")} for file in chosen}
+    found = {split: [file for file in chosen if split in splits[file]] for split in SPLITS}
+    return {split: found[split] for split in SPLITS if found[split]}
+
+
+def sort_by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """{split: its files}: those called like it, such as `valid.csv`, or else those with such a word in their names."""
+    called = {split: [file for file in files if SPLIT_OF.get(file.stem.lower()) == split] for split in SPLITS}
+    labels = [file for file in files if not any(word in file.stem.lower() for word in RESULTS)]
+    return {split: called[split] or [file for file in labels if find_split(file.stem) == split] for split in SPLITS}
 
 
 def is_table(file: Path) -> bool:
-    """Whether it has a column `image_path`, and is no file of label_rows, where `label` is no class but names them."""
-    header = read_header(file) if file.is_file() else []
-    return "image_path" in header and not names_labels(file, header)
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat()
-    return found.st_size, found.st_mtime_ns
+    """Whether it has images and their labels, and is no file of label_rows."""
+    return file.is_file() and _is_table(file, *stamp(file))
 
 
 @functools.lru_cache  # asked for several times before a run begins
-def _list_splits_in(file: Path, size: int, changed: int) -> set[str]:
-    """What stands in the column `split` of a csv file of that size that was last `changed` at that time."""
-    return {row["split"].strip() for _, row in read_rows(file)}
-
-
-def read_header(file: Path) -> list[str]:
-    """The names of the columns of a csv file; none where it is something else."""
+def _is_table(file: Path, size: int, changed: int) -> bool:
+    """`is_table` for a file of that size that was last `changed` at that time."""
+    header = read_header(file)
+    if "image_path" in header:
+        return not is_label_rows(file)
     try:
-        with open_file(file) as stream:
-            text = stream.read(MOST_HEADER_BYTES).decode("utf-8-sig", errors="replace")
-        return [name.strip() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
-    except csv.Error:
-        return []
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+        images = list_image_columns(file, header)
+        others = [name for name in header if name not in images]
+        if not images or is_label_rows(file):
+            return False
+        if any(simplify(name) in PLURALS | SINGULARS for name in others):
+            return True
+        rows = [cells for _, cells in islice(read_cells(file, others), MOST_ROWS)]
+    except InputError:
+        return bool(find_image_columns(header))  # reading it will say what is wrong
+    columns = [{cell.lower() for cell in column} for column in zip(*rows, strict=True)]
+    return any({""} < cells | {""} <= {*VALUES, *WORDS} for cells in columns)
 
 
-def read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line, {column: cell}) of the rows of a csv file, without the header."""
-    reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
-    try:
-        header = require_unique(next(reader, []), lambda index: f"{file}:1: column {index + 1}")
-        for row in reader:
-            if len(row) != len(header) and row:
-                raise InputError(f"{file}:{reader.line_num}: {len(row)} cells, but {len(header)} columns")
-            if row:
-                yield reader.line_num, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{file}:{reader.line_num}: {error}") from error
+def is_label_rows(file: Path) -> bool:
+    """Whether its columns are an image and `label`, which holds names."""
+    header = read_header(file) if file.is_file() else []
+    return len(header) == 2 and "label" in header and bool(find_image_columns(header)) and holds_names(file, "label")
+
+
+def list_splits_in(file: Path) -> frozenset[str]:
+    """The splits that a column of the file names; none where it has no such column."""
+    return _list_splits_in(file, *stamp(file))
+
+
+@functools.lru_cache
+def _list_splits_in(file: Path, size: int, changed: int) -> frozenset[str]:
+    column = find_split_column(file, read_header(file))
+    words = {cell.lower() for _, (cell,) in read_cells(file, (column,))} if column else set()
+    return frozenset(SPLIT_OF[word] for word in words if word in SPLIT_OF)
+
+
+# ---- which columns ----
+
+
+class Columns(NamedTuple):
+    """What the columns of a file are: `names` holds names of classes, or each of `classes` is one."""
+
+    image: str
+    split: str | None
+    group: str | None
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def choose_columns(file: Path, root: Path, label_columns: Sequence[str]) -> Columns:
+    """The columns of `file`. Warns of those that are left out, and of odd ones.
+
+    Raises InputError for what LABEL_COLUMNS or classes.txt name and the file lacks, and where two columns may be meant.
+    """
+    header = require_unique(read_header(file), lambda index: f"{file}:1: column {index + 1}")
+    image = choose_image_column(file, header)
+    split, group = find_split_column(file, header), "group" if "group" in header else None
+    others = [name for name in header if name not in (image, split, group)]
+    if missing := [name for name in label_columns if name not in others]:
+        raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
+    named = choose_names_columns(file, label_columns or others, bool(label_columns))
+    if named:
+        if left := [name for name in others if name not in named]:
+            what = ", ".join(map(repr, named))
+            warn_once(f"{file}: labels are the names in {what}; left out: {show_names(left)} (LABEL_COLUMNS)")
+        return Columns(image, split, group, named, ())
+    known = read_classes(root, ())
+    classes = order_classes(file, label_columns or others, known, bool(label_columns))
+    if left := [name for name in others if name not in classes]:
+        reason = "LABEL_COLUMNS" if label_columns else "classes.txt"
+        warn_once(f"{file}: {reason} chooses {len(classes)} columns of classes; left out: {show_names(left)}")
+    odd = [] if known or label_columns else [name for name in classes if simplify(name) in ODD_CLASSES]
+    if odd:
+        warn_once(f"{file}: {show_names(odd)}: read as a class; if it is none, set LABEL_COLUMNS, or write classes.txt")
+    return Columns(image, split, group, (), classes)
+
+
+def list_image_columns(file: Path, header: Sequence[str]) -> list[str]:
+    """The columns that may be that of the images: those of a usual name, or else those that hold names of images."""
+    return find_image_columns(header) or [name for name in header if holds_images(file, name)]
+
+
+def choose_image_column(file: Path, header: Sequence[str]) -> str:
+    """The column of the images. Raises InputError where there is none, or where two hold names of image files."""
+    candidates = list_image_columns(file, header)
+    if len(candidates) > 1:
+        holding = [name for name in candidates if holds_images(file, name)]
+        if len(holding) == 1:
+            warn_once(f"{file}: the images are those in {holding[0]!r}, whose cells are names of image files")
+        candidates = holding if len(holding) == 1 else candidates
+    if len(candidates) != 1:
+        found = " and ".join(map(repr, candidates))
+        raise InputError(
+            f"{file}:1: the column of the images may be {found}: call it image_path"
+            if found
+            else f"{file}:1: no column of images among {show_names(header)}: call it image_path"
+        )
+    return candidates[0]
+
+
+def find_split_column(file: Path, header: Sequence[str]) -> str | None:
+    """The column of the splits: `split`, or the first of another usual name that holds words for splits."""
+    if "split" in header:
+        return "split"
+    likely = [name for name in header if simplify(name) in SPLIT_COLUMNS]
+    return next((name for name in likely if {cell.lower() for cell in read_first(file, name)} <= {*SPLIT_OF}), None)
+
+
+def choose_names_columns(file: Path, columns: Sequence[str], are_chosen: bool) -> tuple[str, ...]:
+    """Those of `columns` that hold names of classes; none where each column is a class.
+
+    `are_chosen`: LABEL_COLUMNS names them. Else there is one; raises InputError where two may be meant.
+    """
+    if are_chosen:
+        return tuple(columns) if all(holds_names(file, name) for name in columns) else ()
+    if "labels" in columns:
+        return ("labels",)
+    named = [name for name in columns if simplify(name) in PLURALS | SINGULARS and holds_names(file, name)]
+    if len(named) > 1:
+        raise InputError(
+            f"{file}:1: labels may be in {' or '.join(map(repr, named))}: set LABEL_COLUMNS to one of them"
+        )
+    return tuple(named)
+
+
+def order_classes(file: Path, columns: Sequence[str], known: Sequence[str], are_chosen: bool) -> tuple[str, ...]:
+    """The `columns` in the order of the classes `known` by classes.txt, which also chooses them.
+
+    Raises InputError for a class without a column, and for a column of LABEL_COLUMNS that is no class.
+    """
+    if not columns:
+        raise InputError(f"{file}:1: no column of labels: neither one `labels` of names, nor one for each class")
+    if not known:
+        return tuple(columns)
+    column_of = {normalize("NFC", name): name for name in columns}
+    if missing := [name for name in known if normalize("NFC", name) not in column_of]:
+        raise InputError(
+            f"{file}:1: there is no column for {missing[0]!r} of classes.txt: it has {show_names(columns)}"
+        )
+    if are_chosen and len(known) < len(columns):
+        extra = next(name for name in columns if normalize("NFC", name) not in {normalize("NFC", one) for one in known})
+        raise InputError(f"{file}:1: LABEL_COLUMNS names {extra!r}, but classes.txt does not: make them agree")
+    return tuple(column_of[normalize("NFC", name)] for name in known)
+
+
+# ---- reading ----
+
+
+class Row(NamedTuple):
+    """A row of a file that is of the split which is read: what it says of an image, and where."""
+
+    where: str
+    image: str
+    group: str
+    cells: list[str]  # of the columns of names, or of those of the classes
 
 
 def read(source: SplitSource) -> Table:
-    root, split, separator = source.root, source.split, source.options.separator
-    files = find_files(root)
-    tables = []
-    for file in files[split]:
+    return read_files(source, find_files(source.root))
+
+
+def read_files(source: SplitSource, files: dict[str, list[Path]], base: Path | None = None) -> Table:
+    """The table of a split, where `files` are those of each split. Paths begin at `base`, or are looked for."""
+    chosen = files[source.split]
+    columns = {file: choose_columns(file, source.root, source.options.label_columns) for file in chosen}
+    if not columns[chosen[0]].split:
+        require_one(chosen, source.split)
+    every = list(dict.fromkeys(chain(chosen, *files.values())))
+    named = next((file for file in chosen if columns[file].names), None)
+    names = read_names(source, every) if named else None
+    tables = [
+        read_by_names(source, file, columns[file], names, base)
+        if names and columns[file].names
+        else read_values(source, file, columns[file], every, base)
+        for file in chosen
+    ]
+    return join_files(tables, chosen)
+
+
+def read_values(source: SplitSource, file: Path, columns: Columns, every: Sequence[Path], base: Path | None) -> Table:
+    """The table of the rows of the split in a file that has a column for each class; `every` file of the data set."""
+    values = choose_values(source.options.minus_one, words=True)
+    advice = ": if this column is no class, write the names of those that are into classes.txt, or set LABEL_COLUMNS"
+
+    def list_others() -> Iterator[bytes]:
+        for other in every:
+            classes = [name for name in columns.classes if name in read_header(other)]
+            for line, cells in read_cells(other, classes):
+                yield parse_values(cells, classes, f"{other}:{line}", values, advice)
+
+    rows, found = make_rows(source, list_rows(source, file, columns), base, columns.classes)
+    for where, image, group, cells in found:
+        rows.add(image, parse_values(cells, columns.classes, where, values, advice), where, group)
+    return decide_values(rows.make_table(file, columns.group is not None), file, list_others)
+
+
+class Names(NamedTuple):
+    """What the cells of the columns of names hold, in all splits."""
+
+    names_in: dict[str, list[str]]  # of each cell
+    index: ClassIndex
+    one_a_row: bool  # whether an image stands in a row for each of its labels
+
+
+def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
+    """The names in the columns of names of `files`."""
+    cells: dict[str, str] = {}
+    one_a_row, what = False, ""
+    for file in files:
         header = read_header(file)
-        classes = tuple(name for name in header if name not in COLUMNS)
-        by_name = "labels" in header
-        if by_name:  # without a list, the classes are what is named in any split
-            all_files = {*chain(*files.values())}
-            names = {
-                name
-                for any_file in all_files
-                for number, row in read_rows(any_file)
-                for name in split_cell(row.get("labels", ""), separator, f"{any_file}:{number}")
-            }
-            classes = read_classes(root, sorted(names))
-        if not classes:
-            raise InputError(f"{file}: neither a column `labels` that names a class nor a column of a class")
-        columns = {name: column for column, name in enumerate(classes)}
-        rows = Rows(root, root, classes)
-        for number, row in read_rows(file):
-            where = f"{file}:{number}"
-            row_split = row.get("split", split).strip()
-            if row_split not in SPLITS:
-                raise InputError(f"{where}: the split {row_split!r} is none of {', '.join(SPLITS)}")
-            if row_split != split:
+        likely = [name for name in source.options.label_columns or header if name in header]
+        found = choose_names_columns(file, likely, bool(source.options.label_columns)) if likely else ()
+        what = what or f"{file}: column {', '.join(map(repr, found))}" if found else what
+        for line, row in read_cells(file, found) if found else ():
+            for cell in row:
+                if cell not in cells:
+                    cells[cell] = f"{file}:{line}"
+        if any(simplify(name) in SINGULARS for name in found):
+            images = [image for _, (image,) in read_cells(file, (choose_image_column(file, header),))]
+            one_a_row |= len(set(images)) < len(images)
+    known = read_classes(source.root, ())
+    names_in = read_column(cells, source.options.separator, known=known, what=what, one_a_row=one_a_row)
+    index = source.choose_classes(chain.from_iterable(names_in.values()))
+    if not index.classes:
+        raise InputError(f"{what} names no class")
+    return Names(names_in, index, one_a_row)
+
+
+def read_by_names(source: SplitSource, file: Path, columns: Columns, names: Names, base: Path | None) -> Table:
+    """The table of the rows of the split in a file with a column of names."""
+    names_in, index, one_a_row = names
+    found = list_rows(source, file, columns)
+    rows, found = make_rows(source, unite_rows(found) if one_a_row else found, base, index.classes)
+    for where, image, group, cells in found:
+        present = index.find_all([name for cell in cells for name in names_in[cell]], where)
+        rows.add(image, mark_columns(present, (), len(index.classes), where), where, group)
+    return rows.make_table(file, columns.group is not None)
+
+
+def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row]:
+    """The rows of the split that is read. Raises InputError for one of no split."""
+    wanted = [columns.image, *filter(None, (columns.split, columns.group)), *columns.names]
+    at = 1 + (columns.split is not None)
+    rest = at + (columns.group is not None)
+    for line, cells in read_cells(file, [*wanted, *columns.classes]):
+        where = f"{file}:{line}"
+        if columns.split is not None:
+            split = SPLIT_OF.get(cells[1].lower())
+            if split is None:
+                known = ", ".join(SPLITS)
+                raise InputError(
+                    f"{where}: the {columns.split} {cells[1][:80]!r} is none of {known}: if it is no split, rename the "
+                    "column"
+                )
+            if split != source.split:
                 continue
-            if by_name:
-                present = [find_class(name, columns, where) for name in split_cell(row["labels"], separator, where)]
-                values = mark_columns(present, (), len(classes), where)
-            else:
-                values = parse_values([row[name] for name in classes], classes, where)
-            rows.add(row["image_path"], values, where, row.get("group", "").strip())
-        if rows.rows or len(files[split]) == 1:
-            tables.append(rows.make_table(file, "group" in header))
-    return join_files(tables, files[split])
+        yield Row(where, cells[0], cells[at] if columns.group is not None else "", cells[rest:])
+
+
+def unite_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """A row for each image, with the cells of all its rows."""
+    by_image: dict[str, Row] = {}
+    for row in rows:
+        first = by_image.setdefault(row.image, row._replace(cells=[]))
+        first.cells.extend(row.cells)
+    yield from by_image.values()
+
+
+def make_rows(
+    source: SplitSource, rows: Iterator[Row], base: Path | None, classes: Sequence[str]
+) -> tuple[Rows, Iterator[Row]]:
+    """What collects `rows`, with paths from `base` on, or from where the first image lies; and the `rows` again."""
+    split, first = source.split, next(rows, None)
+    folders = (".", "images", split, f"images/{split}", f"{split}_images")
+    base = base or find_folder(source.root, folders, first.image.replace("\\", "/") if first else "")
+    return Rows(base, source.root, classes), chain(filter(None, (first,)), rows)
+
+
+# ---- writing ----
 
 
 def name_images(table: Table, names: list[str]) -> list[str]:
-    for name in set(table.classes) & set(COLUMNS):
+    for name in set(table.classes) & set(OWN_COLUMNS):
         raise InputError(f"a class is called {name!r}, which means something else in a csv: rename it")
     return names
 
@@ -146,13 +407,15 @@ def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     groups = [] if table.groups is None else [table.groups]
     writer.writerow(["image_path", *(["group"] if groups else []), *table.classes])
+    unknown = name_values(table)[-1]
     for name, row, *group in zip(names, table.targets.tolist(), *groups, strict=True):
-        writer.writerow([os.path.normpath(os.path.join(FORMAT.images_folder(split), name)), *group, *row])
+        cells = [value if value >= 0 or unknown else "" for value in row]
+        writer.writerow([os.path.normpath(os.path.join(FORMAT.images_folder(split), name)), *group, *cells])
     replace_text(root / f"{split}.csv", buffer.getvalue())
 
 
 FORMAT = Format(
-    expects="train.csv (commas, a column image_path)",
+    expects="train.csv with a column of images and their labels (csv)",
     list_splits=list_splits,
     reader=read,
     writer=write,

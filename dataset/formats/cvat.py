@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.class_names import find_class, require_unique
+from dataset.class_names import require_unique
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
@@ -100,15 +100,15 @@ def read(source: SplitSource) -> Table:
         )
     if not classes:
         raise InputError(f"{file}: there is no label in <meta>")
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.index_classes(classes)
     chosen = sort_images(images)[source.split]
     folders = [root / "images", root, *find_folders(root / "images")[source.split], *find_folders(root)[source.split]]
     folder, names = place_images(file, root, folders, [image.name for image in chosen])
-    rows = Rows(folder, root, classes)
+    rows = Rows(folder, root, index.classes)
     for image, name in zip(chosen, names, strict=True):
         where = f"{file}: image {image.name[:300]!r}"
-        present = [find_class(label, columns, where) for label in image.labels]
-        rows.add(name, mark_columns(present, (), len(classes), where), where)
+        present = index.find_all(image.labels, where)
+        rows.add(name, mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(file)
 
 

@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dataset.class_names import find_class, read_classes
+from dataset.class_names import read_classes
+from dataset.csv_files import read_dicts, read_header
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header, read_rows
 from dataset.json_files import looks_like, parse_json
-from dataset.label_cells import list_names, split_cell
+from dataset.label_cells import list_names, read_column
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import WORDS, find_folders, require_one
@@ -89,7 +89,7 @@ def find_first_folder(row: Mapping[str, Any]) -> str:
 def read_metadata(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(where it stands, {column: value}) of each line."""
     if file.suffix == ".csv":
-        for number, row in read_rows(file):
+        for number, row in read_dicts(file):
             yield f"{file}:{number}", row
         return
     for number, line in read_lines(file):
@@ -100,17 +100,22 @@ def read_metadata(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def read(source: SplitSource) -> Table:
-    root, separator, files = source.root, source.options.separator, find_files(source.root)
+    root, files = source.root, find_files(source.root)
     file = require_one(files[source.split], source.split)
-    names = set()
+    cells: dict[str, str] = {}  # of all splits, and where each stands first
+    listed: set[str] = set()
     for any_file in dict.fromkeys(chain.from_iterable(files.values())):
         for where, row in read_metadata(any_file):
-            names.update(read_names(row, separator, where))
-    classes = read_classes(root, sorted(names))
-    if not classes:
+            labels = read_labels(row, where)
+            if isinstance(labels, str):
+                cells.setdefault(labels, where)
+            else:
+                listed.update(labels)
+    names_in = read_column(cells, source.options.separator, known=read_classes(root, ()), what=f"{file}: labels")
+    index = source.choose_classes(listed.union(*names_in.values()))
+    if not index.classes:
         raise InputError(f"{file}: no image has a label")
-    columns = {name: column for column, name in enumerate(classes)}
-    rows = Rows(file.parent, root, classes)
+    rows = Rows(file.parent, root, index.classes)
     by_folder = file.parent == root and any(folder in WORDS for folder in list_folders(file))
     for where, row in read_metadata(file):
         split = WORDS.get(find_first_folder(row)) if by_folder else source.split
@@ -119,13 +124,18 @@ def read(source: SplitSource) -> Table:
                 f"{where}: {row['file_name'][:300]!r} lies in the folder of no split, as others do: train, val or test"
             )
         if split == source.split:
-            present = [find_class(name, columns, where) for name in read_names(row, separator, where)]
-            rows.add(row["file_name"].strip(), mark_columns(present, (), len(classes), where), where)
+            labels = read_labels(row, where)
+            found = names_in[labels] if isinstance(labels, str) else labels
+            rows.add(
+                row["file_name"].strip(),
+                mark_columns(index.find_all(found, where), (), len(index.classes), where),
+                where,
+            )
     return rows.make_table(file)
 
 
-def read_names(row: Mapping[str, Any], separator: str, where: str) -> list[str]:
-    """The names of the labels in a line of metadata."""
+def read_labels(row: Mapping[str, Any], where: str) -> str | list[str]:
+    """The names of the labels in a line of metadata, or the text that holds them."""
     column = next((name for name in LABELS if name in row), None)
     value = row.get(column) if column else None
     if isinstance(value, dict):  # the boxes' classes
@@ -133,7 +143,7 @@ def read_names(row: Mapping[str, Any], separator: str, where: str) -> list[str]:
     if value is None and column != "objects":
         return []
     if isinstance(value, str):
-        return split_cell(value, separator, where)
+        return value
     found = list_names([value] if isinstance(value, int) else value)
     if found is None:
         raise InputError(f"{where}: {column!r} holds {str(value)[:80]!r}, not a name or a list of names")

@@ -1,19 +1,26 @@
-"""image_folder: `<split>/<class>/a.jpg`, one label an image; `classes.txt`, where it is there, orders the classes."""
+"""image_folder: `<split>/<class>/a.jpg`, one label an image; `classes.txt`, where it is there, orders the classes.
+
+People whose images have several labels put a copy into the folder of each: files of one name and with the same bytes
+are one image with the labels of all their folders, with a warning.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from dataset.class_names import find_class, name_labels, read_classes, require_unique, write_classes
-from dataset.files import IMAGE_EXTENSIONS, is_folder, list_files, require_listable
+from dataset.class_names import name_labels, show_names, write_classes
+from dataset.files import hash_file, is_folder, list_image_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import find_folders, require_one
 from dataset.table import SPLITS, Table
-from utils import InputError
+from utils import InputError, warn
 
 # folders in which other tools put the images and labels of a split: where there are no others, these are no classes
 NO_CLASSES = {"images", "imgs", "img", "jpegimages", "labels", "annotations", "masks"}  # in small letters
@@ -46,19 +53,56 @@ def read(source: SplitSource) -> Table:
     folders = {split: files_of_split(root, split) for split in list_splits(root)}
     folder = require_one(folders[source.split], source.split)
     found = {name for any_folder in chain(*folders.values()) for name in list_class_folders(any_folder)}
-    classes = read_classes(root, require_unique(sorted(found), lambda _: f"{root}, names of folders"))
-    columns = {name: column for column, name in enumerate(classes)}
-    rows = Rows(folder, root, classes)
-    files, _ = list_files(folder, IMAGE_EXTENSIONS)
-    for file in files:
-        name, slash, _ = file.partition("/")
-        if name[0] == ".":
-            continue
+    index = source.choose_classes(found)
+    rows = Rows(folder, root, index.classes)
+    files = [file for file in list_image_files(folder).names if file[0] != "."]
+    if lost := next((file for file in files if "/" not in file), None):
+        raise InputError(f"{folder / lost} lies in no class folder: move it into {folder}/<class>/")
+    for file, *copies in join_copies(folder, files):
         where = str(folder / file)
-        if not slash:
-            raise InputError(f"{where} lies in no class folder: move it into {folder}/<class>/")
-        rows.add(file, mark_columns([find_class(name, columns, where)], (), len(classes), where), where)
+        present = index.find_all([name.partition("/")[0] for name in (file, *copies)], where)
+        rows.add(file, mark_columns(present, (), len(index.classes), where), where)
     return rows.make_table(folder)
+
+
+def join_copies(folder: Path, files: Sequence[str]) -> Iterable[list[str]]:
+    """The `files` in `folder`, each with its copies in other class folders: of the same name, and with the same bytes.
+
+    Warns where there are copies. Only files that share name and size with another are read.
+    """
+    groups = split_group(files, lambda file: file.partition("/")[2])
+    for measure in (lambda path: path.stat().st_size, hash_file):
+        key = partial(measure_file, folder, measure)
+        groups = [part for group in groups for part in split_group(group, key)]
+    if not groups:
+        return ([file] for file in files)
+    first = [file.partition("/") for file in groups[0]]
+    warn(
+        f"{folder}: {len(groups):,} images lie in several class folders, such as {first[0][2]} in "
+        f"{show_names([name for name, _, _ in first])}: each is read once, with the labels of all of them; if that is "
+        "wrong, remove the copies in the wrong folders"
+    )
+    group_of = {file: group for group in groups for file in group}
+    return (group_of.get(file, [file]) for file in files if file == group_of.get(file, [file])[0])
+
+
+def split_group(files: Sequence[str], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Those of `files` that have their `key` in common, where more than one has it."""
+    keys = [key(file) for file in files]
+    if len({*keys}) == len(files):
+        return []
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for file, found in zip(files, keys, strict=True):
+        groups[found].append(file)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def measure_file(folder: Path, measure: Callable[[Path], Hashable], file: str) -> Hashable:
+    """What `measure` gives; the file's name where it is empty or cannot be read, which is no copy of another."""
+    try:
+        return measure(folder / file) or file
+    except OSError:
+        return file
 
 
 def name_images(table: Table, names: list[str]) -> list[str]:

@@ -12,15 +12,14 @@ See https://labelstud.io/guide/export, and HumanSignal/label-studio-sdk: src/lab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.class_names import find_class, read_classes
+from dataset.csv_files import read_dicts, read_header
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header, read_rows
 from dataset.image_finder import ImageFinder, find_path_in
 from dataset.json_files import looks_like, parse_json
 from dataset.label_cells import list_names, parse_cell
@@ -69,33 +68,37 @@ def is_export(file: Path) -> bool:
 
 def read(source: SplitSource) -> Table:
     root, files = source.root, find_files(source.root)
-    annotations = {file: list(read_file(file)) for file in chain.from_iterable(files.values())}
+    label_columns = source.options.label_columns
+    annotations = {file: list(read_file(file, label_columns)) for file in chain.from_iterable(files.values())}
     names = {name for found in annotations.values() for annotation in found for name in annotation.names}
-    classes = read_classes(root, sorted(names))
-    if not classes:
+    index = source.choose_classes(names)
+    if not index.classes:
         raise InputError(f"{files[source.split][0]}: no annotation has a choice or a label of a box")
-    columns = {name: column for column, name in enumerate(classes)}
     finder, tables = ImageFinder(root), []
     for file in files[source.split]:
-        rows = Rows(root, root, classes)
+        rows = Rows(root, root, index.classes)
         for where, image, found in annotations[file]:
-            present = [find_class(name, columns, where) for name in found]
-            rows.add(finder.find(image, where), mark_columns(present, (), len(classes), where), where)
+            present = index.find_all(found, where)
+            rows.add(finder.find(image, where), mark_columns(present, (), len(index.classes), where), where)
         tables.append(rows.make_table(file))
     return join_files(tables, files[source.split])
 
 
-def read_file(file: Path) -> Iterator[Annotation]:
-    """The annotations of a file of any of the three kinds. Raises InputError for what is wrong."""
+def read_file(file: Path, label_columns: Sequence[str]) -> Iterator[Annotation]:
+    """The annotations of a file of any of the three kinds. Raises InputError for what is wrong.
+
+    `label_columns` hold the labels in a JSON-MIN or CSV; (): they are recognised.
+    """
     if file.suffix == ".csv":
-        rows = {f"{file}:{line}": row for line, row in read_rows(file)}
+        rows = {f"{file}:{line}": row for line, row in read_dicts(file)}
         cells = {where: {name: read_cell(row[name], where) for name in row} for where, row in rows.items()}
-        yield from read_records(file, cells)
+        yield from read_records(file, cells, label_columns)
         return
     tasks = parse_json(read_text(file), file)
     try:
         if tasks and "annotation_id" in tasks[0]:
-            yield from read_records(file, {f"{file}: annotation {task['annotation_id']}": task for task in tasks})
+            records = {f"{file}: annotation {task['annotation_id']}": task for task in tasks}
+            yield from read_records(file, records, label_columns)
         else:
             yield from read_tasks(file, tasks)
     except (KeyError, TypeError, AttributeError) as error:
@@ -134,9 +137,11 @@ def read_tasks(file: Path, tasks: Iterable[dict[str, Any]]) -> Iterator[Annotati
         warn(f"{file}: {left_out} task(s) were skipped or have no annotation, and are left out")
 
 
-def read_records(file: Path, records: Mapping[str, Mapping[str, Any]]) -> Iterator[Annotation]:
+def read_records(
+    file: Path, records: Mapping[str, Mapping[str, Any]], label_columns: Sequence[str]
+) -> Iterator[Annotation]:
     """The annotations in an export as JSON-MIN or CSV: {where: {column: value}}."""
-    columns = find_label_columns(file, list(records.values()))
+    columns = find_label_columns(file, list(records.values()), label_columns)
     for where, record in records.items():
         names = []
         for column in columns:
@@ -145,19 +150,23 @@ def read_records(file: Path, records: Mapping[str, Mapping[str, Any]]) -> Iterat
         yield Annotation(where, find_image(record, where), names)
 
 
-def find_label_columns(file: Path, records: list[Mapping[str, Any]]) -> list[str]:
+def find_label_columns(file: Path, records: list[Mapping[str, Any]], label_columns: Sequence[str]) -> Sequence[str]:
     """The columns that hold labels. Raises InputError where nothing tells them from the columns of the task's data."""
     columns = [column for column in dict.fromkeys(chain.from_iterable(records)) if column not in NO_LABELS]
     others = [column for column in columns if not any(is_image(record.get(column)) for record in records)]
     lists = [column for column in others if any(list_names(record.get(column)) for record in records)]
+    if missing := [column for column in label_columns if column not in others]:
+        raise InputError(f"{file}: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {', '.join(others)}")
+    if label_columns:
+        return label_columns
     chosen = lists or (others if len(others) == 1 else [column for column in others if column == "choice"])
     if not chosen:
         raise InputError(
-            f"{file}: which of the columns {', '.join(others) or '(none)'} holds the labels? An export as JSON says it"
+            f"{file}: which of the columns {', '.join(others) or '(none)'} holds the labels? Set LABEL_COLUMNS"
         )
     if len(chosen) < len(others):
         left = ", ".join(column for column in others if column not in chosen)
-        warn(f"{file}: labels are read from {', '.join(chosen)}, not from {left}: a JSON says which are labels")
+        warn(f"{file}: labels are read from {', '.join(chosen)}, not from {left}: LABEL_COLUMNS chooses others")
     return chosen
 
 

@@ -31,7 +31,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 def read(source: SplitSource) -> Table:
     file = require_one(files_of_split(source.root, source.split), source.split)
     names = Names(read_label_txt(source.root / "label.txt"), "label.txt")
-    return parse_list(file, read_lines(file), source.root, names)
+    return parse_list(source, file, read_lines(file), names, files_of_split)
 
 
 def read_label_txt(path: Path) -> tuple[str, ...]:

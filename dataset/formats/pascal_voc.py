@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataset.class_names import find_class, read_classes
-from dataset.files import IMAGE_EXTENSIONS, require_stems
+from dataset.class_names import to_nfc
+from dataset.files import require_stems
 from dataset.formats.base import Format, SplitSource
-from dataset.image_finder import map_names
+from dataset.image_finder import ImageFinder
 from dataset.label_values import UNKNOWN, mark_columns
 from dataset.rows import Rows, join_files
 from dataset.table import SPLITS, Table
@@ -56,20 +56,20 @@ def name_lists(tree: Path) -> dict[str, str]:
 
 def find_class_lists(tree: Path, name: str) -> dict[str, Path]:
     """{class: its list of that name}, sorted by class."""
-    return {file.stem.removesuffix(f"_{name}"): file for file in sorted((tree / LISTS).glob(f"*_{name}.txt"))}
+    return {to_nfc(file.stem.removesuffix(f"_{name}")): file for file in sorted((tree / LISTS).glob(f"*_{name}.txt"))}
 
 
 def read(source: SplitSource) -> Table:
     trees = [tree for tree in find_trees(source.root) if source.split in name_lists(tree)]
-    return join_files([read_tree(tree, source.split, source.root) for tree in trees], trees)
+    return join_files([read_tree(tree, source) for tree in trees], trees)
 
 
-def read_tree(tree: Path, split: str, root: Path) -> Table:
-    """The table of a split of one of the trees in `root`."""
-    name = name_lists(tree)[split]
-    paths = map_names([tree / "JPEGImages"], IMAGE_EXTENSIONS)
+def read_tree(tree: Path, source: SplitSource) -> Table:
+    """The table of the split of one of the trees in the data set's folder."""
+    root, name = source.root, name_lists(tree)[source.split]
+    paths = ImageFinder(root, [tree / "JPEGImages"]).map_names()
     images = {stem: paths[image] for stem, image in require_stems(list(paths), f"{tree}/JPEGImages/").items()}
-    found = read_class_lists(tree, name) if find_class_lists(tree, name) else read_annotations(tree, name, root)
+    found = read_class_lists(tree, name) if find_class_lists(tree, name) else read_annotations(tree, name, source)
     rows: Rows | None = None
     for stem, labels, where in found:
         if rows is None:
@@ -104,12 +104,12 @@ def read_class_lists(tree: Path, name: str) -> Images:
     return [(stem, found, wheres[stem]) for stem, found in labels.items()]
 
 
-def read_annotations(tree: Path, name: str, root: Path) -> Images:
+def read_annotations(tree: Path, name: str, source: SplitSource) -> Images:
     """What the objects in the annotations of the images of one list are.
 
-    The classes are those of all such lists of all trees in `root`; `classes.txt` orders them.
+    The classes are those of all such lists of all trees in the data set's folder; `classes.txt` orders them.
     """
-    lists = [(other, any_name) for other in find_trees(root) for any_name in name_lists(other).values()]
+    lists = [(other, any_name) for other in find_trees(source.root) for any_name in name_lists(other).values()]
     listed = {other / LISTS / f"{any_name}.txt" for other, any_name in lists if not find_class_lists(other, any_name)}
     found: dict[Path, list[tuple[str, dict[str, int], str]]] = {}
     for file in sorted(listed):
@@ -119,13 +119,12 @@ def read_annotations(tree: Path, name: str, root: Path) -> Images:
             if not annotation.is_file():
                 raise InputError(f"{file}:{number}: there is no {annotation}")
             found[file].append((line.strip(), read_objects(annotation), str(annotation)))
-    names = sorted({name for images in found.values() for _, labels, _ in images for name in labels})
-    classes = read_classes(root, names)
-    columns = {name: column for column, name in enumerate(classes)}
+    index = source.choose_classes(name for images in found.values() for _, labels, _ in images for name in labels)
     for stem, labels, where in found[tree / LISTS / f"{name}.txt"]:
-        present = [find_class(label, columns, where) for label, value in labels.items() if value == 1]
-        unknown = [find_class(label, columns, where) for label, value in labels.items() if value == UNKNOWN]
-        yield stem, dict(zip(classes, mark_columns(present, unknown, len(classes), where), strict=True)), where
+        present = index.find_all([label for label, value in labels.items() if value == 1], where)
+        unknown = index.find_all([label for label, value in labels.items() if value == UNKNOWN], where)
+        values = mark_columns(present, unknown, len(index.classes), where)
+        yield stem, dict(zip(index.classes, values, strict=True)), where
 
 
 def read_objects(annotation: Path) -> dict[str, int]:

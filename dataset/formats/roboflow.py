@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dataset.csv_files import read_header
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header, read_rows
-from dataset.label_values import parse_values
-from dataset.rows import Rows
+from dataset.formats.csv import read_files
 from dataset.splits import find_folders, require_one
 from dataset.table import SPLITS, Table
-from utils import InputError
 
 
 def list_splits(root: Path) -> list[str]:
@@ -28,15 +26,8 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def read(source: SplitSource) -> Table:
-    file = require_one(files_of_split(source.root, source.split), source.split)
-    classes = tuple(name for name in read_header(file) if name != "filename")
-    if not classes:
-        raise InputError(f"{file}:1: no column of a class beside `filename`")
-    rows = Rows(file.parent, source.root, classes)
-    for number, row in read_rows(file):
-        where = f"{file}:{number}"
-        rows.add(row["filename"].strip(), parse_values([row[name] for name in classes], classes, where), where)
-    return rows.make_table(file)
+    files = {split: files_of_split(source.root, split) for split in SPLITS}
+    return read_files(source, files, base=require_one(files[source.split], source.split).parent)
 
 
 FORMAT = Format(

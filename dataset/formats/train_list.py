@@ -7,13 +7,13 @@ lists of NUS-WIDE that papers on hashing share (Cao et al., HashNet, ICCV 2017).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dataset.class_names import read_classes, write_classes
 from dataset.formats.base import Format, SplitSource
-from dataset.label_values import VALUES, parse_values
+from dataset.label_values import VALUES, choose_values, decide_values, name_values, parse_values
 from dataset.rows import Rows
 from dataset.splits import find_named, require_one
 from dataset.table import SPLITS, Table
@@ -51,7 +51,7 @@ def read(source: SplitSource) -> Table:
     file = require_one(files_of_split(source.root, source.split), source.split)
     lines = list(read_lines(file))
     names = choose_names(file, lines, source.root, None if source.classes is None else Names(source.classes, "CLASSES"))
-    return parse_list(file, lines, source.root, names)
+    return parse_list(source, file, lines, names, files_of_split)
 
 
 class Names(NamedTuple):
@@ -86,10 +86,27 @@ def choose_names(file: Path, lines: Sequence[tuple[int, str]], root: Path, given
     return Names([f"label_{index}" for index in range(num_labels)], f"line {number}")
 
 
-def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, names: Names) -> Table:
-    """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`."""
+def parse_list(
+    source: SplitSource,
+    file: Path,
+    lines: Iterable[tuple[int, str]],
+    names: Names,
+    files_of_split: Callable[[Path, str], list[Path]],
+) -> Table:
+    """The table of the (number, text) lines `path<TAB>1,0,-1`, or `path 1 0 -1`, of `file`.
+
+    `files_of_split` are the format's: what -1 means is judged over all splits.
+    """
     classes = names.classes
-    rows = Rows(root, root, classes)
+    rows = Rows(source.root, source.root, classes)
+    values = choose_values(source.options.minus_one)
+
+    def list_others() -> Iterator[bytes]:
+        for split in SPLITS:
+            for other in files_of_split(source.root, split) if split != source.split else ():
+                for number, line in read_lines(other):
+                    yield parse_values(split_line(line)[1], classes, f"{other}:{number}", values)
+
     for number, line in lines:
         path, labels = split_line(line)
         where = f"{file}:{number}"
@@ -97,8 +114,8 @@ def parse_list(file: Path, lines: Iterable[tuple[int, str]], root: Path, names: 
             raise InputError(f"{where}: no TAB between path and labels: {line[:80]!r}")
         if len(labels) != len(classes):
             raise InputError(f"{where}: {len(labels)} labels, but there are {len(classes)} classes in {names.source}")
-        rows.add(path, parse_values(labels, classes, where), where)
-    return rows.make_table(file)
+        rows.add(path, parse_values(labels, classes, where, values), where)
+    return decide_values(rows.make_table(file), file, list_others)
 
 
 def split_line(line: str) -> tuple[str, list[str]]:
@@ -124,8 +141,9 @@ def write(table: Table, root: Path, split: str, names: list[str]) -> None:
 def write_list(file: Path, folder: str, table: Table, names: list[str]) -> None:
     """Write a line `path<TAB>1,0,-1` for each image; its path is `folder/name`."""
     require_lines(names)
+    texts = name_values(table)
     lines = [
-        f"{os.path.normpath(os.path.join(folder, name))}\t{','.join(map(str, row))}\n"
+        f"{os.path.normpath(os.path.join(folder, name))}\t{','.join(texts[value] for value in row)}\n"
         for name, row in zip(names, table.targets.tolist(), strict=True)
     ]
     replace_text(file, "".join(lines))

@@ -51,7 +51,7 @@ def read(source: SplitSource) -> Table:
         found = list(read_lines(concepts))
         classes = require_unique([name for _, name in found], lambda index: f"{concepts}:{found[index][0]}")
         given = Names(classes, concepts.name)
-    return parse_list(file, lines, root, choose_names(file, lines, root, given))
+    return parse_list(source, file, lines, choose_names(file, lines, root, given), files_of_split)
 
 
 FORMAT = Format(

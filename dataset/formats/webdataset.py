@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.class_names import find_class, name_labels, read_classes, split_names, write_classes
+from dataset.class_names import name_labels, read_classes, split_names, write_classes
 from dataset.files import require_endings, require_stems
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
@@ -54,18 +54,18 @@ def read(source: SplitSource) -> Table:
             options.shard_cache_gb,
             options.shard_commands,
         )
-    cells = {cell for index in indexes.values() for row in index for cell in (row.labels, row.unknown)}
-    classes = read_classes(root, sorted({name for cell in cells for name in split_names(cell, SEPARATOR)}))
-    columns = {name: column for column, name in enumerate(classes)}
+    cells = {cell for members in indexes.values() for row in members for cell in (row.labels, row.unknown)}
+    index = source.choose_classes(name for cell in cells for name in split_names(cell, SEPARATOR))
+    classes = index.classes
 
     require_room(len(indexes[source.split]), len(classes))
     paths, rows = [], []
     row_of: dict[tuple[str, str], bytes] = {}  # the same few combinations of labels occur again and again
     for shard, member, _, _, labels, unknown in indexes[source.split]:
-        if (labels, unknown) not in row_of:
+        if (labels, unknown) not in row_of or index.skips_unknown:  # which counts every label
             where = f"{name_index(root, source.split)}: {shard}/{member}"
-            present = [find_class(name, columns, where) for name in split_names(labels, SEPARATOR)]
-            unsure = [find_class(name, columns, where) for name in split_names(unknown, SEPARATOR)]
+            present = index.find_all(split_names(labels, SEPARATOR), where)
+            unsure = index.find_all(split_names(unknown, SEPARATOR), where)
             row_of[labels, unknown] = mark_columns(present, unsure, len(classes), where)
         paths.append(f"{root}{os.sep}{shard}/{member}")
         rows.append(row_of[labels, unknown])

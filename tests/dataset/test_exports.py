@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataset.formats import FORMATS
-from dataset.label_cells import split_cell
+from dataset.formats.base import ReadOptions
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 from dataset_readers import read_dataset, recognise_format
@@ -82,7 +82,7 @@ def test_roboflows_valid_is_val(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("filename\na.jpg\n", r"train/_classes\.csv:1: no column of a class beside `filename`"),
+        ("filename\na.jpg\n", r"train/_classes\.csv:1: no column of labels: neither"),
         ("filename, cat\na.jpg, 1\nb.jpg, maybe\n", r"_classes\.csv:3: 'maybe' for class 'cat' is none of 1"),
         ("filename, cat, cat\na.jpg, 1, 1\n", r"_classes\.csv:1: column 3: class 'cat' stands here a second time"),
         ("filename, cat\nd.jpg, 1\n", r"1 of 1 images do not exist, the first: .*train/d\.jpg \(.*_classes\.csv:2\)"),
@@ -148,7 +148,7 @@ def test_coco_json_whatever_its_name_and_wherever_its_images(
     table = read_dataset(tmp_path, split="train")
     assert table.classes == ("dog", "cat"), "by rising id"
     assert as_rows(table) == {"a.jpg": [1, 1], "b.jpg": [0, 0]}
-    assert ("they are taken by their names" in capsys.readouterr().err) == (folder == "photos/mine")
+    assert ("all 2 are taken so" in capsys.readouterr().err) == (folder == "photos/mine")
 
 
 def test_splits_of_coco_json_are_in_the_names_of_files_or_folders(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_the_category_that_roboflow_adds_is_no_class(tmp_path: Path) -> None:
             coco(["c.jpg", "a.jpg"], [], ANIMALS),
             r"1 of 2 images do not exist, the first: .*images/c\.jpg \(.*json:\d+\)",
         ),
-        (coco(["c.jpg", "d.jpg"], [], ANIMALS), r"none of 2 lies in .*/images; the first is 'c\.jpg'"),
+        (coco(["c.jpg", "d.jpg"], [], ANIMALS), r"2 of 2 images do not exist, the first: .*c\.jpg \(.*json:\d+\)$"),
     ],
 )
 def test_mistakes_in_coco_json_name_annotation_image_and_category(tmp_path: Path, text: str, message: str) -> None:
@@ -220,7 +220,10 @@ def test_a_name_that_two_images_have_is_not_guessed(tmp_path: Path) -> None:
         "the folders agree"
     )
     write(tmp_path, {"result.json": coco(["/mnt/a.jpg", "b.jpg"], [[3], [7]], ANIMALS)})
-    with pytest.raises(InputError, match=r"none of 2 lies in"):
+    with pytest.raises(
+        InputError,
+        match=r"'/mnt/a.jpg' leaves .* 1 of them is there .* but not /mnt/a.jpg .* there are x/1/a.jpg and x/2/a.jpg",
+    ):
         read_dataset(tmp_path, split="train")
 
 
@@ -341,11 +344,11 @@ TWO_IMAGES = {"id": 4, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations
     [
         (
             [make_task("https://x.org/photo.jpg?v=2", "cat", id=3)],
-            r"task 3: there is no image 'photo\.jpg' in .* \(images on the web are not fetched\)",
+            r"1 of 1 .*: https://x\.org/photo\.jpg\?v=2 \(.*task 3\); images on the web are not fetched",
         ),
         (
             [make_task("/data/upload/1/c.jpg", "cat", id=3)],
-            r"task 3: there is no image 'c\.jpg' in .*, for '/data/upload/1/c\.jpg'$",
+            r"task 3: the path '/data/upload/1/c\.jpg' leaves the data set's folder .*",
         ),
         (
             [make_task("x/b.jpg", "cat"), make_task("y/b.jpg", "cat")],
@@ -365,7 +368,7 @@ TWO_IMAGES = {"id": 4, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations
         ),
         (
             [{"image": "b.jpg", "x": "cat", "y": "u"} | ALWAYS],
-            r"which of the columns x, y holds the labels\? An export",
+            r"which of the columns x, y holds the labels\? Set LABEL",
         ),
     ],
 )
@@ -409,7 +412,7 @@ def test_cvat_for_images(tmp_path: Path, capsys: pytest.CaptureFixture[str], sha
     table = read_dataset(tmp_path, split="train")
     assert table.classes == ("emu", "dog"), "in their order in CVAT, also one that is nowhere; no part of a skeleton"
     assert as_rows(table) == {"a.jpg": [0, 1], "b & c.jpg": [0, 0]}
-    assert ("they are taken by their names" in capsys.readouterr().err) == (folder == "photos/1")
+    assert ("all 2 are taken so" in capsys.readouterr().err) == (folder == "photos/1")
 
 
 def test_the_subsets_of_cvat_are_splits(tmp_path: Path) -> None:
@@ -436,7 +439,10 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a
         ("<annotations>\n<image>\n</annotations>", r"annotations\.xml:3: mismatched tag: this is not XML"),
         ("<annotations>\n<track id='0' label='cat'></track></annotations>", r'it is "CVAT for video": export it as'),
         (make_xml('<image name="a.jpg"><tag label="cow"/></image>'), r"image 'a\.jpg': 'cow' is no class; the nearest"),
-        (make_xml('<image name="b.jpg"/>'), r"annotations\.xml: its images are not there: none of 1 lies in "),
+        (
+            make_xml('<image name="b.jpg"/>'),
+            r"1 of 1 images do not exist, the first: .*b\.jpg \(.*annotations\.xml: image 'b\.jpg'\)",
+        ),
         (make_xml('<image name="a.jpg"/>', labels=()), r"annotations\.xml: there is no label in <meta>"),
         (
             make_xml('<image name="a.jpg"/>', labels=("cat", "cat")),
@@ -552,29 +558,14 @@ def test_mistakes_in_metadata(tmp_path: Path, name: str, text: str, message: str
 # ---- lists in a cell ----
 
 
-@pytest.mark.parametrize(
-    ("cell", "names"),
-    [
-        ("cat; dog", ["cat", "dog"]),
-        ('["cat", "dog"]', ["cat", "dog"]),
-        ("['cat', \"dog's\"]", ["cat", "dog's"]),
-        ("[]", []),
-        ("[0, 12]", ["0", "12"]),
-        ('{"choices": ["cat", "dog"]}', ["cat", "dog"]),
-        ('[{"rectanglelabels": ["cat"]}, {"rectanglelabels": ["cat"]}]', ["cat"]),
-        ("[x];[y]", ["[x]", "[y]"]),
-        ("{x}", ["{x}"]),
-        ("[cat", ["[cat"]),
-        ("", []),
-    ],
-)
-def test_names_in_a_cell(cell: str, names: list[str]) -> None:
-    assert split_cell(cell, ";", "x.csv:2") == names
-
-
-def test_a_list_as_numpy_writes_it_is_not_one_name() -> None:
-    with pytest.raises(InputError, match=r"x\.csv:2: there is no comma between the names in \"\['cat' 'dog'\]\""):
-        split_cell("['cat' 'dog']", ";", "x.csv:2")
+def test_label_columns_of_label_studio(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"x.json": json.dumps([{"image": "a.jpg", "x": "cat", "y": "dog"} | ALWAYS])})
+    for columns, classes in ((("x",), ("cat",)), (("y", "x"), ("cat", "dog"))):
+        assert read_dataset(tmp_path, split="train", options=ReadOptions(label_columns=columns)).classes == classes
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match=r"x\.json: there is no column 'z' of LABEL_COLUMNS: it has x, y"):
+        read_dataset(tmp_path, split="train", options=ReadOptions(label_columns=("z",)))
 
 
 def test_lists_and_choices_in_a_csv(tmp_path: Path) -> None:

@@ -660,7 +660,7 @@ def test_what_a_label_may_be(tmp_path: Path, rows: str, classes: str, expected: 
 )
 def test_what_may_be_one_label_or_several(tmp_path: Path, rows: str) -> None:
     place(tmp_path, "a.jpg", "b.jpg")
-    with pytest.raises(InputError, match=r"is 'cat,dog' one label, or 2\? Write the names .*classes\.txt, one a line"):
+    with pytest.raises(InputError, match=r"csv:2: is 'cat,dog' one name, or 2 that ',' separates\? .*classes\.txt,"):
         read_labels(tmp_path, rows)
 
 
@@ -730,7 +730,10 @@ def test_rows_without_their_use_are_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("TRAIN,gs://bucket/e.jpg,cat", r"all_data\.csv:6: there is no image 'e\.jpg' .* \(images on the web are not"),
+        (
+            "TRAIN,gs://bucket/e.jpg,cat",
+            r"1 of 3 .* gs://bucket/e\.jpg \(.*all_data\.csv:6\); images on the web are not",
+        ),
         ("TRAIN", r"all_data\.csv:6: 'TRAIN' stands alone: an image and its labels are to follow"),
         ('TRAIN,"a', r"all_data\.csv:6: unexpected end of data"),
     ],

@@ -451,7 +451,7 @@ def look_at_labels(train: list[list[int]], val: list[list[int]], has_teachers: b
 
 
 def test_classes_and_images_that_cannot_be_learned_are_named() -> None:
-    """a is as it should be; b never present, c never absent, d never known, e in training alone."""
+    """a is as it should be; b never present, c never known to be absent, d never known, e in training alone."""
     train = [[1, 0, 1, -1, 1], [0, -1, 1, -1, 0], [-1] * 5]
     val = [[1, 0, 1, -1, 0], [0, 0, 1, -1, 0]]
     found = look_at_labels(train, val)
@@ -459,15 +459,16 @@ def test_classes_and_images_that_cannot_be_learned_are_named() -> None:
         "training images without a known label",
         "classes without a known label",
         "classes without a positive",
-        "classes without a negative",
+        "classes without a known negative",
         "classes not measured",
     }
     assert found["training images without a known label"].startswith("no label of 1 of 3 training images is known")
     assert found["classes without a known label"].startswith("1 class(es) without a known label in the training")
-    assert ": d; nothing is learned of them" in found["classes without a known label"]
-    assert ": b; they are learned as always absent" in found["classes without a positive"]
-    assert ": c; they are learned as always present" in found["classes without a negative"]
-    assert found["classes not measured"].endswith("does not measure them: e")
+    assert ": 'd'; nothing is learned of them" in found["classes without a known label"]
+    assert ": 'b'; they are learned as always absent" in found["classes without a positive"]
+    assert "without 1 of 5 classes: 'c' (is -1 'absent' here? Then" in found["classes without a known negative"]
+    assert set(look_at_labels([[1, 0, 1], [1, 1, 0]], val=[[1, 1, 1]])) == {"classes without a negative"}
+    assert found["classes not measured"].endswith("does not measure them: 'e'")
     assert look_at_labels(train, val, has_teachers=True) == {}
     assert look_at_labels([[1, 0], [0, 1]], [[1, 1]]) == {}
 
@@ -485,9 +486,19 @@ def test_thousands_of_classes_are_counted_and_ten_named() -> None:
     doctor = Doctor(say=lambda text: None)
     doctor.look_at_labels(table, table)
     (text,) = doctor.findings.values()
-    assert "4,999 class(es) without a positive in the training split: class 1, class 2," in text
-    assert "class 10, and 4,989 more; they are learned as always absent" in text
+    assert "4,999 class(es) without a positive in the training split: 'class 1', 'class 2'," in text
+    assert "'class 10', and 4,989 more; they are learned as always absent" in text
     assert len(text) < 300
+
+
+def test_a_backbone_that_would_train_after_the_last_epoch() -> None:
+    found = []
+    for is_frozen, unfreeze_epoch, num_epochs in ((True, 4, 2), (True, 4, 4), (True, 0, 2), (False, 4, 2)):
+        doctor = Doctor(say=lambda text: None)
+        doctor.look_at_freezing(is_frozen=is_frozen, unfreeze_epoch=unfreeze_epoch, num_epochs=num_epochs)
+        found.append(list(doctor.findings.values()))
+    assert found[1:] == [[], [], []]
+    assert "train from epoch 4 on (UNFREEZE_BACKBONE_EPOCH), after the last one (NUM_EPOCHS 2)" in found[0][0]
 
 
 @pytest.mark.parametrize(("num_val", "error"), [(30, "± 0.18"), (10, "± 0.31"), (49, "± 0.14"), (50, "")])

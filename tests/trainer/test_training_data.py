@@ -58,6 +58,23 @@ def test_a_data_set_of_another_format_trains_and_is_tested(format: str, shared_d
     assert [entry["positives"] for entry in result["classes"].values()] == expected.tolist()
 
 
+def test_a_name_whose_parts_are_classes_stops_before_the_training(tmp_path: Path, dataset: Path) -> None:
+    (dataset / "classes.txt").write_text("red\ngreen\ngreen, red\n")
+    with pytest.raises(InputError, match=r"all parts of 1 class name are classes, too: 'green, red'; in a CSV set"):
+        read_data(dataset)
+
+
+def test_labels_of_no_class_are_left_out_where_the_constants_say_so(tmp_path: Path) -> None:
+    rows = [f"{number}.jpg,{name}\n" for number, name in enumerate(["cat", "dog", "cat;dog", "none", "cow;cat"] * 2)]
+    for number in range(10):
+        (tmp_path / f"{number}.jpg").touch()
+    (tmp_path / "train.csv").write_text("image_path,labels\n" + "".join(rows))
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    data = read_data(tmp_path, "--NO_LABEL_NAMES=none", "--UNKNOWN_NAMES=skip")
+    assert data.table.classes == ("cat", "dog")
+    assert data.table.targets.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0], [1, 0]] * 2
+
+
 def test_unknown_labels_count_nowhere(dataset: Path, tmp_path: Path) -> None:
     """All that is known of green is absent: no positive of it is trained, tuned or measured."""
     for path in dataset.glob("labels/*/*.cls"):
@@ -154,7 +171,7 @@ def test_without_a_label_nothing_is_trained(dataset: Path, tmp_path: Path, fails
     convert.convert_dataset(dataset, "auto", "csv", tmp_path / "table")
     message = fails(training.main, [*arguments, f"--DATASET_FOLDER={tmp_path / 'table'}"])
     assert f"no training image has a label: is DATASET_FOLDER right? {tmp_path / 'table'} is read as csv" in message
-    assert "';' (LABEL_SEPARATOR)" in message
+    assert "LABEL_SEPARATOR 'auto'" in message
     set_labels(dataset, lambda number, text: "?0\n?1\n?2\n")
     assert "no label of any training image is known, present or absent: is TRAIN" in fails(training.main, arguments)
 

@@ -1,0 +1,551 @@
+"""CSV files as people and programs write them: separators, delimiters, encodings, columns, values, splits.
+
+Each is read as it is meant, or stops in one line that says both readings and what settles it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_formats import place, write
+
+from dataset.formats import FORMATS
+from dataset.formats.base import ReadOptions
+from dataset.label_cells import read_column
+from dataset.label_values import name_values
+from dataset.table import Table
+from dataset_readers import list_splits, read_dataset, recognise_format
+from utils import InputError
+
+IMAGES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
+ONE_HOT = "image_path,cat,dog\na.jpg,1,0\nb.jpg,0,1\n"
+ROWS = {"a.jpg": {"cat"}, "b.jpg": {"dog"}, "c.jpg": {"cat", "dog"}, "d.jpg": set(), "e.jpg": {"cat", "person"}}
+
+
+def name_rows(table: Table) -> dict[str, set[str]]:
+    """{image: the names of its labels}"""
+    names = np.array(table.classes, dtype=object)
+    return {Path(path).name: {*names[row == 1]} for path, row in zip(table.paths, table.targets, strict=True)}
+
+
+def read_csv(root: Path, text: str | bytes, name: str = "train.csv", **options: object) -> Table:
+    """The training images of a folder with five images and one list."""
+    place(root, *IMAGES)
+    (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_dataset(root, split="train", options=ReadOptions(**options))  # pyright: ignore[reportArgumentType]
+
+
+def read_warnings(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+# ---- what joins names ----
+
+
+def write_column(cells: list[str]) -> str:
+    table = pd.DataFrame({"image_path": IMAGES[: len(cells)], "labels": cells})
+    return table.to_csv(index=False)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        (["cat", "dog", "cat;dog", "", "cat;person"], ""),
+        (["cat", "dog", "cat; dog", "", '"cat";person'], ""),
+        (["cat", "dog", "cat, dog", "", "cat, person"], "names are separated at ',', as in 'cat, dog'; 2 different"),
+        (["cat", "dog", "cat,dog", "", "cat,person"], "separated at ','"),
+        (["cat", "dog", "cat|dog", "", "cat|person"], "separated at '|'"),
+        (["cat", "dog", "cat\tdog", "", "cat\tperson"], "separated at a TAB"),
+        (["cat", "dog", "cat\ndog", "", "cat\nperson"], "separated at a line end"),
+        (["cat", "dog", "cat，dog", "", "cat，person"], "separated at '，'"),
+        (["['cat']", "['dog']", "['cat', 'dog']", "[]", "['cat', 'person']"], ""),
+        (["('cat',)", "('dog',)", "('cat', 'dog')", "()", "{'cat', 'person'}"], ""),
+        (['["cat"]', '["dog"]', '["cat", "dog"]', "", '["cat","person"]'], ""),
+        (["cat", "dog", '{"choices": ["cat", "dog"]}', "", '{"choices": ["cat", "person"]}'], ""),
+    ],
+)
+def test_each_notation_of_several_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: list[str], said: str
+) -> None:
+    table = read_csv(tmp_path, write_column(cells))
+    assert table.classes == ("cat", "dog", "person")
+    assert name_rows(table) == ROWS
+    warnings = read_warnings(capsys)
+    assert said in warnings
+    assert bool(said) == bool(warnings)
+
+
+def read_cells_of(cells: list[str], separator: str = "auto", known: tuple[str, ...] = ()) -> list[list[str]]:
+    where = {cell: f"train.csv:{cells.index(cell) + 2}" for cell in cells}
+    found = read_column(where, separator, known=known, what="train.csv: column 'labels'")  # pyright: ignore[reportArgumentType]
+    return [found[cell] for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        (["Felis catus", "Felis silvestris", "Canis lupus", "Canis lupus familiaris"], None),  # names with blanks
+        (["traffic light", "stop sign", "light", "baseball bat", "baseball glove"], None),
+        (["dog/puppy", "N/A", "A+", "T-shirt/top", "A"], None),
+        (['"cat, domestic"', "dog", '"x;y"'], [["cat, domestic"], ["dog"], ["x;y"]]),
+        (["cat, domestic;dog", "dog", "cat, wild"], [["cat, domestic", "dog"], ["dog"], ["cat, wild"]]),
+        (['"x;y";dog', "dog; cat"], [["x;y", "dog"], ["dog", "cat"]]),
+        (["cat", "dog", "cat dog"], [["cat"], ["dog"], ["cat", "dog"]]),
+        (["1", "3 12", "1 3"], [["1"], ["3", "12"], ["1", "3"]]),
+        (["1", "3,12", "7,8"], [["1"], ["3", "12"], ["7", "8"]]),
+        (
+            ["hot dog, cat", "cat, bird", "hot dog", "bird"],
+            [["hot dog", "cat"], ["cat", "bird"], ["hot dog"], ["bird"]],
+        ),
+        (["red, new, big", "red, old", "big, old"], [["red", "new", "big"], ["red", "old"], ["big", "old"]]),
+        (["hot, spicy", '{"choices": ["cat", "dog"]}'], [["hot, spicy"], ["cat", "dog"]]),  # one choice is written bare
+    ],
+)
+def test_names_that_may_hold_a_separator(cells: list[str], names: list[list[str]] | None) -> None:
+    assert read_cells_of(cells) == ([[cell] for cell in cells] if names is None else names)
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            ["hot dog, cat", "bird"],
+            r"csv:2: is 'hot dog, cat' one name, or 2 that ',' separates\? LABEL_SEPARATOR = ','",
+        ),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus"], r"is 'tench, Tinca tinca' one name, or 2 that ','"),
+        (["Doe, Jane", "Doe, John", "Smith, Jane", "Smith, John"], r"is 'Doe, Jane' one name, or 2"),
+        (
+            ["black dog", "white cat", "white dog", "black cat"],
+            r"is 'black dog' one name, or 2 that a blank separates\? .*classes\.txt",
+        ),
+        (["cat/dog", "cat", "dog"], r"is 'cat/dog' one name, or 2 that '/' separates\? Write ';' between several; or"),
+        (["cat+dog", "cat", "dog"], r"is 'cat\+dog' one name, or 2 that '\+' separates"),
+        (
+            ["cat;dog", "cat|dog"],
+            r"both ';', as in 'cat;dog', and '\|', as in 'cat\|dog', .*LABEL_SEPARATOR = ';' or '\|'",
+        ),
+        (
+            ["cat;dog", "cat, dog", "cat"],
+            r"both ';', as in 'cat;dog', and ',', as in 'cat, dog', may separate names: set",
+        ),
+        (
+            ["cat dog, person", "cat", "dog", "person", "person, dog"],
+            r"both ',', as in .* and a blank, as in 'cat dog'",
+        ),
+        (["[cat, dog]", "[cat]"], r"csv:2: '\[cat, dog\]' looks like a list, but its names are in no quotes"),
+        (["['cat' 'dog']"], r"csv:2: there is no comma between the names in \"\['cat' 'dog'\]\""),
+    ],
+)
+def test_what_can_be_read_in_two_ways_stops(cells: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read_cells_of(cells)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "known", "names"),
+    [
+        (["hot dog, cat", "bird"], ("cat", "hot dog", "bird"), [["hot dog", "cat"], ["bird"]]),
+        (["cat, domestic", "dog"], ("cat, domestic", "dog"), [["cat, domestic"], ["dog"]]),
+        (["cat, domestic;dog"], ("cat, domestic", "dog"), [["cat, domestic", "dog"]]),
+        (["cat, domestic", "dog,emu"], ("cat, domestic", "dog", "emu"), [["cat, domestic"], ["dog", "emu"]]),
+        (["black dog", "white dog"], ("black dog", "white dog"), [["black dog"], ["white dog"]]),
+        (["black dog", "white dog"], ("black", "white", "dog"), [["black", "dog"], ["white", "dog"]]),
+        (["cat/dog", "cat"], ("cat", "dog"), [["cat", "dog"], ["cat"]]),
+        (["0,2", "1"], ("emu", "cat", "dog"), [["emu", "dog"], ["cat"]]),  # numbers of its lines
+        (["[0, 2]", "[1]"], ("emu", "cat", "dog"), [["emu", "dog"], ["cat"]]),
+        (["1", "0"], ("0", "1"), [["1"], ["0"]]),
+        (["cat;emu", "cat"], ("cat", "dog"), [["cat", "emu"], ["cat"]]),  # whoever finds the class says that it is none
+    ],
+)
+def test_classes_txt_decides(cells: list[str], known: tuple[str, ...], names: list[list[str]]) -> None:
+    assert read_cells_of(cells, known=known) == names
+
+
+def test_classes_txt_with_which_two_separators_make_names() -> None:
+    with pytest.raises(InputError, match=r"both ';', as in 'cat;dog', and ',', as in 'cat, dog', may separate"):
+        read_cells_of(["cat;dog", "cat, dog"], known=("cat", "dog"))
+
+
+def test_a_separator_that_is_set_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_cells_of(["black dog", "white dog", "black cat"], ";") == [["black dog"], ["white dog"], ["black cat"]]
+    assert read_cells_of(["hot dog, cat", "bird"], ",") == [["hot dog", "cat"], ["bird"]]
+    assert read_cells_of(["a;b,c", "a;b"], ",") == [["a;b", "c"], ["a;b"]]
+    assert read_cells_of(["['cat', 'dog']"], ";") == [["cat", "dog"]]
+    assert capsys.readouterr().err == ""
+    assert read_cells_of(["hot dog, cat", "bird"], ";") == [["hot dog, cat"], ["bird"]]
+    assert "no cell holds ';' (LABEL_SEPARATOR), but 1 different cell(s) hold ','" in read_warnings(capsys)
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator", "known", "message"),
+    [
+        (
+            ["cat", "dog", "cat, dog"],
+            ";",
+            (),
+            r"csv:4: 'cat, dog' is one name with .* split at ',': set LABEL_SEPARATOR = ','",
+        ),
+        (
+            ["cat, dog"],
+            ";",
+            ("cat", "dog"),
+            r"csv:2: .* all its parts are classes when it is split at ',': set LABEL_SEP",
+        ),
+        (["cat", "dog", "cat dog"], ";", (), r"split at a blank: set LABEL_SEPARATOR = ' '"),
+        (["cat;dog", "cat|dog"], ";", (), r"'cat\|dog' is one name .* split at '\|': set LABEL_SEPARATOR = '\|'"),
+        (["cat", "dog", "cat\ndog"], ";", (), r"split at a line end: set it to 'auto'"),
+    ],
+)
+def test_another_separator_that_obviously_joins(
+    cells: list[str], separator: str, known: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_cells_of(cells, separator, known)
+
+
+def test_a_column_is_judged_over_all_splits(tmp_path: Path) -> None:
+    write(tmp_path, {"val.csv": "image_path,labels\nc.jpg,cat\nd.jpg,dog\n"})
+    table = read_csv(tmp_path, 'image_path,labels\na.jpg,"cat, dog"\n')
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 1]])
+    (tmp_path / "val.csv").unlink()
+    with pytest.raises(InputError, match="is 'cat, dog' one name, or 2"):
+        read_dataset(tmp_path, split="train")
+
+
+def test_names_in_metadata_are_judged_alike(tmp_path: Path) -> None:
+    place(tmp_path, "train/a.jpg", "train/b.jpg", "train/c.jpg")
+    write(tmp_path, {"train/metadata.csv": 'file_name,label\na.jpg,cat\nb.jpg,dog\nc.jpg,"cat, dog"\n'})
+    assert name_rows(read_dataset(tmp_path, "huggingface", "train"))["c.jpg"] == {"cat", "dog"}
+    write(tmp_path, {"train/metadata.csv": 'file_name,label\na.jpg,cat\nc.jpg,"hot dog, cat"\n'})
+    with pytest.raises(InputError, match=r"metadata\.csv:3: is 'hot dog, cat' one name, or 2"):
+        read_dataset(tmp_path, "huggingface", "train")
+
+
+# ---- delimiter and encoding ----
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_columns_that_no_commas_separate(tmp_path: Path, capsys: pytest.CaptureFixture[str], delimiter: str) -> None:
+    text = "image_path;labels\na.jpg;cat\nb.jpg;dog\nc.jpg;cat, dog\nd.jpg;\ne.jpg;person, cat\n"
+    table = read_csv(tmp_path, text.replace(";", delimiter))
+    assert name_rows(table) == ROWS
+    warnings = read_warnings(capsys)
+    assert "train.csv: its columns are separated by" in warnings
+    assert "names are separated at ','" in warnings, "the two are judged apart"
+
+
+def test_names_joined_by_what_separates_the_columns(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, 'image_path;labels\na.jpg;cat\nb.jpg;dog\nc.jpg;"cat;dog"\nd.jpg;\ne.jpg;"person;cat"\n')
+    assert name_rows(table) == ROWS
+    with pytest.raises(
+        InputError, match=r"csv:3: 3 cells, but 2 columns: a cell that holds the delimiter stands in quo"
+    ):
+        read_csv(tmp_path, "image_path,labels\na.jpg,cat\nb.jpg,cat,dog\n")
+
+
+def test_a_tsv_and_excels_note_of_the_delimiter(tmp_path: Path) -> None:
+    assert read_csv(tmp_path / "1", ONE_HOT.replace(",", "\t"), "train.tsv").targets.tolist() == [[1, 0], [0, 1]]
+    assert read_csv(tmp_path / "2", "sep=;\r\n" + ONE_HOT.replace(",", ";")).targets.tolist() == [[1, 0], [0, 1]]
+    assert read_csv(tmp_path / "3", "sep=,\r\n" + ONE_HOT).targets.tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_german_excel(tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str) -> None:
+    text = "image_path;Käfer;Straße;Über\r\na.jpg;1;0;0\r\nb.jpg;0;1;1\r\n"
+    table = read_csv(tmp_path, text.encode(encoding))
+    assert (table.classes, table.targets.tolist()) == (("Käfer", "Straße", "Über"), [[1, 0, 0], [0, 1, 1]])
+    said = {
+        "utf-16": "train.csv is in UTF-16",
+        "cp1252": "train.csv:1: this is not UTF-8; it is read as Excel's cp1252",
+    }
+    warnings = read_warnings(capsys)
+    assert said.get(encoding, "separated by ';'") in warnings
+    assert ("cp1252" in warnings) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("kočka", "cp1250"),
+        ("chèvre", "cp1252"),  # the same bytes are "chčvre" in Central Europe
+        ("кошка", "cp1251"),
+        ("猫と犬", "shift_jis"),
+        ("Käfer", "mac_roman"),
+        ("Käfer", "cp850"),
+        ("γάτα", "cp1253"),
+    ],
+)
+def test_an_encoding_that_cannot_be_told_stops(tmp_path: Path, text: str, encoding: str) -> None:
+    data = f"image_path,labels\na.jpg,cat\nb.jpg,{text}\n".encode(encoding)
+    with pytest.raises(
+        InputError, match=r"train\.csv:3: this is not UTF-8 text\. .* save the file as 'CSV UTF-8'"
+    ) as error:
+        read_csv(tmp_path, data)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark(tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str) -> None:
+    assert read_csv(tmp_path, ONE_HOT.encode(encoding)).targets.tolist() == [[1, 0], [0, 1]]
+    assert "train.csv is in UTF-16" in read_warnings(capsys)
+    with pytest.raises(InputError, match=r"train\.csv: bytes of zero stand in it: save it as text in UTF-8"):
+        read_csv(tmp_path, ONE_HOT + "c.jpg\0,1,0\n")
+
+
+def test_the_line_of_a_byte_that_is_far_into_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataset.csv_files.BLOCK", 7)
+    with pytest.raises(InputError, match=r"train\.csv:3: this is not UTF-8 text\. Read as cp1252"):
+        read_csv(tmp_path, "image_path,labels\na.jpg,é\nb.jpg,".encode() + "chèvre\n".encode("cp1252"))
+    assert read_csv(tmp_path, "image_path,labels\na.jpg,日本\nb.jpg,x\n").classes == ("x", "日本")
+
+
+# ---- values ----
+
+
+@pytest.mark.parametrize(
+    ("present", "absent", "unknown"),
+    [("1", "0", "-1"), ("1.0", "0.0", ""), ("1,0", "0,0", "-1,0"), ("True", "FALSE", "nan"), ("yes", "no", "")],
+)
+def test_words_and_numbers_for_values(tmp_path: Path, present: str, absent: str, unknown: str) -> None:
+    text = f"image_path;cat;dog\na.jpg;{present};{absent}\nb.jpg;{absent};{unknown}\n"
+    assert read_csv(tmp_path, text).targets.tolist() == [[1, 0], [0, -1]]
+
+
+def test_crosses_leave_blank_cells_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = read_csv(tmp_path, "image_path,cat,dog\na.jpg,x,\nb.jpg,,X\nc.jpg,,\n")
+    assert table.targets.tolist() == [[1, 0], [0, 1], [0, 0]]
+    assert "present is marked with x, so blank cells are read as absent" in read_warnings(capsys)
+    write(tmp_path, {"val.csv": "image_path,cat,dog\nd.jpg,,\n"})
+    assert read_dataset(tmp_path, split="val").targets.tolist() == [[0, 0]], "as in the other split"
+    table = read_csv(tmp_path, "image_path,cat,dog\na.jpg,x,0\nb.jpg,,X\n")
+    assert table.targets.tolist() == [[1, 0], [-1, 1]], "with 0 for absent, blank is unknown"
+
+
+LISTS = {
+    "csv": {"train.csv": "image_path,cat,dog\na.jpg,1,{0}\nb.jpg,{0},1\n"},
+    "roboflow": {"train/_classes.csv": "filename, cat, dog\na.jpg, 1, {0}\nb.jpg, {0}, 1\n"},
+    "train_list": {"train_list.txt": "a.jpg\t1,{0}\nb.jpg\t{0},1\n", "classes.txt": "cat\ndog\n"},
+    "mlcls": {"train.txt": "a.jpg\t1,{0}\nb.jpg\t{0},1\n", "label.txt": "0 cat\n1 dog\n"},
+    "value_list": {"train.txt": "a.jpg 1 {0}\nb.jpg {0} 1\n", "classes.txt": "cat\ndog\n"},
+}
+
+
+@pytest.mark.parametrize("format", LISTS)
+def test_what_minus_one_means(tmp_path: Path, format: str) -> None:
+    place(tmp_path, *(f"train/{name}" if format == "roboflow" else name for name in ("a.jpg", "b.jpg", "c.jpg")))
+
+    def read(value: str, minus_one: str) -> list[list[int]]:
+        write(tmp_path, {name: text.format(value) for name, text in LISTS[format].items()})
+        options = ReadOptions(minus_one=minus_one)  # pyright: ignore[reportArgumentType]
+        return read_dataset(tmp_path, format, "train", options=options).targets.tolist()
+
+    with pytest.raises(
+        InputError, match=r"labels are -1, and never 0: is -1 absent here, .* Set MINUS_ONE = 'absent' or"
+    ):
+        read("-1", "auto")
+    assert read("-1", "absent") == [[1, 0], [0, 1]]
+    assert read("-1", "unknown") == [[1, -1], [-1, 1]]
+    assert read("0", "auto") == [[1, 0], [0, 1]]
+    (file, text), *_ = LISTS[format].items()
+    write(tmp_path, {file.replace("train", "val"): text.replace("b.jpg", "c.jpg").format("0")})
+    place(tmp_path, *(["val/a.jpg", "val/c.jpg"] if format == "roboflow" else []))
+    assert read("-1", "auto") == [[1, -1], [-1, 1]], "0 occurs in another split"
+
+
+@pytest.mark.parametrize("format", ["csv", "train_list", "mlcls"])
+def test_a_written_table_without_any_absent_label_comes_back(tmp_path: Path, format: str) -> None:
+    place(tmp_path / FORMATS[format].images_folder("train"), "a.jpg", "b.jpg")
+    for rows in ([[1, -1], [-1, 1]], [[1, -1], [0, 1]], [[-1, -1], [-1, -1]]):
+        table = Table(["a.jpg", "b.jpg"], np.array(rows, np.int8), ("cat", "dog"))
+        assert name_values(table)[-1] == ("-1" if 0 in np.array(rows) else "")
+        FORMATS[format].write(table, tmp_path, "train", ["a.jpg", "b.jpg"])
+        assert FORMATS[format].read(tmp_path, "train").targets.tolist() == rows
+
+
+# ---- columns ----
+
+
+@pytest.mark.parametrize(
+    "heading", ["image_path", "filename", "file_name", "image", "path", "Image Index", "IMG", "image_id", "FilePaths"]
+)
+def test_the_column_of_the_images(tmp_path: Path, heading: str) -> None:
+    for number, text in enumerate((ONE_HOT, "tags,image_path\ncat,a.jpg\ndog,b.jpg\n")):
+        table = read_csv(tmp_path / str(number), text.replace("image_path", heading))
+        assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
+
+
+def test_a_column_of_any_name_that_alone_holds_image_files(tmp_path: Path) -> None:
+    assert read_csv(tmp_path, ONE_HOT.replace("image_path", "name")).targets.tolist() == [[1, 0], [0, 1]]
+    write(tmp_path / "other", {"train.csv": "name,cat\na,1\n"})
+    assert list_splits(tmp_path / "other", "csv") == []
+
+
+def test_two_columns_of_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = read_csv(tmp_path, "image_id,file_name,labels\n1,a.jpg,cat\n2,b.jpg,dog\n")
+    assert name_rows(table) == {"a.jpg": {"cat"}, "b.jpg": {"dog"}}
+    assert "the images are those in 'file_name', whose cells are names of image files" in read_warnings(capsys)
+    with pytest.raises(InputError, match=r"csv:1: the column of the images may be 'image' and 'file_name': call it"):
+        read_csv(tmp_path, "image,file_name,labels\na.jpg,b.jpg,cat\n")
+
+
+@pytest.mark.parametrize("heading", ["labels", "label", "tags", "classes", "Categories", "class_name"])
+def test_the_column_of_names(tmp_path: Path, capsys: pytest.CaptureFixture[str], heading: str) -> None:
+    table = read_csv(tmp_path, f"image_path,{heading},width\na.jpg,cat,64\nb.jpg,dog;cat,48\n")
+    assert name_rows(table) == {"a.jpg": {"cat"}, "b.jpg": {"cat", "dog"}}
+    assert f"labels are the names in {heading!r}; left out: width (LABEL_COLUMNS)" in read_warnings(capsys)
+
+
+def test_two_columns_of_names(tmp_path: Path) -> None:
+    text = "image_path,category,tags\na.jpg,animal,cat\nb.jpg,animal,dog\n"
+    with pytest.raises(InputError, match=r"csv:1: labels may be in 'category' or 'tags': set LABEL_COLUMNS to one of"):
+        read_csv(tmp_path, text)
+    assert read_csv(tmp_path, text, label_columns=("tags",)).classes == ("cat", "dog")
+    with pytest.raises(InputError, match=r"csv:1: there is no column 'tag' of LABEL_COLUMNS: it has category, tags"):
+        read_csv(tmp_path, text, label_columns=("tag",))
+
+
+def test_several_columns_of_names(tmp_path: Path) -> None:
+    text = "image_path,label1,label2\na.jpg,cat,\nb.jpg,dog,cat\n"
+    with pytest.raises(InputError, match=r"csv:2: 'cat' for class 'label1' is none of .* or set LABEL_COLUMNS"):
+        read_csv(tmp_path, text)
+    table = read_csv(tmp_path, text, label_columns=("label1", "label2"))
+    assert name_rows(table) == {"a.jpg": {"cat"}, "b.jpg": {"cat", "dog"}}
+
+
+def test_rows_of_an_image_for_each_label_with_a_column_of_splits(tmp_path: Path) -> None:
+    text = "path,label,split\na.jpg,cat,train\na.jpg,dog,train\nb.jpg,dog,valid\n"
+    table = read_csv(tmp_path, text, "labels.csv")
+    assert (table.classes, name_rows(table)) == (("cat", "dog"), {"a.jpg": {"cat", "dog"}})
+    with pytest.raises(InputError, match=r"csv:3: 'a\.jpg' has other labels here than at .*csv:2"):
+        read_csv(tmp_path, text.replace("label,", "labels,"), "labels.csv")
+
+
+FOLD = "image_path,fold,cat,dog\na.jpg,0,1,0\nb.jpg,1,0,1\n"
+
+
+def test_a_column_that_is_seldom_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert read_csv(tmp_path, FOLD).classes == ("fold", "cat", "dog")
+    assert "train.csv: fold: read as a class; if it is none, set LABEL_COLUMNS, or write cla" in read_warnings(capsys)
+    table = read_csv(tmp_path, FOLD, label_columns=("dog", "cat"))
+    assert (table.classes, table.targets.tolist()) == (("dog", "cat"), [[0, 1], [1, 0]])
+    assert "LABEL_COLUMNS chooses 2 columns of classes; left out: fold" in read_warnings(capsys)
+    write(tmp_path, {"classes.txt": "dog\ncat\n"})
+    table = read_csv(tmp_path, FOLD)
+    assert (table.classes, table.targets.tolist()) == (("dog", "cat"), [[0, 1], [1, 0]])
+    assert "classes.txt chooses 2 columns of classes; left out: fold" in read_warnings(capsys)
+
+
+def test_classes_txt_and_columns_that_do_not_agree(tmp_path: Path) -> None:
+    write(tmp_path, {"classes.txt": "dog\nemu\n"})
+    with pytest.raises(InputError, match=r"csv:1: there is no column for 'emu' of classes\.txt: it has fold, cat, dog"):
+        read_csv(tmp_path, FOLD)
+    write(tmp_path, {"classes.txt": "dog\n"})
+    with pytest.raises(
+        InputError, match=r"csv:1: LABEL_COLUMNS names 'cat', but classes\.txt does not: make them agree"
+    ):
+        read_csv(tmp_path, FOLD, label_columns=("dog", "cat"))
+
+
+def test_a_column_of_other_numbers_is_no_class(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"csv:2: '64' for class 'width' is none of 1 .*: if this column is no class, .*LABEL_C"
+    ):
+        read_csv(tmp_path, "image_path,width,cat\na.jpg,64,1\n")
+
+
+def test_the_index_that_pandas_writes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"image_path": ["b.jpg", "a.jpg"], "cat": [0, 1], "dog": [1, 0]}, index=[7, 3])
+    assert read_csv(tmp_path, frame.to_csv()).targets.tolist() == [[1, 0], [0, 1]]
+    frame.to_csv(tmp_path / "again.csv")
+    text = pd.read_csv(tmp_path / "again.csv").to_csv()
+    (tmp_path / "again.csv").unlink()
+    assert text.startswith(",Unnamed: 0,image_path,cat,dog\n")
+    table = read_csv(tmp_path, text)
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
+
+
+def test_columns_and_rows_that_excel_leaves_empty(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, "image_path,cat,,dog,,\na.jpg,1,,0,,\nb.jpg,0,,1,,,,\n,,,,,\n  , ,,,,\n")
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
+    with pytest.raises(
+        InputError, match=r"csv:1: column 3 has no name, but holds 'x' on line 3: give it one, or remove"
+    ):
+        read_csv(tmp_path, "image_path,cat,\na.jpg,1,\nb.jpg,0,x\n")
+
+
+def test_blanks_around_cells(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, 'labels, image_path\ncat;dog, a.jpg \n"cat", "b.jpg"\n')
+    assert name_rows(table) == {"a.jpg": {"cat", "dog"}, "b.jpg": {"cat"}}
+
+
+def test_a_column_that_stands_twice(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"csv:1: column 4: class 'cat' stands here a second time"):
+        read_csv(tmp_path, "image_path,cat,dog,cat\na.jpg,1,0,1\n")
+
+
+def test_splits_that_are_written_in_two_ways(tmp_path: Path) -> None:
+    write(tmp_path, {"val.csv": "image_path,labels\nc.jpg,cat; dog\n", "test.csv": "image_path\na.jpg\n"})
+    assert read_csv(tmp_path, ONE_HOT).classes == ("cat", "dog")
+    assert read_dataset(tmp_path, split="val").targets.tolist() == [[1, 1]]
+    assert read_csv(tmp_path, "image_path,labels\na.jpg,cat\n").targets.tolist() == [[1, 0]], "test has no labels"
+
+
+def test_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    place(tmp_path, *(f"images/{name}" for name in IMAGES))
+    write(tmp_path, {"train.csv": "filename,labels\na.jpg,cat\nb.jpg,dog\n"})
+    assert read_dataset(tmp_path, split="train").paths == [f"{tmp_path}/images/{name}" for name in ("a.jpg", "b.jpg")]
+
+
+# ---- splits ----
+
+
+@pytest.mark.parametrize("name", ["valid.csv", "validation.csv", "dev.csv", "Val.csv", "valid_labels.csv"])
+def test_files_for_validation(tmp_path: Path, name: str) -> None:
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {"train.csv": ONE_HOT, name: "image_path,cat,dog\nc.jpg,1,1\n"})
+    assert list_splits(tmp_path) == ["train", "val"]
+    assert read_dataset(tmp_path, split="val").targets.tolist() == [[1, 1]]
+
+
+def test_two_files_for_one_split(tmp_path: Path) -> None:
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {"train.csv": ONE_HOT, "val.csv": ONE_HOT, "valid.csv": ONE_HOT})
+    with pytest.raises(InputError, match=r"val\.csv and .*valid\.csv are both for val: remove one, or rename it"):
+        read_dataset(tmp_path, split="val")
+
+
+@pytest.mark.parametrize(("heading", "name"), [("split", "all.csv"), ("Split", "train.csv"), ("data set", "birds.csv")])
+def test_words_in_a_column_of_splits(tmp_path: Path, heading: str, name: str) -> None:
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {name: f"image_path,{heading},cat\na.jpg,Train,1\nb.jpg,valid,0\nc.jpg,dev,1\nd.jpg,test,0\n"})
+    assert list_splits(tmp_path) == ["train", "val", "test"]
+    assert read_dataset(tmp_path, split="val").targets.tolist() == [[0], [1]]
+
+
+def test_a_class_may_be_called_like_a_column_of_splits(tmp_path: Path) -> None:
+    assert read_csv(tmp_path, "image_path,set,tags,image\na.jpg,1,0,0\nb.jpg,0,1,1\n").classes == (
+        "set",
+        "tags",
+        "image",
+    )
+
+
+# ---- which files ----
+
+
+def test_the_only_file_is_train_and_results_are_not(tmp_path: Path) -> None:
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {"annotations.csv": "image,tags\na.jpg,cat\nb.jpg,dog\n"})
+    assert (recognise_format(tmp_path), list_splits(tmp_path)) == ("csv", ["train"])
+    write(tmp_path, {"train.csv": ONE_HOT, "test_predictions.csv": ONE_HOT, "notes.csv": "a,b\n1,2\n"})
+    assert list_splits(tmp_path) == ["train"]
+
+
+def test_tables_without_labels_are_no_data_set(tmp_path: Path) -> None:
+    place(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg")
+    write(tmp_path, {"train.csv": "filename,width,caption\ncat/a.jpg,64,a cat\n"})
+    assert recognise_format(tmp_path) == "image_folder"
