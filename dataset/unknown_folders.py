@@ -28,14 +28,13 @@ MOST_DEPTH = 4  # folders in each other
 MOST_ITEMS = 5  # files, or groups of files of one ending, that are named
 MOST_TRIES = 20  # folders that may be a data set each, or files that may hold the labels
 FEW = 3  # files of one ending in a folder that are named one by one
-# files that hold no labels, whatever their ending; and those that are looked at last, since they may hold none
+# names of files that hold no labels, and of those that are looked at last, since they may hold none
 NO_LABELS = re.compile(
-    r"readme|licen[cs]e|requirements|notes?\b|changelog|thumbs\.db|desktop\.ini|(^|/)classes\.txt$|\.(md|py|ipynb|html)$",
-    re.IGNORECASE,
+    r"(readme|licen[cs]e|requirements|changelog|notes?\b|thumbs\.db|desktop\.ini|classes\.txt$).*|.*\.(md|py|ipynb|html)",
+    re.IGNORECASE | re.DOTALL,
 )
 UNLIKELY = re.compile(r"submission|meta\.json$|\.ya?ml$|info", re.IGNORECASE)
-LIKELY = re.compile(r"submission|meta\.json$|\.ya?ml$|info", re.IGNORECASE)
-LIKELY = [r"\.(csv|tsv)$", r"\.(json|jsonl|ndjson|manifest)$", r"\.xml$", r"\.txt$", r"\.(xlsx?|ods)$", r""]
+FIRST_ENDINGS = [r"\.(csv|tsv)$", r"\.(json|jsonl|ndjson|manifest)$", r"\.xml$", r"\.txt$", r"\.(xlsx?|ods)$", r""]
 
 
 @dataclass
@@ -57,8 +56,8 @@ class Survey:
         kinds: dict[str, list[str]] = {}
         for name in self.files:
             kinds.setdefault(find_ending(name), []).append(name)
-        last = {ending for ending, files in kinds.items() if ending in IMAGE_EXTENSIONS or NO_LABELS.search(files[0])}
-        return {ending: kinds[ending] for ending in sorted(kinds, key=lambda ending: ending in last)}
+        first = {ending for ending, names in kinds.items() if may_hold_labels(names[0])} - IMAGE_EXTENSIONS
+        return {ending: kinds[ending] for ending in sorted(kinds, key=lambda ending: ending not in first)}
 
     def is_of_many(self, name: str) -> bool:
         """Whether many files of its kind lie beside it: one for each image."""
@@ -72,7 +71,11 @@ class Survey:
             for name in names if ending not in IMAGE_EXTENSIONS else ():
                 groups.setdefault((ending, name.rpartition("/")[0]), []).append(name)
         found = [name for names in groups.values() for name in (names if len(names) <= FEW else names[:1])]
-        return sorted((name for name in found if not NO_LABELS.search(name)), key=rank)
+        return sorted(filter(may_hold_labels, found), key=rank)
+
+
+def may_hold_labels(name: str) -> bool:
+    return not NO_LABELS.fullmatch(name.rpartition("/")[2])
 
 
 def find_ending(name: str) -> str:
@@ -87,7 +90,7 @@ def find_base(names: Iterable[str]) -> str:
 
 def rank(name: str) -> tuple[bool, int, bool, int, str]:
     """The likeliest file of labels has the lowest."""
-    ending = next(number for number, pattern in enumerate(LIKELY) if re.search(pattern, name, re.IGNORECASE))
+    ending = next(number for number, pattern in enumerate(FIRST_ENDINGS) if re.search(pattern, name, re.IGNORECASE))
     return bool(UNLIKELY.search(name)), name.count("/"), find_split(Path(name).stem) != "train", ending, name
 
 

@@ -24,6 +24,7 @@ from utils import InputError, warn
 STAMP = ("shard_bytes", "shard_changed")  # changed: nanoseconds since 1970
 COLUMNS = (*IndexRow._fields, *STAMP)
 SHARD = re.compile(rf"(?:{'|'.join(WORDS)})-[^/\s'\"?&#]*\.tar")
+NUMBER = re.compile(r"\d")  # that a shard in the folder has in its name, unlike an archive such as train-images.tar
 RESTORE = "restore it, or delete the index to have it made anew"
 MOST_BYTES = 2**62  # of a shard: such numbers can be added up
 
@@ -54,7 +55,7 @@ def list_shards(root: Path) -> dict[str, Address]:
             found[names[-1]] = read_address(line, root, where)
     if root.is_dir():
         with os.scandir(root) as entries:
-            names = [entry.name for entry in entries if SHARD.fullmatch(entry.name)]
+            names = [entry.name for entry in entries if SHARD.fullmatch(entry.name) and NUMBER.search(entry.name)]
         found |= {name: HERE for name in names if (root / name).is_file()}
     return dict(sorted(found.items()))
 

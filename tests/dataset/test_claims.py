@@ -34,6 +34,7 @@ FOREIGN = {
     "ids and captions": {"val.json": '{"images": [{"id": 1}], "annotations": [{"caption": "a cat"}]}'},
     "FiftyOne": {"train.json": '{"classes": {"0": "cat"}, "labels": {"a": 0}}'},
     "results": {"test.json": json.dumps({"a": [0, 2]})},
+    "archives of images": {"train-images.tar": "", "dev-kit.tar": ""},
     "segmentation": {"train/images/a.jpg": "", "train/masks/a.png": ""},
     "detection": {"train/images/a.jpg": "", "train/labels/a.txt": "", "train/cache/x": ""},
     "Annotations": {"train/JPEGImages/a.jpg": "", "train/Annotations/a.xml": ""},
