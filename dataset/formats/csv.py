@@ -25,9 +25,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
-from dataset.class_names import ClassIndex, read_classes, require_unique, show_names
+from dataset.class_names import ClassIndex, read_classes, require_unique, show_names, to_nfc
 from dataset.csv_files import (
     ENDINGS,
     MOST_ROWS,
@@ -251,15 +250,15 @@ def order_classes(file: Path, columns: Sequence[str], known: Sequence[str], are_
         raise InputError(f"{file}:1: no column of labels: neither one `labels` of names, nor one for each class")
     if not known:
         return tuple(columns)
-    column_of = {normalize("NFC", name): name for name in columns}
-    if missing := [name for name in known if normalize("NFC", name) not in column_of]:
+    column_of = {to_nfc(name): name for name in columns}
+    if missing := [name for name in known if to_nfc(name) not in column_of]:
         raise InputError(
             f"{file}:1: there is no column for {missing[0]!r} of classes.txt: it has {show_names(columns)}"
         )
     if are_chosen and len(known) < len(columns):
-        extra = next(name for name in columns if normalize("NFC", name) not in {normalize("NFC", one) for one in known})
+        extra = next(name for name in columns if to_nfc(name) not in {to_nfc(one) for one in known})
         raise InputError(f"{file}:1: LABEL_COLUMNS names {extra!r}, but classes.txt does not: make them agree")
-    return tuple(column_of[normalize("NFC", name)] for name in known)
+    return tuple(column_of[to_nfc(name)] for name in known)
 
 
 # ---- reading ----
