@@ -20,7 +20,7 @@ from PIL import Image
 from dataset import whole_files
 from dataset.decoding import decode_image
 from dataset.table import Table
-from evaluation import pages
+from evaluation import fonts, pages
 from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
@@ -106,7 +106,8 @@ def draw_histogram(tables: Mapping[str, Table]) -> Figure:
     positives = [(table.targets == 1).sum(axis=0) for table in tables.values()]
     order = np.argsort(-np.sum(positives, axis=0), kind="stable") if tables else np.zeros(0, dtype=int)
     chosen = np.sort(order[:MAX_CLASS_BARS])
-    classes = [all_classes[c] for c in chosen]
+    drawable = fonts.make_drawable(all_classes)
+    classes = [drawable[c] for c in chosen]
     figure = Figure(figsize=(min(max(7.0, 0.22 * len(classes) + 1.5), 60.0), 4.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     width = 0.8 / max(len(tables), 1)
@@ -117,7 +118,8 @@ def draw_histogram(tables: Mapping[str, Table]) -> Figure:
         )
     # without parse_math=False, dollar signs in a class name would be read as a formula
     names = [cut(name, 24) for name in classes]
-    axes.set_xticks(np.arange(len(classes)), names, rotation=90, fontsize=8, parse_math=False)
+    families = fonts.list_families(names)
+    axes.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=8, fontfamily=families, parse_math=False)
     axes.set_xlim(-0.6, max(len(classes), 1) - 0.4)
     axes.set_ylabel("images that show the class")
     if len(classes) < len(all_classes):
@@ -134,6 +136,7 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
     for old in folder.glob("*.jpg"):
         old.unlink()
     samples: dict[str, list[Path]] = {}
+    names = fonts.make_drawable(list_classes(result.tables))
     for split in [split for split in SPLITS if split in result.tables][:2]:
         table = result.tables[split]
         readable = [index for index, path in enumerate(table.paths) if not result.facts[path].problem]
@@ -142,7 +145,7 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
         samples[split] = []
         for position in np.linspace(0, len(chosen) - 1, min(NUM_SAMPLES, len(chosen))).round().astype(int):
             index = chosen[position]
-            picture = draw_sample(decode_image(table.paths[index]), table.targets[index], table.classes)
+            picture = draw_sample(decode_image(table.paths[index]), table.targets[index], names)
             stem = re.sub(r"[^\w.-]+", "-", Path(table.paths[index]).stem)[:40]
             path = folder / f"{split}_{len(samples[split]):02}_{stem}.jpg"
             whole_files.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
