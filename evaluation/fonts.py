@@ -93,9 +93,7 @@ def _find_fonts(texts: Iterable[str]) -> list[str]:
 
     letters = set().union(*texts)
     missing = letters - _found.keys()
-    signs = [
-        letter for letter in missing if unicodedata.category(letter) == "Cf"
-    ]  # they join others, and need no glyph
+    signs = [letter for letter in missing if unicodedata.category(letter) == "Cf"]  # joiners need no glyph
     _found.update(dict.fromkeys(signs, _find_default()))
     missing -= _found.keys()
     if missing:
