@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,24 @@ from dataset.files import find_missing, find_path, make_absolute
 from dataset.json_files import JsonLine
 from dataset.table import Table, join_tables, require_room
 from utils import InputError
+
+# Set for the reading that is under way, so that no reader has to hand it on to its rows
+_keeps_missing = ContextVar("keeps_missing", default=False)
+
+
+@contextmanager
+def keep_missing_images(keep: bool) -> Iterator[None]:
+    """Until the end of `with`, let tables keep the rows of images that do not exist: ReadOptions.keep_missing."""
+    token = _keeps_missing.set(keep)
+    try:
+        yield
+    finally:
+        _keeps_missing.reset(token)
+
+
+def keeps_missing_images() -> bool:
+    """Whether it is on."""
+    return _keeps_missing.get()
 
 
 class Rows:
@@ -51,7 +71,7 @@ class Rows:
             raise InputError(f"{file} lists no images")
         paths = sorted(self.rows)
         missing = find_missing(paths)
-        if missing:
+        if missing and not keeps_missing_images():
             where = self.rows[missing[0]][2]
             raise InputError(
                 f"{len(missing)} of {len(paths)} images do not exist, the first: {missing[0][:300]} ({where})"
