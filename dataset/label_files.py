@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from dataset.array_files import read_next
 from dataset.files import IMAGE_EXTENSIONS, NOT_ORDINARY, list_files, make_absolute, require_stems
 from dataset.table import require_room
-from dataset.text_files import name_backup
+from dataset.text_files import leaves_lines_out, list_lines_left_out, name_backup
 from dataset.whole_files import replace_folder, write_atomically
 from utils import InputError
 
@@ -46,7 +46,7 @@ def read_label_files(
     label files that were edited in place. Raises InputError, with the line, for what is wrong.
     """
     index = None
-    if cache_folder is not None:
+    if cache_folder is not None and not leaves_lines_out():
         key = f"{VERSION}\n{make_absolute(images_dir)}\n{make_absolute(labels_dir)}\n{num_classes}"
         digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
         index = cache_folder / f"labels_{digest}.npy"
@@ -165,9 +165,10 @@ def _parse_all(contents: list[bytes], names: list[str], folder: Path, num_classe
 def _parse(content: bytes, path: Path, num_classes: int) -> list[int]:
     """The class indices in a .cls file, unknown ones with C added. Raises InputError with the line of anything else."""
     found: dict[int, None] = {}
+    left_out = list_lines_left_out(path)
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         text = line.strip()
-        if not text:
+        if not text or number in left_out:
             continue
         index = text.removeprefix(UNKNOWN)
         if not index.isdigit():
