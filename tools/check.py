@@ -13,11 +13,13 @@ import io
 import json
 import os
 import re
+import sys
 import textwrap
 import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -48,6 +50,7 @@ BLANK_RANGE = 8  # levels between the darkest and the brightest pixel of a pictu
 PAIRS_AT_ONCE = 2**22  # compared at a time: some 400 MB
 PAIRS_MOST = 2**23  # of near duplicates: what some 4,000 frames of one still scene make
 KEPT_FIRST = ("test", "val", "train")  # of copies in several splits, the exclude list names the one in the later split
+WARNING = "warning: "  # how lines of `utils.warn` begin
 MAX_LABEL_ERRORS = 20  # of a split, which is read anew after each of them
 WRONG_LINE = re.compile(r"(?P<file>.+?):(?P<number>\d+): ")  # how an error about a line of a file begins
 WHOLE_TEXTS = (".json", ".xml")  # files that cannot be read without one of their lines
@@ -88,13 +91,15 @@ def check_dataset(
         )
 
     splits = splits or dataset_readers.list_splits(root, format)
-    tables, findings = read_tables(root, splits, read_split, output / "check_dataset")
-    if exclude_list:  # as in training: the test images stay what they are
-        tables |= {
-            split: dataset_readers.exclude(table, exclude_list, root)
-            for split, table in tables.items()
-            if split != "test"
-        }
+    with hear_warnings() as heard:
+        tables, findings = read_tables(root, splits, read_split, output / "check_dataset")
+        if exclude_list:  # as in training: the test images stay what they are
+            tables |= {
+                split: dataset_readers.exclude(table, exclude_list, root)
+                for split, table in tables.items()
+                if split != "test"
+            }
+    findings += [Finding("reading", "warning", text) for text in heard]
     paths = sorted({path for table in tables.values() for path in table.paths})
     shown = {path for sample in check_report.choose_class_samples(tables).values() for path in sample}
     facts = inspect_images(paths, num_threads, shown)
@@ -108,6 +113,27 @@ def check_dataset(
     save_result(result, samples, output)  # last: where it says done, everything is there
     print_summary(result, output)
     return result.passed
+
+
+@contextmanager
+def hear_warnings() -> Iterator[list[str]]:
+    """Until the end of `with`, collect what `utils.warn` would print, each line once.
+
+    An error lets them be printed after all. What else is written to stderr is printed at the end.
+    """
+    heard: list[str] = []
+    lines = io.StringIO()
+    try:
+        with redirect_stderr(lines):
+            yield heard
+    except BaseException:
+        sys.stderr.write(lines.getvalue())
+        raise
+    for line in dict.fromkeys(lines.getvalue().splitlines(keepends=True)):
+        if line.startswith(WARNING):
+            heard.append(line.removeprefix(WARNING).rstrip("\n"))
+        else:
+            sys.stderr.write(line)
 
 
 def read_tables(

@@ -25,6 +25,10 @@ KINDS = {  # in the order of the page
         "Labels that cannot be read",
         "Correct the labels in the file and line that is named. Training stops there, too.",
     ),
+    "reading": Kind(
+        "Noticed while the labels were read",
+        "Nothing, where it is as you meant it. Else each line names what to change.",
+    ),
     "missing": Kind(
         "Images that do not exist",
         "Put the files where the labels say, or correct their paths, or remove their lines. Training stops there, too.",
