@@ -15,14 +15,13 @@ import os
 import re
 import sys
 import textwrap
-import threading
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,11 +32,12 @@ import utils
 from dataset import whole_files
 from dataset.class_checks import judge_classes
 from dataset.class_names import quote_names, show_names
-from dataset.decoding import DECODER_ERRORS, IMAGE_FORMATS, decode_image
-from dataset.files import IMAGE_EXTENSIONS, find_missing, list_files, make_absolute
+from dataset.decoding import DECODER_ERRORS, judge_image, name_type
+from dataset.files import IMAGE_EXTENSIONS, describe_unread, find_missing, list_files, make_absolute, scan
 from dataset.formats.base import ReadOptions
+from dataset.rows import note_missing_images
 from dataset.table import SPLITS, Table, map_classes
-from dataset.tar_shards import read_bytes, split_member
+from dataset.tar_shards import split_member
 from dataset.text_files import leave_out_lines
 from evaluation.pages import count, printable
 from tools import check_report
@@ -50,6 +50,7 @@ BLANK_RANGE = 8  # levels between the darkest and the brightest pixel of a pictu
 PAIRS_AT_ONCE = 2**22  # compared at a time: some 400 MB
 PAIRS_MOST = 2**23  # of near duplicates: what some 4,000 frames of one still scene make
 KEPT_FIRST = ("test", "val", "train")  # of copies in several splits, the exclude list names the one in the later split
+NOT_READ = re.compile(r": \d+ files? (?:is|are) not read: ")  # what readers say of pictures in a folder of images
 WARNING = "warning: "  # how lines of `utils.warn` begin
 MAX_LABEL_ERRORS = 20  # of a split, which is read anew after each of them
 WRONG_LINE = re.compile(r"(?P<file>.+?):(?P<number>\d+): ")  # how an error about a line of a file begins
@@ -91,7 +92,7 @@ def check_dataset(
         )
 
     splits = splits or dataset_readers.list_splits(root, format)
-    with hear_warnings() as heard:
+    with hear_warnings() as heard, note_missing_images() as notes:
         tables, findings = read_tables(root, splits, read_split, output / "check_dataset")
         if exclude_list:  # as in training: the test images stay what they are
             tables |= {
@@ -99,12 +100,15 @@ def check_dataset(
                 for split, table in tables.items()
                 if split != "test"
             }
-    findings += [Finding("reading", "warning", text) for text in heard]
+    findings += judge_reading(root, heard)
     paths = sorted({path for table in tables.values() for path in table.paths})
     shown = {path for sample in check_report.choose_class_samples(tables).values() for path in sample}
     facts = inspect_images(paths, num_threads, shown)
     copies, excess = find_copies(tables, facts)
-    findings += [*find_bad_images(facts, small_side), *copies, *find_source_leaks(tables), *find_class_problems(tables)]
+    findings += find_bad_images(facts, small_side, notes)
+    findings += [*copies, *find_source_leaks(tables), *find_class_problems(tables)]
+    folder = f"{root}{os.sep}"
+    findings = [replace(finding, text=finding.text.replace(folder, "")) for finding in findings]
     kinds = list(KINDS)
     findings.sort(key=lambda finding: (kinds.index(finding.kind), finding.severity))
     result = Result(root, format, tables, facts, findings)
@@ -175,6 +179,14 @@ def read_tables(
     return tables, findings
 
 
+def judge_reading(root: Path, heard: Sequence[str]) -> Iterator[Finding]:
+    """What the reader warned of, and which pictures below `root` are of types that are not read."""
+    said = [text for text in heard if NOT_READ.search(text)]
+    unread = describe_unread(root, scan(root, IMAGE_EXTENSIONS).others)
+    yield from (Finding("type_not_read", "warning", text) for text in said or [unread] if text)
+    yield from (Finding("reading", "warning", text) for text in heard if text not in said)
+
+
 def find_wrong_line(text: str) -> tuple[str, int] | None:
     """(file, number) of the line that an error begins with, where the rest of the file can be read without it."""
     found = WRONG_LINE.match(text)
@@ -185,9 +197,6 @@ def find_wrong_line(text: str) -> tuple[str, int] | None:
 
 
 # ---- one look at each image ----
-
-
-_said = threading.local()  # .texts: the warnings about the image that a thread is looking at
 
 
 def inspect_images(
@@ -203,30 +212,20 @@ def inspect_images(
         raise InputError(f"check needs {error.name}: pip install -r requirements-data.txt") from error
     facts = {}
     tasks = [(path, path in thumbnails) for path in paths]
-    with warnings.catch_warnings(), ThreadPool(num_threads) as pool, utils.Progress("checking", len(paths)) as progress:
-        warnings.simplefilter("always")  # not only the first of its kind
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but it can be read
-        warnings.showwarning = keep_warning
+    with ThreadPool(num_threads) as pool, utils.Progress("checking", len(paths)) as progress:
         for path, fact in zip(paths, pool.imap(lambda task: inspect_image(*task), tasks, chunksize=8), strict=True):
             facts[path] = fact
             progress.step(1)
     return facts
 
 
-def keep_warning(message: Warning | str, *place: object) -> None:
-    """In place of `warnings.showwarning`, which would not say of which image a thread's warning is."""
-    _said.texts = [*getattr(_said, "texts", ()), " ".join(str(message).split())]
-
-
 def inspect_image(path: str, with_thumbnail: bool = False) -> ImageFacts:
     """What the file at `path` holds, as training would see it."""
     import imagehash
 
-    _said.texts = []
     try:
-        pixels = decode_image(path)
-        with Image.open(io.BytesIO(read_bytes(path)), formats=IMAGE_FORMATS) as image:
-            file_type, mode = image.format or "", image.mode
+        pixels, lost, remark = judge_image(path)
+        file_type, mode = name_type(path)
     except DECODER_ERRORS as error:  # InputError is one of them
         return ImageFacts(str(error).removeprefix(f"cannot read image {path}: "))
     picture = Image.fromarray(pixels)
@@ -241,7 +240,8 @@ def inspect_image(path: str, with_thumbnail: bool = False) -> ImageFacts:
         height=picture.height,
         digest=digest.digest(),
         near_hash=near_hash,
-        warnings=tuple(dict.fromkeys(_said.texts)),
+        lost=lost,
+        remark=remark,
         thumbnail=check_report.encode_thumbnail(picture) if with_thumbnail else b"",
     )
 
@@ -249,19 +249,23 @@ def inspect_image(path: str, with_thumbnail: bool = False) -> ImageFacts:
 # ---- findings ----
 
 
-def find_bad_images(facts: Mapping[str, ImageFacts], small_side: int) -> Iterator[Finding]:
-    """What is wrong with a picture by itself."""
+def find_bad_images(
+    facts: Mapping[str, ImageFacts], small_side: int, notes: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Finding]:
+    """What is wrong with a picture by itself. `notes` say what is known of files that do not exist, {path: text}."""
     types = Image.registered_extensions()
     missing = set(find_missing(path for path, fact in facts.items() if fact.problem and not split_member(path)))
     for path, fact in facts.items():
         if path in missing:
-            yield Finding("missing", "error", "there is no such file", (path,))
+            yield Finding("missing", "error", notes.get(path, "there is no such file"), (path,))
             continue
         if fact.problem:
             yield Finding("unreadable", "error", fact.problem, (path,))
             continue
-        for text in fact.warnings:
-            yield Finding("library_warning", "warning", text, (path,))
+        if fact.lost:
+            yield Finding("damaged", "warning", fact.lost, (path,))
+        elif fact.remark:
+            yield Finding("library_warning", "warning", fact.remark, (path,))
         expected = types.get(Path(path).suffix.lower())
         found = "JPEG" if fact.file_type == "MPO" else fact.file_type  # cameras call both .jpg
         if expected and found != expected:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataset import whole_files
-from dataset.decoding import decode_image
+from dataset.decoding import judge_image
 from dataset.table import Table
 from evaluation import fonts, pages
 from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
@@ -145,7 +145,7 @@ def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
         samples[split] = []
         for position in np.linspace(0, len(chosen) - 1, min(NUM_SAMPLES, len(chosen))).round().astype(int):
             index = chosen[position]
-            picture = draw_sample(decode_image(table.paths[index]), table.targets[index], names)
+            picture = draw_sample(judge_image(table.paths[index]).pixels, table.targets[index], names)
             stem = re.sub(r"[^\w.-]+", "-", Path(table.paths[index]).stem)[:40]
             path = folder / f"{split}_{len(samples[split]):02}_{stem}.jpg"
             whole_files.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
@@ -316,7 +316,7 @@ def make_picture(result: Result, places: Sequence[Place], path: str) -> Picture:
     size = "cannot be read" if fact.problem else f"{fact.width} × {fact.height}"
     thumbnail = ""
     if not fact.problem:
-        thumbnail = embed(fact.thumbnail or encode_thumbnail(Image.fromarray(decode_image(path))))
+        thumbnail = embed(fact.thumbnail or encode_thumbnail(Image.fromarray(judge_image(path).pixels)))
     return Picture(result.shorten(path), size, thumbnail, labels)
 
 

@@ -108,7 +108,8 @@ class ImageFacts:
     height: int = 0
     digest: bytes = b""  # equal for equal pixels, whatever the file's type and metadata
     near_hash: bytes = b""  # 256 bits, of which few change with quality or size; empty for a picture of one colour
-    warnings: tuple[str, ...] = ()  # what the decoder said of it
+    lost: str = ""  # what says that a part of the picture is lost
+    remark: str = ""  # what the decoder said of it
     thumbnail: bytes = b""  # a small JPEG, where one was asked for
 
 
