@@ -161,6 +161,8 @@ def read_tables(
                 tables[split] = map_classes(table, tables.get(first, table).classes, f"of {split}", f"of {first}")
                 break
             except InputError as error:
+                if number > 1 and str(error).endswith("lists no images"):
+                    break  # all of its lines are wrong
                 line = find_wrong_line(str(error))
                 more = "; below it are more such lines" if number == MAX_LABEL_ERRORS else ""
                 findings.append(Finding("labels", "error", f"{split}: {error}{more}"))
@@ -265,11 +267,11 @@ def find_bad_images(
         if fact.lost:
             yield Finding("damaged", "warning", fact.lost, (path,))
         elif fact.remark:
-            yield Finding("library_warning", "warning", fact.remark, (path,))
+            yield Finding("decoder_remark", "warning", fact.remark, (path,))
         expected = types.get(Path(path).suffix.lower())
         found = "JPEG" if fact.file_type == "MPO" else fact.file_type  # cameras call both .jpg
         if expected and found != expected:
-            yield Finding("wrong_extension", "warning", f"a {fact.file_type} image", (path,))
+            yield Finding("wrong_extension", "warning", f"its content is {fact.file_type}", (path,))
         if min(fact.width, fact.height) < small_side:
             yield Finding("small", "warning", f"{fact.width} x {fact.height} pixels", (path,))
         if not fact.near_hash:
@@ -500,5 +502,6 @@ def print_summary(result: Result, output: Path) -> None:
     verdict = "check passed" if result.passed else "check failed"
     say(f"{verdict}: {check_report.count_findings(result.findings)}")
     say(f"The page with all of it: {output / 'check_dataset' / 'index.html'}")
-    if (output / "exclude.txt").stat().st_size:
-        say(f"Images that training may leave out: {output / 'exclude.txt'}")
+    excluded = [line for line in (output / "exclude.txt").read_text().splitlines() if not line.startswith("#")]
+    if excluded:
+        say(f"To leave {count(len(excluded), 'image')} out of training: --EXCLUDE_LIST {output / 'exclude.txt'}")

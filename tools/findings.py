@@ -18,52 +18,53 @@ class Kind(NamedTuple):
     advice: str
 
 
-LEAVE_OUT = "Or leave them out of training: set BAD_IMAGES to skip, or EXCLUDE_LIST to the exclude.txt of this check."
+LEAVE_OUT = (
+    "Do what is said of each file, or get it anew. Or leave them out of training: set BAD_IMAGES to skip, or "
+    "EXCLUDE_LIST to the exclude.txt of this check."
+)
+LOOK = "Look at the pictures"
 
 KINDS = {  # in the order of the page
     "labels": Kind(
         "Labels that cannot be read",
-        "Correct the labels in the file and line that is named. Training stops there, too.",
-    ),
-    "reading": Kind(
-        "Noticed while the labels were read",
-        "Nothing, where it is as you meant it. Else each line names what to change.",
+        "Correct them in the file and line that is named, or set the constant that is. Training stops there, too.",
     ),
     "missing": Kind(
         "Images that do not exist",
         "Put the files where the labels say, or correct their paths, or remove their lines. Training stops there, too.",
     ),
-    "unreadable": Kind("Images that cannot be read", f"Get the files anew. {LEAVE_OUT}"),
-    "damaged": Kind("Images of which a part is lost", f"Get the files anew. {LEAVE_OUT}"),
+    "unreadable": Kind("Images that cannot be read", LEAVE_OUT),
+    "damaged": Kind("Images of which a part is lost", LEAVE_OUT),
     "type_not_read": Kind(
         "Files that are not read as images",
-        "Save those that are images of the data set as JPEG or PNG, with the usual ending. The others may stay.",
+        "Save those that belong to the data set as JPEG or PNG, with the usual ending, or install what is named.",
+    ),
+    "reading": Kind(
+        "Noticed while the labels were read",
+        "Nothing, if this is what you meant; else correct the paths or labels that are named.",
     ),
     "classes": Kind(
-        "Classes that look wrong",
-        "Look at the names of the classes; each finding says what to set or to correct. Names that are right may stay.",
+        "Classes that look wrong", "Set or correct what each finding says. Names that are meant so may stay."
     ),
     "leak": Kind(
         "The same picture in several splits",
-        "Set EXCLUDE_LIST to the exclude.txt of this check: the test image stays, and its copies are not trained on.",
+        "Set EXCLUDE_LIST to the exclude.txt of this check: the picture stays for testing, or else for validation, and "
+        "is not trained on.",
     ),
     "source_leak": Kind(
         "One source in several splits",
         "Keep all images of a source in one split: `python dataset_tools.py split` does it, with GROUP_PATTERN.",
     ),
-    "label_conflict": Kind(
-        "The same picture with different labels", "Look at the pictures, and correct the labels that are wrong."
-    ),
+    "label_conflict": Kind("The same picture with different labels", f"{LOOK}, and correct the labels that are wrong."),
     "duplicate": Kind(
-        "Duplicates", "Set EXCLUDE_LIST to the exclude.txt of this check, which keeps one of each, or leave it so."
+        "Duplicates",
+        "Nothing has to be done. With EXCLUDE_LIST set to the exclude.txt of this check, one of each is trained on.",
     ),
     "near_duplicate": Kind(
-        "Near duplicates",
-        "Look at the pictures; where they are copies, set EXCLUDE_LIST to the exclude.txt of this check.",
+        "Near duplicates", f"{LOOK}; where they are copies, set EXCLUDE_LIST to the exclude.txt of this check."
     ),
-    "library_warning": Kind(
-        "Images that a decoder warns of",
-        "Look at the pictures: those that are right may stay as they are; save the others anew.",
+    "decoder_remark": Kind(
+        "Images that a decoder complains of", f"{LOOK}: those that are right may stay; save the others anew."
     ),
     "wrong_extension": Kind(
         "Another type of image than the file name says",
@@ -71,10 +72,10 @@ KINDS = {  # in the order of the page
     ),
     "small": Kind(
         "Very small images",
-        "Leave out by EXCLUDE_LIST those that show nothing. CHECK_SMALL_SIDE sets how many pixels are small.",
+        f"{LOOK}, and list in EXCLUDE_LIST those that show nothing. CHECK_SMALL_SIDE sets what is small.",
     ),
     "blank": Kind(
-        "Pictures of one colour", "Look whether they were saved in full, and list the others in EXCLUDE_LIST."
+        "Pictures of one colour", f"{LOOK}: get those anew that were not saved in full, or list them in EXCLUDE_LIST."
     ),
     "class_in_one_split": Kind(
         "Classes in one split only",
@@ -82,7 +83,7 @@ KINDS = {  # in the order of the page
     ),
     "no_labels": Kind(
         "Images without labels",
-        "Right where they show none of the classes. Else label them, or see docs/data_formats.md for how labels stand.",
+        "Nothing, if they show none of the classes; else label them (docs/data_formats.md says how).",
     ),
 }
 

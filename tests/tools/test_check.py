@@ -162,8 +162,8 @@ def test_torture_folder_gives_each_finding_in_one_pass_and_changes_nothing(
         "page.png": "HTML",
         "bomb.png": "decompression bomb",
         "bomb_.jpg": "decompression bomb",
-        "png.jpg": "a PNG image",
-        "jpeg.png": "a JPEG image",
+        "png.jpg": "its content is PNG",
+        "jpeg.png": "its content is JPEG",
         "small.png": "40 x 31 pixels",
     }.items():
         assert text in texts[name]
@@ -174,7 +174,7 @@ def test_torture_folder_gives_each_finding_in_one_pass_and_changes_nothing(
     assert f"{len(images)} train, 3 test images" in printed
     assert "3 classes: 'cat', 'dog', '<b>&\"\\'" in printed
     assert "7 errors: Images that cannot be read\n    images/train-resized/bomb.png: " in printed
-    assert "\n    and 4 more\n    To do: Get the files anew." in printed
+    assert "\n    and 4 more\n    To do: Do what is said of each file, or get it anew." in printed
     assert "\ncheck failed: 7 errors and 5 warnings\n" in printed
     page = read_text(read_page(output))
     assert "✕ failed: 7 errors and 5 warnings" in page
@@ -419,6 +419,9 @@ def test_of_a_list_with_an_error_in_each_line_the_first_are_named(tmp_path: Path
     found = find_texts(output, "labels")
     assert [re.findall(r"txt:(\d+)", text)[0] for text in found] == [str(number) for number in range(1, 21)]
     assert found[-1].endswith("; below it are more such lines")
+    (root / "train.txt").write_text("".join(f"{number}.png\t5\n" for number in range(3)))
+    assert not check_dataset(root, "mlcls", output=output)
+    assert len(find_texts(output, "labels")) == 3, "not, too, that there is no image"
 
 
 def test_images_of_a_split_that_cannot_be_read_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -487,9 +490,9 @@ def test_what_a_decoder_warns_of_names_the_file(tmp_path: Path, capsys: pytest.C
         images[name] = images[name][:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + images[name][2:]
     write_split(tmp_path / "set", "train", images, {name: [int(name[0]) % 3] for name in images})
     assert check_dataset(tmp_path / "set", output=tmp_path / "out", num_threads=4)
-    found = {files for kind, _, files in list_found(tmp_path / "out") if kind == "library_warning"}
+    found = {files for kind, _, files in list_found(tmp_path / "out") if kind == "decoder_remark"}
     assert found == {("2.jpg",), ("5.jpg",)}
-    assert all("Corrupt EXIF data" in text for text in find_texts(tmp_path / "out", "library_warning"))
+    assert all("Corrupt EXIF data" in text for text in find_texts(tmp_path / "out", "decoder_remark"))
     assert not capsys.readouterr().err, "nothing twice on the console"
 
 
