@@ -34,7 +34,7 @@ from dataset.files import (
     say_unread,
 )
 from dataset.image_finder import ImageFinder
-from dataset.rows import keeps_missing_images
+from dataset.rows import keeps_missing_images, note_missing
 from dataset.table import require_room
 from dataset.text_files import leaves_lines_out, list_lines_left_out, name_backup
 from dataset.whole_files import replace_folder, write_atomically
@@ -124,6 +124,13 @@ def _pair(images: list[str], labels: Sequence[str], images_dir: Path, labels_dir
             raise InputError(
                 f"{len(without)} label file(s) without an image, the first: {images_dir / first} does not exist"
                 f"{'; ' * bool(hint)}{hint}"
+            )
+        finder = ImageFinder(images_dir)
+        for stem in sorted(without):
+            hint = finder.suggest(f"{stem}.jpg")
+            note_missing(
+                f"{images_dir}{os.sep}{stem}.jpg",
+                f"{labels_dir}{os.sep}{stem}{EXTENSION} has no image{'; ' * bool(hint)}{hint}",
             )
         image_of |= {stem: f"{stem}.jpg" for stem in without}
         images[:] = sorted(image_of.values())

@@ -54,6 +54,15 @@ def note_missing_images() -> Iterator[dict[str, str]]:
         _missing.reset(token)
 
 
+def note_missing(path: str, note: str) -> bool:
+    """Note what is said of an image that does not exist. False where nobody collects it, or enough is noted."""
+    notes = _missing.get()
+    if notes is None or len(notes) >= MOST_NOTED:
+        return False
+    notes[path] = note
+    return True
+
+
 class Rows:
     """Collects images and their labels, then makes a table of them.
 
@@ -131,13 +140,15 @@ class Rows:
             raise InputError(line)
         places = {path: f"{self.start}{OUTSIDE}/{name_inside(texts[path])}" for path in self.outside}
         places |= {path: self.start + found for path, found in moved.places.items()}
-        notes = _missing.get()
-        if notes is None or moved.places:
-            warn(line)
-        for path in lost[:MOST_NOTED] if notes is not None else ():
+        noted = False
+        for path in lost:
             hint = finder.suggest(texts[path])
             note = f"{self.rows[path][2]}: {texts[path][:300]!r} does not exist{'; ' * bool(hint)}{hint}"
-            notes[places.get(path, path)] = note
+            noted = note_missing(places.get(path, path), note)
+            if not noted:
+                break
+        if moved.places or not noted:
+            warn(line)
         self.rows = {places.get(path, path): row for path, row in self.rows.items()}
 
     def _find_text(self, path: str) -> str:

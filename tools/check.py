@@ -502,6 +502,8 @@ def print_summary(result: Result, output: Path) -> None:
     verdict = "check passed" if result.passed else "check failed"
     say(f"{verdict}: {check_report.count_findings(result.findings)}")
     say(f"The page with all of it: {output / 'check_dataset' / 'index.html'}")
-    excluded = [line for line in (output / "exclude.txt").read_text().splitlines() if not line.startswith("#")]
+    excluded = [
+        line for line in (output / "exclude.txt").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
     if excluded:
         say(f"To leave {count(len(excluded), 'image')} out of training: --EXCLUDE_LIST {output / 'exclude.txt'}")

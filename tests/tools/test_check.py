@@ -482,6 +482,20 @@ def test_a_missing_image_names_what_is_there_instead(tmp_path: Path) -> None:
     assert "1 of them is there with other capital letters, such as 3.PNG" in text
 
 
+def test_a_label_file_without_an_image_is_a_missing_image(dataset: Path, tmp_path: Path) -> None:
+    images = dataset / "images" / "train-resized"
+    (images / "train002.jpg").unlink()
+    (images / "train004.jpg").rename(images / "train004.jp2")
+    assert not check_dataset(dataset, output=tmp_path / "out")
+    assert find_texts(tmp_path / "out", "missing") == [
+        "labels/train/train002.cls has no image",
+        "labels/train/train004.cls has no image; there is train004.jp2, with another ending, which is not read",
+    ]
+    assert read_result(tmp_path / "out")["attributes"]["train_samples"] == 40
+    (text,) = find_texts(tmp_path / "out", "type_not_read")
+    assert text.endswith("1 file is not read: 1 .jp2")
+
+
 def test_what_a_decoder_warns_of_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     decoding._listen()  # pytest has put its own listener and filters in place; it does so again for the next test
     images = {f"{number}.jpg": encode(make_picture(number), "JPEG") for number in range(8)}
