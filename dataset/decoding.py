@@ -161,7 +161,7 @@ _said: set[str] = set()
 
 
 def _warn_of_damage(decoded: Decoded, name: str, advice: str = "") -> None:
-    what = decoded.lost or decoded.remark
+    what = (decoded.lost or decoded.remark).rstrip(".")
     if what and name not in _said and len(_said) < MOST_LINES:
         _said.add(name)
         loss = f"part of the picture is lost{advice}" if decoded.lost else "it is used as it is"
@@ -180,11 +180,7 @@ def _judge_bytes(data: bytes, name: str) -> Decoded:
             with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
                 pixels = make_rgb(ImageOps.exif_transpose(image))
         except UnidentifiedImageError as error:
-            reason = "the file is empty"
-            if data:
-                what = recognise(data)
-                reason = f"it is {what}" if what else f"it is no {', '.join(IMAGE_FORMATS)} file"
-            raise InputError(f"cannot read image {name}: {reason}") from error
+            raise InputError(f"cannot read image {name}: {tell_content(data)}") from error
         except DECODER_ERRORS as error:
             reason = str(error).replace("\n", " ") or type(error).__name__
             said = _join(remarks)
@@ -192,6 +188,21 @@ def _judge_bytes(data: bytes, name: str) -> Decoded:
     if complaint:
         remarks.append(complaint)
     return Decoded(pixels, _join(filter(_tells_loss, remarks)), _join(remarks))
+
+
+@contextmanager
+def open_image(data: bytes) -> Iterator[Image.Image]:
+    """The image as PIL opens it, its pixels not yet decoded. What libraries say about it is not printed."""
+    with _hear_remarks(), Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        yield image
+
+
+def tell_content(data: bytes) -> str:
+    """What a file is that is no image: "it is a HEIC image: pip install pi-heif"."""
+    if not data:
+        return "the file is empty"
+    what = recognise(data)
+    return f"it is {what}" if what else f"it is no {', '.join(IMAGE_FORMATS)} file"
 
 
 def _join(remarks: Iterable[str]) -> str:

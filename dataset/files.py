@@ -20,6 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
     | set(HEIF_ENDINGS if READS_HEIF else ())
     | set(AVIF_ENDINGS if READS_AVIF else ())
 )
+LATE_ENDINGS = (*HEIF_ENDINGS, *AVIF_ENDINGS)
 UNREAD_PICTURES = (OTHER_PICTURES | set(HEIF_ENDINGS) | set(AVIF_ENDINGS)) - IMAGE_EXTENSIONS
 # of files that are looked into only when their names say that they are pictures
 NO_PICTURES = frozenset({
@@ -75,9 +76,15 @@ def list_images(folder: Path) -> list[str]:
 def list_image_files(folder: Path) -> Listing:
     """The image files in `folder` and its sub-folders. Says which pictures there are not read.
 
+    Phones and converters leave a picture as HEIC or AVIF beside the same as JPEG: then that counts among the others.
     Raises InputError when there is no image.
     """
     listing = scan(folder, IMAGE_EXTENSIONS)
+    if late := [name for name in listing.names if name.lower().endswith(LATE_ENDINGS)]:
+        stems = {os.path.splitext(name)[0] for name in set(listing.names) - set(late)}
+        copies = {name for name in late if os.path.splitext(name)[0] in stems}
+        names = [name for name in listing.names if name not in copies]
+        listing = Listing(names, listing.folders, [*listing.others, *sorted(copies)])
     unread = describe_unread(folder, listing.others)
     if not listing.names:
         raise InputError(f"no images in {folder} ({', '.join(sorted(IMAGE_EXTENSIONS))}){'; ' * bool(unread)}{unread}")
@@ -166,9 +173,10 @@ def describe_unread(folder: Path, names: Sequence[str]) -> str:
     Example: "3 files are not read: 1 .heic (pip install pi-heif), 1 .jp2, 1 without an ending (noext is a JPEG)".
     """
     endings = [(os.path.splitext(name)[1].lower(), name) for name in names]
-    counts = Counter(ending for ending, _ in endings if ending in UNREAD_PICTURES)
+    counts = Counter(ending for ending, _ in endings if looks_like_picture(ending))
     notes = dict.fromkeys(HEIF_ENDINGS, f" ({GET_HEIF})") | dict.fromkeys(AVIF_ENDINGS, f" ({GET_AVIF})")
-    unclear = [(ending, name) for ending, name in endings if ending not in UNREAD_PICTURES | NO_PICTURES]
+    notes |= dict.fromkeys(IMAGE_EXTENSIONS, " (another image has the same name)")
+    unclear = [(ending, name) for ending, name in endings if ending not in counts and ending not in NO_PICTURES]
     for ending, name in unclear[:MOST_LOOKED_INTO]:
         kind = _look_into(f"{folder}{os.sep}{name}")
         if kind:
