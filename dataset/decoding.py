@@ -137,12 +137,6 @@ def judge_image(path: str | Path) -> Decoded:
     return _judge_bytes(data, str(path))
 
 
-def name_type(path: str | Path) -> tuple[str, str]:
-    """PIL's names for the type of an image file and for its pixels: ("JPEG", "RGB")."""
-    with _hear_remarks(), Image.open(io.BytesIO(read_bytes(path)), formats=IMAGE_FORMATS) as image:
-        return image.format or "", image.mode
-
-
 def find_damage(path: str | Path) -> str:
     """What the decoder says is lost or wrong in an image that can be read; "" for a whole one. Raises InputError."""
     decoded = judge_image(path)

@@ -73,7 +73,10 @@ def read_label_files(
     start = time.time_ns()
     images, image_folders, others = list_image_files(images_dir)
     labels, label_folders = list_files(labels_dir, frozenset({EXTENSION}))
+    num_found = len(images)
     labels = _pair(images, labels, images_dir, labels_dir)
+    if len(images) > num_found:  # no training is to find the missing ones in an index
+        index = None
     contents, changed = _read_all(labels_dir, labels, with_times=index is not None)
     targets = _parse_all(contents, labels, labels_dir, num_classes)
     if index is not None:

@@ -196,7 +196,7 @@ def _make_panels(
     for axes in places[len(chosen) :]:
         axes.set_axis_off()
     panels = dict(zip(chosen, places, strict=False))
-    families = fonts.list_families(names[c] for c in chosen)
+    families = fonts.list_families(name for c, name in enumerate(names) if c in panels)
     for number, (c, axes) in enumerate(panels.items()):
         # without parse_math=False, dollar signs in a class name would be read as a formula
         axes.set_title(names[c], fontsize=8.5, fontfamily=families, loc="left", pad=3, parse_math=False)

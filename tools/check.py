@@ -31,13 +31,13 @@ import dataset_readers
 import utils
 from dataset import whole_files
 from dataset.class_checks import judge_classes
-from dataset.class_names import quote_names, show_names
-from dataset.decoding import DECODER_ERRORS, judge_image, name_type
+from dataset.class_names import quote_names
+from dataset.decoding import DECODER_ERRORS, judge_image, open_image
 from dataset.files import IMAGE_EXTENSIONS, describe_unread, find_missing, list_files, make_absolute, scan
 from dataset.formats.base import ReadOptions
 from dataset.rows import note_missing_images
 from dataset.table import SPLITS, Table, map_classes
-from dataset.tar_shards import split_member
+from dataset.tar_shards import read_bytes, split_member
 from dataset.text_files import leave_out_lines
 from evaluation.pages import count, printable
 from tools import check_report
@@ -227,7 +227,8 @@ def inspect_image(path: str, with_thumbnail: bool = False) -> ImageFacts:
 
     try:
         pixels, lost, remark = judge_image(path)
-        file_type, mode = name_type(path)
+        with open_image(read_bytes(path)) as image:
+            file_type, mode = image.format or "", image.mode
     except DECODER_ERRORS as error:  # InputError is one of them
         return ImageFacts(str(error).removeprefix(f"cannot read image {path}: "))
     picture = Image.fromarray(pixels)
@@ -330,7 +331,7 @@ def judge_copies(tables: Mapping[str, Table], rows: Sequence[tuple[str, int]], e
     targets = np.stack([tables[split].targets[index] for split, index in rows])
     disputed = np.flatnonzero((targets == 1).any(axis=0) & (targets == 0).any(axis=0))
     if len(disputed):
-        names = show_names([tables[rows[0][0]].classes[c] for c in disputed])
+        names = quote_names([tables[rows[0][0]].classes[c] for c in disputed])
         yield Finding(
             "label_conflict", "error" if exact else "warning", f"{picture}, but only some show {names}", files
         )

@@ -78,7 +78,7 @@ class Group(NamedTuple):
 class ClassSamples(NamedTuple):
     """Pictures of one class, for the page."""
 
-    index: int
+    number: int  # of the class
     name: str
     num_images: int  # of the split that the pictures are of
     pictures: list[tuple[Path, str, list[str]]]  # the small picture, the name of the image, all its labels

@@ -254,7 +254,7 @@ def test_planted_copies_are_found_and_nothing_else(photo_set: Path, tmp_path: Pa
     }
     texts = {f["kind"]: f["text"] for f in read_result(output)["findings"] if f["severity"] == "error"}
     assert texts["leak"] == "nearly the same picture in test and train"
-    assert texts["label_conflict"] == "the same picture, but only some show cat"
+    assert texts["label_conflict"] == "the same picture, but only some show 'cat'"
 
     # of each copy one stays, of a leak the test image
     assert (output / "exclude.txt").read_text().splitlines() == ["# copies of pictures that stay"] + [
@@ -311,7 +311,7 @@ def test_an_unknown_label_disagrees_with_nothing() -> None:
     contradiction = Table(["a", "b"], np.array([[1, 0], [0, -1]], dtype=np.int8), ("x", "y"))
     findings, _ = find_copies({"train": contradiction}, facts)
     assert [finding.kind for finding in findings] == ["duplicate", "label_conflict"]
-    assert findings[1].text == "the same picture, but only some show x"
+    assert findings[1].text == "the same picture, but only some show 'x'"
 
 
 @pytest.mark.parametrize("limit", [50, 2**22])
@@ -489,7 +489,8 @@ def test_a_label_file_without_an_image_is_a_missing_image(dataset: Path, tmp_pat
     assert not check_dataset(dataset, output=tmp_path / "out")
     assert find_texts(tmp_path / "out", "missing") == [
         "labels/train/train002.cls has no image",
-        "labels/train/train004.cls has no image; there is train004.jp2, with another ending, which is not read",
+        "labels/train/train004.cls has no image; there is train004.jp2, with another ending, of a type that is not "
+        "read",
     ]
     assert read_result(tmp_path / "out")["attributes"]["train_samples"] == 40
     (text,) = find_texts(tmp_path / "out", "type_not_read")
