@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dataset import whole_files
-from evaluation.fonts import Lettering
+from dataset.fonts import Lettering
 from evaluation.palette import DARK
 from utils import make_visible
 

@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import calibration
 import metrics
-from dataset import whole_files
-from evaluation import fonts
+from dataset import fonts, whole_files
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT

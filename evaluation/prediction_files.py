@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.decoding import decode_image, stamp_files
+from dataset.fonts import make_drawable
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
 from evaluation.drawing import draw_labels
-from evaluation.fonts import make_drawable
 from metrics import read_rows
 from utils import InputError, Progress, explain
 

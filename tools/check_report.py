@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataset import whole_files
+from dataset import fonts, whole_files
 from dataset.decoding import judge_image
 from dataset.table import Table
-from evaluation import fonts, pages
+from evaluation import pages
 from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS

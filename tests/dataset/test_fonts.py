@@ -1,6 +1,6 @@
-"""evaluation/fonts.py: any name is drawn, with a font that has its letters or by the number of its class; no warning.
+"""dataset/fonts.py: any name is drawn, with a font that has its letters or by the number of its class; no warning.
 
-pytest tests/evaluation/test_fonts.py
+pytest tests/dataset/test_fonts.py
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from matplotlib.text import Text
 from PIL import Image, ImageDraw, ImageFont
 
 import metrics
+from dataset import fonts
 from dataset.table import Table
-from evaluation import fonts, plots
+from evaluation import plots
 from evaluation.drawing import draw_labels
 from tools import check_report
 
