@@ -511,6 +511,19 @@ def test_what_a_decoder_warns_of_names_the_file(tmp_path: Path, capsys: pytest.C
     assert not capsys.readouterr().err, "nothing twice on the console"
 
 
+def test_a_half_lost_jpeg_is_a_finding_and_in_the_exclude_list(tmp_path: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    images = {f"{number}.jpg": encode(make_picture(number, 320, 240), "JPEG") for number in range(4)}
+    images["2.jpg"] = images["2.jpg"][: len(images["2.jpg"]) // 2] + b"\xff\xd9"  # the end of an image, too soon
+    write_split(root, "train", images, {name: [number % 3] for number, name in enumerate(images)})
+    assert check_dataset(root, output=output), "a warning"
+    assert ("damaged", "warning", ("2.jpg",)) in list_found(output)
+    assert ["premature end" in text for text in find_texts(output, "damaged")] == [True]
+    assert (output / "exclude.txt").read_text().splitlines() == ["# a part is lost", "images/train-resized/2.jpg"]
+    check_dataset(root, output=tmp_path / "again", exclude_list=output / "exclude.txt")
+    assert not find_texts(tmp_path / "again", "damaged")
+
+
 def test_every_kind_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for kind, (title, advice) in KINDS.items():
         assert title[0].isupper(), kind
