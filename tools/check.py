@@ -194,7 +194,7 @@ def find_wrong_line(text: str) -> tuple[str, int] | None:
     found = WRONG_LINE.match(text)
     if not found or found["file"].lower().endswith(WHOLE_TEXTS):
         return None
-    is_header = found["number"] == "1" and found["file"].lower().endswith(".csv")
+    is_header = found["number"] == "1" and found["file"].lower().endswith((".csv", ".tsv"))
     return None if is_header else (found["file"], int(found["number"]))
 
 
