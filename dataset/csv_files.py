@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dataset.files import IMAGE_EXTENSIONS, open_file
 from dataset.label_values import VALUES
+from dataset.text_files import list_lines_left_out
 from utils import InputError, warn
 
 MOST_ROWS = 1000  # that are looked at to tell what a column holds
@@ -228,7 +229,7 @@ def read_cells(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
 
 def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, all cells) of each row that has text, the header too. Raises InputError for what is no CSV."""
-    line = 0
+    line, left_out = 0, list_lines_left_out(file)
     try:
         found = stamp(file)
         encoding = require_encoding(file, *found)
@@ -239,6 +240,8 @@ def read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
             reader = csv.reader(text, delimiter=delimiter, skipinitialspace=True, strict=True)
             for row in reader:
                 line = reader.line_num
+                if line in left_out:
+                    continue
                 if row and (row[0].strip() or any(map(str.strip, row))) and not (line == 1 and is_sep_line(row)):
                     yield line, row
     except csv.Error as error:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.decoding import decode_image, stamp_files
+from dataset.fonts import make_drawable
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
 from evaluation.drawing import draw_labels
@@ -259,11 +260,11 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """Write a JPEG of each image to `folder`/<name>.jpg, with its labels and their probabilities under it."""
-    import matplotlib as mpl  # noqa: F401  # once, before several threads import it
+    names = make_drawable(predictions.classes)
 
     def save(prediction: Prediction) -> None:
         ranked = prediction.ranked
-        texts = [f"{predictions.classes[label]} {prediction.probabilities[label]:.2f}" for label in ranked]
+        texts = [f"{names[label]} {prediction.probabilities[label]:.2f}" for label in ranked]
         path = new_folder / f"{prediction.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:  # on a disk that ignores case, a second picture would replace the first

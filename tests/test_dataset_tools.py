@@ -18,6 +18,7 @@ import overrides
 from dataset import formats, probability_files
 from dataset_readers import list_splits, read_dataset
 from tools import demo, demo_images, download
+from trainer import from_config
 from utils import InputError
 
 
@@ -238,6 +239,19 @@ def test_check_tells_pass_or_fail_by_its_exit_status(dataset: Path, tmp_path: Pa
     result = json.loads((tmp_path / "again" / "check_dataset_result.json").read_text())
     assert result["check_pass"] is False
     assert (tmp_path / "again" / "exclude.txt").read_text().splitlines()[-1] == "images/train-resized/train005.jpg"
+
+
+def test_check_goes_on_where_training_would_stop(dataset: Path, tmp_path: Path) -> None:
+    (dataset / "images" / "train-resized" / "train005.jpg").unlink()
+    (dataset / "labels" / "train" / "train006.cls").write_text("9\n")
+    with pytest.raises(SystemExit) as stop:
+        run("check", folder=dataset, root=tmp_path)
+    assert stop.value.code == 1
+    result = json.loads((tmp_path / "check" / "check_dataset_result.json").read_text())
+    assert [finding["kind"] for finding in result["findings"]][:2] == ["labels", "missing"]
+    assert result["attributes"]["train_samples"] == 40
+    with pytest.raises(InputError, match="without an image"):
+        from_config.read_split("train")
 
 
 @pytest.mark.parametrize("name", ["--TO", "--to"])
