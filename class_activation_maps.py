@@ -38,6 +38,7 @@ import utils
 from dataset import locks, whole_files
 from dataset.class_names import show_names
 from dataset.decoding import decode_image
+from dataset.image_sizes import Size
 from evaluation import activation_maps, pages
 from evaluation.drawing import draw_labels
 from evaluation.prediction_files import name_images
@@ -197,7 +198,7 @@ def judge(
 # ---- pictures ----
 
 
-def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: int) -> Image.Image:
+def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: Size) -> Image.Image:
     """The photograph under the colours of a map (h, w), which are scaled to the map's largest value.
 
     Where the model did not see the photograph it has no colours, and a white frame around what was seen.
