@@ -152,8 +152,9 @@ def identity(image: Tensor) -> Tensor:
     return image
 
 
-def shrink(size: Size) -> Transform:
-    """Resize, without stretching, until the image just covers `size`; an image that is no larger stays as it is."""
+def shrink(image_size: ImageSize) -> Transform:
+    """Resize, without stretching, until the image just covers the size; one that is no larger stays as it is."""
+    size = as_size(image_size)
 
     def transform(image: Tensor) -> Tensor:
         height, width = image.shape[-2:]

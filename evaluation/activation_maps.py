@@ -131,12 +131,10 @@ def _find_grid_shape(num_positions: int, size: Size) -> tuple[int, int] | None:
         return None
     shapes = [(h, num_positions // h) for h in range(1, num_positions + 1) if num_positions % h == 0]
     height, width = min(shapes, key=lambda shape: abs(shape[0] * size.width - shape[1] * size.height))
-    is_rounded = (
-        abs(size.width * height / size.height - width) < 1 or abs(size.height * width / size.width - height) < 1
-    )
-    if height != width if size.is_square else not is_rounded:
-        return None
-    return height, width
+    if size.is_square:
+        return (height, width) if height == width else None
+    off_by = min(abs(size.width * height / size.height - width), abs(size.height * width / size.width - height))
+    return (height, width) if off_by < 1 else None
 
 
 def _is_map(height: int, width: int, size: Size) -> bool:

@@ -207,8 +207,8 @@ def describe(metadata: dict[str, Any]) -> str:
     return (
         f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
         f"({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; scaling and normalisation are "
-        f"inside. Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. metadata "
-        f"{METADATA!r}: JSON with classes, thresholds and the rest."
+        f"inside. Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. "
+        f"metadata {METADATA!r}: JSON with classes, thresholds and the rest."
     )
 
 
