@@ -39,7 +39,7 @@ def test_anything_else_is_refused(value: Any) -> None:
         ((192, 336), 128, (128, 224)),
         ((336, 192), 128, (224, 128)),
         ((224, 384), 160, (160, 288)),  # 274 by proportion; patches of 16 pixels need a multiple
-        ((224, 392), 168, (168, 308)),  # 294; patches of 14 pixels do
+        ((224, 392), 168, (168, 280)),  # 294; of 28 pixels, also where patches have 14
         ((101, 203), 50, (50, 100)),  # 100.5, with no common divisor
     ],
 )

@@ -162,7 +162,7 @@ def test_an_image_is_a_square_or_oblong() -> None:
     for size in (224, [256, 448], [448, LARGEST_SIDE]):
         check_metadata({"image_size": size}, "model.pt")
     for size in ([256], [256, 448, 3], [256, 0], [256, LARGEST_SIDE + 1], [256, 448.0], [256, "448"], [[256, 448], 3]):
-        with pytest.raises(InputError, match="image_size is .* expected 1 to 8192 pixels, or a height and a width"):
+        with pytest.raises(InputError, match=r"image_size is .* expected 1 to 8192 pixels, or a height and a width"):
             check_metadata({"image_size": size}, "model.pt")
 
 
