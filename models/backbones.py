@@ -1,6 +1,6 @@
 """Makes backbones: name -> a network without its classifier. Knows all classification networks of torchvision and timm.
 
-    backbone = make_backbone("resnet50", Size(224, 224), gives_map=True)
+    backbone = make_backbone("resnet50", image_size=224, gives_map=True)    # or (height, width)
     features = backbone.module(pixels)    # normalised (B, 3, H, W) -> a map (B, D, h, w) or tokens (B, T, D)
 
 `gives_map=False` is for heads that pool: the network then keeps its pretrained layers between the map and the
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.image_sizes import Size, as_size
+from limits import ImageSize
 from other_systems import WORDS
 from utils import InputError
 
@@ -83,21 +84,22 @@ def require_name(name: str) -> None:
     )
 
 
-def make_backbone(name: str, image_size: Size, gives_map: bool) -> Backbone:
+def make_backbone(name: str, image_size: ImageSize, gives_map: bool) -> Backbone:
     """Make the backbone `name` with random weights, for images of `image_size`.
 
     Raises InputError for an unknown name, for a size that the network does not take, and if `gives_map` asks for a
     feature map that the network does not have.
     """
     require_name(name)
+    size = as_size(image_size)
     make = _make_torchvision if is_torchvision(name) else _make_timm
     try:
-        module = make(name, image_size, gives_map)
-        shape = _measure_features(module, image_size)
+        module = make(name, size, gives_map)
+        shape = _measure_features(module, size)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # a size is refused in many ways
         known = read_pixels(name).image_size
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"{name} does not take images of {image_size} px ({reason}): try {known}") from error
+        raise InputError(f"{name} does not take images of {size} px ({reason}): try {known}") from error
     if shape is None:
         raise InputError(f"{name} gives no single feature map or row of tokens: choose a head that pools, as linear_bn")
     pixels = read_pixels(name)

@@ -116,13 +116,13 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
 def _require_same_places(module: nn.Module, name: str, source: str, old_size: Size, size: Size) -> None:
     """Raise InputError if tensors for images of `old_size` fit a network for `size`, but belong to other places.
 
-    Example: 224 x 224 and 112 x 448 pixels are 196 patches both. timm moves the embeddings of such patches in those
-    networks whose file has `get_pretrained_grid_size`.
+    Example: 224 x 224 and 112 x 448 pixels are 196 patches both. timm moves the embeddings of such patches where its
+    code asks for `get_pretrained_grid_size`, as for plain vision transformers.
     """
-    network = getattr(module, "network", module)
-    is_alike = old_size != size and math.prod(old_size) == math.prod(size)
-    moves = hasattr(sys.modules[type(network).__module__], "get_pretrained_grid_size")
-    if is_alike and has_fixed_size(name) and not moves:
+    if old_size == size or math.prod(old_size) != math.prod(size) or not has_fixed_size(name):
+        return
+    convert = _find_converter(getattr(module, "network", module))
+    if convert is None or not hasattr(sys.modules[convert.__module__], "get_pretrained_grid_size"):
         raise InputError(
             f"{source}: they are for images of {old_size} px, which are as many places as {size} px, but others, and "
             f"{name} would mix them up: choose another IMAGE_SIZE"
@@ -209,10 +209,15 @@ def read_weights(path: Path) -> State:
     return weight_files.collect_tensors(weight_files.read_file(path), str(path))
 
 
+def _find_converter(network: nn.Module) -> Callable[..., State] | None:
+    """timm's function that converts the names and shapes of published weights to those of `network`."""
+    return getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+
+
 def _convert(state: State, module: nn.Module, network: Any) -> State:
     """Convert `state` to the names and shapes of `network`, by the code with which its library converts weights."""
     if isinstance(module, TimmBackbone):  # converts CLIP's names, and position embeddings of another image size
-        convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        convert = _find_converter(network)
         return convert(state, network) if convert else state
     if isinstance(module, VisionTransformerBackbone) and "encoder.pos_embedding" in state:
         from torchvision.models.vision_transformer import interpolate_embeddings

@@ -98,7 +98,9 @@ def resize_by_pil(picture: Image.Image, rule: str, height: int, width: int) -> I
     if rule == "squash":
         return picture.resize((width, height), bilinear)
     if rule == "letterbox":
-        return ImageOps.pad(picture, (width, height), bilinear, color=0)
+        inside, canvas = ImageOps.contain(picture, (width, height), bilinear), Image.new("RGB", (width, height))
+        canvas.paste(inside, ((width - inside.width) // 2, (height - inside.height) // 2))
+        return canvas
     whole = ImageOps.cover(picture, (round(width * 8 / 7), round(height * 8 / 7)), bilinear)
     left, top = (whole.width - width) // 2, (whole.height - height) // 2
     return whole.crop((left, top, left + width, top + height))
