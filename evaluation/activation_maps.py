@@ -104,9 +104,9 @@ def _find_arrangement(trace: Trace, output: Tensor) -> Callable[[Tensor], Tensor
         if grid is None:
             return None
         return lambda tokens: tokens[0, num_extra:].T.unflatten(1, grid)
-    if output.dim() == 4 and _is_map(*output.shape[2:], trace.size):
+    if output.dim() == 4 and _is_map(output.shape[2:], trace.size):
         return lambda features: features[0]
-    if output.dim() == 4 and _is_map(*output.shape[1:3], trace.size):
+    if output.dim() == 4 and _is_map(output.shape[1:3], trace.size):
         return lambda features: features[0].permute(2, 0, 1)
     return None
 
@@ -137,8 +137,9 @@ def _find_grid_shape(num_positions: int, size: Size) -> tuple[int, int] | None:
     return (height, width) if off_by < 1 else None
 
 
-def _is_map(height: int, width: int, size: Size) -> bool:
-    """Whether (height, width) positions, more than one, are a map of an image of `size`, within one position."""
+def _is_map(shape: Sequence[int], size: Size) -> bool:
+    """Whether positions of `shape` (h, w), more than one, are a map of an image of `size`, within one position."""
+    height, width = shape
     if size.is_square:
         return height == width > 1
     lowest = max((height - 1) / size.height, (width - 1) / size.width)
