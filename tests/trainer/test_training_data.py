@@ -224,11 +224,8 @@ def test_a_square_by_two_numbers_is_the_square_by_one(value: str, shared_dataset
 
 
 @pytest.mark.parametrize("shape", [(90, 160), (160, 90), (100, 100)])
-def test_the_image_cache_keeps_what_an_oblong_crop_needs(
-    shape: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_image_cache_keeps_what_an_oblong_crop_needs(shape: tuple[int, int], tmp_path: Path) -> None:
     """Photographs of up to 16:9, upright or not, have a place; shrunk, they still cover the largest crop."""
-    monkeypatch.setattr("trainer.training_data.LONGEST_CACHED", 16 / 9 + 0.02)
     picture = np.random.default_rng(0).integers(0, 256, (4 * shape[0], 4 * shape[1], 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     table = Table([str(tmp_path / "a.png")], np.ones((1, 1), np.int8), ("a",))
