@@ -80,18 +80,19 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
     state = weight_files.drop_wrapper_parts(state, own)
     wanted = [key for key in own if _counts(key)]
 
-    def convert(state: State) -> State:
-        if checkpoint and old_size == size and not size.is_square:
-            return state  # timm would take its places for those of a square, and move them
-        return _convert(state, module, network)
-
     if checkpoint and isinstance(module, TimmBackbone):
         network.pretrained_model_args = {"img_size": old_size}  # else timm believes that it is the published weights'
-    prefix, tensors = _find_tensors(state, own, convert, source)
+    prefix, tensors = _find_tensors(state, own, lambda state: _convert(state, module, network), source)
     matched = [key for key in wanted if key in tensors]
     missing = [key for key in wanted if key not in tensors]
     loaded = Loaded(len(matched), tuple(missing), *_find_pixels(state, prefix), checkpoint)
-    if len(matched) < LEAST_SHARE * len(wanted):
+    is_few = len(matched) < LEAST_SHARE * len(wanted)
+    if is_few and checkpoint and checkpoint["model_name"] == name and old_size != size:
+        raise InputError(
+            f"{source} was trained on images of {old_size} px, and what {name} has learned of places cannot be moved to "
+            f"{size} px: set IMAGE_SIZE to the same, or PRETRAINED_WEIGHTS to 'default'"
+        )
+    if is_few:
         raise InputError(
             f"{source} do not fit {name}: of its {len(wanted)} tensors only {len(matched)} are in there with their "
             f"shapes; {_show_difference(missing[0], own, state, prefix)}"

@@ -342,6 +342,34 @@ def test_position_embeddings_of_an_oblong_checkpoint_stay_or_are_moved(size: tup
         assert_filled(model.backbone, first.backbone)
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((96, 160), r"was trained on images of 64x160 px, .* cannot be moved to 96x160 px"),
+        ((128, 128), r"was trained on images of 64x160 px, .* cannot be moved to 128 px"),
+        ((160, 64), r"are for images of 64x160 px, .* as many places as 160x64 px"),
+        ((64, 160), None),
+    ],
+)
+def test_windows_of_an_oblong_checkpoint_stay_or_are_refused(
+    size: tuple[int, int], message: str | None, tmp_path: Path
+) -> None:
+    """MaxViT's windows have the image's shape, and timm can resize those of a square only."""
+    first = models_factory.make_model("test_maxvit", 5, "linear", image_size=(64, 160))
+    values = {"model_name": "test_maxvit", "head": "linear", "classes": list("abcde"), "resize_rule": "squash"}
+    values |= {"image_size": [64, 160], "model_state": first.state_dict()}
+    checkpoints.save(tmp_path / "first.pt", values)
+    arguments = ("test_maxvit", 5, "linear", str(tmp_path / "first.pt"), size)
+    if message:
+        with pytest.raises(InputError, match=message):
+            models_factory.make_model(*arguments)
+    else:
+        second = models_factory.make_model(*arguments)
+        assert_filled(second.backbone, first.backbone)
+        assert second.loaded is not None
+        assert not second.loaded.missing
+
+
 def test_weights_whose_places_would_be_mixed_up_are_refused(tmp_path: Path) -> None:
     """LeViT keeps a number for each distance of two places: 14 x 14 are as many as 7 x 28."""
     torch.save(timm.create_model("levit_128s").state_dict(), tmp_path / "levit.pth")
