@@ -79,7 +79,6 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
     own = network.state_dict()
     state = weight_files.drop_wrapper_parts(state, own)
     wanted = [key for key in own if _counts(key)]
-
     if checkpoint and isinstance(module, TimmBackbone):
         network.pretrained_model_args = {"img_size": old_size}  # else timm believes that it is the published weights'
     prefix, tensors = _find_tensors(state, own, lambda state: _convert(state, module, network), source)
@@ -89,8 +88,8 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
     is_few = len(matched) < LEAST_SHARE * len(wanted)
     if is_few and checkpoint and checkpoint["model_name"] == name and old_size != size:
         raise InputError(
-            f"{source} was trained on images of {old_size} px, and what {name} has learned of places cannot be moved to "
-            f"{size} px: set IMAGE_SIZE to the same, or PRETRAINED_WEIGHTS to 'default'"
+            f"{source} was trained on images of {old_size} px, and what {name} has learned of places cannot be moved "
+            f"to {size} px: set IMAGE_SIZE to the same, or PRETRAINED_WEIGHTS to 'default'"
         )
     if is_few:
         raise InputError(
