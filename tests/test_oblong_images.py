@@ -161,3 +161,21 @@ def test_testing_and_maps(folder: Path, shared_dataset: Path, capsys: pytest.Cap
     assert f", {HEIGHT}x{WIDTH} px" in capsys.readouterr().out
     class_activation_maps.main([*arguments, "--MAP_MAX_IMAGES=2"])
     assert f"{HEIGHT}x{WIDTH} px" in (folder / "class_activation_maps" / "index.html").read_text()
+
+
+def test_an_interrupted_run_goes_on(
+    folder: Path, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def stop(run: Any, *others: Any) -> None:
+        if run.state.epoch == 2:
+            raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.records.save_epoch", stop)
+        with pytest.raises(InterruptedError):
+            training.main(make_arguments(shared_dataset, tmp_path))
+    training.main(make_arguments(shared_dataset, tmp_path))
+    assert "resumes  after epoch 1" in capsys.readouterr().out
+    one, other = (checkpoints.load(place / "trained_models" / "best_model.pt") for place in (folder, tmp_path))
+    for name, tensor in one["model_state"].items():
+        assert torch.equal(tensor, other["model_state"][name])
