@@ -39,6 +39,7 @@ from dataset import locks, whole_files
 from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from dataset.fonts import make_drawable
+from dataset.image_sizes import Size
 from evaluation import activation_maps, pages
 from evaluation.drawing import draw_labels
 from evaluation.prediction_files import name_images
@@ -199,7 +200,7 @@ def judge(
 # ---- pictures ----
 
 
-def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: int) -> Image.Image:
+def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: Size) -> Image.Image:
     """The photograph under the colours of a map (h, w), which are scaled to the map's largest value.
 
     Where the model did not see the photograph it has no colours, and a white frame around what was seen.

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 # isort: off
 from limits import (
-    ONCE, Above0, BatchSize, BatchSizeOr0, ClassWeights, Count, Degrees, Milestones, OffOrCount, OffOrMore,
-    Rate, Seed, Share, ShareAbove0, ShareBelow1, ShareBetween, ShareOrNone, Side, Sides, Workers, ZeroOrMore,
+    ONCE, Above0, BatchSize, BatchSizeOr0, ClassWeights, Count, Degrees, ImageSize, Milestones, OffOrCount, OffOrMore,
+    Rate, Seed, Share, ShareAbove0, ShareBelow1, ShareBetween, ShareOrNone, Sides, Workers, ZeroOrMore,
 )  # fmt: skip
 # isort: on
 
@@ -24,7 +24,7 @@ DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # one data set, in 
 # ---- What people edit first * ----
 MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python model_comparison.py --search PATTERN
 HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "ml_decoder", "gcn"] = "linear_bn"  # features to logits
-IMAGE_SIZE: Side = 224  # pixels, side of the square the model sees
+IMAGE_SIZE: ImageSize = 224  # pixels: side of the square the model sees, or (height, width)
 PRETRAINED_WEIGHTS: str | None = "default"  # default: the published ones; None: from scratch; else a file
 NUM_EPOCHS: Count = 10  # passes over the training split
 TRAIN_BATCH_SIZE: BatchSize = 32  # images of a step, whatever the number of processes
@@ -104,7 +104,7 @@ ERASING_PROBABILITY: Share = 0.0  # of a rectangle turning grey (Cutout); 0: nev
 ERASING_MAX_SHARE: ShareAbove0 = 0.25  # of the image's area, the largest such rectangle
 MIXUP_ALPHA: OffOrMore = 0.0  # images and targets blended in pairs, shares from Beta(alpha, alpha); 0: off
 CUTMIX_ALPHA: OffOrMore = 0.0  # a rectangle of another image, its share likewise; with MIXUP_ALPHA either; 0: off
-MULTI_SCALE_SIZES: Sides = ()  # pixels, training images change between these sizes; (): IMAGE_SIZE always
+MULTI_SCALE_SIZES: Sides = ()  # pixels, shorter sides that training images change between; (): IMAGE_SIZE always
 MULTI_SCALE_EVERY_N_STEPS: Count = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
@@ -122,7 +122,7 @@ ANGULAR_SCALE: ZeroOrMore = 23.0  # logits = scale x cosine, with HEAD cosine or
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
 FROZEN_FEATURE_VIEWS: OffOrCount = 2  # augmented views of an image to compute frozen features of; 0: anew each epoch
-GROWING_IMAGE_SIZES: Sides = ()  # pixels, of the first epochs that train the backbone; then IMAGE_SIZE
+GROWING_IMAGE_SIZES: Sides = ()  # pixels, shorter sides of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains
 
 # ---- Optimisation * ----

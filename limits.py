@@ -19,6 +19,7 @@ class Limit(NamedTuple):
 
     allows: Callable[[Any], bool]
     text: str
+    simplify: Callable[[Any], Any] = lambda value: value  # two spellings of the same thing become one
 
 
 # ---- numbers ----
@@ -53,8 +54,15 @@ Rate = Annotated[
         "above 0; to keep the backbone as it is, set FREEZE_BACKBONE_AT_START = True and UNFREEZE_BACKBONE_EPOCH = 0",
     ),
 ]
+ImageSize = Annotated[
+    int | tuple[int, int],
+    Limit(
+        lambda size: min(size if isinstance(size, tuple) else (size,)) >= 32,
+        "a side, or height,width: the backbones need 32 pixels or more",
+        simplify=lambda size: size[0] if isinstance(size, tuple) and size[0] == size[1] else size,
+    ),
+]
 Seed = Annotated[int, Limit(lambda seed: 0 <= seed < 2**32, "0 to 4294967295")]
-Side = Annotated[int, Limit(lambda side: side >= 32, "the backbones need 32 pixels or more")]
 Sides = Annotated[
     tuple[int, ...], Limit(lambda sides: min(sides, default=32) >= 32, "the backbones need 32 pixels or more")
 ]

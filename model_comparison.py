@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import overrides
 import utils
+from dataset.image_sizes import as_size
 from evaluation import tables
+from limits import ImageSize
 from utils import InputError
 
 if TYPE_CHECKING:  # torch and timm take seconds to import: a mistake on the command line must not wait for them
@@ -25,7 +27,7 @@ if TYPE_CHECKING:  # torch and timm take seconds to import: a mistake on the com
 # ---- Comparison ----
 HEADS: tuple[str, ...] = ("linear_bn",)  # each backbone with each of these
 NUM_CLASSES: int = 80  # logits
-IMAGE_SIZE: int = 224  # pixels; networks that take one size only are compared at that
+IMAGE_SIZE: ImageSize = 224  # pixels: a side, or (height, width); networks of one size only are compared at that
 BATCH_SIZES: tuple[int, ...] = (1, 32)  # images, of the forward passes that are timed
 DEVICE: str = "auto"  # auto: the GPU where there is one; else cpu, cuda, cuda:1, mps
 
@@ -79,18 +81,18 @@ def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
     import models_factory
     from models import backbones
 
-    image_size = IMAGE_SIZE
+    size = as_size(IMAGE_SIZE)
     try:
-        model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
+        model = models_factory.make_model(name, NUM_CLASSES, head, image_size=size)
     except InputError:
-        image_size = backbones.read_pixels(name).image_size
-        model = models_factory.make_model(name, NUM_CLASSES, head, image_size=image_size)
+        size = backbones.read_pixels(name).image_size
+        model = models_factory.make_model(name, NUM_CLASSES, head, image_size=size)
     model.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's
-    image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
+    image = torch.zeros(1, 3, *size, dtype=torch.uint8, device=device)
     row = {
         "backbone": name,
         "head": head,
-        "image_size": image_size,
+        "image_size": size.height if size.is_square else str(size),
         "parameters_M": round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2),
         "multiply_adds_M": round(count_multiply_adds(model, image) / 1e6, 1),
         "file_MB": round(sum(tensor.nbytes for tensor in model.state_dict().values()) / 1e6, 1),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
+from dataset.image_sizes import as_size
 from dataset.json_files import read_json
 from evaluation import tables
 from evaluation.tables import Frame
@@ -150,6 +151,9 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
             row.setdefault(name, value)
     if "SEED" in sidecar["config"]:  # it drew the split before there was SPLIT_SEED
         row.setdefault("SPLIT_SEED", row["SEED"])
+    for name in ("image_size", "IMAGE_SIZE"):  # a list where it is not square, which neither sorts nor reads well
+        if isinstance(row.get(name), list):
+            row[name] = str(as_size(row[name]))
     stem = Path(checkpoint).stem
     digest = re.search(r"_([0-9a-f]{8})$", stem)  # of the configuration, at the end of names that training.py gives
     return {**row, "run": digest[1] if digest else stem, "checkpoint": checkpoint}

@@ -2,6 +2,7 @@
 
     model = make_model("resnet18", num_classes=80, head="linear_bn", weights="default", image_size=224)
     logits = model(images)    # uint8 (B, 3, H, W) RGB -> (B, 80)
+    model = make_model("resnet18", num_classes=80, image_size=(256, 448))    # height, width
 
 `python model_comparison.py` lists the names and compares backbones.
 """
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dataset.class_names import show_names
+from dataset.image_sizes import Size, as_size
 from heads import HEADS, copy_classes, needs_map
+from limits import ImageSize
 from models import backbones, pretrained
 from models.backbones import list_names, read_pixels, require_name
 from utils import InputError
@@ -105,13 +108,14 @@ def make_model(
     num_classes: int,
     head: str = "linear_bn",
     weights: str | None = None,
-    image_size: int = 224,
+    image_size: ImageSize = 224,
     weights_folder: str | Path | None = None,
     head_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> MultiLabelModel:
-    """Make the backbone `name` with a new head for `num_classes` classes.
+    """Make the backbone `name` with a new head for `num_classes` classes, for images of `image_size`.
 
+    `image_size` is the side of a square in pixels, or (height, width).
     `weights` fill the backbone. They are "default" (the published weights, kept in `weights_folder`), None (random
     weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
     With `classes`, the names of the classes, a checkpoint of this project with the same head fills the head, too: for
@@ -124,7 +128,8 @@ def make_model(
     if head not in HEADS:
         raise InputError(f"there is no head {head!r}: it is one of {', '.join(HEADS)}")
     options = dict(head_options or {})
-    backbone = backbones.make_backbone(name, image_size, gives_map=needs_map(head, **options))
+    size = as_size(image_size)
+    backbone = backbones.make_backbone(name, size, gives_map=needs_map(head, **options))
     num_features = backbone.shape[0] if len(backbone.shape) == 3 else backbone.shape[1]
     try:
         head_module = HEADS[head](num_features, num_classes, **options)
@@ -140,7 +145,7 @@ def make_model(
     )
     if weights is not None:
         folder = Path(weights_folder) if weights_folder else None
-        model.loaded = pretrained.load_weights(backbone.module, name, weights, folder)
+        model.loaded = pretrained.load_weights(backbone.module, name, weights, folder, size)
         if model.loaded.mean is not None:
             model.mean.copy_(model.loaded.mean)
         if model.loaded.std is not None:
@@ -175,7 +180,7 @@ def _take_over_head(
 def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     """Make the model of `checkpoint`, which was read from `path`. Raises InputError if its tensors do not fit."""
     name, num_classes, head = checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"]
-    image_size, options = checkpoint["image_size"], checkpoint.get("head_options") or {}
+    image_size, options = as_size(checkpoint["image_size"]), checkpoint.get("head_options") or {}
     state = checkpoint["model_state"]
     forms = _list_forms(name, num_classes, head, image_size, tuple(options.items()))
     problem = forms and _find_misfit({key: _describe(value) for key, value in state.items()}, forms)
@@ -192,7 +197,7 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
 
 @functools.cache
 def _list_forms(
-    name: str, num_classes: int, head: str, image_size: int, head_options: tuple[tuple[str, Any], ...]
+    name: str, num_classes: int, head: str, image_size: Size, head_options: tuple[tuple[str, Any], ...]
 ) -> dict[str, Form] | None:
     """The forms of a model's tensors, from a model without memory for them; None if it cannot be made like that.
 
@@ -223,21 +228,21 @@ def _find_misfit(found: Mapping[str, Form], expected: Mapping[str, Form]) -> str
     return f"{len(extra)} more than it has, such as {reprlib.repr(extra[0])}" if extra else None
 
 
-def make_example(image_size: int) -> Tensor:
-    """Two images of noise, uint8 (2, 3, S, S), always the same.
+def make_example(image_size: ImageSize) -> Tensor:
+    """Two images of noise, uint8 (2, 3, H, W), always the same.
 
     Two, because exporters take the batch size of an example with one image for a constant.
     """
-    return torch.randint(0, 256, (2, 3, image_size, image_size), generator=torch.Generator(), dtype=torch.uint8)
+    return torch.randint(0, 256, (2, 3, *as_size(image_size)), generator=torch.Generator(), dtype=torch.uint8)
 
 
-def require_size(run: Callable[[Tensor], Tensor], image_size: int, name: str, advice: str) -> None:
-    """Raise InputError if `run`, the model called `name`, does not take images of `image_size` pixels.
+def require_size(run: Callable[[Tensor], Tensor], size: Size, name: str, advice: str) -> None:
+    """Raise InputError if `run`, the model called `name`, does not take images of `size`.
 
     `advice` ends the message: it says which constant to set.
     """
     try:
         with torch.no_grad():
-            run(make_example(image_size))
+            run(make_example(size))
     except (RuntimeError, ValueError, AssertionError) as error:  # networks refuse a size with different errors
-        raise InputError(f"{name} does not take images of {image_size} px: set {advice}") from error
+        raise InputError(f"{name} does not take images of {size} px: set {advice}") from error

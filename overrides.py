@@ -224,9 +224,11 @@ def parse(text: str, annotation: Any) -> Any:
     members = _members(annotation)
     if text == "None" and types.NoneType in members:
         return None
-    if typing.get_origin(members[0]) is tuple:
-        kind = typing.get_args(members[0])[0]
-        return tuple(parse(item, kind) for item in split_items(text))
+    is_list = "," in text or _is_bracketed(text.strip())
+    for member in members:
+        if typing.get_origin(member) is tuple and (member is members[0] or is_list):
+            kind = typing.get_args(member)[0]
+            return tuple(parse(item, kind) for item in split_items(text))
     if members[0] is bool:
         return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if _is_choice(members[0]):
@@ -286,6 +288,7 @@ def check(name: str, value: Any, annotation: Any) -> Any:
     for limit in _limits(annotation):
         if not limit.allows(value):
             raise InputError(f"{name} is {_show(name, str(value))}: {limit.text}")
+        value = limit.simplify(value)
     return value
 
 
@@ -318,8 +321,18 @@ def _check_type(name: str, value: Any, annotation: Any) -> Any:
         raise InputError(
             f"{name} is {_shorten(repr(value))}{suggest(str(value), choices)}; it takes {', '.join(choices)}"
         )
-    wanted = " or ".join(getattr(m, "__name__", str(m)) if m is not types.NoneType else "None" for m in members)
+    wanted = " or ".join(map(_name_type, members))
     raise InputError(f"{name} is {_show(name, repr(value))}, which is not of type {wanted}")
+
+
+def _name_type(member: Any) -> str:
+    """A type as an error names it: `int`, `None`, `tuple`, or `(int, int)` for a tuple of a fixed length."""
+    if member is types.NoneType:
+        return "None"
+    kinds = typing.get_args(member)
+    if typing.get_origin(member) is tuple and Ellipsis not in kinds:
+        return f"({', '.join(map(_name_type, kinds))})"
+    return getattr(member, "__name__", str(member))
 
 
 def _show(name: str, text: str) -> str:

@@ -30,6 +30,7 @@ from dataset.augmentations import make_eval_transform
 from dataset.batches import Transform
 from dataset.decoding import Picture, decode
 from dataset.files import list_images
+from dataset.image_sizes import Size, as_size
 from export import engine_cache, engines, model_files
 from export.engines import Run
 from models import checkpoints
@@ -79,13 +80,13 @@ class Predictor:
         gives_probabilities = metadata.get("output", "logits") == "probabilities"
         self.calibration: str = metadata.get("applied_calibration", "none") if gives_probabilities else calibration
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
-        self.image_size: int = metadata["image_size"]
+        self.image_size = as_size(metadata["image_size"])
         self.min_labels, self.max_labels = metadata.get("min_labels", 0), metadata.get("max_labels", 0)
         threshold = metadata.get("best_threshold")
         self.threshold = default_threshold if threshold is None else float(threshold)
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
-        self.sizes = [round(scale * self.image_size) for scale in scales]
+        self.sizes = [self.image_size.scaled(scale) for scale in scales]
 
     def predict(
         self,
@@ -127,11 +128,11 @@ class Predictor:
                     progress.step(len(batch))
 
     def prepare(self, image: Picture) -> torch.Tensor:
-        """The image as uint8 (3, S, S), in the model's size. Raises InputError if it cannot be read."""
+        """The image as uint8 (3, H, W), in the model's size. Raises InputError if it cannot be read."""
         return read_image(image, make_eval_transform(self.metadata["resize_rule"], self.image_size))
 
     def compute(self, images: torch.Tensor, names: Sequence[str] = ()) -> NDArray[np.float32]:
-        """Probabilities (B, C) of images uint8 (B, 3, S, S); with `flip`, means over an image and its mirror image.
+        """Probabilities (B, C) of images uint8 (B, 3, H, W); with `flip`, means over an image and its mirror image.
 
         Raises InputError if the model gives anything but C probabilities for each image, for example NaN. `names` are
         those of the images, for its message.
@@ -249,7 +250,7 @@ def _open_checkpoint(
     cache_folder: str | Path | None,
 ) -> Run:
     """Run the checkpoint `metadata`, which was read from `path`, in `engine`."""
-    image_size = metadata["image_size"]
+    image_size = as_size(metadata["image_size"])
     if engine == "torch":
         if int8_images:
             raise InputError("engine torch runs float models only: choose openvino for int8")
@@ -300,12 +301,12 @@ def _leave_unchanged(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def read_image(image: Picture, transform: Transform) -> torch.Tensor:
-    """Decode an image and transform it to the model's input, uint8 (3, S, S). Raises InputError if it is unreadable."""
+    """Decode an image and transform it to the model's input, uint8 (3, H, W). Raises InputError if it is unreadable."""
     return transform(torch.from_numpy(decode(image)).permute(2, 0, 1))
 
 
-def _read_resized(image: Picture, resize_rule: str, sizes: tuple[int, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
-    """Returns (path, the image as an array (3, S, S) for each of `sizes`).
+def _read_resized(image: Picture, resize_rule: str, sizes: tuple[Size, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
+    """Returns (path, the image as an array (3, H, W) for each of `sizes`).
 
     Arrays and not tensors, since processes pass arrays on more quickly.
     """

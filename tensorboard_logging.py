@@ -43,7 +43,10 @@ TAGS = {
 
 MAX_PR_CURVES = 100  # of classes, those with the most positives
 PR_CURVE_THRESHOLDS = 127  # the most that TensorBoard's plugin takes
-PICTURE_SIDE, GAP = 320, 12  # in pixels: a picture in the grid of validation pictures, and the space between two
+PICTURE_SIDE, GAP = (
+    320,
+    12,
+)  # in pixels: width of a picture in the grid of validation pictures, and the space between two
 GRID_COLUMNS = 4
 LABEL_LINES = 6  # under every picture, so that the grids of all epochs have the same size
 SIGNS = {"✓ found": DARK["green"], "○ missed": DARK["blue"], "✗ false": DARK["orange"]}
@@ -154,10 +157,11 @@ def draw_pictures(
 
     `targets` (unknown: -1 or NaN) and `probabilities` are (B, C), `thresholds` is a float or (C,).
     """
-    cells, names = [], make_drawable(classes)
-    rows = zip(np.asarray(images), np.asarray(targets), np.asarray(probabilities), strict=True)
+    images, cells, names = np.asarray(images), [], make_drawable(classes)
+    picture_height = max(1, round(PICTURE_SIDE * images.shape[2] / images.shape[3]))
+    rows = zip(images, np.asarray(targets), np.asarray(probabilities), strict=True)
     for image, image_targets, image_probabilities in rows:
-        picture = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, PICTURE_SIDE))
+        picture = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, picture_height))
         lines = _describe(image_targets, image_probabilities, thresholds, names)
         texts, colours = [text for text, _ in lines], [colour for _, colour in lines]
         cells.append(draw_labels(np.asarray(picture), texts, colours, LABEL_LINES))

@@ -319,7 +319,7 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         thresholds = f"{lowest:.4f} to {highest:.4f}, one each,"
     rows = {
         "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}",
-        "images": f"{find_base(images.paths)}: {len(images.paths)}, {metadata['image_size']} px",
+        "images": f"{find_base(images.paths)}: {len(images.paths)}, {model.image_size} px",
         "classes": f"{len(model.classes)}, predicted from probability {thresholds} on",
         "engine": name_engine(model),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",

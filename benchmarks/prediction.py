@@ -35,6 +35,7 @@ import predictor
 import utils
 from benchmarks.turns import HEADER, print_row
 from dataset import files
+from dataset.image_sizes import Size, as_size
 from export import engines
 from models import checkpoints
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
         metadata = checkpoints.load(checkpoint)
         network = models_factory.restore_model(metadata, checkpoint)
         models = load_engines(checkpoint, int8_images, Path(temporary))
-    ways = {"plain": make_plain(network, metadata["image_size"])} | {
+    ways = {"plain": make_plain(network, as_size(metadata["image_size"]))} | {
         name: make_way(model) for name, model in models.items()
     }
 
@@ -109,11 +110,11 @@ class PlainDataset(Dataset[torch.Tensor]):
         return self.transform(Image.open(self.paths[index]).convert("RGB"))
 
 
-def make_plain(network: models_factory.MultiLabelModel, image_size: int) -> Way:
+def make_plain(network: models_factory.MultiLabelModel, size: Size) -> Way:
     """The plain way; the network gets float NCHW images that were normalised before."""
     mean, std = ((buffer.flatten() / 255).tolist() for buffer in (network.mean, network.std))
     normalise = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-    transform = transforms.Compose([transforms.Resize((image_size, image_size)), *normalise])
+    transform = transforms.Compose([transforms.Resize(size), *normalise])
     model = nn.Sequential(network.backbone, network.head).eval()
 
     def predict(paths: list[str]) -> NDArray[np.float32]:

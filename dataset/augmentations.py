@@ -1,6 +1,7 @@
 """Changes images before the model sees them: each image by itself, then a batch of them.
 
     transform = make_eval_transform("squash", 224)    # uint8 (3, H, W) -> uint8 (3, 224, 224)
+    transform = make_eval_transform("squash", (256, 448))    # -> uint8 (3, 256, 448): height, width
     transform = make_train_transform(Augmentation("crop_flip", color_jitter=0.2), 224)    # the same, at random
     change = make_batch_transform(seed=0, mixup_alpha=0.2)    # change(batch, epoch, step) -> batch
 
@@ -22,6 +23,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from dataset.batches import Batch, Transform
+from dataset.image_sizes import Size, as_size
+from limits import ImageSize
 
 GREY = 127  # fills what an augmentation leaves empty; near 0 once normalised
 
@@ -29,30 +32,43 @@ GREY = 127  # fills what an augmentation leaves empty; near 0 once normalised
 # ---- resize rules ----
 
 
-def squash(image_size: int) -> Transform:
-    """Resize to a square, whatever the shape: nothing is cut off, objects are stretched."""
-    return v2.Resize((image_size, image_size), antialias=True)
+def squash(size: Size) -> Transform:
+    """Resize to the size, whatever the shape: nothing is cut off, objects are stretched."""
+    return v2.Resize(size, antialias=True)
 
 
-def center_crop(image_size: int) -> Transform:
-    """Resize the short side to 8/7 of the size (224 -> 256) and cut out the middle."""
-    return v2.Compose([v2.Resize(round(image_size * 8 / 7), antialias=True), v2.CenterCrop(image_size)])
+def center_crop(size: Size) -> Transform:
+    """Resize, without stretching, until the image covers 8/7 of the size (224 -> 256), and cut out the middle."""
+    return v2.Compose([partial(_resize_to_cover, size=size.scaled(8 / 7)), v2.CenterCrop(size)])
 
 
-def letterbox(image_size: int) -> Transform:
-    """Resize the long side to `image_size`, and fill both sides with 0: nothing is cut off or stretched."""
-    return partial(_fit, image_size=image_size)
+def letterbox(size: Size) -> Transform:
+    """Resize until the image fits into the size, and fill the rest with 0: nothing is cut off or stretched."""
+    return partial(_fit, size=size)
 
 
-def _fit(image: Tensor, image_size: int) -> Tensor:
-    longest = max(image.shape[-2:])
-    size = [max(1, round(side * image_size / longest)) for side in image.shape[-2:]]
-    return F.center_crop(F.resize(image, size, antialias=True), [image_size, image_size])
+def _resize_to_cover(image: Tensor, size: Size) -> Tensor:
+    """Resize without stretching: one side of the image becomes that of `size`, the other one is no shorter."""
+    height, width = image.shape[-2:]
+    if width * size.height >= height * size.width:  # wider than `size`
+        covering = [size.height, int(size.height * width / height)]
+    else:
+        covering = [int(size.width * height / width), size.width]
+    return F.resize(image, covering, antialias=True)
 
 
-def make_eval_transform(name: str, image_size: int) -> Transform:
-    """The transform called `name` in RESIZE_RULES."""
-    return RESIZE_RULES[name](image_size)
+def _fit(image: Tensor, size: Size) -> Tensor:
+    height, width = image.shape[-2:]
+    if width * size.height >= height * size.width:  # wider than `size`
+        fitting = [max(1, round(height * size.width / width)), size.width]
+    else:
+        fitting = [size.height, max(1, round(width * size.height / height))]
+    return F.center_crop(F.resize(image, fitting, antialias=True), list(size))
+
+
+def make_eval_transform(name: str, image_size: ImageSize) -> Transform:
+    """The transform called `name` in RESIZE_RULES, to a side or (height, width) in pixels."""
+    return RESIZE_RULES[name](as_size(image_size))
 
 
 # ---- one image ----
@@ -88,15 +104,17 @@ class Augmentation:
         return ", ".join(words) or "none"
 
 
-def make_train_transform(augmentation: Augmentation, image_size: int, resize_rule: str = "squash") -> Transform:
-    """The random transform that `augmentation` describes; `resize_rule` is not used where it crops.
+def make_train_transform(augmentation: Augmentation, image_size: ImageSize, resize_rule: str = "squash") -> Transform:
+    """The random transform that `augmentation` describes, to a side or (height, width) in pixels.
+
+    `resize_rule` is not used where it crops.
 
     Resizing comes first, since the cost of all else grows with the pixels. Rotation and erasing come last: the grey
     that they leave would change the contrast and the histogram from which colours are changed.
     """
     strength, share = augmentation.color_jitter, augmentation.erasing_max_share
     steps = [
-        AUGMENTATIONS[augmentation.name](image_size, resize_rule, augmentation.crop_scale_min),
+        AUGMENTATIONS[augmentation.name](as_size(image_size), resize_rule, augmentation.crop_scale_min),
         POLICIES[augmentation.policy](),
     ]
     if strength:
@@ -108,19 +126,24 @@ def make_train_transform(augmentation: Augmentation, image_size: int, resize_rul
     return v2.Compose(steps)
 
 
-def whole(image_size: int, resize_rule: str, crop_scale_min: float) -> Transform:
+def whole(size: Size, resize_rule: str, crop_scale_min: float) -> Transform:
     """The image as the resize rule leaves it."""
-    return make_eval_transform(resize_rule, image_size)
+    return make_eval_transform(resize_rule, size)
 
 
-def flip(image_size: int, resize_rule: str, crop_scale_min: float) -> Transform:
+def flip(size: Size, resize_rule: str, crop_scale_min: float) -> Transform:
     """The image as the resize rule leaves it, mirrored or not."""
-    return v2.Compose([make_eval_transform(resize_rule, image_size), v2.RandomHorizontalFlip()])
+    return v2.Compose([make_eval_transform(resize_rule, size), v2.RandomHorizontalFlip()])
 
 
-def crop_flip(image_size: int, resize_rule: str, crop_scale_min: float) -> Transform:
-    """A random crop of at least `crop_scale_min` of the image's area, resized to a square; mirrored or not."""
-    crop = v2.RandomResizedCrop(image_size, scale=(crop_scale_min, 1.0), antialias=True)
+def crop_flip(size: Size, resize_rule: str, crop_scale_min: float) -> Transform:
+    """A random crop of at least `crop_scale_min` of the image's area, resized to the size; mirrored or not.
+
+    The crop has the proportions of `size`, stretched by up to 4/3 either way.
+    """
+    proportion = size.width / size.height
+    ratio = (3 / 4 * proportion, 4 / 3 * proportion)  # width to height of the crop
+    crop = v2.RandomResizedCrop(size, scale=(crop_scale_min, 1.0), ratio=ratio, antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
@@ -129,15 +152,20 @@ def identity(image: Tensor) -> Tensor:
     return image
 
 
-def shrink(short_side: int) -> Transform:
-    """Resize to `short_side` pixels; an image that is no larger stays as it is."""
-    resize = v2.Resize(short_side, antialias=True)
-    return lambda image: image if min(image.shape[-2:]) <= short_side else resize(image)
+def shrink(image_size: ImageSize) -> Transform:
+    """Resize, without stretching, until the image just covers the size; one that is no larger stays as it is."""
+    size = as_size(image_size)
+
+    def transform(image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        return image if height <= size.height or width <= size.width else _resize_to_cover(image, size)
+
+    return transform
 
 
-def find_short_side(image_size: int, crop_scale_min: float) -> int:
-    """The short side, in pixels, at which the smallest random crop of a square image still has `image_size`."""
-    return math.ceil(image_size / math.sqrt(crop_scale_min))
+def find_size_to_crop(size: Size, crop_scale_min: float) -> Size:
+    """The size of an image, of the proportions of `size`, whose smallest random crop still has `size`."""
+    return Size(*(math.ceil(side / math.sqrt(crop_scale_min)) for side in size))
 
 
 def apply_seeded(transform: Transform, image: Tensor, seed: int) -> Tensor:
@@ -165,25 +193,26 @@ def make_batch_transform(
     seed: int,
     mixup_alpha: float = 0.0,
     cutmix_alpha: float = 0.0,
-    multi_scale_sizes: Sequence[int] = (),
+    multi_scale_sizes: Sequence[ImageSize] = (),
     steps_per_size: int = 10,
 ) -> Callable[[Batch, int, int], Batch]:
     """A function `change(batch, epoch, step) -> batch`, on the batch's device; without options it changes nothing.
 
-    With `multi_scale_sizes` (pixels), the images are resized to one of these sizes, drawn anew every `steps_per_size`
-    steps of an epoch; they come in the largest. Each image is mixed with its neighbour by mixup (Zhang et al. 2018), by
-    CutMix (Yun et al. 2019) or, with both alphas above 0, by one of them at random. Targets and weights are mixed in
-    the same shares; a label that is unknown (NaN) in one of the two images stays unknown. Mixed images are float, 0 to
-    255. The random numbers depend on `seed`, epoch and step alone.
+    With `multi_scale_sizes` (pixels: sides or (height, width)), the images are resized to one of these sizes, drawn
+    anew every `steps_per_size` steps of an epoch; they come in the largest. Each image is mixed with its neighbour by
+    mixup (Zhang et al. 2018), by CutMix (Yun et al. 2019) or, with both alphas above 0, by one of them at random.
+    Targets and weights are mixed in the same shares; a label that is unknown (NaN) in one of the two images stays
+    unknown. Mixed images are float, 0 to 255. The random numbers depend on `seed`, epoch and step alone.
     """
+    sizes = [as_size(size) for size in multi_scale_sizes]
     kinds = ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
     mixers = [kind(alpha=alpha) for kind, alpha in kinds if alpha]
     mix = v2.RandomChoice(mixers) if mixers else None
 
     def change(batch: Batch, epoch: int, step: int) -> Batch:
-        if multi_scale_sizes:
-            size = int(np.random.default_rng([seed, epoch, step // steps_per_size]).choice(multi_scale_sizes))
-            batch = batch._replace(images=F.resize(batch.images, [size, size], antialias=True))
+        if sizes:
+            size = sizes[np.random.default_rng([seed, epoch, step // steps_per_size]).choice(len(sizes))]
+            batch = batch._replace(images=F.resize(batch.images, list(size), antialias=True))
         if mix:
             labels = torch.column_stack([batch.targets, batch.weights])  # torchvision mixes one tensor of labels
             with draw_from(int(np.random.default_rng([seed, epoch, step]).integers(2**32))):
@@ -194,12 +223,12 @@ def make_batch_transform(
     return change
 
 
-RESIZE_RULES: dict[str, Callable[[int], Transform]] = {
+RESIZE_RULES: dict[str, Callable[[Size], Transform]] = {
     "squash": squash,
     "center_crop": center_crop,
     "letterbox": letterbox,
 }
-AUGMENTATIONS: dict[str, Callable[[int, str, float], Transform]] = {
+AUGMENTATIONS: dict[str, Callable[[Size, str, float], Transform]] = {
     "none": whole,
     "flip": flip,
     "crop_flip": crop_flip,

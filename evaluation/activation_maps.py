@@ -1,8 +1,9 @@
 """Shows where in an image a model sees a class: maps over the positions of its features, laid over the image.
 
-    trace = follow(model, image)                            # image: uint8 (3, S, S), as the resize rule leaves it
+    trace = follow(model, image)                            # image: uint8 (3, H, W), as the resize rule leaves it
     maps = METHODS["grad-cam"](trace, [0, 7])               # (2, h, w), of classes 0 and 7
-    frame = UNDO_RESIZE_RULES["letterbox"](480, 640, 224)   # where the model's square lies on a 640 x 480 image
+    size = Size(224, 224)                                   # that the model sees
+    frame = UNDO_RESIZE_RULES["letterbox"](480, 640, size)  # where it lies on an image 480 high and 640 wide
     spread(maps[0], frame, 480, 640)                        # (480, 640), NaN at pixels that the model did not see
 
 The image runs through the network once. Each class then costs only a backward pass through the last layers.
@@ -10,7 +11,6 @@ The image runs through the network once. Each class then costs only a backward p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dataset.image_sizes import Size
 from heads import Linear, LinearBN, MLDecoder, pool
 from models_factory import MultiLabelModel
 from utils import InputError
@@ -31,6 +32,7 @@ class Trace:
     """What a model computed for one image, with what gradients need."""
 
     model: MultiLabelModel
+    size: Size  # of the image
     outputs: list[Tensor]  # of the backbone's layers, in the order in which they ran
     features: Tensor  # (1, D, h, w) or (1, T, D), the input of the head
     logits: Tensor  # (C,)
@@ -49,7 +51,7 @@ class Grid(NamedTuple):
 
 
 def follow(model: MultiLabelModel, image: Tensor) -> Trace:
-    """Run the model on an image, uint8 (3, S, S) on the model's device. The model stays in eval mode afterwards."""
+    """Run the model on an image, uint8 (3, H, W) on the model's device. The model stays in eval mode afterwards."""
     model.eval()
     outputs: list[Tensor] = []
 
@@ -69,7 +71,7 @@ def follow(model: MultiLabelModel, image: Tensor) -> Trace:
     finally:
         for hook in hooks:
             hook.remove()
-    return Trace(model, outputs, features, logits)
+    return Trace(model, Size(*image.shape[1:]), outputs, features, logits)
 
 
 def find_grid(trace: Trace) -> Grid:
@@ -79,42 +81,69 @@ def find_grid(trace: Trace) -> Grid:
     later layers give no gradient to the other positions.
     """
     for output in reversed(trace.outputs):
-        arrange = _find_arrangement(trace.model.backbone, output)
+        arrange = _find_arrangement(trace, output)
         if arrange is None:
             continue
         gradient = torch.autograd.grad(trace.logits.sum(), output, retain_graph=True, allow_unused=True)[0]
         if gradient is not None and (arrange(gradient).any() or not gradient.any()):
             return Grid(output, arrange)
-    raise InputError("no layer of this backbone gives a map or a square of tokens: it has no class activation maps")
+    raise InputError("no layer of this backbone gives a map or a grid of tokens: it has no class activation maps")
 
 
-def _find_arrangement(backbone: nn.Module, output: Tensor) -> Callable[[Tensor], Tensor] | None:
+def _find_arrangement(trace: Trace, output: Tensor) -> Callable[[Tensor], Tensor] | None:
     """A function that makes (D, h, w) of an output shaped (1, D, h, w), (1, h, w, D) or, as tokens, (1, T, D).
 
-    Returns None for an output whose positions form no square, or only one position.
+    Returns None for an output whose positions form no grid of the image's shape, or only one position.
     """
     if len(output) != 1:
         return None
     if output.dim() == 3:
-        num_extra = _count_extra_tokens(backbone, output.shape[1])
-        num_positions = output.shape[1] - num_extra
-        side = math.isqrt(max(num_positions, 0))
-        if side < 2 or side**2 != num_positions:
+        num_tokens = output.shape[1]
+        num_extra = _count_extra_tokens(trace, num_tokens)
+        grid = None if num_extra is None else _find_grid_shape(num_tokens - num_extra, trace.size)
+        if grid is None:
             return None
-        return lambda tokens: tokens[0, num_extra:].T.unflatten(1, (side, side))
-    if output.dim() == 4 and output.shape[2] == output.shape[3] > 1:
+        return lambda tokens: tokens[0, num_extra:].T.unflatten(1, grid)
+    if output.dim() == 4 and _is_map(output.shape[2:], trace.size):
         return lambda features: features[0]
-    if output.dim() == 4 and output.shape[1] == output.shape[2] > 1:
+    if output.dim() == 4 and _is_map(output.shape[1:3], trace.size):
         return lambda features: features[0].permute(2, 0, 1)
     return None
 
 
-def _count_extra_tokens(backbone: nn.Module, num_tokens: int) -> int:
-    """How many tokens come before those of the positions: the class token, registers."""
-    num_prefix_tokens = getattr(getattr(backbone, "network", None), "num_prefix_tokens", None)  # of timm's networks
+def _count_extra_tokens(trace: Trace, num_tokens: int) -> int | None:
+    """How many tokens come before those of the positions: the class token, registers. None if the rest is no grid."""
+    network = getattr(trace.model.backbone, "network", None)
+    num_prefix_tokens = getattr(network, "num_prefix_tokens", None)  # of timm's networks
     if num_prefix_tokens is None:
-        return num_tokens - math.isqrt(num_tokens) ** 2  # what is left of the largest square
+        counts = range(num_tokens)
+        return next((count for count in counts if _find_grid_shape(num_tokens - count, trace.size)), None)
     return num_prefix_tokens
+
+
+def _find_grid_shape(num_positions: int, size: Size) -> tuple[int, int] | None:
+    """(h, w) of `num_positions` patches, more than one, that cover an image of `size`; None if so many do not.
+
+    h and w have the image's proportions, but for rounding. Example: 448 patches of an image of 256 x 448 pixels are
+    16 x 28.
+    """
+    if num_positions < 2:
+        return None
+    shapes = [(h, num_positions // h) for h in range(1, num_positions + 1) if num_positions % h == 0]
+    height, width = min(shapes, key=lambda shape: abs(shape[0] * size.width - shape[1] * size.height))
+    if size.is_square:
+        return (height, width) if height == width else None
+    off_by = min(abs(size.width * height / size.height - width), abs(size.height * width / size.width - height))
+    return (height, width) if off_by < 1 else None
+
+
+def _is_map(shape: Sequence[int], size: Size) -> bool:
+    """Whether positions of `shape` (h, w), more than one, are a map of an image of `size`, within one position."""
+    height, width = shape
+    if size.is_square:
+        return height == width > 1
+    lowest = max((height - 1) / size.height, (width - 1) / size.width)
+    return height * width > 1 and lowest <= min((height + 1) / size.height, (width + 1) / size.width)
 
 
 # ---- methods ----
@@ -199,33 +228,43 @@ def attention(trace: Trace, labels: Sequence[int]) -> Tensor:
     chosen = weights[0, [label // group_size for label in labels]]  # (K, T)
     if trace.features.dim() == 4:
         return chosen.unflatten(1, trace.features.shape[2:])
-    arrange = _find_arrangement(trace.model.backbone, chosen.T[None])
+    arrange = _find_arrangement(trace, chosen.T[None])
     if arrange is None:
-        raise InputError(f"the {chosen.shape[1]} tokens of this backbone are no square: set MAP_METHOD to grad-cam")
+        raise InputError(f"the {chosen.shape[1]} tokens of this backbone are no grid: set MAP_METHOD to grad-cam")
     return arrange(chosen.T[None])
 
 
-# ---- from the square that the model sees back to the image: undoing the resize rules of dataset/augmentations.py ----
+# ---- from what the model sees back to the image: undoing the resize rules of dataset/augmentations.py ----
 
 
-def undo_squash(height: int, width: int, image_size: int) -> Frame:
-    """The model's square is the whole image."""
+def undo_squash(height: int, width: int, size: Size) -> Frame:
+    """The model sees the whole image."""
     return 0, 0, width, height
 
 
-def undo_center_crop(height: int, width: int, image_size: int) -> Frame:
-    """The model's square is the middle of the image."""
-    resized = round(image_size * 8 / 7)
-    return _center_square(height, width, side=min(height, width) * image_size / resized)
+def undo_center_crop(height: int, width: int, size: Size) -> Frame:
+    """The model sees the middle of the image."""
+    covered = size.scaled(8 / 7)
+    return _center(
+        height,
+        width,
+        seen_height=min(height * size.height / covered.height, width * size.height / covered.width),
+        seen_width=min(height * size.width / covered.height, width * size.width / covered.width),
+    )
 
 
-def undo_letterbox(height: int, width: int, image_size: int) -> Frame:
-    """The model's square is the image with bars, which lie outside the image."""
-    return _center_square(height, width, side=max(height, width))
+def undo_letterbox(height: int, width: int, size: Size) -> Frame:
+    """The model sees the image with bars, which lie outside the image."""
+    return _center(
+        height,
+        width,
+        seen_height=max(height, width * size.height / size.width),
+        seen_width=max(width, height * size.width / size.height),
+    )
 
 
-def _center_square(height: int, width: int, side: float) -> Frame:
-    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+def _center(height: int, width: int, seen_height: float, seen_width: float) -> Frame:
+    return (width - seen_width) / 2, (height - seen_height) / 2, (width + seen_width) / 2, (height + seen_height) / 2
 
 
 def spread(values: Tensor, frame: Frame, height: int, width: int) -> Tensor:
@@ -249,8 +288,8 @@ METHODS: dict[str, Callable[[Trace, Sequence[int]], Tensor]] = {
     "attention": attention,
 }
 
-# (height, width of the image, image size of the model), all in pixels -> where the model's square lies on the image
-UNDO_RESIZE_RULES: dict[str, Callable[[int, int, int], Frame]] = {
+# (height, width of the image, size that the model sees), all in pixels -> where what it sees lies on the image
+UNDO_RESIZE_RULES: dict[str, Callable[[int, int, Size], Frame]] = {
     "squash": undo_squash,
     "center_crop": undo_center_crop,
     "letterbox": undo_letterbox,

@@ -1,7 +1,7 @@
 """Runs a checkpoint in ONNX Runtime or OpenVINO: by an ONNX file that is made from it once, and kept.
 
 run = open_kept(KeptSource(...), "openvino", device)    # for TEST_ENGINE and SERVING_ENGINE
-logits = run(images)                                    # uint8 (B, 3, S, S) -> float32 (B, C)
+logits = run(images)                                    # uint8 (B, 3, H, W) -> float32 (B, C)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.files import hash_file
+from dataset.image_sizes import Size
 from export import engines
 from export.engines import Run
 from export.onnx_models import make_onnx, quantize, write_onnx, write_whole
@@ -34,10 +35,10 @@ class KeptSource:
     """What the kept ONNX file is made from."""
 
     make_model: Callable[[], nn.Module]  # makes the model on the CPU; called only if the file has to be made
-    image_size: int
+    image_size: Size
     checkpoint: Path  # its content is a part of the kept file's name
     folder: Path  # where the ONNX file is kept
-    read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, S, S)
+    read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, H, W)
     int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured; (): a file in float
 
 

@@ -2,7 +2,7 @@
 
     run, metadata = ENGINES["onnxruntime"](path, device)    # an exported file
     run = make_torch(model, image_size, device)             # a network in PyTorch
-    logits = run(images)                                    # uint8 (B, 3, S, S) -> float32 (B, C)
+    logits = run(images)                                    # uint8 (B, 3, H, W) -> float32 (B, C)
 
 An exported file may give probabilities instead of logits. `recognise` tells the kind of a file by its content. This
 file makes no model files: export/model_files.py does.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dataset.files import open_file
 from dataset.json_files import parse_json
+from limits import ImageSize
 from models.batchnorm_folding import fold_batchnorm
 from models.checkpoints import find_damage
 from models_factory import make_example
@@ -44,7 +45,7 @@ class Opened(NamedTuple):
     metadata: Any  # what the file says about itself, not checked; None: the file was not made by this project
 
 
-def make_torch(model: nn.Module, image_size: int, device: torch.device) -> Run:
+def make_torch(model: nn.Module, image_size: ImageSize, device: torch.device) -> Run:
     """Run `model` in PyTorch on `device`, with BatchNorm folded and in the memory format channels_last."""
     model = fold_batchnorm(model, make_example(image_size))
     return run_torch(model.to(device).to(memory_format=torch.channels_last), device)  # pyright: ignore[reportCallIssue]
@@ -258,7 +259,7 @@ def _make_error(path: Path, kind: str, error: Exception) -> InputError:
 
 
 def _make_run_error(path: Path, error: Exception) -> InputError:
-    return InputError(f"cannot run {path} on uint8 images (B, 3, S, S) of its size: {_last_line(error)}")
+    return InputError(f"cannot run {path} on uint8 images (B, 3, H, W) of its size: {_last_line(error)}")
 
 
 def _last_line(error: Exception) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dataset.class_names import show_names
 from dataset.files import hash_file
+from dataset.image_sizes import as_size
 from dataset.json_files import read_json
 from dataset.whole_files import write_atomically
 from export import engines
@@ -49,7 +50,7 @@ class Export:
 
     network: nn.Module  # on the CPU, with BatchNorm folded: images -> the output of the file
     metadata: dict[str, Any]  # all that the file says about itself, except its precision
-    read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, S, S)
+    read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, H, W)
     int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured
     fp16: bool = False  # OpenVINO IR keeps its weights in 16 bits
 
@@ -185,8 +186,9 @@ def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> N
     metadata = export.metadata
     if "size" not in metadata["dynamic"]:
         return
-    size = metadata["image_size"]
-    images = torch.nn.functional.interpolate(make_example(size)[:1].float(), (size + 64, size + 32)).to(torch.uint8)
+    size = as_size(metadata["image_size"])
+    other_size = (size.height + 64, size.width + 32)
+    images = torch.nn.functional.interpolate(make_example(size)[:1].float(), other_size).to(torch.uint8)
     try:
         with torch.no_grad():
             expected = export.network(images)
@@ -199,14 +201,14 @@ def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> N
 
 def describe(metadata: dict[str, Any]) -> str:
     """A text that tells a person who finds an exported file what it is and how it is used."""
-    size = "H, W" if "size" in metadata["dynamic"] else f"{metadata['image_size']}, {metadata['image_size']}"
+    height, width = ("H", "W") if "size" in metadata["dynamic"] else as_size(metadata["image_size"])
     batch = "B" if "batch" in metadata["dynamic"] else "1"
     classes = metadata["classes"]
     return (
         f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
-        f"({batch}, 3, {size}), resized by {metadata['resize_rule']!r}; scaling and normalisation are inside. Output "
-        f"{metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. metadata "
-        f"{METADATA!r}: JSON with classes, thresholds and the rest."
+        f"({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; scaling and normalisation are "
+        f"inside. Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. "
+        f"metadata {METADATA!r}: JSON with classes, thresholds and the rest."
     )
 
 

@@ -39,7 +39,7 @@ def make_onnx(
 ) -> Any:
     """Convert `model` to an ONNX ModelProto.
 
-    Its input is called `images`, uint8 (B, 3, S, S), and its output `output` (B, C). `example` is an input of the
+    Its input is called `images`, uint8 (B, 3, H, W), and its output `output` (B, C). `example` is an input of the
     model. `dynamic` names what may vary later: "batch", and "size", which is height and width. Raises InputError,
     which ends with `advice`, if the network does not allow that, or if it has an operator that ONNX lacks.
     """

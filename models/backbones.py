@@ -1,6 +1,6 @@
 """Makes backbones: name -> a network without its classifier. Knows all classification networks of torchvision and timm.
 
-    backbone = make_backbone("resnet50", image_size=224, gives_map=True)
+    backbone = make_backbone("resnet50", image_size=224, gives_map=True)    # or (height, width)
     features = backbone.module(pixels)    # normalised (B, 3, H, W) -> a map (B, D, h, w) or tokens (B, T, D)
 
 `gives_map=False` is for heads that pool: the network then keeps its pretrained layers between the map and the
@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset.image_sizes import Size, as_size
+from limits import ImageSize
 from models.own_backbones import OWN_BACKBONES
 from other_systems import WORDS
 from utils import InputError
@@ -87,27 +89,28 @@ def require_name(name: str) -> None:
     )
 
 
-def make_backbone(name: str, image_size: int, gives_map: bool) -> Backbone:
-    """Make the backbone `name` with random weights, for images of `image_size` x `image_size` pixels.
+def make_backbone(name: str, image_size: ImageSize, gives_map: bool) -> Backbone:
+    """Make the backbone `name` with random weights, for images of `image_size`.
 
     Raises InputError for an unknown name, for a size that the network does not take, and if `gives_map` asks for a
     feature map that the network does not have.
     """
     require_name(name)
+    size = as_size(image_size)
     try:
         if name in OWN_BACKBONES:
             module = OWN_BACKBONES[name]()
         elif is_torchvision(name):
-            module = _make_torchvision(name, image_size, gives_map)
+            module = _make_torchvision(name, size, gives_map)
         else:
-            module = _make_timm(name, image_size, gives_map)
-        shape = _measure_features(module, image_size)
+            module = _make_timm(name, size, gives_map)
+        shape = _measure_features(module, size)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # a size is refused in many ways
-        size = read_pixels(name).image_size
+        known = read_pixels(name).image_size
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if name in OWN_BACKBONES:
             raise InputError(f"{name} in models/own_backbones.py: {type(error).__name__}: {reason}") from error
-        raise InputError(f"{name} does not take images of {image_size} px ({reason}): try {size}") from error
+        raise InputError(f"{name} does not take images of {size} px ({reason}): try {known}") from error
     if shape is None and name in OWN_BACKBONES:
         raise InputError(f"{name} in models/own_backbones.py gives no map (B, D, h, w) or tokens (B, T, D)")
     if shape is None:
@@ -121,29 +124,30 @@ class Pixels(NamedTuple):
 
     mean: tuple[float, ...]  # one number for each colour channel, for pixels in 0-1
     std: tuple[float, ...]
-    image_size: int  # height and width that the weights were trained on
+    image_size: Size  # that the weights were trained on
 
 
 def read_pixels(name: str) -> Pixels:
     """The pixels that the published weights of the network `name` expect; without weights ImageNet's usual ones."""
     if name in OWN_BACKBONES:
         own = OWN_BACKBONES[name]
-        return Pixels(getattr(own, "mean", IMAGENET_MEAN), getattr(own, "std", IMAGENET_STD), 224)
+        return Pixels(getattr(own, "mean", IMAGENET_MEAN), getattr(own, "std", IMAGENET_STD), as_size(224))
     if name == "efficientnet_lite0":
-        return Pixels((127 / 255,) * 3, (128 / 255,) * 3, 224)
+        return Pixels((127 / 255,) * 3, (128 / 255,) * 3, as_size(224))
     if is_torchvision(name):
         import torchvision
 
         transform = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+        size = as_size(transform.crop_size[0])
         if name in ("googlenet", "inception_v3"):  # TensorFlow's weights; torchvision converts by `transform_input`
-            return Pixels((0.5,) * 3, (0.5,) * 3, transform.crop_size[0])
-        return Pixels(tuple(transform.mean), tuple(transform.std), transform.crop_size[0])
+            return Pixels((0.5,) * 3, (0.5,) * 3, size)
+        return Pixels(tuple(transform.mean), tuple(transform.std), size)
     import timm
 
     config = timm.get_pretrained_cfg(get_timm_name(name))
     if config is None:
-        return Pixels(IMAGENET_MEAN, IMAGENET_STD, 224)
-    return Pixels(tuple(config.mean), tuple(config.std), config.input_size[-1])
+        return Pixels(IMAGENET_MEAN, IMAGENET_STD, as_size(224))
+    return Pixels(tuple(config.mean), tuple(config.std), as_size(config.input_size[1:]))
 
 
 def get_timm_name(name: str) -> str:
@@ -151,14 +155,14 @@ def get_timm_name(name: str) -> str:
     return TIMM_NAMES.get(name, name.removeprefix(TIMM))
 
 
-def _measure_features(backbone: nn.Module, image_size: int) -> tuple[int, ...] | None:
+def _measure_features(backbone: nn.Module, image_size: Size) -> tuple[int, ...] | None:
     """Run the network once and return the shape of one image's features, (D, h, w) or (T, D).
 
     Returns None if the network does not give one tensor of such a shape.
     """
     was_training = backbone.training
     with torch.no_grad():
-        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+        features = backbone.eval()(torch.zeros(1, 3, *image_size))
     backbone.train(was_training)
     if isinstance(features, Tensor) and features.dim() in (3, 4):
         return tuple(features.shape[1:])
@@ -175,13 +179,23 @@ def _list_timm() -> list[str]:
     return timm.list_models()
 
 
-def _make_timm(name: str, image_size: int, gives_map: bool) -> nn.Module:
+def _make_timm(name: str, image_size: Size, gives_map: bool) -> nn.Module:
     import timm
 
-    name = get_timm_name(name)
-    config = timm.get_pretrained_cfg(name)
-    options: dict[str, Any] = {"img_size": image_size} if config and config.fixed_input_size else {}
-    return TimmBackbone(timm.create_model(name, num_classes=0, **options), gives_map, image_size)
+    options: dict[str, Any] = {}
+    if has_fixed_size(name):
+        options["img_size"] = image_size.height if image_size.is_square else tuple(image_size)
+    return TimmBackbone(timm.create_model(get_timm_name(name), num_classes=0, **options), gives_map, image_size)
+
+
+def has_fixed_size(name: str) -> bool:
+    """Whether `name` is a network of timm that is made for one image size, such as a vision transformer."""
+    if is_torchvision(name) or name in OWN_BACKBONES:
+        return False
+    import timm
+
+    config = timm.get_pretrained_cfg(get_timm_name(name))
+    return bool(config and config.fixed_input_size)
 
 
 class TimmBackbone(nn.Module):
@@ -191,7 +205,7 @@ class TimmBackbone(nn.Module):
     position by itself.
     """
 
-    def __init__(self, network: Any, gives_map: bool, image_size: int) -> None:
+    def __init__(self, network: Any, gives_map: bool, image_size: Size) -> None:
         super().__init__()
         self.network, self.gives_map = network, gives_map
         self.uses_head = not gives_map or _unpool(network, image_size)
@@ -210,7 +224,7 @@ class TimmBackbone(nn.Module):
         return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
-def _unpool(network: Any, image_size: int) -> bool:
+def _unpool(network: Any, image_size: Size) -> bool:
     """Remove pooling from the network's head. Returns whether the rest of the head keeps all positions.
 
     If not, the head cannot be used for feature maps.
@@ -218,7 +232,7 @@ def _unpool(network: Any, image_size: int) -> bool:
     try:
         network.reset_classifier(0, global_pool="")
         with torch.no_grad():
-            features = network.eval().forward_features(torch.zeros(1, 3, image_size, image_size))
+            features = network.eval().forward_features(torch.zeros(1, 3, *image_size))
             after_head = network.forward_head(features, pre_logits=True)
     except (TypeError, AssertionError, RuntimeError, AttributeError):  # a head that does not work without pooling
         return False
@@ -274,7 +288,7 @@ def _list_torchvision() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def _make_torchvision(name: str, image_size: int, gives_map: bool) -> nn.Module:
+def _make_torchvision(name: str, image_size: Size, gives_map: bool) -> nn.Module:
     import torchvision
 
     family = torchvision.models.get_model_builder(name).__module__.rsplit(".", 1)[1]
@@ -360,16 +374,18 @@ class VisionTransformerBackbone(nn.Module):
         return self.network.encoder(torch.cat([class_tokens, patches], dim=1))
 
 
-def _leave_out_auxiliary_classifiers(image_size: int) -> dict[str, Any]:
+def _leave_out_auxiliary_classifiers(image_size: Size) -> dict[str, Any]:
     return {"aux_logits": False, "init_weights": False}
 
 
-def _give_input_size(image_size: int) -> dict[str, Any]:
-    return {"input_size": (image_size, image_size)}
+def _give_input_size(image_size: Size) -> dict[str, Any]:
+    return {"input_size": tuple(image_size)}
 
 
-def _give_image_size(image_size: int) -> dict[str, Any]:
-    return {"image_size": image_size}
+def _give_image_size(image_size: Size) -> dict[str, Any]:
+    if not image_size.is_square:
+        raise ValueError("torchvision's vision transformers take squares only, timm's vit_base_patch16_224 others, too")
+    return {"image_size": image_size.height}
 
 
 # keys: the file in torchvision.models that makes the network; values: (network, gives_map) -> the network without its
@@ -394,7 +410,7 @@ TORCHVISION_CUTS: dict[str, Callable[[Any, bool], nn.Module]] = {
     "vision_transformer": VisionTransformerBackbone,
 }
 # keys: as above; values: image size -> options with which torchvision makes the network
-TORCHVISION_OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
+TORCHVISION_OPTIONS: dict[str, Callable[[Size], dict[str, Any]]] = {
     "googlenet": _leave_out_auxiliary_classifiers,
     "inception": _leave_out_auxiliary_classifiers,
     "maxvit": _give_input_size,

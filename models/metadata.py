@@ -72,6 +72,12 @@ def is_option(value: Any) -> bool:
     return value is None or isinstance(value, bool) or is_number(value)
 
 
+def is_image_size(value: Any) -> bool:
+    """Whether `value` is the side of a square, or a list of height and width, in pixels."""
+    sides = value if is_list(value, is_count) and len(value) == 2 else [value]
+    return all(is_count(side) and 1 <= side <= LARGEST_SIDE for side in sides)
+
+
 def are_classes(value: Any) -> bool:
     return is_list(value, lambda name: isinstance(name, str)) and 0 < len(value) == len(set(value))
 
@@ -111,7 +117,7 @@ RULES: dict[str, Limit] = {
     "head_options": Limit(lambda value: value is None or is_object(value, is_option), "an object of names and numbers"),
     "activation": one_of("sigmoid", "softmax"),
     "classes": Limit(are_classes, "a list of one or more names, each once"),
-    "image_size": Limit(lambda value: is_count(value) and 1 <= value <= LARGEST_SIDE, f"1 to {LARGEST_SIDE} pixels"),
+    "image_size": Limit(is_image_size, f"1 to {LARGEST_SIDE} pixels, or a height and a width"),
     "resize_rule": one_of("squash", "center_crop", "letterbox"),
     # decisions
     "best_threshold": Limit(lambda value: value is None or is_threshold(value), "a number from 0 to 1, or null"),

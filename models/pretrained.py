@@ -1,12 +1,14 @@
 """Finds or downloads pretrained weights, and loads them into a backbone without running code from them.
 
-loaded = load_weights(backbone.module, "resnet50", "default", folder)    # or a .pth, .safetensors, a checkpoint
+size = Size(224, 224)
+loaded = load_weights(backbone.module, "resnet50", "default", folder, size)    # or a .pth, .safetensors, a checkpoint
 print(loaded)    # 318 of 318 tensors loaded
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from collections import OrderedDict
@@ -17,8 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset.image_sizes import Size, as_size
 from models import checkpoints, weight_files
-from models.backbones import TimmBackbone, VisionTransformerBackbone, get_timm_name, is_torchvision
+from models.backbones import (
+    TimmBackbone,
+    VisionTransformerBackbone,
+    get_timm_name,
+    has_fixed_size,
+    is_torchvision,
+    read_pixels,
+)
 from models.own_backbones import OWN_BACKBONES
 from models.weight_files import State
 from utils import InputError, first_line, warn
@@ -48,13 +58,14 @@ class Loaded(NamedTuple):
         return f"{self.matched} of {self.matched + len(self.missing)} tensors loaded"
 
 
-def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None) -> Loaded:
-    """Fill `module`, the network of the backbone `name`, with `weights`: "default", or the path of a file.
+def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None, size: Size) -> Loaded:
+    """Fill `module`, the network of the backbone `name` for images of `size`, with `weights`: "default", or a file.
 
     The names of the tensors may stand in mappings inside the file, and have anything before them, as `module.`.
     Tensors that only the file has, such as a classifier's, are ignored. Warns if some tensors of the network are not
     filled. Raises InputError if the weights are not available or cannot be read, if hardly any tensor fits, if two
-    sets of tensors fit and differ, and if a tensor is not finite.
+    sets of tensors fit and differ, if a tensor is not finite, and if the weights are of images of another shape whose
+    places would be taken for those of `size`.
     """
     checkpoint = None
     if weights == "default":
@@ -67,14 +78,24 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
             content = content.get("model_state")  # beside it, in last.pt, averaged weights may lie
         state = weight_files.collect_tensors(content, source)
     network: Any = getattr(module, "network", module)
+    old_size = as_size(checkpoint["image_size"]) if checkpoint else read_pixels(name).image_size
+    _require_same_places(module, name, source, old_size, size)
     own = network.state_dict()
     state = weight_files.drop_wrapper_parts(state, own)
     wanted = [key for key in own if _counts(key)]
+    if checkpoint and isinstance(module, TimmBackbone):
+        network.pretrained_model_args = {"img_size": old_size}  # else timm believes that it is the published weights'
     prefix, tensors = _find_tensors(state, own, lambda state: _convert(state, module, network), source)
     matched = [key for key in wanted if key in tensors]
     missing = [key for key in wanted if key not in tensors]
     loaded = Loaded(len(matched), tuple(missing), *_find_pixels(state, prefix), checkpoint)
-    if len(matched) < LEAST_SHARE * len(wanted):
+    is_few = len(matched) < LEAST_SHARE * len(wanted)
+    if is_few and checkpoint and checkpoint["model_name"] == name and old_size != size:
+        raise InputError(
+            f"{source} was trained on images of {old_size} px, and what {name} has learned of places cannot be moved "
+            f"to {size} px: set IMAGE_SIZE to the same, or PRETRAINED_WEIGHTS to 'default'"
+        )
+    if is_few:
         raise InputError(
             f"{source} do not fit {name}: of its {len(wanted)} tensors only {len(matched)} are in there with their "
             f"shapes; {_show_difference(missing[0], own, state, prefix)}"
@@ -94,6 +115,22 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
                 f"{source}: {weight_files.show(key)} is not finite (NaN or infinite): the file is damaged, or its "
                 "training had diverged"
             )
+
+
+def _require_same_places(module: nn.Module, name: str, source: str, old_size: Size, size: Size) -> None:
+    """Raise InputError if tensors for images of `old_size` fit a network for `size`, but belong to other places.
+
+    Example: 224 x 224 and 112 x 448 pixels are 196 patches both. timm moves the embeddings of such patches where its
+    code asks for `get_pretrained_grid_size`, as for plain vision transformers.
+    """
+    if old_size == size or math.prod(old_size) != math.prod(size) or not has_fixed_size(name):
+        return
+    convert = _find_converter(getattr(module, "network", module))
+    if convert is None or not hasattr(sys.modules[convert.__module__], "get_pretrained_grid_size"):
+        raise InputError(
+            f"{source}: they are for images of {old_size} px, which are as many places as {size} px, but others, and "
+            f"{name} would mix them up: choose another IMAGE_SIZE"
+        )
 
 
 def _counts(key: str) -> bool:
@@ -176,10 +213,15 @@ def read_weights(path: Path) -> State:
     return weight_files.collect_tensors(weight_files.read_file(path), str(path))
 
 
+def _find_converter(network: nn.Module) -> Callable[..., State] | None:
+    """timm's function that converts the names and shapes of published weights to those of `network`."""
+    return getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+
+
 def _convert(state: State, module: nn.Module, network: Any) -> State:
     """Convert `state` to the names and shapes of `network`, by the code with which its library converts weights."""
     if isinstance(module, TimmBackbone):  # converts CLIP's names, and position embeddings of another image size
-        convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+        convert = _find_converter(network)
         return convert(state, network) if convert else state
     if isinstance(module, VisionTransformerBackbone) and "encoder.pos_embedding" in state:
         from torchvision.models.vision_transformer import interpolate_embeddings

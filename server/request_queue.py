@@ -24,14 +24,14 @@ from torch import Tensor
 
 
 class Waiting(NamedTuple):
-    """An image uint8 (3, S, S) that is ready to be computed, and the result that its request waits for."""
+    """An image uint8 (3, H, W) that is ready to be computed, and the result that its request waits for."""
 
     image: Tensor
     probabilities: asyncio.Future[NDArray[np.float32]]
 
 
 class BatchQueue:
-    """Calls `compute`, images uint8 (B, 3, S, S) -> probabilities (B, C), in a separate thread, one batch at a time.
+    """Calls `compute`, images uint8 (B, 3, H, W) -> probabilities (B, C), in a separate thread, one batch at a time.
 
     `size` is the most images that may be held at the same time.
     """
@@ -57,7 +57,7 @@ class BatchQueue:
             self.held -= num_images
 
     async def compute(self, image: Tensor) -> NDArray[np.float32]:
-        """Wait for the probabilities (C,) of an image uint8 (3, S, S). Raises the error of the model for its batch."""
+        """Wait for the probabilities (C,) of an image uint8 (3, H, W). Raises the error of the model for its batch."""
         waiting = Waiting(image, asyncio.get_running_loop().create_future())
         self.ready.put_nowait(waiting)
         return await waiting.probabilities

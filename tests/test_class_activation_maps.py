@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import class_activation_maps
 import predictor
 from dataset import augmentations
+from dataset.image_sizes import Size
 from evaluation import activation_maps
 from evaluation.activation_maps import METHODS, follow
 from heads import HEADS, Linear, LinearBN, MLDecoder
@@ -190,8 +191,8 @@ def test_attention_to_tokens_leaves_the_class_token_out() -> None:
 # ---- layers ----
 
 
-def make_small(name: str, head: str, size: int = 64) -> tuple[MultiLabelModel, Tensor]:
-    return make_model(name, 4, head, image_size=size).eval(), torch.randint(0, 256, (3, size, size), dtype=torch.uint8)
+def make_small(name: str, head: str, size: tuple[int, int] = (64, 64)) -> tuple[MultiLabelModel, Tensor]:
+    return make_model(name, 4, head, image_size=size).eval(), torch.randint(0, 256, (3, *size), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,44 @@ def test_other_layouts_give_a_map_that_is_not_empty(name: str, head: str, shape:
     assert not any(module._forward_hooks for module in model.modules()), "hooks are taken off"
 
 
+@pytest.mark.parametrize(
+    ("name", "head", "shape"),
+    [
+        ("timm/vit_tiny_patch16_224", "ml_decoder", (3, 8)),  # 24 tokens, which could be 4 x 6, too
+        ("timm/swin_tiny_patch4_window7_224", "linear", (2, 4)),  # (1, h, w, D)
+        ("inception_v3", "linear", (1, 4)),  # a map without padding is smaller than the image in proportion
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_maps_of_an_oblong_model_have_its_shape(name: str, head: str, shape: tuple[int, int], turned: bool) -> None:
+    size = {"ml_decoder": (48, 128), "linear": (64, 128)}[head] if name != "inception_v3" else (96, 192)
+    model, image = make_small(name, head, size[::-1] if turned else size)
+    for method in ("grad-cam", *(["attention"] if head == "ml_decoder" else [])):
+        found = map_of(model, method, [0, 1], image)
+        assert found.shape == (2, *(shape[::-1] if turned else shape))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_tokens_place_in_an_oblong_map_is_that_of_its_patch(turned: bool) -> None:
+    class Patches(nn.Module):
+        """A class token, and the mean brightness of each patch of 16 x 16 pixels."""
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            patches = nn.functional.avg_pool2d(pixels.mean(dim=1, keepdim=True), 16).flatten(2).mT
+            return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1).relu()
+
+    head = Linear(1, 1)
+    head.weight.data.fill_(1.0)
+    model = MultiLabelModel(Patches(), head, (0.0,) * 3, (1.0,) * 3)
+    image = torch.zeros(3, 64, 112, dtype=torch.uint8)
+    image[:, 16:32, 96:] = 255  # row 1, column 6
+    expected = torch.zeros(4, 7)
+    expected[1, 6] = 1
+    image, expected = (image.mT, expected.mT) if turned else (image, expected)
+    values = METHODS["grad-cam"](follow(model, image), [0])[0]
+    torch.testing.assert_close(values / values.max(), expected)
+
+
 def test_what_a_method_cannot_do_is_said() -> None:
     model, image = make_small("mobilenet_v3_small", "linear")
     with pytest.raises(InputError, match="layers in between: set it to grad-cam"):
@@ -265,21 +304,24 @@ def test_what_a_method_cannot_do_is_said() -> None:
 # ---- from the model's square to the image ----
 
 
+@pytest.mark.parametrize("size", [Size(56, 56), Size(40, 98), Size(98, 40)])
 @pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
 @pytest.mark.parametrize(("height", "width"), [(120, 250), (250, 120), (90, 90)])
-def test_the_frame_is_where_the_resize_rule_takes_its_pixels(rule: str, height: int, width: int) -> None:
-    size = 56
+def test_the_frame_is_where_the_resize_rule_takes_its_pixels(rule: str, height: int, width: int, size: Size) -> None:
     left, top, right, bottom = activation_maps.UNDO_RESIZE_RULES[rule](height, width, size)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([x, y, torch.full_like(x, 255)]).to(torch.uint8)  # a picture of where each pixel is
     seen = augmentations.make_eval_transform(rule, size)(places).double().numpy()
-    steps = (np.arange(size) + 0.5) / size
     inside = seen[2] == 255  # not a bar
-    step = (right - left) / size  # pixels of the image to one of the square
-    for channel, expected in ((0, left + steps * (right - left) - 0.5), (1, top + steps * (bottom - top) - 0.5)):
-        grid = np.broadcast_to(expected if channel == 0 else expected[:, None], (size, size))
-        assert np.abs(seen[channel] - grid)[inside].max() <= step, "to one pixel of the model's square"
-    expected_share = min(height, width) / max(height, width) if rule == "letterbox" else 1
+    x_step, y_step = (right - left) / size.width, (bottom - top) / size.height  # pixels of the image to one of these
+    expected_x = left + (np.arange(size.width) + 0.5) * x_step - 0.5
+    expected_y = top + (np.arange(size.height) + 0.5) * y_step - 0.5
+    assert np.abs(seen[0] - expected_x)[inside].max() <= x_step, "to one pixel of what the model sees"
+    assert np.abs(seen[1] - expected_y[:, None])[inside].max() <= y_step
+    if rule != "squash":
+        assert x_step == pytest.approx(y_step), "nothing is stretched"
+    shapes = [height / width, size.height / size.width]
+    expected_share = min(shapes) / max(shapes) if rule == "letterbox" else 1
     assert inside.mean() == pytest.approx(expected_share, abs=0.03)
 
 
@@ -312,15 +354,18 @@ class Brightness(nn.Module):
 @pytest.mark.parametrize("method", ["cam", "grad-cam", "grad-cam++"])
 @pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
 @pytest.mark.parametrize("left", [48, 88])
-def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int) -> None:
+@pytest.mark.parametrize("size", [Size(64, 64), Size(48, 96), Size(96, 64)])
+def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int, size: Size) -> None:
     head = Linear(2, 2)
     head.weight.data = torch.tensor([[1.0, -0.2], [-0.2, 1.0]])  # class 0: something bright
     model = MultiLabelModel(Brightness(), head, (0.0,) * 3, (1.0,) * 3)
     picture = np.zeros((100, 160, 3), dtype=np.uint8)
     picture[40:64, left : left + 24] = 255
-    image = augmentations.make_eval_transform(rule, 64)(torch.from_numpy(picture).permute(2, 0, 1))
+    image = augmentations.make_eval_transform(rule, size)(torch.from_numpy(picture).permute(2, 0, 1))
     values = METHODS[method](follow(model, image), [0])[0]
-    found = activation_maps.spread(values.clip(min=0), activation_maps.UNDO_RESIZE_RULES[rule](100, 160, 64), 100, 160)
+    found = activation_maps.spread(
+        values.clip(min=0), activation_maps.UNDO_RESIZE_RULES[rule](100, 160, size), 100, 160
+    )
     found = found.nan_to_num()
     y, x = np.indices(found.shape)
     share = found.numpy() / found.sum().item()
@@ -334,12 +379,12 @@ def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int)
 def test_colours_lie_on_the_photograph_inside_the_frame() -> None:
     photograph = Image.new("RGB", (80, 40), (100, 100, 100))
     values = torch.tensor([[2.0, 0.0]]).repeat_interleave(2, dim=0)
-    picture = np.asarray(class_activation_maps.draw_map(photograph, values, "squash", 32)).astype(float)
+    picture = np.asarray(class_activation_maps.draw_map(photograph, values, "squash", Size(32, 32))).astype(float)
     strength = class_activation_maps.STRENGTH
     for column, share in ((0, 1.0), (79, 0.0), (40, 0.4875)):  # the middle of column 40 is 0.5125 between the cells'
         colour = np.array(mpl.colormaps[class_activation_maps.COLOURS](share)[:3]) * 255
         np.testing.assert_allclose(picture[20, column], (1 - strength) * 100 + strength * colour, atol=2)
-    cropped = np.asarray(class_activation_maps.draw_map(photograph, values, "center_crop", 32))
+    cropped = np.asarray(class_activation_maps.draw_map(photograph, values, "center_crop", Size(32, 32)))
     assert (cropped[:, :20] == 100).all(), "the model did not see the left end"
     assert (cropped[20, 25] != 100).any()
 

@@ -25,6 +25,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--TRAIN_BATCH_SIZE 1", "TRAIN_BATCH_SIZE is 1: BatchNorm"),
     ("--TEST_BATCH_SIZE 0", "TEST_BATCH_SIZE is 0"),
     ("--IMAGE_SIZE 31", "IMAGE_SIZE is 31"),
+    ("--IMAGE_SIZE 256,31", "IMAGE_SIZE is (256, 31): a side, or height,width"),
     ("--VAL_SPLIT 0", "VAL_SPLIT is 0.0"),
     ("--VAL_SPLIT 1", "VAL_SPLIT is 1.0"),
     ("--VAL_EVERY_N_EPOCHS 0", "VAL_EVERY_N_EPOCHS is 0"),

@@ -61,6 +61,18 @@ def test_a_network_of_another_size_is_compared_at_its_own(
     assert r"squeezenet1\_1 & linear\_bn & 64 & " in capsys.readouterr().out
 
 
+def test_backbones_are_compared_at_a_height_and_a_width(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_comparison, "SECONDS", 0.0)
+    model_comparison.main(["squeezenet1_1", "--IMAGE_SIZE", "64,96", "--BATCH_SIZES", "1", "--csv"])
+    oblong = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    model_comparison.main(["squeezenet1_1", "--IMAGE_SIZE", "96,64", "--BATCH_SIZES", "1", "--csv"])
+    turned = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert (oblong["image_size"], turned["image_size"]) == ("64x96", "96x64")
+    assert oblong["multiply_adds_M"] == turned["multiply_adds_M"]
+
+
 def test_names_are_searched(capsys: pytest.CaptureFixture[str]) -> None:
     model_comparison.main(["--search", "hgnetv2_b4"])
     assert capsys.readouterr().out.split() == ["hgnetv2_b4", "pp_hgnetv2_b4"]

@@ -21,8 +21,10 @@ from torchvision.transforms import functional
 import heads
 import losses
 import models_factory
+from dataset.image_sizes import Size
 from dataset_readers import read_dataset
-from models import backbones, pretrained
+from models import backbones, checkpoints, pretrained
+from models_factory import MultiLabelModel
 from utils import InputError
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -295,6 +297,112 @@ def test_position_embeddings_follow_the_image_size(tmp_path: Path) -> None:
     assert model.backbone.get_parameter("network.encoder.pos_embedding").shape == (1, 10, 768)
     assert model.loaded is not None
     assert not model.loaded.missing
+
+
+def read_ramp(model: MultiLabelModel, height: int, width: int) -> np.ndarray:
+    """The position embeddings of `model`, one number a patch, as (height, width); they have no others."""
+    embedding = model.backbone.get_parameter("network.pos_embed").detach()
+    assert embedding.shape == (1, 1 + height * width, 64)
+    return embedding[0, 1:, 0].reshape(height, width).numpy()
+
+
+def assert_falls(rows: np.ndarray) -> None:
+    """Whether a map is that of `fill_ramp`: from 0 at the top to 1 at the bottom, the same in all columns."""
+    np.testing.assert_allclose(rows, np.broadcast_to(rows[:, :1], rows.shape), atol=1e-4)
+    assert (np.diff(rows[:, 0]) > 0).all()
+    assert (rows[0, 0], rows[-1, 0]) == (pytest.approx(0, abs=0.1), pytest.approx(1, abs=0.1))
+
+
+def fill_ramp(embedding: Tensor, height: int, width: int) -> None:
+    """Let the position embeddings (1, 1 + height * width, D) say how far down a patch lies."""
+    ramp = torch.linspace(0, 1, height)[:, None].expand(height, width).reshape(1, -1, 1)
+    with torch.no_grad():
+        embedding[:, 1:] = ramp.expand(1, height * width, embedding.shape[2])
+
+
+@pytest.mark.parametrize("size", [(80, 320), (320, 80), (96, 160)])  # the first two have as many patches as 160 x 160
+def test_position_embeddings_of_a_square_are_moved_to_an_oblong_image(size: tuple[int, int], tmp_path: Path) -> None:
+    network = timm.create_model("test_vit", img_size=160)
+    fill_ramp(network.get_parameter("pos_embed"), 10, 10)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    model = models_factory.make_model("test_vit", 5, weights=str(tmp_path / "vit.pth"), image_size=size)
+    assert_falls(read_ramp(model, size[0] // 16, size[1] // 16))
+
+
+@pytest.mark.parametrize("size", [(80, 320), (320, 80), (160, 160), (96, 160)])
+def test_position_embeddings_of_an_oblong_checkpoint_stay_or_are_moved(size: tuple[int, int], tmp_path: Path) -> None:
+    first = models_factory.make_model("test_vit", 5, "linear", image_size=(80, 320))
+    fill_ramp(first.backbone.get_parameter("network.pos_embed"), 5, 20)
+    values = {"model_name": "test_vit", "head": "linear", "classes": list("abcde"), "resize_rule": "squash"}
+    values |= {"image_size": [80, 320], "model_state": first.state_dict()}
+    checkpoints.save(tmp_path / "first.pt", values)
+    model = models_factory.make_model("test_vit", 5, "linear", str(tmp_path / "first.pt"), size)
+    assert_falls(read_ramp(model, size[0] // 16, size[1] // 16))
+    if size == (80, 320):
+        assert_filled(model.backbone, first.backbone)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((96, 160), r"was trained on images of 64x160 px, .* cannot be moved to 96x160 px"),
+        ((128, 128), r"was trained on images of 64x160 px, .* cannot be moved to 128 px"),
+        ((160, 64), r"are for images of 64x160 px, .* as many places as 160x64 px"),
+        ((64, 160), None),
+    ],
+)
+def test_windows_of_an_oblong_checkpoint_stay_or_are_refused(
+    size: tuple[int, int], message: str | None, tmp_path: Path
+) -> None:
+    """MaxViT's windows have the image's shape, and timm can resize those of a square only."""
+    first = models_factory.make_model("test_maxvit", 5, "linear", image_size=(64, 160))
+    values = {"model_name": "test_maxvit", "head": "linear", "classes": list("abcde"), "resize_rule": "squash"}
+    values |= {"image_size": [64, 160], "model_state": first.state_dict()}
+    checkpoints.save(tmp_path / "first.pt", values)
+    arguments = ("test_maxvit", 5, "linear", str(tmp_path / "first.pt"), size)
+    if message:
+        with pytest.raises(InputError, match=message):
+            models_factory.make_model(*arguments)
+    else:
+        second = models_factory.make_model(*arguments)
+        assert_filled(second.backbone, first.backbone)
+        assert second.loaded is not None
+        assert not second.loaded.missing
+
+
+def test_weights_whose_places_would_be_mixed_up_are_refused(tmp_path: Path) -> None:
+    """LeViT keeps a number for each distance of two places: 14 x 14 are as many as 7 x 28."""
+    torch.save(timm.create_model("levit_128s").state_dict(), tmp_path / "levit.pth")
+    weights = str(tmp_path / "levit.pth")
+    with pytest.raises(InputError, match=r"levit.pth: they are for images of 224 px, .* as many places as 112x448"):
+        models_factory.make_model("levit_128s", 5, weights=weights, image_size=(112, 448))
+    for size in (224, (224, 224)):
+        models_factory.make_model("levit_128s", 5, weights=weights, image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("resnet18", (512, 2, 5)),
+        ("timm/swin_tiny_patch4_window7_224", (768, 2, 5)),
+        ("timm/vit_tiny_patch16_224", (41, 192)),
+        ("test_efficientnet", (256, 2, 5)),
+    ],
+)
+def test_a_height_and_a_width_are_taken(name: str, shape: tuple[int, ...]) -> None:
+    model = models_factory.make_model(name, 3, "ml_decoder", image_size=(64, 160)).eval()
+    with torch.no_grad():
+        features = model.extract_features(models_factory.make_example((64, 160)))
+    assert features.shape[1:] == shape
+    if "vit" in name:
+        with pytest.raises(InputError, match=f"{name} does not take images of 160x64 px: set IMAGE_SIZE"):
+            models_factory.require_size(model, Size(160, 64), name, "IMAGE_SIZE")
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "efficientformer_l1", "nest_tiny"])
+def test_a_network_of_squares_says_so(name: str) -> None:
+    with pytest.raises(InputError, match=rf"^{name} does not take images of 192x320 px \(.+\): try 224$"):
+        models_factory.make_model(name, 3, image_size=(192, 320))
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "backbone."])

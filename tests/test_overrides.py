@@ -390,6 +390,28 @@ def test_what_a_recipe_may_compute(write_recipe: Callable[..., str]) -> None:
     assert (config.CLASSES, config.NUM_CLASSES) == (("ab", "c"), 2)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("256,448", (256, 448)),
+        ("256, 448", (256, 448)),
+        ("(256,448)", (256, 448)),
+        ("[256, 448]", (256, 448)),
+        ("224", 224),
+        ("224,224", 224),
+        ("(224, 224)", 224),
+    ],
+)
+def test_an_image_size_is_a_side_or_height_and_width(
+    text: str, expected: int | tuple[int, int], write_recipe: Callable[..., str]
+) -> None:
+    overrides.apply(["--IMAGE_SIZE", text], config)
+    assert expected == config.IMAGE_SIZE
+    assert overrides.resolved(config)["IMAGE_SIZE"] == (list(expected) if isinstance(expected, tuple) else expected)
+    overrides.apply([write_recipe(f"IMAGE_SIZE = {text}\n")], config)
+    assert expected == config.IMAGE_SIZE
+
+
 def test_a_constant_that_names_itself_means_what_config_computes(write_recipe: Callable[..., str]) -> None:
     recipe = write_recipe('LOCAL_ROOT = "/data"\nTRAINED_MODELS_FOLDER = TRAINED_MODELS_FOLDER / "a"\n')
     overrides.apply([recipe], config)
@@ -494,6 +516,9 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         (["--FOCAL_ALPHA", "none"], "FOCAL_ALPHA is the text 'none': write None"),
         (["--LEARNING_RATE", "fast"], "LEARNING_RATE is 'fast', which is not of type float"),
         (["--USE_POS_WEIGHT", "yes"], "USE_POS_WEIGHT is 'yes', which is not of type bool"),
+        (["--IMAGE_SIZE", "256x448"], "IMAGE_SIZE is '256x448', which is not of type int or (int, int)"),
+        (["--IMAGE_SIZE", "1,2,3"], "IMAGE_SIZE is (1, 2, 3), which is not of type int or (int, int)"),
+        (["--IMAGE_SIZE", "256,x"], "IMAGE_SIZE is 'x', which is not of type int"),
         (["--LR_MILESTONES", "3,x"], "LR_MILESTONES is 'x', which is not of type int"),
         (
             ["--HEAD", "linear_bm"],

@@ -177,6 +177,14 @@ def test_pictures_are_one_grid(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found, np.asarray(expected))
 
 
+@pytest.mark.parametrize(("shape", "height"), [((48, 96), 160), ((96, 48), 640)])
+def test_pictures_keep_their_shape(shape: tuple[int, int], height: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+    drawn = draw_pictures(image[None], np.ones((1, 3)), np.ones((1, 3)), 0.5, CLASSES)
+    expected = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, height))
+    np.testing.assert_array_equal(drawn[HEADING : HEADING + height], np.asarray(expected))
+
+
 def text_colours(targets: list[float], probabilities: list[float], thresholds: float | list[float] = 0.5) -> set[str]:
     """The colours (as the palette names them) that occur below the picture."""
     grid = draw_pictures(np.zeros((1, 3, 8, 8), np.uint8), [targets], [probabilities], thresholds, CLASSES)

@@ -26,6 +26,7 @@ import models_factory
 import utils
 from dataset import augmentations
 from dataset.batches import Batch
+from dataset.image_sizes import as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table
 from models import batchnorm_sync, recomputation
@@ -121,9 +122,10 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         taken = set(model.loaded.taken) if model.loaded else set()
         is_new = torch.tensor([name not in taken for name in train.classes])
         heads.set_prior(model.head, heads.count_frequencies(train.targets), is_new)
-    for size in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {config.IMAGE_SIZE}:
+    image_size = as_size(config.IMAGE_SIZE)
+    for side in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {min(image_size)}:
         advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"
-        models_factory.require_size(model.eval(), size, config.MODEL_NAME, advice)
+        models_factory.require_size(model.eval(), image_size.with_short_side(side), config.MODEL_NAME, advice)
     model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
     if config.ACTIVATION_CHECKPOINTING:
         recomputation.checkpoint_activations(model.backbone)
@@ -184,11 +186,12 @@ def make_batch_change(
 
     First teachers predict the batch's images, then mixup or CutMix blends them, then MULTI_SCALE_SIZES resizes them.
     """
+    size = as_size(config.IMAGE_SIZE)
     mix = augmentations.make_batch_transform(
         config.SEED,
         mixup_alpha=config.MIXUP_ALPHA,
         cutmix_alpha=config.CUTMIX_ALPHA,
-        multi_scale_sizes=config.MULTI_SCALE_SIZES,
+        multi_scale_sizes=[size.with_short_side(side) for side in config.MULTI_SCALE_SIZES],
         steps_per_size=config.MULTI_SCALE_EVERY_N_STEPS,
     )
     if not config.TEACHER_CHECKPOINTS:

@@ -31,18 +31,20 @@ from dataset.array_files import HEADER_ERRORS
 from dataset.batches import Batch
 from dataset.decoding import stamp_files
 from dataset.files import read_at
+from dataset.image_sizes import as_size
 from dataset.loading import Labels, count_images, load_batches, share_batches
 from dataset.table import Table
 from dataset.whole_files import name_temporary, remove_leftovers, write_atomically
 from heads import pool
+from limits import ImageSize
 from models.batchnorm_folding import fold_batchnorm
 from models_factory import MultiLabelModel
 from utils import InputError, explain, first_line, track
 
 
-def measure_features(model: MultiLabelModel, image_size: int) -> tuple[int, ...]:
+def measure_features(model: MultiLabelModel, image_size: ImageSize) -> tuple[int, ...]:
     """The shape in which one picture's features are kept: (D, 1, 1) if the head begins with pooling, else (D, h, w)."""
-    image = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
+    image = torch.zeros(1, 3, *as_size(image_size), dtype=torch.uint8, device=model.mean.device)
     return tuple(_extract(model, model.backbone, image).shape[1:])
 
 

@@ -21,6 +21,7 @@ import utils
 from dataset import locks, whole_files
 from dataset.batches import Batch
 from dataset.files import hash_file
+from dataset.image_sizes import as_size
 from evaluation import saved_scores, tuning
 from models import checkpoints
 from models_factory import MultiLabelModel
@@ -244,7 +245,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "head_options": run.trainer.head_options,
         "activation": choose_activation(),
         "classes": list(data.table.classes),
-        "image_size": config.IMAGE_SIZE,
+        "image_size": as_size(config.IMAGE_SIZE).as_plain(),
         "resize_rule": config.RESIZE_RULE,
         "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
         "best_threshold": state.best_threshold,

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dataset.image_sizes import as_size
 from dataset.locks import LOCK, hold
 from dataset.whole_files import write_text
 from utils import InputError
@@ -77,13 +78,14 @@ class RunFiles(NamedTuple):
 def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """A file name, without ending, for a configuration: a few constants, and a hash of everything in `identity`.
 
-    Example: "linear_bn_224px_bs32_ep40_lr0.001_unfreeze5_seed0_1a2b3c4d".
+    Example: "linear_bn_224px_bs32_ep40_lr0.001_unfreeze5_seed0_1a2b3c4d". An image size that is not square stands in
+    it as height x width: "linear_bn_256x448px_...".
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     lr = constants["HEAD_BASE_LR"] if constants["USE_DIFFERENTIAL_LR"] else constants["LEARNING_RATE"]
     frozen = constants["UNFREEZE_BACKBONE_EPOCH"] if constants["FREEZE_BACKBONE_AT_START"] else 1
     return (
-        f"{constants['HEAD']}_{constants['IMAGE_SIZE']}px_bs{constants['TRAIN_BATCH_SIZE']}_ep{constants['NUM_EPOCHS']}"
+        f"{constants['HEAD']}_{as_size(constants['IMAGE_SIZE'])}px_bs{constants['TRAIN_BATCH_SIZE']}_ep{constants['NUM_EPOCHS']}"
         f"_lr{lr:g}_unfreeze{frozen}_seed{constants['SEED']}_{digest}"
     )
 

@@ -33,6 +33,7 @@ from torchvision.transforms.v2 import functional as F
 
 import models_factory
 from dataset.batches import Batch, as_float_targets
+from dataset.image_sizes import Size, as_size
 from dataset.probability_files import read_probabilities
 from dataset.table import Table
 from models import checkpoints, inference
@@ -111,13 +112,13 @@ class _Teacher:
 
     model: nn.Module
     activate: Callable[[Tensor], Tensor]  # turns its logits into probabilities
-    image_size: int
+    size: Size  # of the images that it takes
     teacher_columns: Tensor  # (K,) indices of the shared classes among the teacher's
     student_columns: Tensor  # (K,) indices of the same classes among the student's
 
     def predict(self, images: Tensor) -> Tensor:
         """Probabilities (B, K) of the shared classes, for `images` (B, 3, H, W)."""
-        logits = self.model(F.resize(images, [self.image_size, self.image_size], antialias=True))
+        logits = self.model(F.resize(images, list(self.size), antialias=True))
         return self.activate(logits.float())[:, self.teacher_columns]
 
 
@@ -131,7 +132,7 @@ def _load_teacher(path: Path, classes: Sequence[str], device: torch.device) -> _
     return _Teacher(
         model=models_factory.restore_model(checkpoint, path).eval().requires_grad_(False).to(device),
         activate=inference.ACTIVATIONS[checkpoint.get("activation", "sigmoid")],
-        image_size=checkpoint["image_size"],
+        size=as_size(checkpoint["image_size"]),
         teacher_columns=teacher_columns,
         student_columns=student_columns,
     )

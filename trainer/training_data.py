@@ -28,6 +28,7 @@ from dataset.augmentations import Augmentation
 from dataset.batches import Batch
 from dataset.class_checks import judge_names
 from dataset.image_cache import ImageCache
+from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table, join_tables
 from trainer import feature_cache, from_config, teachers
@@ -158,12 +159,12 @@ def open_image_caches(data: Data) -> ImageCaches:
     if config.IMAGE_CACHE == "memory":
         folder = None
     limit_gb = config.IMAGE_CACHE_GB / num_processes
-    image_size, paths = config.IMAGE_SIZE, data.table.paths
+    size, paths = as_size(config.IMAGE_SIZE), data.table.paths
     val = ImageCache(
         paths=paths,
-        prepare=augmentations.make_eval_transform(config.RESIZE_RULE, image_size),
-        name=f"{config.RESIZE_RULE} {image_size}",
-        max_pixels=image_size**2,
+        prepare=augmentations.make_eval_transform(config.RESIZE_RULE, size),
+        name=f"{config.RESIZE_RULE} {size}",
+        max_pixels=math.prod(size),
         limit_gb=limit_gb,
         folder=folder,
     )
@@ -172,12 +173,13 @@ def open_image_caches(data: Data) -> ImageCaches:
         return ImageCaches(val, val)
     # a training picture shows a part of the image, at least this share of its area; center_crop, too, cuts edges off
     smallest_share = config.CROP_SCALE_MIN if augmentation.name == "crop_flip" else 0.75
-    side = augmentations.find_short_side(max(image_size, *larger_sizes, 0), smallest_share)
+    largest = size.with_short_side(max(min(size), *larger_sizes, 0))
+    covered = augmentations.find_size_to_crop(largest, smallest_share)
     train = ImageCache(
         paths=paths,
-        prepare=augmentations.shrink(side),
-        name=f"short side {side}",
-        max_pixels=side * round(side * LONGEST_CACHED),
+        prepare=augmentations.shrink(covered),
+        name=f"short side {covered}" if covered.is_square else f"covers {covered}",
+        max_pixels=max(covered) * round(max(covered) * LONGEST_CACHED),
         limit_gb=limit_gb,
         folder=folder,
     )
@@ -198,10 +200,10 @@ def make_augmentation() -> Augmentation:
 
 
 def make_train_loader(
-    data: Data, caches: ImageCaches, image_size: int, device: torch.device, batch_size: int, shuffle: bool = True
+    data: Data, caches: ImageCaches, size: Size, device: torch.device, batch_size: int, shuffle: bool = True
 ) -> DataLoader[Batch]:
     """A loader of augmented training images. Each epoch has its own order and its own random augmentation."""
-    transform = augmentations.make_train_transform(make_augmentation(), image_size, config.RESIZE_RULE)
+    transform = augmentations.make_train_transform(make_augmentation(), size, config.RESIZE_RULE)
     if caches.train and caches.train is caches.val:
         transform = augmentations.identity  # nothing is drawn, and cached images are resized already
     return loading.make_loader(
@@ -239,20 +241,23 @@ def changes_batches() -> bool:
     return bool(config.MIXUP_ALPHA or config.CUTMIX_ALPHA or config.MULTI_SCALE_SIZES or config.TEACHER_CHECKPOINTS)
 
 
-def choose_image_size(epoch: int) -> int:
-    """The side of the training images in `epoch`, in pixels."""
+def choose_image_size(epoch: int) -> Size:
+    """The size of the training images in `epoch`."""
     # GROWING_IMAGE_SIZES are for the first epochs in which the backbone trains
     num_trained = sum(not is_frozen(earlier) for earlier in range(1, epoch))
     grows = not is_frozen(epoch) and num_trained < len(config.GROWING_IMAGE_SIZES)
+    size = as_size(config.IMAGE_SIZE)
     if grows:
-        return config.GROWING_IMAGE_SIZES[num_trained]
-    return max(config.MULTI_SCALE_SIZES, default=config.IMAGE_SIZE)
+        return size.with_short_side(config.GROWING_IMAGE_SIZES[num_trained])
+    if config.MULTI_SCALE_SIZES:
+        return size.with_short_side(max(config.MULTI_SCALE_SIZES))
+    return size
 
 
 class Stage(NamedTuple):
     """What an epoch trains, and on what: the model on images or, while the backbone is frozen, the head on features."""
 
-    key: tuple[bool, bool, int]  # whether the backbone is frozen, whether its features are kept, the image size
+    key: tuple[bool, bool, Size]  # whether the backbone is frozen, whether its features are kept, the image size
     network: nn.Module  # the model, or its head
     trained_network: nn.Module  # the same network, wrapped so that all processes train it together
     train_loader: DataLoader[Batch]
@@ -267,9 +272,9 @@ class Stage(NamedTuple):
 
 def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int, present: Stage | None) -> Stage:
     """The stage of `epoch`: the `present` one if nothing changes, else a new one."""
-    image_size = choose_image_size(epoch)
+    size = choose_image_size(epoch)
     keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()
-    key = (is_frozen(epoch), keeps_features, image_size)
+    key = (is_frozen(epoch), keeps_features, size)
     if present and present.key == key:
         return present._replace(seconds=0.0)
     start = time.perf_counter()
@@ -279,7 +284,7 @@ def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int,
         train_loader, val_loader = feature_loaders
     else:
         network = trainer.model
-        train_loader = make_train_loader(data, caches, image_size, trainer.device, choose_batch_size(epoch))
+        train_loader = make_train_loader(data, caches, size, trainer.device, choose_batch_size(epoch))
         val_loader = make_eval_loader(data.val, trainer.device, caches.val)
     seconds = time.perf_counter() - start
     if feature_loaders:
@@ -304,7 +309,8 @@ def make_feature_loaders(
     frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
     augmentation = make_augmentation()
     num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if augmentation.is_random else 1
-    shape = feature_cache.measure_features(trainer.model, config.IMAGE_SIZE)
+    size = as_size(config.IMAGE_SIZE)
+    shape = feature_cache.measure_features(trainer.model, size)
     gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
     if gigabytes > config.FEATURE_CACHE_GB:
         utils.say(
@@ -318,16 +324,14 @@ def make_feature_loaders(
             loader=loader,
             table=table,
             shape=shape,
-            pixels=f"{transform}, {config.IMAGE_SIZE} px, {trainer.precision} on {trainer.device.type}",
+            pixels=f"{transform}, {size} px, {trainer.precision} on {trainer.device.type}",
             folder=config.CACHE_FOLDER,
             autocast=trainer.autocast,
             title=title,
         )
 
     views = []
-    train_loader = make_train_loader(
-        data, caches, config.IMAGE_SIZE, trainer.device, config.TRAIN_BATCH_SIZE, shuffle=False
-    )
+    train_loader = make_train_loader(data, caches, size, trainer.device, config.TRAIN_BATCH_SIZE, shuffle=False)
     for view in range(1, num_views + 1):
         loading.set_epoch(train_loader, view)  # view n has the pictures that epoch n would have
         transform = config.RESIZE_RULE

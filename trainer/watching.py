@@ -17,6 +17,7 @@ import utils
 from dataset import loading
 from dataset.batches import Batch
 from dataset.class_names import describe_classes
+from dataset.image_sizes import as_size
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
@@ -183,10 +184,11 @@ def _describe_model(run: Run) -> str:
 
 
 def _describe_images() -> str:
-    texts = [f"{config.IMAGE_SIZE} px", make_augmentation().describe()]
-    sizes = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
-    if sizes:
-        texts.append(f"trained at {', '.join(map(str, sizes))}")
+    size = as_size(config.IMAGE_SIZE)
+    texts = [f"{size} px", make_augmentation().describe()]
+    sides = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
+    if sides:
+        texts.append(f"trained at {', '.join(str(size.with_short_side(side)) for side in sides)}")
     if config.MIXUP_ALPHA:
         texts.append(f"mixup {config.MIXUP_ALPHA:g}")
     if config.CUTMIX_ALPHA:

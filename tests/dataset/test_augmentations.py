@@ -5,17 +5,20 @@ their seed.
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dataset import augmentations
+from dataset import augmentations, loading
 from dataset.augmentations import Augmentation
 from dataset.batches import Batch
+from dataset.table import Table
 
 RAMP = (torch.arange(64).repeat(40, 1) * 4).to(torch.uint8).repeat(3, 1, 1)  # (3, 40, 64), brighter to the right
 SQUARE = (torch.arange(32) * 7).to(torch.uint8).expand(3, 32, 32).contiguous()  # a ramp that no resize rule changes
@@ -83,7 +86,98 @@ def test_letterbox_leaves_a_square_and_takes_a_line() -> None:
     assert (line == 200).sum() == 3 * 32
 
 
+def make_scene(height: int, width: int) -> Image.Image:
+    """A picture that tells its axes apart: its left half is red, green rises downwards, blue slowly to the right."""
+    y, x = np.indices((height, width)) / [[[height]], [[width]]]
+    return Image.fromarray(np.stack([255 * (x < 0.5), 250 * y, 120 * x], axis=2).astype(np.uint8))
+
+
+def resize_by_pil(picture: Image.Image, rule: str, height: int, width: int) -> Image.Image:
+    """What RESIZE_RULES say, by PIL, which has the width first."""
+    bilinear = Image.Resampling.BILINEAR
+    if rule == "squash":
+        return picture.resize((width, height), bilinear)
+    if rule == "letterbox":
+        inside, canvas = ImageOps.contain(picture, (width, height), bilinear), Image.new("RGB", (width, height))
+        canvas.paste(inside, ((width - inside.width) // 2, (height - inside.height) // 2))
+        return canvas
+    whole = ImageOps.cover(picture, (round(width * 8 / 7), round(height * 8 / 7)), bilinear)
+    left, top = (whole.width - width) // 2, (whole.height - height) // 2
+    return whole.crop((left, top, left + width, top + height))
+
+
+@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("size", [(40, 88), (88, 40), (64, 64)])
+@pytest.mark.parametrize("shape", [(120, 168), (168, 120), (90, 300)])
+def test_a_loaded_batch_is_what_pil_makes_of_the_files(
+    rule: str, size: tuple[int, int], shape: tuple[int, int], tmp_path: Path
+) -> None:
+    scene = make_scene(*shape)
+    scene.save(tmp_path / "a.png")
+    scene.save(tmp_path / "b.jpg", quality=100, subsampling=0)
+    table = Table([str(tmp_path / "a.png"), str(tmp_path / "b.jpg")], np.zeros((2, 1), np.int8), ("a",))
+    batch = next(iter(loading.make_loader(table, augmentations.make_eval_transform(rule, size), batch_size=2)))
+    assert batch.images.shape == (2, 3, *size)
+    expected = np.asarray(resize_by_pil(scene, rule, *size)).astype(float)
+    for image in batch.images.permute(0, 2, 3, 1).numpy().astype(float):
+        assert np.quantile(np.abs(image - expected), 0.98) <= 6, "but for the edge of the red"
+        assert np.abs(image - expected).mean() < 3
+
+
+@pytest.mark.parametrize("shape", [(120, 160), (161, 121), (90, 300), (64, 64), (300, 77)])
+def test_a_square_is_resized_by_torchvision(shape: tuple[int, int]) -> None:
+    """torchvision knows squares by their side; what is said of both sides gives the same pixels."""
+    image = torch.from_numpy(np.array(make_scene(*shape))).permute(2, 0, 1)
+    for side in (32, 56, 75):
+        cropped = v2.Compose([v2.Resize(round(side * 8 / 7), antialias=True), v2.CenterCrop(side)])(image)
+        for size in (side, (side, side)):
+            assert torch.equal(augmentations.make_eval_transform("center_crop", size)(image), cropped)
+        shrunk = v2.Resize(side, antialias=True)(image) if min(shape) > side else image
+        assert torch.equal(augmentations.shrink(side)(image), shrunk)
+
+
+@pytest.mark.parametrize("size", [(30, 60), (60, 30)])
+def test_a_shrunk_image_just_covers_an_oblong_size(size: tuple[int, int]) -> None:
+    for shape in ((120, 160), (160, 120), (100, 200)):
+        image = torch.from_numpy(np.array(make_scene(*shape))).permute(2, 0, 1)
+        height, width = augmentations.shrink(size)(image).shape[1:]
+        assert height >= size[0]
+        assert width >= size[1]
+        assert (height == size[0]) or (width == size[1])
+        assert height / width == pytest.approx(shape[0] / shape[1], rel=0.04)
+    small = torch.zeros(3, 200, size[1] - 1, dtype=torch.uint8)
+    assert augmentations.shrink(size)(small) is small
+
+
 # ---- one image ----
+
+
+@pytest.mark.parametrize("size", [(24, 56), (56, 24), (40, 40)])
+def test_random_crops_have_the_shape_of_the_size_or_nearly(size: tuple[int, int]) -> None:
+    """The part of an image that a crop shows is as wide as it is high, but for up to 4/3 and the size's proportion."""
+    y, x = np.indices((250, 250))
+    places = torch.from_numpy(np.stack([x, y, np.full_like(x, 255)])).to(torch.uint8)  # where each pixel is
+    transform = augmentations.make_train_transform(Augmentation("crop_flip", 0.1), size)
+    shapes = []
+    for seed in range(60):
+        picture = augmentations.apply_seeded(transform, places, seed).float()
+        assert picture.shape == (3, *size)
+        seen_width = abs(picture[0, :, -1] - picture[0, :, 0]).mean().item() * size[1] / (size[1] - 1)
+        seen_height = (picture[1, -1] - picture[1, 0]).mean().item() * size[0] / (size[0] - 1)
+        shapes.append(seen_width / seen_height / (size[1] / size[0]))
+    assert 0.7 < min(shapes) < 0.85
+    assert 1.2 < max(shapes) < 1.42
+
+
+@pytest.mark.parametrize("policy", augmentations.POLICIES)
+def test_every_transform_keeps_an_oblong_size(policy: str) -> None:
+    for name in augmentations.AUGMENTATIONS:
+        for rule in augmentations.RESIZE_RULES:
+            transform = augmentations.make_train_transform(
+                Augmentation(name, 0.5, policy, 0.2, 10, 0.5), (24, 56), rule
+            )
+            transform = pickle.loads(pickle.dumps(transform))
+            assert augmentations.apply_seeded(transform, RAMP, 3).shape == (3, 24, 56)
 
 
 @pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
@@ -282,6 +376,10 @@ def test_sizes_change_every_few_steps() -> None:
         assert batch.images.shape == (5, 3, side, side)
         assert torch.equal(batch.images[3], augmentations.make_eval_transform("squash", side)(SQUARE))
         assert torch.equal(batch.weights, ramp.weights)
+    change = augmentations.make_batch_transform(seed=0, multi_scale_sizes=((16, 40),))
+    oblong = change(ramp, 1, 0).images
+    assert oblong.shape == (5, 3, 16, 40)
+    assert torch.equal(oblong[3], augmentations.make_eval_transform("squash", (16, 40))(SQUARE))
 
 
 @pytest.mark.parametrize(

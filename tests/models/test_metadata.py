@@ -158,6 +158,14 @@ def test_choices_are_those_of_the_parts() -> None:
             check_metadata({key: "other"}, "model.pt")
 
 
+def test_an_image_is_a_square_or_oblong() -> None:
+    for size in (224, [256, 448], [448, LARGEST_SIDE]):
+        check_metadata({"image_size": size}, "model.pt")
+    for size in ([256], [256, 448, 3], [256, 0], [256, LARGEST_SIDE + 1], [256, 448.0], [256, "448"], [[256, 448], 3]):
+        with pytest.raises(InputError, match=r"image_size is .* expected 1 to 8192 pixels, or a height and a width"):
+            check_metadata({"image_size": size}, "model.pt")
+
+
 def test_the_largest_image() -> None:
     check_metadata({"image_size": LARGEST_SIDE}, "model.pt")
     with pytest.raises(InputError, match=f"image_size is {LARGEST_SIDE + 1}, expected 1 to {LARGEST_SIDE} pixels"):

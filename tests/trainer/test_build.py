@@ -130,6 +130,15 @@ def test_sizes_that_the_network_does_not_take_end_the_run_at_once() -> None:
         make_trainer("--ENTRY_WEIGHTS class_weights --POSITIVE_CLASS_WEIGHTS 1,2")
 
 
+def test_sizes_of_oblong_images_are_shorter_sides() -> None:
+    trainer = make_trainer("--IMAGE_SIZE 48,96 --MULTI_SCALE_SIZES 32,48 --MULTI_SCALE_EVERY_N_STEPS 1")
+    batch = Batch(torch.zeros(2, 3, 48, 96, dtype=torch.uint8), torch.zeros(2, 3), torch.ones(2))
+    sizes = {tuple(trainer.change_batch(batch, 1, step).images.shape[2:]) for step in range(20)}
+    assert sizes == {(32, 64), (48, 96)}
+    with pytest.raises(InputError, match=r"levit_128s does not take images of 96x192 px: set GROWING_IMAGE_SIZES"):
+        make_trainer("--MODEL_NAME levit_128s --IMAGE_SIZE 64,128 --GROWING_IMAGE_SIZES 96")
+
+
 def test_norms_and_biases_may_be_left_without_decay() -> None:
     trainer = make_trainer("--WEIGHT_DECAY 0.1 --DECAY_NORMS_AND_BIASES 0")
     for group in trainer.optimizer.param_groups:

@@ -20,6 +20,7 @@ from dataset.batches import Batch
 from dataset.loading import make_loader
 from dataset.table import Table
 from dataset_readers import read_dataset
+from limits import ImageSize
 from models import checkpoints
 from trainer import teachers
 from utils import InputError
@@ -118,7 +119,7 @@ def test_other_classes_are_refused(table: Table, tmp_path: Path, header: str, co
 # ---- from models ----
 
 
-def read_batch(dataset: Path, image_size: int = 32) -> tuple[Batch, Table]:
+def read_batch(dataset: Path, image_size: ImageSize = 32) -> tuple[Batch, Table]:
     table = read_dataset(dataset, split="test")
     loader = make_loader(table, augmentations.make_eval_transform("squash", image_size), len(table))
     return next(iter(loader)), table
@@ -129,7 +130,7 @@ def save_model(
     images: torch.Tensor,
     classes: tuple[str, ...],
     seed: int,
-    image_size: int = 32,
+    image_size: ImageSize = 32,
     activation: str = "sigmoid",
 ) -> Path:
     """A random network whose BatchNorms know `images`."""
@@ -176,6 +177,17 @@ def test_a_model_teaches_what_it_would_predict(shared_dataset: Path, models: lis
     np.testing.assert_allclose(taught.targets, mix(table.targets, given, 0.7, 2.0), atol=1e-3)
     assert torch.equal(taught.images, batch.images)
     assert torch.equal(taught.weights, batch.weights)
+
+
+def test_a_teacher_of_another_shape_sees_the_pictures_in_its_own(shared_dataset: Path, tmp_path: Path) -> None:
+    """The files' pictures are 36 x 48: the student's batch keeps their pixels, so the teacher loses none."""
+    batch, table = read_batch(shared_dataset, (36, 48))
+    teacher = save_model(tmp_path / "oblong.pt", read_batch(shared_dataset, (32, 96))[0].images, CLASSES, 0, (32, 96))
+    given = predict(teacher, table)
+    assert given.std() > 0.05, "else there is nothing to learn"
+    taught = teachers.make_teacher([teacher], CLASSES, CPU, 1.0)(batch, 1, 0)
+    np.testing.assert_allclose(taught.targets, given, atol=1e-3)
+    assert taught.images.shape[2:] == (36, 48)
 
 
 def test_models_are_averaged_by_the_names_of_their_classes(shared_dataset: Path, models: list[Path]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_small_run, write_dataset
+from PIL import Image
 
 import config
 import dataset_readers
@@ -20,6 +21,7 @@ import overrides
 import testing
 import training
 from dataset import stratified_split
+from dataset.table import Table
 from models import checkpoints
 from tools import convert
 from tools.split import split_dataset
@@ -225,6 +227,37 @@ def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, t
     (root / "val_list.txt").write_text((root / "test_list.txt").read_text())
     own_split = f"--DATASET_FOLDER={root}"
     assert name(own_split, "--SEED=1", "--SPLIT_SEED=5") == name_as_before(own_split, "--SEED=1")
+
+
+@pytest.mark.parametrize("value", ["64,64", "(64, 64)", "[64,64]"])
+def test_a_square_by_two_numbers_is_the_square_by_one(value: str, shared_dataset: Path) -> None:
+    def name(value: str) -> str:
+        return records.name_files(read_data(shared_dataset, f"--IMAGE_SIZE={value}")).checkpoint.stem
+
+    assert name(value) == name("64")
+    assert name("64").startswith("linear_bn_64px_")
+    assert name("64,96").startswith("linear_bn_64x96px_")
+    assert name("96,64").startswith("linear_bn_96x64px_")
+
+
+@pytest.mark.parametrize("shape", [(90, 160), (160, 90), (100, 100)])
+def test_the_image_cache_keeps_what_an_oblong_crop_needs(shape: tuple[int, int], tmp_path: Path) -> None:
+    """Photographs of up to 16:9, upright or not, have a place; shrunk, they still cover the largest crop."""
+    picture = np.random.default_rng(0).integers(0, 256, (4 * shape[0], 4 * shape[1], 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    table = Table([str(tmp_path / "a.png")], np.ones((1, 1), np.int8), ("a",))
+    options = ["--IMAGE_SIZE=32,64", "--IMAGE_CACHE=memory", "--CROP_SCALE_MIN=0.25", "--GROWING_IMAGE_SIZES=48"]
+    overrides.apply(options, config)
+    caches = training_data.open_image_caches(training_data.Data(table, table, table, "csv"))
+    assert caches.train is not None
+    assert caches.val is not None
+    for cache in (caches.train, caches.val):
+        cache.select(table.paths).keep(0, picture)
+        assert cache.select(table.paths).read(0) is not None, "there is room for it"
+    height, width, _ = caches.train.select(table.paths).read(0).shape  # pyright: ignore[reportOptionalMemberAccess]
+    assert (height >= 96, width >= 192) == (True, True), "twice the largest size, 48 x 96"
+    assert height == 96 or width == 192
+    assert caches.val.select(table.paths).read(0).shape == (32, 64, 3)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def test_sources_stay_on_one_side(dataset: Path) -> None:
