@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 import utils
-from evaluation.drawing import BAND, draw_labels
+from dataset.drawing import BAND, draw_labels
 from evaluation.pages import cut
 from evaluation.palette import DARK
 

@@ -27,9 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.decoding import decode_image, stamp_files
+from dataset.drawing import draw_labels
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
-from evaluation.drawing import draw_labels
 from metrics import read_rows
 from utils import InputError, Progress, explain
 
