@@ -173,7 +173,9 @@ def test_pictures_in_memory_are_made_upright_rgb(checkpoint: Path) -> None:
 )
 def test_what_is_no_image_is_one_line(checkpoint: Path, image: Any, found: str) -> None:
     model = predictor.load(checkpoint, "cpu")
-    with pytest.raises(InputError, match=rf"^an image is a file, a PIL image or an array [^\n]*, not {found}$"):
+    with pytest.raises(
+        InputError, match=rf"^an image is a file, its bytes, a PIL image or an array [^\n]*, not {found}$"
+    ):
         list(model.predict([image]))
 
 
