@@ -52,7 +52,7 @@ import predictor
 import utils
 from dataset import locks, whole_files
 from dataset.decoding import stamp_files
-from dataset.files import hash_file, list_images
+from dataset.files import hash_file
 from evaluation import plots, prediction_files
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
@@ -131,7 +131,7 @@ def choose_int8_images() -> list[str]:
     if from_config.has_split("train"):
         paths = from_config.read_split("train").paths
     else:
-        paths = list_images(config.TRAIN_IMAGES_DIR)
+        paths = from_config.list_unlabelled_images("train")
     count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
     return [paths[number * len(paths) // count] for number in range(count)]
 

@@ -51,7 +51,7 @@ def read_test_images(model: Predictor) -> ImagesToPredict:
     if has_labels:
         table = map_classes(read_split(split), model.classes)
     elif split == "test":
-        paths = select_test_images()
+        paths = list_unlabelled_images(split)
         unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # takes the memory of one entry
         table = Table(paths, unknown, model.classes)
     else:
@@ -65,19 +65,23 @@ def read_test_images(model: Predictor) -> ImagesToPredict:
     return ImagesToPredict(table, has_labels, bad)
 
 
-def select_test_images() -> list[str]:
-    """The image files of TEST_IMAGES_DIR. Raises InputError where there is none."""
-    where = config.TEST_IMAGES_DIR
+def list_unlabelled_images(split: str) -> list[str]:
+    """The image files of a split "train" or "test" without labels: TRAIN_IMAGES_DIR or TEST_IMAGES_DIR.
+
+    Raises InputError where there is none.
+    """
+    name = f"{split.upper()}_IMAGES_DIR"
+    where: Path = getattr(config, name)
     paths = select_images(where)
     if paths != [str(where.expanduser())] or where.expanduser().exists():
         return paths
-    if has_other_test_images() or (format := choose_format("test")) == "coco_cls":
-        raise InputError(f"TEST_IMAGES_DIR is {where}: there is no such folder or file")
-    splits = " or ".join(list_splits())
-    raise InputError(
-        f"{config.DATASET_FOLDER}, read as {format}, has no test split: set TEST_SPLIT to {splits}, or "
-        "TEST_IMAGES_DIR to the images to predict (a folder, a file, or a pattern such as 'photos/*.jpg')"
-    )
+    if where != config.IMAGES_DIR / f"{split}-resized" or (format := choose_format(split)) == "coco_cls":
+        raise InputError(f"{name} is {where}: there is no such folder or file")
+    message = f"{config.DATASET_FOLDER}, read as {format}, has no {split} split: set {name} to a folder of images"
+    if split == "test":
+        splits = " or ".join(list_splits())
+        message += f", an image or a pattern such as 'photos/*.jpg' to predict, or TEST_SPLIT to {splits}"
+    raise InputError(message)
 
 
 def choose_policy(num_classes: int) -> Policy:
