@@ -105,12 +105,24 @@ class Record:
     @property
     def img(self) -> dict[str, Image.Image]:
         """{"res": the picture above its labels and their probabilities}. Raises InputError if it cannot be read."""
-        return {"res": draw_labels(self._read(), self.describe())}
+        return {"res": self.draw()}
 
     def describe(self) -> list[str]:
         """The labels with their probabilities, the most probable first: ["cat 0.98", "sofa 0.71"], or ["no label"]."""
         texts = [f"{self.classes[label]} {self.probabilities[label]:.2f}" for label in self.ranked]
         return texts or ["no label"]
+
+    def draw(self, most: int | None = None) -> Image.Image:
+        """The picture, at most `most` pixels wide and high (None: its own size), above its labels.
+
+        Raises InputError if it cannot be read.
+        """
+        pixels = decode(self.path if self.picture is None else self.picture)
+        if most:
+            picture = Image.fromarray(pixels)
+            picture.thumbnail((most, most))
+            pixels = np.asarray(picture)
+        return draw_labels(pixels, self.describe())
 
     def print(self, json_format: bool = False, indent: int = 4, ensure_ascii: bool = False) -> None:
         """Print `json`: on one line, or with `json_format` as JSON whose levels are indented by `indent` blanks."""
@@ -151,15 +163,10 @@ class Record:
             raise InputError(f"this picture came from memory and has no name: save it as {path / f'NAME{ending}'}")
         return path / f"{Path(self.path).stem}_res{ending}"
 
-    def _read(self) -> NDArray[np.uint8]:
-        return decode(self.path if self.picture is None else self.picture)
-
     def _repr_png_(self) -> bytes:
-        """What Jupyter shows: the picture, at most NOTEBOOK_SIDE pixels wide and high, above its labels."""
-        picture = Image.fromarray(self._read())
-        picture.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
+        """What Jupyter shows: a small picture above its labels."""
         buffer = io.BytesIO()
-        draw_labels(np.asarray(picture), self.describe()).save(buffer, "PNG")
+        self.draw(NOTEBOOK_SIDE).save(buffer, "PNG")
         return buffer.getvalue()
 
 
