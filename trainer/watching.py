@@ -16,6 +16,7 @@ import distributed
 import utils
 from dataset import loading
 from dataset.batches import Batch
+from evaluation import tuning
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, is_frozen
@@ -263,3 +264,5 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     )
     lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
     utils.say(*lines)
+    for line in tuning.describe_fallback(selected):
+        utils.warn(line)
