@@ -9,7 +9,6 @@ is read. In Python: `runs = model_performance_table.read_runs(root)` is a pandas
 
 from __future__ import annotations
 
-import re
 import reprlib
 import sys
 from pathlib import Path
@@ -147,9 +146,7 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
             row.setdefault(name, value)
     if "SEED" in sidecar["config"]:  # it drew the split before there was SPLIT_SEED
         row.setdefault("SPLIT_SEED", row["SEED"])
-    stem = Path(checkpoint).stem
-    digest = re.search(r"_([0-9a-f]{8})$", stem)  # of the configuration, at the end of names that training.py gives
-    return {**row, "run": digest[1] if digest else stem, "checkpoint": checkpoint}
+    return {**row, "run": tables.name_run(Path(checkpoint).stem), "checkpoint": checkpoint}
 
 
 def check_names(runs: Frame, is_mean: bool) -> None:

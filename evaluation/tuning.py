@@ -83,8 +83,8 @@ def describe_fallback(metadata: Mapping[str, Any]) -> list[str]:
     threshold = f"the global threshold {metadata['best_threshold']:.4f}"
     if report["shrinkage"] is None:
         return [
-            f"THRESHOLD_SCOPE is per_class, and all classes have {threshold} all the same: on held-out images it is "
-            "better than thresholds of their own, for which there are too few positives"
+            f"THRESHOLD_SCOPE is per_class, and all classes have {threshold} all the same: on held-out images, "
+            "thresholds of their own are no better"
         ]
     if names := report.get("without_positives"):
         return [f"these classes have {threshold}, since no validation image shows them: {show_names(names)}"]

@@ -318,28 +318,29 @@ def test_a_spreadsheet_takes_no_name_in_the_table_of_thresholds_for_a_formula(tm
         assert [*csv.reader(file)][1:] == [["'=1+1", "0.25"], ["a,b", "0.333333343"], ["ü\\udcff", "0.5"]]
 
 
+def make_separate_scores(present: tuple[float, ...], absent: tuple[float, ...]) -> SavedScores:
+    """40 images that have all classes but grey, or none: of each class, the scores where present and where absent."""
+    targets = np.tile(np.int8([[1, 1, 1, 0], [0, 0, 0, 0]]), (20, 1))
+    probabilities = np.tile(np.float32([present, absent]), (20, 1))
+    return SavedScores(probabilities, targets, [f"{number}.jpg" for number in range(40)], CLASSES)
+
+
 def test_classes_that_keep_the_global_threshold_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Grey has no positive. Of scores that are noise, no threshold of one class is better than the global one."""
-    path = write_checkpoint(tmp_path / "best_model.pt", make_scores())
+    apart = make_separate_scores(present=(0.9, 0.3, 0.3, 0.1), absent=(0.6, 0.1, 0.1, 0.1))
+    path = write_checkpoint(tmp_path / "best_model.pt", apart)
     own = run(path, "--THRESHOLD_SCOPE=per_class")
-    assert own["threshold_report"]["shrinkage"] is not None
-    assert own["thresholds"][3] == np.float32(own["best_threshold"]) != own["thresholds"][1]
+    assert own["thresholds"][0] > 0.6 > 0.3 > own["thresholds"][1]
     words = f"the global threshold {own['best_threshold']:.4f}"
     warned = capsys.readouterr().err
     assert f"warning: these classes have {words}, since no validation image shows them: grey\n" in warned
     run(path)
     assert "the global threshold" not in capsys.readouterr().err, "it was asked for"
 
-    rng = np.random.default_rng(3)
-    noise = SavedScores(
-        rng.random((40, 4), dtype=np.float32), np.tile(np.int8([[1, 0], [0, 1]]), (20, 2)), [*"ab" * 20], CLASSES
-    )
-    after = run(write_checkpoint(tmp_path / "best_model.pt", noise), "--THRESHOLD_SCOPE=per_class")
-    assert after["threshold_report"]["shrinkage"] is None
-    words = f"the global threshold {after['best_threshold']:.4f}"
-    assert (
-        f"warning: THRESHOLD_SCOPE is per_class, and all classes have {words} all the same: " in capsys.readouterr().err
-    )
+    alike = make_separate_scores(present=(0.9, 0.9, 0.9, 0.1), absent=(0.1, 0.1, 0.1, 0.1))
+    after = run(write_checkpoint(path, alike), "--THRESHOLD_SCOPE=per_class")
+    assert set(after["thresholds"]) == {np.float32(after["best_threshold"])}
+    words = f"all classes have the global threshold {after['best_threshold']:.4f} all the same: "
+    assert f"warning: THRESHOLD_SCOPE is per_class, and {words}" in capsys.readouterr().err
 
 
 def test_of_thousands_of_classes_a_hundred_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
