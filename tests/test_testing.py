@@ -161,6 +161,19 @@ def test_intervals_are_left_out_on_request(
         assert ("95 % interval" in capsys.readouterr().out) is shown
 
 
+@pytest.mark.parametrize("num_blue", [1, 12])
+def test_a_class_that_resamples_lack_is_said_at_the_interval_of_map(
+    num_blue: int, folder: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, path in enumerate(sorted((dataset / "labels" / "test").iterdir())):
+        path.write_text("0\n1\n" + "2\n" * (number < num_blue))
+    testing.main([*make_small_run(dataset, folder), "--BOOTSTRAP_SAMPLES=100"])
+    line = (
+        "the interval of mAP is of means over 2 or more of 3 classes: a resample leaves out those of which it drew no "
+    )
+    assert (line in capsys.readouterr().out) is (num_blue == 1)
+
+
 def test_without_labels_only_predictions_are_written(folder: Path, shared_dataset: Path, tmp_path: Path) -> None:
     testing.main([*make_small_run(shared_dataset, folder), f"--TEST_LABELS_DIR={tmp_path / 'none'}"])
     assert len(read_predictions(folder)[1]) == 12
