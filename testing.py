@@ -356,11 +356,11 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
             cells.append(format_numbers(intervals[name], digits))
         grid.add_row(name, *cells)
     utils.make_console().print(grid)
-    fewest = intervals.get("num_classes_in_mAP", [None])[0]
-    if fewest is not None and fewest < measured["num_classes_in_mAP"]:
+    fewest, count = intervals.get("num_classes_in_mAP", [None])[0], measured["num_classes_in_mAP"]
+    if fewest is not None and fewest < count:
         utils.say(
-            f"the interval of mAP is of means over {fewest:.0f} or more of {measured['num_classes_in_mAP']:.0f} classes: "
-            "a resample leaves out those of which it drew no positive"
+            f"the interval of mAP is of means over {fewest:.0f} or more of {count:.0f} classes: a resample leaves out "
+            "those of which it drew no positive"
         )
 
 
