@@ -1,4 +1,4 @@
-"""Finds the images that cannot be decoded, and leaves them out: BAD_IMAGES = "skip"."""
+"""Finds the images that cannot be decoded, or of which a part is lost, and leaves them out: BAD_IMAGES = "skip"."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dataset.decoding import decode_image, stamp_files
+from dataset.decoding import judge_image, stamp_files
 from dataset.json_files import read_json
 from dataset.table import Table
 from dataset.whole_files import write_text
 from utils import InputError, Progress, warn
+
+VERSION = b"2"  # of what is kept: it changes with what counts as a bad image
 
 
 def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tuple[Table, dict[str, str]]:
@@ -31,11 +33,12 @@ def leave_out_bad_images(table: Table, cache_folder: Path | None = None) -> tupl
 
 
 def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> dict[str, str]:
-    """{path: why} of the images that cannot be decoded. Every image is tried, in threads, with progress.
+    """{path: why} of the images that cannot be decoded whole. Every image is tried, in threads, with progress.
 
     With a `cache_folder` the result is kept there, and used again while all names, sizes and times are the same.
     """
-    digest = hashlib.sha256("\n".join(paths).encode(errors="surrogateescape"))
+    digest = hashlib.sha256(VERSION)
+    digest.update("\n".join(paths).encode(errors="surrogateescape"))
     digest.update(stamp_files(paths).tobytes())
     found = None if cache_folder is None else cache_folder / f"bad_images_{digest.hexdigest()[:16]}.json"
     if found is not None and found.is_file():
@@ -59,7 +62,7 @@ def _require_reasons(reasons: object, file: Path) -> dict[str, str]:
 
 def _try_image(path: str) -> str | None:
     try:
-        decode_image(path)
+        lost = judge_image(path).lost
     except InputError as error:
         return str(error)
-    return None
+    return f"{path}: {lost}" if lost else None

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from dataset.array_files import read_arrays
 from dataset.batches import Transform
 from dataset.decoding import stamp_files
+from dataset.files import BINARY, read_at, write_at
 from dataset.whole_files import write_atomically
 from utils import InputError, explain, warn
 
@@ -153,7 +154,7 @@ class SlotsOnDisk(Slots):
     def read(self, row: int, num_bytes: int) -> Pixels:
         pixels = np.empty(num_bytes, np.uint8)
         try:
-            num_read = os.preadv(self.file.fileno(), [pixels.data], row * self.slot_size)
+            num_read = read_at(self.file.fileno(), pixels.data, row * self.slot_size)
         except OSError as error:
             raise InputError(f"cannot read the image cache {self.path}: {explain(error)}") from error
         if num_read < num_bytes:
@@ -162,7 +163,7 @@ class SlotsOnDisk(Slots):
 
     def write(self, row: int, pixels: Pixels) -> None:
         try:
-            if os.pwrite(self.file.fileno(), pixels.data, row * self.slot_size) < pixels.size:
+            if write_at(self.file.fileno(), pixels.data, row * self.slot_size) < pixels.size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # the rest did not fit
         except OSError as error:
             raise InputError(
@@ -208,7 +209,7 @@ def _open(path: Path, num_bytes: int) -> tuple[io.FileIO, int]:
     """(the file, its size before) of a file of `num_bytes`, which takes room only where something was written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o644), "r+")
         old_size = os.fstat(file.fileno()).st_size
         os.truncate(file.fileno(), max(num_bytes, old_size))
     except OSError as error:

@@ -12,16 +12,30 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dataset.array_files import read_next
-from dataset.files import IMAGE_EXTENSIONS, NOT_ORDINARY, list_files, make_absolute, require_stems
+from dataset.files import (
+    BINARY,
+    NOT_ORDINARY,
+    describe_unread,
+    list_files,
+    list_image_files,
+    make_absolute,
+    require_stems,
+    say_unread,
+)
+from dataset.image_finder import ImageFinder
+from dataset.rows import keeps_missing_images
 from dataset.table import require_room
 from dataset.text_files import name_backup
 from dataset.whole_files import replace_folder, write_atomically
@@ -33,7 +47,9 @@ NUM_THREADS = 8  # twice as fast as one from a disk; from memory it makes no dif
 MIN_INDEXED = 1000  # label files; fewer are read quickly without an index
 SETTLED_SECONDS = 2.0  # files that changed later are not indexed: a second change could have the same time
 MAX_BYTES = 1 << 16  # of a label file
-VERSION = 1  # of the index
+VERSION = 2  # of the index
+# When a file last changed: the ctime, which no tool sets back. On Windows that is when the file was made.
+get_change = attrgetter("st_mtime_ns" if os.name == "nt" else "st_ctime_ns")
 
 
 def read_label_files(
@@ -52,19 +68,20 @@ def read_label_files(
         index = cache_folder / f"labels_{digest}.npy"
         found = _read_index(index, images_dir, labels_dir, check_files)
         if found:
-            return found
+            images, targets, unread = found
+            say_unread(images_dir, unread)
+            return images, targets
     start = time.time_ns()
-    images, image_folders = list_files(images_dir, IMAGE_EXTENSIONS)
+    images, image_folders, others = list_image_files(images_dir)
     labels, label_folders = list_files(labels_dir, frozenset({EXTENSION}))
-    if not images:
-        raise InputError(f"no images in {images_dir} ({', '.join(sorted(IMAGE_EXTENSIONS))})")
     labels = _pair(images, labels, images_dir, labels_dir)
     contents, changed = _read_all(labels_dir, labels, with_times=index is not None)
     targets = _parse_all(contents, labels, labels_dir, num_classes)
     if index is not None:
         folders = _read_times(images_dir, image_folders) + _read_times(labels_dir, label_folders)
         if len(labels) >= MIN_INDEXED and max(*changed, *folders) < start - SETTLED_SECONDS * 1e9:
-            _save_index(index, (images, labels, image_folders, label_folders), (changed, folders, targets))
+            unread = describe_unread(images_dir, others)
+            _save_index(index, (images, labels, image_folders, label_folders, [unread]), (changed, folders, targets))
     return images, targets
 
 
@@ -92,46 +109,71 @@ def _format(row: NDArray[np.int8]) -> bytes:
     return b"".join(lines)
 
 
-def _pair(images: Sequence[str], labels: Sequence[str], images_dir: Path, labels_dir: Path) -> list[str]:
-    """The label file of each image; InputError unless each image has one and each label file an image."""
+def _pair(images: list[str], labels: Sequence[str], images_dir: Path, labels_dir: Path) -> list[str]:
+    """The label file of each image; InputError unless each image has one and each label file an image.
+
+    Where missing images are kept, `images` gets a name for each label file without one.
+    """
     image_of = require_stems(images, f"{images_dir}{os.sep}")
     label_of = require_stems(labels, f"{labels_dir}{os.sep}")
-    for missing, what, folder, ending in (
-        (image_of.keys() - label_of.keys(), "image(s) without a label file", labels_dir, EXTENSION),
-        (label_of.keys() - image_of.keys(), "label file(s) without an image", images_dir, ".jpg"),
-    ):
-        if missing:
-            raise InputError(f"{len(missing)} {what}, the first: {folder / min(missing)}{ending} does not exist")
+    if without := image_of.keys() - label_of.keys():
+        first = f"{labels_dir / min(without)}{EXTENSION}"
+        raise InputError(f"{len(without)} image(s) without a label file, the first: {first} does not exist")
+    if without := label_of.keys() - image_of.keys():
+        if not keeps_missing_images():
+            first, hint = f"{min(without)}.jpg", ImageFinder(images_dir).suggest(f"{min(without)}.jpg")
+            raise InputError(
+                f"{len(without)} label file(s) without an image, the first: {images_dir / first} does not exist"
+                f"{'; ' * bool(hint)}{hint}"
+            )
+        image_of |= {stem: f"{stem}.jpg" for stem in without}
+        images[:] = sorted(image_of.values())
+        image_of = require_stems(images)
     return [label_of[stem] for stem in image_of]
+
+
+@contextmanager
+def _enter(folder: Path) -> Iterator[tuple[str, int | None]]:
+    """(what to put before a name in `folder`, `dir_fd`): names relative to an open folder are found quicker.
+
+    Windows cannot open a folder, and takes whole paths.
+    """
+    if not {os.open, os.stat} <= os.supports_dir_fd:
+        yield f"{folder}{os.sep}", None
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield "", descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _read_all(folder: Path, names: list[str], with_times: bool = False) -> tuple[list[bytes], list[int]]:
     """(contents, times of last change in nanoseconds) of the files `names` in `folder`; times only on request."""
-    descriptor = os.open(folder, os.O_RDONLY)  # names relative to it are found quicker than whole paths
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY  # see dataset.files.open_file
 
-    def read(thread_names: list[str]) -> tuple[list[bytes], list[int]]:
+    def read(thread_names: list[str], before: str, descriptor: int | None) -> tuple[list[bytes], list[int]]:
         contents, changed = [], []
         for name in thread_names:
-            file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=descriptor)  # see dataset.files.open_file
+            file = os.open(before + name, flags, dir_fd=descriptor)
             try:
                 found = os.fstat(file)
                 if not stat.S_ISREG(found.st_mode):
                     raise OSError(errno.EINVAL, NOT_ORDINARY, name)
                 contents.append(os.read(file, MAX_BYTES))
                 if with_times:
-                    changed.append(found.st_ctime_ns)
+                    changed.append(get_change(found))
             finally:
                 os.close(file)
         return contents, changed
 
     share = -(-len(names) // NUM_THREADS)
+    shares = [names[i * share : (i + 1) * share] for i in range(NUM_THREADS)]
     try:
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            results = list(pool.map(read, [names[i * share : (i + 1) * share] for i in range(NUM_THREADS)]))
+        with _enter(folder) as (before, descriptor), ThreadPoolExecutor(NUM_THREADS) as pool:
+            results = list(pool.map(partial(read, before=before, descriptor=descriptor), shares))
     except OSError as error:
         raise InputError(f"cannot read {folder / str(error.filename or '')}: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
     contents = [content for thread_contents, _ in results for content in thread_contents]
     changed = [time for _, thread_times in results for time in thread_times]
     for content, name in zip(contents, names, strict=True):
@@ -197,15 +239,15 @@ def _save_index(path: Path, names: Sequence[Sequence[str]], numbers: Sequence[Ar
 
 def _read_index(
     path: Path, images_dir: Path, labels_dir: Path, check_files: bool
-) -> tuple[list[str], NDArray[np.int8]] | None:
-    """(image names, targets) from the index at `path`; None where there is none, or where something changed."""
+) -> tuple[list[str], NDArray[np.int8], str] | None:
+    """(image names, targets, which pictures are not read) from the index at `path`; None where it does not hold."""
     try:
         with path.open("rb") as file:
-            names = [os.fsdecode(read_next(file).tobytes()).split("\0") for _ in range(4)]
+            names = [os.fsdecode(read_next(file).tobytes()).split("\0") for _ in range(5)]
             labels_changed, folders_changed, targets = (read_next(file) for _ in range(3))
     except (OSError, ValueError):  # there is none, or it is damaged
         return None
-    images, labels, image_folders, label_folders = names
+    images, labels, image_folders, label_folders, (unread,) = names
     try:
         folders = _read_times(images_dir, image_folders) + _read_times(labels_dir, label_folders)
         same = np.array_equal(folders, folders_changed)
@@ -213,13 +255,10 @@ def _read_index(
             same = np.array_equal(_read_times(labels_dir, labels), labels_changed)
     except OSError:  # a file or folder is gone
         return None
-    return (images, targets) if same else None
+    return (images, targets, unread) if same else None
 
 
 def _read_times(folder: Path, names: Sequence[str]) -> list[int]:
-    """When each of `names` in `folder` last changed, in nanoseconds: the ctime, which no tool sets back."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        return [os.stat(name or ".", dir_fd=descriptor).st_ctime_ns for name in names]
-    finally:
-        os.close(descriptor)
+    """When each of `names` in `folder` last changed, in nanoseconds."""
+    with _enter(folder) as (before, descriptor):
+        return [get_change(os.stat(before + (name or "."), dir_fd=descriptor)) for name in names]

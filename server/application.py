@@ -39,7 +39,7 @@ from torch import Tensor
 
 import metrics
 import utils
-from dataset.decoding import DECODER_ERRORS, IMAGE_FORMATS, decode_bytes
+from dataset.decoding import DECODER_ERRORS, decode_bytes, open_image, tell_content
 from evaluation import pages
 from predictor import JPEG_QUALITY, Predictor, Record
 from server.access import TokenGuard
@@ -421,7 +421,7 @@ def measure_images(contents: Sequence[bytes], names: Sequence[str], max_pixels: 
 def measure_image(content: bytes, name: str, max_pixels: int) -> int:
     """The work of decoding one image, as its header has it."""
     try:
-        with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
+        with open_image(content) as image:
             width, height = image.size
             if image.format == "TIFF":  # a tile is unpacked as a whole, also one that is larger than the image
                 tags = image.tag_v2  # type: ignore[attr-defined]
@@ -431,10 +431,8 @@ def measure_image(content: bytes, name: str, max_pixels: int) -> int:
         status, reason = 422, str(error) or type(error).__name__
         if isinstance(error, Image.DecompressionBombError):
             status = 413
-        elif not content:
-            status, reason = 415, "the file is empty"
         elif isinstance(error, UnidentifiedImageError):
-            status, reason = 415, f"it is no {', '.join(IMAGE_FORMATS)} file"
+            status, reason = 415, tell_content(content)
         raise HTTPException(status, f"cannot read image {name}: {reason}") from error
     if width * height > max_pixels:
         most = f"{max_pixels / 1e6:g} million"

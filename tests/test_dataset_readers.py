@@ -21,7 +21,7 @@ from PIL import Image
 
 import dataset_readers
 from dataset import augmentations, bad_images, decoding, loading
-from dataset.decoding import decode_image
+from dataset.decoding import Decoded, decode_image
 from dataset.formats.base import ReadOptions
 from dataset.loading import make_loader
 from dataset.table import Table
@@ -242,7 +242,7 @@ def test_bad_images_are_left_out_and_named(
     assert message.count("\n") == 1
 
     tried = []
-    monkeypatch.setattr(bad_images, "decode_image", tried.append)
+    monkeypatch.setattr(bad_images, "judge_image", lambda path: tried.append(path) or Decoded(None, "", ""))
     assert bad_images.leave_out_bad_images(table, tmp_path / "cache")[1] == bad
     assert not tried, "the same files are not tried again"
     Path(table.paths[3]).write_bytes(b"changed")
@@ -376,8 +376,9 @@ def test_images_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     Image.fromarray(noise).save(buffer, "JPEG")
     files = {
         "empty.jpg": (b"", "the file is empty"),
-        "text.jpg": (b"no image", "it is no JPEG, PNG, BMP, WEBP, GIF, TIFF file"),
-        "page.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no JPEG"),
+        "text.jpg": (b"no image", "it is text, not an image: 'no image'"),
+        "bytes.jpg": (bytes(range(200, 256)), "it is no JPEG, PNG, BMP, WEBP, GIF, TIFF"),
+        "page.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is a PostScript document"),
         "cut.jpg": (buffer.getvalue()[:-500], "image file is truncated"),
         "bomb.png": (make_bomb(), "could be decompression bomb"),
         "bomb.jpg": (buffer.getvalue().replace(struct.pack(">HH", 64, 64), b"\xff" * 4, 1), "decompression bomb"),

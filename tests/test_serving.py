@@ -227,7 +227,7 @@ def test_the_picture_of_an_answer_is_not_larger_than_it_may_be() -> None:
         ("{}", 422, "image: Field required"),
         ('{"image": "http://127.0.0.1/a.jpg"}', 422, "not in base64 .*addresses are not fetched"),
         ('{"image": "bild\u00e4"}', 422, "not in base64"),
-        ('{"image": "aGFsbG8="}', 415, "cannot read image image: it is no JPEG"),
+        ('{"image": "aGFsbG8="}', 415, "cannot read image image: it is text, not an image: 'hallo'"),
         ('{"image": "", "treshold": 0.5}', 422, "treshold: Extra inputs are not permitted"),
         ('{"image": "", "inferenceParams": {"topk": 1}}', 422, r"inferenceParams\.topk: .* there is threshold, topK$"),
         ('{"image": "", "inferenceParams": [1]}', 422, "inferenceParams: send an object"),
@@ -251,9 +251,9 @@ def test_wrong_json_is_refused(client: TestClient, path: str, body: str, status:
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"no image", 415, r"cannot read image bad\.jpg: it is no JPEG, PNG"),
+        (b"no image", 415, r"cannot read image bad\.jpg: it is text, not an image: 'no image'"),
         (b"", 415, r"bad\.jpg: the file is empty"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415, "it is no JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415, "it is a PostScript document"),
         (make_picture(kind="JPEG")[:-10], 422, r"cannot read image bad\.jpg: image file is truncated"),
         (make_header(40, 40), 422, r"cannot read image bad\.jpg: "),
         (make_header(101, 100), 413, r"image bad\.jpg has 101 x 100 pixels, which is more than 0\.01 million"),

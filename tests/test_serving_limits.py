@@ -124,7 +124,7 @@ def test_json_is_capped_at_an_image_in_base64(client: TestClient) -> None:
     image = base64.encodebytes(bytes(100_000)).decode()
     largest = json.dumps({"image": image, "threshold": [0.123456789012345678] * 3})
     assert len(largest) <= limits.json_bytes < len(largest) + 5000
-    assert "it is no JPEG" in read_error(client.post("/predict", content=largest, headers=JSON), 415)
+    assert "it is 100,000 zero bytes" in read_error(client.post("/predict", content=largest, headers=JSON), 415)
     longer = json.dumps({"image": image + " " * 5000})
     assert "the request is larger than" in read_error(client.post("/predict", content=longer, headers=JSON), 413)
 
@@ -314,7 +314,7 @@ def encode(kind: str, mode: str = "RGB", **options: Any) -> bytes:
 )
 def test_formats_outside_the_list_are_not_opened(client: TestClient, content: bytes) -> None:
     message = read_error(client.post("/predict", files={"files": ("a.jpg", content)}), 415)
-    assert message == "cannot read image a.jpg: it is no JPEG, PNG, BMP, WEBP, GIF, TIFF file"
+    assert re.fullmatch(r"cannot read image a\.jpg: it is (no JPEG, PNG, .* file|an? .*|text.*)", message)
 
 
 def make_large_frame() -> bytes:

@@ -208,7 +208,7 @@ def test_several_pictures_keep_their_order_and_a_broken_one_says_why(page: Brows
     assert read_labels(page) == [["green", "red"], [], ["blue"]]
     errors = page.evaluate("[...document.querySelectorAll('article .error')].map(e => [e.hidden, e.textContent])")
     assert [hidden for hidden, _ in errors] == [True, False, True]
-    assert errors[1][1].startswith("cannot read image 2 <b>.jpg: it is no JPEG")
+    assert errors[1][1].startswith("cannot read image 2 <b>.jpg: it is text, not an image")
     page.evaluate("document.querySelector('article button').click()")
     assert read_labels(page) == [[], ["blue"]]
     page.evaluate("document.querySelector('#clear').click()")

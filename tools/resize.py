@@ -22,7 +22,7 @@ from PIL import ExifTags, Image
 import utils
 from dataset import whole_files
 from dataset.decoding import decode_image
-from dataset.files import IMAGE_EXTENSIONS, list_files
+from dataset.files import IMAGE_EXTENSIONS, list_files, list_image_files
 from dataset.json_files import read_json
 from utils import InputError
 
@@ -57,9 +57,7 @@ def resize_images(source: Path, target: Path, short_side: int, quality: int) -> 
         raise InputError(f"resize to a short side of {short_side} and quality {quality}: 1 or more, and 1 to 100")
     if target.resolve().is_relative_to(source.resolve()):
         raise InputError(f"{target} lies in {source}, whose images are to be resized: choose a folder beside it")
-    names, _ = list_files(source, IMAGE_EXTENSIONS)
-    if not names:
-        raise InputError(f"no images in {source} ({', '.join(sorted(IMAGE_EXTENSIONS))})")
+    names = list_image_files(source).names
     _mark(target, {"made_by": "dataset_tools.py resize", "short_side": short_side, "quality": quality})
     made_of = _read_record(target)
     waiting = [
@@ -158,7 +156,10 @@ def _copy(source: Path, target: Path, short_side: int, quality: int, name: str) 
             if scale < 1:
                 size = (round(width * scale), round(height * scale))
                 image = image.resize(size, Image.Resampling.LANCZOS)
-            image.save(temporary, Image.registered_extensions()[Path(name).suffix.lower()], quality=quality)
+            kind = Image.registered_extensions()[Path(name).suffix.lower()]
+            if kind not in Image.SAVE:  # HEIC is read only
+                return Copied(name, stamp, f"cannot resize {source / name}: {kind} is not written; save it as JPEG")
+            image.save(temporary, kind, quality=quality)
         os.replace(temporary, target / name)
     except OSError as error:
         raise InputError(f"cannot write {target / name}: {utils.explain(error)}") from error

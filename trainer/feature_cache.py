@@ -30,6 +30,7 @@ import distributed
 from dataset.array_files import HEADER_ERRORS
 from dataset.batches import Batch
 from dataset.decoding import stamp_files
+from dataset.files import read_at
 from dataset.loading import Labels, count_images, load_batches, share_batches
 from dataset.table import Table
 from dataset.whole_files import name_temporary, remove_leftovers, write_atomically
@@ -120,7 +121,7 @@ class FeatureFile:
         rows = features.reshape(len(indices), -1)
         for row, index in zip(rows, indices.tolist(), strict=True):
             try:
-                num_read = os.preadv(self.file.fileno(), [row.data], self.start + index * self.row_size)
+                num_read = read_at(self.file.fileno(), row.data, self.start + index * self.row_size)
             except OSError as error:
                 raise InputError(f"cannot read {self.path}: {explain(error)}") from error
             if num_read < self.row_size:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.files import make_absolute
+from dataset.rows import keep_missing_images
 from dataset.table import SPLITS, Table
 from utils import InputError
 
@@ -16,8 +17,9 @@ __all__ = ["SPLITS", "Format", "ReadOptions", "SplitSource"]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of single formats, which the constants set."""
+    """Options of reading. Those of single formats are set by the constants."""
 
+    keep_missing: bool = False  # all formats: rows of images that do not exist stay, for `check` to name them
     separator: str = ";"  # csv: between the names in the column `labels`
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present
     cache_folder: Path | None = None  # coco_cls: where an index of the label files is kept; None: nowhere
@@ -84,7 +86,8 @@ class Format:
         images, labels = (None if path is None else make_absolute(path) for path in (images_dir, labels_dir))
         if labels is None and split not in (splits := self.list_splits(root)):
             raise InputError(f"{root} has no split {split!r} in this format; it has {', '.join(splits) or 'none'}")
-        return self.reader(SplitSource(root, split, images, labels, classes, options))
+        with keep_missing_images(options.keep_missing):
+            return self.reader(SplitSource(root, split, images, labels, classes, options))
 
     def write(self, table: Table, root: Path, split: str, image_names: list[str]) -> None:
         """Write the labels of a split, and the class names; replaced lists stay beside the new ones as `.bak`.

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from dataset.class_names import find_class, read_classes, split_names
 from dataset.csv_files import read_cells
-from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.csv import read_header
-from dataset.image_finder import map_names
+from dataset.image_finder import ImageFinder
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.table import Table
@@ -56,7 +55,7 @@ def read(source: SplitSource) -> Table:
     names = {name for _, (_, cell, _) in entries for name in split_names(cell, "|")} - {NONE}
     classes = read_classes(root, sorted(names))
     columns = {name: column for column, name in enumerate(classes)}
-    places = map_names([folder for folder in sorted(root.glob("images*")) if folder.is_dir()], IMAGE_EXTENSIONS)
+    places = ImageFinder(root, [folder for folder in sorted(root.glob("images*")) if folder.is_dir()]).map_names()
     rows = Rows(root, root, classes)
     for line, (image, cell, patient) in entries:
         if listed is not None and image not in listed:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dataset.class_names import find_class, name_labels, read_classes, require_unique, write_classes
-from dataset.files import IMAGE_EXTENSIONS, is_folder, list_files, require_listable
+from dataset.files import is_folder, list_image_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
@@ -39,8 +39,7 @@ def read(source: SplitSource) -> Table:
     classes = read_classes(root, require_unique(sorted(found), lambda _: f"{root}, names of folders"))
     columns = {name: column for column, name in enumerate(classes)}
     rows = Rows(root / split, root, classes)
-    files, _ = list_files(root / split, IMAGE_EXTENSIONS)
-    for file in files:
+    for file in list_image_files(root / split).names:
         name, slash, _ = file.partition("/")
         if name[0] == ".":
             continue

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from dataset.class_names import read_classes, require_unique
 from dataset.csv_files import read_cells
-from dataset.files import IMAGE_EXTENSIONS, require_stems
+from dataset.files import require_stems
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.csv import read_header
-from dataset.image_finder import map_names
+from dataset.image_finder import ImageFinder
 from dataset.label_values import UNKNOWN
 from dataset.rows import Rows
 from dataset.table import Table, require_room
@@ -76,7 +76,7 @@ def read(source: SplitSource) -> Table:
 def find_images(root: Path, name: str) -> dict[str, str]:
     """{image's ID: its path}. CVDF's archives of train unfold to train_0, ..., train_f."""
     places = [root / name, root / "images" / name, *sorted(root.glob(f"{name}_[0-9a-f]"))]
-    paths = map_names([place for place in places if place.is_dir()], IMAGE_EXTENSIONS)
+    paths = ImageFinder(root, [place for place in places if place.is_dir()]).map_names()
     return {stem: paths[name] for stem, name in require_stems(list(paths)).items()}
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dataset.class_names import find_class, read_classes
-from dataset.files import IMAGE_EXTENSIONS, require_stems
+from dataset.files import require_stems
 from dataset.formats.base import Format, SplitSource
-from dataset.image_finder import map_names
+from dataset.image_finder import ImageFinder
 from dataset.label_values import UNKNOWN, mark_columns
 from dataset.rows import Rows, join_files
 from dataset.table import SPLITS, Table
@@ -67,7 +67,7 @@ def read(source: SplitSource) -> Table:
 def read_tree(tree: Path, split: str, root: Path) -> Table:
     """The table of a split of one of the trees in `root`."""
     name = name_lists(tree)[split]
-    paths = map_names([tree / "JPEGImages"], IMAGE_EXTENSIONS)
+    paths = ImageFinder(root, [tree / "JPEGImages"]).map_names()
     images = {stem: paths[image] for stem, image in require_stems(list(paths), f"{tree}/JPEGImages/").items()}
     found = read_class_lists(tree, name) if find_class_lists(tree, name) else read_annotations(tree, name, root)
     rows: Rows | None = None

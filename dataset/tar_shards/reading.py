@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.files import MOST_IMAGE_BYTES, open_file
+from dataset.files import BINARY, MOST_IMAGE_BYTES, open_file, read_at
 from dataset.tar_shards.addresses import Address, require_readable
 from dataset.tar_shards.fetching import fetch_shard
 from dataset.tar_shards.index import list_shards, name_index, read_index
@@ -193,12 +193,13 @@ class OpenFile:
     """A file that is closed when nobody refers to it any more, so not while a thread is reading."""
 
     def __init__(self, path: str | Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = os.open(path, os.O_RDONLY | BINARY)
         weakref.finalize(self, os.close, self.number)
 
     def read(self, size: int, offset: int) -> bytes:
         """`size` bytes from `offset` on, or up to the file's end. Processes that share the file do not disturb it."""
-        return os.pread(self.number, size, offset)
+        buffer = bytearray(size)
+        return bytes(memoryview(buffer)[: read_at(self.number, memoryview(buffer), offset)])
 
 
 @functools.lru_cache(maxsize=SHARDS_OPEN)

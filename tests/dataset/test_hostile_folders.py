@@ -270,7 +270,10 @@ def test_no_reader_can_run_what_it_reads() -> None:
             assert not isinstance(node, ast.Attribute) or ast.unparse(node) != "np.load", (
                 f"{file.name}: read_array looks before it takes memory"
             )
-    assert found == {("addresses.py", "gopen")}, "which SHARD_COMMANDS guards"
+    allowed = {("addresses.py", "gopen"), ("decoding.py", "ctypes")}
+    assert found == allowed, (
+        "SHARD_COMMANDS guards the first; the second hands libtiff a function that hears its errors"
+    )
 
 
 # ---- NumPy's files ----

@@ -730,7 +730,10 @@ def test_rows_without_their_use_are_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("TRAIN,gs://bucket/e.jpg,cat", r"all_data\.csv:6: there is no image 'e\.jpg' .* \(images on the web are not"),
+        (
+            "TRAIN,gs://bucket/e.jpg,cat",
+            r"1 of 3 .* gs://bucket/e\.jpg \(.*all_data\.csv:6\); images on the web are not",
+        ),
         ("TRAIN", r"all_data\.csv:6: 'TRAIN' stands alone: an image and its labels are to follow"),
         ('TRAIN,"a', r"all_data\.csv:6: unexpected end of data"),
     ],

@@ -1,0 +1,253 @@
+"""Images that are not where a list says: what is taken for them, what is only named, what is not confused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+from PIL import Image
+
+from dataset.formats.base import ReadOptions
+from dataset.image_finder import ImageFinder
+from dataset_readers import read_dataset
+from utils import InputError
+
+KEEP = ReadOptions(keep_missing=True)
+
+
+def place(root: Path, *names: str) -> None:
+    """Small images of these names."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(root / name, "JPEG")
+
+
+def write_list(root: Path, *paths: str, name: str = "train.csv") -> None:
+    """A table with a label for each path, present in every other image."""
+    lines = [f'"{path.replace(chr(34), chr(34) * 2)}",{number % 2}' for number, path in enumerate(paths)]
+    (root / name).write_text("\n".join(["image_path,cat", *lines]) + "\n", encoding="utf-8")
+
+
+def read_names(root: Path, options: ReadOptions | None = None) -> dict[str, int]:
+    """{path from the root on: label} of the train split."""
+    table = read_dataset(root, split="train", options=options)
+    return {
+        path.removeprefix(f"{root}/"): row[0] for path, row in zip(table.paths, table.targets.tolist(), strict=True)
+    }
+
+
+NUMBERED = [f"img_{number:02}" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "there", "says"),
+    [
+        ("{}.jpg", "images/{}.jpg", "in another folder"),  # the case bare_names
+        ("images/{}", "images/{}.jpg", "with another ending"),  # no_extension
+        ("images/{}.jpg", "images/{}.JPG", "with other capital letters"),  # upper_JPG
+        ("images/{}.jpg", "images/{}.png", "with another ending"),
+        ("images/{}.jpg", "images/{}.JPEG", "with another ending"),
+        ("images/{}.jpg", "images/{}.jpg.jpg", "with another ending"),
+        ("images/{}.tif", "images/{}.jpg", "with another ending"),
+        ("images/{}.heic", "images/{}.jpg", "with another ending"),  # converted
+        ("images/{}.jpg", "images/{}", "with another ending"),
+        ("Images/{}.jpg", "images/{}.jpg", "with other capital letters"),
+        (" images/{}.jpg", "images/{}.jpg", "without blanks or quotes around its name"),  # space_after_comma
+        ("images/{}.jpg ", "images/{}.jpg", "without blanks or quotes around its name"),
+        ("\ufeffimages/{}.jpg", "images/{}.jpg", "without blanks or quotes around its name"),
+        ("'images/{}.jpg'", "images/{}.jpg", "without blanks or quotes around its name"),
+        ('"images/{}.jpg"', "images/{}.jpg", "without blanks or quotes around its name"),
+        ("images/Kater%20{}.jpg", "images/Kater {}.jpg", "without %-signs"),
+        (normalize("NFC", "bilder/käfer {}.jpg"), normalize("NFD", "bilder/käfer {}.jpg"), "Unicode"),
+        (normalize("NFD", "bilder/käfer {}.jpg"), normalize("NFC", "bilder/käfer {}.jpg"), "Unicode"),
+        ("images/ｉｍｇ{}.jpg", "images/img{}.jpg", "Unicode"),  # full-width letters
+        ("/content/drive/MyDrive/data/images/{}.jpg", "images/{}.jpg", "in another folder"),  # posix_absolute_elsewhere
+        ("C:\\Users\\me\\data\\images\\{}.jpg", "images/{}.jpg", "in another folder"),
+        ("C:/Users/me/{}.jpg", "images/{}.jpg", "in another folder"),
+        ("\\\\server\\share\\images\\{}.jpg", "images/{}.jpg", "in another folder"),
+        ("file:///home/me/images/{}.jpg", "images/{}.jpg", "in another folder"),
+        ("https://example.org/data/{}.jpg?size=1", "images/{}.jpg", "in another folder"),
+        ("gs://bucket/a%20b/{}.jpg", "photos/a b/{}.jpg", "in another folder"),
+        ("~/data/{}.jpg", "images/{}.jpg", "in another folder"),
+        ("data/images/{}.jpg", "images/{}.jpg", "in another folder"),
+        ("img/{}.jpg", "images/{}.jpg", "in another folder"),
+    ],
+)
+def test_one_difference_that_explains_all_is_used_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], listed: str, there: str, says: str
+) -> None:
+    place(tmp_path, *(there.format(name) for name in NUMBERED))
+    write_list(tmp_path, *(listed.format(name) for name in NUMBERED))
+    assert read_names(tmp_path) == {there.format(name): number % 2 for number, name in enumerate(NUMBERED)}
+    line = capsys.readouterr().err
+    assert line.startswith("warning: 4 of 4 images do not exist, the first: ")
+    assert "train.csv:2); there is " in line
+    assert f"{there.format('img_00')}, " in line
+    assert says in line
+    assert line.endswith("; all 4 are taken so\n")
+    assert read_names(tmp_path, KEEP) == read_names(tmp_path), "check sees what training sees"
+
+
+@pytest.mark.parametrize(
+    "text", ["./images/{}.jpg", "images//{}.jpg", "images/{}.jpg/", "images\\{}.jpg", "x/../images/{}.jpg"]
+)
+def test_other_ways_to_write_the_same_path_say_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    place(tmp_path, *(f"images/{name}.jpg" for name in NUMBERED))
+    write_list(tmp_path, *(text.format(name) for name in NUMBERED))
+    assert len(read_names(tmp_path)) == 4
+    assert capsys.readouterr().err == ""
+
+
+def test_mixed_endings_and_folders_beside_others_that_are_in_place(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.jpg", "images/b.JPG", "images/c.png", "images/d.jpeg")
+    write_list(tmp_path, *(f"images/{name}.jpg" for name in "abcd"))
+    assert list(read_names(tmp_path)) == ["images/a.jpg", "images/b.JPG", "images/c.png", "images/d.jpeg"]
+    write_list(tmp_path, "images/a.jpg", "images/b.JPG", "c.png", "d.jpeg")
+    assert list(read_names(tmp_path)) == ["images/a.jpg", "images/b.JPG", "images/c.png", "images/d.jpeg"]
+
+
+def test_images_in_class_folders_are_found_by_their_names(tmp_path: Path) -> None:
+    place(tmp_path, "photos/cat/a.jpg", "photos/dog/b.jpg")
+    write_list(tmp_path, "a.jpg", "b.jpg")
+    assert read_names(tmp_path) == {"photos/cat/a.jpg": 0, "photos/dog/b.jpg": 1}
+
+
+@pytest.mark.parametrize(
+    ("there", "listed", "message"),
+    [
+        (["images/00001.jpg"], ["1.jpg"], "there is images/00001.jpg, whose number a spreadsheet"),
+        (["images/00001.jpg"], ["images/1"], "there is images/00001.jpg, whose number"),
+        (["images/1.jpg"], ["1.0"], r"there is images/1\.jpg, whose number a spreadsheet may have changed"),
+        ([], ["1.jpg"], r"csv:2\); there is no image in "),
+        (["images/IMG_1.JPG"], ["img_1"], "there is images/IMG_1.JPG, which differs in more than one way"),
+        (
+            ["a.jpg"],
+            ["a.JPG", "b.JPG"],
+            r"1 of them is there with other capital letters, such as a\.jpg, but not b\.JPG",
+        ),
+        (["1/a.jpg", "2/a.jpg"], ["a.jpg"], "there are 1/a.jpg and 2/a.jpg, in another folder"),
+        (["a.png", "a.webp"], ["a.jpg"], r"there are a\.png and a\.webp, with another ending"),
+        (["a.jpg"], ["a.jpg", "a.png"], r"'a\.png' would be a\.jpg, which is listed, too"),
+        (["a.jpg"], ["a.png", "a.webp"], r"'a\.png' and 'a\.webp' would both be a\.jpg"),
+        (["a.jxl"], ["a.jpg"], r"there is a\.jxl, with another ending, of a type that is not read"),
+        (
+            ["a.jpg"],
+            ["../a.jpg"],
+            r"csv:2: the path '\.\./a\.jpg' leaves the data set's folder .*; there is a\.jpg, in an",
+        ),
+        (
+            ["a.jpg", "b.jpg"],
+            ["a.jpg", "/x/b.jpg"],
+            r"csv:3: the path '/x/b\.jpg' leaves .*; there is b\.jpg, in another",
+        ),
+        (
+            ["b.jpg"],
+            ["https://x.org/a.jpg", "b.jpg"],
+            r"first: https://x\.org/a\.jpg .*; images on the web are not fetched",
+        ),
+        (["b.jpg"], ["a.jpg", "b.jpg"], r"1 of 2 images do not exist, the first: .*/a\.jpg \(.*train\.csv:2\)$"),
+    ],
+)
+def test_what_is_not_certain_stops_and_names_what_is_there(
+    tmp_path: Path, there: list[str], listed: list[str], message: str
+) -> None:
+    place(tmp_path, *there)
+    write_list(tmp_path, *listed)
+    with pytest.raises(InputError, match=message):
+        read_names(tmp_path)
+
+
+def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
+    """Numbered names are the same in every split; the training images were not unpacked."""
+    place(tmp_path, "val/1.jpg", "val/2.jpg")
+    for listed in (["train/1.jpg", "train/2.jpg"], ["1.jpg", "2.jpg"]):
+        write_list(tmp_path, *listed)
+        with pytest.raises(InputError, match=r"2 of 2 images do not exist.*; there is val/1\.jpg, in another folder"):
+            read_names(tmp_path)
+    place(tmp_path, "a/1.jpg", "b/2.jpg", "b/1.jpg")
+    write_list(tmp_path, "a/1.jpg", "a/2.jpg", "b/1.jpg")
+    with pytest.raises(InputError, match=r"1 of 3 images do not exist, .*; there (is|are) .*2\.jpg"):
+        read_names(tmp_path)
+
+
+def test_nothing_outside_the_folder_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(tmp_path, "outside/secret.jpg", "set/a.jpg")
+    write_list(tmp_path / "set", f"{tmp_path}/outside/secret.jpg", "a.jpg")
+    with pytest.raises(InputError, match=r"secret\.jpg' leaves the data set's folder .*/set$"):
+        read_names(tmp_path / "set")
+    kept = read_names(tmp_path / "set", KEEP)
+    assert set(kept) == {"a.jpg", f"(outside){tmp_path}/outside/secret.jpg"}, "a path that no file has"
+
+
+def test_rows_of_missing_images_can_be_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place(tmp_path, "images/a.jpg", "images/B.jpg")
+    write_list(tmp_path, "images/a.jpg", "images/b.jpg", "images/c.jpg")
+    with pytest.raises(InputError, match="2 of 3 images do not exist"):
+        read_names(tmp_path)
+    assert read_names(tmp_path, KEEP) == {"images/B.jpg": 1, "images/a.jpg": 0, "images/c.jpg": 0}
+    assert "2 of 3 images do not exist" in capsys.readouterr().err
+
+
+def test_rows_of_missing_images_of_any_format_can_be_kept(tmp_path: Path) -> None:
+    place(tmp_path, "coco/train/a.jpg", "studio/a.jpg", "cls/images/train-resized/a.jpg")
+    categories = [{"id": 1, "name": "cat"}]
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "gone.jpg"}]
+    (tmp_path / "coco" / "train.json").write_text(
+        json.dumps(
+            {"images": images, "annotations": [{"id": 1, "image_id": 2, "category_id": 1}], "categories": categories}
+        )
+    )
+    result = {"from_name": "choice", "type": "choices", "value": {"choices": ["cat"]}}
+    tasks = [
+        {"id": number, "data": {"image": f"/data/upload/1/{name}"}, "annotations": [{"result": [result] * number}]}
+        for number, name in enumerate(("a.jpg", "gone.jpg"))
+    ]
+    (tmp_path / "studio" / "project.json").write_text(json.dumps(tasks))
+    (tmp_path / "cls" / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "cls" / "classes.txt").write_text("cat\n")
+    (tmp_path / "cls" / "labels" / "train" / "a.cls").write_text("")
+    (tmp_path / "cls" / "labels" / "train" / "gone.cls").write_text("0\n")
+    for name in ("coco", "studio", "cls"):
+        with pytest.raises(InputError, match=r"gone(\.jpg)?"):
+            read_names(tmp_path / name)
+        kept = read_names(tmp_path / name, KEEP)
+        assert {path.rpartition("/")[2]: label for path, label in kept.items()} == {"a.jpg": 0, "gone.jpg": 1}, name
+
+
+def test_a_label_file_names_the_image_of_another_type(tmp_path: Path) -> None:
+    place(tmp_path, "images/train-resized/a.jpg", "images/train-resized/03.jxl")
+    labels = tmp_path / "labels" / "train"
+    labels.mkdir(parents=True)
+    (tmp_path / "classes.txt").write_text("cat\n")
+    for name in ("a", "03"):
+        (labels / f"{name}.cls").write_text("0\n")
+    with pytest.raises(
+        InputError, match=r"1 label file\(s\) without an image, .*03\.jpg does not exist; there is 03\.jxl, "
+    ):
+        read_names(tmp_path)
+    (tmp_path / "images" / "train-resized" / "03.jxl").rename(tmp_path / "images" / "train-resized" / "03.jfif")
+    assert [path.rpartition("/")[2] for path in read_names(tmp_path)] == ["03.jfif", "a.jpg"]
+
+
+def test_files_of_systems_and_links_do_not_confuse(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.jpg", "__MACOSX/images/a.jpg", "images/._a.jpg", "@eaDir/a.jpg")
+    (tmp_path / "images" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "again").symlink_to("images")
+    write_list(tmp_path, "a.jpg")
+    assert list(read_names(tmp_path)) == ["images/a.jpg"]
+
+
+def test_two_images_of_one_name_are_not_mapped(tmp_path: Path) -> None:
+    place(tmp_path, "x/1/a.jpg", "x/b.png", "y/c.jpg")
+    assert ImageFinder(tmp_path).map_names() == {"a.jpg": "x/1/a.jpg", "b.png": "x/b.png", "c.jpg": "y/c.jpg"}
+    assert ImageFinder(tmp_path, [tmp_path / "x" / "1", tmp_path / "y"]).map_names() == {
+        "a.jpg": "x/1/a.jpg",
+        "c.jpg": "y/c.jpg",
+    }
+    place(tmp_path, "y/a.jpg")
+    with pytest.raises(InputError, match=r"x/1/a\.jpg and .*y/a\.jpg have the same name"):
+        ImageFinder(tmp_path).map_names()
