@@ -39,6 +39,7 @@ from dataset import locks, whole_files
 from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from dataset.drawing import draw_labels
+from dataset.fonts import make_drawable
 from evaluation import activation_maps, pages
 from evaluation.prediction_files import name_images
 from export import engines
@@ -149,11 +150,12 @@ def map_image(
     # with a label like that of the maps, so that all pictures are equally wide
     with (folder / photograph_file).open("xb") as file:  # of no other image, also on a disk that ignores case
         draw_labels(np.asarray(photograph), ["photograph"]).save(file, "PNG")
-    pictures = []
+    pictures, drawable = [], make_drawable(model.classes)
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
         picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
         file = Path(name) / f"{rank}_{make_file_name(verdict.name)}.png"
-        texts = describe(verdict, has_evidence=bool(values.max() > 0))
+        drawn_verdict = verdict._replace(name=drawable[verdict.label])
+        texts = describe(drawn_verdict, has_evidence=bool(values.max() > 0))
         draw_labels(np.asarray(picture), texts).save(folder / file)
         pictures.append((file, verdict))
     return Card(

@@ -16,7 +16,6 @@ The constants below and those of `config.py` can be overridden alike: --DATASET_
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -116,7 +115,8 @@ def run_check() -> None:
         config.DATASET_FOLDER,
         from_config.choose_format("train"),
         output=CHECK_FOLDER,
-        read=partial(from_config.read_split, run_commands=False),  # what training and testing would read
+        read=from_config.read_split,  # what training and testing would read
+        options=from_config.make_options(run_commands=False),
         splits=from_config.list_splits(),
         small_side=CHECK_SMALL_SIDE,
     )

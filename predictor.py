@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,7 @@ from dataset.augmentations import make_eval_transform
 from dataset.batches import Transform
 from dataset.decoding import Picture, decode
 from dataset.drawing import draw_labels
+from dataset.fonts import make_drawable
 from dataset.image_selection import select_images
 from export import engine_cache, engines, model_files
 from export.engines import Run
@@ -122,7 +123,8 @@ class Record:
             picture = Image.fromarray(pixels)
             picture.thumbnail((most, most))
             pixels = np.asarray(picture)
-        return draw_labels(pixels, self.describe())
+        drawable = replace(self, classes=tuple(make_drawable(self.classes)))
+        return draw_labels(pixels, drawable.describe())
 
     def print(self, json_format: bool = False, indent: int = 4, ensure_ascii: bool = False) -> None:
         """Print `json`: on one line, or with `json_format` as JSON whose levels are indented by `indent` blanks."""

@@ -18,6 +18,7 @@ from PIL import Image
 
 import utils
 from dataset.drawing import BAND, draw_labels
+from dataset.fonts import make_drawable
 from evaluation.pages import cut
 from evaluation.palette import DARK
 
@@ -152,11 +153,11 @@ def draw_pictures(
 
     `targets` (unknown: -1 or NaN) and `probabilities` are (B, C), `thresholds` is a float or (C,).
     """
-    cells = []
+    cells, names = [], make_drawable(classes)
     rows = zip(np.asarray(images), np.asarray(targets), np.asarray(probabilities), strict=True)
     for image, image_targets, image_probabilities in rows:
         picture = Image.fromarray(image.transpose(1, 2, 0)).resize((PICTURE_SIDE, PICTURE_SIDE))
-        lines = _describe(image_targets, image_probabilities, thresholds, classes)
+        lines = _describe(image_targets, image_probabilities, thresholds, names)
         texts, colours = [text for text, _ in lines], [colour for _, colour in lines]
         cells.append(draw_labels(np.asarray(picture), texts, colours, LABEL_LINES))
     heading = draw_labels(np.asarray(Image.new("RGB", (PICTURE_SIDE, 1), BAND)), [*SIGNS], [*SIGNS.values()])

@@ -100,6 +100,16 @@ def show_names(names: Collection[str], most: int = 10) -> str:
     return shown if len(names) <= most else f"{shown}, and {len(names) - most:,} more"
 
 
+def quote_names(names: Collection[str], most: int = 10) -> str:
+    """The same with each name in quotes, so that blanks, commas and signs of no width are seen: "'cat', 'hot dog '"."""
+    return show_names([shorten(name) for name in names], most)
+
+
+def shorten(name: str) -> str:
+    """A name in quotes, without its middle where it is long."""
+    return repr(name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}")
+
+
 def join_names(names: Iterable[str], separator: str) -> str:
     """The names in one cell, in quotes where they need them: what `split_names` reads."""
     buffer = io.StringIO(newline="")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dataset.files import open_file
 from dataset.label_values import VALUES
+from dataset.text_files import list_lines_left_out
 from utils import InputError
 
 MOST_ROWS = 1000  # that are looked at to tell names from values
@@ -21,7 +22,7 @@ def read_cells(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
     Example: `for line, (path, label) in read_cells(file, ("ImageID", "LabelName"))`. Raises InputError for a column
     that is missing or stands twice, for a row with more or fewer cells than the header, and for what is no CSV.
     """
-    line = 0
+    line, left_out = 0, list_lines_left_out(file)
     try:
         with open_file(file) as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
@@ -29,6 +30,8 @@ def read_cells(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
             places = [find_column(header, name, file) for name in columns]
             for row in reader:
                 line = reader.line_num
+                if line in left_out:
+                    continue
                 if len(row) != len(header) and row:
                     raise InputError(f"{file}:{line}: {len(row)} cells, but {len(header)} columns")
                 if row:

@@ -10,7 +10,15 @@ import os
 import re
 from pathlib import Path
 
-from dataset.files import IMAGE_EXTENSIONS, find_missing, find_path, list_images, make_absolute
+from dataset.files import (
+    IMAGE_EXTENSIONS,
+    describe_unread,
+    find_missing,
+    find_path,
+    list_images,
+    make_absolute,
+    say_unread,
+)
 from dataset.tar_shards.reading import split_member
 from dataset.text_files import read_lines
 from utils import InputError
@@ -44,17 +52,28 @@ def select_images(where: str | Path) -> list[str]:
 
 
 def match_images(pattern: str) -> list[str]:
-    """The image files that match `pattern`, sorted. Raises InputError if there is none."""
+    """The image files that match `pattern`, sorted. Says which pictures that match it are not read.
+
+    Raises InputError if there is no image.
+    """
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-    images = [path for path in matches if path.lower().endswith(tuple(IMAGE_EXTENSIONS)) and not Path(path).is_dir()]
-    if images:
-        return images
     if not matches:
         raise InputError(f"nothing matches {pattern}")
-    raise InputError(
-        f"no image matches {pattern}, only {matches[0]}{f' and {len(matches) - 1} more' if len(matches) > 1 else ''} "
-        f"(** stands for any number of folders; images end in {', '.join(sorted(IMAGE_EXTENSIONS))})"
-    )
+    files = [path for path in matches if not Path(path).is_dir()]
+    images = [path for path in files if path.lower().endswith(tuple(IMAGE_EXTENSIONS))]
+    folder, unread = Path(), ""
+    if others := [make_absolute(path) for path in files if path not in set(images)]:
+        folder = Path(os.path.commonpath([path.parent for path in others]))
+        unread = describe_unread(folder, [str(path.relative_to(folder)) for path in others])
+    if not images:
+        more = f" and {len(matches) - 1} more" if len(matches) > 1 else ""
+        raise InputError(
+            f"no image matches {pattern}, only {matches[0]}{more} "
+            f"(** stands for any number of folders; images end in {', '.join(sorted(IMAGE_EXTENSIONS))})"
+            + (f"; {unread}" if unread else "")
+        )
+    say_unread(folder, unread)
+    return images
 
 
 def read_list(path: Path) -> list[str]:

@@ -35,9 +35,9 @@ from dataset.files import (
     say_unread,
 )
 from dataset.image_finder import ImageFinder
-from dataset.rows import keeps_missing_images
+from dataset.rows import keeps_missing_images, note_missing
 from dataset.table import require_room
-from dataset.text_files import name_backup
+from dataset.text_files import leaves_lines_out, list_lines_left_out, name_backup
 from dataset.whole_files import replace_folder, write_atomically
 from utils import InputError
 
@@ -62,7 +62,7 @@ def read_label_files(
     label files that were edited in place. Raises InputError, with the line, for what is wrong.
     """
     index = None
-    if cache_folder is not None:
+    if cache_folder is not None and not leaves_lines_out():
         key = f"{VERSION}\n{make_absolute(images_dir)}\n{make_absolute(labels_dir)}\n{num_classes}"
         digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
         index = cache_folder / f"labels_{digest}.npy"
@@ -74,7 +74,10 @@ def read_label_files(
     start = time.time_ns()
     images, image_folders, others = list_image_files(images_dir)
     labels, label_folders = list_files(labels_dir, frozenset({EXTENSION}))
+    num_found = len(images)
     labels = _pair(images, labels, images_dir, labels_dir)
+    if len(images) > num_found:  # no training is to find the missing ones in an index
+        index = None
     contents, changed = _read_all(labels_dir, labels, with_times=index is not None)
     targets = _parse_all(contents, labels, labels_dir, num_classes)
     if index is not None:
@@ -125,6 +128,13 @@ def _pair(images: list[str], labels: Sequence[str], images_dir: Path, labels_dir
             raise InputError(
                 f"{len(without)} label file(s) without an image, the first: {images_dir / first} does not exist"
                 f"{'; ' * bool(hint)}{hint}"
+            )
+        finder = ImageFinder(images_dir)
+        for stem in sorted(without):
+            hint = finder.suggest(f"{stem}.jpg")
+            note_missing(
+                f"{images_dir}{os.sep}{stem}.jpg",
+                f"{labels_dir}{os.sep}{stem}{EXTENSION} has no image{'; ' * bool(hint)}{hint}",
             )
         image_of |= {stem: f"{stem}.jpg" for stem in without}
         images[:] = sorted(image_of.values())
@@ -207,9 +217,10 @@ def _parse_all(contents: list[bytes], names: list[str], folder: Path, num_classe
 def _parse(content: bytes, path: Path, num_classes: int) -> list[int]:
     """The class indices in a .cls file, unknown ones with C added. Raises InputError with the line of anything else."""
     found: dict[int, None] = {}
+    left_out = list_lines_left_out(path)
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
         text = line.strip()
-        if not text:
+        if not text or number in left_out:
             continue
         index = text.removeprefix(UNKNOWN)
         if not index.isdigit():

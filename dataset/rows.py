@@ -21,6 +21,8 @@ from utils import InputError, warn
 
 # Set for the reading that is under way, so that no reader has to hand it on to its rows
 _keeps_missing = ContextVar("keeps_missing", default=False)
+_missing: ContextVar[dict[str, str] | None] = ContextVar("missing", default=None)
+MOST_NOTED = 200  # missing images whose line is looked for: in a JSON file that takes time
 
 
 @contextmanager
@@ -36,6 +38,29 @@ def keep_missing_images(keep: bool) -> Iterator[None]:
 def keeps_missing_images() -> bool:
     """Whether it is on."""
     return _keeps_missing.get()
+
+
+@contextmanager
+def note_missing_images() -> Iterator[dict[str, str]]:
+    """Until the end of `with`, collect {path: what is said of it} of images that are kept though they do not exist.
+
+    The first MOST_NOTED are noted: "train.csv:7: 'a.jpg' does not exist; there is a.JPG, with other capital letters".
+    """
+    notes: dict[str, str] = {}
+    token = _missing.set(notes)
+    try:
+        yield notes
+    finally:
+        _missing.reset(token)
+
+
+def note_missing(path: str, note: str) -> bool:
+    """Note what is said of an image that does not exist. False where nobody collects it, or enough is noted."""
+    notes = _missing.get()
+    if notes is None or len(notes) >= MOST_NOTED:
+        return False
+    notes[path] = note
+    return True
 
 
 class Rows:
@@ -113,9 +138,17 @@ class Rows:
         line = "; ".join([line, *filter(None, hints)])
         if lost and not keeps_missing_images():
             raise InputError(line)
-        warn(line)
         places = {path: f"{self.start}{OUTSIDE}/{name_inside(texts[path])}" for path in self.outside}
         places |= {path: self.start + found for path, found in moved.places.items()}
+        noted = False
+        for path in lost:
+            hint = finder.suggest(texts[path])
+            note = f"{self.rows[path][2]}: {texts[path][:300]!r} does not exist{'; ' * bool(hint)}{hint}"
+            noted = note_missing(places.get(path, path), note)
+            if not noted:
+                break
+        if moved.places or not noted:
+            warn(line)
         self.rows = {places.get(path, path): row for path, row in self.rows.items()}
 
     def _find_text(self, path: str) -> str:

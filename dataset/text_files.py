@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from dataset.files import open_file
@@ -14,7 +16,33 @@ from utils import InputError
 
 MEMORY_SHARE = 8  # what a list of images is read into takes some eight times the size of the file
 
+# Set for the reading that is under way, so that no reader has to hand it on: (file, line from 1) of each
+_left_out: ContextVar[Collection[tuple[str, int]]] = ContextVar("left_out", default=())
+
 # ---- reading ----
+
+
+@contextmanager
+def leave_out_lines(lines: Collection[tuple[str, int]]) -> Iterator[None]:
+    """Until the end of `with`, read these lines of text files, (file, number from 1), as if they were blank.
+
+    So `check` finds what else is wrong, and images that are in order. What is read then is for no training.
+    """
+    token = _left_out.set(lines)
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def leaves_lines_out() -> bool:
+    """Whether any line is left out."""
+    return bool(_left_out.get())
+
+
+def list_lines_left_out(path: Path) -> set[int]:
+    """The numbers of the lines of `path` that are left out."""
+    return {number for file, number in _left_out.get() if file == str(path)}
 
 
 def read_text(path: Path, most_bytes: int | None = None) -> str:
@@ -34,10 +62,14 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
     except MemoryError as error:
         raise InputError(f"cannot read {path}: it does not fit into memory") from error
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: this is not UTF-8 text; save the file in that encoding") from error
+    if numbers := list_lines_left_out(path):
+        lines = text.split("\n")
+        text = "\n".join("" if number in numbers else line for number, line in enumerate(lines, start=1))
+    return text
 
 
 def measure_memory() -> int:

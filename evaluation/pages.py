@@ -54,5 +54,6 @@ def cut(text: str, length: int) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`count(1, "error")` is `1 error`, `count(2000, "error")` is `2,000 errors`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """`count(1, "error")` is `1 error`, `count(2000, "error")` `2,000 errors`, `count(2, "class")` `2 classes`."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"

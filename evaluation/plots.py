@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import calibration
 import metrics
-from dataset import whole_files
+from dataset import fonts, whole_files
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT
@@ -89,7 +89,7 @@ def write_classes(
 def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figure:
     """The (C, 2, 2) matrices of `metrics.confusion`: each cell with its count, coloured by its share of the row."""
     title = "Confusion matrices: images, and in colour their share of the row"
-    names, ticks = [cut(name, 18) for name in classes], {0.0: "no", 1.0: "yes"}
+    names, ticks = [cut(name, 18) for name in fonts.make_drawable(classes)], {0.0: "no", 1.0: "yes"}
     figure, panels = _make_panels(title, "predicted", "present", ticks, names, confusion[:, 1].sum(axis=1))
     shares = confusion / np.maximum(confusion.sum(axis=2, keepdims=True), 1)
     for c, axes in panels.items():
@@ -109,7 +109,7 @@ def draw_precision_recall(
     title = "Precision over recall, AP beside the name; the point is the threshold's"
     names = [
         f"{cut(name, 13)} {'–' if math.isnan(ap) else f'{ap:.2f}'}"
-        for name, ap in zip(classes, numbers["AP"].tolist(), strict=True)
+        for name, ap in zip(fonts.make_drawable(classes), numbers["AP"].tolist(), strict=True)
     ]
     ticks = {0.0: "0", 0.5: "0.5", 1.0: "1"}
     figure, panels = _make_panels(title, "recall", "precision", ticks, names, numbers["positives"])
@@ -195,9 +195,10 @@ def _make_panels(
     for axes in places[len(chosen) :]:
         axes.set_axis_off()
     panels = dict(zip(chosen, places, strict=False))
+    families = fonts.list_families(name for c, name in enumerate(names) if c in panels)
     for number, (c, axes) in enumerate(panels.items()):
         # without parse_math=False, dollar signs in a class name would be read as a formula
-        axes.set_title(names[c], fontsize=8.5, loc="left", pad=3, parse_math=False)
+        axes.set_title(names[c], fontsize=8.5, fontfamily=families, loc="left", pad=3, parse_math=False)
         axes.set_xticks([*ticks], ticks.values())
         axes.set_yticks([*ticks], ticks.values())
         axes.tick_params(length=0, labelsize=7.5, labelcolor=GREY)

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.decoding import stamp_files
+from dataset.fonts import make_drawable
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
 from metrics import read_rows
@@ -239,7 +240,7 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """Write a JPEG of each image to `folder`/<name>.jpg, with its labels and their probabilities under it."""
-    import matplotlib as mpl  # noqa: F401  # once, before several threads import it
+    make_drawable(predictions.classes)  # finds the fonts once, before several threads look for them
 
     def save(prediction: Prediction) -> None:
         path = new_folder / f"{prediction.name}.jpg"

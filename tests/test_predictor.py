@@ -239,7 +239,7 @@ def test_bytes_of_a_file_are_a_picture(checkpoint: Path, images: list[Path]) -> 
         (record,) = model.predict(given)
         np.testing.assert_array_equal(record.probabilities, expected.probabilities)
         assert record.path == ""
-    with pytest.raises(InputError, match=r"^cannot read image in memory \(3 bytes\): it is no JPEG[^\n]+$"):
+    with pytest.raises(InputError, match=r"^cannot read image in memory \(3 bytes\): it is text, not an image[^\n]+$"):
         list(model.predict(b"abc"))
 
 

@@ -17,39 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataset import whole_files
-from dataset.decoding import decode_image
+from dataset import fonts, whole_files
+from dataset.decoding import judge_image
 from dataset.drawing import BAND, draw_labels
 from dataset.table import Table
 from evaluation import pages
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
-from tools.findings import Finding, Result
+from tools.findings import KINDS, UNREAD, Finding, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Place = tuple[str, int]  # split and row of its table
 
-KINDS = {  # of findings: their titles, in the order of the page
-    "labels": "Labels that cannot be read",
-    "unreadable": "Images that cannot be read",
-    "leak": "The same picture in several splits",
-    "source_leak": "One source in several splits",
-    "label_conflict": "The same picture with different labels",
-    "duplicate": "Duplicates",
-    "near_duplicate": "Near duplicates",
-    "wrong_extension": "Another type of image than the file name says",
-    "small": "Very small images",
-    "blank": "Pictures of one colour",
-    "class_without_images": "Classes without images",
-    "class_in_one_split": "Classes in one split only",
-    "no_labels": "Images without labels",
-}
-NUM_SAMPLES = 10  # pictures with their labels drawn, of train and of val (without val: of test)
+NUM_SAMPLES = 10  # pictures with their labels drawn, of each split
 SAMPLE_SIZE = 320, 240  # pixels that the pictures of the samples fit into
-THUMBNAIL_SIDE = 176  # pixels, longer side of the pictures beside findings
+THUMBNAIL_SIDE = 176  # pixels, longer side of the pictures beside findings, and of those of each class
+CLASS_SAMPLES = 6  # pictures of each class, half as many where there are very many classes
+MAX_CLASS_SAMPLES = 3000  # of all classes
 MAX_CARDS, MAX_LINES = 24, 200  # findings of a kind on the page, with and without pictures; the JSON has them all
 MAX_PICTURES = 6  # of one finding
 MAX_CLASS_BARS = 250  # of the histogram, of the most frequent classes: as many names as can be read side by side
@@ -57,6 +44,7 @@ MAX_CLASS_ROWS = 500  # of the page's table, the most frequent first; the JSON h
 MAX_BARS = 12  # images with more labels than this are counted together
 MAX_MATRIX_CLASSES = 100  # the most frequent ones
 SIZE_BINS = 48  # along width and height
+ROWS_AT_ONCE = 4096  # of a table's targets, which may not fit into memory twice
 
 
 class Picture(NamedTuple):
@@ -81,18 +69,31 @@ class Group(NamedTuple):
 
     severity: str
     title: str
+    advice: str
     findings: list[Finding]
     lines: list[str]  # findings without a picture to show
     cards: list[Card]  # those with
     num_more: int  # findings that are left out
 
 
+class ClassSamples(NamedTuple):
+    """Pictures of one class, for the page."""
+
+    number: int  # of the class
+    name: str
+    num_images: int  # of the split that the pictures are of
+    pictures: list[tuple[Path, str, list[str]]]  # the small picture, the name of the image, all its labels
+
+
 def save_report(result: Result, folder: Path) -> dict[str, list[Path]]:
-    """Write the page and its pictures into `folder`; {split: its sample pictures}."""
-    tables = {split: result.tables[split] for split in SPLITS if split in result.tables}
-    save_figure(draw_histogram(tables), folder / "histogram.png")
+    """Write the page and its pictures into `folder`; {split: its sample pictures}.
+
+    Pictures of each class are shown where the facts hold thumbnails of the images in `choose_class_samples`.
+    """
+    save_figure(draw_histogram(result.splits), folder / "histogram.png")
     samples = save_samples(result, folder / "demo_img")
-    whole_files.write_text(folder / "index.html", make_page(result, tables, samples))
+    class_samples = save_class_samples(result, folder / "class_img")
+    whole_files.write_text(folder / "index.html", make_page(result, samples, class_samples))
     return samples
 
 
@@ -107,7 +108,8 @@ def draw_histogram(tables: Mapping[str, Table]) -> Figure:
     positives = [(table.targets == 1).sum(axis=0) for table in tables.values()]
     order = np.argsort(-np.sum(positives, axis=0), kind="stable") if tables else np.zeros(0, dtype=int)
     chosen = np.sort(order[:MAX_CLASS_BARS])
-    classes = [all_classes[c] for c in chosen]
+    drawable = fonts.make_drawable(all_classes)
+    classes = [drawable[c] for c in chosen]
     figure = Figure(figsize=(min(max(7.0, 0.22 * len(classes) + 1.5), 60.0), 4.5), dpi=110, layout="constrained")
     axes = figure.subplots()
     width = 0.8 / max(len(tables), 1)
@@ -118,7 +120,8 @@ def draw_histogram(tables: Mapping[str, Table]) -> Figure:
         )
     # without parse_math=False, dollar signs in a class name would be read as a formula
     names = [cut(name, 24) for name in classes]
-    axes.set_xticks(np.arange(len(classes)), names, rotation=90, fontsize=8, parse_math=False)
+    families = fonts.list_families(names)
+    axes.set_xticks(np.arange(len(names)), names, rotation=90, fontsize=8, fontfamily=families, parse_math=False)
     axes.set_xlim(-0.6, max(len(classes), 1) - 0.4)
     axes.set_ylabel("images that show the class")
     if len(classes) < len(all_classes):
@@ -131,19 +134,19 @@ def draw_histogram(tables: Mapping[str, Table]) -> Figure:
 
 
 def save_samples(result: Result, folder: Path) -> dict[str, list[Path]]:
-    """NUM_SAMPLES pictures with their labels drawn, evenly through each of two splits; those of a check before go."""
+    """NUM_SAMPLES pictures with their labels drawn, evenly through each split; those of a check before go."""
     for old in folder.glob("*.jpg"):
         old.unlink()
     samples: dict[str, list[Path]] = {}
-    for split in [split for split in SPLITS if split in result.tables][:2]:
-        table = result.tables[split]
+    names = fonts.make_drawable(list_classes(result.tables))
+    for split, table in result.splits.items():
         readable = [index for index, path in enumerate(table.paths) if not result.facts[path].problem]
         labelled = [index for index in readable if (table.targets[index] == 1).any()]
         chosen = labelled if len(labelled) >= NUM_SAMPLES else readable
         samples[split] = []
         for position in np.linspace(0, len(chosen) - 1, min(NUM_SAMPLES, len(chosen))).round().astype(int):
             index = chosen[position]
-            picture = draw_sample(decode_image(table.paths[index]), table.targets[index], table.classes)
+            picture = draw_sample(judge_image(table.paths[index]).pixels, table.targets[index], names)
             stem = re.sub(r"[^\w.-]+", "-", Path(table.paths[index]).stem)[:40]
             path = folder / f"{split}_{len(samples[split]):02}_{stem}.jpg"
             whole_files.write_atomically(path, lambda file, picture=picture: picture.save(file, "JPEG", quality=88))
@@ -167,22 +170,91 @@ def describe_labels(targets: NDArray[np.int8], classes: Sequence[str]) -> list[s
     return [*names, *(unknown if len(unknown) <= 3 else [f"{len(unknown)} unknown"])] or ["no label"]
 
 
-def encode_thumbnail(path: str) -> str:
-    """A small JPEG of an image file as a `data:` address."""
-    picture = Image.fromarray(decode_image(path))
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+def encode_thumbnail(picture: Image.Image) -> bytes:
+    """A small JPEG of a picture."""
+    small = picture.copy()
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=75)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    small.save(buffer, "JPEG", quality=75)
+    return buffer.getvalue()
+
+
+def embed(picture: bytes) -> str:
+    """A JPEG as a `data:` address."""
+    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+
+
+# ---- pictures of each class ----
+
+
+def choose_class_samples(tables: Mapping[str, Table]) -> dict[int, list[str]]:
+    """{class: paths of some images that show it}, drawn at random from the training split, or else the first one.
+
+    The same tables give the same images. Of very many classes, only the most frequent ones have any.
+    """
+    table = choose_sampled(tables)
+    if table is None:
+        return {}
+    most = CLASS_SAMPLES if CLASS_SAMPLES * len(table.classes) <= MAX_CLASS_SAMPLES else CLASS_SAMPLES // 2
+    counts = (table.targets == 1).sum(axis=0)
+    wanted = np.argsort(-counts, kind="stable")[: MAX_CLASS_SAMPLES // most]
+    left = {int(c): min(most, int(counts[c])) for c in wanted if counts[c]}
+    chosen: dict[int, list[str]] = {c: [] for c in left}
+    order = np.random.default_rng(0).permutation(len(table))
+    for part in np.split(order, np.arange(ROWS_AT_ONCE, len(order), ROWS_AT_ONCE)):  # most classes are soon complete
+        if not left:
+            break
+        columns = list(left)
+        for row, place in zip(*np.nonzero(table.targets[part][:, columns] == 1), strict=True):
+            c = columns[place]
+            if len(chosen[c]) < left[c]:
+                chosen[c].append(table.paths[part[row]])
+        left = {c: count for c, count in left.items() if len(chosen[c]) < count}
+    return chosen
+
+
+def choose_sampled(tables: Mapping[str, Table]) -> Table | None:
+    """The table of the split that pictures of each class are from."""
+    return next((tables[split] for split in SPLITS if split in tables), None)
+
+
+def save_class_samples(result: Result, folder: Path) -> list[ClassSamples]:
+    """Write the small pictures of each class; those of a check before go. The most frequent class comes first."""
+    for old in folder.glob("*.jpg"):
+        old.unlink()
+    table, shown = choose_sampled(result.tables), choose_class_samples(result.tables)
+    if table is None or not any(result.facts[path].thumbnail for paths in shown.values() for path in paths):
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    row_of = {path: row for row, path in enumerate(table.paths)}
+    files: dict[str, Path] = {}  # by image, which several classes may show
+    samples = []
+    counts = (table.targets == 1).sum(axis=0)
+    for c in sorted(shown, key=lambda c: -counts[c]):
+        pictures = []
+        for path in [path for path in shown[c] if result.facts[path].thumbnail]:
+            if path not in files:
+                files[path] = folder / f"{len(files):05}.jpg"
+                files[path].write_bytes(result.facts[path].thumbnail)
+            labels = describe_labels(table.targets[row_of[path]], table.classes)
+            pictures.append((files[path], result.shorten(path), labels))
+        samples.append(ClassSamples(c, table.classes[c], int(counts[c]), pictures))
+    return samples
 
 
 # ---- the page ----
 
 
-def make_page(result: Result, tables: Mapping[str, Table], samples: Mapping[str, Sequence[Path]]) -> str:
-    """The whole of index.html; `tables` are those of the splits that could be read."""
-    counts = Counter(finding.severity for finding in result.findings)
-    found = " and ".join(pages.count(counts[kind], kind) for kind in ("error", "warning") if counts[kind])
+def count_findings(findings: Sequence[Finding]) -> str:
+    """`2 errors and 1 warning`."""
+    counts = Counter(finding.severity for finding in findings)
+    parts = [pages.count(counts[kind], kind) for kind in ("error", "warning") if counts[kind]]
+    return " and ".join(parts) or "nothing was found"
+
+
+def make_page(result: Result, samples: Mapping[str, Sequence[Path]], class_samples: Sequence[ClassSamples]) -> str:
+    """The whole of index.html."""
+    tables = result.splits
     num_labels = sum(int((table.targets == 1).sum()) for table in tables.values())
     totals = [
         (f"{len(result.facts):,}", "image files"),
@@ -196,7 +268,7 @@ def make_page(result: Result, tables: Mapping[str, Table], samples: Mapping[str,
         "dataset_report.html",
         title=result.root.resolve().name,
         result=result,
-        found=found,
+        found=count_findings(result.findings),
         totals=totals,
         findings=list(group_findings(result)),
         tables=tables,
@@ -208,6 +280,8 @@ def make_page(result: Result, tables: Mapping[str, Table], samples: Mapping[str,
         together=count_together(labelled),
         sizes=measure_sizes(result),
         samples=samples,
+        class_samples=class_samples,
+        sampled_split=next(iter(result.splits), ""),
     )
 
 
@@ -217,10 +291,7 @@ def group_findings(result: Result) -> Iterator[Group]:
     for split, table in result.tables.items():
         for index, path in enumerate(table.paths):
             places[path].append((split, index))
-    kinds: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-    for finding in result.findings:
-        kinds[finding.severity, finding.kind].append(finding)
-    for (severity, kind), findings in sorted(kinds.items(), key=lambda item: item[0][0]):
+    for (severity, kind), findings in result.list_kinds().items():
         lines: list[str] = []
         cards: list[Card] = []
         for finding in findings:
@@ -230,18 +301,24 @@ def group_findings(result: Result) -> Iterator[Group]:
                 shown = [make_picture(result, places[path], path) for path in finding.files[:MAX_PICTURES]]
                 cards.append(Card(finding.text, shown, len(finding.files) - len(shown)))
         num_more = len(findings) - len(cards) - len(lines[:MAX_LINES])
-        yield Group(severity, KINDS[kind], findings, lines[:MAX_LINES], cards, num_more)
+        yield Group(severity, *KINDS[kind], findings, lines[:MAX_LINES], cards, num_more)
 
 
 def make_picture(result: Result, places: Sequence[Place], path: str) -> Picture:
     """A thumbnail, and which splits the file is in, its size, and its labels there."""
     fact = result.facts[path]
     labels = [
-        (split, describe_labels(result.tables[split].targets[index], result.tables[split].classes))
+        (
+            "" if split == UNREAD else split,
+            describe_labels(result.tables[split].targets[index], result.tables[split].classes),
+        )
         for split, index in places
     ]
     size = "cannot be read" if fact.problem else f"{fact.width} × {fact.height}"
-    return Picture(result.shorten(path), size, "" if fact.problem else encode_thumbnail(path), labels)
+    thumbnail = ""
+    if not fact.problem:
+        thumbnail = embed(fact.thumbnail or encode_thumbnail(Image.fromarray(judge_image(path).pixels)))
+    return Picture(result.shorten(path), size, thumbnail, labels)
 
 
 def count_splits(result: Result, tables: Mapping[str, Table]) -> list[dict[str, Any]]:

@@ -133,11 +133,11 @@ def list_splits() -> list[str]:
     return splits
 
 
-def read_split(split: str, run_commands: bool = True) -> Table:
-    """The images and labels of `split`.
+def read_split(split: str, options: ReadOptions | None = None) -> Table:
+    """The images and labels of `split`, read with `options`; None: those of the constants.
 
     The training split includes the images of EXTRA_DATASET_FOLDERS. Images of EXCLUDE_LIST are left out, except from
-    the test split. Without `run_commands`, SHARD_COMMANDS is taken for False.
+    the test split.
     """
     folders: list[str | Path] = [config.DATASET_FOLDER]
     if split == "train":
@@ -153,7 +153,7 @@ def read_split(split: str, run_commands: bool = True) -> Table:
         labels_dir=labels_dir,
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
-        options=make_options(run_commands),
+        options=options or make_options(),
     )
     if config.EXCLUDE_LIST and split != "test":
         table = dataset_readers.exclude(table, config.EXCLUDE_LIST, config.DATASET_FOLDER)

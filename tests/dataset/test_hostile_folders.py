@@ -244,7 +244,7 @@ def test_check_runs_no_command_and_others_do_where_it_is_allowed(
     for allowed, run in ((False, True), (False, False), (True, False)):
         monkeypatch.setattr(config, "SHARD_COMMANDS", allowed)
         with pytest.raises(InputError, match=r"shards\.txt:2: 'pipe:touch .*check runs none all the same"):
-            from_config.read_split("train", run_commands=run)
+            from_config.read_split("train", from_config.make_options(run_commands=run))
     monkeypatch.setattr(dataset_tools, "CHECK_FOLDER", tmp_path / "check")
     with pytest.raises(InputError, match=r"no images to check; train: .*shards\.txt:2: 'pipe:touch "):
         dataset_tools.run_check()

@@ -68,7 +68,7 @@ def test_a_list_starts_at_its_folder_and_names_each_image_once(folder: Path) -> 
     ("where", "message"),
     [
         ("*.jpeg", r"nothing matches \S+\*\.jpeg"),
-        ("*.md", r"no image matches \S+\*\.md, only \S+notes\.md \(.*images end in \.bmp, .*"),
+        ("*.md", r"no image matches \S+\*\.md, only \S+notes\.md \(.*images end in .*\.bmp, .*"),
         ("s*", r"no image matches \S+s\*, only \S+sub \(\*\* stands for any number of folders; .*"),
         ("[ns]*", r"no image matches \S+, only \S+notes\.md and 1 more \(.*"),
         ("empty", r"no images in \S+empty .*"),
@@ -82,6 +82,15 @@ def test_what_names_no_image_is_one_line(folder: Path, where: str, message: str)
     (folder / "blank.txt").write_text("\n \n")
     with pytest.raises(InputError, match=rf"^{message}$"):
         select_images(folder / where)
+
+
+def test_pictures_that_match_and_are_not_read_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.jp2", "sub/b.jp2"):
+        (folder / name).write_bytes(b"")
+    assert select_images(folder / "**" / "[ab].*") == [str(folder / name) for name in ("a.jpg", "b.PNG")]
+    assert "2 files are not read: 2 .jp2" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"^no image matches [^\n]+; 1 file is not read: 1 \.jp2$"):
+        select_images(folder / "a.jp2*")
 
 
 @pytest.mark.parametrize("where", ["https://a.org/b.jpg", "HTTP://a.org/*.jpg", Path("s3://bucket/a.jpg")])

@@ -12,6 +12,8 @@ import pytest
 
 from dataset import label_files
 from dataset.label_files import read_label_files
+from dataset.rows import keep_missing_images
+from dataset.text_files import leave_out_lines
 from utils import InputError
 
 
@@ -209,3 +211,34 @@ def test_a_file_that_may_not_be_read(dataset: Path) -> None:
     label(dataset, "train005").symlink_to(dataset / "gone")
     with pytest.raises(InputError, match=r"cannot read .*labels/train/train005\.cls: No such file"):
         read(dataset, None)
+
+
+def test_what_check_reads_of_a_data_set_with_faults_is_not_kept_for_training(tmp_path: Path) -> None:
+    images, labels, cache = tmp_path / "images", tmp_path / "labels", tmp_path / "cache"
+    for folder in (images, labels):
+        folder.mkdir()
+    for number in range(4):
+        (images / f"{number}.jpg").touch()
+        (labels / f"{number}.cls").write_text(f"{number % 3}\n")
+    wrong = labels / "2.cls"
+    wrong.write_text("1\n7\n0\n")
+    with pytest.raises(InputError, match=r"2\.cls:2: class index 7"):
+        read_label_files(images, labels, 3, cache)
+    with leave_out_lines([(str(wrong), 2)]):
+        _, targets = read_label_files(images, labels, 3, cache)
+    assert targets[2].tolist() == [1, 1, 0]
+    assert not list(cache.glob("*"))
+    with pytest.raises(InputError, match=r"2\.cls:2: class index 7"):
+        read_label_files(images, labels, 3, cache)
+
+    wrong.write_text("1\n")
+    (images / "3.jpg").unlink()
+    with keep_missing_images(True):
+        names, _ = read_label_files(images, labels, 3, cache)
+    assert names == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert not list(cache.glob("*"))
+    with pytest.raises(InputError, match=r"1 label file\(s\) without an image"):
+        read_label_files(images, labels, 3, cache)
+    (images / "3.jpg").touch()
+    read_label_files(images, labels, 3, cache)
+    assert list(cache.glob("labels_*.npy")), "else it would be kept"

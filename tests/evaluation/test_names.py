@@ -186,7 +186,7 @@ def test_plots_draw_every_name_as_text() -> None:
 
 def draw(figure: Figure) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the font lacks some letters
+        warnings.simplefilter("error")  # also that a font lacks a letter
         FigureCanvasAgg(figure).draw()
 
 
@@ -243,7 +243,7 @@ def dataset(tmp_path: Path) -> Path:
 
 def test_check_and_split_of_such_a_data_set(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the font lacks some letters
+        warnings.simplefilter("error")  # also that a font lacks a letter
         assert check.check_dataset(dataset, output=tmp_path / "report")
     page = (tmp_path / "report" / "check_dataset" / "index.html").read_text(encoding="utf-8")
     assert not OBEYED.search(page)

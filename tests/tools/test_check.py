@@ -21,10 +21,11 @@ from PIL import Image
 
 import dataset_readers
 from dataset import decoding
+from dataset.class_checks import judge_classes
 from dataset.table import Table
 from tools import check, check_report
 from tools.check import check_dataset, find_copies, find_near_pairs
-from tools.findings import Finding, ImageFacts, Result
+from tools.findings import KINDS, Finding, ImageFacts, Result
 from utils import InputError
 
 CLASSES = ("cat", "dog", "<b>&\"'")
@@ -157,11 +158,12 @@ def test_torture_folder_gives_each_finding_in_one_pass_and_changes_nothing(
     for name, text in {
         "cut.jpg": "truncated",
         "empty.jpg": "the file is empty",
-        "text.jpg": "it is no JPEG, PNG",
+        "text.jpg": "it is text, not an image",
+        "page.png": "HTML",
         "bomb.png": "decompression bomb",
         "bomb_.jpg": "decompression bomb",
-        "png.jpg": "a PNG image",
-        "jpeg.png": "a JPEG image",
+        "png.jpg": "its content is PNG",
+        "jpeg.png": "its content is JPEG",
         "small.png": "40 x 31 pixels",
     }.items():
         assert text in texts[name]
@@ -170,8 +172,10 @@ def test_torture_folder_gives_each_finding_in_one_pass_and_changes_nothing(
     assert (output / "exclude.txt").read_text().splitlines() == ["# cannot be read", *unreadable]
     printed = capsys.readouterr().out
     assert f"{len(images)} train, 3 test images" in printed
-    assert "error        7  Images that cannot be read" in printed
-    assert printed.splitlines()[-1] == f"check failed: {output / 'check_dataset' / 'index.html'}"
+    assert "3 classes: 'cat', 'dog', '<b>&\"\\'" in printed
+    assert "7 errors: Images that cannot be read\n    images/train-resized/bomb.png: " in printed
+    assert "\n    and 4 more\n    To do: Do what is said of each file, or get it anew." in printed
+    assert "\ncheck failed: 7 errors and 5 warnings\n" in printed
     page = read_text(read_page(output))
     assert "✕ failed: 7 errors and 5 warnings" in page
     assert "images/train-resized/empty.jpg: the file is empty" in page
@@ -250,7 +254,7 @@ def test_planted_copies_are_found_and_nothing_else(photo_set: Path, tmp_path: Pa
     }
     texts = {f["kind"]: f["text"] for f in read_result(output)["findings"] if f["severity"] == "error"}
     assert texts["leak"] == "nearly the same picture in test and train"
-    assert texts["label_conflict"] == "the same picture, but only some show cat"
+    assert texts["label_conflict"] == "the same picture, but only some show 'cat'"
 
     # of each copy one stays, of a leak the test image
     assert (output / "exclude.txt").read_text().splitlines() == ["# copies of pictures that stay"] + [
@@ -307,7 +311,7 @@ def test_an_unknown_label_disagrees_with_nothing() -> None:
     contradiction = Table(["a", "b"], np.array([[1, 0], [0, -1]], dtype=np.int8), ("x", "y"))
     findings, _ = find_copies({"train": contradiction}, facts)
     assert [finding.kind for finding in findings] == ["duplicate", "label_conflict"]
-    assert findings[1].text == "the same picture, but only some show x"
+    assert findings[1].text == "the same picture, but only some show 'x'"
 
 
 @pytest.mark.parametrize("limit", [50, 2**22])
@@ -343,23 +347,200 @@ def test_masses_of_near_duplicates_are_cut_short(
 # ---- labels, classes, sources ----
 
 
+def find_texts(output: Path, kind: str) -> list[str]:
+    return [finding["text"] for finding in read_result(output)["findings"] if finding["kind"] == kind]
+
+
 def test_label_errors_of_all_splits_and_broken_images_come_in_one_pass(dataset: Path, tmp_path: Path) -> None:
-    (dataset / "labels" / "train" / "train003.cls").write_text("0\n7\n")
+    labels = dataset / "labels"
+    (labels / "train" / "train003.cls").write_text("0\n7\n")
+    (labels / "train" / "train004.cls").write_text("1\ncat\n2\n?9\n")
+    (labels / "test" / "test003.cls").write_text("cat\n")
     (dataset / "images" / "train-resized" / "train005.jpg").write_bytes(b"")
     (dataset / "images" / "test-resized" / "test001.jpg").write_bytes(b"x")
-    output = dataset / "out"  # the pictures of an earlier check there are none of the data set's
+    output = tmp_path / "out"
+    assert not check_dataset(dataset, output=output, options=dataset_readers.ReadOptions(cache_folder=tmp_path))
+    unreadable = {("unreadable", "error", ("train005.jpg",)), ("unreadable", "error", ("test001.jpg",))}
+    assert unreadable <= list_found(output)
+    places = [re.match(r"(\w+): .*/(\w+)\.cls:(\d): ", text) for text in find_texts(output, "labels")]
+    assert [place.groups() for place in places if place] == [
+        ("train", "train003", "2"),
+        ("train", "train004", "2"),
+        ("train", "train004", "4"),
+        ("test", "test003", "1"),
+    ]
+    attributes = read_result(output)["attributes"]
+    assert (attributes["train_samples"], attributes["test_samples"]) == (40, 12), "no split is lost"
+    assert "train004.cls:4: class index 9 is outside 0...2" in read_text(read_page(output))
+
+
+@pytest.mark.parametrize("kind", ["csv", "mlcls", "label_rows"])
+def test_each_wrong_line_is_found_and_the_others_are_read(tmp_path: Path, kind: str) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    (root / "images").mkdir(parents=True)
+    for number in range(12):
+        make_picture(number).save(root / "images" / f"{number}.png")
+    paths = [f"images/{number}.png" for number in range(12)]
+    if kind == "csv":
+        (root / "classes.txt").write_text("cat\ndog\n")
+        cells = ["cat", "cow", "dog", "cat;horse", *["cat;dog", "cat"] * 4]
+        lines = ["image_path,labels", *map(",".join, zip(paths, cells, strict=True))]
+        wrong = {3: "'cow' is no class", 5: "'horse' is no class"}
+        (root / "train.csv").write_text("\n".join(lines))
+    elif kind == "label_rows":
+        (root / "classes.txt").write_text("cat\ndog\n")
+        lines = ["image_path,label", *map(",".join, zip(paths, ["cat", "cow", *["dog", "cat"] * 5], strict=True))]
+        wrong = {3: "'cow' is no class"}
+        (root / "train.csv").write_text("\n".join(lines))
+    else:
+        (root / "label.txt").write_text("0 cat\n1 dog\n")
+        lines = [f"{path}\t{cell}" for path, cell in zip(paths, ["1,0", "x,1", "1", *["0,1"] * 9], strict=True)]
+        wrong = {2: "", 3: ""}
+        (root / "train.txt").write_text("\n".join(lines))
+    assert not check_dataset(root, kind, output=output)
+    found = find_texts(output, "labels")
+    assert len(found) == len(wrong)
+    for text, (number, words) in zip(found, wrong.items(), strict=True):
+        assert re.match(rf"train: .*train\.(csv|txt):{number}: ", text)
+        assert words in text
+    # the images of the wrong lines are no longer in the split, or have their other labels; all others are
+    assert read_result(output)["attributes"]["train_samples"] == 12 - len(wrong)
+    assert not any(check_dataset(root, kind, output=output) for _ in range(1)), "the files are as they were"
+
+
+def test_of_a_list_with_an_error_in_each_line_the_first_are_named(tmp_path: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    for number in range(30):
+        make_picture(number).save(root / f"{number}.png")
+    (root / "label.txt").write_text("0 cat\n")
+    (root / "train.txt").write_text("".join(f"{number}.png\t5\n" for number in range(30)))
+    assert not check_dataset(root, "mlcls", output=output)
+    found = find_texts(output, "labels")
+    assert [re.findall(r"txt:(\d+)", text)[0] for text in found] == [str(number) for number in range(1, 21)]
+    assert found[-1].endswith("; below it are more such lines")
+    (root / "train.txt").write_text("".join(f"{number}.png\t5\n" for number in range(3)))
+    assert not check_dataset(root, "mlcls", output=output)
+    assert len(find_texts(output, "labels")) == 3, "not, too, that there is no image"
+
+
+def test_images_of_a_split_that_cannot_be_read_are_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = tmp_path / "set"
+    root.mkdir()
+    for number in range(6):
+        make_picture(number).save(root / f"{number}.png")
+    (root / "5.png").write_bytes(b"")
+    (root / "train.csv").write_text("image_path,cat,cat\n" + "".join(f"{number}.png,1,0\n" for number in range(3)))
+    (root / "val.csv").write_text("image_path,cat\n3.png,1\n4.png,0\n")
+    output = root / "out"  # the pictures of an earlier check there are none of the data set's
     for _ in range(2):
-        assert not check_dataset(dataset, output=output)
-        found = list_found(output)
-        assert {("unreadable", "error", ("train005.jpg",)), ("unreadable", "error", ("test001.jpg",))} <= found
-        (text,) = (f["text"] for f in read_result(output)["findings"] if f["kind"] == "labels")
-        assert re.match(r"train: .*train003\.cls:2: class index 7 is outside 0\.\.\.2", text)
-        assert read_result(output)["attributes"]["train_samples"] == 0
-        assert read_result(output)["attributes"]["val_samples"] == 12
-    (dataset / "labels" / "test" / "test003.cls").write_text("cat\n")
-    assert not check_dataset(dataset, output=output)
-    assert [f["kind"] for f in read_result(output)["findings"]] == ["labels"] * 2 + ["unreadable"] * 2
-    assert "train003.cls:2: class index 7" in read_text(read_page(output))
+        assert not check_dataset(root, "csv", output=output)
+        assert ("unreadable", "error", ("5.png",)) in list_found(output)
+        (text,) = find_texts(output, "labels")
+        assert re.match(r"train: .*train\.csv:1: ", text)
+        attributes = read_result(output)["attributes"]
+        assert (attributes["train_samples"], attributes["val_samples"]) == (0, 2)
+        printed = capsys.readouterr().out
+        assert "read as csv, 2 val images" in printed
+        assert "\n4 more images lie there: they were looked at, but the labels that name them cannot be read" in printed
+
+
+def test_a_missing_image_is_a_finding_and_no_split_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    for number in range(4):
+        make_picture(number).save(root / f"{number}.png")
+    (root / "val.csv").write_text("image_path,cat\n3.png,1\ngone.png,0\n")
+    (root / "train.csv").write_text("image_path,cat\n0.png,1\n1.png,0\n2.png,0\nnone/x.png,1\n")
+    (root / "1.png").write_bytes(b"")
+    assert not check_dataset(root, output=output)
+    assert {("missing", "error", ("gone.png",)), ("missing", "error", ("x.png",))} <= list_found(output)
+    assert ("unreadable", "error", ("1.png",)) in list_found(output)
+    assert (output / "exclude.txt").read_text().splitlines() == ["# cannot be read", "1.png"]
+    attributes = read_result(output)["attributes"]
+    assert (attributes["train_samples"], attributes["val_samples"]) == (4, 2)
+    assert "train.csv:5: 'none/x.png' does not exist" in find_texts(output, "missing")
+    assert "2 errors: Images that do not exist\n    gone.png: " in capsys.readouterr().out
+    assert "none/x.png: " in read_text(read_page(output))
+
+
+def test_a_missing_image_names_what_is_there_instead(tmp_path: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    for number in range(4):
+        make_picture(number).save(root / f"{number}.png")
+    (root / "3.png").rename(root / "3.PNG")
+    for ending in ("jpg", "jpeg"):
+        make_picture(4).save(root / f"4.{ending}")
+    (root / "train.csv").write_text("image_path,cat\n0.png,1\n1.png,0\n2.png,0\n3.png,1\n4.png,1\n../up.png,0\n")
+    assert not check_dataset(root, output=output)
+    assert sorted(find_texts(output, "missing")) == [
+        "train.csv:6: '4.png' does not exist; there are 4.jpeg and 4.jpg, with another ending",
+        "train.csv:7: '../up.png' does not exist",
+    ]
+    (text,) = find_texts(output, "reading")
+    assert "1 of them is there with other capital letters, such as 3.PNG" in text
+
+
+def test_a_label_file_without_an_image_is_a_missing_image(dataset: Path, tmp_path: Path) -> None:
+    images = dataset / "images" / "train-resized"
+    (images / "train002.jpg").unlink()
+    (images / "train004.jpg").rename(images / "train004.jp2")
+    assert not check_dataset(dataset, output=tmp_path / "out")
+    assert find_texts(tmp_path / "out", "missing") == [
+        "labels/train/train002.cls has no image",
+        "labels/train/train004.cls has no image; there is train004.jp2, with another ending, of a type that is not "
+        "read",
+    ]
+    assert read_result(tmp_path / "out")["attributes"]["train_samples"] == 40
+    (text,) = find_texts(tmp_path / "out", "type_not_read")
+    assert text.endswith("1 file is not read: 1 .jp2")
+
+
+def test_what_a_decoder_warns_of_names_the_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    decoding._listen()  # pytest has put its own listener and filters in place; it does so again for the next test
+    images = {f"{number}.jpg": encode(make_picture(number), "JPEG") for number in range(8)}
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0"  # five entries, of which the first ends too soon
+    for name in ("2.jpg", "5.jpg"):
+        images[name] = images[name][:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + images[name][2:]
+    write_split(tmp_path / "set", "train", images, {name: [int(name[0]) % 3] for name in images})
+    assert check_dataset(tmp_path / "set", output=tmp_path / "out", num_threads=4)
+    found = {files for kind, _, files in list_found(tmp_path / "out") if kind == "decoder_remark"}
+    assert found == {("2.jpg",), ("5.jpg",)}
+    assert all("Corrupt EXIF data" in text for text in find_texts(tmp_path / "out", "decoder_remark"))
+    assert not capsys.readouterr().err, "nothing twice on the console"
+
+
+def test_every_kind_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for kind, (title, advice) in KINDS.items():
+        assert title[0].isupper(), kind
+        assert advice.endswith("."), kind
+    images = {"a.png": b"", "b.png": encode(Image.new("RGB", (20, 20)), "PNG"), "c.png": encode(make_picture(0), "PNG")}
+    write_split(tmp_path / "set", "train", images, {"a.png": [0], "b.png": [1], "c.png": [2]})
+    check_dataset(tmp_path / "set", output=tmp_path / "out")
+    found = ["unreadable", "small", "blank"]
+    assert read_result(tmp_path / "out")["advice"] == {kind: KINDS[kind].advice for kind in found}
+    printed = " ".join(capsys.readouterr().out.split())
+    page = read_text(read_page(tmp_path / "out"))
+    for kind in found:
+        assert f"To do: {KINDS[kind].advice}" in printed
+        assert f"{KINDS[kind].title} To do: {KINDS[kind].advice}" in page
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_printed_lines_fit_the_terminal(
+    dataset: Path, tmp_path: Path, columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"class number {number}" for number in range(30)]
+    (dataset / "classes.txt").write_text("\n".join(names) + "\n")
+    check_dataset(dataset, output=tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    longest_word = max(len(word) for line in lines for word in line.split())
+    assert max(map(len, lines)) <= max(columns, longest_word + 6)
+    printed = " ".join(" ".join(lines).split())
+    assert "30 classes: 'class number 0', 'class number 1'," in printed
+    assert "'class number 9', and 20 more" in printed
 
 
 def test_nothing_to_check_is_said(tmp_path: Path) -> None:
@@ -385,16 +566,16 @@ def test_classes_that_a_split_lacks_and_images_without_labels_are_counted() -> N
     }
     found = list(check.find_class_problems(tables))
     assert found == [
-        Finding("class_without_images", "warning", "1 of 4 in no split: d"),
-        Finding("class_in_one_split", "warning", "1 of 4 in val only: c"),
-        Finding(
-            "no_labels",
-            "warning",
-            "1 of 4 in train, 0 of 1 in val, 0 of 1 in test: right if they show none of the classes",
-        ),
+        *(Finding("classes", "warning", problem.text) for problem in judge_classes(tables)),
+        Finding("no_labels", "warning", "1 of 4 in train, 0 of 1 in val, 0 of 1 in test"),
     ]
-    (alone,) = check.find_class_problems({"train": make_table([[1, 1, 1, 0]], "train")})
-    assert alone.text == "1 of 4 in no split: d"
+    assert "without a positive in the training split: 'c', 'd'" in found[0].text, "it is said once"
+    learned = {"train": make_table([[1, 0, 1, 0], [0, 1, 0, 1]], "train"), "val": make_table([[1, 0, 0, 1]], "val")}
+    (unmeasured,) = check.find_class_problems(learned)
+    assert unmeasured == Finding("class_in_one_split", "warning", "2 of 4 in train only: 'b', 'c'")
+    without_train = {"val": make_table([[1, 0, 1, 1], [0, 1, 0, 0]], "val"), "test": make_table([[1, 1, 0, 1]], "test")}
+    (alone,) = check.find_class_problems(without_train)
+    assert alone.text == "1 of 4 in val only: 'c'"
 
 
 def test_a_source_in_two_splits_is_a_leak() -> None:
@@ -421,7 +602,9 @@ def test_sources_and_unknown_labels_of_a_csv(tmp_path: Path) -> None:
     (root / "val.csv").write_text(header + "#3.png,1,0,c\n#0.png,1,1,d\n")
     (root / "test.csv").write_text(header + "#4.png,1,1,b\n#5.png,1,1,\n")
     assert not check_dataset(root, output=output)
-    assert list_found(output) == {("leak", "error", ("#0.png",)), ("source_leak", "error", ("#1.png", "#4.png"))}
+    one_sided = ("classes", "warning", ())  # no training image is known to be without a dog
+    leak = ("leak", "error", ("#0.png",))
+    assert list_found(output) == {leak, ("source_leak", "error", ("#1.png", "#4.png")), one_sided}
     result = read_result(output)
     assert (result["attributes"]["label_file"], result["attributes"]["val_samples"]) == (None, 2)
     assert (output / "exclude.txt").read_text().splitlines()[1:] == ["./#0.png"], "a # would begin a comment"
@@ -430,7 +613,7 @@ def test_sources_and_unknown_labels_of_a_csv(tmp_path: Path) -> None:
 
     # a pattern takes the place of the column: each number is a source
     assert not check_dataset(root, output=output, group_pattern=r"#(\d)")
-    assert list_found(output) == {("leak", "error", ("#0.png",)), ("source_leak", "error", ("#0.png",))}
+    assert list_found(output) == {leak, ("source_leak", "error", ("#0.png",)), one_sided}
 
 
 # ---- what is written ----
@@ -443,21 +626,23 @@ def test_json_has_paddlex_keys_and_the_samples_are_the_pictures_with_labels(data
     result = read_result(output)
     assert list(result) == [
         "done_flag", "check_pass", "attributes", "analysis", "class_counts", "dataset_path", "show_type",
-        "dataset_type", "findings",
+        "dataset_type", "findings", "advice",
     ]  # fmt: skip
     attributes = result["attributes"]
     assert list(attributes) == [
         "label_file", "num_classes", "train_samples", "train_sample_paths", "val_samples", "val_sample_paths",
+        "test_samples", "test_sample_paths",
     ]  # fmt: skip
     assert (result["done_flag"], result["show_type"], result["dataset_type"]) == (True, "image", "MLClsDataset")
     assert result["dataset_path"] == str(dataset)
     assert result["check_pass"] == all(finding["severity"] != "error" for finding in result["findings"])
     assert (output / attributes["label_file"]).samefile(dataset / "classes.txt")
-    assert (attributes["num_classes"], attributes["train_samples"], attributes["val_samples"]) == (3, 40, 12)
+    assert (attributes["num_classes"], attributes["train_samples"], attributes["test_samples"]) == (3, 40, 12)
+    assert (attributes["val_samples"], attributes["val_sample_paths"]) == (0, []), "test images are not called val"
     with Image.open(output / result["analysis"]["histogram"]) as image:
         assert image.format == "PNG"
-    paths = attributes["train_sample_paths"] + attributes["val_sample_paths"]
-    assert [len(attributes[f"{key}_sample_paths"]) for key in ("train", "val")] == [10, 10]
+    paths = attributes["train_sample_paths"] + attributes["test_sample_paths"]
+    assert [len(attributes[f"{key}_sample_paths"]) for key in ("train", "test")] == [10, 10]
     assert len(set(paths)) == 20
     assert {output / path for path in paths} == set((output / "check_dataset" / "demo_img").iterdir())
     for path in paths:
@@ -552,6 +737,65 @@ def test_of_many_classes_the_most_frequent_are_shown(tmp_path: Path, monkeypatch
     assert check_report.count_positives(result.tables)[names[5]] == {
         split: int((table.targets[:, 5] == 1).sum()) for split, table in result.tables.items()
     }
+
+
+def list_class_samples(output: Path) -> dict[str, list[tuple[Path, str, list[str]]]]:
+    """{class: (file, name of the image, its labels)} of the pictures of each class on the page."""
+    cards: dict[str, list[tuple[Path, str, list[str]]]] = {}
+    for card in read_page(output).findall(".//div[@class='classes']/div"):
+        name = card.findtext("div/b/bdi") or ""
+        cards[name] = []
+        for image in card.iter("img"):
+            title, source = image.get("title") or "", image.get("src") or ""
+            image_name, _, labels = title.partition(": ")
+            cards[name].append((output / "check_dataset" / source, image_name, labels.split(", ")))
+    return cards
+
+
+def test_the_page_shows_pictures_of_each_class(dataset: Path, tmp_path: Path) -> None:
+    output, table = tmp_path / "out", dataset_readers.read_dataset(dataset, split="train")
+    broken = next(path for path in table.paths)
+    Path(broken).write_bytes(b"")
+    check_dataset(dataset, output=output)
+    shown = list_class_samples(output)
+    check_dataset(dataset, output=output, num_threads=1)
+    assert list_class_samples(output) == shown, "the same pictures again"
+    counts = (table.targets == 1).sum(axis=0)
+    assert list(shown) == [table.classes[c] for c in np.argsort(-counts, kind="stable")]
+    row_of = {Path(path).relative_to(dataset).as_posix(): row for row, path in enumerate(table.paths)}
+    for name, pictures in shown.items():
+        assert 5 <= len(pictures) <= 6, "one of six may be the broken one"
+        assert len({image for _, image, _ in pictures}) == len(pictures)
+        for file, image, labels in pictures:
+            row = row_of[image]
+            assert name in labels
+            assert labels == [table.classes[c] for c in np.flatnonzero(table.targets[row] == 1)]
+            with Image.open(file) as small:
+                assert max(small.size) <= 176
+                pixels = np.asarray(small).astype(int)
+            assert np.abs(pixels - decoding.decode_image(table.paths[row])).mean() < 8
+    used = {file for pictures in shown.values() for file, _, _ in pictures}
+    assert set((output / "check_dataset" / "class_img").iterdir()) == used, "none of the check before is left"
+
+
+def test_of_very_many_classes_the_most_frequent_have_fewer_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((5000, 40)) < rng.random(40)).astype(np.int8)
+    targets[:, 7], targets[:, 9] = 0, 0
+    targets[4321, 7] = 1
+    table = Table([str(row) for row in range(5000)], targets, tuple(map(str, range(40))))
+    chosen = check_report.choose_class_samples({"train": table, "test": table})
+    assert {c: len(paths) for c, paths in chosen.items()} == {**dict.fromkeys(set(range(40)) - {9}, 6), 7: 1}
+    assert chosen[7] == ["4321"]
+    for c, paths in chosen.items():
+        assert targets[[int(path) for path in paths], c].all()
+        assert len(set(paths)) == len(paths)
+    assert np.mean([int(path) for paths in chosen.values() for path in paths]) > 2000, "from all of the split"
+    monkeypatch.setattr(check_report, "MAX_CLASS_SAMPLES", 30)
+    fewer = check_report.choose_class_samples({"val": table})
+    assert set(fewer) == set(np.argsort(-targets.sum(axis=0), kind="stable")[:10].tolist())
+    assert {len(paths) for paths in fewer.values()} == {3}
+    assert check_report.choose_class_samples({}) == {}
 
 
 def test_missing_package_names_the_file_to_install(
