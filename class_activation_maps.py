@@ -38,10 +38,10 @@ import utils
 from dataset import locks, whole_files
 from dataset.class_names import show_names
 from dataset.decoding import decode_image
+from dataset.drawing import draw_labels
 from dataset.fonts import make_drawable
 from dataset.image_sizes import Size
 from evaluation import activation_maps, pages
-from evaluation.drawing import draw_labels
 from evaluation.prediction_files import name_images
 from export import engines
 from models import checkpoints

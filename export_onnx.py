@@ -94,8 +94,7 @@ def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[
         table = map_classes(from_config.read_split(split), classes)
         paths, targets = table.paths, table.targets
     else:
-        folders = {"train": config.TRAIN_IMAGES_DIR, "test": config.TEST_IMAGES_DIR}
-        paths, targets = files.list_images(folders[split]), None
+        paths, targets = from_config.list_unlabelled_images(split), None
     count = min(count, len(paths))
     chosen = [i * len(paths) // count for i in range(count)]
     return [paths[i] for i in chosen], None if targets is None else targets[chosen]

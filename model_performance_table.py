@@ -9,7 +9,6 @@ is read. In Python: `runs = model_performance_table.read_runs(root)` is a pandas
 
 from __future__ import annotations
 
-import re
 import reprlib
 import sys
 from pathlib import Path
@@ -154,9 +153,7 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     for name in ("image_size", "IMAGE_SIZE"):  # a list where it is not square, which neither sorts nor reads well
         if isinstance(row.get(name), list):
             row[name] = str(as_size(row[name]))
-    stem = Path(checkpoint).stem
-    digest = re.search(r"_([0-9a-f]{8})$", stem)  # of the configuration, at the end of names that training.py gives
-    return {**row, "run": digest[1] if digest else stem, "checkpoint": checkpoint}
+    return {**row, "run": tables.name_run(Path(checkpoint).stem), "checkpoint": checkpoint}
 
 
 def check_names(runs: Frame, is_mean: bool) -> None:

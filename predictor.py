@@ -2,7 +2,8 @@
 
     model = predictor.load("trained_models/best_model.pt")
     for record in model.predict("folder/of/images"):
-        print(record.path, record.names)
+        print(record.path, record.names, record.scores["cat"])
+        record.save_to_img("output")
 
 Every script that predicts does it by this module.
 """
@@ -10,14 +11,18 @@ Every script that predicts does it by this module.
 from __future__ import annotations
 
 import functools
+import io
+import json
+import mimetypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +31,13 @@ from PIL import Image
 
 import calibration
 import metrics
+from dataset import whole_files
 from dataset.augmentations import make_eval_transform
 from dataset.batches import Transform
 from dataset.decoding import Picture, decode
-from dataset.files import list_images
+from dataset.drawing import draw_labels
+from dataset.fonts import make_drawable
+from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
 from export import engine_cache, engines, model_files
 from export.engines import Run
@@ -37,9 +45,11 @@ from models import checkpoints
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models_factory import require_size, restore_model
-from utils import InputError, Progress, choose_device
+from utils import InputError, Progress, choose_device, say
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
+NOTEBOOK_SIDE = 480  # pixels, the longest side of a picture in a notebook
+JPEG_QUALITY = 90
 BATCHES_AHEAD = 2  # batches decoded while the model computes: enough to even out large and small images
 
 REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # keys of an exported file's metadata
@@ -47,13 +57,128 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Record(NamedTuple):
-    """What a model predicts for one image."""
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What a model predicts for one image. In a notebook it shows the picture with its labels.
+
+        for record in model.predict("photos/*.jpg"):
+            record.scores["cat"]            # 0.93
+            record.print()
+            record.save_to_img("output")    # output/NAME_res.jpg
+
+    `print`, `save_to_img`, `save_to_json`, `json` and `img` are those of PaddleX's results.
+    """
 
     path: str  # "" for an image that did not come from a file
     probabilities: NDArray[np.float32]  # (C,)
     labels: list[int]  # indices of the predicted classes, in rising order
     names: list[str]  # names of the predicted classes, in the same order
+    classes: tuple[str, ...]  # names of all C classes
+    picture: Picture | None = None  # of an image that did not come from a file: what it was; None: it is at `path`
+
+    def __repr__(self) -> str:
+        return f"Record({', '.join([repr(self.path or 'in memory'), *self.describe()])})"
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """{name: probability} of all C classes, the most probable first."""
+        order = np.argsort(-self.probabilities, kind="stable").tolist()
+        return {self.classes[label]: float(self.probabilities[label]) for label in order}
+
+    @property
+    def ranked(self) -> list[int]:
+        """The labels, the most probable first."""
+        return sorted(self.labels, key=lambda label: -self.probabilities[label])
+
+    @property
+    def json(self) -> dict[str, dict[str, Any]]:
+        """{"res": {"input_path": path or None, "class_ids": [...], "scores": [...], "label_names": [...]}}.
+
+        The labels alone, the most probable first.
+        """
+        values = {
+            "input_path": self.path or None,
+            "class_ids": self.ranked,
+            "scores": [shorten(self.probabilities[label]) for label in self.ranked],
+            "label_names": [self.classes[label] for label in self.ranked],
+        }
+        return {"res": values}
+
+    @property
+    def img(self) -> dict[str, Image.Image]:
+        """{"res": the picture above its labels and their probabilities}. Raises InputError if it cannot be read."""
+        return {"res": self.draw()}
+
+    def describe(self) -> list[str]:
+        """The labels with their probabilities, the most probable first: ["cat 0.98", "sofa 0.71"], or ["no label"]."""
+        texts = [f"{self.classes[label]} {self.probabilities[label]:.2f}" for label in self.ranked]
+        return texts or ["no label"]
+
+    def draw(self, most: int | None = None) -> Image.Image:
+        """The picture, at most `most` pixels wide and high (None: its own size), above its labels.
+
+        Raises InputError if it cannot be read.
+        """
+        pixels = decode(self.path if self.picture is None else self.picture)
+        if most:
+            picture = Image.fromarray(pixels)
+            picture.thumbnail((most, most))
+            pixels = np.asarray(picture)
+        drawable = replace(self, classes=tuple(make_drawable(self.classes)))
+        return draw_labels(pixels, drawable.describe())
+
+    def print(self, json_format: bool = False, indent: int = 4, ensure_ascii: bool = False) -> None:
+        """Print `json`: on one line, or with `json_format` as JSON whose levels are indented by `indent` blanks."""
+        text = json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii) if json_format else str(self.json)
+        say(*text.split("\n"))
+
+    def save_to_img(self, save_path: str | Path) -> Path:
+        """Write the picture above its labels to the image file `save_path`; else into that folder, as NAME_res.jpg.
+
+        The ending is the image's own, or .png. A file that was there is replaced. Returns the file's path. Raises
+        InputError if the picture cannot be read or written, and for a folder if the picture came from memory.
+        """
+        ending = Path(self.path).suffix
+        path = self._choose_file(save_path, "image/", ending if ending.lower() in WRITTEN_ENDINGS else ".png")
+        if path.suffix.lower() not in WRITTEN_ENDINGS:
+            raise InputError(f"cannot write {path}: a picture ends in {', '.join(WRITTEN_ENDINGS)}")
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        canvas = self.img["res"]
+        whole_files.write_atomically(path, lambda file: canvas.save(file, kind, quality=JPEG_QUALITY))
+        return path
+
+    def save_to_json(self, save_path: str | Path, indent: int = 4, ensure_ascii: bool = False) -> Path:
+        """Write what `json` has under "res" to the file `save_path` if it ends in .json; else into that folder.
+
+        There it is NAME_res.json. A file that was there is replaced. Returns the file's path. Raises InputError if it
+        cannot be written, and for a folder if the picture came from memory.
+        """
+        path = self._choose_file(save_path, "application/json", ".json")
+        whole_files.write_text(path, json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
+        return path
+
+    def _choose_file(self, save_path: str | Path, kind: str, ending: str) -> Path:
+        """`save_path` if its ending says that it is a file of this MIME type; else the file's path in that folder."""
+        path = Path(save_path).expanduser()
+        if (mimetypes.guess_type(path.name)[0] or "").startswith(kind):
+            return path
+        if not self.path:
+            raise InputError(f"this picture came from memory and has no name: save it as {path / f'NAME{ending}'}")
+        return path / f"{Path(self.path).stem}_res{ending}"
+
+    def _repr_png_(self) -> bytes:
+        """What Jupyter shows: a small picture above its labels."""
+        buffer = io.BytesIO()
+        self.draw(NOTEBOOK_SIDE).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+WRITTEN_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")  # of pictures with labels
+
+
+def shorten(probability: np.float32) -> float:
+    """The probability with six digits, for files."""
+    return float(f"{probability:.6g}")
 
 
 class Predictor:
@@ -97,23 +222,30 @@ class Predictor:
     ) -> Iterator[Record]:
         """Yield one record for each image, in the order of `images`, as soon as its batch is computed.
 
-        `images` is a folder, one image, or an iterable of images. An image is a file's path, a PIL image, or a uint8
-        array (H, W, 3) RGB. An iterable is read at most BATCHES_AHEAD batches ahead, so memory does not grow with the
-        number of images. Threads decode the images, or `num_workers` processes if it is not 0. With a `title`, progress
-        is shown if the number of images is known. Raises InputError for an image that cannot be read.
+        `images` is one picture or an iterable of pictures. In memory a picture is a PIL image, a uint8 array (H, W, 3)
+        in RGB (OpenCV's is BGR: pass `array[:, :, ::-1]`), or the bytes of an image file. On disk it is a file, or
+        several: a folder, a pattern such as "photos/**/*.jpg", a .txt file with a path a line; see
+        `dataset.image_selection`. An iterable is read at most BATCHES_AHEAD batches ahead, so memory does not grow with
+        the number of images; a record keeps a picture that was in memory, for drawing. Threads decode the images, or
+        `num_workers` processes if it is not 0. With a `title`, progress is shown if the number of images is known.
+        Raises InputError for an image that cannot be read.
 
             for record in model.predict(["a.jpg", "b.jpg"]):
                 print(record.path, record.names, record.probabilities.max())
         """
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}: it must be 1 or more")
-        if isinstance(images, str | Path):
-            images = list_images(Path(images)) if Path(images).is_dir() else [images]
-        elif isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
-            images = [images]
-        total = len(images) if isinstance(images, Sized) else 0
+        pictures = list_pictures(images)
+        total = len(pictures) if isinstance(pictures, Sized) else len(images) if isinstance(images, Sized) else 0
         read = partial(_read_resized, resize_rule=self.metadata["resize_rule"], sizes=tuple(self.sizes))
-        batches = read_ahead(images, read, batch_size, num_workers)
+        waiting: deque[Picture | None] = deque()  # those in memory that have no record yet, None for a file
+
+        def remember() -> Iterator[Picture]:
+            for picture in pictures:
+                waiting.append(None if isinstance(picture, str | Path) else picture)
+                yield picture
+
+        batches = read_ahead(remember(), read, batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
             for batch in batches:
                 names, computed = [path for path, _ in batch], []
@@ -122,8 +254,14 @@ class Predictor:
                     computed.append(self.compute(torch.from_numpy(np.stack(arrays)), names))
                 probabilities = np.mean(computed, axis=0)
                 for (path, _), row, labels in zip(batch, probabilities, self.decide(probabilities), strict=True):
-                    label_names = [self.classes[label] for label in labels]
-                    yield Record(path=path, probabilities=row, labels=labels, names=label_names)
+                    yield Record(
+                        path=path,
+                        probabilities=row,
+                        labels=labels,
+                        names=[self.classes[label] for label in labels],
+                        classes=self.classes,
+                        picture=waiting.popleft(),
+                    )
                 if progress:
                     progress.step(len(batch))
 
@@ -298,6 +436,18 @@ def choose_activation(
 
 def _leave_unchanged(probabilities: torch.Tensor) -> torch.Tensor:
     return probabilities
+
+
+def list_pictures(images: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    """The pictures that `images` means, one after the other: a list where what it holds is in memory already."""
+    if isinstance(images, str | Path):
+        return select_images(images)
+    if isinstance(images, bytes | Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return [images]
+    chosen = (
+        picture for image in images for picture in (select_images(image) if isinstance(image, str | Path) else (image,))
+    )
+    return list(chosen) if isinstance(images, list | tuple) else chosen
 
 
 def read_image(image: Picture, transform: Transform) -> torch.Tensor:

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 import utils
+from dataset.drawing import BAND, draw_labels
 from dataset.fonts import make_drawable
-from evaluation.drawing import BAND, draw_labels
 from evaluation.pages import cut
 from evaluation.palette import DARK
 

@@ -4,6 +4,7 @@
     torchrun --nproc-per-node=2 testing.py [recipe.py ...] [--NAME value ...]      # processes share the images
 
 MODEL_PATH is a checkpoint, or a file that export_onnx.py made of one. Classes, image size and thresholds come from it.
+TEST_IMAGES_DIR may be any folder, one file, a pattern ('photos/**/*.jpg') or a .txt file with a path a line.
 PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
@@ -51,7 +52,7 @@ import predictor
 import utils
 from dataset import locks, whole_files
 from dataset.decoding import stamp_files
-from dataset.files import hash_file, list_images
+from dataset.files import hash_file
 from evaluation import plots, prediction_files
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
@@ -116,7 +117,7 @@ def test(device: torch.device) -> None:
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
-                write_predictions(predictions, name_predictions(model))
+                write_predictions(predictions, name_predictions(model, images.paths))
                 if images.has_labels:
                     evaluate(predictions, images, model)
     distributed.wait()  # until rank 0 has written everything, the rows have to stay
@@ -130,7 +131,7 @@ def choose_int8_images() -> list[str]:
     if from_config.has_split("train"):
         paths = from_config.read_split("train").paths
     else:
-        paths = list_images(config.TRAIN_IMAGES_DIR)
+        paths = from_config.list_unlabelled_images("train")
     count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
     return [paths[number * len(paths) // count] for number in range(count)]
 
@@ -169,8 +170,8 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     utils.say(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
-def name_predictions(model: Predictor) -> str:
-    """A file name, without its ending, that says which model made the predictions, and how.
+def name_predictions(model: Predictor, paths: Sequence[str]) -> str:
+    """A file name, without its ending, that says which model made the predictions of the images `paths`, and how.
 
     Example: "predictions_resnet50_f1-0.9123_epoch12_bs32_lr0.001_th0.41_testbs64_flip". What is not known, and what is
     as usual (float32, one view of each image, the test split), is left out.
@@ -209,7 +210,11 @@ def name_predictions(model: Predictor) -> str:
     if config.TEST_SPLIT != "test":
         words.append(config.TEST_SPLIT)
     elif from_config.has_other_test_images():
-        words.append(config.TEST_IMAGES_DIR.name)
+        where = config.TEST_IMAGES_DIR.expanduser()
+        is_pattern = not where.exists()
+        words.append(
+            Path(find_base(paths)).resolve().name if is_pattern else where.stem if where.is_file() else where.name
+        )
     return "_".join(words)
 
 
@@ -258,6 +263,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
     for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
     result = {
+        "done_flag": True,
         "model": str(config.MODEL_PATH),
         "model_sha256": hash_file(model.path),
         "engine": name_engine(model),
@@ -356,6 +362,12 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
             cells.append(format_numbers(intervals[name], digits))
         grid.add_row(name, *cells)
     utils.make_console().print(grid)
+    fewest, count = intervals.get("num_classes_in_mAP", [None])[0], measured["num_classes_in_mAP"]
+    if fewest is not None and fewest < count:
+        utils.say(
+            f"the interval of mAP is of means over {fewest:.0f} or more of {count:.0f} classes: a resample leaves out "
+            "those of which it drew no positive"
+        )
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

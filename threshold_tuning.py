@@ -4,8 +4,8 @@
 
 Reads the probabilities of the validation images, which training saved with the checkpoint MODEL_PATH. Writes into that
 checkpoint: `thresholds`, `best_threshold` (the global one), `min_labels`, `max_labels` and `calibration`. Beside the
-probabilities it writes thresholds.npy, (C,) float32 in the order of the classes. Copies of the checkpoint, and files
-that were exported from it before, stay as they are.
+probabilities it writes thresholds.npy, (C,) float32 in the order of the classes, and thresholds.csv, which also names
+them. Copies of the checkpoint, and files that were exported from it before, stay as they are.
 """
 
 from __future__ import annotations
@@ -27,8 +27,16 @@ import metrics
 import utils
 from dataset import locks
 from dataset.class_names import show_names
-from evaluation.saved_scores import SCORES_FILE, THRESHOLDS_FILE, SavedScores, find_folder, read_scores, save_thresholds
-from evaluation.tuning import tune_checkpoint
+from evaluation.saved_scores import (
+    SCORES_FILE,
+    THRESHOLDS_FILE,
+    THRESHOLDS_TABLE,
+    SavedScores,
+    find_folder,
+    read_scores,
+    save_thresholds,
+)
+from evaluation.tuning import describe_fallback, tune_checkpoint
 from export import engines
 from models import checkpoints
 from thresholds import Policy
@@ -52,9 +60,9 @@ def main(arguments: list[str]) -> None:
         scores = read_scores(folder / SCORES_FILE)
         updates = tune_checkpoint(checkpoint, scores, policy)
         checkpoints.save(config.MODEL_PATH, checkpoint | updates)
-        save_thresholds(folder / THRESHOLDS_FILE, updates["thresholds"])
+        save_thresholds(folder, checkpoint["classes"], updates["thresholds"])
     print_report(scores, policy, updates)
-    utils.say(f"saved: {config.MODEL_PATH}", f"       {folder / THRESHOLDS_FILE}")
+    utils.say(f"saved: {config.MODEL_PATH}", f"       {folder / THRESHOLDS_FILE} and {THRESHOLDS_TABLE}")
 
 
 # ---- printing ----
@@ -80,11 +88,13 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
         utils.say(
             f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all"
         )
+    for line in describe_fallback(updates):
+        utils.warn(line)
     if report["unreachable"]:
         utils.warn(
             f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"
         )
-    if report["platt_as_temperature"]:
+    if report["platt_as_temperature"] and config.CALIBRATION == "platt":
         utils.warn(
             "platt takes the temperature for classes all or none of whose validation images have them: "
             + show_names(report["platt_as_temperature"])

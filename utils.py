@@ -155,12 +155,13 @@ def first_line(error: BaseException) -> str:
 def suggest(word: str, words: Iterable[str]) -> str:
     """Suggest the one of `words` that is nearest to `word`, for the end of an error message.
 
-    Returns ` (did you mean X?)`, or ` (X here)` if `word` belongs to another system and is called X in this project,
-    or "" if none is near. Example: suggest("bacth_size", ["batch_size"]) is " (did you mean batch_size?)".
+    Returns ` (did you mean X?)`, or ` (here it is X)` if `word` belongs to another system and is called X in this
+    project, or "" if none is near. Example: suggest("bacth_size", ["batch_size"]) is " (did you mean batch_size?)".
     """
     meaning = WORDS.get(word.lower().replace("-", "_"))
     if meaning:
-        return f" ({meaning} here)"
+        missing = meaning.removeprefix("nothing: ")
+        return f" (here it is {meaning})" if missing == meaning else f" (there is none here: {missing})"
     by_upper = {candidate.upper(): candidate for candidate in words}
     near = difflib.get_close_matches(word.upper(), by_upper, n=1)
     return f" (did you mean {by_upper[near[0]]}?)" if near else ""

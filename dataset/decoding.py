@@ -277,13 +277,16 @@ def stamp_files(paths: Sequence[str]) -> NDArray[np.int64]:
         raise InputError(f"cannot read image {error.filename}: {error.strerror}") from error
 
 
-Picture = str | Path | Image.Image | NDArray[np.uint8]  # a file, or what is in memory: an array (H, W, 3) RGB
+# a file, or what is in memory: the content of a file, a PIL image, or an array (H, W, 3) RGB
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 
 def decode(image: Picture) -> NDArray[np.uint8]:
-    """An image file, PIL image or array as upright RGB uint8 (H, W, 3). Raises InputError for what is none."""
+    """Any picture as upright RGB uint8 (H, W, 3). Raises InputError for what is none."""
     if isinstance(image, str | Path):
         return decode_image(image)
+    if isinstance(image, bytes):
+        return decode_bytes(image, f"in memory ({len(image):,} bytes)")
     if isinstance(image, Image.Image):
         try:
             with _hear_remarks():  # its file is not known
@@ -294,4 +297,4 @@ def decode(image: Picture) -> NDArray[np.uint8]:
     if is_rgb and image.size:
         return np.require(image, requirements=["C", "W"])  # as torch takes it
     found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise InputError(f"an image is a file, a PIL image or an array uint8 (H, W, 3) RGB, not {found}")
+    raise InputError(f"an image is a file, its bytes, a PIL image or an array uint8 (H, W, 3) RGB, not {found}")

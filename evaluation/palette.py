@@ -6,6 +6,8 @@ and green differ with any colour vision (Okabe & Ito 2008); a sign or a word alw
 
 from __future__ import annotations
 
+from dataset.drawing import BAND, INK
+
 LIGHT = {
     "page": "#f6f7f9",
     "card": "#ffffff",
@@ -19,8 +21,8 @@ LIGHT = {
 }
 DARK = {
     "page": "#14171c",
-    "card": "#1d2127",
-    "ink": "#e6e9ee",
+    "card": BAND,
+    "ink": INK,
     "soft": "#9aa5b3",
     "line": "#333a44",
     "blue": "#6fa5ff",

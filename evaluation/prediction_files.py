@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.decoding import decode_image, stamp_files
+from dataset.decoding import stamp_files
 from dataset.fonts import make_drawable
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
-from evaluation.drawing import draw_labels
 from metrics import read_rows
+from predictor import JPEG_QUALITY, Record, shorten
 from utils import InputError, Progress, explain
 
 
@@ -130,18 +130,11 @@ def _stamp(paths: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-class Prediction(NamedTuple):
-    """What is predicted for one image."""
+@dataclass(frozen=True, eq=False)
+class Prediction(Record):
+    """What is predicted for one image file, and its name in the files of predictions."""
 
-    path: str
-    name: str  # of the image in the files, see `name_images`
-    probabilities: NDArray[np.float32]  # (C,)
-    labels: list[int]  # indices of the predicted classes, in rising order
-
-    @property
-    def ranked(self) -> list[int]:
-        """The labels, the most probable first."""
-        return sorted(self.labels, key=lambda label: -self.probabilities[label])
+    name: str = ""  # see `name_images`
 
 
 @dataclass(frozen=True)
@@ -158,9 +151,15 @@ class Predictions:
         return len(self.paths)
 
     def __iter__(self) -> Iterator[Prediction]:
+        classes = tuple(self.classes)
         for rows in read_rows(self.probabilities):
             block = np.ascontiguousarray(self.probabilities[rows])
-            yield from map(Prediction, self.paths[rows], self.names[rows], block, self.decide(block))
+            values = zip(self.paths[rows], self.names[rows], block, self.decide(block), strict=True)
+            for path, name, probabilities, labels in values:
+                names = [classes[label] for label in labels]
+                yield Prediction(
+                    path=path, probabilities=probabilities, labels=labels, names=names, classes=classes, name=name
+                )
 
 
 def write_indices(path: Path, predictions: Predictions) -> None:
@@ -171,11 +170,7 @@ def write_indices(path: Path, predictions: Predictions) -> None:
 def write_names(path: Path, predictions: Predictions) -> None:
     """Write JSON: {image: [class names]}, in the order of the classes."""
 
-    def make_names() -> Iterator[tuple[str, list[str]]]:
-        for prediction in predictions:
-            yield prediction.name, [predictions.classes[label] for label in prediction.labels]
-
-    _write_json_object(path, make_names())
+    _write_json_object(path, ((prediction.name, prediction.names) for prediction in predictions))
 
 
 def write_scores(path: Path, predictions: Predictions) -> None:
@@ -185,7 +180,7 @@ def write_scores(path: Path, predictions: Predictions) -> None:
         for prediction in predictions:
             scores = {}
             for label in prediction.ranked:
-                scores[predictions.classes[label]] = _shorten(prediction.probabilities[label])
+                scores[predictions.classes[label]] = shorten(prediction.probabilities[label])
             yield prediction.name, scores
 
     _write_json_object(path, make_scores())
@@ -197,22 +192,7 @@ def write_records(path: Path, predictions: Predictions) -> None:
     A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}.
     """
 
-    def make_records() -> Iterator[dict[str, Any]]:
-        for prediction in predictions:
-            ranked = prediction.ranked
-            yield {
-                "input_path": prediction.path,
-                "class_ids": ranked,
-                "scores": [_shorten(prediction.probabilities[label]) for label in ranked],
-                "label_names": [predictions.classes[label] for label in ranked],
-            }
-
-    _write_json_list(path, make_records())
-
-
-def _shorten(probability: np.float32) -> float:
-    """The probability with six digits."""
-    return float(f"{probability:.6g}")
+    _write_json_list(path, (prediction.json["res"] for prediction in predictions))
 
 
 def _write_json_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
@@ -260,15 +240,13 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
     """Write a JPEG of each image to `folder`/<name>.jpg, with its labels and their probabilities under it."""
-    names = make_drawable(predictions.classes)
+    make_drawable(predictions.classes)  # finds the fonts once, before several threads look for them
 
     def save(prediction: Prediction) -> None:
-        ranked = prediction.ranked
-        texts = [f"{names[label]} {prediction.probabilities[label]:.2f}" for label in ranked]
         path = new_folder / f"{prediction.name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:  # on a disk that ignores case, a second picture would replace the first
-            draw_labels(decode_image(prediction.path), texts or ["no label"]).save(file, "JPEG", quality=90)
+            prediction.img["res"].save(file, "JPEG", quality=JPEG_QUALITY)
 
     with (
         replace_folder(folder) as new_folder,

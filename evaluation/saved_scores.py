@@ -8,6 +8,7 @@ Thresholds and calibration are tuned on them, without any image or network.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,10 @@ import metrics
 from dataset import whole_files
 from dataset.array_files import read_arrays
 from dataset.class_names import normalise_saved
+from evaluation.tables import guard_cell
 from utils import InputError, first_line
 
-SCORES_FILE, THRESHOLDS_FILE = "validation_scores.npz", "thresholds.npy"
+SCORES_FILE, THRESHOLDS_FILE, THRESHOLDS_TABLE = "validation_scores.npz", "thresholds.npy", "thresholds.csv"
 
 
 class SavedScores(NamedTuple):
@@ -99,14 +101,26 @@ def read_scores(path: Path) -> SavedScores:
     return SavedScores(probabilities, targets, paths.tolist(), normalise_saved(classes.tolist()), str(identity))
 
 
-def save_thresholds(path: Path, values: Sequence[float]) -> None:
-    """Write (C,) thresholds as float32, in the order of the classes."""
+def save_thresholds(folder: Path, classes: Sequence[str], values: Sequence[float]) -> None:
+    """Write (C,) thresholds in the order of the `classes`: as float32, and in a table with the classes' names.
 
-    def write(temporary: Path) -> None:
+    The table is for people: names are as `tables.guard_cell` writes them.
+    """
+    thresholds = np.asarray(values, dtype=np.float32)
+
+    def write_array(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.save(file, np.asarray(values, dtype=np.float32))
+            np.save(file, thresholds)
 
-    whole_files.write_atomically(path, write)
+    def write_table(temporary: Path) -> None:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["name", "threshold"])
+            for name, threshold in zip(classes, thresholds.tolist(), strict=True):
+                writer.writerow([guard_cell(name), f"{threshold:.9g}"])  # nine digits give the same float32 again
+
+    whole_files.write_atomically(folder / THRESHOLDS_FILE, write_array)
+    whole_files.write_atomically(folder / THRESHOLDS_TABLE, write_table)
 
 
 def identify(metadata: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ MISSING = "–"
 MAX_CELL = 40  # characters: longer lists and texts are cut in the terminal
 FORMULA = re.compile("[=+\\-@\t\r\n＝＋－＠]")  # what a spreadsheet takes a cell that begins with this for
 MARKDOWN = re.compile(r"[\\|`*<\[&$~]|(?<![^\W_])_|_(?![^\W_])")  # within a word, _ is no emphasis
+ABSOLUTE_FILE = re.compile(r"(?:/|~/|[A-Za-z]:[/\\]).*?([^/\\]+)(\.\w{1,9})")  # its name, and its ending
+DIGEST = re.compile(r"_([0-9a-f]{8})$")  # of the configuration, at the end of the names that training.py gives
 GAP = 2  # spaces between columns in the terminal
 
 
@@ -158,9 +160,14 @@ def format_means(means: Any, stds: Any) -> list[str]:
 
 
 def format_column(column: Any) -> list[str]:
-    """The text of every value: numbers with the decimals that the column needs, at most four (above 100: one)."""
+    """The text of every value: numbers with the decimals that the column needs, at most four (above 100: one).
+
+    Of an absolute path only the file's name, or the run's, unless two paths would then look the same.
+    """
     if not is_numeric(column):
-        return [format_value(value) for value in column]
+        full = [format_value(value) for value in column]
+        short = [format_value(shorten_paths(value)) for value in column]
+        return short if len(set(short)) == len(set(full)) else full
     numbers = column[column.abs() >= 0.001]  # smaller ones have an exponent
     most = 1 if numbers.abs().max() >= 100 else 4
     decimals = next((count for count in range(most) if ((numbers.round(count) - numbers).abs() < 1e-9).all()), most)
@@ -168,6 +175,23 @@ def format_column(column: Any) -> list[str]:
         format_value(number) if number != number or 0 < abs(number) < 0.001 else f"{number:.{decimals}f}"
         for number in column
     ]
+
+
+def shorten_paths(value: Any) -> Any:
+    """`value`, a text or list, with the name of a file or run for an absolute path: `/a/b/x_0a1b2c3d.pt`: 0a1b2c3d."""
+    if isinstance(value, list):
+        return [shorten_paths(item) for item in value]
+    found = ABSOLUTE_FILE.fullmatch(value) if isinstance(value, str) else None
+    if not found:
+        return value
+    name, ending = found.groups()
+    return name_run(name) if ending == ".pt" else f"{name}{ending}"
+
+
+def name_run(stem: str) -> str:
+    """A short name of a checkpoint whose file name, without its ending, is `stem`: the digest at its end, if any."""
+    digest = DIGEST.search(stem)
+    return digest[1] if digest else stem
 
 
 def format_value(value: Any) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 
 import calibration
 import thresholds
+from dataset.class_names import show_names
 from evaluation.saved_scores import SavedScores, identify
 from thresholds import Policy
 from utils import InputError
@@ -63,11 +64,31 @@ def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Po
             "in_sample": decision.in_sample,
             "cross_fitted": decision.cross_fitted,
             "shrinkage": decision.shrinkage if np.isfinite(decision.shrinkage) else None,  # JSON has no infinity
+            "without_positives": [classes[label] for label in np.flatnonzero((targets != 1).all(axis=0)).tolist()],
             "unreachable": [classes[label] for label in decision.unreachable],
             "ECE": errors,
             "platt_as_temperature": [classes[label] for label in one_sided],
         },
     }
+
+
+def describe_fallback(metadata: Mapping[str, Any]) -> list[str]:
+    """Lines that say which classes have the global threshold although one a class was asked for; often none.
+
+    `metadata` is that of a checkpoint, or what `tune_checkpoint` returns.
+    """
+    report, policy = metadata.get("threshold_report"), metadata.get("threshold_policy", {})
+    if not report or policy.get("scope") != "per_class":
+        return []
+    threshold = f"the global threshold {metadata['best_threshold']:.4f}"
+    if report["shrinkage"] is None:
+        return [
+            f"THRESHOLD_SCOPE is per_class, and all classes have {threshold} all the same: on held-out images, "
+            "thresholds of their own are no better"
+        ]
+    if names := report.get("without_positives"):
+        return [f"these classes have {threshold}, since no validation image shows them: {show_names(names)}"]
+    return []
 
 
 def _require_same_classes(scores_classes: tuple[str, ...], model_classes: tuple[str, ...]) -> None:

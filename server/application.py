@@ -1,7 +1,7 @@
 """The HTTP application of serving.py: FastAPI, around a model and its queue.
 
     POST /predict                          image files as multipart/form-data, or JSON as for the next path
-    POST /multilabel-image-classification  PaddleX's format: {"image": base64} -> {"result": {"categories": ...}}
+    POST /multilabel-image-classification  PaddleX's: {"image": base64} -> {"result": {"categories": ..., "image": ...}}
     GET  /                                 a page on which one can try the model
     GET  /labels                           the classes and their thresholds
     GET  /health                           the model, and how busy the server is
@@ -15,6 +15,8 @@ PaddleX's form: {"logId": ..., "errorCode": the HTTP status, "errorMsg": one lin
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -39,7 +41,7 @@ import metrics
 import utils
 from dataset.decoding import DECODER_ERRORS, decode_bytes, open_image, tell_content
 from evaluation import pages
-from predictor import Predictor
+from predictor import JPEG_QUALITY, Predictor, Record
 from server.access import TokenGuard
 from server.errors import ERROR_HANDLERS, Error, join_errors
 from server.image_readers import ImageReaders
@@ -50,6 +52,7 @@ from server.uploads import BodyMemory, UploadGuard, UploadLimits, derive_limits,
 from utils import InputError
 
 PADDLEX_PATH = "/multilabel-image-classification"
+MAX_PICTURE_SIDE = 2000  # pixels, longest side of the picture in an answer
 MAX_SCANS = 64  # of a JPEG; progressive ones have 10 or so, and each goes over all pixels
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF files
 SCANS_OF_A_PASS = 3  # so many scans take as long as decoding the pixels once
@@ -75,6 +78,11 @@ class Predictions(BaseModel):
     predictions: list[Prediction] = Field(description="one for each file, in the order in which they were sent")
 
 
+class InferenceParams(BaseModel):
+    threshold: Thresholds = Field(None, description="as beside the image, where newer versions of PaddleX have it")
+    topK: Annotated[int, Field(ge=1)] | None = Field(None, description="the most labels of an answer")
+
+
 class PaddleXRequest(BaseModel):
     """Describes what `parse_json` takes."""
 
@@ -84,6 +92,8 @@ class PaddleXRequest(BaseModel):
         description="a number for all classes, a list with one for each class, or an object of class index -> number "
         "with a `default`; without it the model's thresholds are used",
     )
+    inferenceParams: InferenceParams | None = None
+    visualize: bool | None = Field(None, description="false: the answer has no picture, and comes sooner")
 
 
 class Category(BaseModel):
@@ -94,6 +104,9 @@ class Category(BaseModel):
 
 class PaddleXResult(BaseModel):
     categories: list[Category] = Field(description="the most probable first")
+    image: str | None = Field(
+        None, description="the picture above its labels, a JPEG in base64; left out where visualize is false"
+    )
 
 
 class PaddleXAnswer(BaseModel):
@@ -117,6 +130,9 @@ class Labels(BaseModel):
 
 
 class Health(BaseModel):
+    logId: str
+    errorCode: Literal[0] = 0
+    errorMsg: Literal["Healthy"] = "Healthy"
     model: str
     file: str
     sha256: str | None = Field(description="of the model's file")
@@ -134,9 +150,19 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     413: {"model": Error, "description": "the request has too many bytes, or an image too many pixels"},
     415: {"model": Error, "description": "neither files nor JSON, or not an image of a known kind"},
     422: {"model": Error, "description": "a damaged image, or a value that is not allowed"},
+    500: {"model": Error, "description": "the model gives no probabilities for this image, or the server failed"},
     503: {"model": Error, "description": "there is no room for more: try again after the seconds in Retry-After"},
 }
-JSON_CONTENT = {"application/json": {"schema": PaddleXRequest.model_json_schema()}}
+
+
+def describe_request() -> dict[str, Any]:
+    """The schema of PaddleXRequest, in itself: OpenAPI would look for what it refers to in another place."""
+    schema = PaddleXRequest.model_json_schema()
+    schema["properties"]["inferenceParams"] = schema.pop("$defs")[InferenceParams.__name__]
+    return schema
+
+
+JSON_CONTENT = {"application/json": {"schema": describe_request()}}
 FORM_CONTENT = {
     "multipart/form-data": {
         "schema": {
@@ -196,13 +222,32 @@ class Service:
         return np.stack(rows)
 
     async def _compute_image(self, content: bytes, name: str, work: int) -> NDArray[np.float32]:
-        return await self.queue.compute(await self.readers.run(work, partial(self._read, content, name)))
+        image = await self.readers.run(work, partial(self._read, content, name))
+        try:
+            return await self.queue.compute(image)
+        except InputError as error:  # probabilities that are no numbers, for example
+            utils.warn(str(error))
+            message = str(error).replace(str(self.model.path), self.model.path.name)  # clients need no folders
+            raise HTTPException(500, message) from error
 
     def _read(self, content: bytes, name: str) -> Tensor:
         try:
             return self.model.prepare(decode_bytes(content, name))
         except InputError as error:
             raise HTTPException(422, str(error)) from error
+
+    async def draw(self, content: bytes, row: NDArray[np.float32], labels: Sequence[Label]) -> str:
+        """The image file `content` above its `labels`, as a JPEG in base64; `row` (C,) are its probabilities."""
+        record = Record(
+            path="",
+            probabilities=row,
+            labels=[label.index for label in labels],
+            names=[label.name for label in labels],
+            classes=self.model.classes,
+            picture=content,
+        )
+        work = await asyncio.to_thread(measure_image, content, "image", self.max_pixels)
+        return await self.readers.run(work, partial(encode_picture, record))
 
     def label(self, probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]) -> list[list[Label]]:
         """The labels of each row of `probabilities` (B, C), the most probable first."""
@@ -249,7 +294,12 @@ def make_app(
     for kind, handler in ERROR_HANDLERS.items():
         app.add_exception_handler(kind, handler)
 
-    @app.post("/predict", openapi_extra={"requestBody": describe_body(FORM_CONTENT | JSON_CONTENT)}, responses=ERRORS)
+    @app.post(
+        "/predict",
+        openapi_extra={"requestBody": describe_body(FORM_CONTENT | JSON_CONTENT)},
+        responses=ERRORS,
+        response_model_exclude_none=True,
+    )
     async def predict(request: Request) -> Predictions | PaddleXAnswer:
         """Labels of one or several image files. JSON is answered as at PaddleX's path."""
         kind = read_type(request.headers)
@@ -268,19 +318,26 @@ def make_app(
             predictions=[Prediction(file=name, labels=labels, probabilities=row) for name, labels, row in rows]
         )
 
-    @app.post(PADDLEX_PATH, openapi_extra={"requestBody": describe_body(JSON_CONTENT)}, responses=ERRORS)
+    @app.post(
+        PADDLEX_PATH,
+        openapi_extra={"requestBody": describe_body(JSON_CONTENT)},
+        responses=ERRORS,
+        response_model_exclude_none=True,
+    )
     async def classify(request: Request) -> PaddleXAnswer:
-        """Labels of one image, in the form of PaddleX's multi-label classification service, without its picture."""
+        """Labels of one image, and the picture with them, as PaddleX's multi-label classification service answers."""
         kind = read_type(request.headers)
         if kind != "application/json":
             raise HTTPException(415, f"send application/json, not {kind or 'nothing'}")
         body = await read_body(request)
-        content, thresholds = await asyncio.to_thread(parse_json, body, model.thresholds, limits.form_bytes)
+        asked = await asyncio.to_thread(parse_json, body, model.thresholds, limits.form_bytes)
         del body
-        (labels,) = service.label(await service.compute([content], ["image"]), thresholds)
+        probabilities = await service.compute([asked.content], ["image"])
+        labels = service.label(probabilities, asked.thresholds)[0][: asked.most_labels]
         monitor.images.inc()
         categories = [Category(id=label.index, name=label.name, score=label.probability) for label in labels]
-        return PaddleXAnswer(logId=str(uuid.uuid4()), result=PaddleXResult(categories=categories))
+        picture = await service.draw(asked.content, probabilities[0], labels) if asked.visualize else None
+        return PaddleXAnswer(logId=str(uuid.uuid4()), result=PaddleXResult(categories=categories, image=picture))
 
     @app.get("/labels")
     async def labels() -> Labels:
@@ -299,6 +356,7 @@ def make_app(
     async def health() -> Health:
         """The model, and how busy the server is."""
         return Health(
+            logId=str(uuid.uuid4()),
             model=model.metadata["model_name"],
             file=Path(model.path).name,
             sha256=service.sha256,
@@ -330,6 +388,13 @@ def make_app(
 
 def describe_body(content: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": content}
+
+
+def encode_picture(record: Record) -> str:
+    """The picture of a record above its labels, as a JPEG in base64."""
+    buffer = io.BytesIO()
+    record.draw(MAX_PICTURE_SIDE).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 async def read_body(request: Request) -> bytes:

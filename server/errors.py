@@ -42,9 +42,10 @@ def join_errors(errors: Sequence[BaseException]) -> BaseException:
         if not isinstance(error, HTTPException):
             return error
         refusals.append(error)
-    message = "; ".join(error.detail for error in refusals[:3])
-    if len(refusals) > 3:
-        message += f"; and {len(refusals) - 3} more"
+    messages = list(dict.fromkeys(error.detail for error in refusals))  # a fault of the model is one for all
+    message = "; ".join(messages[:3])
+    if len(messages) > 3:
+        message += f"; and {len(messages) - 3} more"
     return HTTPException(refusals[0].status_code, message)
 
 

@@ -22,7 +22,8 @@ from python_multipart.multipart import parse_options_header
 
 MAX_FIELDS = 8  # of a form, apart from its files
 MAX_FIELD_BYTES = 1024
-FIELDS = ("image", "threshold")  # of the JSON
+FIELDS = ("image", "threshold", "inferenceParams", "visualize")  # of the JSON
+PARAMETERS = ("threshold", "topK")  # of its inferenceParams
 
 logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would warn of each broken form
 
@@ -36,6 +37,8 @@ class Form(NamedTuple):
 class JsonRequest(NamedTuple):
     content: bytes  # of the image file
     thresholds: NDArray[np.float32]  # (C,)
+    most_labels: int | None  # that the answer may have; None: any number
+    visualize: bool  # whether the answer has the picture with its labels
 
 
 def parse_form(content_type: str, body: bytes, max_files: int) -> Form:
@@ -94,23 +97,48 @@ def parse_threshold(text: str) -> float:
 
 
 def parse_json(body: bytes, thresholds: NDArray[np.float32], max_bytes: int) -> JsonRequest:
-    """The image of a request in JSON, and the thresholds it asks for; the model's `thresholds` (C,) for other classes.
+    """A request in JSON: its image, and what it asks for; the model's `thresholds` (C,) for classes it does not name.
 
-    Raises HTTPException for what is no JSON, for unknown, missing and doubled fields, for an image that is no base64 or
-    has more than `max_bytes`, and for thresholds that are not in 0-1 or of classes that do not exist.
+    The fields are those of all versions of PaddleX: `threshold` stood in `inferenceParams` before it stood beside the
+    image, and `topK` before that. A field that is null is as if it were not there. Raises HTTPException for what is no
+    JSON, for unknown, missing and doubled fields, for values of another type, for an image that is no base64 or has
+    more than `max_bytes`, and for thresholds that are not in 0-1 or of classes that do not exist.
     """
-    request = load_json(body, most_values=len(thresholds) + len(FIELDS))
+    request = load_json(body, most_values=len(thresholds) + len(FIELDS) + len(PARAMETERS))
     if not isinstance(request, dict):
         raise HTTPException(422, 'send an object: {"image": base64}')
-    for name in request:
-        if name not in FIELDS:
-            raise HTTPException(422, f"{name}: Extra inputs are not permitted")
+    require_fields(request, FIELDS)
     if "image" not in request:
         raise HTTPException(422, "image: Field required")
     if not isinstance(request["image"], str):
         raise HTTPException(422, "image: send the image file in base64, as text")
-    chosen = choose_thresholds(request.get("threshold"), thresholds)
-    return JsonRequest(decode_base64(request["image"], max_bytes), chosen)
+    parameters = request.get("inferenceParams")
+    if parameters is None:
+        parameters = {}
+    if not isinstance(parameters, dict):
+        raise HTTPException(422, 'inferenceParams: send an object: {"threshold": 0.5}')
+    require_fields(parameters, PARAMETERS, "inferenceParams.")
+    asked = [fields["threshold"] for fields in (request, parameters) if fields.get("threshold") is not None]
+    if len(asked) > 1:
+        raise HTTPException(422, "threshold: it is there twice; send it beside image, or in inferenceParams")
+    most_labels = parameters.get("topK")
+    if most_labels is not None and (type(most_labels) is not int or most_labels < 1):
+        raise HTTPException(422, "inferenceParams.topK: send the most labels of an answer, 1 or more")
+    visualize = request.get("visualize")
+    if visualize is not None and not isinstance(visualize, bool):
+        raise HTTPException(422, "visualize: send true or false")
+    return JsonRequest(
+        content=decode_base64(request["image"], max_bytes),
+        thresholds=choose_thresholds(asked[0] if asked else None, thresholds),
+        most_labels=most_labels,
+        visualize=visualize is not False,
+    )
+
+
+def require_fields(found: dict[str, Any], known: tuple[str, ...], prefix: str = "") -> None:
+    for name in found:
+        if name not in known:
+            raise HTTPException(422, f"{prefix}{name}: Extra inputs are not permitted; there is {', '.join(known)}")
 
 
 def load_json(body: bytes, most_values: int) -> Any:

@@ -356,6 +356,21 @@ def test_table_fits_the_terminal(show: Any, width: int) -> None:
         assert len(lines[top]) + 2 + max(map(len, [*parts, *cells])) > width
 
 
+def test_of_a_path_the_name_of_the_file_or_run_is_shown() -> None:
+    run = "/home/u/trained models/resnet18/linear_bn_224px_bs32_ep10_0a1b2c3d.pt"
+    for value, shown in (
+        (run, "0a1b2c3d"),
+        ([run, "~/x/best_model.pt"], "0a1b2c3d, best_model"),
+        ("C:\\data\\curriculum.txt", "curriculum.txt"),
+        ("resnet18/linear_0a1b2c3d.pt", "resnet18/linear_0a1b2c3d.pt"),  # the column `checkpoint`: what one copies
+        (r"/(\w+)/", r"/(\w+)/"),
+        (3, "3"),
+    ):
+        assert tables.format_column(pd.Series([value, "other"], dtype=object)) == [shown, "other"]
+    twins = ["/a/best_model.pt", "/b/best_model.pt"]
+    assert tables.format_column(pd.Series(twins)) == twins, "cut, they would be the same"
+
+
 def test_table_in_a_pipe_is_120_wide(show: Any) -> None:
     assert show() == show(width=120) != show(width=80)
 

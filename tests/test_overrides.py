@@ -476,7 +476,7 @@ def test_every_script_imports_overrides_before_config() -> None:
         ("SEED = (1\n", ":1: '(' was never closed"),
         ("NUM_EPOCS = 3\n", "there is no constant 'NUM_EPOCS' (did you mean NUM_EPOCHS?)"),
         ("NUM_EPOCHS = 1 // 0\n", "NUM_EPOCHS: ZeroDivisionError: "),
-        ("NUM_EPOCHS = 3 * EPOCHS\n", "NUM_EPOCHS: there is no constant 'EPOCHS' (NUM_EPOCHS here)"),
+        ("NUM_EPOCHS = 3 * EPOCHS\n", "NUM_EPOCHS: there is no constant 'EPOCHS' (here it is NUM_EPOCHS)"),
         ("USE_POS_WEIGHT = 1\n", "USE_POS_WEIGHT is 1, which is not of type bool"),
         ("NUM_EPOCHS = True\n", "NUM_EPOCHS is True, which is not of type int"),
         ("NUM_EPOCHS = 3.0\n", "NUM_EPOCHS is 3.0, which is not of type int"),

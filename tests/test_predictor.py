@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import fnmatch
 import io
 import json
 import os
+import shutil
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 import models_factory
 import predictor
 import utils
 from dataset import augmentations
+from dataset.drawing import BAND
 from models import checkpoints
-from predictor import BATCHES_AHEAD, Predictor
+from predictor import BATCHES_AHEAD, Predictor, Record
 from utils import InputError
 
 
@@ -173,7 +178,9 @@ def test_pictures_in_memory_are_made_upright_rgb(checkpoint: Path) -> None:
 )
 def test_what_is_no_image_is_one_line(checkpoint: Path, image: Any, found: str) -> None:
     model = predictor.load(checkpoint, "cpu")
-    with pytest.raises(InputError, match=rf"^an image is a file, a PIL image or an array [^\n]*, not {found}$"):
+    with pytest.raises(
+        InputError, match=rf"^an image is a file, its bytes, a PIL image or an array [^\n]*, not {found}$"
+    ):
         list(model.predict([image]))
 
 
@@ -201,6 +208,154 @@ def test_progress_has_a_total_only_where_it_is_known(
     list(model.predict(images, title="predicting"))
     list(model.predict(iter(images), title="predicting"))
     assert totals == [len(images)]
+
+
+# ---- which images ----
+
+
+def test_a_file_a_folder_a_pattern_a_list_and_any_mix_are_predicted(
+    checkpoint: Path, images: list[Path], tmp_path: Path
+) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    folder = images[0].parent
+    (tmp_path / "list.txt").write_text("".join(f"{path}\n" for path in images[:3]))
+    expected = list(map(str, images))
+    for given, paths in (
+        (images[0], expected[:1]),
+        (folder, expected),
+        (f"{folder}/*.jpg", expected),
+        (tmp_path / "list.txt", expected[:3]),
+        ([folder, images[1], f"{folder}/*0.jpg"], [*expected, expected[1], *fnmatch.filter(expected, "*0.jpg")]),
+        ((path for path in (folder, images[1])), [*expected, expected[1]]),
+    ):
+        assert [record.path for record in model.predict(given)] == paths
+
+
+def test_bytes_of_a_file_are_a_picture(checkpoint: Path, images: list[Path]) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    content = images[0].read_bytes()
+    (expected,) = model.predict(images[0])
+    for given in (content, [content]):
+        (record,) = model.predict(given)
+        np.testing.assert_array_equal(record.probabilities, expected.probabilities)
+        assert record.path == ""
+    with pytest.raises(InputError, match=r"^cannot read image in memory \(3 bytes\): it is text, not an image[^\n]+$"):
+        list(model.predict(b"abc"))
+
+
+# ---- what a record does ----
+
+
+@pytest.fixture
+def record(images: list[Path]) -> Record:
+    return Record(
+        path=str(images[0]),
+        probabilities=np.array([0.25, 0.91234567, 0.75], dtype=np.float32),
+        labels=[1, 2],
+        names=["green", "blue"],
+        classes=("red", "green", "blue"),
+    )
+
+
+RESULT = {"class_ids": [1, 2], "scores": [0.912346, 0.75], "label_names": ["green", "blue"]}
+
+
+def test_scores_are_of_all_classes_by_name_the_most_probable_first(record: Record) -> None:
+    assert list(record.scores.items()) == [("green", float(np.float32(0.91234567))), ("blue", 0.75), ("red", 0.25)]
+
+
+def test_what_is_printed_is_the_result_on_one_line_or_as_json(
+    record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.print()
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    assert ast.literal_eval(line) == record.json == {"res": {"input_path": record.path} | RESULT}
+    record.print(json_format=True, indent=2)
+    text = capsys.readouterr().out
+    assert json.loads(text) == record.json
+    assert text.startswith('{\n  "res": {\n')
+
+
+def test_a_name_that_a_terminal_would_obey_is_printed_as_an_escape(
+    record: Record, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = replace(record, classes=("red", "gr\u202een\x1b[2J", "bl\nü"))
+    odd.print(json_format=True)
+    odd.print()
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\u202e"} & {*out}
+    assert "ü" in out
+
+
+def test_json_goes_to_a_file_or_into_a_folder(record: Record, tmp_path: Path) -> None:
+    assert record.save_to_json(tmp_path / "new" / "res.json") == tmp_path / "new" / "res.json"
+    path = record.save_to_json(f"{tmp_path}/output/")
+    assert path == tmp_path / "output" / f"{Path(record.path).stem}_res.json"
+    for file in (path, tmp_path / "new" / "res.json"):
+        assert json.loads(file.read_text(encoding="utf-8")) == {"input_path": record.path} | RESULT
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.PNG", "PNG"), ("a.webp", "WEBP"), ("a.tif", "TIFF")])
+def test_a_picture_goes_to_a_file_of_any_kind(record: Record, tmp_path: Path, name: str, kind: str) -> None:
+    path = record.save_to_img(tmp_path / "new" / name)
+    assert path == tmp_path / "new" / name
+    with Image.open(path) as saved, Image.open(record.path) as photograph:
+        assert saved.format == kind
+        assert saved.height > photograph.height
+        left = (saved.width - photograph.width) // 2
+        inner = np.asarray(saved.convert("RGB"))[: photograph.height, left : left + photograph.width]
+        assert np.abs(inner.astype(int) - np.asarray(photograph)).mean() < 6
+
+
+@pytest.mark.parametrize(("name", "saved"), [("p.jpg", "p_res.jpg"), ("p.q.PNG", "p.q_res.PNG"), ("p", "p_res.png")])
+def test_a_picture_in_a_folder_has_the_images_name_and_ending(
+    record: Record, tmp_path: Path, name: str, saved: str
+) -> None:
+    shutil.copy(record.path, tmp_path / name)
+    path = replace(record, path=str(tmp_path / name)).save_to_img(tmp_path / "out.v2")
+    assert path == tmp_path / "out.v2" / saved
+    assert path.stat().st_size > 0
+
+
+def test_a_record_of_a_picture_in_memory_draws_it_and_asks_for_a_name(
+    checkpoint: Path, images: list[Path], tmp_path: Path
+) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    kinds: list[Callable[[Path], Any]] = [Image.open, lambda path: np.asarray(Image.open(path)), Path.read_bytes]
+    expected = [record.img["res"].tobytes() for record in model.predict(images[:3])]
+    for kind in kinds:
+        records = list(model.predict((kind(path) for path in images[:3]), batch_size=2))
+        assert [record.img["res"].tobytes() for record in records] == expected
+        assert records[0].json["res"]["input_path"] is None
+        assert records[0].save_to_img(tmp_path / "a.jpg").is_file()
+        with pytest.raises(InputError, match=r"came from memory and has no name: save it as \S+out/NAME\.png$"):
+            records[0].save_to_img(tmp_path / "out")
+        with pytest.raises(InputError, match=r"save it as \S+out/NAME\.json$"):
+            records[0].save_to_json(tmp_path / "out")
+
+
+def test_what_cannot_be_drawn_or_written_is_one_line(record: Record, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^cannot read image \S+gone\.jpg: No such file or directory$"):
+        replace(record, path=str(tmp_path / "gone.jpg")).save_to_img(tmp_path)
+    with pytest.raises(InputError, match=r"^cannot write \S+a\.heic: a picture ends in \.jpg, [^\n]+$"):
+        record.save_to_img(tmp_path / "a.heic")
+    (tmp_path / "file").write_text("")
+    for save in (record.save_to_img, record.save_to_json):
+        with pytest.raises(InputError, match=r"^cannot write [^\n]+$"):
+            save(tmp_path / "file" / "folder")
+
+
+def test_a_notebook_shows_a_small_picture(record: Record, tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 2000), (250, 120, 10)).save(tmp_path / "large.png")
+    large = replace(record, path=str(tmp_path / "large.png"))
+    with Image.open(io.BytesIO(large._repr_png_())) as shown:
+        assert (shown.format, shown.width) == ("PNG", predictor.NOTEBOOK_SIDE)
+        assert shown.getpixel((5, 319)) == (250, 120, 10)
+        assert shown.getpixel((5, 321)) == ImageColor.getrgb(BAND)
+        assert 320 < shown.height < 400
+    assert repr(record) == f"Record({record.path!r}, green 0.91, blue 0.75)"
+    assert repr(replace(record, path="", labels=[])) == "Record('in memory', no label)"
 
 
 # ---- what a prediction is ----

@@ -139,18 +139,25 @@ def test_labels_keep_to_the_models_least_and_most(limits: dict[str, int], thresh
 
 @pytest.mark.parametrize("path", ["/predict", PADDLEX_PATH])
 @pytest.mark.parametrize(
-    ("threshold", "ids"),
+    ("asked", "ids"),
     [
-        (None, [1, 0]),
-        (0.35, [1, 2]),
-        ([0.3, 0.9, 0.3], [2]),
-        ({"2": 0.35}, [1, 2, 0]),
-        ({"default": 0.9, "0": 0.15}, [0]),
+        ({}, [1, 0]),
+        ({"threshold": None, "inferenceParams": None, "visualize": None}, [1, 0]),
+        ({"threshold": 0.35}, [1, 2]),
+        ({"threshold": [0.3, 0.9, 0.3]}, [2]),
+        ({"threshold": {"2": 0.35}}, [1, 2, 0]),
+        ({"threshold": {"default": 0.9, "0": 0.15}}, [0]),
+        ({"inferenceParams": {"threshold": 0.35}}, [1, 2]),
+        ({"inferenceParams": {"threshold": {"default": 0.9, "0": 0.15}}}, [0]),
+        ({"inferenceParams": {"topK": 1}}, [1]),
+        ({"inferenceParams": {"topK": 9}, "threshold": 0.0}, [1, 2, 0]),
+        ({"inferenceParams": {"topK": 2, "threshold": 0.0}}, [1, 2]),
+        ({"visualize": True}, [1, 0]),
     ],
 )
-def test_json_is_answered_as_paddlex_does(client: TestClient, path: str, threshold: Any, ids: list[int]) -> None:
+def test_json_is_answered_as_paddlex_does(client: TestClient, path: str, asked: Any, ids: list[int]) -> None:
     image = base64.encodebytes(make_picture()).decode()  # with line ends
-    body = {"image": image} | ({} if threshold is None else {"threshold": threshold})
+    body = {"image": image} | asked
     answer = client.post(path, json=body).raise_for_status().json()
     assert set(answer) == {"logId", "errorCode", "errorMsg", "result"}
     assert (answer["errorCode"], answer["errorMsg"]) == (0, "Success")
@@ -159,6 +166,57 @@ def test_json_is_answered_as_paddlex_does(client: TestClient, path: str, thresho
     for category in categories:
         assert category["name"] == ("red", "green", "blue")[category["id"]]
         assert category["score"] == pytest.approx((0.2, 0.8, 0.4)[category["id"]], abs=1e-6)
+    with Image.open(io.BytesIO(base64.b64decode(answer["result"]["image"]))) as picture:
+        assert picture.format == "JPEG"
+
+
+def test_the_documented_client_of_paddlex_saves_the_picture(client: TestClient, tmp_path: Path) -> None:
+    """What PaddleX's documentation tells its users to write, in Python, with another library for requests."""
+    image_path, output_image_path = tmp_path / "demo.jpg", tmp_path / "out.jpg"
+    image_path.write_bytes(make_picture(side=60, kind="JPEG"))
+    image_data = base64.b64encode(image_path.read_bytes()).decode("ascii")
+    response = client.post("/multilabel-image-classification", json={"image": image_data})
+    assert response.status_code == 200
+    result = response.json()["result"]
+    output_image_path.write_bytes(base64.b64decode(result["image"]))
+    assert [category["name"] for category in result["categories"]] == ["green", "red"]
+    with Image.open(output_image_path) as saved:
+        assert saved.height > 60
+        middle = saved.width // 2
+        colour = np.asarray(saved)[16:44, middle - 14 : middle + 14].mean(axis=(0, 1))
+        np.testing.assert_allclose(colour, COLOUR, atol=5)
+        band = np.asarray(saved).astype(int)[60:]
+        assert (band.sum(axis=2) > 400).any(), "the labels are written there"
+
+
+def test_the_picture_has_the_labels_of_the_answer(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+    draw = predictor.draw_labels
+    monkeypatch.setattr(predictor, "draw_labels", lambda pixels, texts: drawn.append(texts) or draw(pixels, texts))
+    image = base64.b64encode(make_picture()).decode()
+    for asked in ({}, {"inferenceParams": {"topK": 1}}, {"threshold": 1.0}):
+        client.post(PADDLEX_PATH, json={"image": image} | asked).raise_for_status()
+    assert drawn == [["green 0.80", "red 0.20"], ["green 0.80"], ["no label"]]
+
+
+def test_an_answer_has_no_picture_on_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application, "encode_picture", lambda record: pytest.fail("it was drawn"))
+    body = {"image": base64.b64encode(make_picture()).decode(), "visualize": False}
+    result = client.post(PADDLEX_PATH, json=body).raise_for_status().json()["result"]
+    assert set(result) == {"categories"}
+
+
+def test_the_picture_of_an_answer_is_not_larger_than_it_may_be() -> None:
+    service = make_service()
+    service.max_pixels = 20_000_000
+    wide = io.BytesIO()
+    Image.new("RGB", (4000, 1000), COLOUR).save(wide, "PNG")
+    with TestClient(make_app(service, max_bytes=1_000_000)) as client:
+        body = {"image": base64.b64encode(wide.getvalue()).decode()}
+        answer = client.post(PADDLEX_PATH, json=body).raise_for_status().json()
+    with Image.open(io.BytesIO(base64.b64decode(answer["result"]["image"]))) as picture:
+        assert picture.width == application.MAX_PICTURE_SIDE
+        assert 500 < picture.height < 700
 
 
 @pytest.mark.parametrize("path", ["/predict", PADDLEX_PATH])
@@ -171,6 +229,13 @@ def test_json_is_answered_as_paddlex_does(client: TestClient, path: str, thresho
         ('{"image": "bild\u00e4"}', 422, "not in base64"),
         ('{"image": "aGFsbG8="}', 415, "cannot read image image: it is text, not an image: 'hallo'"),
         ('{"image": "", "treshold": 0.5}', 422, "treshold: Extra inputs are not permitted"),
+        ('{"image": "", "inferenceParams": {"topk": 1}}', 422, r"inferenceParams\.topk: .* there is threshold, topK$"),
+        ('{"image": "", "inferenceParams": [1]}', 422, "inferenceParams: send an object"),
+        ('{"image": "", "inferenceParams": {"topK": 0}}', 422, r"inferenceParams\.topK: .*1 or more"),
+        ('{"image": "", "inferenceParams": {"topK": true}}', 422, r"inferenceParams\.topK: .*1 or more"),
+        ('{"image": "", "inferenceParams": {"threshold": 2}}', 422, "threshold: .*less than or equal to 1"),
+        ('{"image": "", "threshold": 0.5, "inferenceParams": {"threshold": 0.5}}', 422, "threshold: it is there twice"),
+        ('{"image": "", "visualize": 1}', 422, "visualize: send true or false"),
         ('{"image": "", "threshold": 2}', 422, "threshold: .*less than or equal to 1"),
         ('{"image": "", "threshold": NaN}', 422, "threshold: "),
         ('{"image": "PNG", "threshold": [0.5]}', 422, "threshold: 1 numbers for 3 classes"),
@@ -252,6 +317,27 @@ def test_a_failing_model_fails_its_requests_and_serves_the_next(service: Service
         files = {"files": ("a.png", make_picture())}
         assert "0x1234" not in read_error(client.post("/predict", files=files), 500)
         assert client.post("/predict", files=files).status_code == 200
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5])
+def test_probabilities_that_are_no_numbers_are_one_error_that_names_the_model(
+    value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(images: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(images), 3), value)
+
+    model = make_model(output="probabilities")
+    model.run = run
+    with TestClient(make_app(make_service(model), max_bytes=100_000), raise_server_exceptions=False) as client:
+        files = [("files", ("a.png", make_picture()))] * 2
+        image = base64.b64encode(make_picture()).decode()
+        for response in (client.post("/predict", files=files), client.post(PADDLEX_PATH, json={"image": image})):
+            message = read_error(response, 500)
+            assert message.startswith(f"the model mean_colour.pt gives {value:g} as a probability for ")
+            assert message.endswith("its weights are not finite, or too large; train it again")
+            assert message.count("the model ") == 1
+        assert client.get("/health").json()["queue_length"] == 0
+    assert "warning: the model folder/mean_colour.pt gives" in capsys.readouterr().err
 
 
 def call(app: FastAPI, receive: Callable[[], Any], **headers: str) -> tuple[int, dict[bytes, bytes]]:
@@ -405,7 +491,10 @@ def test_labels_and_health(client: TestClient) -> None:
     assert labels["threshold"] == pytest.approx(0.3), "the middle one in use"
     health = client.get("/health").json()
     assert 0 <= health.pop("uptime_seconds") < 60
+    assert re.fullmatch(r"[0-9a-f-]{36}", health.pop("logId"))
     assert health == {
+        "errorCode": 0,  # as PaddleX's path of this name answers
+        "errorMsg": "Healthy",
         "model": "mean_colour",
         "file": "mean_colour.pt",
         "sha256": None,
@@ -426,7 +515,12 @@ def test_page_and_docs_need_nothing_from_elsewhere(client: TestClient) -> None:
     assert {(path, method) for path, methods in operations.items() for method in methods} == {
         ("/predict", "post"), (PADDLEX_PATH, "post"), ("/labels", "get"), ("/health", "get")
     }  # fmt: skip
-    assert set(operations["/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
+    content = operations["/predict"]["post"]["requestBody"]["content"]
+    assert set(content) == {"multipart/form-data", "application/json"}
+    fields = content["application/json"]["schema"]["properties"]
+    assert list(fields) == ["image", "threshold", "inferenceParams", "visualize"]
+    assert "$defs" not in str(content), "OpenAPI would look for it elsewhere"
+    assert list(fields["inferenceParams"]["properties"]) == ["threshold", "topK"]
 
 
 class Process:

@@ -114,6 +114,7 @@ def test_metrics_are_those_of_the_predictions(folder: Path, shared_dataset: Path
     rows = compute_by_hand(folder, shared_dataset)
     probabilities = np.stack([rows[stem] for stem in sorted(rows)])
     targets = dataset_readers.read_dataset(shared_dataset, split="test").targets
+    assert result["done_flag"] is True
     assert result["num_images"] == 12
     assert result["metrics"]["mAP"] == pytest.approx(average_precision_score(targets, probabilities), abs=1e-6)
     weighted = f1_score(targets, probabilities >= 0.52, average="weighted", zero_division=0)
@@ -158,6 +159,19 @@ def test_intervals_are_left_out_on_request(
         result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
         assert bool(result["intervals"]) is shown
         assert ("95 % interval" in capsys.readouterr().out) is shown
+
+
+@pytest.mark.parametrize("num_blue", [1, 12])
+def test_a_class_that_resamples_lack_is_said_at_the_interval_of_map(
+    num_blue: int, folder: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, path in enumerate(sorted((dataset / "labels" / "test").iterdir())):
+        path.write_text("0\n1\n" + "2\n" * (number < num_blue))
+    testing.main([*make_small_run(dataset, folder), "--BOOTSTRAP_SAMPLES=100"])
+    line = (
+        "the interval of mAP is of means over 2 or more of 3 classes: a resample leaves out those of which it drew no "
+    )
+    assert (line in capsys.readouterr().out) is (num_blue == 1)
 
 
 def test_without_labels_only_predictions_are_written(folder: Path, shared_dataset: Path, tmp_path: Path) -> None:
@@ -277,10 +291,49 @@ def test_the_engine_and_its_speed_are_printed(
 def test_missing_things_are_one_line(folder: Path, dataset: Path, fails: Callable[..., str]) -> None:
     arguments = make_small_run(dataset, folder)
     assert "there is no model" in fails(testing.main, [*arguments, f"--MODEL_PATH={folder / 'gone.pt'}"])
-    assert "cannot read folder" in fails(testing.main, [*arguments, f"--TEST_IMAGES_DIR={folder / 'gone'}"])
+    gone = folder / "gone"
+    message = f"error: TEST_IMAGES_DIR is {gone}: there is no such folder or file"
+    assert fails(testing.main, [*arguments, f"--TEST_IMAGES_DIR={gone}"]) == message
+    assert "nothing matches" in fails(testing.main, [*arguments, f"--TEST_IMAGES_DIR={gone}/*.jpg"])
     (dataset / "images" / "test-resized" / "test004.jpg").write_bytes(b"broken")
     assert "cannot read image" in fails(testing.main, arguments)
     assert not list((folder / "predictions").glob("[!.]*")), "the file is complete or absent"
+
+
+@pytest.mark.parametrize("splits", [["train"], ["train", "val"]])
+def test_a_set_without_a_test_split_is_said_with_the_splits_it_has(
+    splits: list[str], folder: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    (tmp_path / "csv").mkdir()
+    for split in splits:
+        (tmp_path / "csv" / f"{split}.csv").write_text("image_path,labels\na.jpg,red\n")
+    message = fails(testing.main, make_small_run(tmp_path / "csv", folder))
+    assert re.search(rf"csv, read as csv, has no test split: .* or TEST_SPLIT to {' or '.join(splits)}$", message)
+    assert "test-resized" not in message
+
+
+def test_one_file_a_pattern_and_a_list_are_predicted(
+    folder: Path, shared_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = shared_dataset / "images" / "test-resized"
+    (tmp_path / "odd[1].jpg").write_bytes((images / "test003.jpg").read_bytes())
+    (tmp_path / "some.txt").write_text(f"odd[1].jpg\n{images / 'test001.jpg'}\n")
+    every = {
+        stem: np.flatnonzero(row >= 0.52).tolist() for stem, row in compute_by_hand(folder, shared_dataset).items()
+    }
+    for where, word, expected in (
+        (images / "test002.jpg", "test002", {"test002": every["test002"]}),
+        (images / "*[13].jpg", "test-resized", {stem: every[stem] for stem in ("test001", "test003", "test011")}),
+        (tmp_path / "odd[1].jpg", "odd[1]", {"odd[1]": every["test003"]}),
+        (tmp_path / "some.txt", "some", {"odd[1]": every["test003"], "test001": every["test001"]}),
+    ):
+        testing.main([*make_small_run(shared_dataset, folder), f"--TEST_IMAGES_DIR={where}"])
+        saved = re.search(r"^saved: (.+)$", capsys.readouterr().out, re.MULTILINE)
+        assert saved
+        assert saved[1].endswith(f"_{word}.json")
+        found = json.loads(Path(saved[1]).read_text())  # of a list, names start at the folder that its images share
+        assert {name.split("/")[-1]: labels for name, labels in found.items()} == expected
+    assert not list((folder / "predictions").glob("evaluate_*")), "their labels are not those of the test split"
 
 
 def test_an_image_that_cannot_be_read_keeps_what_was_finished(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import zipfile
 from collections.abc import Callable
@@ -199,6 +200,11 @@ def test_a_checkpoint_is_tuned_and_nothing_else_of_it_changes(tmp_path: Path, sc
     saved = np.load(tmp_path / "thresholds.npy", allow_pickle=False)
     assert saved.dtype == np.float32
     assert saved.tolist() == after["thresholds"]
+    with open(tmp_path / "thresholds.csv", encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["name", "threshold"]
+    assert [name for name, _ in rows] == list(CLASSES)
+    assert [np.float32(value) for _, value in rows] == saved.tolist()
 
 
 def test_tuning_again_gives_the_same(tmp_path: Path) -> None:
@@ -298,7 +304,43 @@ def test_the_table_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"no threshold reaches that precision, so they are hardly predicted: {', '.join(report['unreachable'])}" in (
         captured.err
     )
-    assert "temperature for classes" in captured.err
+    assert "platt" not in captured.err, "it is not in use"
+    run(path, *goal, "--CALIBRATION=platt")
+    assert "platt takes the temperature for classes all or none of whose validation images have them: grey\n" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_spreadsheet_takes_no_name_in_the_table_of_thresholds_for_a_formula(tmp_path: Path) -> None:
+    names = ["=1+1", "a,b", "ü\udcff"]
+    saved_scores.save_thresholds(tmp_path, names, [0.25, 1 / 3, 0.5])
+    with open(tmp_path / "thresholds.csv", encoding="utf-8", newline="") as file:
+        assert [*csv.reader(file)][1:] == [["'=1+1", "0.25"], ["a,b", "0.333333343"], ["ü\\udcff", "0.5"]]
+
+
+def make_separate_scores(present: tuple[float, ...], absent: tuple[float, ...]) -> SavedScores:
+    """40 images that have all classes but grey, or none: of each class, the scores where present and where absent."""
+    targets = np.tile(np.int8([[1, 1, 1, 0], [0, 0, 0, 0]]), (20, 1))
+    probabilities = np.tile(np.float32([present, absent]), (20, 1))
+    return SavedScores(probabilities, targets, [f"{number}.jpg" for number in range(40)], CLASSES)
+
+
+def test_classes_that_keep_the_global_threshold_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    apart = make_separate_scores(present=(0.9, 0.3, 0.3, 0.1), absent=(0.6, 0.1, 0.1, 0.1))
+    path = write_checkpoint(tmp_path / "best_model.pt", apart)
+    own = run(path, "--THRESHOLD_SCOPE=per_class")
+    assert own["thresholds"][0] > 0.6 > 0.3 > own["thresholds"][1]
+    words = f"the global threshold {own['best_threshold']:.4f}"
+    warned = capsys.readouterr().err
+    assert f"warning: these classes have {words}, since no validation image shows them: grey\n" in warned
+    run(path)
+    assert "the global threshold" not in capsys.readouterr().err, "it was asked for"
+
+    alike = make_separate_scores(present=(0.9, 0.9, 0.9, 0.1), absent=(0.1, 0.1, 0.1, 0.1))
+    after = run(write_checkpoint(path, alike), "--THRESHOLD_SCOPE=per_class")
+    assert set(after["thresholds"]) == {np.float32(after["best_threshold"])}
+    words = f"all classes have the global threshold {after['best_threshold']:.4f} all the same: "
+    assert f"warning: THRESHOLD_SCOPE is per_class, and {words}" in capsys.readouterr().err
 
 
 def test_of_thousands_of_classes_a_hundred_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,7 +352,7 @@ def test_of_thousands_of_classes_a_hundred_are_printed(tmp_path: Path, capsys: p
     names = tuple(f"class{number}" for number in range(num_classes))
     scores = SavedScores(rng.random(targets.shape, dtype=np.float32), targets, [f"{n}.jpg" for n in range(40)], names)
     path = write_checkpoint(tmp_path / "best_model.pt", scores, classes=list(names))
-    assert len(run(path)["thresholds"]) == num_classes
+    assert len(run(path, "--CALIBRATION=platt")["thresholds"]) == num_classes
     printed = capsys.readouterr()
     shown = [
         line.split()[1] for line in printed.out.splitlines() if line.startswith("│ class") and "class " not in line

@@ -19,9 +19,10 @@ from PIL import Image
 
 from dataset import fonts, whole_files
 from dataset.decoding import judge_image
+from dataset.drawing import BAND, draw_labels
 from dataset.table import Table
 from evaluation import pages
-from evaluation.drawing import BAND, draw_labels, save_figure, style_axes
+from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
 from tools.findings import KINDS, UNREAD, Finding, Result

@@ -19,8 +19,8 @@ import numpy as np
 import config
 import dataset_readers
 from dataset import bad_images
-from dataset.files import list_images
 from dataset.formats.base import SPLITS, ReadOptions
+from dataset.image_selection import select_images
 from dataset.table import Table, map_classes
 from predictor import Predictor
 from thresholds import Policy
@@ -43,15 +43,15 @@ class ImagesToPredict(NamedTuple):
 def read_test_images(model: Predictor) -> ImagesToPredict:
     """Read the images of TEST_SPLIT. Classes are matched with the model's by name.
 
-    For the split "test" any folder of images without labels will do. Raises InputError where the data set has other
-    classes than the model, or where it does not have this split.
+    For the split "test" any images without labels will do: TEST_IMAGES_DIR is a folder, a file, a pattern or a list.
+    Raises InputError where the data set has other classes than the model, or where it does not have this split.
     """
     split = config.TEST_SPLIT
     has_labels = has_split(split)
     if has_labels:
         table = map_classes(read_split(split), model.classes)
     elif split == "test":
-        paths = list_images(config.TEST_IMAGES_DIR)
+        paths = list_unlabelled_images(split)
         unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # takes the memory of one entry
         table = Table(paths, unknown, model.classes)
     else:
@@ -63,6 +63,25 @@ def read_test_images(model: Predictor) -> ImagesToPredict:
     if config.BAD_IMAGES == "skip":
         table, bad = bad_images.leave_out_bad_images(table, config.CACHE_FOLDER)
     return ImagesToPredict(table, has_labels, bad)
+
+
+def list_unlabelled_images(split: str) -> list[str]:
+    """The image files of a split "train" or "test" without labels: TRAIN_IMAGES_DIR or TEST_IMAGES_DIR.
+
+    Raises InputError where there is none.
+    """
+    name = f"{split.upper()}_IMAGES_DIR"
+    where: Path = getattr(config, name)
+    paths = select_images(where)
+    if paths != [str(where.expanduser())] or where.expanduser().exists():
+        return paths
+    if where != config.IMAGES_DIR / f"{split}-resized" or (format := choose_format(split)) == "coco_cls":
+        raise InputError(f"{name} is {where}: there is no such folder or file")
+    message = f"{config.DATASET_FOLDER}, read as {format}, has no {split} split: set {name} to a folder of images"
+    if split == "test":
+        splits = " or ".join(list_splits())
+        message += f", an image or a pattern such as 'photos/*.jpg' to predict, or TEST_SPLIT to {splits}"
+    raise InputError(message)
 
 
 def choose_policy(num_classes: int) -> Policy:

@@ -289,7 +289,7 @@ def save_if_best(run: Run, model: MultiLabelModel, validated: Validation) -> Non
 def tune_selected(files: RunFiles) -> dict[str, Any]:
     """The run's checkpoint with thresholds and calibration by today's THRESHOLD_* constants, saved in both places.
 
-    Beside each lie the scores they were tuned on, and thresholds.npy.
+    Beside each lie the scores they were tuned on, thresholds.npy and thresholds.csv.
     """
     selected, file = checkpoints.load(files.checkpoint), files.folder / saved_scores.SCORES_FILE
     scores = saved_scores.read_scores(file) if file.is_file() else None
@@ -312,7 +312,7 @@ def save_with_scores(path: Path, checkpoint: dict[str, Any], scores: saved_score
     checkpoints.save(path, checkpoint)
     if scores:
         saved_scores.save_scores(folder / saved_scores.SCORES_FILE, *scores)
-        saved_scores.save_thresholds(folder / saved_scores.THRESHOLDS_FILE, checkpoint["thresholds"])
+        saved_scores.save_thresholds(folder, checkpoint["classes"], checkpoint["thresholds"])
 
 
 def save_epoch(run: Run, model: MultiLabelModel, validated: Validation | None) -> None:

@@ -18,6 +18,7 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.class_names import describe_classes
 from dataset.image_sizes import as_size
+from evaluation import tuning
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
@@ -284,3 +285,5 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     )
     lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
     utils.say(*lines)
+    for line in tuning.describe_fallback(selected):
+        utils.warn(line)

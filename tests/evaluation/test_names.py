@@ -24,11 +24,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import metrics
 import threshold_tuning
 import utils
+from dataset import drawing
 from dataset.formats import FORMATS
 from dataset.probability_files import read_image_values
 from dataset.stratified_split import describe_split
 from dataset.table import Table
-from evaluation import drawing, export_parity, pages, plots, tables
+from evaluation import export_parity, pages, plots, tables
 from evaluation.prediction_files import Predictions, write_pictures, write_probabilities
 from evaluation.saved_scores import SavedScores
 from models import checkpoints

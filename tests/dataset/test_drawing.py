@@ -1,4 +1,4 @@
-"""evaluation/drawing.py: labels stand under a picture, whole or cut, in their colours."""
+"""dataset/drawing.py: labels stand under a picture, whole or cut, in their colours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from evaluation.drawing import BAND, draw_labels
+from dataset.drawing import BAND, draw_labels
 
 
 def find_ink(canvas: Image.Image, height: int) -> np.ndarray:
