@@ -33,6 +33,12 @@ open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-description
 pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
 label_rows    `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each
 value_list    `<split>.txt` with lines `path 0 1 0`, and no `label.txt`; `classes.txt` or `Concepts81.txt` (NUS-WIDE)
+yolo          `data.yaml` and `labels/<split>/a.txt` with a box a line, images in `images/<split>/`; or as Roboflow,
+              Label Studio and CVAT write them
+createml      a JSON list of images with `annotations`: names, or boxes with a label (Create ML)
+fiftyone      `labels.json` or `samples.json`, images in `data/`
+via           a project, JSON or CSV of VGG Image Annotator 2
+datumaro      `annotations/<split>.json` with `categories` and `items`, images in `images/<split>/`
 automl        a csv without a header: `TRAIN,gs://bucket/a.jpg,cat,dog`; the images are found by their names
 blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
@@ -50,8 +56,11 @@ from dataset.formats import (
     classes_json,
     coco_cls,
     coco_json,
+    createml,
     csv,
     cvat,
+    datumaro,
+    fiftyone,
     huggingface,
     image_folder,
     label_rows,
@@ -62,7 +71,9 @@ from dataset.formats import (
     roboflow,
     train_list,
     value_list,
+    via,
     webdataset,
+    yolo,
 )
 from dataset.formats.base import Format
 
@@ -88,5 +99,10 @@ FORMATS: dict[str, Format] = {
     "label_rows": label_rows.FORMAT,
     "value_list": value_list.FORMAT,
     "automl": automl.FORMAT,
+    "yolo": yolo.FORMAT,
+    "createml": createml.FORMAT,
+    "fiftyone": fiftyone.FORMAT,
+    "via": via.FORMAT,
+    "datumaro": datumaro.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

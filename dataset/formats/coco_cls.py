@@ -13,7 +13,16 @@ from dataset.table import SPLITS, Table
 
 
 def list_splits(root: Path) -> list[str]:
-    return [split for split in SPLITS if (root / "images").is_dir() and (root / "labels" / split).is_dir()]
+    return [split for split in SPLITS if (root / "images").is_dir() and holds_labels(root / "labels" / split)]
+
+
+def holds_labels(folder: Path) -> bool:
+    """Whether `folder` is there, and has not only .txt files, which hold YOLO's boxes."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        endings = {entry.name.rpartition(".")[2] for entry in entries}
+    return "cls" in endings or "txt" not in endings
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:

@@ -1,0 +1,56 @@
+"""The files of a folder that another tool has exported, by split; and the classes that all of them name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from dataset.class_names import read_classes
+from dataset.splits import find_folders, find_split, sort_files
+from dataset.table import SPLITS
+from utils import InputError, warn
+
+MOST_FILES = 20  # of one kind in a folder: with more, they are one an image, which is another format
+
+
+def find_exports(root: Path, patterns: Sequence[str], is_export: Callable[[Path], bool]) -> dict[str, list[Path]]:
+    """{split: files}: those in folders that are called like a split, else those in `root` whose names say a split.
+
+    A file counts that matches one of `patterns` and is an export. Where nothing says a split, all is training data.
+    Example: `train/labels.json`, or `via_train.json`.
+    """
+    in_folders = {
+        split: [file for folder in folders for file in _list_files(folder, patterns, is_export)]
+        for split, folders in find_folders(root).items()
+    }
+    if any(in_folders.values()):
+        return {split: in_folders[split] for split in SPLITS if in_folders[split]}
+    return sort_files(_list_files(root, patterns, is_export))
+
+
+def _list_files(folder: Path, patterns: Sequence[str], is_export: Callable[[Path], bool]) -> list[Path]:
+    found = [sorted(folder.glob(pattern)) for pattern in patterns]
+    few = [file for files in found if len(files) <= MOST_FILES for file in files]
+    return [file for file in few if file.is_file() and is_export(file)]
+
+
+def say_left_out(found: dict[str, list[Path]], folder: Path, pattern: str, is_export: Callable[[Path], bool]) -> None:
+    """Warn of the exports in `folder` that are not read, since the names of others say a split and theirs do not."""
+    read = {file for files in found.values() for file in files}
+    others = [file for file in _list_files(folder, [pattern], is_export) if file not in read]
+    if others:
+        warn(f"{others[0]} is not read: its name says no split, as that of {min(read).name} does")
+
+
+def choose_classes(root: Path, names: Iterable[str], where: Path) -> tuple[str, ...]:
+    """The names in `classes.txt`, or all `names` in alphabetical order. Raises InputError where there is none."""
+    classes = read_classes(root, sorted(set(names)))
+    if not classes:
+        raise InputError(f"{where}: no image has a label")
+    return classes
+
+
+def choose_split(tags: Iterable[str]) -> str | None:
+    """The split that the tags of an image say; None where none does, or two do."""
+    found = {split for tag in tags if (split := find_split(tag))}
+    return found.pop() if len(found) == 1 else None
