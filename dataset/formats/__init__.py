@@ -39,6 +39,8 @@ createml      a JSON list of images with `annotations`: names, or boxes with a l
 fiftyone      `labels.json` or `samples.json`, images in `data/`
 via           a project, JSON or CSV of VGG Image Annotator 2
 datumaro      `annotations/<split>.json` with `categories` and `items`, images in `images/<split>/`
+voc_xml       `a.xml` as in Pascal VOC for each `a.jpg`, beside it or in another folder
+labelme       `a.json` of Labelme for each `a.jpg`, likewise
 automl        a csv without a header: `TRAIN,gs://bucket/a.jpg,cat,dog`; the images are found by their names
 blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
@@ -65,6 +67,7 @@ from dataset.formats import (
     image_folder,
     label_rows,
     label_studio,
+    labelme,
     mlcls,
     open_images,
     pascal_voc,
@@ -72,6 +75,7 @@ from dataset.formats import (
     train_list,
     value_list,
     via,
+    voc_xml,
     webdataset,
     yolo,
 )
@@ -104,5 +108,7 @@ FORMATS: dict[str, Format] = {
     "fiftyone": fiftyone.FORMAT,
     "via": via.FORMAT,
     "datumaro": datumaro.FORMAT,
+    "voc_xml": voc_xml.FORMAT,
+    "labelme": labelme.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

@@ -5,7 +5,8 @@ It is only read. What lies there may be any of
     data.yaml  images/train/a.jpg  labels/train/a.txt    Ultralytics, CVAT, Datumaro, FiftyOne
     data.yaml  train/images/a.jpg  train/labels/a.txt    Roboflow
     classes.txt  images/a.jpg  labels/a.txt              Label Studio: all is training data
-    obj.names  train.txt  obj_train_data/a.jpg and a.txt CVAT's "YOLO 1.1", Darknet
+    obj.names  train.txt  obj_train_data/a.jpg and a.txt CVAT's "YOLO 1.1", Datumaro, Darknet
+    obj.names  images.txt  data/a.jpg and a.txt          FiftyOne's YOLOv4: all is training data
 
 Lines may have more numbers, of polygons or key points: only the class counts. The YAML file, whatever its name, has
 `names` (a list, or a number and a name a line) and for train, val and test a folder, a list of images, or several.
@@ -25,18 +26,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import yaml
-
 from dataset.class_names import read_classes, require_unique
 from dataset.files import IMAGE_EXTENSIONS, list_files
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
-from dataset.json_files import SMALL_BYTES
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import WORDS, find_folders
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_lines, read_text
+from dataset.text_files import read_lines
+from dataset.yaml_files import read_yaml
 from utils import InputError, warn
 
 BOX_NUMBERS = 5  # of a line, at least: class, x, y, width, height
@@ -67,27 +66,36 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 def find_layout(root: Path) -> Layout | None:
     """What a YAML file says, or Darknet's lists, or else the usual folders; None where `root` is no such data set."""
     for file in sorted(file for ending in ("*.yaml", "*.yml") for file in root.glob(ending) if file.is_file()):
-        entries = read_yaml(file)
+        entries = read_entries(file)
         if "names" in entries and (images := find_images(root, entries)):
             return make_layout(file, images)
-    names = next(
-        filter(Path.is_file, (root / name for name in ("obj.names", "classes.txt", "labels/classes.txt"))), None
-    )
-    if names is None:
+    named = [root / name for name in ("obj.names", "classes.txt", "labels/classes.txt") if (root / name).is_file()]
+    if not named:
         return None
-    lists = {word: f"{word}.txt" for word in WORDS if (root / f"{word}.txt").is_file()}
-    if names.name == "obj.names" and lists:
-        return make_layout(names, find_images(root, lists))
-    images = {split: found for split, folders in find_folders(root).items()
-              if (found := [folder / "images" for folder in folders if has_boxes(folder / "labels")])}  # fmt: skip
-    images = images or {
-        split: found
-        for split, folders in find_folders(root / "images").items()
-        if (found := [folder for folder in folders if has_boxes(root / "labels" / folder.name)])
-    }
-    if not images and has_boxes(root / "labels"):
-        images = {"train": [root / "images"]}
-    return make_layout(names, images) if images else None
+    images = find_lists(root) if named[0].name == "obj.names" else {}
+    images = images or find_box_folders(root)
+    return make_layout(named[0], images) if images else None
+
+
+def find_lists(root: Path) -> dict[str, list[Path]]:
+    """{split: Darknet's list of its images}; FiftyOne's `images.txt` is of all."""
+    lists = {split: [root / f"{word}.txt" for word in WORDS if WORDS[word] == split] for split in SPLITS}
+    found = {split: present for split in SPLITS if (present := [file for file in lists[split] if file.is_file()])}
+    return found or ({"train": [root / "images.txt"]} if (root / "images.txt").is_file() else {})
+
+
+def find_box_folders(root: Path) -> dict[str, list[Path]]:
+    """{split: its folders of images} where files of labels lie in the folders `labels` that belong to them."""
+    for place, images, labels in ((root, "{0}/images", "{0}/labels"), (root / "images", "images/{0}", "labels/{0}")):
+        found = {
+            split: [
+                root / images.format(folder.name) for folder in folders if has_boxes(root / labels.format(folder.name))
+            ]
+            for split, folders in find_folders(place).items()
+        }
+        if any(found.values()):
+            return {split: found[split] for split in SPLITS if found[split]}
+    return {"train": [root / "images"]} if has_boxes(root / "labels") else {}
 
 
 def make_layout(names: Path, images: dict[str, list[Path]]) -> Layout:
@@ -102,11 +110,11 @@ def has_boxes(folder: Path) -> bool:
     return folder.is_dir() and any(file.suffix == ".txt" and file.name != "classes.txt" for file in folder.iterdir())
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """What a YAML file holds by name, every value as text; {} where it is something else."""
+def read_entries(file: Path) -> dict[str, Any]:
+    """What a YAML file holds by name; {} where it is something else, or none."""
     try:
-        data = yaml.load(read_text(file, SMALL_BYTES), yaml.BaseLoader)  # it makes only text, lists and dicts
-    except (InputError, yaml.YAMLError, RecursionError):
+        data = read_yaml(file)
+    except InputError:
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -169,7 +177,7 @@ def read_names(file: Path) -> tuple[str, ...]:
         return read_classes(file.parent, None)
     if file.suffix == ".names":
         return require_unique([line for _, line in read_lines(file)], lambda index: f"{file}: class {index}")
-    names = read_yaml(file)["names"]
+    names = read_entries(file)["names"]
     if isinstance(names, dict):
         missing = next((index for index in range(len(names)) if str(index) not in names), None)
         if missing is not None:

@@ -28,6 +28,7 @@ from dataset.formats.base import ReadOptions
 from dataset.json_files import parse_json
 from dataset.rows import Rows
 from dataset.text_files import read_text
+from dataset.yaml_files import read_yaml
 from dataset_readers import read_dataset
 from heads import read_embeddings
 from tools import split
@@ -270,7 +271,19 @@ def test_no_reader_can_run_what_it_reads() -> None:
             assert not isinstance(node, ast.Attribute) or ast.unparse(node) != "np.load", (
                 f"{file.name}: read_array looks before it takes memory"
             )
-    assert found == {("addresses.py", "gopen")}, "which SHARD_COMMANDS guards"
+    assert found == {("addresses.py", "gopen"), ("yaml_files.py", "yaml")}, "which SHARD_COMMANDS and BaseLoader guard"
+
+
+def test_yaml_makes_nothing_but_text(tmp_path: Path) -> None:
+    text = "names: !!python/object/apply:os.mkdir ['made']\nmore: [no, 1e3, null, !!int '7', 2020-01-01]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    before = set(Path().iterdir())
+    assert read_yaml(tmp_path / "data.yaml") == {"names": ["made"], "more": ["no", "1e3", "null", "7", "2020-01-01"]}
+    assert set(Path().iterdir()) == before
+    for text, message in (("a: [1", r"data\.yaml:1: this is not YAML"), ("[" * 5000, "nested too deeply|not YAML")):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_yaml(tmp_path / "data.yaml")
 
 
 # ---- NumPy's files ----
