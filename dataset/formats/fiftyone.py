@@ -98,13 +98,16 @@ def is_samples(file: Path) -> bool:
 
 
 def read_file(file: Path) -> Export:
-    found = file.stat()
-    return _read_file(file, found.st_size, found.st_mtime_ns)
+    metadata = file.with_name("metadata.json")
+    stamps = [
+        (found.st_size, found.st_mtime_ns) for found in (each.stat() for each in (file, metadata) if each.is_file())
+    ]
+    return _read_file(file, tuple(stamps))
 
 
 @functools.lru_cache(maxsize=4)  # asked for several times before a run begins
-def _read_file(file: Path, size: int, changed: int) -> Export:
-    """`read_file` of a file of that size that was last `changed` at that time."""
+def _read_file(file: Path, stamps: tuple[tuple[int, int], ...]) -> Export:
+    """`read_file` of a file, and of `metadata.json` beside it, of these sizes and times of the last change."""
     data = parse_json(read_text(file), file)
     try:
         return read_samples(file, data["samples"]) if is_samples(file) else read_labels(file, data)
