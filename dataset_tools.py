@@ -40,9 +40,18 @@ CHECK_FOLDER: Path = Path(config.LOCAL_ROOT) / "check"  # for the report, check_
 CHECK_SMALL_SIDE: int = 32  # pixels; an image with a shorter side is a warning
 
 # ---- convert ----
-TO: Literal["coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"] = (
-    "coco_cls"
-)
+TO: Literal[
+    "coco_cls",
+    "train_list",
+    "mlcls",
+    "image_folder",
+    "classes_json",
+    "coco_json",
+    "csv",
+    "webdataset",
+    "roboflow",
+    "huggingface",
+] = "coco_cls"
 OUTPUT_FOLDER: Path = Path(config.LOCAL_ROOT) / "converted"  # where the other format goes
 LINK_OR_COPY: Literal["link", "copy"] = "link"  # the images; links take no room
 

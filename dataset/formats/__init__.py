@@ -20,12 +20,12 @@ csv           `<split>.csv`, or one file with a column `split`. Other columns: `
               a separator, in quotes where they hold it) or one a class (1, 0, -1 or blank); `group`, if any
 webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
               dataset/tar_shards/); `classes.txt`, where it is there, orders the classes
-roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class (only read)
+roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class; val is called `valid`
 label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`, where it is there, orders the classes
               (only read)
 cvat          `annotations.xml` of CVAT for images, images in `images/` (only read)
 huggingface   `<split>/metadata.csv` or .jsonl beside the images, or one in the folder: `file_name`, `labels` or `label`
-              or `objects`; `classes.txt`, where it is there, orders the classes (only read)
+              or `objects`; `classes.txt`, where it is there, orders the classes
 celeba        `list_attr_celeba.txt` or .csv, `list_eval_partition.txt` or .csv, images in `img_align_celeba/`
 chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, images in `images*/` (NIH)
 chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation

@@ -33,7 +33,11 @@ CLASHING = {  # names that only the folder of a class tells apart
     "train": {"dog/1.jpg": (0, 0, 1, 0), "person/1.jpg": (1, 0, 0, 0)},
     "test": {"dog/1.jpg": (0, 0, 1, 0)},
 }
-SETS = {"all": ALL, "single": SINGLE, "clashing": CLASHING}
+KNOWN = {  # what Hugging Face's metadata can hold: nothing unknown
+    split: {name: tuple(max(value, 0) for value in row) for name, row in labels.items()}
+    for split, labels in ALL.items()
+}
+SETS = {"all": ALL, "known": KNOWN, "single": SINGLE, "clashing": CLASHING}
 
 
 def write_dataset(root: Path, name: str, splits: dict[str, dict[str, tuple[int, ...]]]) -> None:
@@ -73,7 +77,9 @@ def test_the_sets_hold_what_is_difficult() -> None:
 WAYS = [
     (which, name, between)
     for which, name, between in itertools.product(SETS, WRITABLE, WRITABLE)
-    if which != "all" or "image_folder" not in (name, between)  # which has images of one label only
+    if not ("image_folder" in (name, between) and which in ("all", "known"))  # which has images of one label only
+    and not ("huggingface" in (name, between) and which == "all")
+    and not ("huggingface" not in (name, between) and which == "known")
 ]
 
 
