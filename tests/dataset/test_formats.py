@@ -325,15 +325,27 @@ def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     assert train.groups is None
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in WRITABLE])
-def test_what_is_only_read_becomes_any_other_format(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_format_becomes_any_other_that_can_hold_it(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path / "set")
-    for to in ("csv", "coco_json", "mlcls"):
-        assert convert_dataset(tmp_path / "set", "auto", to, tmp_path / to) == {"train": 3, "test": 1}
-        for split in ("train", "test"):
-            before, after = FORMATS[name].read(tmp_path / "set", split), FORMATS[to].read(tmp_path / to, split)
-            assert after.classes == before.classes
-            assert as_rows(after) == as_rows(before)
+    before = {split: FORMATS[name].read(tmp_path / "set", split) for split in ("train", "test")}
+    targets = np.concatenate([table.targets for table in before.values()])
+    for to in WRITABLE:
+        output = tmp_path / "more" / to
+        if (to == "huggingface" and (targets == -1).any()) or (to == "image_folder" and (targets.sum(1) != 1).any()):
+            with pytest.raises(InputError, match="choose another format"):
+                convert_dataset(tmp_path / "set", "auto", to, output)
+            assert not output.parent.exists() or to not in [path.name for path in output.parent.iterdir()]
+            continue
+        assert convert_dataset(tmp_path / "set", "auto", to, output) == {"train": 3, "test": 1}
+        assert find_formats(output) == [to]
+        for split, table in before.items():
+            after = FORMATS[to].read(output, split)
+            assert after.classes == table.classes
+            assert {Path(path).stem: row for path, row in as_rows(after).items()} == {
+                Path(path).stem: row for path, row in as_rows(table).items()
+            }
+        assert {path.name for path in output.parent.iterdir()} <= {*WRITABLE}, "nothing half written"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
