@@ -8,7 +8,8 @@
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
     curriculum          weigh the training images by how well a model knows them, into CURRICULUM_OUTPUT
 
-After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only.
+After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only. `split`
+prints the commands that undo it; with --DRY_RUN True it changes nothing.
 
 The constants below and those of `config.py` can be overridden alike: --DATASET_FOLDER /tmp/demo --DEMO_SEED 1.
 """
@@ -59,6 +60,7 @@ LINK_OR_COPY: Literal["link", "copy"] = "link"  # the images; links take no room
 TRAIN_PERCENT: int = 90  # of the images; the three are 100 together
 VAL_PERCENT: int = 10
 TEST_PERCENT: int = 0  # 0: a test split that is there stays as it is, and the others are divided anew
+DRY_RUN: bool = False  # True: print how many images and labels each split would have, and change nothing
 
 # ---- resize and download ----
 RESIZE_SHORT_SIDE: int = 256  # pixels; an image that is smaller stays as it is
@@ -165,6 +167,7 @@ def run_split() -> None:
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
         options=from_config.make_options(),
+        dry_run=DRY_RUN,
     )
 
 
