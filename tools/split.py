@@ -107,7 +107,7 @@ def replace_splits(
 ) -> Replaced:
     """Put the splits `new` in the place of `old`, once all of them are written. `kept` are splits that stay."""
     staging = root / ".split.tmp"
-    old_split = {path: name for name, table in (old | kept).items() for path in table.paths}
+    old_split = {path: name for name, table in {**old, **kept}.items() for path in table.paths}
     try:
         shutil.rmtree(staging, ignore_errors=True)
         for name, table in new.items():
