@@ -17,12 +17,16 @@ def list_splits(root: Path) -> list[str]:
 
 
 def holds_labels(folder: Path) -> bool:
-    """Whether `folder` is there, and has not only .txt files, which hold YOLO's boxes."""
+    """Whether `folder` is there, and does not hold .txt files alone, which are YOLO's boxes."""
     if not folder.is_dir():
         return False
+    has_boxes = False
     with os.scandir(folder) as entries:
-        endings = {entry.name.rpartition(".")[2] for entry in entries}
-    return "cls" in endings or "txt" not in endings
+        for entry in entries:  # the first file of labels ends it
+            if entry.name.endswith(".cls"):
+                return True
+            has_boxes = has_boxes or entry.name.endswith(".txt")
+    return not has_boxes
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:

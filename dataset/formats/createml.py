@@ -54,7 +54,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
-    return find_exports(root, ["*.json"], is_createml)
+    return find_exports(root, (".json",), is_createml)
 
 
 def is_createml(file: Path) -> bool:

@@ -46,7 +46,7 @@ def is_datumaro(file: Path) -> bool:
 
 def read(source: SplitSource) -> Table:
     files = find_files(source.root)
-    say_left_out(files, source.root / "annotations", "*.json", is_datumaro)
+    say_left_out(files, source.root / "annotations", ".json", is_datumaro)
     tables = [read_file(file, source.root) for file in files[source.split]]
     first, *others = tables
     others = [map_classes(table, first.classes, "of one file", "of another") for table in others]

@@ -78,7 +78,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_files(root: Path) -> dict[str, list[Path]]:
     """The file of each split: one for each, or one `samples.json` for all that its tags say."""
-    found = find_exports(root, ["*.json"], lambda file: is_labels(file) or is_samples(file))
+    found = find_exports(root, (".json",), lambda file: is_labels(file) or is_samples(file))
     files = list(chain.from_iterable(found.values()))
     if [file.parent for file in files] != [root]:
         return found

@@ -80,7 +80,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
-    return find_exports(root, ["*.json", "*.csv"], is_via)
+    return find_exports(root, (".json", ".csv"), is_via)
 
 
 def is_via(file: Path) -> bool:

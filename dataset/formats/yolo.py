@@ -10,7 +10,8 @@ It is only read. What lies there may be any of
 
 Lines may have more numbers, of polygons or key points: only the class counts. The YAML file, whatever its name, has
 `names` (a list, or a number and a name a line) and for train, val and test a folder, a list of images, or several.
-A path that is not there, such as Roboflow's `../train/images`, is taken by the longest end of it that is. The labels of
+A path that is not there, such as Roboflow's `../train/images`, is taken by the longest end of it that is; where none
+is, or none is given, the usual folders count. A split whose paths are nowhere is left out, and said. The labels of
 `.../images/.../a.jpg` lie in `.../labels/.../a.txt`, those of any other image beside it. An image without boxes, or
 without a file of labels, is background: it has no label, and how many there are is said. Where two splits name the same
 images, they are those of the first.
@@ -65,16 +66,18 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_layout(root: Path) -> Layout | None:
     """What a YAML file says, or Darknet's lists, or else the usual folders; None where `root` is no such data set."""
-    for file in sorted(file for ending in ("*.yaml", "*.yml") for file in root.glob(ending) if file.is_file()):
-        entries = read_entries(file)
-        if "names" in entries and (images := find_images(root, entries)):
+    files = sorted(file for ending in ("*.yaml", "*.yml") for file in root.glob(ending) if file.is_file())
+    entries = {file: found for file in files if "names" in (found := read_entries(file))}
+    for file, found in entries.items():
+        if images := find_images(root, found):
             return make_layout(file, images)
-    named = [root / name for name in ("obj.names", "classes.txt", "labels/classes.txt") if (root / name).is_file()]
-    if not named:
+    texts = [root / name for name in ("obj.names", "classes.txt", "labels/classes.txt") if (root / name).is_file()]
+    names = next(iter([*entries, *texts]), None)
+    if names is None:
         return None
-    images = find_lists(root) if named[0].name == "obj.names" else {}
+    images = find_lists(root) if names.name == "obj.names" else {}
     images = images or find_box_folders(root)
-    return make_layout(named[0], images) if images else None
+    return make_layout(names, images) if images else None
 
 
 def find_lists(root: Path) -> dict[str, list[Path]]:
@@ -107,7 +110,10 @@ def make_layout(names: Path, images: dict[str, list[Path]]) -> Layout:
 
 def has_boxes(folder: Path) -> bool:
     """Whether a folder has files of labels in it, not in folders below."""
-    return folder.is_dir() and any(file.suffix == ".txt" and file.name != "classes.txt" for file in folder.iterdir())
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:  # the first such file ends it
+        return any(entry.name.endswith(".txt") and entry.name != "classes.txt" for entry in entries)
 
 
 def read_entries(file: Path) -> dict[str, Any]:
@@ -132,10 +138,14 @@ def find_images(root: Path, entries: dict[str, Any]) -> dict[str, list[Path]]:
 
 
 def find_end(root: Path, text: str) -> Path | None:
-    """The longest end of the path `text` that is there, from `root` on: `../train/images` is `root/train/images`."""
+    """The longest end of the path `text` that is there, from `root` on: `../train/images` is `root/train/images`.
+
+    The last part alone does only where it names a split: `images` of `/data/test/images` may be any folder.
+    """
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     for start in range(len(parts)):
-        if (path := root.joinpath(*parts[start:])).exists():
+        is_clear = start == 0 or start < len(parts) - 1 or PurePosixPath(parts[-1]).stem in WORDS
+        if is_clear and (path := root.joinpath(*parts[start:])).exists():
             return path
     return None
 
@@ -159,6 +169,9 @@ def read(source: SplitSource) -> Table:
             counts["without boxes"] += 1
         rows.add(image, mark_columns(present, (), len(classes), str(labels)), where)
     first = layout.images[split][0]
+    for word, value in read_entries(layout.names).items() if layout.names.suffix in (".yaml", ".yml") else ():
+        if word in WORDS and value and not find_images(root, {word: value}):
+            warn(f"{layout.names}: {word} is {str(value)[:200]}, which is not there")
     for other, same in layout.repeated.items():
         if same == split:
             warn(f"{layout.names}: {other} has the same images as {split}, and is no split of its own")

@@ -57,6 +57,8 @@ DARKNET |= {"train.txt": "".join(f"data/obj_train_data/{name}.jpg\n" for name in
         (("train/images", "train/labels"), {"classes.txt": "cat\ndog\n"}),
         (("images", "labels"), {"classes.txt": "cat\ndog\n", "notes.json": '{"categories": []}'}),
         (("images", "labels"), {"labels/classes.txt": "cat\ndog\n"}),
+        (("images", "labels"), {"data.yaml": LIST}),
+        (ULTRALYTICS, {"data.yaml": f"train: /data/elsewhere\n{DICT}"}),
         (("data", "data"), {"obj.names": "cat\ndog", "images.txt": "data/a.jpg\ndata/b.jpg\ndata/c.jpg"}),
         (("obj_train_data", "obj_train_data"), DARKNET),
         (ULTRALYTICS, {"data.yaml": f"path: ./\ntrain: train.txt\n{DICT}", "train.txt": PATHS}),
@@ -73,7 +75,7 @@ def test_the_splits_of_yolo_and_images_without_boxes(tmp_path: Path, capsys: pyt
     write_boxes(tmp_path, *ULTRALYTICS)
     write_boxes(tmp_path, "images/dev/more", "labels/dev/more", "b")
     place(tmp_path, "images/train/d.jpg", "images/train/e.jpg")
-    entries = "train: images/train\nval: images/dev\ntest: images/train\n"
+    entries = "train: images/train\nval: images/dev\ntest: images/train\ntesting: ../gone/images\n"
     write(tmp_path, {"data.yaml": entries + DICT, "labels/train/b.txt": "1 .1 .2 .3 .1 .5 .6\n\n0 0 0 1 1 0.9\n"})
     assert FORMATS["yolo"].list_splits(tmp_path) == ["train", "val"]
     assert as_rows(read_dataset(tmp_path, split="val")) == {"b.jpg": [1, 1]}
@@ -81,6 +83,7 @@ def test_the_splits_of_yolo_and_images_without_boxes(tmp_path: Path, capsys: pyt
     said = capsys.readouterr().err
     assert "images/train: of 5 images 1 without boxes, 2 without a file of labels: they have no label" in said
     assert "data.yaml: test has the same images as train, and is no split of its own" in said
+    assert "data.yaml: testing is ../gone/images, which is not there" in said
 
 
 def test_images_of_two_splits_are_those_of_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
