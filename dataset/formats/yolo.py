@@ -230,8 +230,11 @@ def list_all(root: Path, places: list[Path]) -> Iterator[tuple[str, str]]:
                 raise InputError(f"{place} lists no images")
             names = [str(end.relative_to(root)) if (end := find_end(root, name)) else name for _, name in lines]
             folder, names = place_images(place, root, [root], names)
-            for (where, _), name in zip(lines, names, strict=True):
-                yield os.path.normpath(os.path.relpath(folder / name, root)), where
+            for (where, line), name in zip(lines, names, strict=True):
+                image = os.path.normpath(os.path.relpath(folder / name, root))
+                if image.startswith(".."):  # its labels would be read from there, too
+                    raise InputError(f"{where}: the path {line[:300]!r} leaves the data set's folder {root}")
+                yield image, where
 
 
 def find_labels(root: Path, image: str) -> Path:
