@@ -88,6 +88,13 @@ DATASET_FORMAT: Literal[
     "label_rows",
     "value_list",
     "automl",
+    "yolo",
+    "createml",
+    "fiftyone",
+    "via",
+    "datumaro",
+    "voc_xml",
+    "labelme",
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
 VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
 SPLIT_SEED: Seed = 0  # draws what VAL_SPLIT and dataset_tools.py split take: every SEED validates on the same images

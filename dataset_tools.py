@@ -8,7 +8,8 @@
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
     curriculum          weigh the training images by how well a model knows them, into CURRICULUM_OUTPUT
 
-After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only.
+After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only. `split`
+prints the commands that undo it; with --DRY_RUN True it changes nothing.
 
 The constants below and those of `config.py` can be overridden alike: --DATASET_FOLDER /tmp/demo --DEMO_SEED 1.
 """
@@ -39,9 +40,18 @@ CHECK_FOLDER: Path = Path(config.LOCAL_ROOT) / "check"  # for the report, check_
 CHECK_SMALL_SIDE: int = 32  # pixels; an image with a shorter side is a warning
 
 # ---- convert ----
-TO: Literal["coco_cls", "train_list", "mlcls", "image_folder", "classes_json", "coco_json", "csv", "webdataset"] = (
-    "coco_cls"
-)
+TO: Literal[
+    "coco_cls",
+    "train_list",
+    "mlcls",
+    "image_folder",
+    "classes_json",
+    "coco_json",
+    "csv",
+    "webdataset",
+    "roboflow",
+    "huggingface",
+] = "coco_cls"
 OUTPUT_FOLDER: Path = Path(config.LOCAL_ROOT) / "converted"  # where the other format goes
 LINK_OR_COPY: Literal["link", "copy"] = "link"  # the images; links take no room
 
@@ -49,6 +59,7 @@ LINK_OR_COPY: Literal["link", "copy"] = "link"  # the images; links take no room
 TRAIN_PERCENT: int = 90  # of the images; the three are 100 together
 VAL_PERCENT: int = 10
 TEST_PERCENT: int = 0  # 0: a test split that is there stays as it is, and the others are divided anew
+DRY_RUN: bool = False  # True: print how many images and labels each split would have, and change nothing
 
 # ---- resize and download ----
 RESIZE_SHORT_SIDE: int = 256  # pixels; an image that is smaller stays as it is
@@ -156,6 +167,7 @@ def run_split() -> None:
         classes=config.CLASSES,
         group_pattern=config.GROUP_PATTERN,
         options=from_config.make_options(),
+        dry_run=DRY_RUN,
     )
 
 

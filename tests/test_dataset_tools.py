@@ -269,7 +269,10 @@ def test_convert_writes_another_format(
 def test_split_divides_by_percent(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_set(dataset, "train") | read_set(dataset, "test")
     percents = ("--TRAIN_PERCENT=50", "--VAL_PERCENT=25", "--TEST_PERCENT=25")
-    run("split", *percents, folder=dataset, root=tmp_path)
+    run("split", *percents, "--DRY_RUN=True", folder=dataset, root=tmp_path)
+    assert "DRY_RUN: nothing is changed; SPLIT_SEED 0 drew this" in capsys.readouterr().out
+    assert list_splits(dataset) == ["train", "test"]
+    run("split", *percents, "--DRY_RUN=False", folder=dataset, root=tmp_path)
     parts = [read_set(dataset, split) for split in list_splits(dataset)]
     assert [len(part) for part in parts] == [26, 13, 13]
     assert parts[0] | parts[1] | parts[2] == before

@@ -3,9 +3,10 @@
     convert("~/coco", "auto", "mlcls", "~/coco-mlcls")
 
 Every label (unknown ones too), every class name and the names of the images stay what they are, so that converting
-back gives the same table. Only a csv keeps groups. Images are linked or copied: with a hard link where the file system
-has them, else with a symbolic one. Into shards and out of them they are always copied. Lists that are replaced stay
-beside the new ones as `.bak`.
+back gives the same table. What a format cannot hold stops before anything is written; only a csv keeps groups, and that
+is said. Images are linked or copied: with a hard link where the file system has them, else with a symbolic one. Into
+shards and out of them they are always copied. A folder that is new, or empty, comes to be as a whole or not at all; in
+one that holds this data set already, lists that are replaced stay beside the new ones as `.bak`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +24,9 @@ from dataset.files import IMAGE_EXTENSIONS, list_files, make_absolute
 from dataset.formats.base import Format, ReadOptions
 from dataset.table import SPLITS, Table, map_classes
 from dataset.tar_shards import read_bytes, split_member
+from dataset.whole_files import replace_folder
 from dataset_readers import find_format, find_formats, recognise_format
-from utils import InputError, Progress, explain
+from utils import InputError, Progress, explain, warn
 
 NUM_THREADS = 8  # placing files waits for the disk
 NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -65,17 +68,42 @@ def convert_dataset(
     names = {split: target.name_images(table, names[split]) for split, table in tables.items()}
     for split, table in tables.items():
         require_own_names(names[split], table.paths)
+    if any(table.groups for table in tables.values()) and not target.keeps_groups:
+        warn(f"{root}: the images' groups have no place in {to} and are left out; a csv keeps them")
     places = {
-        f"{output}{os.sep}{target.images_folder(split)}{os.sep}{name}": path
+        f"{target.images_folder(split)}{os.sep}{name}": path
         for split, table in tables.items()
         for name, path in zip(names[split], table.paths, strict=True)
         if not target.in_shards
     }
     require_nothing_else(output, to, tables, places)
-    place_images(places, link_or_copy == "copy")
-    for split, table in tables.items():
-        target.write(table, output, split, names[split])
+    with fill_folder(output) as folder:
+        place_images({f"{folder}{os.sep}{name}": path for name, path in places.items()}, link_or_copy == "copy")
+        for split, table in tables.items():
+            target.write(table, folder, split, names[split])
     return {split: len(table) for split, table in tables.items()}
+
+
+@contextmanager
+def fill_folder(output: Path) -> Iterator[Path]:
+    """Yield the folder to write into: `output`, or where there is none a new one, which becomes `output` at the end.
+
+    After an error a folder that was not there, or empty, is so again. One that held something keeps what was written.
+    """
+    if not os.path.lexists(output):
+        with replace_folder(output) as new:
+            try:
+                yield new
+            except InputError as error:
+                raise InputError(str(error).replace(str(new), str(output))) from error
+        return
+    was_empty = output.is_dir() and not any(output.iterdir())
+    try:
+        yield output
+    except BaseException:
+        for path in output.iterdir() if was_empty else ():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        raise
 
 
 def find_names(table: Table, format: Format, root: Path, split: str) -> list[str]:
@@ -120,16 +148,20 @@ def _lie_in(split: str, names: Iterable[str]) -> bool:
     return all(name.startswith(f"{split}/") for name in names)
 
 
-def require_nothing_else(output: Path, to: str, splits: Collection[str], places: dict[str, str]) -> None:
-    """Raise InputError when `output` holds what would mix with the data set that goes there."""
+def require_nothing_else(output: Path, to: str, splits: Collection[str], places: Collection[str]) -> None:
+    """Raise InputError when `output` holds what would mix with the data set that goes there.
+
+    `places` are the paths of its images, from `output` on.
+    """
     target = find_format(to)
     others = [format for format in find_formats(output) if format != to]
     others += [f"the split {split}" for split in target.list_splits(output) if target.in_shards or split not in splits]
     if others:
         raise InputError(f"{output} holds {', '.join(others)} already: choose an empty OUTPUT_FOLDER")
-    for folder in {output / target.images_folder(split) for split in SPLITS}:
+    for name in {target.images_folder(split) for split in SPLITS}:
+        folder = output / name
         found = list_files(folder, IMAGE_EXTENSIONS)[0] if folder.is_dir() else []
-        foreign = [name for name in found if f"{folder}{os.sep}{name}" not in places]
+        foreign = [image for image in found if f"{name}{os.sep}{image}" not in places]
         if foreign:
             raise InputError(
                 f"{folder} holds {len(foreign)} other image(s), such as {foreign[0]}: choose an empty OUTPUT_FOLDER"

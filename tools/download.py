@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
-from xml.etree import ElementTree as ET
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from dataset.files import make_absolute
 from dataset.formats import FORMATS
 from dataset.json_files import read_json
 from dataset.table import Table
+from dataset.xml_files import read_xml
 from tools.resize import resize_images
 from utils import InputError
 
@@ -350,7 +350,7 @@ def read_voc(original: Path, part: Part) -> Table:
     names = (images.parent / "ImageSets" / "Main" / f"{part.split}.txt").read_text(encoding="utf-8").split()
     targets = np.zeros((len(names), len(VOC_CLASSES)), dtype=np.int8)
     for row, name in zip(targets, names, strict=True):
-        for item in ET.parse(images.parent / "Annotations" / f"{name}.xml").getroot().iter("object"):
+        for item in read_xml(images.parent / "Annotations" / f"{name}.xml").iter("object"):
             index = VOC_CLASSES.index(item.findtext("name", ""))
             if item.findtext("difficult") != "1":
                 row[index] = 1

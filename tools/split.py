@@ -8,10 +8,14 @@ dataset/stratified_split.py chooses the images of each split; here their labels 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset.files import make_absolute
 from dataset.formats import FORMATS
@@ -33,12 +37,13 @@ def split_dataset(
     classes: Sequence[str] | None = None,
     group_pattern: str | None = None,
     options: ReadOptions | None = None,
+    dry_run: bool = False,
 ) -> None:
-    """Divide the images of the data set in `root` anew, and print the labels of each split.
+    """Divide the images of the data set in `root` anew, and print the labels of each split, and how to undo it.
 
     `percents` are those of "train", "val" and "test"; with 0 for test, a test split that is there stays as it is.
     Replaced lists are kept as `.bak`. Where the folder of an image says its split, the new folders hold links to the
-    same files, and the old ones are kept, too. Raises InputError.
+    same files, and the old ones are kept, too. With `dry_run` nothing is written. Raises InputError.
     """
     if min(percents.values()) < 0 or sum(percents.values()) != 100 or not percents["train"]:
         shown = ", ".join(f"{name.upper()}_PERCENT {percent}" for name, percent in percents.items())
@@ -59,55 +64,144 @@ def split_dataset(
             rest, taken[name] = split_table(rest, percents[name] / remaining, seed)
             remaining -= percents[name]
     new = {"train": rest, **{name: taken[name] for name in ("val", "test") if name in taken}}
-    if not FORMATS[format].splits_share_files:
-        kept = {}  # its files are not touched
     description = describe_split(new)  # before anything is replaced: whatever ends this must leave the old splits
-    backups = replace_splits(root, format, old | kept, new | kept)
+    if dry_run:
+        files = [shorten(root, path) for path in list_old_files(root, format, old)]
+        make_console().print(description)
+        say(f"DRY_RUN: nothing is changed; SPLIT_SEED {seed} drew this, and would keep as .bak: {', '.join(files)}")
+        return
+    done = replace_splits(root, format, old, new, kept)
     make_console().print(description)
-    say(f"replaced, and kept: {', '.join(backups)}")
+    say(f"SPLIT_SEED {seed} drew this; replaced, and kept: {', '.join(shorten(root, path) for path in done.backups)}")
+    say(f"to undo it: {done.write_undo(root)}")
 
 
-def replace_splits(root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table]) -> list[str]:
-    """Put the splits `new` in the place of `old`, once all of them are written. Returns the names of the backups."""
+class Replaced(NamedTuple):
+    """What a split has done: {backup: where it was}, and the files and folders that are new."""
+
+    backups: dict[Path, Path]
+    added: list[Path]
+
+    def write_undo(self, root: Path) -> str:
+        """The commands of a shell that put everything back."""
+        removals = [shlex.quote(shorten(root, path)) for path in self.added]
+        moves = [
+            f"mv {shlex.quote(shorten(root, backup))} {shlex.quote(shorten(root, path))}"
+            for backup, path in self.backups.items()
+        ]
+        return " && ".join([f"cd {shlex.quote(str(root))}", f"rm -r {' '.join(removals)}", *moves])
+
+
+def shorten(root: Path, path: Path) -> str:
+    """The path from `root` on."""
+    return path.relative_to(root).as_posix()
+
+
+def list_old_files(root: Path, format: str, splits: Iterable[str]) -> list[Path]:
+    """The files and folders that hold these splits, each once: several splits may have the same file."""
+    found = [path for name in splits for path in FORMATS[format].files_of_split(root, name)]
+    return [path for path in dict.fromkeys(found) if path.exists()]
+
+
+def replace_splits(
+    root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table], kept: Mapping[str, Table]
+) -> Replaced:
+    """Put the splits `new` in the place of `old`, once all of them are written. `kept` are splits that stay."""
     staging = root / ".split.tmp"
-    writer, images_folder = FORMATS[format], FORMATS[format].images_folder
-    old_files = [path for name in old for path in writer.files_of_split(root, name)]
-    old_split = {path: name for name, table in old.items() for path in table.paths}
-
-    def folder_of(path: str) -> Path:
-        member = split_member(path)
-        folders = [Path(member[0].path)] if member else writer.files_of_split(root, old_split[path])
-        return next(folder for folder in folders if Path(path).is_relative_to(folder))
-
+    old_split = {path: name for name, table in {**old, **kept}.items() for path in table.paths}
     try:
         shutil.rmtree(staging, ignore_errors=True)
         for name, table in new.items():
-            if not writer.split_by_folder:
-                names = [os.path.relpath(path, root / images_folder(name)) for path in table.paths]
-            else:
-                names = name_images(table.paths, old_split, folder_of)
-                if writer.in_shards:
-                    names = writer.name_images(table, writer.shorten_names(table, names))
-                else:
-                    for path, image_name in zip(table.paths, names, strict=True):
-                        link(path, staging / images_folder(name) / image_name)
-            writer.write(table, staging, name, names)
-        backups = []
-        for path in filter(Path.exists, old_files):  # one after the other: several splits may have the same file
-            backups.append(path.rename(name_backup(path)).relative_to(root).as_posix())
-        for name in new:
-            for path in writer.files_of_split(staging, name):
-                target = root / path.relative_to(staging)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(target)
+            write_split(root, staging, format, name, table, old_split)
+        if not all(is_found_beside(root, staging, format, name) for name in kept):
+            old, new = {**old, **kept}, {**new, **kept}
+            for name, table in kept.items():
+                write_split(root, staging, format, name, table, old_split)
+        old_files = list_old_files(root, format, old)
+        targets = name_targets(root, staging, format, old, new)
         for path in staging.glob("*"):  # class names, and folders that a format wants to see
-            if not (root / path.name).exists():
-                path.rename(root / path.name)
+            holds_others = any(path in target.parents for target in targets)
+            if path not in targets and not holds_others and not (root / path.name).exists():
+                targets[path] = root / path.name
+        for target in targets.values():
+            if target.exists() and target not in old_files:
+                raise InputError(f"{target} is there already, and no part of what is split: move it away")
+        backups = {}
+        for path in old_files:
+            backup = name_backup(path)
+            path.rename(backup)
+            backups[backup] = path
+        for path, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
     except OSError as error:
         raise InputError(f"cannot write the split of {root}: {explain(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return backups
+    return Replaced(backups, list(targets.values()))
+
+
+def write_split(root: Path, staging: Path, format: str, name: str, table: Table, old_split: Mapping[str, str]) -> None:
+    """Write a split of the data set in `root` into `staging`; `old_split` says in which split each image was."""
+    writer = FORMATS[format]
+    folder = writer.images_folder(name)
+    if not writer.split_by_folder:
+        names = [os.path.relpath(path, root / folder) for path in table.paths]
+    else:
+        names = name_images(table.paths, old_split, partial(find_folder, root, format, old_split))
+        if writer.in_shards:
+            names = writer.name_images(table, writer.shorten_names(table, names))
+        else:
+            for path, image_name in zip(table.paths, names, strict=True):
+                link(path, staging / folder / image_name)
+    writer.write(table, staging, name, names)
+
+
+def find_folder(root: Path, format: str, old_split: Mapping[str, str], path: str) -> Path:
+    """The folder that says the split of the image at `path`. Raises InputError where none does."""
+    if member := split_member(path):
+        return Path(member[0].path)
+    split = old_split[path]
+    folders = [root / FORMATS[format].images_folder(split), *FORMATS[format].files_of_split(root, split)]
+    found = [folder for folder in folders if folder in Path(path).parents]
+    if not found:
+        raise InputError(f"{path} does not lie in a folder of {split}, as in what split writes: convert the set first")
+    return found[0]
+
+
+def is_found_beside(root: Path, staging: Path, format: str, split: str) -> bool:
+    """Whether the files of a split that stays are still found when those in `staging` lie beside them."""
+    if FORMATS[format].splits_share_files:
+        return False
+    links = [(path, staging / path.relative_to(root)) for path in list_old_files(root, format, [split])]
+    links = [(path, target) for path, target in links if path.is_file() and not target.exists()]
+    for path, target in links:
+        link(str(path), target)
+    try:
+        return not links or split in FORMATS[format].list_splits(staging)
+    finally:
+        for _, target in links:
+            target.unlink()
+
+
+def name_targets(
+    root: Path, staging: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table]
+) -> dict[Path, Path]:
+    """{what was written into `staging`: where it goes}.
+
+    The new file of a split has the name of its only old one, where that begins alike (`instances_train2017.json`), so
+    that the backup can take its place again.
+    """
+    targets = {}
+    for name in new:
+        files = FORMATS[format].files_of_split(staging, name)
+        before = FORMATS[format].files_of_split(root, name) if name in old else []
+        for path in files:
+            target = root / path.relative_to(staging)
+            begins_alike = re.compile(rf"{re.escape(target.stem)}(?![A-Za-z])")  # train2017, but not valid for val
+            alike = [one for one in before if one.parent == target.parent and begins_alike.match(one.name)]
+            targets[path] = alike[0] if len(alike) == len(before) == len(files) == 1 else target
+    return targets
 
 
 def name_images(paths: Sequence[str], split_of: Mapping[str, str], folder_of: Callable[[str], Path]) -> list[str]:

@@ -21,12 +21,12 @@ csv           `<split>.csv`, or one file with a column `split`. Other columns: `
               other tools may have other headings, delimiters and encodings
 webdataset    `<split>-000000.tar` and so on, or a `shards.txt` of where they lie; `<split>.index.csv` (see
               dataset/tar_shards/); `classes.txt`, where it is there, orders the classes
-roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class (only read)
+roboflow      `<split>/_classes.csv` beside the images: `filename` and a column a class; val is called `valid`
 label_studio  what Label Studio exports as JSON, JSON-MIN or CSV; `classes.txt`, where it is there, orders the classes
               (only read)
 cvat          `annotations.xml` of CVAT for images, images in `images/` (only read)
 huggingface   `<split>/metadata.csv` or .jsonl beside the images, or one in the folder: `file_name`, `labels` or `label`
-              or `objects`; `classes.txt`, where it is there, orders the classes (only read)
+              or `objects`; `classes.txt`, where it is there, orders the classes
 celeba        `list_attr_celeba.txt` or .csv, `list_eval_partition.txt` or .csv, images in `img_align_celeba/`
 chestxray14   `Data_Entry_2017*.csv`, `train_val_list.txt` and `test_list.txt`, images in `images*/` (NIH)
 chexpert      `train.csv` and `valid.csv` with `Path` and a column for each observation
@@ -34,6 +34,14 @@ open_images   `*<split>-annotations-human-imagelabels*.csv`, `*class-description
 pascal_voc    `JPEGImages/`, `ImageSets/Main/` and `Annotations/`, also in `VOC*/`
 label_rows    `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each
 value_list    `<split>.txt` with lines `path 0 1 0`, and no `label.txt`; `classes.txt` or `Concepts81.txt` (NUS-WIDE)
+yolo          `data.yaml` and `labels/<split>/a.txt` with a box a line, images in `images/<split>/`; or as Roboflow,
+              Label Studio and CVAT write them
+createml      a JSON list of images with `annotations`: names, or boxes with a label (Create ML)
+fiftyone      `labels.json` or `samples.json`, images in `data/`
+via           a project, JSON or CSV of VGG Image Annotator 2
+datumaro      `annotations/<split>.json` with `categories` and `items`, images in `images/<split>/`
+voc_xml       `a.xml` as in Pascal VOC for each `a.jpg`, beside it or in another folder
+labelme       `a.json` of Labelme for each `a.jpg`, likewise
 automl        a csv without a header: `TRAIN,gs://bucket/a.jpg,cat,dog`; the images are found by their names
 blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
 
@@ -51,19 +59,26 @@ from dataset.formats import (
     classes_json,
     coco_cls,
     coco_json,
+    createml,
     csv,
     cvat,
+    datumaro,
+    fiftyone,
     huggingface,
     image_folder,
     label_rows,
     label_studio,
+    labelme,
     mlcls,
     open_images,
     pascal_voc,
     roboflow,
     train_list,
     value_list,
+    via,
+    voc_xml,
     webdataset,
+    yolo,
 )
 from dataset.formats.base import Format
 
@@ -89,5 +104,12 @@ FORMATS: dict[str, Format] = {
     "label_rows": label_rows.FORMAT,
     "value_list": value_list.FORMAT,
     "automl": automl.FORMAT,
+    "yolo": yolo.FORMAT,
+    "createml": createml.FORMAT,
+    "fiftyone": fiftyone.FORMAT,
+    "via": via.FORMAT,
+    "datumaro": datumaro.FORMAT,
+    "voc_xml": voc_xml.FORMAT,
+    "labelme": labelme.FORMAT,
 }
 WRITABLE = tuple(name for name, format in FORMATS.items() if format.writer)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -71,6 +71,7 @@ class Format:
     writer: Callable[[Table, Path, str, list[str]], None] | None = None  # (table, root, split, image names)
 
     images_in: str = "images/{split}"  # where the images lie when a split is written
+    folder_names: Mapping[str, str] = field(default_factory=dict)  # {split: what its folder is called}, if not like it
     in_shards: bool = False  # images are no files of their own: `writer` packs those at the table's paths
     name_images: Callable[[Table, list[str]], list[str]] = lambda table, names: names
     shorten_names: Callable[[Table, list[str]], list[str]] = lambda table, names: names  # undoes `name_images`
@@ -78,12 +79,13 @@ class Format:
     precedence: int = 0  # where several formats fit a folder, those with the highest number are meant
     known_by_labels_dir: bool = False  # a folder of labels at another place says that the data set has this format
     takes_folders: bool = False  # `read` takes `images_dir` and `labels_dir`
+    keeps_groups: bool = False  # `writer` writes each image's source
     split_by_folder: bool = False  # where an image lies says its split: to change it, the image must move
     splits_share_files: bool = False  # one file may hold several splits: to replace one, all are written anew
 
     def images_folder(self, split: str) -> str:
         """Where the images of `split` lie when it is written, from the data set's folder on."""
-        return self.images_in.format(split=split)
+        return self.images_in.format(split=self.folder_names.get(split, split))
 
     def recognise(self, root: Path) -> bool:
         """Whether `root` looks like a data set in this format."""

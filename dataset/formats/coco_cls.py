@@ -16,7 +16,18 @@ from utils import InputError
 
 def list_splits(root: Path) -> list[str]:
     folders = find_folders(root / "labels") if (root / "images").is_dir() else {}
-    return [split for split in folders if folders[split]]
+    return [split for split in folders if any(map(holds_labels, folders[split]))]
+
+
+def holds_labels(folder: Path) -> bool:
+    """Whether `folder` does not hold .txt files alone, which are YOLO's boxes."""
+    has_boxes = False
+    with os.scandir(folder) as entries:
+        for entry in entries:  # the first file of labels ends it
+            if entry.name.endswith(".cls"):
+                return True
+            has_boxes = has_boxes or entry.name.endswith(".txt")
+    return not has_boxes
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:

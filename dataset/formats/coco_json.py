@@ -15,6 +15,7 @@ https://labelstud.io/guide/export#COCO
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -216,6 +217,10 @@ def list_image_folders(file: Path, source: SplitSource) -> list[Path]:
 
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:
+    if any(name.startswith("../") for name in names):  # images that stay in other folders: their paths from `root` on
+        names = [os.path.normpath(f"{split}/{name}") for name in names]
+    else:
+        (root / split).mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for number, (name, row) in enumerate(zip(names, table.targets, strict=True), start=1):
         unknown = (np.flatnonzero(row == -1) + 1).tolist()
@@ -224,7 +229,6 @@ def write(table: Table, root: Path, split: str, names: list[str]) -> None:
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": column + 1, "iscrowd": 0}
             annotations.append(annotation)
     categories = [{"id": column + 1, "name": name} for column, name in enumerate(table.classes)]
-    (root / split).mkdir(parents=True, exist_ok=True)
     file = root / "annotations" / f"instances_{split}.json"
     write_json(file, images=images, annotations=annotations, categories=categories)
 

@@ -429,5 +429,6 @@ FORMAT = Format(
     writer=write,
     files_of_split=files_of_split,
     name_images=name_images,
+    keeps_groups=True,
     splits_share_files=True,
 )

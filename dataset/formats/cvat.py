@@ -1,8 +1,12 @@
-"""cvat, its "CVAT for images 1.1": `annotations.xml` in the folder, images in `images/`. It is only read.
+"""cvat, its "CVAT for images 1.1": an XML file in the folder, images in `images/`. It is only read.
+
+CVAT's file is `annotations.xml`; Datumaro writes `train.xml` and `val.xml`, FiftyOne `labels.xml` and its images in
+`data/`.
 
 An image's labels are those of its tags, boxes, polygons, masks and so on; every other label of the project is absent.
 The classes are the labels in `<meta>`, in their order. The split is the image's `subset` (an export of a project has
-one; "Validation" is val); where no subset says one, all is training data. An annotation's attributes are ignored.
+one; "Validation" is val), or in the file's name; where nothing says one, all is training data. An annotation's
+attributes are ignored.
 
 See https://docs.cvat.ai/docs/dataset_management/formats/xml_format/ and format-cvat/ beside it.
 """
@@ -15,13 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.class_names import require_unique
+from dataset.export_files import MOST_FILES
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
 from dataset.label_values import mark_columns
-from dataset.rows import Rows
-from dataset.splits import find_folders, find_split
-from dataset.table import SPLITS, Table
+from dataset.rows import Rows, join_files
+from dataset.splits import find_folders, find_split, sort_files
+from dataset.table import SPLITS, Table, map_classes
 from dataset.xml_files import read_xml
 from utils import InputError
 
@@ -37,14 +42,27 @@ class Image(NamedTuple):
 
 
 def list_splits(root: Path) -> list[str]:
-    if not is_cvat(root / "annotations.xml"):
-        return []
-    _, images = read_images(root / "annotations.xml")
-    return list(sort_images(images))
+    return list(find_images(root))
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return [root / "annotations.xml"]
+    return list(find_images(root).get(split, ()))
+
+
+def find_images(root: Path) -> dict[str, dict[Path, list[Image]]]:
+    """{split: {file: its images}}, by the images' subsets; by the files' names, where these say a split."""
+    files = [root / "annotations.xml"] if is_cvat(root / "annotations.xml") else list_files(root)
+    named = sort_files(files)
+    if len(files) == 1 and find_split(files[0].stem) is None:
+        subsets = sort_images(read_images(files[0])[1])
+        return {split: {files[0]: images} for split, images in subsets.items()}
+    return {split: {file: list(read_images(file)[1]) for file in found} for split, found in named.items()}
+
+
+def list_files(root: Path) -> list[Path]:
+    """The files of CVAT in the folder; with many, they are one an image, which is another format."""
+    files = sorted(root.glob("*.xml"))
+    return [file for file in files if is_cvat(file)] if len(files) <= MOST_FILES else []
 
 
 def is_cvat(file: Path) -> bool:
@@ -90,8 +108,16 @@ def sort_images(images: tuple[Image, ...]) -> Mapping[str, list[Image]]:
 
 
 def read(source: SplitSource) -> Table:
-    root, file = source.root, source.root / "annotations.xml"
-    classes, images = read_images(file)
+    found = find_images(source.root)[source.split]
+    tables = [read_file(file, images, source) for file, images in found.items()]
+    first, *others = tables
+    others = [map_classes(table, first.classes, "of one file", "of another") for table in others]
+    return join_files([first, *others], found)
+
+
+def read_file(file: Path, chosen: list[Image], source: SplitSource) -> Table:
+    """The table of the `chosen` images of a file."""
+    root, (classes, images) = source.root, read_images(file)
     lost = [image for image in images if find_split(image.subset) is None]
     if 0 < len(lost) < len(images):
         raise InputError(
@@ -101,9 +127,8 @@ def read(source: SplitSource) -> Table:
     if not classes:
         raise InputError(f"{file}: there is no label in <meta>")
     index = source.index_classes(classes)
-    chosen = sort_images(images)[source.split]
     folders = [root / "images", root, *find_folders(root / "images")[source.split], *find_folders(root)[source.split]]
-    folder, names = place_images(file, root, folders, [image.name for image in chosen])
+    folder, names = place_images(file, root, [*folders, root / "data"], [image.name for image in chosen])
     rows = Rows(folder, root, index.classes)
     for image, name in zip(chosen, names, strict=True):
         where = f"{file}: image {image.name[:300]!r}"
@@ -113,7 +138,7 @@ def read(source: SplitSource) -> Table:
 
 
 FORMAT = Format(
-    expects="annotations.xml (cvat)",
+    expects="annotations.xml of CVAT (cvat)",
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,

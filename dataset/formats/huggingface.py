@@ -1,9 +1,11 @@
-"""huggingface: an image folder with `metadata.csv` or `metadata.jsonl` beside the images. It is only read.
+"""huggingface: an image folder with `metadata.csv` or `metadata.jsonl` beside the images.
 
 A split is a folder with such a file. Or one file lies in the data set's folder: then the first folder in `file_name`
 says the split, and where none does, all is training data. Columns: `file_name`, and `labels` or `label`: a list, one
 name, or names joined by the separator; or `objects`, with the `categories` of its boxes. What is not named is absent.
 Whole numbers, as `datasets` has for classes, are names, too. `classes.txt`, where it is there, orders the classes.
+
+What is written is `<split>/metadata.jsonl` with a list of names, and `classes.txt`; unknown labels have no place there.
 
 See https://huggingface.co/docs/datasets/image_dataset and https://huggingface.co/docs/hub/datasets-image.
 """
@@ -11,12 +13,13 @@ See https://huggingface.co/docs/datasets/image_dataset and https://huggingface.c
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dataset.class_names import read_classes
+from dataset.class_names import name_labels, read_classes, write_classes
 from dataset.csv_files import read_dicts, read_header
 from dataset.formats.base import Format, SplitSource
 from dataset.json_files import looks_like, parse_json
@@ -25,7 +28,7 @@ from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import WORDS, find_folders, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import read_lines
+from dataset.text_files import read_lines, replace_text, require_lines
 from utils import InputError
 
 LABELS = ("labels", "label", "objects")  # the columns that may hold labels; the first that is there does
@@ -39,7 +42,11 @@ def list_splits(root: Path) -> list[str]:
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:
-    return find_files(root).get(split, [])
+    """The folders of a split; of metadata in `root` also this file."""
+    files = find_files(root).get(split, [])
+    return [file if file.parent == root else file.parent for file in files] + [
+        folder for folder in find_folders(root)[split] if any(file.parent == root for file in files)
+    ]
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
@@ -55,10 +62,10 @@ def find_files(root: Path) -> dict[str, list[Path]]:
 def find_metadata(*folders: Path) -> list[Path]:
     """The files in `folders` that name images and labels."""
     files = [folder / name for folder in folders for name in ("metadata.csv", "metadata.jsonl")]
-    return [file for file in files if file.is_file() and names_labels(file)]
+    return [file for file in files if file.is_file() and has_labels(file)]
 
 
-def names_labels(file: Path) -> bool:
+def has_labels(file: Path) -> bool:
     """Whether the file seems to have the columns `file_name` and one of LABELS."""
     if file.suffix == ".csv":
         header = read_header(file)
@@ -126,8 +133,9 @@ def read(source: SplitSource) -> Table:
         if split == source.split:
             labels = read_labels(row, where)
             found = names_in[labels] if isinstance(labels, str) else labels
+            name = row["file_name"]
             rows.add(
-                row["file_name"].strip(),
+                name.strip() if file.suffix == ".csv" else name,
                 mark_columns(index.find_all(found, where), (), len(index.classes), where),
                 where,
             )
@@ -150,9 +158,36 @@ def read_labels(row: Mapping[str, Any], where: str) -> str | list[str]:
     return found
 
 
+# ---- writing ----
+
+
+def name_images(table: Table, names: list[str]) -> list[str]:
+    require_lines(table.classes)
+    unknown = (table.targets == -1).any(axis=1)
+    if unknown.any():
+        raise InputError(
+            f"{unknown.sum():,} of {len(table):,} images have unknown labels, such as {table.paths[unknown.argmax()]}, "
+            "which have no place in Hugging Face's metadata: choose another format"
+        )
+    return names
+
+
+def write(table: Table, root: Path, split: str, names: list[str]) -> None:
+    write_classes(root, table.classes)
+    lines = []
+    for name, row in zip(names, table.targets, strict=True):
+        present, _ = name_labels(row, table.classes)
+        lines.append(json.dumps({"file_name": name, "labels": present}, ensure_ascii=False) + "\n")
+    replace_text(root / FORMAT.images_folder(split) / "metadata.jsonl", "".join(lines))
+
+
 FORMAT = Format(
     expects="train/metadata.csv (huggingface)",
     list_splits=list_splits,
     reader=read,
+    writer=write,
     files_of_split=files_of_split,
+    images_in="{split}",
+    name_images=name_images,
+    split_by_folder=True,
 )

@@ -6,7 +6,8 @@ classification image sets (http://host.robots.ox.ac.uk/pascal/VOC/voc2007/htmldo
 the kit says that a classifier's output "does not affect its evaluation": unknown.
 
 Where no class has such lists, as in trees of other makers, an image's labels are the classes of the objects in
-`Annotations/<image>.xml`, by the same rule. The splits are the lists train, val and test; trainval is train where there
+`Annotations/<image>.xml`, by the same rule; an image without such a file has none, as Datumaro writes it, and how many
+these are is said. The splits are the lists train, val and test; trainval is train where there
 is no list train.
 """
 
@@ -24,7 +25,7 @@ from dataset.rows import Rows, join_files
 from dataset.table import SPLITS, Table
 from dataset.text_files import read_lines
 from dataset.xml_files import read_xml
-from utils import InputError
+from utils import InputError, warn
 
 VALUES = {"1": 1, "-1": 0, "0": UNKNOWN}
 LISTS = Path("ImageSets") / "Main"
@@ -112,15 +113,24 @@ def read_annotations(tree: Path, name: str, source: SplitSource) -> Images:
     lists = [(other, any_name) for other in find_trees(source.root) for any_name in name_lists(other).values()]
     listed = {other / LISTS / f"{any_name}.txt" for other, any_name in lists if not find_class_lists(other, any_name)}
     found: dict[Path, list[tuple[str, dict[str, int], str]]] = {}
+    without: dict[Path, list[str]] = {}
     for file in sorted(listed):
         found[file] = []
         for number, line in read_lines(file):
             annotation = file.parents[2] / "Annotations" / f"{line.strip()}.xml"
-            if not annotation.is_file():
-                raise InputError(f"{file}:{number}: there is no {annotation}")
-            found[file].append((line.strip(), read_objects(annotation), str(annotation)))
+            if annotation.is_file():
+                found[file].append((line.strip(), read_objects(annotation), str(annotation)))
+            else:
+                found[file].append((line.strip(), {}, f"{file}:{number}"))
+                without.setdefault(file, []).append(f"{file}:{number}: there is no {annotation}")
+    if without and sum(map(len, without.values())) == sum(map(len, found.values())):
+        raise InputError(next(iter(without.values()))[0])
     index = source.choose_classes(name for images in found.values() for _, labels, _ in images for name in labels)
-    for stem, labels, where in found[tree / LISTS / f"{name}.txt"]:
+    chosen = tree / LISTS / f"{name}.txt"
+    if chosen in without:
+        shown = f"{len(without[chosen]):,} of {len(found[chosen]):,} images have no file in Annotations, so no object"
+        warn(f"{chosen}: {shown}; the first: {without[chosen][0].rpartition('/')[2]}")
+    for stem, labels, where in found[chosen]:
         present = index.find_all([label for label, value in labels.items() if value == 1], where)
         unknown = index.find_all([label for label, value in labels.items() if value == UNKNOWN], where)
         values = mark_columns(present, unknown, len(index.classes), where)

@@ -21,7 +21,7 @@ from dataset.formats import FORMATS, WRITABLE, base
 from dataset.formats.base import ReadOptions
 from dataset.table import SPLITS, Table
 from dataset.tar_shards import read_bytes
-from dataset_readers import recognise_format
+from dataset_readers import find_formats, recognise_format
 from tools.convert import convert_dataset
 from utils import InputError
 
@@ -178,6 +178,91 @@ def write_huggingface(root: Path) -> None:
     write(root, {"classes.txt": "person\ntraffic light\ndog\n"} | files)
 
 
+BOXES = {"train": {"a b.jpg": (2, 0, 2), "ü.png": (), "z.jpg": (1,)}, "test": {"é.jpg": (2,)}}  # the class of each box
+
+
+def write_yolo(root: Path) -> None:
+    for split, images in BOXES.items():
+        place(root, *(f"{split}/images/{name}" for name in images))
+        for name, boxes in images.items():
+            lines = "".join(f"{box} 0.5 0.5 0.25 0.125\n" for box in boxes)
+            write(root, {f"{split}/labels/{Path(name).stem}.txt": lines})
+    write(root, {"data.yaml": f"train: ../train/images\ntest: ../test/images\n\nnc: 3\nnames: {list(CLASSES)}\n"})
+
+
+def write_createml(root: Path) -> None:
+    for split, images in BOXES.items():
+        place(root, *(f"{split}/{name}" for name in images))
+        boxes = {
+            name: [{"label": CLASSES[box], "coordinates": {"x": 1, "y": 2, "width": 3, "height": 4}} for box in found]
+            for name, found in images.items()
+        }
+        entries = [{"image": name, "annotations": found} for name, found in boxes.items()]
+        write(root, {f"{split}/_annotations.createml.json": json.dumps(entries)})
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"})
+
+
+def write_fiftyone(root: Path) -> None:
+    for split, images in BOXES.items():
+        place(root, *(f"{split}/data/{name}" for name in images))
+        labels = {Path(name).stem: sorted(set(boxes)) or None for name, boxes in images.items()}
+        write(root, {f"{split}/labels.json": json.dumps({"classes": CLASSES, "labels": labels})})
+
+
+def write_via(root: Path) -> None:
+    attribute = {"type": "dropdown", "description": "", "options": dict.fromkeys(CLASSES, ""), "default_options": {}}
+    for split, images in BOXES.items():
+        place(root, *(f"{split}/{name}" for name in images))
+        metadata = {
+            f"{name}512": {
+                "filename": name,
+                "size": 512,
+                "regions": [{"shape_attributes": {}, "region_attributes": {"kind": CLASSES[box]}} for box in boxes],
+                "file_attributes": {},
+            }
+            for name, boxes in images.items()
+        }
+        project = {"_via_settings": {"core": {"default_filepath": ""}}, "_via_img_metadata": metadata}
+        project |= {"_via_attributes": {"region": {"kind": attribute}, "file": {}}}
+        write(root, {f"{split}/via_project.json": json.dumps(project)})
+
+
+def write_datumaro(root: Path) -> None:
+    labels = [{"name": name, "parent": "", "attributes": []} for name in CLASSES]
+    for split, images in BOXES.items():
+        place(root, *(f"images/{split}/{name}" for name in images))
+        items = [
+            {
+                "id": Path(name).stem,
+                "annotations": [{"id": 0, "type": "bbox", "label_id": box, "bbox": [1, 2, 3, 4]} for box in boxes],
+                "image": {"path": name, "size": [40, 48]},
+            }
+            for name, boxes in images.items()
+        ]
+        data = {"infos": {}, "categories": {"label": {"labels": labels, "attributes": []}}, "items": items}
+        write(root, {f"annotations/{split}.json": json.dumps(data)})
+
+
+def write_voc_xml(root: Path) -> None:
+    for split, images in BOXES.items():
+        place(root, *(f"{split}/{name}" for name in images))
+        for name, boxes in images.items():
+            objects = "".join(f"<object><name>{CLASSES[box]}</name><difficult>0</difficult></object>" for box in boxes)
+            text = f"<annotation><filename>{name}</filename>{objects}</annotation>"
+            write(root, {f"{split}/{Path(name).stem}.xml": text})
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"})
+
+
+def write_labelme(root: Path) -> None:
+    for split, images in BOXES.items():
+        place(root, *(f"{split}/{name}" for name in images))
+        for name, boxes in images.items():
+            shapes = [{"label": CLASSES[box], "points": [[1, 2], [3, 4]], "shape_type": "rectangle"} for box in boxes]
+            content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
+            write(root, {f"{split}/{Path(name).stem}.json": json.dumps(content)})
+    write(root, {"classes.txt": "person\ntraffic light\ndog\n"})
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "coco_cls": write_coco_cls,
     "train_list": write_train_list,
@@ -191,8 +276,17 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "label_studio": write_label_studio,
     "cvat": write_cvat,
     "huggingface": write_huggingface,
+    "yolo": write_yolo,
+    "createml": write_createml,
+    "fiftyone": write_fiftyone,
+    "via": write_via,
+    "datumaro": write_datumaro,
+    "voc_xml": write_voc_xml,
+    "labelme": write_labelme,
 }
-WITHOUT_UNKNOWN = ("label_studio", "cvat", "huggingface")
+WITHOUT_UNKNOWN = (
+    "label_studio", "cvat", "huggingface", "yolo", "createml", "fiftyone", "via", "datumaro", "voc_xml", "labelme",
+)  # fmt: skip
 
 
 def as_rows(table: Table) -> dict[str, tuple[int, ...]]:
@@ -217,7 +311,7 @@ def test_every_file_is_a_format() -> None:
 def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path)
     format = FORMATS[name]
-    assert [other for other in FORMATS if FORMATS[other].recognise(tmp_path)] == [name]
+    assert find_formats(tmp_path) == [name]
     assert format.list_splits(tmp_path) == ["train", "test"]
     train, test = (format.read(tmp_path, split) for split in ("train", "test"))
     assert train.classes == test.classes == CLASSES
@@ -232,15 +326,27 @@ def test_each_formats_example_says_the_same(tmp_path: Path, name: str) -> None:
     assert train.groups is None
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in WRITABLE])
-def test_what_is_only_read_becomes_any_other_format(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_format_becomes_any_other_that_can_hold_it(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path / "set")
-    for to in ("csv", "coco_json", "mlcls"):
-        assert convert_dataset(tmp_path / "set", "auto", to, tmp_path / to) == {"train": 3, "test": 1}
-        for split in ("train", "test"):
-            before, after = FORMATS[name].read(tmp_path / "set", split), FORMATS[to].read(tmp_path / to, split)
-            assert after.classes == before.classes
-            assert as_rows(after) == as_rows(before)
+    before = {split: FORMATS[name].read(tmp_path / "set", split) for split in ("train", "test")}
+    targets = np.concatenate([table.targets for table in before.values()])
+    for to in WRITABLE:
+        output = tmp_path / "more" / to
+        if (to == "huggingface" and (targets == -1).any()) or (to == "image_folder" and (targets.sum(1) != 1).any()):
+            with pytest.raises(InputError, match="choose another format"):
+                convert_dataset(tmp_path / "set", "auto", to, output)
+            assert not output.parent.exists() or to not in [path.name for path in output.parent.iterdir()]
+            continue
+        assert convert_dataset(tmp_path / "set", "auto", to, output) == {"train": 3, "test": 1}
+        assert find_formats(output) == [to]
+        for split, table in before.items():
+            after = FORMATS[to].read(output, split)
+            assert after.classes == table.classes
+            assert {Path(path).stem: row for path, row in as_rows(after).items()} == {
+                Path(path).stem: row for path, row in as_rows(table).items()
+            }
+        assert {path.name for path in output.parent.iterdir()} <= {*WRITABLE}, "nothing half written"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -282,18 +388,29 @@ def tables(draw: st.DrawFn, values: tuple[int, ...] = (0, 1, -1)) -> tuple[list[
     return names, Table(names, targets, tuple(classes))
 
 
+def has_blanks(name: str) -> bool:
+    return name != name.strip()
+
+
 def holds(name: str, names: list[str], table: Table) -> bool:
     """Whether the format can write these names down."""
     lines = {
         "coco_cls": table.classes,
         "webdataset": table.classes,
+        "huggingface": table.classes,
         "mlcls": (*table.classes, *names),
         "train_list": (*table.classes, *names),
     }
+    if name == "huggingface" and (table.targets == -1).any():
+        return False
     on_lines = all(not {"\n", "\r"} & set(text) and text[0] != "\ufeff" for text in lines.get(name, ()))
     hidden = name == "coco_cls" and any("/." in f"/{image}" for image in names)
     taken = name == "csv" and set(table.classes) & {"image_path", "labels", "split", "group"}
+    taken = taken or (name == "roboflow" and ("filename" in table.classes or any(map(has_blanks, names))))
     return on_lines and not hidden and not taken
+
+
+REFUSALS = r"cannot stand on a line|means something else in a csv|hidden|unknown labels|in Roboflow's CSV"
 
 
 def write_and_read(root: Path, name: str, names: list[str], table: Table, split: str) -> Table:
@@ -311,10 +428,12 @@ def write_and_read(root: Path, name: str, names: list[str], table: Table, split:
 @given(drawn=tables(), split=st.sampled_from(SPLITS))
 def test_any_table_comes_back(name: str, drawn: tuple[list[str], Table], split: str) -> None:
     names, table = drawn
+    if name == "huggingface" and table.targets[0, 0] != -1:  # else almost no table could be held
+        table = replace(table, targets=np.maximum(table.targets, 0))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "set"
         if not holds(name, names, table):
-            with pytest.raises(InputError, match=r"cannot stand on a line|means something else in a csv|hidden"):
+            with pytest.raises(InputError, match=REFUSALS):
                 write_and_read(root, name, FORMATS[name].name_images(table, names), table, split)
             return
         names = FORMATS[name].name_images(table, names)
@@ -364,22 +483,13 @@ def test_groups_come_back_from_a_csv(tmp_path: Path) -> None:
 def test_files_from_windows(tmp_path: Path, name: str) -> None:
     EXAMPLES[name](tmp_path)
     expected = {split: FORMATS[name].read(tmp_path, split) for split in ("train", "test")}
-    for file in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".cls", ".json", ".csv", ".xml")]:
-        text = file.read_text(encoding="utf-8").replace(
-            "\n", "\r\n" if file.suffix in (".json", ".csv", ".xml") else "\r\n\r\n"
-        )
+    for file in [p for p in tmp_path.rglob("*") if p.suffix in (".txt", ".cls", ".json", ".csv", ".xml", ".yaml")]:
+        text = file.read_text(encoding="utf-8").replace("\n", "\r\n\r\n" if file.suffix in (".txt", ".cls") else "\r\n")
         file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     if name in (*LISTS, "csv"):
         for file in tmp_path.glob("*t.txt" if name == "train_list" else "t*.txt" if name == "mlcls" else "*.csv"):
             file.write_bytes(file.read_bytes().replace(b"/", b"\\"))
-    if name in (
-        "train_list",
-        "coco_cls",
-        "webdataset",
-        "label_studio",
-        "huggingface",
-    ):  # blank lines would be nameless classes
-        file = tmp_path / "classes.txt"
+    if (file := tmp_path / "classes.txt").is_file():  # blank lines would be nameless classes
         file.write_bytes(file.read_bytes().replace(b"\r\n\r\n", b"\r\n"))
     for split, table in expected.items():
         again = FORMATS[name].read(tmp_path, split)

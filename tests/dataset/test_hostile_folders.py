@@ -28,6 +28,7 @@ from dataset.formats.base import ReadOptions
 from dataset.json_files import parse_json
 from dataset.rows import Rows
 from dataset.text_files import read_text
+from dataset.yaml_files import read_yaml
 from dataset_readers import read_dataset
 from heads import read_embeddings
 from tools import split
@@ -270,10 +271,23 @@ def test_no_reader_can_run_what_it_reads() -> None:
             assert not isinstance(node, ast.Attribute) or ast.unparse(node) != "np.load", (
                 f"{file.name}: read_array looks before it takes memory"
             )
-    allowed = {("addresses.py", "gopen"), ("decoding.py", "ctypes")}
+    allowed = {("addresses.py", "gopen"), ("decoding.py", "ctypes"), ("yaml_files.py", "yaml")}
     assert found == allowed, (
-        "SHARD_COMMANDS guards the first; the second hands libtiff a function that hears its errors"
+        "SHARD_COMMANDS guards the first; the second hands libtiff a function that hears its errors; the third makes "
+        "nothing but text"
     )
+
+
+def test_yaml_makes_nothing_but_text(tmp_path: Path) -> None:
+    text = "names: !!python/object/apply:os.mkdir ['made']\nmore: [no, 1e3, null, !!int '7', 2020-01-01]\n"
+    (tmp_path / "data.yaml").write_text(text)
+    before = set(Path().iterdir())
+    assert read_yaml(tmp_path / "data.yaml") == {"names": ["made"], "more": ["no", "1e3", "null", "7", "2020-01-01"]}
+    assert set(Path().iterdir()) == before
+    for text, message in (("a: [1", r"data\.yaml:1: this is not YAML"), ("[" * 5000, "nested too deeply|not YAML")):
+        (tmp_path / "data.yaml").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_yaml(tmp_path / "data.yaml")
 
 
 # ---- NumPy's files ----
@@ -363,6 +377,22 @@ LISTS: dict[str, Callable[[str], dict[str, str]]] = {
         '"annotations": [], "categories": [{"id": 1, "name": "x"}]}',
         "train/a.jpg": "",
     },
+    "huggingface": lambda path: {"train/metadata.csv": f'file_name,label\n"../{path}",x\n'},
+    "roboflow": lambda path: {"train/_classes.csv": f'filename,x\n"../{path}",1\n'},
+    "createml": lambda path: {"x.json": f'[{{"image": "{esc(path)}", "annotations": ["x"]}}]'},
+    "fiftyone": lambda path: {
+        "labels.json": f'{{"classes": ["x"], "labels": {{"../{esc(path)}": 0}}}}',
+        "data/a.jpg": "",
+    },
+    "via": lambda path: {
+        "x.json": f'{{"1": {{"filename": "{esc(path)}", "regions": [], "file_attributes": {{"kind": "x"}}}}}}'
+    },
+    "datumaro": lambda path: {
+        "annotations/x.json": '{"categories": {"label": {"labels": [{"name": "x"}]}}, "items": [{"id": "1", '
+        f'"annotations": [], "image": {{"path": "../../{esc(path)}"}}}}]}}',
+        "images/x/a.jpg": "",
+    },
+    "yolo": lambda path: {"data.yaml": "train: train.txt\nnames: [x]", "train.txt": f"{path}\n"},
 }
 
 
@@ -373,11 +403,11 @@ def esc(path: str) -> str:
 @pytest.mark.parametrize("format", LISTS)
 @pytest.mark.parametrize("path", OUTSIDE)
 def test_no_list_names_a_file_outside_its_folder(tmp_path: Path, format: str, path: str) -> None:
-    if format == "coco_json" and path.startswith(("/", "\\")):
-        path = f"../..{path}" if path.startswith("/") else path
+    if format in ("coco_json", "huggingface", "roboflow", "fiftyone", "datumaro") and path.startswith("/"):
+        path = f"../..{path}"
     write(tmp_path, {"a.jpg": b"", "set2/a.jpg": b""})
     write(tmp_path / "set", LISTS[format](path))
-    with pytest.raises(InputError, match="leaves the data set's folder"):
+    with pytest.raises(InputError, match=r"leaves the data set's folder|its images are not there"):
         read_dataset(tmp_path / "set", format, "train")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -550,8 +552,22 @@ def test_mistakes_in_annotations(tmp_path: Path, text: str, message: str) -> Non
     write(tmp_path, {"VOC2007/Annotations/000007.xml": text})
     with pytest.raises(InputError, match=message):
         FORMATS["pascal_voc"].read(tmp_path, "train")
+
+
+def test_images_without_annotations_have_no_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pascal_voc(tmp_path)
+    for file in [*tmp_path.rglob("car_*.txt"), *tmp_path.rglob("chair_*.txt")]:
+        file.unlink()
+    before = FORMATS["pascal_voc"].read(tmp_path, "train")
     (tmp_path / "VOC2007/Annotations/000007.xml").unlink()
-    with pytest.raises(InputError, match=r"train\.txt:2: there is no .*/Annotations/000007\.xml"):
+    after = FORMATS["pascal_voc"].read(tmp_path, "train")
+    rows = {path.rpartition("/")[2]: row for path, row in zip(before.paths, before.targets.tolist(), strict=True)}
+    assert any(rows["000007.jpg"])
+    rows["000007.jpg"] = [0] * len(before.classes)
+    assert dict(zip(map(os.path.basename, after.paths), after.targets.tolist(), strict=True)) == rows
+    assert "have no file in Annotations, so no object; the first: 000007.xml" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "VOC2007/Annotations")
+    with pytest.raises(InputError, match=r"test\.txt:1: there is no .*/Annotations/0000\d+\.xml"):
         FORMATS["pascal_voc"].read(tmp_path, "train")
 
 

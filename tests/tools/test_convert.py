@@ -33,7 +33,11 @@ CLASHING = {  # names that only the folder of a class tells apart
     "train": {"dog/1.jpg": (0, 0, 1, 0), "person/1.jpg": (1, 0, 0, 0)},
     "test": {"dog/1.jpg": (0, 0, 1, 0)},
 }
-SETS = {"all": ALL, "single": SINGLE, "clashing": CLASHING}
+KNOWN = {  # what Hugging Face's metadata can hold: nothing unknown
+    split: {name: tuple(max(value, 0) for value in row) for name, row in labels.items()}
+    for split, labels in ALL.items()
+}
+SETS = {"all": ALL, "known": KNOWN, "single": SINGLE, "clashing": CLASHING}
 
 
 def write_dataset(root: Path, name: str, splits: dict[str, dict[str, tuple[int, ...]]]) -> None:
@@ -73,7 +77,9 @@ def test_the_sets_hold_what_is_difficult() -> None:
 WAYS = [
     (which, name, between)
     for which, name, between in itertools.product(SETS, WRITABLE, WRITABLE)
-    if which != "all" or "image_folder" not in (name, between)  # which has images of one label only
+    if not ("image_folder" in (name, between) and which in ("all", "known"))  # which has images of one label only
+    and not ("huggingface" in (name, between) and which == "all")
+    and not ("huggingface" not in (name, between) and which == "known")
 ]
 
 
@@ -114,6 +120,17 @@ def test_a_csvs_groups_stay_in_a_csv(tmp_path: Path) -> None:
     (tmp_path / "set" / "all.csv").write_text("image_path,split,group,labels\nx.jpg,val,site 3,dog\n")
     convert_dataset(tmp_path / "set", "auto", "csv", tmp_path / "again")
     assert read_dataset(tmp_path / "again", split="val").groups == ("site 3",)
+
+
+def test_groups_that_have_no_place_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "set"
+    place.mkdir()
+    (place / "x.jpg").write_text("")
+    (place / "train.csv").write_text("image_path,group,dog\nx.jpg,site 3,1\n")
+    convert_dataset(place, "auto", "csv", tmp_path / "csv")
+    assert capsys.readouterr().err == ""
+    convert_dataset(place, "auto", "mlcls", tmp_path / "mlcls")
+    assert f"{place}: the images' groups have no place in mlcls and are left out" in capsys.readouterr().err
 
 
 def test_cocos_raw_ids_become_contiguous(tmp_path: Path) -> None:
@@ -249,7 +266,35 @@ def test_a_full_disk_is_told(dataset: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(shutil, "copy2", fill)
     with pytest.raises(InputError, match=r"cannot write .*\.jpg\.tmp: No space left on device"):
         convert_dataset(dataset, "auto", "csv", tmp_path / "output", link_or_copy="copy")
-    assert not (tmp_path / "output" / "train.csv").exists(), "lists come last"
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("state", ["missing", "empty", "filled"])
+def test_a_conversion_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """In a folder that holds this data set already nothing is removed."""
+    write_dataset(tmp_path / "set", "mlcls", {"train": SINGLE["train"]})
+    output = tmp_path / "output"
+    if state != "missing":
+        output.mkdir()
+    if state == "filled":
+        convert_dataset(tmp_path / "set", "auto", "csv", output)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+    def fail(*arguments: object) -> None:
+        raise InputError(f"cannot write {arguments[1]}/train.csv")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(FORMATS, "csv", replace(FORMATS["csv"], writer=fail))
+        with pytest.raises(InputError, match=rf"^cannot write {output}/train\.csv$"):
+            convert_dataset(tmp_path / "set", "auto", "csv", output)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert output.exists() == (state != "missing")
+    assert state == "filled" or not output.exists() or not list(output.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"set", "output"}
+    convert_dataset(tmp_path / "set", "auto", "csv", output)
+    assert len(read_dataset(output)) == 3
 
 
 def test_two_folders_that_are_one_on_the_disk(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -194,13 +195,131 @@ def test_every_format_is_divided_anew_and_what_was_there_is_kept(
     printed = capsys.readouterr().out
     counts = [str(sum(row[0] for row in part.values())) for part in parts.values()]
     assert ["red", *counts] in [line.replace("│", " ").split() for line in printed.splitlines()]
-    for path in sorted(tmp_path.rglob("*.bak")):  # put back, they are what was there
+    for path in sorted(tmp_path.rglob("*.bak")):
         assert path.relative_to(tmp_path).as_posix() in printed
-        new = path.with_name(path.name.removesuffix(".bak"))
-        new.rename(f"{new}.new") if new.exists() else None
-        path.rename(new)
-    after = read_tree(tmp_path)
-    assert {name: after[name] for name in before} == before
+    assert "SPLIT_SEED 0 drew this; replaced, and kept: " in printed
+    undo(printed)
+    assert read_tree(tmp_path) == before
+    assert read_labels(tmp_path, format) == labels
+
+
+def undo(printed: str) -> None:
+    """Run the commands that split has printed."""
+    commands = printed.partition("to undo it: ")[2].strip()
+    subprocess.run(["sh", "-c", commands], check=True)
+
+
+def write_coco(root: Path, files: dict[str, tuple[str, range]]) -> None:
+    """{annotation file: (its images' folder, their numbers)}; image n has the class red, green or blue by n % 3."""
+    for file, (folder, numbers) in files.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        images = [{"id": number, "file_name": f"{number}.jpg"} for number in numbers]
+        for image in images:
+            (root / folder / image["file_name"]).write_text(f"{image['id']}")
+        boxes = [{"id": n, "image_id": n, "category_id": n % 3 + 7, "bbox": [1, 2, 3, 4]} for n in numbers]
+        categories = [{"id": 7 + index, "name": name} for index, name in enumerate(("red", "green", "blue"))]
+        content = {"images": images, "annotations": boxes, "categories": categories}
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(json.dumps(content))
+
+
+COCO = {
+    "as it is downloaded": {
+        "annotations/instances_train2017.json": ("train2017", range(20)),
+        "annotations/instances_val2017.json": ("val2017", range(20, 30)),
+    },
+    "one file": {"result.json": ("images", range(30))},
+    "two of one split": {
+        "annotations/instances_train_a.json": ("images", range(20)),
+        "annotations/instances_train_b.json": ("images", range(20, 30)),
+    },
+    "Roboflow": {
+        "train/_annotations.coco.json": ("train", range(30)),
+        "test/_annotations.coco.json": ("test", range(30, 40)),
+    },
+}
+
+
+@pytest.mark.parametrize("layout", COCO)
+def test_a_split_of_coco_json_can_be_undone(tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str) -> None:
+    write_coco(tmp_path, COCO[layout])
+    before, splits = read_tree(tmp_path), list_splits(tmp_path)
+    labels = {name: read_labels(tmp_path, "coco_json", name) for name in splits}
+    split_dataset(tmp_path, "auto", {"train": 80, "val": 20, "test": 0}, seed=0)
+    after = {name: read_labels(tmp_path, "coco_json", name) for name in list_splits(tmp_path)}
+    assert {name: len(part) for name, part in after.items() if name != "test"} == {"train": 24, "val": 6}
+    assert after["train"] | after["val"] == labels["train"] | labels.get("val", {})
+    assert after.get("test") == labels.get("test")
+    undo(capsys.readouterr().out)
+    assert read_tree(tmp_path) == before
+    assert {name: read_labels(tmp_path, "coco_json", name) for name in list_splits(tmp_path)} == labels
+
+
+def test_the_backups_of_coco_json_alone_put_it_back(tmp_path: Path) -> None:
+    write_coco(tmp_path, COCO["as it is downloaded"])
+    before = read_tree(tmp_path)
+    split_dataset(tmp_path, "auto", {"train": 80, "val": 20, "test": 0}, seed=0)
+    for path in tmp_path.rglob("*.bak"):
+        path.replace(path.with_suffix(""))
+    assert read_tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "names"),
+    [
+        ("huggingface", "file_name,label\n{0}\n", ("metadata.csv", "train", "validation")),
+        ("roboflow", "", ("train", "valid")),
+    ],
+)
+def test_folders_that_say_the_split_under_another_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, text: str, names: tuple[str, ...]
+) -> None:
+    rows = {f"{folder}/{n}.jpg": "ab"[n % 2] for n in range(20) for folder in (names[-1] if n < 6 else names[-2],)}
+    for name in rows:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    if text:
+        (tmp_path / "metadata.csv").write_text(
+            text.format("\n".join(f"{name},{label}" for name, label in rows.items()))
+        )
+    for folder in names[-2:] if not text else ():
+        cells = [f"{Path(name).name}, {int(label == 'a')}, {int(label == 'b')}" for name, label in rows.items()
+                 if name.startswith(f"{folder}/")]  # fmt: skip
+        (tmp_path / folder / "_classes.csv").write_text("\n".join(["filename, a, b", *cells]))
+    before, labels = read_tree(tmp_path), read_labels(tmp_path, format)
+    split_dataset(tmp_path, "auto", {"train": 50, "val": 50, "test": 0}, seed=0)
+    parts = {name: read_labels(tmp_path, format, name) for name in ("train", "val")}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 10, "val": 10}
+    assert parts["train"] | parts["val"] == labels
+    undo(capsys.readouterr().out)
+    assert read_tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("format", ["coco_cls", "csv"])
+def test_a_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str) -> None:
+    write_dataset(tmp_path, format, {"train": 70, "test": 30})
+    before = read_tree(tmp_path)
+    split_dataset(tmp_path, format, PERCENTS, seed=5, dry_run=True)
+    dry = capsys.readouterr().out
+    assert read_tree(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+    old = ", ".join(path.relative_to(tmp_path).as_posix() for name in ("train", "test")
+                    for path in FORMATS[format].files_of_split(tmp_path, name))  # fmt: skip
+    assert f"DRY_RUN: nothing is changed; SPLIT_SEED 5 drew this, and would keep as .bak: {old}\n" in dry
+    split_dataset(tmp_path, format, PERCENTS, seed=5)
+    wet = capsys.readouterr().out
+    assert dry.partition("DRY_RUN")[0] == wet.partition("SPLIT_SEED")[0] != ""
+    assert {name: len(read_labels(tmp_path, format, name)) for name in PERCENTS} == PERCENTS
+
+
+def test_what_lies_in_the_way_of_a_split_stays(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "image_folder", {"train": 20})
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "notes.txt").write_text("mine")
+    before = read_tree(tmp_path)
+    with pytest.raises(InputError, match=r"/val is there already, and no part of what is split: move it away"):
+        split_dataset(tmp_path, "image_folder", {"train": 50, "val": 50, "test": 0}, seed=0)
+    assert read_tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("format", WRITABLE)
