@@ -474,6 +474,14 @@ def test_the_index_that_pandas_writes(tmp_path: Path) -> None:
     assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
 
 
+@pytest.mark.parametrize("first", [("x", "y"), ("1", "1")])
+def test_a_column_without_a_name_that_is_no_index(tmp_path: Path, first: tuple[str, str]) -> None:
+    with pytest.raises(
+        InputError, match=rf"csv:1: column 1 has no name, but holds '{first[0]}' on line 2: give it one"
+    ):
+        read_csv(tmp_path, f",image_path,cat\n{first[0]},a.jpg,1\n{first[1]},b.jpg,0\n")
+
+
 def test_columns_and_rows_that_excel_leaves_empty(tmp_path: Path) -> None:
     table = read_csv(tmp_path, "image_path,cat,,dog,,\na.jpg,1,,0,,\nb.jpg,0,,1,,,,\n,,,,,\n  , ,,,,\n")
     assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
