@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from dataset.csv_files import IMAGE_COLUMNS, simplify
 from dataset.files import IMAGE_EXTENSIONS, open_file
+from dataset.label_values import VALUES
 from dataset.splits import find_split
 from dataset.text_files import HEAD_BYTES, read_first_lines
 from utils import InputError
@@ -83,6 +84,10 @@ class Columns(NamedTuple):
         found = [name for wanted in CLASS_COLUMNS for name in self.header if name.lower() == wanted]
         return found[0] if found else "its class"
 
+    def has_values(self) -> bool:
+        """Whether there is a column `labels`, or one of 1 and 0, as for a class."""
+        return "labels" in self.header or any({*column} <= {*VALUES} for column in zip(*self.rows, strict=False))
+
     def has_boxes(self) -> bool:
         return any(box <= {name.lower() for name in self.header} for box in BOXES)
 
@@ -115,12 +120,11 @@ TABLES: list[tuple[Callable[[Columns], bool], str]] = [
 ]
 # what keeps any other table from being read: the step; all that apply are said
 REPAIRS: list[tuple[Callable[[Columns], bool], str]] = [
-    (lambda table: table.separator != ",", "save it with commas"),
     (lambda table: "image_path" not in table.header, "call the column {image} image_path"),
-    (lambda table: Path(table.file).name not in NAMES, "call the file train.csv"),
+    (lambda table: not table.has_values(), "call the one that names the classes labels"),
+    (lambda table: find_split(Path(table.file).stem) is None, "call the file train.csv"),
     (lambda table: "/" in table.file, "move it into the data set's folder itself"),
 ]
-NAMES = ("train.csv", "val.csv", "test.csv")
 USUAL = "have one column image_path, and either one column labels (cat;dog) or a column for each class (1, 0)"
 
 

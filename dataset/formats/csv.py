@@ -47,6 +47,7 @@ from dataset.formats.chexpert import FORMAT as CHEXPERT
 from dataset.formats.huggingface import FORMAT as HUGGINGFACE
 from dataset.formats.label_studio import FORMAT as LABEL_STUDIO
 from dataset.formats.open_images import FORMAT as OPEN_IMAGES
+from dataset.formats.webdataset import FORMAT as WEBDATASET
 from dataset.image_finder import find_folder
 from dataset.label_cells import read_column
 from dataset.label_values import VALUES, WORDS, choose_values, decide_values, mark_columns, name_values, parse_values
@@ -69,7 +70,7 @@ ODD_CLASSES = {
 }  # fmt: skip
 RESULTS = ("pred", "submission", "result", "output", "score", "probabilit")  # in names of files that hold no labels
 # Formats whose CSV files have images and labels, too, and which know what these are
-ELSEWHERE = (BLANK_TAGS, CELEBA, CHESTXRAY14, CHEXPERT, HUGGINGFACE, LABEL_STUDIO, OPEN_IMAGES)
+ELSEWHERE = (BLANK_TAGS, CELEBA, CHESTXRAY14, CHEXPERT, HUGGINGFACE, LABEL_STUDIO, OPEN_IMAGES, WEBDATASET)
 
 
 # ---- which files ----
@@ -93,7 +94,7 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     named = sort_by_name(files)
     chosen = list(chain.from_iterable(named.values())) or [file for file in files if list_splits_in(file)]
     if not chosen and len(present) == 1:
-        chosen = files
+        chosen = [file for file in files if holds_truth(file)]
     split_of = {file: split for split, found in named.items() for file in found}
     splits = {file: list_splits_in(file) or {split_of.get(file, "train")} for file in chosen}
     found = {split: [file for file in chosen if split in splits[file]] for split in SPLITS}
@@ -103,8 +104,13 @@ def find_files(root: Path) -> dict[str, list[Path]]:
 def sort_by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
     """{split: its files}: those called like it, such as `valid.csv`, or else those with such a word in their names."""
     called = {split: [file for file in files if SPLIT_OF.get(file.stem.lower()) == split] for split in SPLITS}
-    labels = [file for file in files if not any(word in file.stem.lower() for word in RESULTS)]
+    labels = [file for file in files if holds_truth(file)]
     return {split: called[split] or [file for file in labels if find_split(file.stem) == split] for split in SPLITS}
+
+
+def holds_truth(file: Path) -> bool:
+    """Whether nothing in its name says that it holds what a model gave, or a sample of it."""
+    return not any(word in file.stem.lower() for word in RESULTS)
 
 
 def is_table(file: Path) -> bool:

@@ -32,31 +32,26 @@ def many(name: str, text: str) -> dict[str, str]:
 
 # what lies there: what is said of it, as a regular expression
 TABLES = {
-    "a semicolon, another column": (
-        {"train.csv": "filename;cat;dog\nimg_00.jpg;1;0\n"} | IMAGES,
-        rf"it holds train\.csv and {IN_IMAGES}; train\.csv has the columns 'filename', 'cat', 'dog', separated by ';': "
-        r"save it with commas, and call the column 'filename' image_path",
+    "a foreign name": (
+        {"train.csv": "Foto;Klasse\nimages/img_00.jpg;cat\n"} | IMAGES,
+        rf"it holds train\.csv and {IN_IMAGES}; train\.csv has the columns 'Foto', 'Klasse', separated by ';': "
+        r"call the column 'Foto' image_path, and call the one that names the classes labels \(see",
     ),
-    "TABs": ({"train.tsv": "image\tlabels\na.jpg\tcat\n"}, r"separated by TABs: save .* call the file train\.csv"),
-    "a foreign name": ({"train.csv": "Foto,Klasse\na.jpg,cat\n"}, r"call the column 'Foto' image_path"),
+    "TABs": (
+        {"list.tsv": "Foto\tKlasse\na.jpg\tcat\n"},
+        r"separated by TABs: call .* labels, and call the file train\.csv",
+    ),
     "no header": ({"train.csv": "images/a.jpg,cat\nb.jpg,dog\n"}, r"'images/a\.jpg', 'cat': these are data, not names"),
-    "another file name": (
-        {"labels.csv": "image_path,labels\na.jpg,cat;dog\n", "notes.csv": "a,b\n"},
-        r"labels\.csv has the columns 'image_path', 'labels': call the file train\.csv",
-    ),
     "no images": ({"train.csv": "id,cat,dog\n17,1,0\n"}, r"none of them holds names of image files"),
     "no labels": ({"list.csv": "filename\na.jpg\n"}, r"has the column 'filename': it has no labels: to predict"),
     "boxes": (
-        {"train_labels.csv": "filename,width,class,xmin,ymin,xmax,ymax\na.jpg,64,cat,1,2,3,4\n"},
-        r"each row is a box: keep two columns, 'filename' as image_path and 'class' as label",
+        {"train_boxes.csv": "filename,width,name,xmin,ymin,xmax,ymax\na.jpg,64,cat,11,12,23,24\n"},
+        r"each row is a box: keep two columns, 'filename' as image_path and 'name' as label",
     ),
-    "Excel's Unicode text": ({"train.csv": "image_path,labels\n".encode("utf-16")}, r'save it as "CSV UTF-8"'),
+    "UTF-16": ({"train.csv": "Foto,Klasse\n".encode("utf-16")}, r'save it as "CSV UTF-8"'),
     "nothing": ({"train.csv": ""}, r"train\.csv is empty: write train\.csv"),
     "a sample of a submission": ({"sample_submission.csv": "image,labels\na.jpg,cat\n"}, r"sample of what to hand in"),
-    "many columns": (
-        {"train.csv": ",".join(f"c{number}" for number in range(300))},
-        r"'c5' and 294 more: none",
-    ),
+    "many columns": ({"train.csv": ",".join(f"c{number}" for number in range(300))}, r"'c5' and 294 more: none"),
 }
 LISTS = {
     "numbers of classes": (
@@ -67,7 +62,7 @@ LISTS = {
     "other separators": ({"train.txt": "a.jpg;0,1\n", "label.txt": "0 a\n"}, r"an image and values: put a TAB behind"),
     "names alone": ({"train.txt": "a\nb\n"}, r"train\.txt begins with the line 'a', an image without labels"),
     "files of boxes": ({"train_list.txt": "i/a.jpg a/a.xml\n"}, r"an image and a file of its boxes or its mask"),
-    "a table": ({"annotations.txt": "photo\tlabels\na.jpg\tcat\n"}, r"'photo', 'labels', separated by TABs: save it"),
+    "a table": ({"annotations.txt": "photo\tlabels\na.jpg\tcat\n"}, r"'photo', 'labels', separated by TABs: call the"),
     "names, in any file": ({"labels.txt": "a.jpg cat\n"}, r"'a\.jpg cat', an image and names: write train\.csv"),
     "a number in each file": (many("img_{}.txt", "3\n"), r"begins with the line '3', the number of a class: call such"),
     "a text in each file": (many("img_{}.txt", "a cat, a dog"), r"'a cat, a dog', which may be labels or a text"),
