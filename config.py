@@ -104,6 +104,7 @@ MULTI_SCALE_SIZES: Sides = ()  # pixels, training images change between these si
 MULTI_SCALE_EVERY_N_STEPS: Count = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
+TAKE_OVER_HEAD: bool = True  # of a checkpoint in PRETRAINED_WEIGHTS, by the classes' names; False: its backbone alone
 USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
 MLP_HIDDEN: Count = 512  # per_label_mlp: hidden units a class
 MLP_DROPOUT: ShareBelow1 = 0.5  # per_label_mlp: share of them dropped
@@ -171,6 +172,7 @@ TEACHER_TEMPERATURE: Above0 = 1.0  # teachers' logits are divided by it: above 1
 CURRICULUM: Path | None = None  # a file with `path,weight` a line: weights of training images; others have 1
 
 # ---- Validation and stopping * ----
+LABELS_PER_IMAGE: Literal["any", "one"] = "any"  # one: each image has one; the most probable is it; by macro F1
 VAL_EVERY_N_EPOCHS: Count = 1  # the last epoch always validates
 EARLY_STOPPING_ENABLED: bool = False  # stop when validation F1 no longer rises
 EARLY_STOPPING_PATIENCE: int = 3  # validations without a better F1 before stopping
@@ -190,8 +192,8 @@ THRESHOLD_PRECISION: ShareAbove0 = 0.95  # precision: at least this, then the hi
 THRESHOLD_RECALL: ShareAbove0 = 0.9  # recall: at least this, then the highest precision
 FALSE_POSITIVE_COST: Above0 = 1.0  # cost: of a label too many
 FALSE_NEGATIVE_COST: Above0 = 1.0  # cost: of a label that is missing
-MIN_LABELS: OffOrCount = 0  # of an image: filled up with its most probable classes; 0: an image may have none
-MAX_LABELS: OffOrCount = 0  # of an image: only its most probable ones; 0: any number
+MIN_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: may be none
+MAX_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: any number
 CALIBRATION: Literal["none", "temperature", "platt"] = "none"  # of probabilities in use, as fitted on validation images
 
 # ---- Machine ----

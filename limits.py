@@ -144,6 +144,8 @@ def sam_does_not_overflow(c: Any) -> str | None:
 
 
 def labels_fit(c: Any) -> str | None:
+    if c.LABELS_PER_IMAGE == "one" and not c.MIN_LABELS == c.MAX_LABELS == 1:
+        return f"LABELS_PER_IMAGE is one, but MIN_LABELS {c.MIN_LABELS} and MAX_LABELS {c.MAX_LABELS}: leave both out"
     if 0 < c.MAX_LABELS < c.MIN_LABELS:
         return f"MIN_LABELS is {c.MIN_LABELS} but MAX_LABELS {c.MAX_LABELS}: no image could have both"
 

@@ -221,6 +221,24 @@ def confusion(
     return np.stack(cells, axis=1).reshape(-1, 2, 2)
 
 
+def confuse_classes(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
+    """Which class images of each class are taken for, (C, C), where each image has one label and gets one.
+
+    Row: the class that is there; column: the most probable one. The sum of the diagonal over all is the accuracy.
+    Raises InputError as `measure` does, and for an image that has not exactly one label.
+
+        confuse_classes([[0.9, 0.2], [0.6, 0.4]], [[1, 0], [0, 1]])    # [[1, 0], [1, 0]]
+    """
+    probabilities, targets = as_scores(probabilities, targets, at_least=1)
+    present, _ = as_known(targets)
+    if (present.sum(axis=1) != 1).any():
+        raise InputError(f"image {int(np.argmax(present.sum(axis=1) != 1))} has not exactly one label")
+    predicted = predict(probabilities, 1.0, min_labels=1, max_labels=1)
+    num_classes = probabilities.shape[1]
+    pairs = present.argmax(axis=1) * num_classes + predicted.argmax(axis=1)
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def bootstrap(
     probabilities: ArrayLike,
     targets: ArrayLike,

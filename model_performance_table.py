@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # ---- Table ----
-SORT_BY: str = "best_f1"  # any column: best_f1 is the best weighted F1 on the validation split
+SORT_BY: str = "best_f1"  # any column: best_f1 is what the run chose by on the validation split, weighted F1
 SORT_ASCENDING: bool = False  # True: the smallest value is the best one and stands first
 GROUP_BY_COLUMNS: tuple[str, ...] = ()  # one row for all runs that agree in these, such as MODEL_NAME,HEAD; () all runs
 GROUP_MODE: Literal["best", "mean"] = "best"  # of a group: best, its best run by SORT_BY; mean, mean ± std of metrics
@@ -63,6 +63,9 @@ def main(arguments: list[str]) -> None:
     num_datasets = len({str(fingerprint) for fingerprint in fingerprints if fingerprint == fingerprint})
     if num_datasets > 1:
         notes.append(f"note: these runs used {num_datasets} different data sets (column fingerprint): not comparable")
+    kinds = {value == "one" for value in (runs if is_mean else rows).get("LABELS_PER_IMAGE", [])}
+    if len(kinds) > 1:
+        notes.append("note: best_f1 is macro F1 where LABELS_PER_IMAGE is one, else weighted F1: not comparable")
     if mode:
         tables.PRINTERS[mode](shown)
         say(*notes, stream=sys.stderr)

@@ -4,7 +4,8 @@
 
 has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a file of
 such lines, `NAME = value`. It may come from anybody, so it is read and never run: `evaluate` says what a value may be.
-config.py is this project's own file, and is Python. Every value is checked against its annotation, and all constants
+The `.json` that lies beside a checkpoint, or the checkpoint, stands for the constants of its run. config.py is this
+project's own file, and is Python. Every value is checked against its annotation, and all constants
 against the rules of limits.py, before anything else happens. This file imports nothing that takes time to load, and
 scripts import it before config: a mistake in config.py then is one line, too.
 """
@@ -15,6 +16,7 @@ import ast
 import functools
 import io
 import itertools
+import json
 import math
 import operator
 import re
@@ -140,19 +142,58 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
                     edits[name] = edit
                 elif name not in _list_all_names():
                     raise InputError(_explain_unknown(name, names, edit.where, name))
+        elif argument.endswith(RUN_ENDINGS):
+            edits |= _read_run(Path(argument))
         else:
-            raise InputError(f"{argument!r} is neither a recipe (.py) nor --NAME value; --help all lists the names")
+            raise InputError(
+                f"{argument!r} is neither a recipe (.py), nor a run ({', '.join(RUN_ENDINGS)}), nor --NAME value; "
+                "--help all lists the names"
+            )
     earlier: dict[str, Any] = {}
     for module in modules:
         _assign(module, edits, earlier)
         earlier |= {name: vars(module)[name] for name in _assignments(_path(module))}
-        for rule in limits.RULES.get(_path(module).name, []):
-            problem = rule(module)
-            if problem:
-                raise InputError(problem)
+        _require_rules(module)
     if help_word is not None:
         _print_help(help_word, modules)
         raise SystemExit(0)
+
+
+def edit(module: ModuleType, **values: Any) -> None:
+    """Set constants of `module` in a notebook or a script of your own; those computed from them follow.
+
+        overrides.edit(config, LOCAL_ROOT="/data/mine", NUM_EPOCHS=3)    # DATASET_FOLDER moves, too
+
+    What was set before stays. Raises InputError as `apply` does, and then changes nothing.
+    """
+    before, lines = dict(vars(module)), _assignments(_path(module))
+    for name in values:
+        if name not in lines:
+            raise InputError(_explain_unknown(name, [*lines], "edit", f"--{name}"))
+    formulas = _list_formulas(module, resolved(module))
+    edits = {name: Edit(_to_expression(before[name]), "") for name in lines if name not in formulas}
+    edits |= {name: Edit(_to_expression(value), "") for name, value in values.items()}
+    try:
+        _assign(module, edits, {})
+        _require_rules(module)
+    except InputError:
+        vars(module).update(before)
+        raise
+
+
+def write_recipe(module: ModuleType) -> str:
+    """All constants of `module` as a recipe; those computed from others stay so, and move with them."""
+    values = resolved(module)
+    formulas, lines, section = _list_formulas(module, values), [], None
+    for constant in list_constants(module):
+        if constant.section != section:
+            section = constant.section
+            lines += ["", f"# ---- {section} ----"]
+        expression = formulas.get(constant.name, _to_expression(constant.value))
+        lines.append(f"{constant.name} = {ast.unparse(expression)}")
+    return "\n".join(
+        [f'"""The constants of one run, as {_path(module).name} and the command line had them."""', *lines, ""]
+    )
 
 
 def list_constants(module: ModuleType) -> list[Constant]:
@@ -361,21 +402,38 @@ def _assign(module: ModuleType, edits: dict[str, Edit], earlier: dict[str, Any])
             assign(name)
 
 
+def _require_rules(module: ModuleType) -> None:
+    """Raise InputError for constants of `module` that contradict each other."""
+    for rule in limits.RULES.get(_path(module).name, []):
+        problem = rule(module)
+        if problem:
+            raise InputError(problem)
+
+
 def _list_names(expression: ast.expr) -> list[str]:
     return [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
 
 
-def _read_recipe(path: Path) -> dict[str, Edit]:
-    """The assignments of a recipe file. Nothing in it is run."""
-    if path.exists() and not path.is_file():  # a pipe or a device may never end
-        raise InputError(f"cannot read recipe {path}: it is no file")
+def _read_bytes(path: Path, what: str, most: int) -> bytes:
+    """The content of a file of at most so many bytes; `what` it is.
+
+    Raises InputError for one that cannot be read, and for a pipe, which may never end.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot read {what} {path}: it is no file")
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_RECIPE_BYTES + 1)
+            data = file.read(most + 1)
     except OSError as error:
-        raise InputError(f"cannot read recipe {path}: {error.strerror}") from error
-    if len(data) > MAX_RECIPE_BYTES:
-        raise InputError(f"cannot read recipe {path}: more than {MAX_RECIPE_BYTES:,} bytes are no lines NAME = value")
+        raise InputError(f"cannot read {what} {path}: {error.strerror}") from error
+    if len(data) > most:
+        raise InputError(f"cannot read {what} {path}: it has more than {most:,} bytes")
+    return data
+
+
+def _read_recipe(path: Path) -> dict[str, Edit]:
+    """The assignments of a recipe file. Nothing in it is run."""
+    data = _read_bytes(path, "recipe", MAX_RECIPE_BYTES)
     try:
         tree = ast.parse(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
@@ -393,6 +451,73 @@ def _read_recipe(path: Path) -> dict[str, Edit]:
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):  # a docstring may stand
             raise InputError(f"{path}:{node.lineno}: a recipe holds lines NAME = value only")
     return edits
+
+
+# ---- the constants of a run ----
+
+RUN_ENDINGS = (".json", ".pt", ".pth")
+MAX_RUN_BYTES = 1 << 24  # what a run of 10,000 classes writes has some 2 MB
+
+
+def _read_run(path: Path) -> dict[str, Edit]:
+    """The constants of config.py in the JSON file of a checkpoint, or in train_result.json.
+
+    MODEL_PATH becomes the checkpoint, where it is there. What config.py computes from other constants, and the run had
+    so, goes on to follow them. Warns of constants that only one of the run and config.py has.
+    """
+    import config
+
+    file = path.with_suffix(".json")
+    try:
+        content = json.loads(_read_bytes(file, "the constants of a run,", MAX_RUN_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {file}: it is no JSON ({error})") from error
+    values = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(values, dict) or not values:
+        raise InputError(f"{file} holds no constants of a run: give the .json that lies beside a checkpoint")
+    lines = _assignments(_path(config))
+    for only, advice in (
+        (values.keys() - lines.keys(), "config.py has no such constant, so it is left out"),
+        (lines.keys() - values.keys(), "the run is older than it, so the value in config.py holds"),
+    ):
+        if only:
+            utils.warn(f"{file}: {', '.join(sorted(map(_shorten, only))[:10])}: {advice}")
+    values = {name: values[name] for name in lines if name in values}
+    formulas = _list_formulas(config, values)
+    edits = {name: Edit(formulas.get(name, _to_expression(value)), str(file)) for name, value in values.items()}
+    checkpoint = next((model for model in map(path.with_suffix, RUN_ENDINGS[1:]) if model.is_file()), None)
+    if checkpoint:  # what testing.py and the others shall load; not that run's BEST_MODEL_PATH of today
+        edits["MODEL_PATH"] = Edit(_to_expression(checkpoint), str(file))
+    return edits
+
+
+def _list_formulas(module: ModuleType, values: Mapping[str, Any]) -> dict[str, ast.expr]:
+    """{name: expression} of the constants that are among `values` what `module` computes from others among them."""
+    plain = {name: _to_tuple(value) for name, value in values.items()}
+    names, formulas = {*_assignments(_path(module))}, {}
+    for name, line in _assignments(_path(module)).items():
+        expression = line.value or ast.Constant(None)
+        needed = names & {*_list_names(expression)}
+        if not needed or not needed | {name} <= plain.keys():
+            continue
+        try:
+            value = check(name, evaluate(expression, plain), _annotation(module, name))
+        except InputError:  # the values of a file may be of any kind
+            continue
+        if (str(value) if isinstance(value, Path) else value) == plain[name]:
+            formulas[name] = expression
+    return formulas
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(map(_to_tuple, value)) if isinstance(value, list | tuple) else value
+
+
+def _to_expression(value: Any) -> ast.expr:
+    """`value`, a constant's, as an expression of a recipe."""
+    if isinstance(value, list | tuple):
+        return ast.Tuple([_to_expression(item) for item in value], ast.Load())
+    return ast.Constant(str(value) if isinstance(value, Path) else value)
 
 
 # ---- a recipe's values ----

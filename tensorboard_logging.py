@@ -34,6 +34,7 @@ TAGS = {
     "val_f1_cross_fitted": "f1/val_cross_fitted",
     "train_mAP": "mAP/train",
     "val_mAP": "mAP/val",
+    "val_accuracy": "accuracy/val",
     "lr_backbone": "learning_rate/backbone",
     "lr_head": "learning_rate/head",
     "images_per_second": "speed/images_per_second",

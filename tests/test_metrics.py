@@ -335,3 +335,17 @@ def test_bootstrap_of_one_image_is_that_image() -> None:
 def test_bootstrap_without_resamples_or_level_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match="bootstrap"):
         metrics.bootstrap(np.zeros((3, 2)), np.zeros((3, 2)), 0.5, **options)
+
+
+def test_which_class_is_taken_for_which() -> None:
+    random = np.random.default_rng(7)
+    labels, probabilities = random.integers(0, 6, 300), random.random((300, 6)).round(2)  # with ties
+    targets = np.eye(6, dtype=np.int8)[labels]
+    predicted = metrics.predict(probabilities, 0.5, min_labels=1, max_labels=1).argmax(axis=1)
+    expected = reference.confusion_matrix(labels, predicted, labels=range(6))
+    counts = metrics.confuse_classes(probabilities, targets)
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.trace() / 300 == pytest.approx(metrics.measure(probabilities, targets, 0.5, 1, 1)["exact_match"])
+    targets[4] = 1
+    with pytest.raises(InputError, match="image 4 has not exactly one label"):
+        metrics.confuse_classes(probabilities, targets)

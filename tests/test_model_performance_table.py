@@ -412,6 +412,16 @@ def test_best_row_is_bold_in_a_terminal(show: Any, monkeypatch: pytest.MonkeyPat
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "OPTIMIZER") == []
 
 
+def test_notes_runs_that_were_chosen_by_different_metrics(show: Any, root: Path) -> None:
+    note = "note: best_f1 is macro F1 where LABELS_PER_IMAGE is one"
+    assert note not in show()
+    other = make_sidecar("densenet121", 0.9, 0.9, 1)
+    other["config"]["LABELS_PER_IMAGE"] = "one"
+    write_run(root, "g", other)
+    assert note in show()
+    assert note not in show("--GROUP_BY_COLUMNS", "HEAD")
+
+
 def test_notes_runs_on_different_data_sets(show: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     note = "note: these runs used 2 different data sets (column fingerprint): not comparable"
     assert "note:" not in show()

@@ -15,7 +15,7 @@ import timm
 import torch
 import torchvision
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import functional
 
 import heads
@@ -392,3 +392,57 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
 def test_a_name_of_another_system_is_answered_with_ours() -> None:
     with pytest.raises(InputError, match="no backbone 'PP-LCNet_x1_0_ML'; it is MODEL_NAME pp_lcnet_x1_0 here"):
         models_factory.require_name("PP-LCNet_x1_0_ML")
+
+
+# ---- a backbone of one's own ----
+
+
+class TwoLayers(nn.Module):
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 7, 4, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels)
+
+
+class Tokens(TwoLayers):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels).flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("head", ["linear", "ml_decoder"])
+@pytest.mark.parametrize("network", [TwoLayers, Tokens])
+def test_a_backbone_of_ones_own(
+    network: type[nn.Module], head: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(backbones.OWN_BACKBONES, "mine", network)
+    assert "mine" in models_factory.list_names()
+    model = models_factory.make_model("mine", 5, head=head, image_size=64).eval()
+    assert (model.mean / 255).flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    scaled = functional.normalize(IMAGES.double() / 255, [0.5, 0.4, 0.3], [0.2, 0.2, 0.2]).float()
+    with torch.no_grad():
+        torch.testing.assert_close(model(IMAGES), model.head(model.backbone(scaled)), rtol=1e-4, atol=1e-5)
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in network().state_dict().items()}}, tmp_path / "w"
+    )
+    filled = models_factory.make_model("mine", 5, head=head, weights=str(tmp_path / "w"), image_size=64)
+    assert filled.loaded is not None
+    assert filled.loaded.matched == 4
+
+
+def test_a_mistake_in_a_backbone_of_ones_own_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backbones.OWN_BACKBONES, "mine", TwoLayers)
+    with pytest.raises(InputError, match="no published weights of mine: set PRETRAINED_WEIGHTS to a file"):
+        models_factory.make_model("mine", 5, weights="default", image_size=64)
+    monkeypatch.setitem(backbones.OWN_BACKBONES, "mine", nn.Flatten)
+    with pytest.raises(InputError, match=r"mine in models/own_backbones\.py gives no map"):
+        models_factory.make_model("mine", 5, image_size=64)
+    monkeypatch.setitem(backbones.OWN_BACKBONES, "mine", lambda: nn.Conv2d(4, 4, 1))
+    with pytest.raises(InputError, match=r"mine in models/own_backbones\.py: RuntimeError: .*channels"):
+        models_factory.make_model("mine", 5, image_size=64)
+    monkeypatch.setitem(backbones.OWN_BACKBONES, "resnet18", TwoLayers)
+    with pytest.raises(InputError, match=r"resnet18 in models/own_backbones\.py is also a network of torchvision"):
+        models_factory.require_name("resnet18")

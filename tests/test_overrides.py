@@ -507,7 +507,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         (["--train_batchsize=3"], "(did you mean TRAIN_BATCH_SIZE?)"),
         (["--ZZZZ", "3"], "there is no constant 'ZZZZ'; --help all lists them"),
         (["--NUM_EPOCHS"], "--NUM_EPOCHS needs a value"),
-        (["NUM_EPOCHS", "3"], "'NUM_EPOCHS' is neither a recipe (.py) nor --NAME value"),
+        (["NUM_EPOCHS", "3"], "'NUM_EPOCHS' is neither a recipe (.py), nor a run (.json, .pt, .pth), nor --NAME value"),
         (["NUM_EPOCHS=3"], "'NUM_EPOCHS=3' is neither"),
     ],
 )
@@ -826,3 +826,120 @@ def test_a_recipe_that_names_itself_is_applied_once(tmp_path: Path) -> None:
 def test_flags_of_other_systems_with_one_dash_are_answered(argument: str, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         overrides.apply([argument], config)
+
+
+# ---- the constants of a run ----
+
+
+def record_run(folder: Path, *arguments: str) -> Path:
+    """The .json of a checkpoint that a run with these `arguments` leaves in `folder`."""
+    overrides.apply([*arguments], config)
+    path = folder / "run.json"
+    path.write_text(json.dumps({"classes": ["cat"], "config": overrides.resolved(config)}), encoding="utf-8")
+    overrides.apply([], config)
+    return path
+
+
+def test_a_run_is_repeated_from_what_lies_beside_its_checkpoint(tmp_path: Path) -> None:
+    arguments = ["--LOCAL_ROOT", "/a", "--NUM_EPOCHS", "7", "--LR_MILESTONES", "3,5", "--CLASSES", "'x, y',z"]
+    arguments += ["--CACHE_FOLDER", "/elsewhere", "--PRETRAINED_WEIGHTS", "None"]
+    arguments += ["--FREEZE_BACKBONE", "False"]
+    path = record_run(tmp_path, *arguments)
+    overrides.apply(arguments, config)
+    expected = overrides.resolved(config)
+    for spelling in (path, path.with_suffix(".pt")):
+        overrides.apply([], config)
+        overrides.apply([str(spelling)], config)
+        assert overrides.resolved(config) == expected
+    assert config.NUM_CLASSES == 2
+
+
+def test_what_a_run_computed_from_other_constants_follows_them(tmp_path: Path) -> None:
+    path = record_run(tmp_path, "--LOCAL_ROOT", "/a", "--CACHE_FOLDER", "/elsewhere", "--SEED", "5")
+    overrides.apply(["--DATASET_FOLDER", "/before", str(path), "--LOCAL_ROOT", "/b"], config)
+    assert Path("/b/ms-coco-dataset/images") == config.IMAGES_DIR  # the run's, so /before does not count
+    assert Path("/b/trained_models/best_model.pt") == config.BEST_MODEL_PATH
+    assert Path("/elsewhere") == config.CACHE_FOLDER
+    assert config.SEED == 5
+
+
+def test_other_scripts_load_the_checkpoint_that_is_given(tmp_path: Path) -> None:
+    path = record_run(tmp_path, "--LOCAL_ROOT", "/a")
+    (tmp_path / "run.pth").touch()
+    for given in (path, tmp_path / "run.pth"):
+        overrides.apply([str(given)], config, testing)
+        assert tmp_path / "run.pth" == config.MODEL_PATH
+        assert Path("/a/trained_models/best_model.pt") == config.BEST_MODEL_PATH
+
+
+def test_constants_that_only_one_side_has_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = record_run(tmp_path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["config"]["OLD_NAME"] = content["config"].pop("SAM_RHO")
+    path.write_text(json.dumps(content), encoding="utf-8")
+    overrides.apply([str(path)], config)
+    written = " ".join(capsys.readouterr().err.split())
+    assert "OLD_NAME: config.py has no such constant" in written
+    assert "SAM_RHO: the run is older than it" in written
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}', "holds no constants of a run"),
+        ("[]", "holds no constants of a run"),
+        ('{"config": {"NUM_EPOCHS": 0}}', "run.json: NUM_EPOCHS is 0"),
+        ('{"config": {"NUM_EPOCHS": {"a": 1}}}', "run.json: NUM_EPOCHS"),
+        ('{"config": ', "run.json"),
+    ],
+)
+def test_a_file_that_is_no_run_is_one_line(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        overrides.apply([str(path)], config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=re.escape(f"cannot read the constants of a run, {tmp_path / 'x.json'}: No such")
+    ):
+        overrides.apply([str(tmp_path / "x.pt")], config)
+
+
+def test_the_recipe_of_a_run_gives_its_constants(write_recipe: Callable[..., str]) -> None:
+    overrides.apply(
+        ["--LOCAL_ROOT", "/a", "--CLASSES", "'\"',b", "--FOCAL_ALPHA", "0.25", "--MODEL_PATH", "/m.pt"], config
+    )
+    expected = overrides.resolved(config)
+    recipe = write_recipe(overrides.write_recipe(config))
+    overrides.apply([], config)
+    overrides.apply([recipe], config)
+    assert overrides.resolved(config) == expected
+    overrides.apply([recipe, "--LOCAL_ROOT", "/b"], config)
+    assert Path("/b/trained_models") == config.TRAINED_MODELS_FOLDER
+    assert Path("/m.pt") == config.MODEL_PATH
+
+
+# ---- in a notebook ----
+
+
+def test_a_constant_set_by_a_call_moves_those_computed_from_it() -> None:
+    overrides.edit(config, LOCAL_ROOT="/a", NUM_EPOCHS=3, LR_MILESTONES=[1, 2])
+    overrides.edit(config, DATASET_FOLDER=Path("/photos"))
+    assert (config.NUM_EPOCHS, config.LR_MILESTONES) == (3, (1, 2))
+    assert Path("/photos/labels/train") == config.TRAIN_LABELS_DIR
+    assert Path("/a/trained_models/best_model.pt") == config.MODEL_PATH
+    overrides.edit(config, LOCAL_ROOT="/b")
+    assert Path("/b/cache") == config.CACHE_FOLDER
+    assert Path("/photos") == config.DATASET_FOLDER
+
+
+@pytest.mark.parametrize(("name", "value"), [("NUM_EPOCHS", -1), ("LOSS", "bec"), ("NUM_EPOCH", 3), ("MIN_LABELS", 9)])
+def test_a_call_with_a_mistake_changes_nothing(name: str, value: Any) -> None:
+    overrides.edit(config, SEED=4, MAX_LABELS=2)
+    before = overrides.resolved(config)
+    with pytest.raises(InputError, match=name):
+        overrides.edit(config, SEED=5, **{name: value})
+    assert overrides.resolved(config) == before

@@ -21,6 +21,7 @@ import dataset_readers
 import metrics
 import model_performance_table
 import models_factory
+import overrides
 import predictor
 import testing
 import thresholds
@@ -82,6 +83,18 @@ def test_checkpoint_reproduces_the_validation_it_was_chosen_by(finished: Path, s
     assert checkpoint["dataset"]["num_train"] == 40 - len(val_table)
     assert checkpoint["config"]["IMAGE_SIZE"] == 32
     assert checkpoint["config"]["DATASET_FOLDER"] == str(shared_dataset)
+
+
+def test_a_run_leaves_its_constants_as_a_recipe(finished: Path) -> None:
+    checkpoint = checkpoints.load(find_checkpoint(finished))
+    before = dict(config.__dict__)
+    try:
+        for left in (find_checkpoint(finished).with_suffix("") / "recipe.py", find_checkpoint(finished)):
+            overrides.apply([], config)
+            overrides.apply([str(left), "--MODEL_PATH", checkpoint["config"]["MODEL_PATH"]], config)
+            assert overrides.resolved(config) == checkpoint["config"]
+    finally:
+        config.__dict__.update(before)
 
 
 def test_best_model_is_the_selected_checkpoint(finished: Path) -> None:

@@ -113,7 +113,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         image_size=config.IMAGE_SIZE,
         weights_folder=config.PRETRAINED_MODELS_FOLDER,
         head_options=head_options,
-        classes=train.classes,
+        classes=train.classes if config.TAKE_OVER_HEAD else None,
     )
     if isinstance(model.head, heads.GCN):
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
@@ -321,6 +321,11 @@ def _unwrap_single(weights: tuple[float, ...]) -> float | tuple[float, ...] | No
     if len(weights) == 1:
         return weights[0]
     return weights
+
+
+def choose_metric() -> str:
+    """The metric of the validation split by which checkpoints are chosen; its name in `metrics.measure`."""
+    return "f1_macro" if config.LABELS_PER_IMAGE == "one" else "f1_weighted"
 
 
 def choose_activation() -> str:

@@ -25,7 +25,7 @@ from evaluation import saved_scores, tuning
 from models import checkpoints
 from models_factory import MultiLabelModel
 from trainer import from_config, random_state, run_files
-from trainer.build import Trainer, choose_activation
+from trainer.build import Trainer, choose_activation, choose_metric
 from trainer.doctor import Doctor
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -35,6 +35,7 @@ from trainer.training_data import Data
 from trainer.validation import Validation
 from utils import InputError
 
+AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}  # newer constants: what runs before them did
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
@@ -49,6 +50,7 @@ def name_files(data: Data) -> RunFiles:
     # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
     if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
         del identity["SPLIT_SEED"]
+    identity = {name: value for name, value in identity.items() if AS_BEFORE.get(name) != value}
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     weights = config.PRETRAINED_WEIGHTS
@@ -85,7 +87,7 @@ def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
             continue
         theirs = sidecar.get("config", {})
         is_same_data = sidecar.get("dataset", {}).get("fingerprint") == data.table.fingerprint()
-        if is_same_data and all(theirs.get(name) == value for name, value in expected.items()):
+        if is_same_data and all(theirs.get(name, AS_BEFORE.get(name)) == value for name, value in expected.items()):
             found.append((theirs["NUM_EPOCHS"], run.checkpoint))
     return max(found, default=None)
 
@@ -337,7 +339,7 @@ def finish(run: Run) -> dict[str, Any]:
     result = {
         "done_flag": True,
         "model_name": config.MODEL_NAME,
-        "metric": "f1_weighted",
+        "metric": choose_metric(),
         "label_dict": dict(enumerate(run.data.table.classes)),
         "config": overrides.resolved(config),
         "train_log": str(files.text_log),

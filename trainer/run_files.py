@@ -50,6 +50,11 @@ class RunFiles(NamedTuple):
         return self.folder / "train.log"
 
     @property
+    def recipe(self) -> Path:
+        """All constants of the run."""
+        return self.folder / "recipe.py"
+
+    @property
     def result(self) -> Path:
         """What came out of the run."""
         return self.folder / "train_result.json"

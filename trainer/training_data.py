@@ -64,8 +64,9 @@ def read_data() -> Data:
     if learns_labels:
         require_labels(data.train, "training", _advise_on_labels(data, "train"))
     require_labels(data.val, "validation", _advise_on_labels(data, "val"))
-    if config.LOSS == "softmax":
-        require_one_label(data.table)
+    if config.LOSS == "softmax" or config.LABELS_PER_IMAGE == "one":
+        reason = "LOSS softmax" if config.LOSS == "softmax" else "LABELS_PER_IMAGE one"
+        require_one_label(data.table, reason)
     if config.TEACHER_PROBABILITIES:
         soft_targets = teachers.make_soft_targets(
             data.train, config.TEACHER_PROBABILITIES, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE
@@ -119,13 +120,13 @@ def _advise_on_labels(data: Data, split: str) -> str:
     return from_config.advise_on_labels(split)
 
 
-def require_one_label(table: Table) -> None:
-    """Raise InputError unless each image has exactly one label."""
+def require_one_label(table: Table, reason: str) -> None:
+    """Raise InputError unless each image has exactly one label; `reason` is the constant that asks for it."""
     counts = (table.targets == 1).sum(axis=1)
     rows = np.flatnonzero(counts != 1)
     if len(rows):
         raise InputError(
-            f"LOSS softmax is for one label an image, but {len(rows)} of {len(table)} have none or more; the first: "
+            f"{reason} is for one label an image, but {len(rows)} of {len(table)} have none or more; the first: "
             f"{table.paths[rows[0]]} has {counts[rows[0]]}"
         )
 

@@ -26,7 +26,7 @@ from dataset.loading import count_images
 from losses import Objective
 from models import inference
 from models_factory import MultiLabelModel
-from trainer.build import choose_activation
+from trainer.build import choose_activation, choose_metric
 from trainer.run import Run
 from trainer.training_data import make_eval_loader
 from utils import InputError, track
@@ -50,17 +50,18 @@ class Validation(NamedTuple):
     @property
     def f1(self) -> float:
         """What checkpoints are chosen by."""
-        return self.measured["f1_weighted"]
+        return self.measured[choose_metric()]
 
     def make_record(self) -> dict[str, float]:
         """The part of an epoch's record that validation adds."""
-        return {
+        record = {
             "val_loss": self.scores.loss,
             "val_f1": self.f1,
-            "val_f1_cross_fitted": self.measured["f1_weighted_cross_fitted"],
+            "val_f1_cross_fitted": self.measured[f"{choose_metric()}_cross_fitted"],
             "val_mAP": self.measured["mAP"],
             "threshold": self.threshold,
         }
+        return record | ({"val_accuracy": self.measured["exact_match"]} if config.LABELS_PER_IMAGE == "one" else {})
 
 
 def validate(run: Run, epoch: int, record: dict[str, Any]) -> tuple[MultiLabelModel, Validation]:
@@ -91,8 +92,8 @@ def measure_training_split(run: Run) -> dict[str, float]:
     trainer = run.trainer
     scores = _score(run, trainer.model, make_eval_loader(run.data.train, trainer.device), "training split")
     threshold = config.TH_MULTI_LABEL if run.state.threshold is None else run.state.threshold
-    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
-    return {"train_f1": measured["f1_weighted"], "train_mAP": measured["mAP"]}
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold, *_limits())
+    return {"train_f1": measured[choose_metric()], "train_mAP": measured["mAP"]}
 
 
 def _score(run: Run, network: nn.Module, loader: DataLoader[Batch], title: str) -> Scores:
@@ -138,6 +139,14 @@ def measure_scores(scores: Scores) -> Validation:
             "validation gave probabilities that are no numbers: lower the rates, or set MIXED_PRECISION off"
         )
     threshold = thresholds.tune_global(scores.probabilities, scores.targets)
-    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
-    measured["f1_weighted_cross_fitted"] = thresholds.cross_fit(scores.probabilities, scores.targets)
+    metric, (lowest, highest) = choose_metric(), _limits()
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold, lowest, highest)
+    measured[f"{metric}_cross_fitted"] = thresholds.cross_fit(
+        scores.probabilities, scores.targets, metric=metric, min_labels=lowest, max_labels=highest
+    )
     return Validation(scores, threshold, measured)
+
+
+def _limits() -> tuple[int, int]:
+    """The least and the most labels an image gets. But for one label, MIN_LABELS and MAX_LABELS do not choose."""
+    return (1, 1) if config.LABELS_PER_IMAGE == "one" else (0, 0)

@@ -19,7 +19,7 @@ from dataset.batches import Batch
 from evaluation import tuning
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
-from trainer.build import choose_batch_size, is_frozen
+from trainer.build import choose_batch_size, choose_metric, is_frozen
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
@@ -224,7 +224,10 @@ def print_epoch(record: dict[str, Any]) -> None:
     text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  {describe_steps(record)}"
     if "val_f1" in record:
         text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
-        text += f"  threshold {record['threshold']:.3f}"
+        if "val_accuracy" in record:
+            text += f"  accuracy {record['val_accuracy']:.4f}"
+        else:
+            text += f"  threshold {record['threshold']:.3f}"
     if record.get("val_f1_averaged", -1.0) > record.get("val_f1_raw", -1.0):
         text += "  averaged weights"
     if "train_f1" in record:
@@ -251,16 +254,21 @@ def describe_steps(record: dict[str, Any]) -> str:
 def print_result(run: Run, selected: dict[str, Any]) -> None:
     """What came out of the run, and which checkpoint was selected."""
     state, files, measured = run.state, run.files, selected["metrics"]
+    metric = choose_metric()
+    threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
+    if config.LABELS_PER_IMAGE == "one":
+        threshold, accuracy = "", f"accuracy {measured['exact_match']:.4f}, "
     lines = [
         "",
-        f"best validation F1 {state.best_f1:.4f} (weighted) in epoch {state.best_epoch} of {state.epoch}, "
-        f"threshold {state.best_threshold:.4f}, training {utils.format_duration(state.seconds)}",
+        f"best validation F1 {state.best_f1:.4f} ({metric.removeprefix('f1_')}) in epoch {state.best_epoch} of "
+        f"{state.epoch}{threshold}, training {utils.format_duration(state.seconds)}",
     ]
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
     lines.append(
-        f"checkpoint: F1 {measured['f1_weighted']:.4f} (cross-fitted {measured['f1_weighted_cross_fitted']:.4f}), "
-        f"mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch {selected['epoch']}"
+        f"checkpoint: F1 {measured[metric]:.4f} (cross-fitted {measured[f'{metric}_cross_fitted']:.4f}), "
+        f"{accuracy}mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch "
+        f"{selected['epoch']}"
     )
     lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
     utils.say(*lines)

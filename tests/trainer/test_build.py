@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import testing
 import training
 from dataset.batches import Batch, as_float_targets
 from dataset.table import Table
+from dataset_readers import read_dataset
+from evaluation import saved_scores
 from models import checkpoints
 from trainer import build, optimizers, records, validation
 from training import take_step
@@ -258,6 +261,57 @@ def test_softmax_is_for_one_label_an_image(small_run: list[str], dataset: Path, 
     record = next(model.predict(sorted((dataset / "images" / "test-resized").iterdir())))
     assert record.probabilities.sum() == pytest.approx(1, abs=1e-5)
     testing.main(arguments)
+
+
+def test_one_label_an_image(small_run: list[str], dataset: Path, fails: Any, tmp_path: Path) -> None:
+    """The most probable class is predicted, macro F1 chooses, and accuracy and who is taken for whom are written."""
+    from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+    arguments = [*small_run, f"--DATASET_FOLDER={dataset}", "--LOSS=softmax", "--USE_POS_WEIGHT=0"]
+    arguments += ["--LABELS_PER_IMAGE=one", "--BOOTSTRAP_SAMPLES=0"]
+    assert "is for one label an image, but" in fails(training.main, arguments[:-1])
+    for path in dataset.glob("labels/*/*.cls"):
+        path.write_text((path.read_text() + "0\n")[:2])
+    training.main(arguments[:-1])
+    (path,) = tmp_path.glob("trained_models/*/*.pt")
+    checkpoint = checkpoints.load(path)
+    scores = saved_scores.read_scores(path.with_suffix("") / saved_scores.SCORES_FILE)
+    is_class, taken_for = scores.targets.argmax(axis=1), scores.probabilities.argmax(axis=1)
+    expected = f1_score(is_class, taken_for, labels=[0, 1, 2], average="macro", zero_division=0)
+    assert checkpoint["best_f1"] == pytest.approx(expected, abs=1e-9)
+    assert checkpoint["metrics"]["exact_match"] == pytest.approx(accuracy_score(is_class, taken_for), abs=1e-9)
+    assert (checkpoint["min_labels"], checkpoint["max_labels"]) == (1, 1)
+
+    testing.main(arguments)
+    folder = tmp_path / "predictions"
+    table = read_dataset(dataset, split="test")
+    records = list(predictor.load(path, "cpu").predict(table.paths))
+    assert all(len(record.labels) == 1 for record in records)
+    is_class = table.targets.argmax(axis=1)
+    taken_for = np.array([record.labels[0] for record in records])
+    result = json.loads((folder / "evaluate_result.json").read_text())
+    assert result["metrics"]["accuracy"] == pytest.approx(accuracy_score(is_class, taken_for))
+    lines = (folder / "evaluate_class_confusion.csv").read_text().splitlines()
+    assert lines[0] == "is / taken for,red,green,blue"
+    counts = [[int(cell) for cell in line.split(",")[1:]] for line in lines[1:]]
+    assert counts == confusion_matrix(is_class, taken_for, labels=[0, 1, 2]).tolist()
+    assert (folder / "evaluate_class_confusion.png").is_file()
+
+
+def test_a_checkpoints_head_is_taken_over_unless_a_constant_says_no(small_run: list[str], tmp_path: Path) -> None:
+    training.main([*small_run, "--NUM_EPOCHS=1"])
+    (path,) = tmp_path.glob("trained_models/*/*.pt")
+    before = checkpoints.load(path)["model_state"]
+    arguments = [*small_run, f"--PRETRAINED_WEIGHTS={path}", "--SEED=11"]
+    taken = {}
+    for value in (True, False):
+        overrides.apply([*arguments, f"--TAKE_OVER_HEAD={value}"], config)
+        state = build.make_trainer(
+            read_dataset(config.DATASET_FOLDER, split="train"), torch.device("cpu")
+        ).model.state_dict()
+        assert all(torch.equal(state[key], before[key]) for key in before if key.startswith("backbone."))
+        taken[value] = [torch.equal(state[key], before[key]) for key in before if key.endswith("head.linear.weight")]
+    assert taken == {True: [True], False: [False]}
 
 
 def test_mixing_keeps_no_features_of_a_frozen_backbone(
