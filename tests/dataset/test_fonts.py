@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 import metrics
 from dataset import fonts
+from dataset.drawing import draw_labels
 from dataset.table import Table
 from evaluation import plots
-from evaluation.drawing import draw_labels
 from tools import check_report
 
 MATPLOTLIBS = Path(mpl.get_data_path(), "fonts", "ttf")
