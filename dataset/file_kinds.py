@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 READS_HEIF = any(find_spec(name) for name in ("pi_heif", "pillow_heif"))
-READS_AVIF = find_spec("PIL._avif") is not None
+READS_AVIF = find_spec("PIL") is not None and find_spec("PIL._avif") is not None  # scripts say what is not installed
 GET_HEIF = "pip install pi-heif"  # pillow-heif reads it, too, but its packages hold x265, which is under the GPL
 GET_AVIF = "pip install -U pillow"
 CONVERT = "save it as JPEG or PNG"

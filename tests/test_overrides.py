@@ -649,7 +649,7 @@ def test_a_word_of_another_system_in_a_recipe_or_as_a_value(
     with pytest.raises(InputError, match=r"recipe\.py:1: BATCH_SIZE is TRAIN_BATCH_SIZE here"):
         overrides.apply([write_recipe("BATCH_SIZE = 8\n")], config)
     monkeypatch.setitem(WORDS, "bce_loss", "bce_with_logits")
-    with pytest.raises(InputError, match=r"LOSS is 'BCE-Loss' \(bce_with_logits here\); it takes bce_with_logits, "):
+    with pytest.raises(InputError, match=r"LOSS is 'BCE-Loss' \(here it is bce_with_logits\); it takes "):
         overrides.apply(["--LOSS", "BCE-Loss"], config)
 
 
