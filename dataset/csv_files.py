@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from dataset.class_names import to_nfc
 from dataset.files import IMAGE_EXTENSIONS, open_file
 from dataset.label_values import VALUES
 from dataset.text_files import list_lines_left_out
@@ -163,9 +164,9 @@ def stamp(file: Path) -> tuple[int, int]:
 
 
 def read_header(file: Path) -> list[str]:
-    """The names of the columns, without those that have none; no names where the file is something else."""
+    """The names of the columns in NFC, without those that have none; no names where the file is something else."""
     try:
-        return [name for name in _find_layout(file, *stamp(file))[1] if not UNNAMED.fullmatch(name)]
+        return [to_nfc(name) for name in _find_layout(file, *stamp(file))[1] if not UNNAMED.fullmatch(name)]
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
 
@@ -214,7 +215,7 @@ def read_cells(file: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
     """
     rows = read_rows(file)
     _, header = next(rows, (1, []))
-    header = [name.strip() for name in header]
+    header = [to_nfc(name.strip()) for name in header]
     places = [find_column(header, name, file) for name in columns]
     unnamed = {place: Unnamed(file, place, header) for place, name in enumerate(header) if UNNAMED.fullmatch(name)}
     for line, row in rows:

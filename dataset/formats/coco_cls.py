@@ -22,11 +22,10 @@ def list_splits(root: Path) -> list[str]:
 def holds_labels(folder: Path) -> bool:
     """Whether `folder` does not hold .txt files alone, which are YOLO's boxes."""
     has_boxes = False
-    with os.scandir(folder) as entries:
-        for entry in entries:  # the first file of labels ends it
-            if entry.name.endswith(".cls"):
-                return True
-            has_boxes = has_boxes or entry.name.endswith(".txt")
+    for _, _, names in os.walk(folder):
+        if any(name.endswith(".cls") for name in names):  # the first folder with files of labels ends it
+            return True
+        has_boxes = has_boxes or any(name.endswith(".txt") for name in names)
     return not has_boxes
 
 

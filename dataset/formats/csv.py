@@ -47,6 +47,7 @@ from dataset.formats.chexpert import FORMAT as CHEXPERT
 from dataset.formats.huggingface import FORMAT as HUGGINGFACE
 from dataset.formats.label_studio import FORMAT as LABEL_STUDIO
 from dataset.formats.open_images import FORMAT as OPEN_IMAGES
+from dataset.formats.via import FORMAT as VIA
 from dataset.formats.webdataset import FORMAT as WEBDATASET
 from dataset.image_finder import find_folder
 from dataset.label_cells import read_column
@@ -70,7 +71,7 @@ ODD_CLASSES = {
 }  # fmt: skip
 RESULTS = ("pred", "submission", "result", "output", "score", "probabilit")  # in names of files that hold no labels
 # Formats whose CSV files have images and labels, too, and which know what these are
-ELSEWHERE = (BLANK_TAGS, CELEBA, CHESTXRAY14, CHEXPERT, HUGGINGFACE, LABEL_STUDIO, OPEN_IMAGES, WEBDATASET)
+ELSEWHERE = (BLANK_TAGS, CELEBA, CHESTXRAY14, CHEXPERT, HUGGINGFACE, LABEL_STUDIO, OPEN_IMAGES, VIA, WEBDATASET)
 
 
 # ---- which files ----
@@ -179,7 +180,10 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: 
     if image is None:
         image = choose_image_column(file, header)
         split, group = find_split_column(file, header), "group" if "group" in header else None
-    others = [name for name in header if name not in (image, split, group)]
+    others, label_columns = (
+        [name for name in header if name not in (image, split, group)],
+        [*map(to_nfc, label_columns)],
+    )
     if missing := [name for name in label_columns if name not in others]:
         raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
     named = () if all_are_classes else choose_names_columns(file, label_columns or others, bool(label_columns))
@@ -256,15 +260,14 @@ def order_classes(file: Path, columns: Sequence[str], known: Sequence[str], are_
         raise InputError(f"{file}:1: no column of labels: neither one `labels` of names, nor one for each class")
     if not known:
         return tuple(columns)
-    column_of = {to_nfc(name): name for name in columns}
-    if missing := [name for name in known if to_nfc(name) not in column_of]:
+    if missing := [name for name in known if name not in columns]:
         raise InputError(
             f"{file}:1: there is no column for {missing[0]!r} of classes.txt: it has {show_names(columns)}"
         )
     if are_chosen and len(known) < len(columns):
-        extra = next(name for name in columns if to_nfc(name) not in {to_nfc(one) for one in known})
+        extra = next(name for name in columns if name not in known)
         raise InputError(f"{file}:1: LABEL_COLUMNS names {extra!r}, but classes.txt does not: make them agree")
-    return tuple(column_of[to_nfc(name)] for name in known)
+    return tuple(known)
 
 
 # ---- reading ----
@@ -337,7 +340,7 @@ def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
     one_a_row, what = False, ""
     for file in files:
         header = read_header(file)
-        likely = [name for name in source.options.label_columns or header if name in header]
+        likely = [name for name in map(to_nfc, source.options.label_columns or header) if name in header]
         found = choose_names_columns(file, likely, bool(source.options.label_columns)) if likely else ()
         what = what or f"{file}: column {', '.join(map(repr, found))}" if found else what
         name = str(file)  # which a message says faster than a Path

@@ -169,6 +169,7 @@ def read(source: SplitSource) -> Table:
             counts["without boxes"] += 1
         rows.add(image, mark_columns(present, (), len(classes), str(labels)), where)
     first = layout.images[split][0]
+    table = rows.make_table(first)  # whether the images are there comes before what is beside them
     for word, value in read_entries(layout.names).items() if layout.names.suffix in (".yaml", ".yml") else ():
         if word in WORDS and value and not find_images(root, {word: value}):
             warn(f"{layout.names}: {word} is {str(value)[:200]}, which is not there")
@@ -181,7 +182,7 @@ def read(source: SplitSource) -> Table:
     if any(counts.values()):
         shown = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         warn(f"{first}: of {len(images):,} images {shown}: they have no label")
-    return rows.make_table(first)
+    return table
 
 
 def read_names(file: Path) -> tuple[str, ...]:
