@@ -51,9 +51,11 @@ def split_dataset(
     root = make_absolute(root)
     format = recognise_format(root) if format == "auto" else format
     FORMATS[format].require_writer()
+    splits = FORMATS[format].list_splits(root)
+    list_old_files(root, format, splits)  # where some lie elsewhere, this says so before they are fetched
     old = {
         name: read_dataset(root, format, name, classes=classes, group_pattern=group_pattern, options=options)
-        for name in FORMATS[format].list_splits(root)
+        for name in splits
     }
     kept = {"test": old.pop("test")} if "test" in old and not percents["test"] else {}
     if not old:

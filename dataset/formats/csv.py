@@ -180,10 +180,8 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: 
     if image is None:
         image = choose_image_column(file, header)
         split, group = find_split_column(file, header), "group" if "group" in header else None
-    others, label_columns = (
-        [name for name in header if name not in (image, split, group)],
-        [*map(to_nfc, label_columns)],
-    )
+    others = [name for name in header if name not in (image, split, group)]
+    label_columns = [*map(to_nfc, label_columns)]
     if missing := [name for name in label_columns if name not in others]:
         raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
     named = () if all_are_classes else choose_names_columns(file, label_columns or others, bool(label_columns))

@@ -111,7 +111,7 @@ def test_images_of_two_splits_are_those_of_the_first(tmp_path: Path, capsys: pyt
         ({"data.yaml": "train: images/train\nnames: {0: cat, 2: dog}"}, r"there are 2 names, but class 1 has none"),
         ({"data.yaml": "train: images/train\nnames: cat"}, r"names are a list, or a line `0: name` a class, but 'cat'"),
         ({"data.yaml": "train: images/train\nnames: [cat, cat]"}, r"yaml: class 1: class 'cat' stands here a sec"),
-        ({"data.yaml": f"train: train.txt\n{LIST}", "train.txt": "images/z.jpg\n"}, r"1 of 1 images do not exist, the first: .*z"),
+        ({"data.yaml": f"train: train.txt\n{LIST}", "train.txt": "images/z.jpg\n"}, r"1 of 1 images do not exist, .*z"),
     ],
 )  # fmt: skip
 def test_mistakes_in_yolo(tmp_path: Path, files: dict[str, str], message: str) -> None:
