@@ -51,11 +51,9 @@ def split_dataset(
     root = make_absolute(root)
     format = recognise_format(root) if format == "auto" else format
     FORMATS[format].require_writer()
-    splits = FORMATS[format].list_splits(root)
-    list_old_files(root, format, splits)  # where some lie elsewhere, this says so before they are fetched
     old = {
         name: read_dataset(root, format, name, classes=classes, group_pattern=group_pattern, options=options)
-        for name in splits
+        for name in FORMATS[format].list_splits(root)
     }
     kept = {"test": old.pop("test")} if "test" in old and not percents["test"] else {}
     if not old:
@@ -109,6 +107,7 @@ def replace_splits(
     root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table], kept: Mapping[str, Table]
 ) -> Replaced:
     """Put the splits `new` in the place of `old`, once all of them are written. `kept` are splits that stay."""
+    list_old_files(root, format, old)  # where some lie elsewhere, this says so before their images are read
     staging = root / ".split.tmp"
     old_split = {path: name for name, table in {**old, **kept}.items() for path in table.paths}
     try:
