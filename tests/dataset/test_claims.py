@@ -29,7 +29,6 @@ FOREIGN = {
     "PaddleDetection": {"train.txt": "i/a.jpg a/a.xml\n", "label_list.txt": NAMES},
     "PaddleSeg": {"train.txt": "i/a.jpg a/a.png\n", "label.txt": NAMES},
     "names beside label.txt": {"train.txt": "a\nb\n", "label.txt": INDEX},
-    "LabelMe": {"train.json": '{"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}'},
     "a list": {"train.json": '[{"image": "a.jpg", "labels": ["cat"]}]'},
     "ids and captions": {"val.json": '{"images": [{"id": 1}], "annotations": [{"caption": "a cat"}]}'},
     "FiftyOne": {"train.json": '{"classes": {"0": "cat"}, "labels": {"a": 0}}'},

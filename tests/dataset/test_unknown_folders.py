@@ -110,10 +110,6 @@ OTHERS = {
         r"if it is a shard of webdataset, call it",
     ),
     "other XML": ({"x.xml": "<?xml version='1.0'?>\n<dataset/>"}, r"XML that begins with <dataset>"),
-    "boxes of VOC": (
-        many("{}.xml", "<annotation><object/></annotation>"),
-        r"00\.xml has the boxes .*ImageSets/Main",
-    ),
     "MNIST": ({"train-images-idx3-ubyte.gz": b""}, r"is in the form of MNIST"),
     "CIFAR": ({"data_batch_1": b"", "batches.meta": b""}, r"is of CIFAR, a pickle"),
     "labels without their folders": (
