@@ -20,13 +20,22 @@ def list_splits(root: Path) -> list[str]:
 
 
 def holds_labels(folder: Path) -> bool:
-    """Whether `folder` does not hold .txt files alone, which are YOLO's boxes."""
-    has_boxes = False
-    for _, _, names in os.walk(folder):
-        if any(name.endswith(".cls") for name in names):  # the first folder with files of labels ends it
-            return True
-        has_boxes = has_boxes or any(name.endswith(".txt") for name in names)
-    return not has_boxes
+    """Whether the files of labels in `folder`, if there are any, are not only .txt, which are YOLO's boxes."""
+    return _find_ending(folder) != ".txt"
+
+
+def _find_ending(folder: str | Path) -> str | None:
+    """.cls, or .txt, of the files in `folder`; of those in folders below, where it has neither."""
+    ending, folders = None, []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".cls"):
+                return ".cls"  # the first ends it: there may be a million
+            if entry.name.endswith(".txt"):
+                ending = ".txt"
+            elif entry.is_dir():
+                folders.append(entry.path)
+    return ending or next(filter(None, map(_find_ending, folders)), None)
 
 
 def files_of_split(root: Path, split: str) -> list[Path]:

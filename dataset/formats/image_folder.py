@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 from dataset.class_names import name_labels, show_names, write_classes
-from dataset.files import hash_file, is_folder, list_image_files, require_listable
+from dataset.files import SYSTEM_FOLDERS, hash_file, is_folder, list_image_files, require_listable
 from dataset.formats.base import Format, SplitSource
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
@@ -115,7 +115,8 @@ def name_images(table: Table, names: list[str]) -> list[str]:
                 "image_folder takes images of exactly one; choose another format"
             )
     for name in table.classes:
-        if "/" in name or "\0" in name or name[0] == "." or len(os.fsencode(name)) > 255:
+        is_hidden = name[0] == "." or name in SYSTEM_FOLDERS
+        if "/" in name or "\0" in name or is_hidden or len(os.fsencode(name)) > 255:
             raise InputError(f"the class name {name!r} cannot be that of a folder: rename it, or choose another format")
     require_listable(names)
     folders = name_folders(table)

@@ -111,7 +111,7 @@ def test_images_of_two_splits_are_those_of_the_first(tmp_path: Path, capsys: pyt
         ({"data.yaml": "train: images/train\nnames: {0: cat, 2: dog}"}, r"there are 2 names, but class 1 has none"),
         ({"data.yaml": "train: images/train\nnames: cat"}, r"names are a list, or a line `0: name` a class, but 'cat'"),
         ({"data.yaml": "train: images/train\nnames: [cat, cat]"}, r"yaml: class 1: class 'cat' stands here a sec"),
-        ({"data.yaml": f"train: train.txt\n{LIST}", "train.txt": "images/z.jpg\n"}, r"1 of 1 images do not exist, .*z"),
+        ({"data.yaml": f"train: train.txt\n{LIST}", "train.txt": "images/z.jpg\n"}, r"1 of 1 images do not exist"),
     ],
 )  # fmt: skip
 def test_mistakes_in_yolo(tmp_path: Path, files: dict[str, str], message: str) -> None:
@@ -171,7 +171,7 @@ def test_tasks_of_label_studio_are_not_create_mls(tmp_path: Path) -> None:
         ([{"image": "a.jpg", "annotations": ["cat", 3]}], r"image 1 is .*, not \{\"image\": \.\.\., \"annotations\""),
         ([{"image": "a.jpg", "filename": "b.jpg", "annotations": ["cat"]}], r"image 1 is"),
         ([{"image": "a.jpg", "annotations": []}], r"m\.json: no image has a label"),
-        ([{"image": "z.jpg", "annotations": ["cat"]}], r"1 of 1 images do not exist, the first: .*z"),
+        ([{"image": "z.jpg", "annotations": ["cat"]}], r"1 of 1 images do not exist"),
         (
             [{"image": "a.jpg", "annotations": ["cat"]}, {"image": "a.jpg", "annotations": []}],
             r"m\.json:1: 'a\.jpg' has other labels here than at .*m\.json:1",
@@ -266,7 +266,7 @@ def test_tags_of_samples_say_the_split(tmp_path: Path) -> None:
         ({"classes": ["cat"], "labels": {"a": True}}, r"the label True is no name"),
         ({"classes": ["cat", "cat"], "labels": {"a": 0}}, r"class 1: class 'cat' stands here a second time"),
         ({"classes": None, "labels": {"a": None}}, r"labels\.json: no image has a label"),
-        ({"classes": ["cat"], "labels": {"z": 0}}, r"1 of 1 images do not exist, the first: .*z"),
+        ({"classes": ["cat"], "labels": {"z": 0}}, r"1 of 1 images do not exist"),
         ({"samples": [{"filepath": "data/a.jpg", "x": {"_cls": "Regression"}}]}, r"no sample has a field with labels"),
         (
             {"samples": [{"filepath": "data/a.jpg", "x": {"_cls": "Classification"}, "y": {"_cls": "Detections"}}]},
@@ -371,7 +371,7 @@ def test_several_attributes_of_via(tmp_path: Path, capsys: pytest.CaptureFixture
             r"'grey' is an option of sky and of fur, and would be one class",
         ),
         ({"a.jpg": ({}, [])}, r"v\.json: no image has a label"),
-        ({"z.jpg": ({"kind": "cat"}, [])}, r"1 of 1 images do not exist, the first: .*z"),
+        ({"z.jpg": ({"kind": "cat"}, [])}, r"1 of 1 images do not exist"),
     ],
 )
 def test_mistakes_in_via(tmp_path: Path, images: dict[str, tuple[Attributes, list[Attributes]]], message: str) -> None:
