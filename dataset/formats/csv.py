@@ -328,7 +328,7 @@ class Names(NamedTuple):
     """What the cells of the columns of names hold, in all splits."""
 
     names_in: dict[str, list[str]]  # of each cell
-    index: ClassIndex
+    columns: ClassIndex  # turns names into columns
     one_a_row: bool  # whether an image stands in a row for each of its labels
 
 
