@@ -16,14 +16,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from dataset.json_files import JsonLine
 from dataset.text_files import read_text, replace_text, require_lines
 from utils import InputError
+
+if TYPE_CHECKING:  # numpy takes time to load, which the table of runs does not need
+    import numpy as np
+    from numpy.typing import NDArray
 
 LONGEST = 100  # letters of a name in an error
 SEPARATORS = (",", ";", "|", "/", " ")  # that may stand between names which were not told apart
@@ -172,7 +173,7 @@ def explain_unknown(name: str, classes: Sequence[str]) -> str:
 
 def name_labels(row: NDArray[np.int8], classes: Sequence[str]) -> tuple[list[str], list[str]]:
     """(names of the classes present, of those unknown) in a row (C,) of a table's targets."""
-    present, unknown = ([classes[column] for column in np.flatnonzero(row == value).tolist()] for value in (1, -1))
+    present, unknown = ([classes[column] for column in (row == value).nonzero()[0].tolist()] for value in (1, -1))
     return present, unknown
 
 

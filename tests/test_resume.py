@@ -180,11 +180,11 @@ class Killed(BaseException):
     """What ends a run at once; unlike SIGKILL, it leaves the process of the tests alive."""
 
 
-@pytest.mark.parametrize("num_renames", [3, 10, 11])
+@pytest.mark.parametrize("num_renames", [3, 12, 13])
 def test_killed_among_its_last_files_it_is_not_trained_again_and_has_one_line_in_the_diary(
     num_renames: int, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the 10th file, the diary, and after the 11th, beside the one that says that the run has finished."""
+    """After the 12th file, the diary, and after the 13th, beside the one that says that the run has finished."""
     run = Run(shared_dataset, tmp_path, "--NUM_EPOCHS=1", "--SAVE_EVERY_MINUTES=0")
     finish_run, replace, renamed = training.finish, os.replace, []
 
@@ -203,7 +203,7 @@ def test_killed_among_its_last_files_it_is_not_trained_again_and_has_one_line_in
         patched.setattr(training, "finish", finish_until_killed)
         with pytest.raises(Killed):
             training.main(run.arguments)
-    assert renamed[9:] == ["runs.csv", "last.json"][: num_renames - 9]
+    assert renamed[11:] == ["runs.csv", "last.json"][: num_renames - 11]
     with monkeypatch.context() as patched:
         patched.setattr(training, "train_epoch", None)
         training.main(run.arguments)

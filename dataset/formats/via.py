@@ -25,9 +25,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from dataset.class_names import ClassIndex, read_classes
+from dataset.csv_files import read_header
 from dataset.export_files import find_exports
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import read_header
 from dataset.image_finder import place_images
 from dataset.json_files import looks_like, parse_json
 from dataset.label_values import mark_columns

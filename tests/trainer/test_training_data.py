@@ -203,7 +203,8 @@ def test_seeds_validate_on_the_same_images_unless_split_seed_draws_others(shared
 
 
 def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, tmp_path: Path) -> None:
-    """Then SEED drew the split, and MICRO_BATCH_SIZE was no part of a name."""
+    """Then SEED drew the split, MICRO_BATCH_SIZE was no part of a name, and some constants did not exist."""
+    newer = {"SPLIT_SEED", "TAKE_OVER_HEAD", "LABELS_PER_IMAGE"}
 
     def name(*options: str) -> str:
         data = read_data(shared_dataset, *options)
@@ -213,7 +214,7 @@ def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, t
         data = read_data(shared_dataset, *options)
         constants = overrides.resolved(config)
         decides = [c.name for c in overrides.list_constants(config) if c.section.endswith("*")]
-        identity = {name: constants[name] for name in decides if name != "SPLIT_SEED"}
+        identity = {name: constants[name] for name in decides if name not in newer}
         return run_files.name_configuration(constants, identity | {"data": data.table.fingerprint()})
 
     assert name() == name_as_before()
@@ -221,6 +222,7 @@ def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, t
     new = name("--SEED=1")
     assert new not in (name_as_before("--SEED=1"), name("--SEED=1", "--SPLIT_SEED=2"))
     assert "_seed1_" in new
+    assert name("--TAKE_OVER_HEAD=False") != name()
     assert name("--MICRO_BATCH_SIZE=4") not in (name(), name("--MICRO_BATCH_SIZE=8"))
     root = tmp_path / "own"
     convert.convert_dataset(shared_dataset, "auto", "train_list", root)
