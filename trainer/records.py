@@ -51,7 +51,9 @@ def name_files(data: Data) -> RunFiles:
     # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
     if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
         del identity["SPLIT_SEED"]
-    identity = {name: value for name, value in identity.items() if AS_BEFORE.get(name) != value}
+    for name, value in AS_BEFORE.items():
+        if identity[name] == value:
+            del identity[name]
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     weights = config.PRETRAINED_WEIGHTS
