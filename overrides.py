@@ -137,13 +137,13 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
                 raise InputError(f"--{name} needs a value: --{name} VALUE")
             edits[name] = Edit(text if has_value else arguments.pop(0), "")
         elif argument.endswith(".py"):
-            for name, edit in _read_recipe(Path(argument)).items():
+            for name, edit in _read_recipe(Path(argument).expanduser()).items():
                 if name in names:
                     edits[name] = edit
                 elif name not in _list_all_names():
                     raise InputError(_explain_unknown(name, names, edit.where, name))
         elif argument.endswith(RUN_ENDINGS):
-            edits |= _read_run(Path(argument))
+            edits |= _read_run(Path(argument).expanduser())
         else:
             raise InputError(
                 f"{argument!r} is neither a recipe (.py), nor a run ({', '.join(RUN_ENDINGS)}), nor --NAME value; "
@@ -481,8 +481,9 @@ def _read_run(path: Path) -> dict[str, Edit]:
     import config
 
     file = path.with_suffix(".json")
+    data = _read_bytes(file, "the constants of a run,", MAX_RUN_BYTES)
     try:
-        content = json.loads(_read_bytes(file, "the constants of a run,", MAX_RUN_BYTES))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"cannot read {file}: it is no JSON ({error})") from error
     values = content.get("config") if isinstance(content, dict) else None
