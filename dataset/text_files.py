@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -73,6 +74,7 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
     return text
 
 
+@functools.cache  # asked for at every image of a list
 def measure_memory() -> int:
     """Bytes of memory that the machine has."""
     if not hasattr(os, "sysconf"):  # Windows
