@@ -6,8 +6,9 @@
     objective(logits, targets, image_weights).backward()                # a scalar
 
 There are N images and C classes; an entry is one class of one image. Logits are (N, C) and of any floating type:
-half precision is computed in float32. Targets are (N, C): 1 is present, 0 is absent, NaN is unknown, and a fraction
-comes from labels that were mixed, smoothed or distilled. An unknown entry has loss 0, and its logit gets no gradient.
+half precision is computed in float32. Targets are (N, C): 1 is present, 0 is absent, NaN or -1 is unknown, and a
+fraction comes from labels that were mixed, smoothed or distilled. An unknown entry has loss 0, and its logit gets no
+gradient.
 An entry weight is a module of the same shapes; its result is multiplied with the loss.
 
 In the formulas p = sigmoid(logit), and y is the target.
@@ -39,7 +40,13 @@ def prepare(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits in float32 or float64, the targets in the same type with 0 for unknown, and which are known."""
     if logits.dtype != torch.float64:
         logits = logits.float()
-    return logits, targets.nan_to_num(0.0).to(logits.dtype), ~targets.isnan()
+    known = is_known(targets)
+    return logits, torch.where(known, targets, 0).to(logits.dtype), known
+
+
+def is_known(targets: Tensor) -> Tensor:
+    """Which targets are known, neither NaN nor below 0."""
+    return targets >= 0
 
 
 # ---- losses ----
@@ -367,7 +374,7 @@ def count_items(targets: Tensor, weights: Tensor, one_label: bool) -> Tensor:
 
     Items are the known entries or, with one label per image, the images with a known entry.
     """
-    known = ~targets.isnan()
+    known = is_known(targets)
     items = known.any(dim=1, keepdim=True) if one_label else known
     return (items * weights[:, None]).sum()
 
@@ -454,7 +461,7 @@ class Objective(nn.Module):
 
         A positive is a target of 0.5 or more.
         """
-        known = ~targets.isnan()
+        known = is_known(targets)
         if not known.any():
             return ["no entry of the batch is known: its loss is 0"]
         training_copy = copy.deepcopy(self).train()  # GHM would count this batch twice otherwise

@@ -115,7 +115,7 @@ def make_model(
 ) -> MultiLabelModel:
     """Make the backbone `name` with a new head for `num_classes` classes, for images of `image_size`.
 
-    `image_size` is the side of a square in pixels, or (height, width).
+    The model takes images in 0-255. `image_size` is the side of a square in pixels, or (height, width).
     `weights` fill the backbone. They are "default" (the published weights, kept in `weights_folder`), None (random
     weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
     With `classes`, the names of the classes, a checkpoint of this project with the same head fills the head, too: for

@@ -66,6 +66,9 @@ class Edit(NamedTuple):
     where: str
 
 
+EDITED: dict[str, Edit] = {}  # by `edit`: as if the lines of config.py or a script were edited
+
+
 def answer_early(*modules: ModuleType) -> None:
     """Apply the command line to `modules`, and end the script here where it asks for help or holds a mistake.
 
@@ -115,7 +118,7 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
     another script (in a recipe it is ignored), a value of the wrong type or beyond its limit, values that are computed
     from each other in a circle, and constants that contradict each other.
     """
-    edits: dict[str, Edit] = {}
+    edits = dict(EDITED)
     names = [name for module in modules for name in _assignments(_path(module))]
     arguments = list(arguments)
     help_word = None
@@ -160,9 +163,10 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
 
 
 def edit(module: ModuleType, **values: Any) -> None:
-    """Set constants of `module` in a notebook or a script of your own; those computed from them follow.
+    """Set constants of `module` in a notebook or a script of your own, as if its lines were edited.
 
         overrides.edit(config, LOCAL_ROOT="/data/mine", NUM_EPOCHS=3)    # DATASET_FOLDER moves, too
+        training.main([])    # trains with them
 
     What was set before stays. Raises InputError as `apply` does, and then changes nothing.
     """
@@ -179,6 +183,9 @@ def edit(module: ModuleType, **values: Any) -> None:
     except InputError:
         vars(module).update(before)
         raise
+    for name in lines:
+        EDITED.pop(name, None)
+    EDITED.update(edits)
 
 
 def write_recipe(module: ModuleType) -> str:

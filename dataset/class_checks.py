@@ -24,8 +24,11 @@ from dataset.table import Table
 
 # Separators between names in a cell. Where all parts of a name are classes, those of the first are sure signs of a cell
 # that was not split; the others occur in names, too: "bread and butter" beside "bread" and "butter".
-SEPARATORS, WORDS_BETWEEN = re.compile(r"[,;|]"), re.compile(r"[,;|/&+]| and ")
-NO_LABEL = {"none", "nothing", "n/a", "no label", "no labels", "unlabeled", "unlabelled", "null", "nan", "[]"}
+SEPARATORS, WORDS_BETWEEN = re.compile(r"[,;|]"), re.compile(r"\\n|<br ?/?>|[,;|/&+:_~#^\\-]+|\r| and ")
+NO_LABEL = {
+    "none", "nothing", "n/a", "#n/a", "no label", "no labels", "unlabeled", "unlabelled", "null", "nan", "[]", " ", "?",
+    "unknown", "#name?", "kein", "keine", "keines",
+}  # fmt: skip  # as `split_words` writes them, which makes " " of "-"
 PERHAPS_NO_LABEL = {"no finding", "no findings", "normal", "background", "empty", "negative"}
 RARE = 2  # images with a class, at most, that may be a misspelling of another
 COMMON = 5  # images with the other, at least; and so many times as many

@@ -173,7 +173,7 @@ def explain_unknown(name: str, classes: Sequence[str]) -> str:
 
 def name_labels(row: NDArray[np.int8], classes: Sequence[str]) -> tuple[list[str], list[str]]:
     """(names of the classes present, of those unknown) in a row (C,) of a table's targets."""
-    present, unknown = ([classes[column] for column in (row == value).nonzero()[0].tolist()] for value in (1, -1))
+    present, unknown = ([classes[int(column)] for column in (row == value).nonzero()[0]] for value in (1, -1))
     return present, unknown
 
 

@@ -12,8 +12,9 @@
 
     OWN_BACKBONES = {"two_layers": TwoLayers}
 
-Tokens (B, T, D) will do as well as a map. Each is called without arguments. PRETRAINED_WEIGHTS is None or a file of
-its weights: nobody publishes any. A checkpoint holds the name: keep the line as long as a model of it is in use.
+Tokens (B, T, D) will do as well as a map. Each is called without arguments. Nobody publishes weights of it: train it
+with `--PRETRAINED_WEIGHTS None --FREEZE_BACKBONE False`, or set PRETRAINED_WEIGHTS to a file of your own. A checkpoint
+holds the name: keep the line as long as a model of it is in use.
 """
 
 from __future__ import annotations

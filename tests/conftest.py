@@ -132,6 +132,7 @@ def constants() -> Iterator[None]:
     scripts = [sys.modules[Path(file).stem] for file in overrides.SCRIPTS if Path(file).stem in sys.modules]
     before = [(module, dict(vars(module))) for module in (config, *scripts)]
     yield
+    overrides.EDITED.clear()
     for module, values in before:
         vars(module).clear()
         vars(module).update(values)

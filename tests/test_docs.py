@@ -15,6 +15,7 @@ from conftest import make_small_run, write_dataset
 from test_other_systems import CONSTANTS
 
 import config
+import metrics
 import overrides
 import utils
 
@@ -40,7 +41,7 @@ PLACEHOLDERS = {
 }
 DICTS = {
     "AUGMENTATIONS", "ENGINES", "ENGINES_OF", "FORMATS", "HEADS", "LOSSES", "METHODS", "OPTIMIZERS", "POLICIES",
-    "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "VERBS", "VERSION", "WORDS",
+    "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "AS_BEFORE", "WITHOUT_UNKNOWN", "REFUSALS", "VERBS", "VERSION", "WORDS",
 }  # fmt: skip
 FILES = {"CHANGELOG", "CITATION", "LICENSE", "FAILED"}
 
@@ -261,3 +262,10 @@ def test_the_demo_installs_no_more_than_it_needs() -> None:
     target = re.search(r"^demo: (\S+)$", read(ROOT / "Makefile"), flags=re.M)
     assert target
     assert target[1] == "$(FOR_DEMO)"
+
+
+def test_every_metric_is_defined() -> None:
+    names = metrics.measure([[0.9, 0.1], [0.2, 0.8]], [[1, 0], [0, 1]], 0.5)
+    text = read(ROOT / "docs" / "definitions.md")
+    for name in names:
+        assert re.search(rf"\b{name.removesuffix('_top3')}\b", text), name

@@ -171,6 +171,18 @@ def test_softmax_leaves_out_unknown_terms() -> None:
     check_slopes(logits, loss, np.array([[p[0, 0] - 1, p[0, 1], 0], [0, 0, 0]]), 1e-12)
 
 
+def test_minus_one_is_unknown_as_in_a_table() -> None:
+    logits, targets = draw()
+    unknown = torch.rand(targets.shape, generator=torch.Generator().manual_seed(1)) < 0.3
+    by_nan, by_one = targets.masked_fill(unknown, torch.nan), targets.masked_fill(unknown, -1).to(torch.int8)
+    for name, make in losses.LOSSES.items():
+        assert torch.equal(make()(logits, by_one), make()(logits, by_nan)), name
+    for name, make in losses.ENTRY_WEIGHTS.items():
+        assert torch.equal(make()(logits, by_one), make()(logits, by_nan)), name
+    objective, weights = losses.Objective(losses.LOSSES["focal"](), label_smoothing=0.1), torch.ones(6)
+    assert torch.equal(objective(logits, by_one.float(), weights), objective(logits, by_nan, weights))
+
+
 # ---- every loss ----
 
 MANY = [(name, {}) for name in losses.LOSSES] + [case for case in CASES if case[1] and "pos_weight" not in case[1]]

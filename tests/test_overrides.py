@@ -961,6 +961,17 @@ def test_a_constant_set_by_a_call_moves_those_computed_from_it() -> None:
     assert Path("/photos") == config.DATASET_FOLDER
 
 
+def test_a_script_begins_with_the_constants_that_were_set_by_a_call() -> None:
+    overrides.edit(config, NUM_EPOCHS=3, LOCAL_ROOT="/a")
+    overrides.edit(testing, TEST_FLIP=True)
+    overrides.apply(["--SEED", "7", "--LOCAL_ROOT", "/b"], config, testing)
+    assert (config.NUM_EPOCHS, config.SEED, testing.TEST_FLIP) == (3, 7, True)
+    assert Path("/b/cache") == config.CACHE_FOLDER
+    overrides.apply([], config, testing)
+    assert (config.NUM_EPOCHS, config.SEED, testing.TEST_FLIP) == (3, 0, True)
+    assert Path("/a/cache") == config.CACHE_FOLDER
+
+
 @pytest.mark.parametrize(("name", "value"), [("NUM_EPOCHS", -1), ("LOSS", "bec"), ("NUM_EPOCH", 3), ("MIN_LABELS", 9)])
 def test_a_call_with_a_mistake_changes_nothing(name: str, value: Any) -> None:
     overrides.edit(config, SEED=4, MAX_LABELS=2)

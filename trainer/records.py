@@ -36,7 +36,8 @@ from trainer.training_data import Data
 from trainer.validation import Validation
 from utils import InputError
 
-AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}  # newer constants: what runs before them did
+# Newer constants of sections marked *, and what runs did before there were any: these keep their names
+AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 

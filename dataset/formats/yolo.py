@@ -199,7 +199,14 @@ def read_names(file: Path) -> tuple[str, ...]:
         names = [names[str(index)] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise InputError(f"{file}: names are a list, or a line `0: name` a class, but {str(names)[:80]!r}")
-    return require_unique(names, lambda index: f"{file}: class {index}")
+    names = require_unique(names, lambda index: f"{file}: class {index}")
+    listed = read_classes(file.parent, names)  # LabelImg writes a classes.txt, too
+    if listed != names and {*listed} == {*names}:
+        raise InputError(
+            f"{file} and {file.parent / 'classes.txt'} have the classes in another order, and the boxes their numbers: "
+            "remove the wrong one"
+        )
+    return names
 
 
 def list_images(root: Path, layout: Layout, split: str) -> dict[str, str]:

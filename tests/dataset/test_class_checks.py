@@ -156,7 +156,10 @@ def test_joined_names_are_an_error() -> None:
     )
 
 
-@pytest.mark.parametrize("joined", ["bread and butter", "bread/butter", "bread & butter"])
+@pytest.mark.parametrize(
+    "joined",
+    ["bread and butter"] + [f"bread{mark}butter" for mark in ("/", " & ", "-", "_", ":", "::", "~", "\\n", "<br>")],
+)
 def test_what_may_be_one_name_or_two_is_a_warning(joined: str) -> None:
     (problem,) = judge((joined, "bread", "butter"))
     assert (problem.severity, problem.names) == ("warning", (joined,))
@@ -171,7 +174,9 @@ def test_parts_that_come_again_are_a_warning() -> None:
     assert judge(("maillot, tank suit", "maillot", "tench, Tinca tinca", "goldfish, Carassius auratus")) == []
 
 
-@pytest.mark.parametrize("name", ["none", "None", "n/a", "no_label", "Nothing", "No Finding", "normal", "background"])
+@pytest.mark.parametrize(
+    "name", ["none", "None", "n/a", "no_label", "Nothing", "No Finding", "normal", "background", "-", "?", "kein"]
+)
 def test_a_class_that_says_that_there_is_none(name: str) -> None:
     (problem,) = judge((name, "cat", "dog"), {name: 5})
     assert (problem.severity, problem.names) == ("warning", (name,))

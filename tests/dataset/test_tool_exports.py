@@ -100,6 +100,17 @@ def test_images_of_two_splits_are_those_of_the_first(tmp_path: Path, capsys: pyt
         read_dataset(tmp_path, split="val")
 
 
+def test_yolo_with_two_orders_of_the_classes(tmp_path: Path) -> None:
+    write_boxes(tmp_path, *ULTRALYTICS)
+    write(tmp_path, {"data.yaml": f"train: images/train\n{LIST}", "classes.txt": "cat\ndog\n"})
+    expected = read_dataset(tmp_path, split="train")
+    write(tmp_path, {"classes.txt": "dog\ncat\n"})
+    with pytest.raises(InputError, match=r"data\.yaml and \S+classes\.txt have the classes in another order"):
+        read_dataset(tmp_path, split="train")
+    (tmp_path / "classes.txt").unlink()
+    assert read_dataset(tmp_path, split="train").classes == expected.classes
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
