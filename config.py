@@ -31,9 +31,9 @@ TRAIN_BATCH_SIZE: BatchSize = 32  # images of a step, whatever the number of pro
 BACKBONE_BASE_LR: Rate = 1e-4  # learning rate of the backbone, with USE_DIFFERENTIAL_LR
 HEAD_BASE_LR: Rate = 1e-3  # learning rate of the head, with USE_DIFFERENTIAL_LR
 UNFREEZE_BACKBONE_EPOCH: OffOrCount = 4  # first epoch that trains the backbone, at most NUM_EPOCHS; 0: never
-LOSS: Literal["bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax"] = (
-    "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder or gcn; softmax: for one label an image
-)
+LOSS: Literal[
+    "bce_with_logits", "focal", "asymmetric", "asymmetric_angular", "softmax", "hill", "splc", "zlpr", "two_way"
+] = "bce_with_logits"  # asymmetric_angular: with HEAD cosine, ml_decoder, gcn; softmax: one label an image
 SEED: Seed = 0  # of the order, the augmentation and the new head; SPLIT_SEED draws the validation images
 
 # ---- Files and folders ----
@@ -167,7 +167,9 @@ ANGULAR_GAMMA_NEGATIVE: ZeroOrMore = 0.0  # asymmetric_angular: power of the dis
 ANGULAR_GAMMA_POSITIVE: ZeroOrMore = 0.0  # asymmetric_angular: and for positives
 ANGULAR_CLIP: Share = 0.05  # asymmetric_angular: shift of negatives' probability, with a gamma above 0
 LABEL_SMOOTHING: ShareBelow1 = 0.0  # e: 0 becomes e / 2 and 1 becomes 1 - e / 2; softmax: e / C to each class; 0: off
-ENTRY_WEIGHTS: Annotated[tuple[Literal["ghm", "ohem", "class_weights", "threshold"], ...], ONCE] = ()  # times the loss
+ENTRY_WEIGHTS: Annotated[
+    tuple[Literal["ghm", "ohem", "class_weights", "threshold", "reject_large"], ...], ONCE
+] = ()  # times the loss
 GHM_BINS: Count = 30  # ghm: less weight where |probability - target| crowds, counted in so many bins
 GHM_MOMENTUM: ShareBelow1 = 0.75  # ghm: share of the earlier count that is kept
 OHEM_KEEP: ShareAbove0 = 0.3  # ohem: share of the entries that counts, the hardest

@@ -121,10 +121,18 @@ def angular_loss_has_cosines(c: Any) -> str | None:
 
 
 def entry_weights_suit_softmax(c: Any) -> str | None:
-    if c.LOSS == "softmax" and {"ghm", "ohem", "threshold"} & {*c.ENTRY_WEIGHTS}:
+    if c.LOSS == "softmax" and {"ghm", "ohem", "threshold", "reject_large"} & {*c.ENTRY_WEIGHTS}:
         return (
             f"ENTRY_WEIGHTS {c.ENTRY_WEIGHTS} go by the probability of each class by itself, which LOSS softmax does "
-            "not train: leave ghm, ohem and threshold out"
+            "not train: leave all but class_weights out"
+        )
+
+
+def set_losses_have_no_entries(c: Any) -> str | None:
+    if c.LOSS in ("zlpr", "two_way") and (c.ENTRY_WEIGHTS or c.LABEL_SMOOTHING):
+        return (
+            f"LOSS {c.LOSS} compares the labels of an image with each other and has no loss of an entry: set "
+            "ENTRY_WEIGHTS to () and LABEL_SMOOTHING to 0"
         )
 
 
@@ -219,6 +227,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         frozen_backbone_is_pretrained,
         angular_loss_has_cosines,
         entry_weights_suit_softmax,
+        set_losses_have_no_entries,
         class_weights_are_given,
         prior_bias_has_a_sigmoid,
         sam_does_not_overflow,

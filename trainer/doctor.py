@@ -214,8 +214,8 @@ class Doctor:
         images, targets, weights = batch
         with torch.no_grad():
             entries, _ = copy.deepcopy(objective).train().weigh_entries(logits, targets)
-            mean = reduce_loss(entries, targets, weights, "mean", objective.one_label).item()
-            total = reduce_loss(entries, targets, weights, "sum", objective.one_label).item()
+            mean = reduce_loss(entries, targets, weights, "mean", objective.by_image).item()
+            total = reduce_loss(entries, targets, weights, "sum", objective.by_image).item()
             known = ~targets.isnan()
             entropy = binary_cross_entropy_with_logits(logits[known].float(), targets[known].float()).item()
         self.first_loss = mean
