@@ -563,3 +563,54 @@ def test_tables_without_labels_are_no_data_set(tmp_path: Path) -> None:
     place(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg")
     write(tmp_path, {"train.csv": "filename,width,caption\ncat/a.jpg,64,a cat\n"})
     assert recognise_format(tmp_path) == "image_folder"
+
+
+# ---- vectors, ends of cells, quotes ----
+
+
+@pytest.mark.parametrize("classes", ["", "cat\ndog\nperson\n"])
+@pytest.mark.parametrize("form", ["[{}, {}, {}]", "{};{};{}", "{},{},{}", "{} {} {}"])
+def test_a_vector_in_a_cell_is_no_list_of_names(tmp_path: Path, form: str, classes: str) -> None:
+    cells = [form.format(*vector) for vector in ((1, 0, 1), (0, 1, 0), (1, 1, 1), (0, 0, 0), (1, 0, 0))]
+    if classes:
+        write(tmp_path, {"classes.txt": classes})
+    with pytest.raises(InputError, match=r"train\.csv:2: '1 0 1' repeats a number: a vector of 1 and 0 for the"):
+        read_csv(tmp_path, write_column(cells))
+
+
+def test_numbers_that_are_names_may_repeat(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, write_column(["1;1;7", "7", "1", "0", "[0, 0]"]))
+    assert name_rows(table) == {"a.jpg": {"1", "7"}, "b.jpg": {"7"}, "c.jpg": {"1"}, "d.jpg": {"0"}, "e.jpg": {"0"}}
+
+
+@pytest.mark.parametrize("classes", ["", "cat\nhot dog\n"])
+@pytest.mark.parametrize("form", ["{};", "{},", "{}|", ";{}"])
+def test_a_separator_behind_the_only_name_of_each_cell(tmp_path: Path, form: str, classes: str) -> None:
+    if classes:
+        write(tmp_path, {"classes.txt": classes})
+    table = read_csv(tmp_path, write_column([*map(form.format, ("cat", "hot dog", "cat", "hot dog")), ""]))
+    assert table.classes == ("cat", "hot dog")
+    assert name_rows(table) == {
+        "a.jpg": {"cat"},
+        "b.jpg": {"hot dog"},
+        "c.jpg": {"cat"},
+        "d.jpg": {"hot dog"},
+        "e.jpg": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["{'cat'}", "{'dog'}", "{'cat', 'dog'}", "set()", "{'cat', 'person'}"],
+        ["'cat'", "'dog'", "'cat', 'dog'", "", "'cat', 'person'"],
+        ["'cat'", "'dog'", "'cat';'dog'", "", "'cat';'person'"],
+    ],
+)
+def test_empty_sets_and_single_quotes(tmp_path: Path, cells: list[str]) -> None:
+    assert name_rows(read_csv(tmp_path, write_column(cells))) == ROWS
+
+
+def test_quotes_around_some_names_only_are_part_of_them(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, write_column(["'n Sync'", "dog", "'cat';dog", "dogs'", "dog"]))
+    assert table.classes == ("'cat'", "dog", "dogs'", "n Sync")
