@@ -9,8 +9,8 @@
 
 A file `test*.csv` with the same columns is test. Samples of a submission, which have these columns, too, are left.
 
-A blank may also stand within a name, as in `hot dog`: so all tags have to be of the data set's own vocabulary. Any other
-list is for the csv format, which judges what separates its names.
+A blank may also stand within a name, as in `hot dog`: so all tags have to be those of the data set. Any other list
+is for the csv format, which judges what separates its names.
 """
 
 from __future__ import annotations
