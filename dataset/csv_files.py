@@ -296,7 +296,7 @@ class Unnamed:
     def require_nothing(self) -> None:
         """Raise InputError, after the last row, for a column that is neither, or may be a class. Warn of repeats."""
         repeats = len(self.texts) < self.count
-        if self.numbers_rows and repeats and self.texts != {"0", "1"}:
+        if self.numbers_rows and repeats and not self.texts <= {"0", "1"}:
             warn_once(f"{self.file}: {self.what} has no name; its numbers repeat, and are taken for those of rows")
             return
         self.numbers_rows &= not repeats

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dataset.class_names import show_names
 from dataset.splits import find_folders, find_split, sort_files
 from dataset.table import SPLITS
 from utils import warn
@@ -56,9 +57,7 @@ def say_left_out(found: dict[str, list[Path]], folder: Path, ending: str, is_exp
     read = {file for files in found.values() for file in files}
     others = [file for file in _list_files(folder, (ending,), is_export) if file not in read]
     if others:
-        names = ", ".join(map(str, others[:MOST_NAMED])) + f" and {len(others) - MOST_NAMED} more" * (
-            len(others) > MOST_NAMED
-        )
+        names = show_names([*map(str, others)], MOST_NAMED)
         says = "is not read: its name says" if len(others) == 1 else "are not read: their names say"
         warn(f"{names} {says} no split, as that of {min(read).name} does")
 

@@ -234,17 +234,15 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: 
             warn_once(f"{file}: labels are the names in {what}; left out: {show_names(left)} (LABEL_COLUMNS)")
         return Columns(image, split, group, named, ())
     known = read_classes(root, ())
-    if not (label_columns or all_are_classes) and len(others) == 1 and others[0] not in known:
-        if holds_other_text(file, others[0]):
-            raise InputError(
-                f'{file}:1: no column of labels: set LABEL_COLUMNS = ("{others[0]}",) if it names the classes'
-            )
+    only = others[0] if len(others) == 1 and not (label_columns or all_are_classes) else ""
+    if only and only not in known and holds_other_text(file, only):
+        raise InputError(f'{file}:1: no column of labels: set LABEL_COLUMNS = ("{only}",) if it names the classes')
     classes = order_classes(file, label_columns or others, known, bool(label_columns))
     if left := [name for name in others if name not in classes]:
         reason = "LABEL_COLUMNS" if label_columns else "classes.txt"
         warn_once(f"{file}: {reason} chooses {len(classes)} columns of classes; left out: {show_names(left)}")
     if group and {*read_first(file, group)} - {""} <= {"0", "1"}:
-        warn_once(f"{file}: {group!r} is read as each image's source, not as a class: if it is one, rename it")
+        warn_once(f"{file}: {group!r} is read as each image's source, not as a class: if it is a class, rename it")
     odd = (
         [] if known or label_columns or all_are_classes else [name for name in classes if simplify(name) in ODD_CLASSES]
     )
