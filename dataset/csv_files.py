@@ -23,7 +23,7 @@ from dataset.class_names import to_nfc
 from dataset.files import IMAGE_EXTENSIONS, open_file
 from dataset.label_values import VALUES
 from dataset.text_files import list_lines_left_out
-from utils import InputError, warn
+from utils import InputError, warn, warn_once
 
 MOST_ROWS = 1000  # that are looked at to tell what a column holds
 MOST_HEADER_BYTES = 1 << 22  # of the first line of a file that may be anything
@@ -201,7 +201,12 @@ def holds_names(file: Path, column: str) -> bool:
 def holds_images(file: Path, column: str) -> bool:
     """Whether a column holds names of image files."""
     cells = read_first(file, column)
-    return bool(cells) and all(cell.lower().endswith(tuple(IMAGE_EXTENSIONS)) for cell in cells)
+    return bool(cells) and all(map(is_image, cells))
+
+
+def is_image(text: str) -> bool:
+    """Whether a text is the name of an image file, by its ending."""
+    return text.strip().lower().endswith(tuple(IMAGE_EXTENSIONS))
 
 
 # ---- rows ----
@@ -267,7 +272,10 @@ def fit_row(row: list[str], width: int, where: str) -> list[str]:
 
 
 class Unnamed:
-    """A column without a name: it may be empty, as Excel leaves it, or number the rows, as pandas does at the left."""
+    """A column without a name: it may be empty, as Excel leaves it, or number the rows, as pandas does at the left.
+
+    Where pandas has joined tables, the numbers repeat.
+    """
 
     def __init__(self, file: Path, place: int, header: Sequence[str]) -> None:
         self.what = f"column {place + 1}" + (f" ({header[place]})" if header[place] else "")
@@ -283,10 +291,15 @@ class Unnamed:
         self.count += 1
         if self.numbers_rows:
             self.texts.add(text)
-            self.numbers_rows = text.isascii() and text.isdigit() and len(self.texts) == self.count
+            self.numbers_rows = text.isascii() and text.isdigit()
 
     def require_nothing(self) -> None:
-        """Raise InputError, after the last row, for a column that is neither."""
+        """Raise InputError, after the last row, for a column that is neither, or may be a class. Warn of repeats."""
+        repeats = len(self.texts) < self.count
+        if self.numbers_rows and repeats and not self.texts <= {"0", "1"}:
+            warn_once(f"{self.file}: {self.what} has no name; its numbers repeat, and are taken for those of rows")
+            return
+        self.numbers_rows &= not repeats
         if self.first and not self.numbers_rows:
             raise InputError(
                 f"{self.file}:1: {self.what} has no name, but holds {self.first}: give it one, or remove it"

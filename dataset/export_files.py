@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from dataset.class_names import show_names
 from dataset.splits import find_folders, find_split, sort_files
 from dataset.table import SPLITS
 from utils import warn
 
 ENDINGS = (".json", ".csv")
 SETTLED_NS = 2_000_000_000  # since the last change of a folder: a newer one may change again within the same tick
+MOST_NAMED = 3
 MOST_FILES = 20  # of one kind in a folder: with more, they are one an image, which is another format
 
 
@@ -55,7 +57,9 @@ def say_left_out(found: dict[str, list[Path]], folder: Path, ending: str, is_exp
     read = {file for files in found.values() for file in files}
     others = [file for file in _list_files(folder, (ending,), is_export) if file not in read]
     if others:
-        warn(f"{others[0]} is not read: its name says no split, as that of {min(read).name} does")
+        names = show_names([*map(str, others)], MOST_NAMED)
+        says = "is not read: its name says" if len(others) == 1 else "are not read: their names say"
+        warn(f"{names} {says} no split, as that of {min(read).name} does")
 
 
 def choose_split(tags: Iterable[str]) -> str | None:

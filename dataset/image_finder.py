@@ -300,12 +300,18 @@ def place_images(file: Path, root: Path, folders: Iterable[Path], names: Sequenc
 
 
 def find_folder(root: Path, folders: Sequence[str], name: str) -> Path:
-    """The one of `folders`, paths from `root` on, in which `name` lies; where it lies in none, the first that exists.
+    """The one of `folders`, paths from `root` on, in which `name` lies, as it stands or else with an image's ending.
+
+    Where it lies in none, the first that exists.
 
     Raises InputError where it lies in two, since nothing says which is meant.
     """
     places = [root / folder for folder in folders if (root / folder).is_dir()]
-    found = [place for place in places if (place / name).is_file()]
+    found = [place for place in places if (place / name).is_file()] or [
+        place
+        for place in places
+        if any((place / f"{name}{form}").is_file() for ending in IMAGE_EXTENSIONS for form in (ending, ending.upper()))
+    ]
     if len(found) > 1:
         raise InputError(f"{name} lies in {found[0]} and in {found[1]}: keep the images in one of these folders")
     return (found or places or [root / folders[0]])[0]

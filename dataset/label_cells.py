@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from dataset.class_names import split_names, to_nfc
 from dataset.json_files import JsonLine
+from dataset.label_values import VALUES
 from utils import InputError, warn_once
 
 # Separators that no name holds, then those that names hold, too. LABEL_SEPARATOR takes some of them; "&" and the like
@@ -30,6 +31,7 @@ Separator = Literal["auto", ";", ",", "|", " "]
 
 CLASSES_TXT = "write the names of the classes into classes.txt, one a line"
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
+SINGLE_QUOTED = re.compile(r"'[^']+'")
 NO_COMMA = re.compile(r"""['"]\s+['"]""")
 BARE_LIST = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}")
 
@@ -58,9 +60,29 @@ def read_column(
     chosen = judge.choose_separator() if separator == "auto" else judge.require_separator(separator)
     names_of = judge.split(chosen).names_of
     found = {cell: names_of.get(cell.strip(), []) if names is None else names for cell, names in names_in.items()}
+    require_no_vectors((cells[cell], names) for cell, names in found.items())
     if judge.are_numbers(found.values()):
         return {cell: [known[int(name)] for name in names] for cell, names in found.items()}
     return found
+
+
+def require_no_vectors(lists: Iterable[tuple[str | JsonLine, Sequence[str]]]) -> None:
+    """Raise InputError where `lists`, (where it stands, its labels), hold only 1, 0 and -1, and one of them twice.
+
+    No image has a label twice, but a vector with a number for each class holds most of them several times.
+    """
+    repeated: tuple[str | JsonLine, Sequence[str]] | None = None
+    for where, names in lists:
+        if not all(name.lower() in VALUES for name in names):
+            return
+        if repeated is None and len({*names}) < len(names):
+            repeated = where, names
+    if repeated:
+        shown = " ".join(repeated[1])[:80]
+        raise InputError(
+            f"{repeated[0]}: {shown!r} repeats a number: a vector of 1 and 0 for the classes is no list of labels: "
+            "write a column for each class, or names"
+        )
 
 
 class Joined(NamedTuple):
@@ -88,9 +110,26 @@ class Judge:
                 text: [text] if self.known and self.are_known([text]) else _split_text(text, separator)
                 for text in self.texts
             }
+            if "'" in self.text:
+                names_of = {text: self._strip_quotes(names) for text, names in names_of.items()}
             joined = [text for text, names in names_of.items() if len(names) > 1 and _holds(text, separator)]
             self.kept[separator] = Joined(separator, names_of, joined)
         return self.kept[separator]
+
+    def _strip_quotes(self, names: list[str]) -> list[str]:
+        """The `names` in a cell without single quotes, where each of them has these around it."""
+        if all(SINGLE_QUOTED.fullmatch(name) for name in names) and not self.are_known(names):
+            return [name[1:-1].strip() for name in names]
+        return names
+
+    def find_ending(self) -> list[Joined]:
+        """The separator that stands after or before names, as in `cat;`, where none has another beside it."""
+        for separator in (*SURE, ","):
+            if separator in self.text and any(text.strip(separator) != text for text in self.texts):
+                one = self.split(separator)
+                if not one.joined and all(one.names_of.values()):
+                    return [one]
+        return []
 
     def find_joining(self, separators: Iterable[str]) -> dict[str, Joined]:
         """Those of `separators` that make several names of a text."""
@@ -112,8 +151,7 @@ class Judge:
         """The only separator that is sensible, "" where nothing is joined. Raises InputError where two readings are."""
         self._require_lists_in_quotes()
         chosen = self._choose_by_names() if self.known else self._choose_by_counts()
-        if chosen not in ("", ";"):
-            joined = self.split(chosen).joined
+        if chosen not in ("", ";") and (joined := self.split(chosen).joined):
             warn_once(
                 f"{self.what}: names are separated at {show(chosen)}, as in {joined[0][:80]!r}; "
                 f"{len(joined):,} different cell(s) hold several (LABEL_SEPARATOR)"
@@ -139,13 +177,15 @@ class Judge:
             for one in found.values()
             if any(self.are_known([name]) for text in one.joined for name in one.names_of[text])
         ]
-        return next(iter(fitting or partly or [separator for separator in SURE if separator in found]), "")
+        ending = [one.separator for one in self.find_ending()]
+        return next(iter(fitting or partly or [separator for separator in SURE if separator in found] or ending), "")
 
     def _choose_by_counts(self) -> str:
         """The separator of SURE that occurs, or the one of DOUBTFUL that makes names of which others are made, too."""
         sure = [*self.find_joining(SURE).values()]
         if len(sure) > 1:
             self._stop_for_two(sure[0], sure[1])
+        sure = sure or self.find_ending()
         doubtful = {} if sure else self.find_joining(DOUBTFUL)
         chosen = sure[0] if sure else next(filter(self._joins, doubtful.values()), None)
         if chosen and (other := self.find_other(chosen, (",",) if sure else (" ",))):
@@ -273,6 +313,8 @@ def parse_cell(cell: str, where: str | JsonLine) -> list[str] | None:
     Raises InputError for a list without commas, as NumPy writes it: Python would join its names to one.
     """
     text = cell.strip()
+    if text == "set()":  # Python's empty set: {} would be a dictionary
+        return []
     if text[:1] + text[-1:] not in ("[]", "{}", "()"):
         return None
     try:
@@ -308,4 +350,4 @@ def list_names(value: Any) -> list[str] | None:
             names += inner
         else:
             return None
-    return [name for name in dict.fromkeys(names) if name]
+    return [name for name in names if name]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.csv_files import IMAGE_COLUMNS, simplify
-from dataset.files import IMAGE_EXTENSIONS, open_file
+from dataset.csv_files import IMAGE_COLUMNS, is_image, simplify
+from dataset.files import open_file
 from dataset.label_values import VALUES
 from dataset.splits import find_split
 from dataset.text_files import HEAD_BYTES, read_first_lines
@@ -51,10 +51,6 @@ def show(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
     return ", ".join(map(cut, names[:MOST_NAMES])) + more
-
-
-def is_image(text: str) -> bool:
-    return text.strip().lower().endswith(tuple(IMAGE_EXTENSIONS))
 
 
 # ---- tables ----

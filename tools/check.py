@@ -399,11 +399,12 @@ def find_class_problems(tables: Mapping[str, Table]) -> Iterator[Finding]:
     for problem in judge_classes(tables):
         yield Finding("classes", problem.severity, problem.text)
     classes = np.array(next(iter(tables.values())).classes)
-    present = np.array([(table.targets == 1).any(axis=0) for table in tables.values()])
-    for split, row in zip(tables, present, strict=True):
+    known = {split: table for split, table in tables.items() if (table.targets != -1).any()}  # not those to predict
+    present = np.array([(table.targets == 1).any(axis=0) for table in known.values()])
+    for split, row in zip(known, present, strict=True):
         chosen = row & (present.sum(axis=0) == 1)
         is_said = "train" in tables and split != "train"  # as a class that training does not see
-        if len(tables) > 1 and chosen.any() and not is_said:
+        if len(known) > 1 and chosen.any() and not is_said:
             text = f"{chosen.sum()} of {len(classes)} in {split} only: {quote_names(classes[chosen].tolist())}"
             yield Finding("class_in_one_split", "warning", text)
     counts = {split: int((table.targets == 0).all(axis=1).sum()) for split, table in tables.items()}

@@ -43,7 +43,7 @@ datumaro      `annotations/<split>.json` with `categories` and `items`, images i
 voc_xml       `a.xml` as in Pascal VOC for each `a.jpg`, beside it or in another folder
 labelme       `a.json` of Labelme for each `a.jpg`, likewise
 automl        a csv without a header: `TRAIN,gs://bucket/a.jpg,cat,dog`; the images are found by their names
-blank_tags    `train*.csv` with an image and tags separated by blanks, images in `train-jpg/`, `train_images/`, `train/`
+blank_tags    `train*.csv` of a published data set whose tags are separated by blanks, images in `train-jpg/` and so on
 
 Paths are relative to the data set's folder, except in classes_json, where they are relative to the file.
 """

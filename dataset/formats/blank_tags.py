@@ -1,4 +1,4 @@
-"""blank_tags: `train*.csv` with an image and its tags, separated by blanks (only read).
+"""blank_tags: three published data sets whose tags are separated by blanks, in `train*.csv` (only read).
 
 * Planet: Understanding the Amazon from Space (kaggle.com/c/planet-understanding-the-amazon-from-space/data):
   `image_name,tags` in `train_v2.csv` or `train_classes.csv`, names without `.jpg`, images in `train-jpg/`; fastai's
@@ -8,14 +8,18 @@
   True for those to validate on.
 
 A file `test*.csv` with the same columns is test. Samples of a submission, which have these columns, too, are left.
+
+A blank may also stand within a name, as in `hot dog`: so all tags have to be those of the data set. Any other list
+is for the csv format, which judges what separates its names.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
-from dataset.csv_files import read_cells, read_header
+from dataset.csv_files import read_cells, read_header, stamp
 from dataset.files import IMAGE_EXTENSIONS
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import find_folder
@@ -30,6 +34,19 @@ FOLDERS = {
     ("fname", "labels"): ("{0}",),
     ("image", "labels"): ("{0}_images",),
 }
+# The tags of each: on the pages above, and for PASCAL_2007 in host.robots.ox.ac.uk/pascal/VOC/voc2007
+TAGS = {
+    ("image_name", "tags"): {
+        "agriculture", "artisinal_mine", "bare_ground", "blooming", "blow_down", "clear", "cloudy", "conventional_mine",
+        "cultivation", "habitation", "haze", "partly_cloudy", "primary", "road", "selective_logging", "slash_burn",
+        "water",
+    },
+    ("fname", "labels"): {
+        "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+        "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    },
+    ("image", "labels"): {"complex", "frog_eye_leaf_spot", "healthy", "powdery_mildew", "rust", "scab"},
+}  # fmt: skip
 NAMES = re.compile(r"(train|test)(_v\d+|_classes)?\.csv|(labels)\.csv")
 IS_VALID = "is_valid"
 SPLIT_OF = {"true": "val", "1": "val", "false": "train", "0": "train"}
@@ -63,9 +80,22 @@ def find_files(root: Path) -> dict[str, Path]:
 
 
 def find_pair(file: Path) -> tuple[str, str] | None:
-    """The columns of the image and of its tags, where it has these and no others but `is_valid`."""
+    """The columns of the image and of its tags: no others but `is_valid`, and no tags but those of TAGS."""
+    return _find_pair(file, *stamp(file))
+
+
+@functools.lru_cache  # asked for several times before a run begins
+def _find_pair(file: Path, size: int, changed: int) -> tuple[str, str] | None:
+    """`find_pair` for a file of that size that was last `changed` at that time."""
     header = read_header(file)
-    return next((pair for pair in FOLDERS if header in ([*pair], [*pair, IS_VALID])), None)
+    pair = next((pair for pair in FOLDERS if header in ([*pair], [*pair, IS_VALID])), None)
+    if pair is None:
+        return None
+    try:
+        are_known = all(TAGS[pair].issuperset(tags.split()) for _, (tags,) in read_cells(file, pair[1:]))
+    except InputError:
+        return None  # the csv format will say what is wrong
+    return pair if are_known else None
 
 
 def read_tags(file: Path, split: str) -> list[tuple[int, str, list[str], str]]:
@@ -96,8 +126,6 @@ def read(source: SplitSource) -> Table:
         if split != source.split:
             continue
         where = f"{file}:{line}"
-        if odd := next((tag for tag in tags if re.search(r"[,;|\[\]]", tag)), None):
-            raise InputError(f"{where}: {odd[:80]!r} holds a separator other than a blank: are these several tags?")
         name = image if image.lower().endswith(tuple(IMAGE_EXTENSIONS)) else f"{image}.jpg"
         if rows is None:
             rows = Rows(find_folder(root, folders, name), root, index.classes)
@@ -107,7 +135,7 @@ def read(source: SplitSource) -> Table:
 
 
 FORMAT = Format(
-    expects="train_v2.csv with image_name,tags or train.csv with image,labels or fname,labels (blank_tags)",
+    expects="train_v2.csv of Planet, or train.csv of Plant Pathology 2021 or of fastai's PASCAL_2007 (blank_tags)",
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,

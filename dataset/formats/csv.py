@@ -10,6 +10,7 @@
   join them); else every other column is a class (1, 0, -1 or blank; dataset/label_values.py). Where a heading is
   singular, such as `label`, an image may stand in several rows, and has the labels of all of them.
 * LABEL_COLUMNS chooses the columns of labels. `classes.txt`, too, chooses and orders those of classes.
+* A test.csv with images only has unknown labels: it is there to predict.
 * `split` says train, val (also valid, validation, dev) or test; `group`, if any, is the image's source.
 
 roboflow and label_rows are read here, too.
@@ -21,7 +22,7 @@ import csv
 import functools
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -33,12 +34,14 @@ from dataset.csv_files import (
     find_image_columns,
     holds_images,
     holds_names,
+    is_image,
     read_cells,
     read_first,
     read_header,
     simplify,
     stamp,
 )
+from dataset.export_files import say_left_out
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.blank_tags import FORMAT as BLANK_TAGS
 from dataset.formats.celeba import FORMAT as CELEBA
@@ -66,8 +69,9 @@ SINGULARS = {"label", "tag", "class", "category", "labelname", "classname"}
 SPLIT_COLUMNS = {"split", "subset", "set", "dataset", "partition", "phase", "usage"}
 # Columns whose values may be 0 and 1, too, but which are seldom a class
 ODD_CLASSES = {
-    "fold", "folds", "kfold", "subset", "partition", "isvalid", "isval", "istrain", "istest", "sex", "gender", "age",
-    "id", "index", "idx", "width", "height", "patient", "patientid", "group", "confidence",
+    *SPLIT_COLUMNS, "fold", "folds", "kfold", "train", "val", "valid", "validation", "test", "isvalid", "isval",
+    "isvalidation", "istrain", "istest", "sex", "gender", "age", "id", "index", "idx", "width", "height", "patient",
+    "patientid", "group", "confidence", "label", "target", "class", "verified", "iscrowd",
 }  # fmt: skip
 RESULTS = ("pred", "submission", "result", "output", "score", "probabilit")  # in names of files that hold no labels
 # Formats whose CSV files have images and labels, too, and which know what these are
@@ -90,6 +94,7 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     present = sorted(file for file in root.iterdir() if file.suffix.lower() in ENDINGS) if root.is_dir() else []
     present = [file for file in present if not file.name.endswith(".index.csv")]  # which are those of shards
     files = [file for file in present if is_table(file)]
+    listing = [file for file in present if lists_images_only(file)]
     if files and any(format.recognise(root) for format in ELSEWHERE):
         files = [file for file in files if "image_path" in read_header(file)]
     named = sort_by_name(files)
@@ -99,7 +104,34 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     split_of = {file: split for split, found in named.items() for file in found}
     splits = {file: list_splits_in(file) or {split_of.get(file, "train")} for file in chosen}
     found = {split: [file for file in chosen if split in splits[file]] for split in SPLITS}
-    return {split: found[split] for split in SPLITS if found[split]}
+    return add_unlabelled(found, listing)
+
+
+def add_unlabelled(found: Mapping[str, list[Path]], listing: Sequence[Path]) -> dict[str, list[Path]]:
+    """`found`, {split: its files}, without empty splits, and with val.csv and test.csv of those `listing` images only.
+
+    These count where another split has labels.
+    """
+    called = {
+        split: [file for file in listing if SPLIT_OF.get(file.stem.lower()) == split] for split in ("val", "test")
+    }
+    every = {split: found.get(split) or (called.get(split, []) if any(found.values()) else []) for split in SPLITS}
+    return {split: files for split, files in every.items() if files}
+
+
+def lists_images_only(file: Path) -> bool:
+    """Whether its only column is that of the images: such as those to predict."""
+    return file.is_file() and _lists_images_only(file, *stamp(file))
+
+
+@functools.lru_cache
+def _lists_images_only(file: Path, size: int, changed: int) -> bool:
+    """`lists_images_only` for a file of that size that was last `changed` at that time."""
+    header = read_header(file)
+    try:
+        return len(header) == 1 and not is_image(header[0]) and list_image_columns(file, header) == header
+    except InputError:
+        return bool(find_image_columns(header))  # reading it will say what is wrong
 
 
 def sort_by_name(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -123,6 +155,8 @@ def is_table(file: Path) -> bool:
 def _is_table(file: Path, size: int, changed: int) -> bool:
     """`is_table` for a file of that size that was last `changed` at that time."""
     header = read_header(file)
+    if any(map(is_image, header)) or len(header) == 1:
+        return False  # it has no header, or no labels
     if "image_path" in header:
         return not is_label_rows(file)
     try:
@@ -136,13 +170,22 @@ def _is_table(file: Path, size: int, changed: int) -> bool:
     except InputError:
         return bool(find_image_columns(header))  # reading it will say what is wrong
     columns = [{cell.lower() for cell in column} for column in zip(*rows, strict=True)]
-    return any({""} < cells | {""} <= {*VALUES, *WORDS} for cells in columns)
+    if any({""} < cells | {""} <= {*VALUES, *WORDS} for cells in columns):
+        return True
+    others = [name for name in others if name not in (find_split_column(file, header), "group")]
+    return find_split(file.stem) is not None and len(others) == 1 and holds_other_text(file, others[0])
 
 
 def is_label_rows(file: Path) -> bool:
     """Whether its columns are an image and `label`, which holds names."""
     header = read_header(file) if file.is_file() else []
     return len(header) == 2 and "label" in header and bool(find_image_columns(header)) and holds_names(file, "label")
+
+
+def holds_other_text(file: Path, column: str) -> bool:
+    """Whether a column holds words, none of them a value of a class: as names of classes under an unusual heading."""
+    cells = {cell.lower() for cell in read_first(file, column)}
+    return any(map(str.isalpha, "".join(cells))) and not cells - {""} & {*VALUES, *WORDS}
 
 
 def list_splits_in(file: Path) -> frozenset[str]:
@@ -191,11 +234,18 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: 
             warn_once(f"{file}: labels are the names in {what}; left out: {show_names(left)} (LABEL_COLUMNS)")
         return Columns(image, split, group, named, ())
     known = read_classes(root, ())
+    only = others[0] if len(others) == 1 and not (label_columns or all_are_classes) else ""
+    if only and only not in known and holds_other_text(file, only):
+        raise InputError(f'{file}:1: no column of labels: set LABEL_COLUMNS = ("{only}",) if it names the classes')
     classes = order_classes(file, label_columns or others, known, bool(label_columns))
     if left := [name for name in others if name not in classes]:
         reason = "LABEL_COLUMNS" if label_columns else "classes.txt"
         warn_once(f"{file}: {reason} chooses {len(classes)} columns of classes; left out: {show_names(left)}")
-    odd = [] if known or label_columns else [name for name in classes if simplify(name) in ODD_CLASSES]
+    if group and {*read_first(file, group)} - {""} <= {"0", "1"}:
+        warn_once(f"{file}: {group!r} is read as each image's source, not as a class: if it is a class, rename it")
+    odd = (
+        [] if known or label_columns or all_are_classes else [name for name in classes if simplify(name) in ODD_CLASSES]
+    )
     if odd:
         warn_once(f"{file}: {show_names(odd)}: read as a class; if it is none, set LABEL_COLUMNS, or write classes.txt")
     return Columns(image, split, group, (), classes)
@@ -281,7 +331,16 @@ class Row(NamedTuple):
 
 
 def read(source: SplitSource) -> Table:
-    return read_files(source, find_files(source.root))
+    files = find_files(source.root)
+    if any(find_split(file.stem) for file in chain.from_iterable(files.values())):
+        for ending in ENDINGS:
+            say_left_out(files, source.root, ending, lambda file: is_table(file) and says_no_split(file))
+    return read_files(source, files)
+
+
+def says_no_split(file: Path) -> bool:
+    """Whether its name says neither a split nor that it holds what a model gave."""
+    return find_split(file.stem) is None and holds_truth(file)
 
 
 def read_files(
@@ -292,6 +351,9 @@ def read_files(
     Paths begin at `base`, or are looked for. With the column `image`, every other column is a class.
     """
     chosen = files[source.split]
+    labelled = [file for file in chain.from_iterable(files.values()) if not lists_images_only(file)]
+    if source.split == "test" and image is None and labelled and all(map(lists_images_only, chosen)):
+        return read_unlabelled(source, require_one(chosen, source.split), labelled, base)
     columns = {file: choose_columns(file, source.root, source.options.label_columns, image) for file in chosen}
     if not columns[chosen[0]].split:
         require_one(chosen, source.split)
@@ -305,6 +367,18 @@ def read_files(
         for file in chosen
     ]
     return join_files(tables, chosen)
+
+
+def read_unlabelled(source: SplitSource, file: Path, labelled: Sequence[Path], base: Path | None) -> Table:
+    """The table of a file that lists images only: all labels of the classes in the files `labelled` are unknown."""
+    columns = choose_columns(labelled[0], source.root, source.options.label_columns)
+    classes = read_names(source, labelled).columns.classes if columns.names else columns.classes
+    image = choose_image_column(file, read_header(file))
+    rows, found = make_rows(source, list_rows(source, file, Columns(image, None, None, (), ())), base, classes)
+    for row in found:
+        rows.add(row.image, mark_columns((), range(len(classes)), len(classes), row.where), row.where)
+    warn_once(f"{file}: it has no labels: its images can be predicted, but tell nothing of how good a model is")
+    return rows.make_table(file)
 
 
 def read_values(source: SplitSource, file: Path, columns: Columns, every: Sequence[Path], base: Path | None) -> Table:

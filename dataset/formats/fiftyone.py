@@ -33,6 +33,7 @@ from dataset.files import IMAGE_EXTENSIONS, list_files
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
 from dataset.json_files import looks_like, parse_json
+from dataset.label_cells import require_no_vectors
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import require_one
@@ -118,11 +119,14 @@ def _read_file(file: Path, stamps: tuple[tuple[int, int], ...]) -> Export:
 def read_labels(file: Path, data: dict[str, Any]) -> Export:
     """What a `labels.json` says."""
     listed = require_unique(data["classes"] or (), lambda index: f"{file}: class {index}")
-    images = []
+    images, lists = [], []
     for key, value in data["labels"].items():
         labels = value if isinstance(value, list) else [] if value is None else [value]
+        if not any(isinstance(label, dict) for label in labels):  # those of boxes repeat
+            lists.append((f"{file}: {key[:80]!r}", [*map(str, labels)]))
         names = [find_name(label, listed, f"{file}: {key[:80]!r}") for label in labels]
         images.append(Image(key, None if value is None else names, None))
+    require_no_vectors(lists)
     return Export(listed, images)
 
 

@@ -23,7 +23,7 @@ from dataset.class_names import name_labels, read_classes, write_classes
 from dataset.csv_files import read_dicts, read_header
 from dataset.formats.base import Format, SplitSource
 from dataset.json_files import looks_like, parse_json
-from dataset.label_cells import list_names, read_column
+from dataset.label_cells import list_names, read_column, require_no_vectors
 from dataset.label_values import mark_columns
 from dataset.rows import Rows
 from dataset.splits import WORDS, find_folders, require_one
@@ -110,6 +110,7 @@ def read(source: SplitSource) -> Table:
     root, files = source.root, find_files(source.root)
     file = require_one(files[source.split], source.split)
     cells: dict[str, str] = {}  # of all splits, and where each stands first
+    lists: dict[tuple[str, ...], str] = {}  # the same of labels in lists, without boxes, of which a class has several
     listed: set[str] = set()
     for any_file in dict.fromkeys(chain.from_iterable(files.values())):
         for where, row in read_metadata(any_file):
@@ -118,6 +119,9 @@ def read(source: SplitSource) -> Table:
                 cells.setdefault(labels, where)
             else:
                 listed.update(labels)
+                if not isinstance(find_value(row), dict):
+                    lists.setdefault(tuple(labels), where)
+    require_no_vectors((where, labels) for labels, where in lists.items())
     names_in = read_column(cells, source.options.separator, known=read_classes(root, ()), what=f"{file}: labels")
     index = source.choose_classes(listed.union(*names_in.values()))
     if not index.classes:
@@ -142,10 +146,20 @@ def read(source: SplitSource) -> Table:
     return rows.make_table(file)
 
 
+def find_column(row: Mapping[str, Any]) -> str | None:
+    """The column of a line of metadata that holds its labels."""
+    return next((name for name in LABELS if name in row), None)
+
+
+def find_value(row: Mapping[str, Any]) -> Any:
+    """What stands there: a list, a name, or the boxes."""
+    column = find_column(row)
+    return row.get(column) if column else None
+
+
 def read_labels(row: Mapping[str, Any], where: str) -> str | list[str]:
     """The names of the labels in a line of metadata, or the text that holds them."""
-    column = next((name for name in LABELS if name in row), None)
-    value = row.get(column) if column else None
+    column, value = find_column(row), find_value(row)
     if isinstance(value, dict):  # the boxes' classes
         value = value.get("categories", value.get("category"))
     if value is None and column != "objects":

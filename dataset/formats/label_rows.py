@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import is_label_rows, read_files
+from dataset.formats.csv import add_unlabelled, is_label_rows, lists_images_only, read_files
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 
@@ -32,7 +32,10 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 def find_files(root: Path) -> dict[str, list[Path]]:
     """{split: files}: those whose names say a split, or the only CSV file; others may be results or notes."""
     files = [file for file in root.glob("*.csv") if file.name != "metadata.csv"]  # which is Hugging Face's
-    return sort_files(file for file in files if (find_split(file.stem) or len(files) == 1) and is_label_rows(file))
+    listing = [file for file in files if lists_images_only(file)]
+    alone = len(files) == len(listing) + 1
+    labelled = sort_files(file for file in files if (find_split(file.stem) or alone) and is_label_rows(file))
+    return add_unlabelled(labelled, listing)
 
 
 def read(source: SplitSource) -> Table:

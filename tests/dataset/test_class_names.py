@@ -77,11 +77,6 @@ def write_automl(root: Path, labels: Labels, classes: Sequence[str]) -> None:
     write(root, {"all.csv": "".join(",".join(["TRAIN", image, *names]) + "\n" for image, names in labels.items())})
 
 
-def write_blank_tags(root: Path, labels: Labels, classes: Sequence[str]) -> None:
-    place(root, *(f"train-jpg/{image}" for image in labels))
-    write(root, {"train_v2.csv": "image_name,tags\n" + "".join(f"{a},{' '.join(b)}\n" for a, b in labels.items())})
-
-
 def write_chestxray14(root: Path, labels: Labels, classes: Sequence[str]) -> None:
     place(root, *(f"images_001/images/{image}" for image in labels))
     rows = "".join(f"{image},{'|'.join(names) or 'No Finding'},1\n" for image, names in labels.items())
@@ -115,7 +110,6 @@ WRITERS: dict[str, Callable[[Path, Labels, Sequence[str]], None]] = {
     "cvat": write_cvat,
     "label_rows": write_label_rows,
     "automl": write_automl,
-    "blank_tags": write_blank_tags,
     "chestxray14": write_chestxray14,
     "pascal_voc": write_pascal_voc,
     "webdataset": write_webdataset,

@@ -17,7 +17,7 @@ from dataset.formats.base import ReadOptions
 from dataset.label_cells import read_column
 from dataset.label_values import name_values
 from dataset.table import Table
-from dataset_readers import list_splits, read_dataset, recognise_format
+from dataset_readers import find_formats, list_splits, read_dataset, recognise_format
 from utils import InputError
 
 IMAGES = ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
@@ -563,3 +563,162 @@ def test_tables_without_labels_are_no_data_set(tmp_path: Path) -> None:
     place(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg")
     write(tmp_path, {"train.csv": "filename,width,caption\ncat/a.jpg,64,a cat\n"})
     assert recognise_format(tmp_path) == "image_folder"
+
+
+# ---- vectors, ends of cells, quotes ----
+
+
+@pytest.mark.parametrize("classes", ["", "cat\ndog\nperson\n"])
+@pytest.mark.parametrize("form", ["[{}, {}, {}]", "{};{};{}", "{},{},{}", "{} {} {}"])
+def test_a_vector_in_a_cell_is_no_list_of_names(tmp_path: Path, form: str, classes: str) -> None:
+    cells = [form.format(*vector) for vector in ((1, 0, 1), (0, 1, 0), (1, 1, 1), (0, 0, 0), (1, 0, 0))]
+    if classes:
+        write(tmp_path, {"classes.txt": classes})
+    with pytest.raises(InputError, match=r"train\.csv:2: '1 0 1' repeats a number: a vector of 1 and 0 for the"):
+        read_csv(tmp_path, write_column(cells))
+
+
+def test_numbers_that_are_names_may_repeat(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, write_column(["1;1;7", "7", "1", "0", "[0, 0]"]))
+    assert name_rows(table) == {"a.jpg": {"1", "7"}, "b.jpg": {"7"}, "c.jpg": {"1"}, "d.jpg": {"0"}, "e.jpg": {"0"}}
+
+
+@pytest.mark.parametrize("classes", ["", "cat\nhot dog\n"])
+@pytest.mark.parametrize("form", ["{};", "{},", "{}|", ";{}"])
+def test_a_separator_behind_the_only_name_of_each_cell(tmp_path: Path, form: str, classes: str) -> None:
+    if classes:
+        write(tmp_path, {"classes.txt": classes})
+    table = read_csv(tmp_path, write_column([*map(form.format, ("cat", "hot dog", "cat", "hot dog")), ""]))
+    assert table.classes == ("cat", "hot dog")
+    assert name_rows(table) == {
+        "a.jpg": {"cat"},
+        "b.jpg": {"hot dog"},
+        "c.jpg": {"cat"},
+        "d.jpg": {"hot dog"},
+        "e.jpg": set(),
+    }
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["{'cat'}", "{'dog'}", "{'cat', 'dog'}", "set()", "{'cat', 'person'}"],
+        ["'cat'", "'dog'", "'cat', 'dog'", "", "'cat', 'person'"],
+        ["'cat'", "'dog'", "'cat';'dog'", "", "'cat';'person'"],
+    ],
+)
+def test_empty_sets_and_single_quotes(tmp_path: Path, cells: list[str]) -> None:
+    assert name_rows(read_csv(tmp_path, write_column(cells))) == ROWS
+
+
+def test_quotes_around_some_names_only_are_part_of_them(tmp_path: Path) -> None:
+    table = read_csv(tmp_path, write_column(["'n Sync'", "dog", "'cat';dog", "dogs'", "dog"]))
+    assert table.classes == ("'cat'", "dog", "dogs'", "n Sync")
+
+
+# ---- files without a header or without labels, and what is left out ----
+
+
+@pytest.mark.parametrize("first", ["images/a.jpg,1,0", "a.jpg,labels", "a.jpg,1", "1,0,a.JPG"])
+def test_a_header_that_names_an_image_is_none(tmp_path: Path, first: str) -> None:
+    place(tmp_path, "a.jpg", "images/a.jpg")
+    write(tmp_path, {"train.csv": f"{first}\n{first}\n"})
+    assert "csv" not in find_formats(tmp_path)
+    with pytest.raises(InputError, match=r"no split of format csv \(DATASET_FORMAT\): expected train\.csv"):
+        read_dataset(tmp_path, "csv", "train")
+
+
+def test_the_advice_for_a_list_without_a_header(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"train.csv": "a.jpg,1,0\n"})
+    with pytest.raises(InputError, match="these are data, not names of columns: write a first line with names"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["", "images/", "train/", "train_images/"])
+@pytest.mark.parametrize("ending", [".jpg", ".PNG"])
+def test_names_without_an_ending_say_which_folder(tmp_path: Path, folder: str, ending: str) -> None:
+    place(tmp_path, *(f"{folder}Train_{number}.v{number}{ending}" for number in range(2)), "images/other.jpg")
+    write(tmp_path, {"train.csv": "image_id,cat,dog\nTrain_0.v0,1,0\nTrain_1.v1,0,1\n"})
+    table = read_dataset(tmp_path, split="train")
+    assert [Path(path).relative_to(tmp_path).as_posix() for path in table.paths] == [
+        f"{folder}Train_{number}.v{number}{ending}" for number in range(2)
+    ]
+    assert table.targets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_names_under_an_unusual_heading(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path, {"train.csv": "filename,species\na.jpg,red fox\nb.jpg,owl\n"})
+    with pytest.raises(InputError, match=r'csv:1: no column of labels: set LABEL_COLUMNS = \("species",\) if it names'):
+        read_dataset(tmp_path)
+    table = read_dataset(tmp_path, options=ReadOptions(label_columns=("species",)))
+    assert (table.classes, table.targets.tolist()) == (("owl", "red fox"), [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "name"),
+    [
+        ("csv", "image_path,labels\na.jpg,cat;dog\nb.jpg,dog\n", "image_path"),
+        ("csv", "image_id,cat,dog\na,1,1\nb,0,1\n", "image_id"),
+        ("label_rows", "image_path,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n", "image_path"),
+        ("label_rows", "image,label\na.jpg,cat\na.jpg,dog\nb.jpg,dog\n", "image"),
+    ],
+)
+def test_a_list_to_predict_has_unknown_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, text: str, name: str
+) -> None:
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {"train.csv": text, "test.csv": f"{name}\nd.jpg\nc.jpg\n"})
+    assert recognise_format(tmp_path) == format
+    assert list_splits(tmp_path) == ["train", "test"]
+    assert read_dataset(tmp_path, split="train").targets.tolist() == [[1, 1], [0, 1]]
+    capsys.readouterr()
+    table = read_dataset(tmp_path, split="test")
+    assert [Path(path).name for path in table.paths] == ["c.jpg", "d.jpg"]
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[-1, -1], [-1, -1]])
+    assert read_warnings(capsys).count("test.csv: it has no labels: its images can be predicted") == 1
+
+
+def test_images_without_labels_alone_are_no_data_set(tmp_path: Path) -> None:
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {"train.csv": "image_path\na.jpg\n", "test.csv": "image_path\nb.jpg\n"})
+    with pytest.raises(InputError, match="it has no labels: to predict these images set TEST_IMAGES_DIR"):
+        read_dataset(tmp_path)
+
+
+def test_numbers_of_rows_that_repeat(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [pd.DataFrame({"image_path": [*names], "cat": [1, 0, 1]}) for names in (IMAGES[:3], IMAGES[2:])]
+    table = read_csv(tmp_path, pd.concat(parts).to_csv())
+    assert (table.classes, table.targets.tolist()) == (("cat",), [[1], [0], [1], [0], [1]])
+    assert "column 1 has no name; its numbers repeat, and are taken for those of rows" in read_warnings(capsys)
+
+
+@pytest.mark.parametrize(("cells", "is_said"), [(("0", "1"), True), (("0", "2"), False), (("x", "y"), False)])
+def test_a_group_of_0_and_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: tuple[str, str], is_said: bool
+) -> None:
+    table = read_csv(tmp_path, f"image_path,group,cat\na.jpg,{cells[0]},1\nb.jpg,{cells[1]},0\n")
+    assert (table.classes, table.groups) == (("cat",), cells)
+    assert ("'group' is read as each image's source, not as a class" in read_warnings(capsys)) == is_said
+
+
+def test_other_tables_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {"trainval.csv": ONE_HOT, "holdout.csv": ONE_HOT, "sample_submission.csv": ONE_HOT, "notes.csv": "a,b\n"}
+    write(tmp_path, others | {"test.csv": ONE_HOT})
+    place(tmp_path, "a.jpg", "b.jpg")
+    read_dataset(tmp_path, split="test")
+    warnings = read_warnings(capsys)
+    assert f"{tmp_path}/holdout.csv, {tmp_path}/trainval.csv are not read: their names say no split" in warnings
+    assert "submission" not in warnings
+    assert "notes" not in warnings
+
+
+ODD = "set phase usage dataset valid validation is_validation val train test label target class verified is_crowd"
+
+
+@pytest.mark.parametrize("name", [*ODD.split(), "subset", "partition"])
+def test_columns_that_are_seldom_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    table = read_csv(tmp_path, f"image_path,cat,{name}\na.jpg,1,0\nb.jpg,0,1\n")
+    assert table.classes == ("cat", name)
+    assert f"train.csv: {name}: read as a class; if it is none, set LABEL_COLUMNS" in read_warnings(capsys)

@@ -582,3 +582,35 @@ def test_lists_and_choices_in_a_csv(tmp_path: Path) -> None:
     write(tmp_path, {"train.csv": "\n".join(lines)})
     table = read_dataset(tmp_path, split="train")
     assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [1, 1], [0, 0], [0, 1]])
+
+
+# ---- vectors in place of labels ----
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "text"),
+    [
+        ("a.jpg", "metadata.jsonl", '{"file_name": "a.jpg", "labels": [1, 1]}'),
+        ("a.jpg", "metadata.csv", 'file_name,labels\na.jpg,"[0, 1, 1]"'),
+        ("data/a.jpg", "labels.json", '{"classes": ["x", "y", "z"], "labels": {"a": [1, 1, 0]}}'),
+    ],
+)
+def test_a_vector_is_no_list_of_labels(tmp_path: Path, image: str, file: str, text: str) -> None:
+    place(tmp_path, image)
+    write(tmp_path, {file: text})
+    with pytest.raises(InputError, match=r"(metadata|labels)\..*: '[01 ]+' repeats a number: a vector of 1 and 0"):
+        read_dataset(tmp_path, split="train")
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "text"),
+    [
+        ("a.jpg", "metadata.jsonl", '{"file_name": "a.jpg", "objects": {"categories": [1, 1]}}'),
+        ("data/a.jpg", "labels.json", '{"classes": ["0", "1"], "labels": {"a": [{"label": 1}, {"label": 1}]}}'),
+    ],
+)
+def test_boxes_of_one_class_are_no_vector(tmp_path: Path, image: str, file: str, text: str) -> None:
+    place(tmp_path, image)
+    write(tmp_path, {file: text})
+    table = read_dataset(tmp_path, split="train")
+    assert [name for name, value in zip(table.classes, table.targets[0], strict=True) if value == 1] == ["1"]

@@ -33,9 +33,9 @@ def many(name: str, text: str) -> dict[str, str]:
 # what lies there: what is said of it, as a regular expression
 TABLES = {
     "a foreign name": (
-        {"train.csv": "Foto;Klasse\nimages/img_00.jpg;cat\n"} | IMAGES,
-        rf"it holds train\.csv and {IN_IMAGES}; train\.csv has the columns 'Foto', 'Klasse', separated by ';': "
-        r"call the column 'Foto' image_path, and call the one that names the classes labels \(see",
+        {"train.csv": "Foto;Klasse;Ort\nimages/img_00.jpg;cat;Rom\n"} | IMAGES,
+        rf"it holds train\.csv and {IN_IMAGES}; train\.csv has the columns 'Foto', 'Klasse', 'Ort', separated by "
+        r"';': call the column 'Foto' image_path, and call the one that names the classes labels \(see",
     ),
     "TABs": (
         {"list.tsv": "Foto\tKlasse\na.jpg\tcat\n"},

@@ -589,6 +589,8 @@ def test_classes_that_a_split_lacks_and_images_without_labels_are_counted() -> N
     without_train = {"val": make_table([[1, 0, 1, 1], [0, 1, 0, 0]], "val"), "test": make_table([[1, 1, 0, 1]], "test")}
     (alone,) = check.find_class_problems(without_train)
     assert alone.text == "1 of 4 in val only: 'c'"
+    to_predict = {"train": make_table([[1, 0, 1, 0], [0, 1, 0, 1]], "train"), "test": make_table([[-1] * 4], "test")}
+    assert [*check.find_class_problems(to_predict)] == []
 
 
 def test_a_source_in_two_splits_is_a_leak() -> None:
