@@ -122,7 +122,9 @@ class Rows:
         first, where = missing[0], self.rows[missing[0]][2]
         shown = texts[first] if leads_away(texts[first]) else first
         line = f"{len(missing)} of {len(self.rows)} images do not exist, the first: {shown[:300]} ({where})"
-        if first in self.outside and lost:
+        if lost and moved.places:
+            line = f"{len(missing)} of {len(self.rows)} images do not exist"  # which is missing follows
+        elif first in self.outside and lost:
             line = f"{where}: the path {shown[:300]!r} leaves the data set's folder {self.inside}"
         if not lost:
             what = "it is taken" if len(missing) == 1 else f"all {len(missing)} are taken so"
