@@ -134,7 +134,9 @@ class Rows:
             if moved.places:
                 place = next(iter(moved.places.values()))
                 count = f"{len(moved.places)} of them {'is' if len(moved.places) == 1 else 'are'} there {moved.says}"
-                hints.insert(0, f"{count}, such as {place}, but not {texts[lost[0]][:300]} ({self.rows[lost[0]][2]})")
+                leaves = f", which leaves the data set's folder {self.inside}" if lost[0] in self.outside else ""
+                lacks = f"{texts[lost[0]][:300]} ({self.rows[lost[0]][2]}){leaves}"
+                hints.insert(0, f"{count}, such as {place}, but not {lacks}")
             if "://" in texts[lost[0]]:
                 hints.append("images on the web are not fetched")
         line = "; ".join([line, *filter(None, hints)])
