@@ -209,7 +209,7 @@ class ImageFinder:
         """Where the images lie that do not exist as `listed`: {path: the text in the list}.
 
         The first difference is used that explains all of them, or else the first combination of several that does, or
-        else the difference that explains most. `present` are the paths of the list's other images, `split` is the one
+        else what explains most. `present` are the paths of the list's other images, `split` is the one
         that its name says, or "". No file is taken for two.
         """
         around = Surroundings(
@@ -232,26 +232,23 @@ class ImageFinder:
                 return moved
             attempts.append(moved)
         if moved := self._combine(listed, present, around):
-            return moved
+            attempts.append(moved)
         return max(attempts, key=lambda moved: (len(moved.places), len(moved.conflicts)))
 
     def _combine(self, listed: Mapping[str, str], present: Collection[str], around: Surroundings) -> Moved | None:
-        """Where they lie by the first of COMBINATIONS that explains all; None where none does."""
+        """Where they lie by the first of COMBINATIONS that explains each for which there is anything, if any does.
+
+        Where none does, the same for those for which there is one file alone.
+        """
         alike: dict[str, list[str]] = {}
         for path, text in listed.items():
-            alike[path] = [file for file in self.list_files(simplify, find_path_in(text)) if is_read(file)]
-            if not alike[path]:
-                return None
-        for combination in COMBINATIONS:
-            matches: dict[str, Sequence[str]] = {}
-            for path, text in listed.items():
-                matches[path] = combination.choose(text, alike[path], around)
-                if len(matches[path]) != 1:
-                    break
-            else:
-                moved = self._choose(combination.says, listed, matches, present)
-                if len(moved.places) == len(listed):
-                    return moved
+            if files := [file for file in self.list_files(simplify, find_path_in(text)) if is_read(file)]:
+                alike[path] = files
+        for wanted in (alike, {path: files for path, files in alike.items() if len(files) == 1}):
+            for combination in COMBINATIONS if wanted else ():
+                if all(len(combination.choose(listed[path], wanted[path], around)) == 1 for path in wanted):
+                    matches = {path: combination.choose(listed[path], files, around) for path, files in alike.items()}
+                    return self._choose(combination.says, listed, matches, present)
         return None
 
     def _choose(

@@ -222,12 +222,17 @@ def test_the_fewest_differences_are_used(tmp_path: Path) -> None:
         (
             ["x/a.jpg"],
             ["a", "A"],
-            r"2 of 2 images do not exist, the first: .*/A \(.*; there is x/a\.jpg, which differs",
+            r"2 of 2 images do not exist, .*; 'A' and 'a' would both be x/a\.jpg",
         ),
         (
             ["x/a.jpg"],
             ["a", "b"],
-            r"2 of 2 images do not exist, the first: .*/a \(.*; there is x/a\.jpg, which differs",
+            r"2 of 2 images do not exist; 1 of them is there in another folder, with another ending, .* but not b",
+        ),
+        (
+            ["x/a.jpg", "x/b.jpg", "y/b.jpg"],
+            ["a", "b"],
+            r"such as x/a\.jpg, but not b \(.*; there are x/b\.jpg and y/b\.jpg, which differ",
         ),
         (["val/a.jpg"], ["a"], r"there is val/a\.jpg, which differs in more than one way"),
         (["test/a.jpg"], ["train/A.jpg"], r"there is test/a\.jpg, which differs in more than one way"),
