@@ -13,6 +13,7 @@ import csv
 import functools
 import io
 import mmap
+import os
 import re
 import string
 from collections.abc import Iterator, Sequence
@@ -20,12 +21,13 @@ from itertools import islice
 from pathlib import Path
 
 from dataset.class_names import to_nfc
-from dataset.files import IMAGE_EXTENSIONS, open_file
+from dataset.files import IMAGE_EXTENSIONS, list_files, open_file
 from dataset.label_values import VALUES
-from dataset.text_files import list_lines_left_out
+from dataset.text_files import list_lines_left_out, read_first_lines
 from utils import InputError, warn, warn_once
 
 MOST_ROWS = 1000  # that are looked at to tell what a column holds
+MOST_STEMS = 50  # rows that are looked at to tell whether a column names images without their endings
 MOST_HEADER_BYTES = 1 << 22  # of the first line of a file that may be anything
 BLOCK = 1 << 22  # bytes that are decoded at a time
 ENDINGS = (".csv", ".tsv")
@@ -39,6 +41,13 @@ IMAGE_COLUMNS = {
     "image", "images", "img", "imagepath", "imgpath", "imagefile", "imgfile", "imagefilename", "imagefilepath",
     "imagename", "imgname", "imageid", "imgid", "imageindex", "filename", "filenames", "filepath", "filepaths", "file",
     "files", "fname", "path", "paths", "photo", "picture",
+}  # fmt: skip
+# The same in German, French, Spanish, Italian and Portuguese, where no column has one of the former names
+FOREIGN_IMAGE_COLUMNS = {
+    "dateiname", "datei", "dateien", "dateipfad", "pfad", "bild", "bilder", "bilddatei", "bildname", "bildpfad", "foto",
+    "fotos", "fotodatei", "fotoname", "fichier", "fichiers", "nomfichier", "nomdufichier", "chemin", "imagen",
+    "imágenes", "imagenes", "archivo", "archivos", "nombrearchivo", "nombredearchivo", "ruta", "immagine", "immagini",
+    "nomefile", "percorso", "imagem", "arquivo", "ficheiro", "nomedoarquivo", "caminho",
 }  # fmt: skip
 
 
@@ -178,7 +187,10 @@ def simplify(name: str) -> str:
 
 def find_image_columns(header: Sequence[str]) -> list[str]:
     """The columns that may be that of the images: `image_path`, this project's own, or else all with a usual name."""
-    return ["image_path"] if "image_path" in header else [name for name in header if simplify(name) in IMAGE_COLUMNS]
+    if "image_path" in header:
+        return ["image_path"]
+    found = ([name for name in header if simplify(name) in known] for known in (IMAGE_COLUMNS, FOREIGN_IMAGE_COLUMNS))
+    return next(filter(None, found), [])
 
 
 def find_column(header: Sequence[str], name: str, file: Path) -> int:
@@ -207,6 +219,53 @@ def holds_images(file: Path, column: str) -> bool:
 def is_image(text: str) -> bool:
     """Whether a text is the name of an image file, by its ending."""
     return text.strip().lower().endswith(tuple(IMAGE_EXTENSIONS))
+
+
+def find_stem_columns(file: Path, header: Sequence[str]) -> list[str]:
+    """The columns whose first cells are names, without ending, of images in the folder of `file` or below.
+
+    One of 1 and 0 is none, nor one that numbers few rows beside many images, as a list of classes does. Where there are
+    several, those count whose cells are all different.
+    """
+    columns: dict[str, list[str]] = {}
+    rows = [cells for _, cells in islice(read_cells(file, header), MOST_STEMS)]
+    for name, cells in zip(header, zip(*rows, strict=True), strict=False):
+        names = [cell.replace("\\", "/").rpartition("/")[2].casefold() for cell in cells]
+        if all(names) and not {*names} <= {*VALUES}:
+            columns[name] = names
+    stems = list_stems(file.parent, *stamp(file.parent)) if columns else frozenset()
+    columns = {name: names for name, names in columns.items() if stems.issuperset(names)}
+    columns = {name: names for name, names in columns.items() if not numbers_few(names, len(stems))}
+    different = [name for name, names in columns.items() if len({*names}) == len(names)]
+    return different if len(columns) > 1 and different else list(columns)
+
+
+def numbers_few(names: Sequence[str], images: int) -> bool:
+    """Whether `names` count from 0 or 1 on, and are less than half of the `images`."""
+    counted = ([str(number) for number in range(first, first + len(names))] for first in (0, 1))
+    return list(names) in counted and 2 * len(names) < min(images, 2 * MOST_STEMS)
+
+
+@functools.lru_cache(maxsize=8)
+def list_stems(folder: Path, size: int, changed: int) -> frozenset[str]:
+    """The names of the images in `folder` and below, without endings, in small letters."""
+    names, _ = list_files(folder, IMAGE_EXTENSIONS)
+    return frozenset(os.path.splitext(name.rpartition("/")[2])[0].casefold() for name in names)
+
+
+def read_first_rows(file: Path, most: int = 20) -> tuple[str, list[list[str]]]:
+    """(delimiter, the first rows that have text) of a file that may be anything, as it would be read as a CSV.
+
+    Raises InputError where it cannot be read, and csv.Error for what is no CSV.
+    """
+    try:
+        delimiter, _ = _find_layout(file, *stamp(file))
+        lines = read_first_lines(file, most + 1, guess_encoding)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    lines = lines[bool(lines and SEP_LINE.fullmatch(f"{lines[0]}\n")) :][:most]
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return delimiter, [[cell.strip() for cell in row] for row in rows]
 
 
 # ---- rows ----

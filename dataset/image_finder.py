@@ -6,7 +6,8 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -54,14 +55,61 @@ def drop_zeros(path: str) -> str:
     return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", simplify(path).removesuffix(".0"))
 
 
-RULES = (  # of which one is used, where it explains all
+RULES = (  # of which one is used, where it explains all, or else several, in this order
+    Rule("without %-signs", unquote),
     Rule("with letters that Unicode writes in another way", lambda path: normalize("NFKC", path)),
     Rule("without blanks or quotes around its name", strip_parts),
     Rule("with other capital letters", str.casefold),
     Rule("with another ending", drop_ending),
-    Rule("without %-signs", unquote),
 )
 OTHER_FOLDER = "in another folder"
+
+
+class Surroundings(NamedTuple):
+    """What a list's name and its other images say of where one may lie that is missing."""
+
+    folders: Collection[str]  # of the other images; none where all are missing
+    split: str  # "" where the name says none
+    may_lie_deeper: bool  # in a folder below the listed one: most are missing, and no other image has a double
+
+
+class Combination(NamedTuple):
+    """Several ways in which paths differ at once."""
+
+    rules: tuple[Rule, ...]
+    other_folder: bool
+
+    @property
+    def says(self) -> str:
+        return ", ".join([OTHER_FOLDER] * self.other_folder + [rule.says for rule in self.rules])
+
+    def key(self, path: str) -> str:
+        """What is the same in both paths, but for the folders where these differ, too."""
+        return reduce(lambda path, rule: rule.key(path), self.rules, path)
+
+    def choose(self, text: str, files: Sequence[str], around: Surroundings) -> list[str]:
+        """Those of `files` that the listed path `text` may mean."""
+        if not self.other_folder:
+            return [] if leads_away(text) else [file for file in files if self.key(file) == self.key(text)]
+        above, _, name = self.key(normalize("NFC", find_path_in(text))).rpartition("/")
+        keys = {self.key(normalize("NFC", file)): file for file in files}
+        alike = [key for key in keys if find_name(key) == name]
+        if len(keys) < len(files):
+            return []  # two files that cannot be told apart so
+        nearest = [keys[key] for key in choose_nearest(alike, above)]
+        return [file for file in nearest if may_move(text, file, around, self.key)]
+
+
+COMBINATIONS = sorted(
+    (
+        Combination(rules, other_folder)
+        for size in range(1, len(RULES) + 1)
+        for rules in combinations(RULES, size)
+        for other_folder in (False, True)
+        if size + other_folder > 1
+    ),
+    key=lambda combination: len(combination.rules) + combination.other_folder,  # the least that explains all
+)
 HINTS = (  # that are only said
     Rule("which differs in more than one way", simplify),
     Rule("whose number a spreadsheet may have changed", drop_zeros),
@@ -160,15 +208,21 @@ class ImageFinder:
     def find_moved(self, listed: Mapping[str, str], present: Collection[str], split: str) -> Moved:
         """Where the images lie that do not exist as `listed`: {path: the text in the list}.
 
-        The first difference is used that explains all of them, or else the one that explains most. `present` are the
-        paths of the list's other images, `split` is the one that its name says, or "". No file is taken for two.
+        The first difference is used that explains all of them, or else the first combination of several that does, or
+        else what explains most. `present` are the paths of the list's other images, `split` is the one
+        that its name says, or "". No file is taken for two.
         """
-        folders = {path.rpartition("/")[0] for path in present}
+        around = Surroundings(
+            folders={path.rpartition("/")[0] for path in present},
+            split=split,
+            may_lie_deeper=0 < len(present) < len(listed)
+            and all(len(self.list_files(simplify, path)) == 1 for path in present),
+        )
         searches: list[tuple[str, Callable[[str], Sequence[str]]]] = [
             *((rule.says, partial(self.list_alike, rule.key)) for rule in RULES),
             (
                 OTHER_FOLDER,
-                lambda text: [file for file in self.list_matches(text) if may_move(text, file, folders, split)],
+                lambda text: [file for file in self.list_matches(text) if may_move(text, file, around)],
             ),
         ]
         attempts = []
@@ -177,7 +231,25 @@ class ImageFinder:
             if len(moved.places) == len(listed):
                 return moved
             attempts.append(moved)
+        if moved := self._combine(listed, present, around):
+            attempts.append(moved)
         return max(attempts, key=lambda moved: (len(moved.places), len(moved.conflicts)))
+
+    def _combine(self, listed: Mapping[str, str], present: Collection[str], around: Surroundings) -> Moved | None:
+        """Where they lie by the first of COMBINATIONS that explains each for which there is anything, if any does.
+
+        Where none does, the same for those for which there is one file alone.
+        """
+        alike: dict[str, list[str]] = {}
+        for path, text in listed.items():
+            if files := [file for file in self.list_files(simplify, find_path_in(text)) if is_read(file)]:
+                alike[path] = files
+        for wanted in (alike, {path: files for path, files in alike.items() if len(files) == 1}):
+            for combination in COMBINATIONS if wanted else ():
+                if all(len(combination.choose(listed[path], wanted[path], around)) == 1 for path in wanted):
+                    matches = {path: combination.choose(listed[path], files, around) for path, files in alike.items()}
+                    return self._choose(combination.says, listed, matches, present)
+        return None
 
     def _choose(
         self, says: str, listed: Mapping[str, str], matches: Mapping[str, Sequence[str]], present: Collection[str]
@@ -210,7 +282,7 @@ class ImageFinder:
             return f"there is no image in {self.root}"
         says, files = next(((says, files) for says, files in tries if files), ("", []))
         if len(files) > 1:
-            return f"there are {files[0]} and {files[1]}, {says}"
+            return f"there are {files[0]} and {files[1]}, {says.replace('differs', 'differ')}"
         unread = "" if not files or is_read(files[0]) else ", of a type that is not read"
         return f"there is {files[0]}, {says}{unread}" if files else ""
 
@@ -262,19 +334,25 @@ def _count_agreeing(first: list[str], second: list[str]) -> int:
     return same
 
 
-def may_move(text: str, file: str, folders: Collection[str], split: str) -> bool:
+def may_move(text: str, file: str, around: Surroundings, key: Callable[[str], str] = str) -> bool:
     """Whether the listed path `text` may mean `file`, in another folder.
 
     Not where that is a folder of another split than the list's: then an image is missing, and another has its name.
-    Where other images of the list are in place, the file has to lie in one of their `folders`, and one path has to be
-    the end of the other.
+    Where other images of the list are in place, the file has to lie in one of their folders, and one path has to be
+    the end of the other; or it may lie deeper. `key` makes of a path what is compared.
     """
     wanted = find_path_in(text)
-    splits = find_splits(f"{split}/{wanted}")
-    if ".." in wanted.split("/") or (splits and not find_splits(file) <= splits):
+    splits = find_splits(f"{around.split}/{wanted}")
+    if ".." in key(wanted).split("/") or (splits and not find_splits(file) <= splits):
         return False
-    is_end = f"/{file}".endswith(f"/{wanted.lstrip('/')}") or f"/{wanted}".endswith(f"/{file}")
-    return not folders or (is_end and not leads_away(text) and file.rpartition("/")[0] in folders)
+    if not around.folders:
+        return True
+    if leads_away(text):
+        return False
+    listed, found = key(wanted), key(file)
+    is_end = f"/{found}".endswith(f"/{listed.lstrip('/')}") or f"/{listed}".endswith(f"/{found}")
+    is_deeper = around.may_lie_deeper and f"/{found}".startswith(f"/{listed}".rpartition("/")[0] + "/")
+    return is_deeper or (is_end and file.rpartition("/")[0] in around.folders)
 
 
 def find_splits(path: str) -> set[str]:

@@ -122,7 +122,9 @@ class Rows:
         first, where = missing[0], self.rows[missing[0]][2]
         shown = texts[first] if leads_away(texts[first]) else first
         line = f"{len(missing)} of {len(self.rows)} images do not exist, the first: {shown[:300]} ({where})"
-        if first in self.outside and lost:
+        if lost and moved.places:
+            line = f"{len(missing)} of {len(self.rows)} images do not exist"  # which is missing follows
+        elif first in self.outside and lost:
             line = f"{where}: the path {shown[:300]!r} leaves the data set's folder {self.inside}"
         if not lost:
             what = "it is taken" if len(missing) == 1 else f"all {len(missing)} are taken so"
@@ -132,7 +134,9 @@ class Rows:
             if moved.places:
                 place = next(iter(moved.places.values()))
                 count = f"{len(moved.places)} of them {'is' if len(moved.places) == 1 else 'are'} there {moved.says}"
-                hints.insert(0, f"{count}, such as {place}, but not {texts[lost[0]][:300]} ({self.rows[lost[0]][2]})")
+                leaves = f", which leaves the data set's folder {self.inside}" if lost[0] in self.outside else ""
+                lacks = f"{texts[lost[0]][:300]} ({self.rows[lost[0]][2]}){leaves}"
+                hints.insert(0, f"{count}, such as {place}, but not {lacks}")
             if "://" in texts[lost[0]]:
                 hints.append("images on the web are not fetched")
         line = "; ".join([line, *filter(None, hints)])

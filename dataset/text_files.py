@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -90,17 +90,19 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def read_first_lines(path: Path, most: int = 20) -> list[str]:
+def read_first_lines(path: Path, most: int = 20, guess_encoding: Callable[[bytes], str] | None = None) -> list[str]:
     """The first lines that are not blank of a file that may be anything, without their line ends; at most `most`.
 
-    Of a file without lines, the beginning. Raises InputError where it cannot be read.
+    `guess_encoding` tells it by the beginning; without, it is UTF-8. Of a file without lines, the beginning. Raises
+    InputError where it cannot be read.
     """
     try:
         with open_file(path) as file:
             data = file.read(HEAD_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    lines = data.decode("utf-8-sig", errors="replace").split("\n")
+    encoding = guess_encoding(data) if guess_encoding else "utf-8"
+    lines = data.decode(encoding, errors="replace").removeprefix("\ufeff").split("\n")
     if len(data) == HEAD_BYTES and len(lines) > 1:
         lines.pop()  # it is cut off
     return [line.removesuffix("\r") for line in lines if line.strip()][:most]

@@ -15,7 +15,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.csv_files import IMAGE_COLUMNS, is_image, simplify
+from dataset.csv_files import (
+    FOREIGN_IMAGE_COLUMNS,
+    IMAGE_COLUMNS,
+    guess_encoding,
+    is_image,
+    read_first_rows,
+    require_encoding,
+    simplify,
+    stamp,
+)
 from dataset.files import open_file
 from dataset.label_values import VALUES
 from dataset.splits import find_split
@@ -55,7 +64,7 @@ def show(names: Iterable[str]) -> str:
 
 # ---- tables ----
 
-ADDRESS_COLUMNS = {"url", "imageurl"}  # beside IMAGE_COLUMNS: images that lie elsewhere
+USUAL_COLUMNS = IMAGE_COLUMNS | FOREIGN_IMAGE_COLUMNS | {"url", "imageurl"}  # the last: images that lie elsewhere
 CLASS_COLUMNS = ("class", "label", "category", "class_name", "label_name", "labelname", "name")
 BOXES = ({"xmin", "ymin"}, {"x_min", "y_min"}, {"x1", "y1"}, {"bbox"}, {"bbox_x"}, {"left", "top"})
 
@@ -70,7 +79,7 @@ class Columns(NamedTuple):
 
     def list_images(self) -> list[str]:
         """The columns that hold images: those with such a name or such values; with both, where there are any."""
-        named = [name for name in self.header if simplify(name) in IMAGE_COLUMNS | ADDRESS_COLUMNS]
+        named = [name for name in self.header if simplify(name) in USUAL_COLUMNS]
         cells = self.rows[0] if self.rows else []
         found = [name for name, cell in zip(self.header, cells, strict=False) if is_image(cell)]
         return [name for name in named if name in found] or found or named
@@ -126,16 +135,18 @@ USUAL = "have one column image_path, and either one column labels (cat;dog) or a
 
 def explain_table(file: Path, name: str) -> str:
     """What the columns of a CSV file say."""
-    lines = read_first_lines(file)
-    if not lines:
-        return f"{name} is empty: {WRITE_CSV}"
-    if "\0" in lines[0]:
-        return f'{name} is no UTF-8 text: save it as "CSV UTF-8"'
-    separator = max((",", ";", "\t", "|"), key=lines[0].count)
     try:
-        header, *rows = ([cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator))
+        separator, rows = read_first_rows(file)
     except csv.Error as error:
         return f"{name} is no CSV ({error}): {WRITE_CSV}"
+    if not rows:
+        return f"{name} is empty: {WRITE_CSV}"
+    if any("\ufffd" in cell or "\0" in cell for row in rows for cell in row):
+        try:
+            require_encoding(file, *stamp(file))
+        except InputError as error:
+            return name + str(error).removeprefix(str(file))
+    header, *rows = rows
     table = Columns(file=name, separator=separator, header=header, rows=rows)
     steps = (
         [step for fits, step in TABLES if fits(table)][:1] or [step for fits, step in REPAIRS if fits(table)] or [USUAL]
@@ -143,7 +154,7 @@ def explain_table(file: Path, name: str) -> str:
     image = cut(next(iter(table.list_images()), "the image's"))
     step = ", and ".join(steps).format(image=image, label=cut(table.find_classes()))
     columns = f"the column {show(header)}" if len(header) == 1 else f"the columns {show(header)}"
-    separated = f", separated by {SEPARATORS[separator]}" if separator != "," else ""
+    separated = f", separated by {SEPARATORS.get(separator, repr(separator))}" if separator != "," else ""
     return f"{name} has {columns}{separated}: {step}"
 
 
@@ -297,7 +308,7 @@ LABEL_FILES = [
 
 def explain_list(file: Path, name: str) -> str | None:
     """What the first lines of a text file say; None for a file that seems to be no list."""
-    lines = read_first_lines(file)
+    lines = read_first_lines(file, guess_encoding=guess_encoding)
     if not lines:
         return f"{name} is empty" if find_split(name) else None
     if "\0" in lines[0]:
@@ -316,7 +327,7 @@ def explain_list(file: Path, name: str) -> str | None:
 
 def explain_label_file(file: Path, name: str) -> str | None:
     """What a text file says of which there is one for each image."""
-    lines = read_first_lines(file, 1)
+    lines = read_first_lines(file, 1, guess_encoding)
     if not lines:
         return None
     text = next(text for pattern, text in LABEL_FILES if re.fullmatch(pattern, lines[0], re.DOTALL))

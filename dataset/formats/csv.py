@@ -5,7 +5,7 @@
     b.jpg,                   b.jpg;0;0               b.jpg,[],valid
 
 * The image: `image_path`, or the only column with a usual name, such as `filename` or `Image Index`, or the only one
-  that holds names of image files.
+  that holds names of image files, with their endings or, where these files are there, without.
 * Labels: a column `labels`, or the only other of a usual name that holds names (dataset/label_cells.py says what may
   join them); else every other column is a class (1, 0, -1 or blank; dataset/label_values.py). Where a heading is
   singular, such as `label`, an image may stand in several rows, and has the labels of all of them.
@@ -30,8 +30,10 @@ from typing import NamedTuple
 from dataset.class_names import ClassIndex, read_classes, require_unique, show_names, to_nfc
 from dataset.csv_files import (
     ENDINGS,
+    IMAGE_COLUMNS,
     MOST_ROWS,
     find_image_columns,
+    find_stem_columns,
     holds_images,
     holds_names,
     is_image,
@@ -252,8 +254,14 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: 
 
 
 def list_image_columns(file: Path, header: Sequence[str]) -> list[str]:
-    """The columns that may be that of the images: those of a usual name, or else those that hold names of images."""
-    return find_image_columns(header) or [name for name in header if holds_images(file, name)]
+    """The columns that may be that of the images: those of a usual name, or else those that hold names of images.
+
+    These may be without endings, where such images are there.
+    """
+    usual = find_image_columns(header)
+    usual = [name for name in usual if simplify(name) in IMAGE_COLUMNS or holds_names(file, name)]  # `foto`: a class?
+    found = usual or [name for name in header if holds_images(file, name)]
+    return found or find_stem_columns(file, header)
 
 
 def choose_image_column(file: Path, header: Sequence[str]) -> str:

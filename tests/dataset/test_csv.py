@@ -722,3 +722,59 @@ def test_columns_that_are_seldom_a_class(tmp_path: Path, capsys: pytest.CaptureF
     table = read_csv(tmp_path, f"image_path,cat,{name}\na.jpg,1,0\nb.jpg,0,1\n")
     assert table.classes == ("cat", name)
     assert f"train.csv: {name}: read as a class; if it is none, set LABEL_COLUMNS" in read_warnings(capsys)
+
+
+# ---- images without their endings ----
+
+
+def place_numbered(root: Path, *stems: str) -> None:
+    place(root, *(f"Bilder/{stem}.jpg" for stem in stems))
+
+
+@pytest.mark.parametrize(
+    "heading", ["Dateiname", "Bild-Datei", "Foto", "Nom du fichier", "Archivo", "Immagine", "Was?"]
+)
+def test_a_column_of_names_without_endings_is_that_of_the_images(tmp_path: Path, heading: str) -> None:
+    place_numbered(tmp_path, "Foto_1", "Foto_2", "Foto_3")
+    (tmp_path / "Tabelle1.csv").write_text(f"{heading};labels;H\xf6he\nFoto_1;cat;1\nFOTO_2;dog;2\n", "cp1252")
+    table = read_dataset(tmp_path, split="train", options=ReadOptions())
+    assert [Path(path).name for path in table.paths] == ["Foto_1.jpg", "Foto_2.jpg"]
+    assert name_rows(table) == {"Foto_1.jpg": {"cat"}, "Foto_2.jpg": {"dog"}}
+
+
+def test_a_column_is_that_of_the_images_when_all_its_names_are_there(tmp_path: Path) -> None:
+    place_numbered(tmp_path, "Foto_1", "Foto_2")
+    (tmp_path / "train.csv").write_text("Was?,cat,dog\nFoto_1,1,0\nFoto_9,0,1\n")
+    with pytest.raises(InputError, match=r"no known format|no column of images"):
+        read_dataset(tmp_path, split="train")
+
+
+def test_numbers_name_images_and_values_do_not(tmp_path: Path) -> None:
+    """The values 0 and 1 are names of images here, too; so is each age."""
+    place_numbered(tmp_path, *map(str, range(12)))
+    rows = [f"{number},{number % 4 + 2},{number % 2},{number % 3 // 2}" for number in range(11, 3, -1)]
+    (tmp_path / "train.csv").write_text("\n".join(["Nr,age,cat,dog", *rows]) + "\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    table = read_dataset(tmp_path, split="train", options=ReadOptions())
+    expected = {
+        f"{number}.jpg": {name for name, value in (("cat", number % 2), ("dog", number % 3 // 2)) if value}
+        for number in range(4, 12)
+    }
+    assert name_rows(table) == expected
+
+
+def test_a_list_of_classes_beside_numbered_images_lists_no_images(tmp_path: Path) -> None:
+    place(tmp_path, *(f"{'cat' if number % 2 else 'dog'}/{number}.jpg" for number in range(12)))
+    (tmp_path / "names.csv").write_text("Nr,label\n0,cat\n1,dog\n")
+    with pytest.raises(
+        InputError, match=r"names\.csv has the columns 'Nr', 'label': none of them holds names of image"
+    ):
+        recognise_format(tmp_path)
+
+
+def test_a_class_may_be_called_like_a_foreign_column_of_images(tmp_path: Path) -> None:
+    place(tmp_path, *IMAGES)
+    for heading in ("filename", "Was?"):
+        (tmp_path / "train.csv").write_text(f"{heading},foto,dog\na.jpg,1,0\nb.jpg,0,1\n")
+        table = read_dataset(tmp_path, split="train", options=ReadOptions())
+        assert name_rows(table) == {"a.jpg": {"foto"}, "b.jpg": {"dog"}}

@@ -230,7 +230,7 @@ def test_a_name_that_two_images_have_is_not_guessed(tmp_path: Path) -> None:
     write(tmp_path, {"result.json": coco(["/mnt/a.jpg", "b.jpg"], [[3], [7]], ANIMALS)})
     with pytest.raises(
         InputError,
-        match=r"'/mnt/a.jpg' leaves .* 1 of them is there .* but not /mnt/a.jpg .* there are x/1/a.jpg and x/2/a.jpg",
+        match=r"exist; 1 of them is there .* but not /mnt/a.jpg .*, which leaves .*; there are x/1/a.jpg and x/2/a.jpg",
     ):
         read_dataset(tmp_path, split="train")
 

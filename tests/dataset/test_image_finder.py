@@ -128,7 +128,7 @@ def test_images_in_class_folders_are_found_by_their_names(tmp_path: Path) -> Non
         (["images/00001.jpg"], ["images/1"], "there is images/00001.jpg, whose number"),
         (["images/1.jpg"], ["1.0"], r"there is images/1\.jpg, whose number a spreadsheet may have changed"),
         ([], ["1.jpg"], r"csv:2\); there is no image in "),
-        (["images/IMG_1.JPG"], ["img_1"], "there is images/IMG_1.JPG, which differs in more than one way"),
+        (["1/IMG_1.JPG", "2/IMG_1.JPG"], ["img_1"], r"there are 1/IMG_1\.JPG and 2/IMG_1\.JPG, which differ"),
         (
             ["a.jpg"],
             ["a.JPG", "b.JPG"],
@@ -164,6 +164,130 @@ def test_what_is_not_certain_stops_and_names_what_is_there(
     write_list(tmp_path, *listed)
     with pytest.raises(InputError, match=message):
         read_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("listed", "there", "says"),
+    [
+        ("Foto_{}", "Bilder/Foto_{}.jpg", "in another folder, with another ending"),
+        ("Foto_{}", "images/Foto_{}.jpg", "in another folder, with another ending"),  # a folder that csv looks into
+        ("Foto_{}", "train/Foto_{}.png", "in another folder, with another ending"),
+        ("FOTO_{}.JPG", "Bilder/Foto_{}.jpg", "in another folder, with other capital letters"),
+        ("images/FOTO_{}", "images/Foto_{}.jpg", "with other capital letters, with another ending"),
+        ("FOTO_{}", "Bilder/Foto_{}.jpg", "in another folder, with other capital letters, with another ending"),
+        ("'images/Foto_{}'", "images/Foto_{}.jpg", "without blanks or quotes around its name, with another ending"),
+        ("C:\\Fotos\\Foto_{}", "Bilder/Foto_{}.jpg", "in another folder, with another ending"),
+        ("/mnt/x/Bilder/Foto_{}.png", "Bilder/Foto_{}.jpg", "in another folder, with another ending"),
+        ("a/Foto%20{}", "b/Foto {}.jpg", "in another folder, without %-signs, with another ending"),
+        (
+            normalize("NFC", "Käfer_{}"),
+            normalize("NFD", "Bilder/Käfer_{}.jpg"),
+            "in another folder, with another ending",
+        ),
+    ],
+)
+def test_several_differences_that_explain_all_together_are_used_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], listed: str, there: str, says: str
+) -> None:
+    place(tmp_path, *(there.format(name) for name in "abc"), "other/Foto_d.jpg")
+    write_list(tmp_path, *(listed.format(name) for name in "abc"))
+    assert read_names(tmp_path) == {there.format(name): number % 2 for number, name in enumerate("abc")}
+    line = capsys.readouterr().err
+    assert line.startswith("warning: 3 of 3 images do not exist, the first: ")
+    assert line.endswith(f"there is {there.format('a')}, {says}; all 3 are taken so\n")
+
+
+def test_each_line_may_differ_in_some_of_the_ways(tmp_path: Path) -> None:
+    """48 lines differ in the folder alone, the others in their capital letters, too."""
+    place(tmp_path, *(f"Bilder/Foto_{number}.jpg" for number in range(60)))
+    lines = [f"Foto_{number}.jpg" if number % 5 else f"FOTO_{number}.JPG" for number in range(60)]
+    write_list(tmp_path, *lines)
+    assert read_names(tmp_path) == {f"Bilder/Foto_{number}.jpg": number % 2 for number in range(60)}
+
+
+def test_the_fewest_differences_are_used(tmp_path: Path) -> None:
+    place(tmp_path, "x/a.jpg", "x/A.jpg", "x/b.jpg")
+    write_list(tmp_path, "a", "b")
+    assert read_names(tmp_path) == {"x/a.jpg": 0, "x/b.jpg": 1}
+    place(tmp_path, "1/a/c.jpg", "2/b/c.jpg")
+    write_list(tmp_path, "a/c", "b/c")
+    assert read_names(tmp_path) == {"1/a/c.jpg": 0, "2/b/c.jpg": 1}, "folders tell images of one name apart"
+
+
+@pytest.mark.parametrize(
+    ("there", "listed", "message"),
+    [
+        (["x/a.jpg", "y/a.png"], ["a"], r"there are x/a\.jpg and y/a\.png, which differ in more than one way"),
+        (["x/a.jpg", "x/a.png"], ["a"], r"there are x/a\.jpg and x/a\.png, which differ in more than one way"),
+        (
+            ["x/a.jpg"],
+            ["a", "A"],
+            r"2 of 2 images do not exist, .*; 'A' and 'a' would both be x/a\.jpg",
+        ),
+        (
+            ["x/a.jpg"],
+            ["a", "b"],
+            r"2 of 2 images do not exist; 1 of them is there in another folder, with another ending, .* but not b",
+        ),
+        (
+            ["x/a.jpg", "x/b.jpg", "y/b.jpg"],
+            ["a", "b"],
+            r"such as x/a\.jpg, but not b \(.*; there are x/b\.jpg and y/b\.jpg, which differ",
+        ),
+        (["val/a.jpg"], ["a"], r"there is val/a\.jpg, which differs in more than one way"),
+        (["test/a.jpg"], ["train/A.jpg"], r"there is test/a\.jpg, which differs in more than one way"),
+        (["x/a.jpg"], ["../a"], r"the path '\.\./a' leaves the data set's folder"),
+        (["x/a.jpg", "x/b.jpg"], ["x/a.jpg", "/mnt/x/b"], r"csv:3: the path '/mnt/x/b' leaves the data set's folder"),
+        (
+            ["x/a.jpg", "y/b.jpg"],
+            ["x/a.jpg", "x/b"],
+            r"1 of 2 images do not exist, .*; there is y/b\.jpg, which differs",
+        ),
+    ],
+)
+def test_several_differences_that_leave_a_doubt_stop(
+    tmp_path: Path, there: list[str], listed: list[str], message: str
+) -> None:
+    place(tmp_path, *there)
+    write_list(tmp_path, *listed)
+    with pytest.raises(InputError, match=message):
+        read_names(tmp_path)
+
+
+def test_what_is_missing_is_said_once(tmp_path: Path) -> None:
+    place(tmp_path, "Bilder/b.jpg", "Bilder/c.jpg")
+    write_list(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    with pytest.raises(InputError) as error:
+        read_names(tmp_path)
+    assert str(error.value) == (
+        "3 of 3 images do not exist; 2 of them are there in another folder, such as Bilder/b.jpg, but not a.jpg "
+        f"({tmp_path}/train.csv:2)"
+    )
+
+
+def test_images_in_sub_folders_of_coco_are_found_where_one_is_in_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*names: str) -> None:
+        images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+        labels = [{"id": number, "image_id": number, "category_id": 1} for number in range(0, len(names), 2)]
+        coco = {"images": images, "annotations": labels, "categories": [{"id": 1, "name": "cat"}]}
+        (tmp_path / "train.json").write_text(json.dumps(coco))
+
+    place(tmp_path, "images/a.jpg", "images/cat/b.jpg", "images/dog/c.jpg")
+    write("a.jpg", "b.jpg", "c.jpg")
+    assert read_names(tmp_path) == {"images/a.jpg": 1, "images/cat/b.jpg": 0, "images/dog/c.jpg": 1}
+    assert "2 of 3 images do not exist" in capsys.readouterr().err
+    write("a.jpg", "B", "C")
+    assert list(read_names(tmp_path)) == ["images/a.jpg", "images/cat/b.jpg", "images/dog/c.jpg"]
+    place(tmp_path, "images/d.jpg", "images/e.jpg")
+    write("a.jpg", "b.jpg", "d.jpg", "e.jpg")
+    with pytest.raises(InputError, match="1 of 4 images do not exist"):
+        read_names(tmp_path)  # it may have been sorted out
+    place(tmp_path, "images/cat/a.jpg")
+    write("a.jpg", "b.jpg", "c.jpg")
+    with pytest.raises(InputError, match="2 of 3 images do not exist"):
+        read_names(tmp_path)  # sub-folders hold something else, of the same names
 
 
 def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:

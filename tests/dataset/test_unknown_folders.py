@@ -48,7 +48,32 @@ TABLES = {
         {"train_boxes.csv": "filename,width,name,xmin,ymin,xmax,ymax\na.jpg,64,cat,11,12,23,24\n"},
         r"each row is a box: keep two columns, 'filename' as image_path and 'name' as label",
     ),
-    "UTF-16": ({"train.csv": "Foto,Klasse\n".encode("utf-16")}, r'save it as "CSV UTF-8"'),
+    "UTF-16": (
+        {"train.csv": "Foto,Klasse\n".encode("utf-16")},
+        r"train\.csv has the columns 'Foto', 'Klasse': call the",
+    ),
+    "no text": ({"train.csv": b"Nummer,\0Klasse\n"}, r"train\.csv: bytes of zero stand in it: .* 'CSV UTF-8'"),
+    "an encoding that cannot be told": (
+        {"Tabelle1.csv": "Nummer;Größe\n17;drei\n".encode("cp1252")},
+        r"Tabelle1\.csv:1: this is not UTF-8 text\. Read as cp1252, .*, it says 'Nummer;Größe': save the file as",
+    ),
+    "Excel in Western Europe": (
+        {"Tabelle1.csv": "Nummer;Löwe\n17;drei\n".encode("cp1252")},
+        r"the columns 'Nummer', 'Löwe', separated by ';': none of them holds names of image files",
+    ),
+    "values in Excel's encoding": (
+        {"Tabelle1.csv": "Dateiname;Höhe, cm;Art\nFoto_1;3;Löwe\n".encode("cp1252")},
+        r"'Dateiname', 'Höhe, cm', 'Art', separated by ';': call the column 'Dateiname' image_path, and call the one",
+    ),
+    "Excel's note": (
+        {"Tabelle1.csv": "sep=;\nNummer;Art, Gattung\n17;Hund\n"},
+        r"the columns 'Nummer', 'Art, Gattung', separated by ';': none",
+    ),
+    "an odd delimiter": ({"Tabelle1.csv": "sep=^\nNummer^Art\n17^Hund\n"}, r"'Nummer', 'Art', separated by '\^': none"),
+    "a list in Excel's encoding": (
+        {"train.txt": "Löwe.jpg große Katze\n".encode("cp1252")},
+        r"train\.txt begins with the line 'Löwe\.jpg große Katze', an image and names",
+    ),
     "nothing": ({"train.csv": ""}, r"train\.csv is empty: write train\.csv"),
     "a sample of a submission": ({"sample_submission.csv": "image,labels\na.jpg,cat\n"}, r"sample of what to hand in"),
     "many columns": ({"train.csv": ",".join(f"c{number}" for number in range(300))}, r"'c5' and 294 more: none"),
