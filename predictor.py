@@ -39,6 +39,7 @@ from dataset.drawing import draw_labels
 from dataset.fonts import make_drawable
 from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
+from dataset.json_files import to_json
 from export import engine_cache, engines, model_files
 from export.engines import Run
 from models import checkpoints
@@ -129,7 +130,8 @@ class Record:
 
     def print(self, json_format: bool = False, indent: int = 4, ensure_ascii: bool = False) -> None:
         """Print `json`: on one line, or with `json_format` as JSON whose levels are indented by `indent` blanks."""
-        text = json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii) if json_format else str(self.json)
+        write = json.dumps if ensure_ascii else to_json
+        text = write(self.json, indent=indent) if json_format else str(self.json)
         say(*text.split("\n"))
 
     def save_to_img(self, save_path: str | Path) -> Path:
@@ -154,7 +156,8 @@ class Record:
         cannot be written, and for a folder if the picture came from memory.
         """
         path = self._choose_file(save_path, "application/json", ".json")
-        whole_files.write_text(path, json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
+        write = json.dumps if ensure_ascii else to_json
+        whole_files.write_text(path, write(self.json["res"], indent=indent))
         return path
 
     def _choose_file(self, save_path: str | Path, kind: str, ending: str) -> Path:
