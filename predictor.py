@@ -34,6 +34,7 @@ import metrics
 from dataset import whole_files
 from dataset.augmentations import make_eval_transform
 from dataset.batches import Transform
+from dataset.class_names import quote_names
 from dataset.decoding import Picture, decode
 from dataset.drawing import draw_labels
 from dataset.fonts import make_drawable
@@ -46,7 +47,7 @@ from models import checkpoints
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models_factory import require_size, restore_model
-from utils import InputError, Progress, choose_device, say
+from utils import InputError, Progress, choose_device, make_visible, say
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
 NOTEBOOK_SIDE = 480  # pixels, the longest side of a picture in a notebook
@@ -215,6 +216,11 @@ class Predictor:
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]
+
+    def __repr__(self) -> str:
+        """Predictor(resnet18, 3 classes: 'cat', 'dog', 'fox', trained_models/best_model.pt)."""
+        classes = f"{len(self.classes):,} classes: {quote_names(self.classes)}"
+        return make_visible(f"Predictor({self.metadata.get('model_name')}, {classes}, {self.path})")
 
     def predict(
         self,

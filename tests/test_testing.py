@@ -301,6 +301,21 @@ def test_missing_things_are_one_line(folder: Path, dataset: Path, fails: Callabl
     assert not list((folder / "predictions").glob("[!.]*")), "the file is complete or absent"
 
 
+def test_where_the_data_set_is_missing_the_models_own_is_named(
+    folder: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    path = folder / "trained_models" / "best_model.pt"
+    arguments = [f"--LOCAL_ROOT={folder}", f"--DATASET_FOLDER={tmp_path / 'gone'}", "--DEVICE=cpu"]
+    assert "trained on" not in fails(testing.main, arguments), "an old file, which does not say"
+    change_checkpoint(folder, config={"DATASET_FOLDER": "/elsewhere/set"})
+    message = fails(testing.main, arguments)
+    assert f"there is no folder {tmp_path / 'gone'}: set DATASET_FOLDER" in message
+    end = f"; the model was trained on /elsewhere/set: `python testing.py {path}` takes all constants of its run"
+    assert message.endswith(end)
+    change_checkpoint(folder, config={"DATASET_FOLDER": str(tmp_path / "gone")})
+    assert "trained on" not in fails(testing.main, arguments)
+
+
 @pytest.mark.parametrize("splits", [["train"], ["train", "val"]])
 def test_a_set_without_a_test_split_is_said_with_the_splits_it_has(
     splits: list[str], folder: Path, tmp_path: Path, fails: Callable[..., str]
