@@ -65,6 +65,7 @@ from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_test_images
 
 MAX_LINES = 20  # that are printed about images that are left out
+MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
 MAX_ANSWERS = 10  # images whose labels are printed; of more only the files say them
 
 
@@ -377,6 +378,8 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
 def describe_labels(prediction: Record) -> str:
     """The predicted classes, the most probable first: "person 0.95, bicycle 0.72"."""
     words = [f"{prediction.classes[label]} {prediction.probabilities[label]:.2f}" for label in prediction.ranked]
+    if len(words) > MAX_LABELS_SHOWN:
+        words[MAX_LABELS_SHOWN:] = [f"{len(words) - MAX_LABELS_SHOWN:,} more"]
     return ", ".join(words) or "no label"
 
 

@@ -391,6 +391,14 @@ def test_the_labels_of_a_few_images_are_printed(capsys: pytest.CaptureFixture[st
         assert printed[-1].startswith(last)
 
 
+def test_of_many_labels_the_most_probable_are_printed() -> None:
+    names = [f"c{number}" for number in range(30)]
+    values = np.linspace(0.9, 0.61, 30, dtype=np.float32)
+    text = testing.describe_labels(predictor.Record("a.jpg", values, [*range(30)], names, tuple(names)))
+    assert text.startswith("c0 0.90, c1 0.89, ")
+    assert text.endswith(", c19 0.71, 10 more")
+
+
 def test_of_one_label_an_image_no_threshold_is_told(
     folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

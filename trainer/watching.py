@@ -20,6 +20,7 @@ from dataset.class_names import describe_classes
 from dataset.image_sizes import as_size
 from dataset.table import Table
 from evaluation import tuning
+from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
@@ -243,7 +244,7 @@ def _describe_rates(run: Run) -> str:
     if config.SCHEDULE == "multistep":
         drops = [str(epoch) for epoch in config.LR_MILESTONES if epoch < config.NUM_EPOCHS]
         texts[-1] += f" x{config.LR_DECAY_FACTOR:g} after epochs "
-        texts[-1] += ", ".join(drops) or f"(none within {config.NUM_EPOCHS} epochs)"
+        texts[-1] += ", ".join(drops) or f"(none within {count(config.NUM_EPOCHS, 'epoch')})"
     return f"{', '.join(rates)}; {', '.join(texts)}"
 
 

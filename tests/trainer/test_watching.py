@@ -58,7 +58,7 @@ def test_a_set_of_one_label_an_image_is_said_once(
         ((6, 8), 10, "multistep x0.1 after epochs 6, 8"),
         ((6, 8), 8, "multistep x0.1 after epochs 6"),
         ((6, 8), 4, "multistep x0.1 after epochs (none within 4 epochs)"),
-        ((), 4, "multistep x0.1 after epochs (none within 4 epochs)"),
+        ((), 1, "multistep x0.1 after epochs (none within 1 epoch)"),
     ],
 )
 def test_only_drops_within_the_run_are_named(milestones: tuple[int, ...], num_epochs: int, text: str) -> None:
