@@ -33,7 +33,6 @@ if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -45,6 +44,7 @@ import models_factory
 import predictor
 import utils
 from dataset import augmentations, files, whole_files
+from dataset.json_files import to_json
 from dataset.table import map_classes
 from evaluation import export_parity
 from export import engines, model_files
@@ -167,7 +167,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         report = export_parity.compare(path, reference, config.CALIBRATION)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
-    whole_files.write_text(model_files.report_path(path), json.dumps(report, indent=1))
+    whole_files.write_text(model_files.report_path(path), to_json(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()
     else:

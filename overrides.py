@@ -148,10 +148,7 @@ def apply(arguments: list[str], *modules: ModuleType) -> None:
         elif argument.endswith(RUN_ENDINGS):
             edits |= _read_run(Path(argument).expanduser())
         else:
-            raise InputError(
-                f"{argument!r} is neither a recipe (.py), nor a run ({', '.join(RUN_ENDINGS)}), nor --NAME value; "
-                "--help all lists the names"
-            )
+            raise InputError(_explain_stray(argument, edits, names))
     earlier: dict[str, Any] = {}
     for module in modules:
         _assign(module, edits, earlier)
@@ -685,6 +682,24 @@ def _explain_unknown(name: str, names: list[str], where: str, spelling: str) -> 
     else:
         hint = ""
     return f"{where}: {spelling} is {meaning} here{hint}"
+
+
+def _explain_stray(argument: str, edits: Mapping[str, Edit], names: list[str]) -> str:
+    """One line about an `argument` that is no option, recipe or run: a file of a pattern, a folder, or a word."""
+    text = f"{argument!r} is neither a recipe (.py), nor a run ({', '.join(RUN_ENDINGS)}), nor --NAME value"
+    path = Path(argument).expanduser()
+    if path.exists():
+        for name, edit in edits.items():
+            value = edit.value if isinstance(edit.value, str) and not edit.where else None
+            if value and Path(value).parent == Path(argument).parent and Path(value).exists():
+                pattern = Path(value).with_name(f"*{path.suffix}" if path.suffix == Path(value).suffix else "*")
+                return f"{text}; put a pattern in quotes, or the shell makes it many words: --{name} '{pattern}'"
+        if path.is_dir() and "DATASET_FOLDER" in names:
+            text += f"; to train on it, or measure by it: --DATASET_FOLDER {argument}"
+        if "TEST_IMAGES_DIR" in names:
+            text += f"; to predict it (testing.py): --TEST_IMAGES_DIR {argument}"
+        return text
+    return f"{text}; --help all lists the names"
 
 
 def _list_all_names() -> dict[str, str]:

@@ -34,18 +34,20 @@ import metrics
 from dataset import whole_files
 from dataset.augmentations import make_eval_transform
 from dataset.batches import Transform
+from dataset.class_names import quote_names
 from dataset.decoding import Picture, decode
 from dataset.drawing import draw_labels
 from dataset.fonts import make_drawable
 from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
+from dataset.json_files import to_json
 from export import engine_cache, engines, model_files
 from export.engines import Run
 from models import checkpoints
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models_factory import require_size, restore_model
-from utils import InputError, Progress, choose_device, say
+from utils import InputError, Progress, choose_device, make_visible, say
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
 NOTEBOOK_SIDE = 480  # pixels, the longest side of a picture in a notebook
@@ -129,7 +131,8 @@ class Record:
 
     def print(self, json_format: bool = False, indent: int = 4, ensure_ascii: bool = False) -> None:
         """Print `json`: on one line, or with `json_format` as JSON whose levels are indented by `indent` blanks."""
-        text = json.dumps(self.json, indent=indent, ensure_ascii=ensure_ascii) if json_format else str(self.json)
+        write = json.dumps if ensure_ascii else to_json
+        text = write(self.json, indent=indent) if json_format else str(self.json)
         say(*text.split("\n"))
 
     def save_to_img(self, save_path: str | Path) -> Path:
@@ -154,7 +157,8 @@ class Record:
         cannot be written, and for a folder if the picture came from memory.
         """
         path = self._choose_file(save_path, "application/json", ".json")
-        whole_files.write_text(path, json.dumps(self.json["res"], indent=indent, ensure_ascii=ensure_ascii))
+        write = json.dumps if ensure_ascii else to_json
+        whole_files.write_text(path, write(self.json["res"], indent=indent))
         return path
 
     def _choose_file(self, save_path: str | Path, kind: str, ending: str) -> Path:
@@ -212,6 +216,11 @@ class Predictor:
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]
+
+    def __repr__(self) -> str:
+        """Predictor(resnet18, 3 classes: 'cat', 'dog', 'fox', trained_models/best_model.pt)."""
+        classes = f"{len(self.classes):,} classes: {quote_names(self.classes)}"
+        return make_visible(f"Predictor({self.metadata.get('model_name')}, {classes}, {self.path})")
 
     def predict(
         self,

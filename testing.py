@@ -52,17 +52,21 @@ import predictor
 import utils
 from dataset import locks, whole_files
 from dataset.decoding import stamp_files
-from dataset.files import hash_file
+from dataset.files import hash_file, make_absolute
+from dataset.json_files import to_json
 from evaluation import plots, prediction_files
+from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
 from models import checkpoints
 from models.shared_cores import share_cores
-from predictor import Predictor
+from predictor import Predictor, Record
 from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_test_images
 
 MAX_LINES = 20  # that are printed about images that are left out
+MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
+MAX_ANSWERS = 10  # images whose labels are printed; of more only the files say them
 
 
 def main(arguments: list[str]) -> None:
@@ -183,12 +187,12 @@ def name_predictions(model: Predictor, paths: Sequence[str]) -> str:
         "epoch": metadata.get("epoch"),
         "bs": constants.get("TRAIN_BATCH_SIZE"),
         "lr": constants.get("HEAD_BASE_LR" if constants.get("USE_DIFFERENTIAL_LR") else "LEARNING_RATE"),
-        "th": model.threshold if lowest == highest else None,
+        "th": model.threshold if lowest == highest and not takes_most_probable(model) else None,
         "testbs": config.TEST_BATCH_SIZE,
     }
     words = ["predictions", checkpoints.name_model(metadata["model_name"])]
     words += [f"{name}{value:.4g}" for name, value in numbers.items() if value is not None]
-    if lowest != highest:
+    if lowest != highest and not takes_most_probable(model):
         words.append(f"th{lowest:.4g}-{highest:.4g}")
     if model.min_labels:
         words.append(f"min{model.min_labels}")
@@ -210,12 +214,26 @@ def name_predictions(model: Predictor, paths: Sequence[str]) -> str:
     if config.TEST_SPLIT != "test":
         words.append(config.TEST_SPLIT)
     elif from_config.has_other_test_images():
-        where = config.TEST_IMAGES_DIR.expanduser()
-        is_pattern = not where.exists()
-        words.append(
-            Path(find_base(paths)).resolve().name if is_pattern else where.stem if where.is_file() else where.name
-        )
+        words.append(name_choice(config.TEST_IMAGES_DIR, paths))
     return "_".join(words)
+
+
+def name_choice(where: Path, paths: Sequence[str]) -> str:
+    """A word of a file's name for the images `paths` that `where` chose: no two choices have the same.
+
+    It is the name of the folder, the file or, for a pattern, the folder of its images, and six digits for the whole of
+    `where`: "new-3f09ac" and, of the pattern new/*.JPG, "new-d41b77".
+    """
+    where = make_absolute(where.expanduser())
+    folder = where if where.exists() else Path(find_base(paths)).resolve()
+    name = folder.stem if folder.is_file() else folder.name
+    digest = hashlib.sha256(str(where).encode(errors="surrogateescape")).hexdigest()[:6]
+    return f"{name}-{digest}" if name else digest
+
+
+def takes_most_probable(model: Predictor) -> bool:
+    """Whether each image gets one label, so that no threshold decides."""
+    return model.min_labels == model.max_labels == 1
 
 
 def choose_engine(model: Predictor) -> str:
@@ -282,7 +300,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
     print_metrics(result["metrics"], result["intervals"])
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
-    whole_files.write_text(path, json.dumps(result, indent=1))
+    whole_files.write_text(path, to_json(result, indent=1))
     confusion = metrics.confusion(*scores, **limits)
     plots.save_report(
         folder=PREDICTIONS_FOLDER,
@@ -320,13 +338,15 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
     """Print what is about to happen, in a few lines."""
     metadata = model.metadata
     lowest, highest = model.thresholds.min(), model.thresholds.max()
-    thresholds = f"{lowest:.4f}"
+    rule = f"predicted from probability {lowest:.4f} on"
     if lowest != highest:
-        thresholds = f"{lowest:.4f} to {highest:.4f}, one each,"
+        rule = f"predicted from probability {lowest:.4f} to {highest:.4f}, one each, on"
+    if takes_most_probable(model):
+        rule = "the most probable one is predicted"
     rows = {
         "model": f"{config.MODEL_PATH}: {metadata['model_name']} + {metadata['head']}",
         "images": f"{find_base(images.paths)}: {len(images.paths)}, {model.image_size} px",
-        "classes": f"{len(model.classes)}, predicted from probability {thresholds} on",
+        "classes": f"{len(model.classes)}, {rule}",
         "engine": name_engine(model),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
     }
@@ -338,13 +358,29 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
 
 
 def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
-    """Print how many labels were predicted, and which images were left out."""
+    """Print how many labels were predicted, those of a few images in full, and which images were left out."""
     counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
-    utils.say(f"{len(predictions)} images, {counts.mean():.2f} labels each, {(counts == 0).sum()} without any")
+    if len(predictions) <= MAX_ANSWERS:
+        base = find_base(predictions.paths)
+        for prediction in predictions:
+            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}")
+    if len(predictions) == 1:
+        utils.say(f"1 image, {count(int(counts[0]), 'label')}")
+    else:
+        mean, num_without = counts.mean(), (counts == 0).sum()
+        utils.say(f"{count(len(predictions), 'image')}, {mean:.2f} labels each, {num_without} without any")
     for reason in [*bad.values()][:MAX_LINES]:
         utils.say(f"left out: {reason}")
     if len(bad) > MAX_LINES:
         utils.say(f"left out: {len(bad) - MAX_LINES} more")
+
+
+def describe_labels(prediction: Record) -> str:
+    """The predicted classes, the most probable first: "person 0.95, bicycle 0.72"."""
+    words = [f"{prediction.classes[label]} {prediction.probabilities[label]:.2f}" for label in prediction.ranked]
+    if len(words) > MAX_LABELS_SHOWN:
+        words[MAX_LABELS_SHOWN:] = [f"{len(words) - MAX_LABELS_SHOWN:,} more"]
+    return ", ".join(words) or "no label"
 
 
 def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[Any]]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dataset.decoding import judge_image, stamp_files
-from dataset.json_files import read_json
+from dataset.json_files import read_json, to_json
 from dataset.table import Table
 from dataset.whole_files import write_text
 from utils import InputError, Progress, warn
@@ -50,7 +49,7 @@ def find_bad_images(paths: Sequence[str], cache_folder: Path | None = None) -> d
                 bad[path] = reason
             progress.step(1)
     if found is not None:
-        write_text(found, json.dumps(bad, indent=1))
+        write_text(found, to_json(bad, indent=1))
     return bad
 
 

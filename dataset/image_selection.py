@@ -58,7 +58,7 @@ def match_images(pattern: str) -> list[str]:
     """
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
     if not matches:
-        raise InputError(f"nothing matches {pattern}")
+        raise InputError(f"nothing matches {pattern}{_hint_at_case(pattern)}")
     files = [path for path in matches if not Path(path).is_dir()]
     images = [path for path in files if path.lower().endswith(tuple(IMAGE_EXTENSIONS))]
     folder, unread = Path(), ""
@@ -74,6 +74,19 @@ def match_images(pattern: str) -> list[str]:
         )
     say_unread(folder, unread)
     return images
+
+
+def _hint_at_case(pattern: str) -> str:
+    """What would match if capitals did not count in the last part of `pattern`; "" if nothing would."""
+    folder, name = os.path.split(pattern)
+    if "[" in name:
+        return ""
+    any_case = "".join(f"[{letter.lower()}{letter.upper()}]" if letter.isalpha() else letter for letter in name)
+    found = sorted(glob.glob(os.path.join(folder, any_case), recursive=True))  # noqa: PTH207
+    if not found:
+        return ""
+    more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return f": capitals count, and there is {found[0]}{more}"
 
 
 def read_list(path: Path) -> list[str]:

@@ -20,6 +20,7 @@ from dataset.text_files import measure_memory, read_text, replace_text
 from utils import InputError
 
 SMALL_BYTES = 1 << 24  # of a file that is no list of images: what a run of 10,000 classes writes has some 2 MB
+UNSEEN = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # see utils.HIDDEN; below 20 JSON escapes
 CONTAINER_BYTES = 64  # of memory that an empty list or object takes, for two letters of the file
 
 
@@ -127,6 +128,19 @@ class JsonLine(NamedTuple):
                 line = self.text.count("\n", 0, position) + 1
                 break
         return f"{self.file}:{line}"
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    r"""`value` as JSON in which names stay as they are; what json.loads reads of it is the same.
+
+    Escaped are, besides what JSON wants, the characters that would do something to a terminal, and half a pair of
+    surrogates: it stands for a byte of a file's name that is no UTF-8, and no file of text holds it.
+
+    >>> print(to_json(["Löwe", "cat\udcff"]))
+    ["Löwe", "cat\udcff"]
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def write_json(file: Path, **lists: list[Any]) -> None:

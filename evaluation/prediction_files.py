@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 
 from dataset.decoding import stamp_files
 from dataset.fonts import make_drawable
+from dataset.json_files import to_json
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
 from metrics import read_rows
@@ -196,18 +196,18 @@ def write_records(path: Path, predictions: Predictions) -> None:
 
 
 def _write_json_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
-    """Write what json.dumps(dict(items), indent=1) gives, one item after the other."""
-    _write_json(path, "{}", (f"{json.dumps(key)}: {_indent(value)}" for key, value in items))
+    """Write what to_json(dict(items), indent=1) gives, one item after the other."""
+    _write_json(path, "{}", (f"{to_json(key)}: {_indent(value)}" for key, value in items))
 
 
 def _write_json_list(path: Path, values: Iterable[Any]) -> None:
-    """Write what json.dumps(list(values), indent=1) gives, one value after the other."""
+    """Write what to_json(list(values), indent=1) gives, one value after the other."""
     _write_json(path, "[]", (_indent(value) for value in values))
 
 
 def _indent(value: Any) -> str:
     """JSON of a value one level below the top. Line ends within strings are escaped, so that they stay."""
-    return json.dumps(value, indent=1).replace("\n", "\n ")
+    return to_json(value, indent=1).replace("\n", "\n ")
 
 
 def _write_json(path: Path, brackets: str, texts: Iterable[str]) -> None:

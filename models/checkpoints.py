@@ -11,7 +11,6 @@ a table of many runs needs no torch. A file is first written under a temporary n
 from __future__ import annotations
 
 import functools
-import json
 import re
 import reprlib
 import warnings
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import utils
-from dataset.json_files import read_json
+from dataset.json_files import read_json, to_json
 from dataset.whole_files import write_atomically, write_text
 from models.metadata import check_metadata
 from utils import InputError
@@ -47,7 +46,7 @@ def save_sidecar(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write the sidecar of the checkpoint that is or will be at `path`."""
     checkpoint = {"format": FORMAT, "version": VERSION, **checkpoint}
     sidecar = {key: value for key, value in checkpoint.items() if key not in TENSORS}
-    write_text(path.with_suffix(".json"), json.dumps(sidecar, indent=1))
+    write_text(path.with_suffix(".json"), to_json(sidecar, indent=1))
 
 
 def save_tensors(path: Path, content: Any) -> None:

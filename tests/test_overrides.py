@@ -543,6 +543,27 @@ def test_a_bad_command_line_is_refused_in_one_line(arguments: list[str], message
     assert "\n" not in str(caught.value)
 
 
+def test_a_pattern_that_the_shell_took_apart_is_said(tmp_path: Path) -> None:
+    for name in ("a.JPG", "b.JPG", "c.png", "other/d.JPG"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def explain(*arguments: str) -> str:
+        with pytest.raises(InputError) as caught:
+            overrides.apply([*arguments], config)
+        return str(caught.value)
+
+    option = ["--TEST_IMAGES_DIR", f"{tmp_path}/a.JPG"]
+    assert explain(*option, f"{tmp_path}/b.JPG").endswith(f"many words: --TEST_IMAGES_DIR '{tmp_path}/*.JPG'")
+    assert explain(*option, f"{tmp_path}/c.png").endswith(f"many words: --TEST_IMAGES_DIR '{tmp_path}/*'")
+    for text in (explain(*option, f"{tmp_path}/other/d.JPG"), explain(f"{tmp_path}/b.JPG")):
+        assert "quotes" not in text
+        assert "to predict it (testing.py): --TEST_IMAGES_DIR " in text
+        assert "--DATASET_FOLDER" not in text
+    assert f"to train on it, or measure by it: --DATASET_FOLDER {tmp_path}/other" in explain(f"{tmp_path}/other")
+    assert explain(f"{tmp_path}/none").endswith("; --help all lists the names")
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -49,6 +49,20 @@ def images(shared_dataset: Path) -> list[Path]:
     return sorted((shared_dataset / "images" / "test-resized").iterdir())
 
 
+def test_a_predictor_says_what_it_is(checkpoint: Path) -> None:
+    checkpoints.save(checkpoint, checkpoints.load(checkpoint) | {"classes": ["red", "gr\x1bün", "blue"]})
+    expected = rf"Predictor(resnet18, 3 classes: 'red', 'gr\x1bün', 'blue', {checkpoint})"
+    assert repr(predictor.load(checkpoint, "cpu")) == expected
+
+
+def test_a_record_of_any_name_is_written(tmp_path: Path) -> None:
+    record = Record("caf\udce9.jpg", np.array([0.9], np.float32), [0], ["Löwe"], ("Löwe",))
+    for ensure_ascii, name in ((False, "Löwe"), (True, r"L\u00f6we")):
+        text = record.save_to_json(tmp_path / "a.json", ensure_ascii=ensure_ascii).read_text(encoding="utf-8")
+        assert f'"{name}"' in text
+        assert json.loads(text)["input_path"] == "caf\udce9.jpg"
+
+
 def test_predictor_streams_lists_and_folders_alike(checkpoint: Path, images: list[Path]) -> None:
     model = predictor.load(checkpoint, "cpu")
     records = list(model.predict(images[0].parent, batch_size=7))

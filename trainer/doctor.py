@@ -176,8 +176,11 @@ class Doctor:
                 f"after the last one (NUM_EPOCHS {num_epochs}); set one of them, or 0 for a backbone that never trains",
             )
 
-    def look_at_sizes(self, num_train: int, num_val: int, batch_size: int) -> None:
-        """Look whether the splits are large enough for the largest `batch_size`, and to choose an epoch by."""
+    def look_at_sizes(self, num_train: int, num_val: int, batch_size: int, val_is_drawn: bool = True) -> None:
+        """Look whether the splits are large enough for the largest `batch_size`, and to choose an epoch by.
+
+        `val_is_drawn` says whether the validation images are VAL_SPLIT of the training images, or a split of their own.
+        """
         if batch_size > num_train:
             self.note(
                 "batch larger than the split",
@@ -187,11 +190,13 @@ class Doctor:
         if num_val < LEAST_IMAGES:
             # half the width of the 95 % interval of a share of 1/2, by the normal distribution
             error = 1.96 * 0.5 / math.sqrt(num_val)
+            advice = "more validation images would tell more"
+            if val_is_drawn:
+                advice = "raise VAL_SPLIT, or give the data set a val split of its own"
             self.note(
                 "few validation images",
                 f"{num_val} validation images are few: a share of them such as 0.5 is known to ± {error:.2f} only "
-                "(95 %), so that the epoch and the threshold are chosen by noise as well: raise VAL_SPLIT, or give "
-                "the data set a val split of its own",
+                f"(95 %), so that the epoch and the threshold are chosen by noise as well: {advice}",
             )
 
     # ---- training ----

@@ -46,6 +46,20 @@ def read_test_images(model: Predictor) -> ImagesToPredict:
     For the split "test" any images without labels will do: TEST_IMAGES_DIR is a folder, a file, a pattern or a list.
     Raises InputError where the data set has other classes than the model, or where it does not have this split.
     """
+    try:
+        return _read_test_images(model)
+    except InputError as error:
+        trained_on = model.metadata.get("config", {}).get("DATASET_FOLDER")
+        if config.DATASET_FOLDER.expanduser().is_dir() or trained_on in (None, str(config.DATASET_FOLDER)):
+            raise
+        advice = f"the model was trained on {trained_on}"
+        if config.MODEL_PATH.with_suffix(".json").is_file():
+            advice += f": `python testing.py {config.MODEL_PATH}` takes all constants of its run"
+        raise InputError(f"{error}; {advice}") from error
+
+
+def _read_test_images(model: Predictor) -> ImagesToPredict:
+    """`read_test_images`, whose errors know nothing of the model's run."""
     split = config.TEST_SPLIT
     has_labels = has_split(split)
     if has_labels:

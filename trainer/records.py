@@ -5,7 +5,6 @@ Reads config, as a part of training.py. With several processes only rank 0 write
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +21,7 @@ from dataset import locks, whole_files
 from dataset.batches import Batch
 from dataset.files import hash_file
 from dataset.image_sizes import as_size
+from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
 from models import checkpoints
 from models_factory import MultiLabelModel
@@ -354,7 +354,7 @@ def finish(run: Run) -> dict[str, Any]:
         "steps_left_out": sum(record["steps_left_out"] for record in state.history),
         "findings": findings,
     }
-    whole_files.write_text(files.result, json.dumps(result, indent=1))
+    whole_files.write_text(files.result, to_json(result, indent=1))
     is_whole = state.epoch == config.NUM_EPOCHS
     run_files.add_to_diary(
         config.TRAINED_MODELS_FOLDER / DIARY,

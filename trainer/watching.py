@@ -18,7 +18,9 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.class_names import describe_classes
 from dataset.image_sizes import as_size
+from dataset.table import Table
 from evaluation import tuning
+from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
@@ -47,7 +49,19 @@ def see_data(run: Run) -> None:
         is_frozen=is_frozen(1), unfreeze_epoch=config.UNFREEZE_BACKBONE_EPOCH, num_epochs=config.NUM_EPOCHS
     )
     largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
-    run.doctor.look_at_sizes(num_train=len(data.train), num_val=len(data.val), batch_size=largest)
+    run.doctor.look_at_sizes(
+        num_train=len(data.train), num_val=len(data.val), batch_size=largest, val_is_drawn=data.val_is_drawn
+    )
+    if config.LABELS_PER_IMAGE == "any" and not has_teachers and has_one_label_each(data.table):
+        utils.say(
+            f"note: each of the {len(data.table):,} images has exactly one label; if those to come have, too, "
+            "--LABELS_PER_IMAGE one predicts the most probable class, and no threshold is needed"
+        )
+
+
+def has_one_label_each(table: Table) -> bool:
+    """Whether each image has exactly one of several classes, and all its labels are known."""
+    return len(table.classes) > 1 and bool(((table.targets == 1).sum(axis=1) == 1).all() and (table.targets >= 0).all())
 
 
 def see_first_step(run: Run) -> LookAtLogits:
@@ -228,7 +242,9 @@ def _describe_rates(run: Run) -> str:
         texts.append(f"EMA {config.EMA_DECAY:g}")
     texts.append(config.SCHEDULE)
     if config.SCHEDULE == "multistep":
-        texts[-1] += f" x{config.LR_DECAY_FACTOR:g} after epochs {config.LR_MILESTONES or '(none)'}"
+        drops = [str(epoch) for epoch in config.LR_MILESTONES if epoch < config.NUM_EPOCHS]
+        texts[-1] += f" x{config.LR_DECAY_FACTOR:g} after epochs "
+        texts[-1] += ", ".join(drops) or f"(none within {count(config.NUM_EPOCHS, 'epoch')})"
     return f"{', '.join(rates)}; {', '.join(texts)}"
 
 

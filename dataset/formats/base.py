@@ -130,7 +130,10 @@ class Format:
     def require_writer(self) -> Callable[[Table, Path, str, list[str]], None]:
         """The `writer`. Raises InputError for a format that is only read."""
         if self.writer is None:
-            raise InputError(f"a data set of {self.expects} is only read: convert it to another format")
+            raise InputError(
+                f"a data set of {self.expects} is only read: convert it to another format "
+                "(`python dataset_tools.py convert --TO csv` with OUTPUT_FOLDER)"
+            )
         return self.writer
 
 

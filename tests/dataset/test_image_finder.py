@@ -170,8 +170,8 @@ def test_what_is_not_certain_stops_and_names_what_is_there(
     ("listed", "there", "says"),
     [
         ("Foto_{}", "Bilder/Foto_{}.jpg", "in another folder, with another ending"),
-        ("Foto_{}", "images/Foto_{}.jpg", "in another folder, with another ending"),  # a folder that csv looks into
-        ("Foto_{}", "train/Foto_{}.png", "in another folder, with another ending"),
+        ("Foto_{}", "images/Foto_{}.jpg", "with another ending"),  # a folder that csv looks into
+        ("Foto_{}", "train/Foto_{}.png", "with another ending"),
         ("FOTO_{}.JPG", "Bilder/Foto_{}.jpg", "in another folder, with other capital letters"),
         ("images/FOTO_{}", "images/Foto_{}.jpg", "with other capital letters, with another ending"),
         ("FOTO_{}", "Bilder/Foto_{}.jpg", "in another folder, with other capital letters, with another ending"),

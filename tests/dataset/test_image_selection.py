@@ -93,6 +93,20 @@ def test_pictures_that_match_and_are_not_read_are_said(folder: Path, capsys: pyt
         select_images(folder / "a.jp2*")
 
 
+def test_capitals_that_keep_a_pattern_from_matching_are_said(tmp_path: Path) -> None:
+    for name in ("DSC_1.JPG", "DSC_2.JPG", "x.png"):
+        (tmp_path / name).touch()
+    for pattern, end in (
+        ("*.jpg", f": capitals count, and there is {tmp_path / 'DSC_1.JPG'} and 1 more"),
+        ("dsc_2.*", f": capitals count, and there is {tmp_path / 'DSC_2.JPG'}"),
+        ("*.bmp", ""),
+        ("[d]*.jpg", ""),
+    ):
+        with pytest.raises(InputError) as error:
+            select_images(tmp_path / pattern)
+        assert str(error.value) == f"nothing matches {tmp_path / pattern}{end}"
+
+
 @pytest.mark.parametrize("where", ["https://a.org/b.jpg", "HTTP://a.org/*.jpg", Path("s3://bucket/a.jpg")])
 def test_addresses_are_not_fetched(where: str | Path) -> None:
     with pytest.raises(InputError, match=r"^\S+ is an address, and images are not fetched: download it first$"):

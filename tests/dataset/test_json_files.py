@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataset import json_files, text_files
-from dataset.json_files import parse_json, read_json
+from dataset.json_files import parse_json, read_json, to_json
 from utils import InputError
 
 
@@ -41,6 +41,17 @@ def test_plain_values_come_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(values))
     assert read_json(tmp_path / "a.json") == values
     assert parse_json(b"\xef\xbb\xbf[1]", "a.json") == [1]
+
+
+def test_names_are_written_as_they_are(tmp_path: Path) -> None:
+    values = {"Löwe 狮 🦁": ["a\nb\x1b", "caf\udce9", "\ud800", "\x9b\u202e\u2028\x7f", 0.5, None, True]}
+    for indent in (None, 1):
+        text = to_json(values, indent)
+        (tmp_path / "a.json").write_text(text, encoding="utf-8")  # which half of a pair of surrogates would refuse
+        assert read_json(tmp_path / "a.json") == values
+        assert '"Löwe 狮 🦁": [' in text
+        assert all(letter.isprintable() or letter == "\n" for letter in text)
+    assert to_json(["a", {"b": 1}], 1) == json.dumps(["a", {"b": 1}], indent=1)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,9 @@ def test_the_json_is_what_json_dumps_makes(predictions: Predictions, tmp_path: P
     expected = dict(zip(predictions.names, decide(predictions.probabilities), strict=True))
     assert (tmp_path / "p.json").read_text() == json.dumps(expected, indent=1)
     PREDICTION_FILES["names"].write(tmp_path / "names.json", predictions)
-    assert (tmp_path / "names.json").read_text() == json.dumps(find_names(predictions), indent=1)
+    assert (tmp_path / "names.json").read_text(encoding="utf-8") == json.dumps(
+        find_names(predictions), indent=1, ensure_ascii=False
+    )
 
 
 def test_scores_are_of_predicted_classes_the_most_probable_first(predictions: Predictions, tmp_path: Path) -> None:
@@ -211,9 +213,9 @@ def test_scores_are_of_predicted_classes_the_most_probable_first(predictions: Pr
 
 def test_records_are_paddlexs(predictions: Predictions, images: list[str], tmp_path: Path) -> None:
     PREDICTION_FILES["records"].write(tmp_path / "r.json", predictions)
-    text = (tmp_path / "r.json").read_text()
+    text = (tmp_path / "r.json").read_text(encoding="utf-8")
     records = json.loads(text)
-    assert text == json.dumps(records, indent=1)
+    assert text == json.dumps(records, indent=1, ensure_ascii=False)
     assert [record["input_path"] for record in records] == images
     assert records[2] == {
         "input_path": images[2],

@@ -18,7 +18,7 @@ import config
 import model_performance_table
 import overrides
 import utils
-from dataset import whole_files
+from dataset import json_files, whole_files
 from models import checkpoints
 from trainer import run_files, run_state
 from utils import InputError
@@ -259,3 +259,11 @@ def test_early_stopping_counts_gains_above_the_least(tmp_path: Path) -> None:
     assert state.stopping_f1 == 0.45
     assert state.validations_without_gain == 1
     assert math.isclose(state.best_f1, 0.45)
+
+
+def test_a_sidecar_holds_names_as_they_are(tmp_path: Path) -> None:
+    content = {"classes": ["Löwe", "狮子"], "config": {"DATASET_FOLDER": "/caf\udce9"}}
+    checkpoints.save_sidecar(tmp_path / "a.pt", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert '"Löwe",\n  "狮子"' in text
+    assert json_files.read_json(tmp_path / "a.json").items() >= content.items()

@@ -312,6 +312,15 @@ def test_a_dry_run_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {name: len(read_labels(tmp_path, format, name)) for name in PERCENTS} == PERCENTS
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_test_split_that_stays_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], dry_run: bool) -> None:
+    line = "the test split of 10 images stays as it is (TEST_PERCENT 0)\n"
+    write_dataset(tmp_path, "csv", {"train": 30, "test": 10})
+    for percents, is_said in ({"train": 90, "val": 10, "test": 0}, True), ({"train": 90, "val": 0, "test": 10}, False):
+        split_dataset(tmp_path, "csv", percents, seed=0, dry_run=dry_run)
+        assert (line in capsys.readouterr().out) is is_said
+
+
 def test_what_lies_in_the_way_of_a_split_stays(tmp_path: Path) -> None:
     write_dataset(tmp_path, "image_folder", {"train": 20})
     (tmp_path / "val").mkdir()
@@ -340,7 +349,7 @@ def test_a_format_that_is_only_read_stays_as_it_is(tmp_path: Path, monkeypatch: 
     write_dataset(tmp_path, "csv", {"train": 10})
     before = read_tree(tmp_path)
     monkeypatch.setitem(FORMATS, "csv", replace(FORMATS["csv"], writer=None))
-    with pytest.raises(InputError, match=r"is only read: convert it to another format"):
+    with pytest.raises(InputError, match=r"is only read: convert it to another format \(`.* convert --TO csv`"):
         split_dataset(tmp_path, "auto", PERCENTS, seed=0)
     assert read_tree(tmp_path) == before
 

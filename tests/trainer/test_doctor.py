@@ -512,6 +512,21 @@ def test_few_validation_images_choose_by_noise(num_val: int, error: str) -> None
         assert error in doctor.findings["few validation images"]
 
 
+@pytest.mark.parametrize(
+    ("is_drawn", "advice"),
+    [
+        (True, ": raise VAL_SPLIT, or give the data set a val split"),
+        (False, ": more validation images would tell more"),
+    ],
+)
+def test_few_images_of_a_val_split_are_not_drawn_by_val_split(is_drawn: bool, advice: str) -> None:
+    doctor = Doctor(say=lambda text: None)
+    doctor.look_at_sizes(num_train=500, num_val=40, batch_size=8, val_is_drawn=is_drawn)
+    text = doctor.findings["few validation images"]
+    assert advice in text
+    assert ("VAL_SPLIT" in text) is is_drawn
+
+
 def test_a_batch_larger_than_the_split_is_one_step() -> None:
     doctor = Doctor(say=lambda text: None)
     doctor.look_at_sizes(num_train=30, num_val=60, batch_size=31)

@@ -1,0 +1,67 @@
+"""trainer/watching.py: what is printed before a run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import config
+from dataset.table import Table
+from trainer import watching
+from trainer.doctor import Doctor
+
+
+def make_table(rows: list[list[int]]) -> Table:
+    return Table(
+        [f"{number}.jpg" for number in range(len(rows))], np.array(rows, np.int8), tuple("abc"[: len(rows[0])])
+    )
+
+
+ONE_EACH = [[1, 0, 0], [0, 1, 0], [0, 0, 1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_said"),
+    [
+        (ONE_EACH, True),
+        ([*ONE_EACH, [1, 1, 0]], False),
+        ([*ONE_EACH, [0, 0, 0]], False),
+        ([*ONE_EACH, [1, 0, -1]], False),
+        ([[1]] * 6, False),
+    ],
+    ids=["one", "two", "none", "unknown", "one class"],
+)
+def test_a_set_of_one_label_an_image_is_said_once(
+    rows: list[list[int]], is_said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, doctor = make_table(rows), Doctor()
+    monkeypatch.setattr(Doctor, "look_at_data", lambda *arguments: None)  # which opens the files
+    data = SimpleNamespace(table=table, train=table, val=table, val_is_drawn=False)
+    run: Any = SimpleNamespace(data=data, doctor=doctor)
+    watching.see_data(run)
+    out, err = capsys.readouterr()
+    assert out.count(f"note: each of the {len(rows)} images has exactly one label; ") == is_said
+    assert "more validation images would tell more" in err
+    assert "VAL_SPLIT" not in err, "the val split is given"
+    assert not any("LABELS_PER_IMAGE" in text for text in doctor.findings.values()), "it is no finding"
+    config.LABELS_PER_IMAGE = "one"
+    watching.see_data(run)
+    assert "note:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("milestones", "num_epochs", "text"),
+    [
+        ((6, 8), 10, "multistep x0.1 after epochs 6, 8"),
+        ((6, 8), 8, "multistep x0.1 after epochs 6"),
+        ((6, 8), 4, "multistep x0.1 after epochs (none within 4 epochs)"),
+        ((), 1, "multistep x0.1 after epochs (none within 1 epoch)"),
+    ],
+)
+def test_only_drops_within_the_run_are_named(milestones: tuple[int, ...], num_epochs: int, text: str) -> None:
+    config.LR_MILESTONES, config.NUM_EPOCHS, config.SCHEDULE = milestones, num_epochs, "multistep"
+    run: Any = SimpleNamespace(trainer=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[])))
+    assert watching._describe_rates(run).endswith(f", {text}")
