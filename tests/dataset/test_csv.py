@@ -765,7 +765,7 @@ def test_numbers_name_images_and_values_do_not(tmp_path: Path) -> None:
 
 def test_a_list_of_classes_beside_numbered_images_lists_no_images(tmp_path: Path) -> None:
     place(tmp_path, *(f"{'cat' if number % 2 else 'dog'}/{number}.jpg" for number in range(12)))
-    (tmp_path / "names.csv").write_text("Nr,label\n0,cat\n1,dog\n")
+    (tmp_path / "names.csv").write_text("Nr,label\n0,cat\n1,dog\n2,bird\n")
     with pytest.raises(
         InputError, match=r"names\.csv has the columns 'Nr', 'label': none of them holds names of image"
     ):
