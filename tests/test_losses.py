@@ -195,7 +195,7 @@ def test_softmax_leaves_out_unknown_terms() -> None:
 def test_splc_takes_what_it_is_sure_of_for_a_positive_from_the_second_epoch_on() -> None:
     x = np.array([[-1.0, 0.3, 0.5, 4.0, 4.0]])  # .6 is the probability of .405
     y = np.array([[0.0, 0.0, 0.0, 0.0, 1.0]])
-    loss = losses.LOSSES["splc"]()
+    loss = losses.SPLC()
     corrected = np.array([[0.0, 0.0, 1.0, 1.0, 1.0]])
     for epoch, labels in ((1, y), (2, corrected), (7, corrected), (1, y)):
         loss.start_epoch(epoch)
@@ -257,7 +257,7 @@ def test_zlpr_is_its_formula_in_value_and_gradient() -> None:
 def test_reject_large_leaves_out_the_negatives_with_the_largest_loss() -> None:
     x = torch.tensor([[3.0, -2.0, 1.0, 5.0], [0.5, 2.0, -1.0, 4.0]])
     y = torch.tensor([[0.0, 0.0, 0.0, 1.0], [0.0, torch.nan, 0.0, 0.0]])  # 7 known, 6 of them negative
-    weight = losses.ENTRY_WEIGHTS["reject_large"](growth=0.25)
+    weight = losses.RejectLarge(growth=0.25)
     largest = [(1, 3), (0, 0), (0, 2), (1, 0), (1, 2), (0, 1)]
     for epoch, num_rejected in ((1, 0), (2, 2), (3, 4), (9, 6)):  # ceil(7 x .25 x (epoch - 1)), at most all
         weight.start_epoch(epoch)
@@ -270,7 +270,7 @@ def test_reject_large_leaves_out_the_negatives_with_the_largest_loss() -> None:
 
 
 def test_an_objective_tells_its_parts_the_epoch() -> None:
-    loss, weight = losses.LOSSES["splc"](), losses.ENTRY_WEIGHTS["reject_large"](growth=0.25)
+    loss, weight = losses.SPLC(), losses.RejectLarge(growth=0.25)
     objective = losses.Objective(loss, {"reject_large": weight})
     objective.start_epoch(3)
     assert loss.corrects
