@@ -33,6 +33,7 @@ BLOCK = 1 << 22  # bytes that are decoded at a time
 ENDINGS = (".csv", ".tsv")
 
 DELIMITERS = {",": "commas", ";": "';', as Excel does in many countries", "\t": "TABs", "|": "'|'"}
+MOST_ZEROS = 10  # of so many bytes of a text one may be 0, in a strange name; of other encodings more are
 SEP_LINE = re.compile(r"sep=(.)\r?\n")  # Excel's own note of the delimiter, before the header
 UNNAMED = re.compile(r"(Unnamed: \d+(\.\d+)?)?")  # the second is what pandas makes of a column without a name
 
@@ -98,7 +99,7 @@ def require_encoding(file: Path, size: int, changed: int) -> str:
         if encoding.startswith("utf-16"):
             warn(f"{file} is in UTF-16, and read so")
             return encoding
-        if b"\0" in first:
+        if first.count(b"\0") > len(first) // MOST_ZEROS:
             raise InputError(f"{file}: bytes of zero stand in it: save it as text in UTF-8, in Excel as 'CSV UTF-8'")
         data.seek(0)
         decoder = codecs.getincrementaldecoder("utf-8")()

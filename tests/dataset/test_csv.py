@@ -299,6 +299,8 @@ def test_utf_16_without_its_mark(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert read_csv(tmp_path, ONE_HOT.encode(encoding)).targets.tolist() == [[1, 0], [0, 1]]
     assert "train.csv is in UTF-16" in read_warnings(capsys)
     with pytest.raises(InputError, match=r"train\.csv: bytes of zero stand in it: save it as text in UTF-8"):
+        read_csv(tmp_path, ONE_HOT.encode() + bytes(20))
+    with pytest.raises(InputError, match=r"train\.csv:4: 'c\.jpg\\x00' cannot be the path of a file"):
         read_csv(tmp_path, ONE_HOT + "c.jpg\0,1,0\n")
 
 
