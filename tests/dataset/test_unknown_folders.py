@@ -52,7 +52,7 @@ TABLES = {
         {"train.csv": "Foto,Klasse\n".encode("utf-16")},
         r"train\.csv has the columns 'Foto', 'Klasse': call the",
     ),
-    "no text": ({"train.csv": b"Nummer,\0Klasse\n"}, r"train\.csv: bytes of zero stand in it: .* 'CSV UTF-8'"),
+    "no text": ({"train.csv": b"Nummer,\0\0\0Klasse\n"}, r"train\.csv: bytes of zero stand in it: .* 'CSV UTF-8'"),
     "an encoding that cannot be told": (
         {"Tabelle1.csv": "Nummer;Größe\n17;drei\n".encode("cp1252")},
         r"Tabelle1\.csv:1: this is not UTF-8 text\. Read as cp1252, .*, it says 'Nummer;Größe': save the file as",
