@@ -143,7 +143,7 @@ OTHERS = {
     ),
     "a checkpoint": ({"best_model.pt": b""}, r"is a model, not a data set"),
     "a program": ({"main.py": "", "README.md": ""}, r"none of that is an image or names one"),
-    "phone pictures": (many("IMG_{}.HEIC", ""), r"12 \.heic; files of the type \.heic are not read: convert"),
+    "camera pictures": (many("IMG_{}.CR2", ""), r"12 \.cr2; files of the type \.cr2 are not read: convert"),
 }
 FOLDERS = {
     "nothing": ({}, r"it is empty: set DATASET_FOLDER to where the data set is"),
