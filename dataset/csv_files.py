@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from dataset.class_names import to_nfc
-from dataset.files import IMAGE_EXTENSIONS, list_files, open_file
+from dataset.files import IMAGE_EXTENSIONS, has_image_ending, list_files, open_file
 from dataset.label_values import VALUES
 from dataset.text_files import list_lines_left_out, read_first_lines
 from utils import InputError, warn, warn_once
@@ -219,7 +219,7 @@ def holds_images(file: Path, column: str) -> bool:
 
 def is_image(text: str) -> bool:
     """Whether a text is the name of an image file, by its ending."""
-    return text.strip().lower().endswith(tuple(IMAGE_EXTENSIONS))
+    return has_image_ending(text.strip())
 
 
 def find_stem_columns(file: Path, header: Sequence[str]) -> list[str]:

@@ -21,6 +21,7 @@ IMAGE_EXTENSIONS = frozenset(
     | set(HEIF_ENDINGS if READS_HEIF else ())
     | set(AVIF_ENDINGS if READS_AVIF else ())
 )
+_ENDINGS = tuple(IMAGE_EXTENSIONS)
 LATE_ENDINGS = (*HEIF_ENDINGS, *AVIF_ENDINGS)
 UNREAD_PICTURES = (OTHER_PICTURES | set(HEIF_ENDINGS) | set(AVIF_ENDINGS)) - IMAGE_EXTENSIONS
 # of files that are looked into only when their names say that they are pictures
@@ -258,10 +259,15 @@ def require_listable(names: Sequence[str]) -> None:
             raise InputError(f"{name} is hidden, or lies in a hidden folder: rename it")
 
 
+def has_image_ending(name: str) -> bool:
+    """Whether a file with this name, or this path, is an image that can be read."""
+    return name.lower().endswith(_ENDINGS)
+
+
 def require_endings(names: Sequence[str]) -> None:
     """Raise InputError for a file name without the extension of an image."""
     for name in names:
-        if not name.lower().endswith(tuple(IMAGE_EXTENSIONS)):
+        if not has_image_ending(name):
             raise InputError(f"{name} has none of the endings {', '.join(sorted(IMAGE_EXTENSIONS))}: rename it")
 
 

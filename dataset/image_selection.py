@@ -15,6 +15,7 @@ from dataset.files import (
     describe_unread,
     find_missing,
     find_path,
+    has_image_ending,
     list_images,
     make_absolute,
     say_unread,
@@ -60,7 +61,7 @@ def match_images(pattern: str) -> list[str]:
     if not matches:
         raise InputError(f"nothing matches {pattern}{_hint_at_case(pattern)}")
     files = [path for path in matches if not Path(path).is_dir()]
-    images = [path for path in files if path.lower().endswith(tuple(IMAGE_EXTENSIONS))]
+    images = [path for path in files if has_image_ending(path)]
     folder, unread = Path(), ""
     if others := [make_absolute(path) for path in files if path not in set(images)]:
         folder = Path(os.path.commonpath([path.parent for path in others]))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.files import IMAGE_EXTENSIONS, is_folder
+from dataset.files import IMAGE_EXTENSIONS, UNREAD_PICTURES, is_folder
 from dataset.formats import FORMATS
 from dataset.formats.image_folder import NO_CLASSES
 from dataset.splits import WORDS, find_split
@@ -227,16 +227,13 @@ def explain_files(survey: Survey) -> str | None:
 def explain_images(survey: Survey) -> str | None:
     """Only images."""
     if not survey.images:
-        kinds = sorted({*survey.kinds} & UNREAD)
+        kinds = sorted({*survey.kinds} & UNREAD_PICTURES)
         return f"files of the type {', '.join(kinds)} are not read: convert them to .jpg or .png" if kinds else None
     folder = survey.root / find_base(survey.images)
     return f"it has no labels: to predict these images set TEST_IMAGES_DIR to {folder}; to train {WRITE_CSV}"
 
 
 # pictures of types that are not read: of phones, of cameras, of medicine
-UNREAD = {".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd", ".eps", ".pdf"}
-UNREAD |= {".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".dcm", ".nii", ".mp4", ".mov", ".avi"}
-
 # in the order in which they are asked: the first that knows the folder says what it is
 LOOKS: list[Callable[[Survey], str | None]] = [
     explain_inner,

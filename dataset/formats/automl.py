@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dataset.csv_files import read_header
 from dataset.csv_files import read_rows as read_csv_rows
-from dataset.files import IMAGE_EXTENSIONS
+from dataset.files import has_image_ending
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import ImageFinder
 from dataset.label_values import mark_columns
@@ -51,7 +51,7 @@ def find_files(root: Path) -> list[Path]:
 def begins_rightly(cells: list[str]) -> bool:
     """Whether the first row is one of data, not of names of columns."""
     use, image = cells[:2] if cells[1:] and cells[0].lower() in SPLIT_OF else ("", (cells or [""])[0])
-    return image.lower().endswith(tuple(IMAGE_EXTENSIONS)) and (bool(use) or image.startswith("gs://"))
+    return has_image_ending(image) and (bool(use) or image.startswith("gs://"))
 
 
 def read_rows(file: Path) -> list[Row]:

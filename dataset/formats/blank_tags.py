@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 
 from dataset.csv_files import read_cells, read_header, stamp
-from dataset.files import IMAGE_EXTENSIONS
+from dataset.files import has_image_ending
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import find_folder
 from dataset.label_values import mark_columns
@@ -126,7 +126,7 @@ def read(source: SplitSource) -> Table:
         if split != source.split:
             continue
         where = f"{file}:{line}"
-        name = image if image.lower().endswith(tuple(IMAGE_EXTENSIONS)) else f"{image}.jpg"
+        name = image if has_image_ending(image) else f"{image}.jpg"
         if rows is None:
             rows = Rows(find_folder(root, folders, name), root, index.classes)
         present = index.find_all(tags, where)

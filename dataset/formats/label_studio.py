@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.csv_files import read_dicts, read_header
-from dataset.files import IMAGE_EXTENSIONS
+from dataset.files import has_image_ending
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import ImageFinder, find_path_in
 from dataset.json_files import looks_like, parse_json
@@ -180,7 +180,7 @@ def find_image(data: Mapping[str, Any], where: str) -> str:
 
 
 def is_image(value: Any) -> bool:
-    return isinstance(value, str) and find_path_in(value).lower().endswith(tuple(IMAGE_EXTENSIONS))
+    return isinstance(value, str) and has_image_ending(find_path_in(value))
 
 
 FORMAT = Format(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataset.class_names import require_unique
-from dataset.files import IMAGE_EXTENSIONS
+from dataset.files import has_image_ending
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.train_list import Names, choose_names, parse_list, split_line
 from dataset.label_values import VALUES
@@ -35,10 +35,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 def has_values(file: Path) -> bool:
     """Whether one of its first lines is an image and values."""
     parts = map(split_line, read_first_lines(file))
-    return any(
-        path.lower().endswith(tuple(IMAGE_EXTENSIONS)) and bool(labels) and {*labels} <= {*VALUES}
-        for path, labels in parts
-    )
+    return any(has_image_ending(path) and bool(labels) and {*labels} <= {*VALUES} for path, labels in parts)
 
 
 def read(source: SplitSource) -> Table:

@@ -14,8 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataset.annotation_files import Labels, find_places, read_table
-from dataset.formats import pascal_voc
 from dataset.formats.base import Format, SplitSource
+from dataset.formats.pascal_voc import find_trees, read_objects
 from dataset.table import Table
 
 
@@ -28,7 +28,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def find(root: Path) -> dict[str, list[Path]]:
-    return {} if pascal_voc.find_trees(root) else find_places(root, ".xml", is_annotation)
+    return {} if find_trees(root) else find_places(root, ".xml", is_annotation)
 
 
 def is_annotation(start: bytes) -> bool:
@@ -40,7 +40,7 @@ def read(source: SplitSource) -> Table:
 
 
 def read_labels(file: Path) -> Labels:
-    return Labels(pascal_voc.read_objects(file))
+    return Labels(read_objects(file))
 
 
 FORMAT = Format(
