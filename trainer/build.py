@@ -148,8 +148,9 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weight_decay=config.WEIGHT_DECAY,
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
     )
+    epoch_steps = [count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)]
     plan = schedules.Plan(
-        epoch_steps=[count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)],
+        epoch_steps=epoch_steps if any(epoch_steps) else [1],  # a schedule needs some length, also if none is taken
         milestones=config.LR_MILESTONES,
         decay_factor=config.LR_DECAY_FACTOR,
         step_epochs=config.LR_STEP_EPOCHS,
@@ -217,6 +218,11 @@ def is_frozen(epoch: int) -> bool:
     return config.FREEZE_BACKBONE_AT_START and (stays_frozen or epoch < config.UNFREEZE_BACKBONE_EPOCH)
 
 
+def searches_head(epoch: int) -> bool:
+    """Whether the head is found by a search in `epoch`, not trained by steps (HEAD_FIT)."""
+    return config.HEAD_FIT == "search" and is_frozen(epoch)
+
+
 def choose_batch_size(epoch: int) -> int:
     """The number of images of a step in `epoch`. Raises InputError where a process would get fewer than two."""
     size = config.TRAIN_BATCH_SIZE
@@ -228,7 +234,9 @@ def choose_batch_size(epoch: int) -> int:
 
 
 def count_steps(num_images: int, epoch: int) -> int:
-    """The number of optimizer steps in `epoch`."""
+    """The number of optimizer steps in `epoch`; 0 where the head is found by a search."""
+    if searches_head(epoch):
+        return 0
     return len(EpochBatches(num_images, choose_batch_size(epoch), shuffle=True, seed=config.SEED))
 
 

@@ -17,7 +17,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -80,21 +80,28 @@ def find_head(
     """
     images = torch.from_numpy(features).to(device)
     labels = torch.from_numpy(targets).to(device, torch.float32)
-    entry_weights = _weigh_entries(labels, weights, pos_weight)
-    labels = smooth_targets(torch.where(is_known(labels), labels, 0.0), label_smoothing)
+    known = is_known(labels)
+    labels = torch.where(known, labels, 0.0)
+    positive = smooth_targets(labels, label_smoothing) * (1.0 if pos_weight is None else pos_weight.to(labels))
+    negative = 1 - smooth_targets(labels, label_smoothing)
+    # -(w y log p + (1 - y) log(1 - p)) is the cross-entropy with a target between 0 and 1, times a weight
+    entry_weights, soft_labels = known * (positive + negative), positive / (positive + negative)
+    if weights is not None:
+        entry_weights = entry_weights * torch.from_numpy(weights).to(labels)[:, None]
     space = _rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
     logits = torch.zeros(len(penalties), *labels.shape, device=device)
     for fold in torch.unique(folds):
         inside, outside = folds != fold, folds == fold
-        fitted = _fit(space, inside, labels, entry_weights, penalties.expand(labels.shape[1], -1), TRIAL_STEPS)
+        fitted = _fit(space, inside, soft_labels, entry_weights, penalties.expand(labels.shape[1], -1), TRIAL_STEPS)
         logits[:, outside] = fitted.compute_logits(space.coordinates[outside])
     # the loss of each penalty for each class, (P, C); weights that play a role in training play one here
-    losses = functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none")
+    losses = functional.binary_cross_entropy_with_logits(logits, soft_labels.expand_as(logits), reduction="none")
     best = (losses * entry_weights).mean(dim=1).argmin(dim=0)
     chosen = penalties[best]
-    fitted = _fit(space, torch.ones_like(folds, dtype=torch.bool), labels, entry_weights, chosen[:, None], FINAL_STEPS)
-    known = entry_weights > 0
+    fitted = _fit(
+        space, torch.ones_like(folds, dtype=torch.bool), soft_labels, entry_weights, chosen[:, None], FINAL_STEPS
+    )
     out_of_fold = logits.gather(0, best.expand(1, *labels.shape))[0]
     weight, bias = fitted.unrotate(space)
     return FoundHead(
@@ -107,18 +114,6 @@ def find_head(
         num_heads=len(penalties) * len(torch.unique(folds)),
         num_steps=fitted.num_steps,
     )
-
-
-def _weigh_entries(labels: Tensor, weights: NDArray[np.floating] | None, pos_weight: Tensor | None) -> Tensor:
-    """(N, C) how much each entry counts: 0 where it is unknown, or where its class has no positive or no negative."""
-    known = is_known(labels)
-    positives, negatives = (known * labels).nansum(dim=0), (known * (1 - labels)).nansum(dim=0)
-    entry_weights = known * ((positives > 0) & (negatives > 0))
-    if weights is not None:
-        entry_weights = entry_weights * torch.from_numpy(weights).to(labels)[:, None]
-    if pos_weight is not None:
-        entry_weights = entry_weights * torch.where(known, 1 + labels * (pos_weight.to(labels) - 1), 0.0)
-    return entry_weights.float()
 
 
 def _rotate(images: Tensor) -> Space:
@@ -167,7 +162,10 @@ def _fit(
     num_classes, num_penalties = penalties.shape
     weights_of_class = entry_weights.sum(dim=0)
     shares = entry_weights / weights_of_class.clamp_min(torch.finfo(torch.float32).tiny)
-    frequency = ((shares * labels).sum(dim=0) * weights_of_class + 0.5) / (weights_of_class + 1)  # never 0 or 1
+    positives, negatives = (entry_weights * labels).sum(dim=0), (entry_weights * (1 - labels)).sum(dim=0)
+    frequency = (positives + 0.5) / (positives + negatives + 1)  # never 0 or 1
+    # a class without positives, or without negatives, keeps its frequency: its logits would have no end
+    shares = shares * ((positives > 0) & (negatives > 0))
     bias = torch.logit(frequency).repeat(num_penalties).requires_grad_()
     # L-BFGS takes few steps where all directions are equally steep: the square root of the second derivative that the
     # loss would have along an axis, if all images had the class's frequency as their probability, scales it.
@@ -275,15 +273,18 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         for name in ("rate", "weight_decay", "label_smoothing")
     )  # (H, 1)
     known = is_known(labels)
-    positive_weights = _count_pos_weights(ways, labels, folds, num_folds)  # (H, C)
-    loss_of = LOSSES[first.loss](**dict(first.loss_options))
+    loss_options: dict[str, Any] = dict(first.loss_options)
+    if any(way.pos_weight_cap is not None for way in ways):
+        loss_options["pos_weight"] = _count_pos_weights(ways, labels, folds, num_folds)  # (H, C)
+    loss_of = LOSSES[first.loss](**loss_options)
 
     generator = torch.Generator().manual_seed(seed)
     limit = num_features**-0.5  # as torch.nn.Linear begins
     start = torch.rand(num_features, 1, num_classes, generator=generator).mul(2 * limit).sub(limit).to(images.device)
     # Adam takes one rate for a tensor. Its steps do not depend on the scale of the gradient, so heads whose parameters
     # are multiplied with their rate, here, step at that rate where Adam's is 1.
-    names = ["bias", "scale", "shift"] if first.head == "linear_bn" else ["bias"]
+    # A bias before BatchNorm would change nothing but BatchNorm's mean.
+    names = ["scale", "shift"] if first.head == "linear_bn" else ["shift"]
     ones = torch.ones(num_heads, num_classes, device=images.device)
     scaled = {"weight": start / rates} | {name: ones * (name == "scale") / rates for name in names}
     for tensor in scaled.values():
@@ -304,16 +305,16 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         counts = (folds[rows, None] != fold_of)[:, :, None].float()  # (B, H, 1)
         parameters = {name: tensor * rates for name, tensor in scaled.items()}
         logits = (images[rows] @ parameters["weight"].flatten(1)).unflatten(1, (num_heads, num_classes))
-        logits = logits + parameters["bias"]
         if norm:
-            logits = norm(logits, counts) * parameters["scale"] + parameters["shift"]
+            logits = norm(logits, counts) * parameters["scale"]
+        logits = logits + parameters["shift"]
         targets = torch.where(known[rows], labels[rows], torch.nan)[:, None]
         targets = (1 - smoothings) * targets + smoothings / 2  # (B, H, C)
-        entries = loss_of(logits.flatten(0, 1), targets.flatten(0, 1))
-        if entries.dim() == 1:  # a loss of whole images
-            losses = (entries.view(-1, num_heads) * counts[:, :, 0]).sum(dim=0) / counts.sum(dim=(0, 2)).clamp_min(1)
+        if getattr(loss_of, "by_image", False):
+            entries = loss_of(logits.flatten(0, 1), targets.flatten(0, 1)).view(-1, num_heads)
+            losses = (entries * counts[:, :, 0]).sum(dim=0) / counts.sum(dim=(0, 2)).clamp_min(1)
         else:
-            entries = entries.view_as(logits) * (1 + (targets >= 0.5) * (positive_weights - 1))
+            entries = loss_of(logits, targets)
             losses = (entries * counts).sum(dim=(0, 2)) / (counts * known[rows, None]).sum(dim=(0, 2)).clamp_min(1)
         loss = losses.sum()  # heads share no weight, so each gets the gradient of its own loss
         if decays.any():
@@ -329,11 +330,9 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         for fold in range(num_folds):
             rows, heads = folds == fold, fold_of == fold
             logits = torch.einsum("nd,dwc->wnc", images[rows], parameters["weight"][:, heads])
-            logits = logits + parameters["bias"][heads, None]
             if norm:
-                logits = norm.apply_running(logits, heads)
-                logits = logits * parameters["scale"][heads, None] + parameters["shift"][heads, None]
-            result[:, rows] = logits
+                logits = norm.apply_running(logits, heads) * parameters["scale"][heads, None]
+            result[:, rows] = logits + parameters["shift"][heads, None]
     return result
 
 
