@@ -141,6 +141,12 @@ def angular_loss_has_cosines(c: Any) -> str | None:
         )
 
 
+def pooled_features_have_a_pooling_head(c: Any) -> str | None:
+    looks_at_all = c.HEAD == "ml_decoder" or (c.HEAD == "gcn" and not c.GCN_REWEIGHTS_CHANNELS)
+    if c.FEATURES not in ("auto", "own") and looks_at_all:
+        return f"FEATURES {c.FEATURES} is pooled, but HEAD {c.HEAD} looks at all positions itself: set FEATURES to auto"
+
+
 def entry_weights_suit_softmax(c: Any) -> str | None:
     if c.LOSS == "softmax" and {"ghm", "ohem", "threshold", "reject_large"} & {*c.ENTRY_WEIGHTS}:
         return (
@@ -248,6 +254,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         frozen_backbone_is_pretrained,
         searched_head_fits,
         angular_loss_has_cosines,
+        pooled_features_have_a_pooling_head,
         entry_weights_suit_softmax,
         set_losses_have_no_entries,
         class_weights_are_given,

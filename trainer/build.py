@@ -29,7 +29,7 @@ from dataset.batches import Batch
 from dataset.image_sizes import as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table
-from models import batchnorm_sync, recomputation
+from models import backbones, batchnorm_sync, recomputation
 from models_factory import make_example
 from trainer import optimizers, schedules, teachers
 from utils import InputError
@@ -115,6 +115,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weights_folder=config.PRETRAINED_MODELS_FOLDER,
         head_options=head_options,
         classes=train.classes if config.TAKE_OVER_HEAD else None,
+        features=choose_features(config.FEATURES),
     )
     if isinstance(model.head, heads.GCN):
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
@@ -276,6 +277,14 @@ def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor 
         embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
         options["gcn"]["embedding_size"] = embeddings.shape[1]
     return options.get(config.HEAD, {}), embeddings
+
+
+def choose_features(features: str) -> str:
+    """What `features`, a value of FEATURES, means for MODEL_NAME and HEAD: "auto" becomes one of the others."""
+    if features != "auto":
+        return features
+    options = {"reweights_channels": config.HEAD == "gcn" and config.GCN_REWEIGHTS_CHANNELS}
+    return backbones.choose_features(features, config.MODEL_NAME, heads.needs_map(config.HEAD, **options))
 
 
 def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
