@@ -109,6 +109,17 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--MLP_DROPOUT 1", "MLP_DROPOUT is 1.0"),
     ("--ML_DECODER_GROUPS 0", "ML_DECODER_GROUPS is 0"),
     ("--GCN_LINK_PROBABILITY 0", "GCN_LINK_PROBABILITY is 0.0"),
+    ("--HEAD_FIT search --FREEZE_BACKBONE False", "HEAD_FIT search is for a frozen backbone"),
+    ("--HEAD_FIT search", "HEAD_FIT search finds the head in one epoch"),
+    ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2", "HEAD_FIT search finds a linear head: set HEAD = 'linear'"),
+    (
+        "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD linear --LABELS_PER_IMAGE one",
+        "HEAD_FIT search is for several labels an image",
+    ),
+    (
+        "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 0 --NUM_EPOCHS 1 --HEAD linear --LOSS focal --LR_MILESTONES ,",
+        "HEAD_FIT search trains by cross-entropy on kept features",
+    ),
     ("--FEATURES mean --HEAD ml_decoder", "FEATURES mean is pooled, but HEAD ml_decoder looks at all positions"),
     ("--FEATURES mean --HEAD gcn", "FEATURES mean is pooled, but HEAD gcn looks at all positions"),
     ("--ANGULAR_SCALE=-1", "ANGULAR_SCALE is -1.0"),

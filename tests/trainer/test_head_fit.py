@@ -1,0 +1,98 @@
+"""HEAD_FIT search in a run: all images cross-validated, or before the backbone trains those of the training split."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dataset_readers
+import metrics
+import predictor
+import thresholds
+import training
+from dataset import stratified_split
+from evaluation import saved_scores
+from models import checkpoints
+from trainer.head_search import find_head
+
+SEARCH = ["--MODEL_NAME=efficientnet_lite0", "--PRETRAINED_WEIGHTS=default", "--FREEZE_BACKBONE=True"]
+SEARCH += ["--HEAD=linear", "--HEAD_FIT=search", "--USE_POS_WEIGHT=False"]
+
+
+def find_checkpoint(folder: Path) -> Path:
+    (path,) = (folder / "trained_models").glob("*/*.pt")
+    return path
+
+
+def test_every_image_trains_and_is_predicted_by_a_head_without_it(
+    small_run: list[str], shared_dataset: Path, tmp_path: Path
+) -> None:
+    training.main([*small_run, *SEARCH, "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"])
+    path = find_checkpoint(tmp_path)
+    checkpoint = checkpoints.load(path)
+    table = dataset_readers.read_dataset(shared_dataset, split="train")
+    (file,) = (tmp_path / "cache").glob("features_*.npy")
+    features = np.load(file).reshape(len(table), -1)
+    fold_of = stratified_split.divide_rows(table.targets, 5, checkpoint["config"]["SPLIT_SEED"])
+    expected = find_head(features, table.targets.astype(np.float32), fold_of)
+    np.testing.assert_allclose(checkpoint["model_state"]["head.weight"].numpy(), expected.weight.numpy(), atol=1e-5)
+
+    scores = saved_scores.read_scores(path.with_suffix("") / saved_scores.SCORES_FILE)
+    assert list(scores.paths) == list(table.paths)
+    np.testing.assert_allclose(scores.probabilities, expected.out_of_fold, atol=1e-5)
+    np.testing.assert_array_equal(scores.targets, table.targets)
+    assert checkpoint["dataset"]["num_train"] == checkpoint["dataset"]["num_val"] == 40
+    threshold = thresholds.tune_global(scores.probabilities, scores.targets)
+    measured = metrics.measure(scores.probabilities, scores.targets, threshold)
+    assert checkpoint["metrics"]["mAP"] == pytest.approx(measured["mAP"], abs=1e-6)
+    assert checkpoint["metrics"]["f1_weighted"] == pytest.approx(measured["f1_weighted"], abs=1e-6)
+
+    seen = np.stack([record.probabilities for record in predictor.load(path, "cpu").predict(table.paths)])
+    logits = features @ expected.weight.numpy().T + expected.bias.numpy()
+    np.testing.assert_allclose(seen, 1 / (1 + np.exp(-logits)), atol=1e-3)
+
+
+def test_the_backbone_trains_on_from_the_head_that_was_found(small_run: list[str], tmp_path: Path) -> None:
+    steps = ["--NUM_EPOCHS=3", "--UNFREEZE_BACKBONE_EPOCH=2", "--SCHEDULE=cosine", "--EMA_DECAY=0.9"]
+    training.main([*small_run, *SEARCH, *steps])
+    path = find_checkpoint(tmp_path)
+    assert checkpoints.load(path)["dataset"] | {"fingerprint": ""} == {
+        "fingerprint": "",
+        "num_train": 30,
+        "num_val": 10,
+    }
+    with open(path.with_suffix("") / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["frozen"] for row in rows] == ["True", "False", "False"]
+    # the search takes no step of the schedule: the second epoch begins at the full rate
+    assert [float(row["lr_head"]) for row in rows][:2] == [1e-3, 1e-3]
+    assert float(rows[2]["lr_head"]) == pytest.approx(5e-4)
+    assert rows[0]["steps_left_out"] == "0"
+
+
+def test_an_interrupted_search_goes_on_with_the_next_epoch(
+    small_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [*small_run, *SEARCH, "--NUM_EPOCHS=2", "--UNFREEZE_BACKBONE_EPOCH=2"]
+    training.main([*arguments, f"--TRAINED_MODELS_FOLDER={tmp_path / 'whole'}"])
+    calls = []
+
+    def stop(*rest: object) -> None:
+        calls.append(rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.main(arguments)
+    assert len(calls) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(training.head_fit, "find_head", stop)  # the search is done
+        training.main(arguments)
+    (whole,) = (tmp_path / "whole").glob("*/*/last.pt")
+    (resumed,) = (tmp_path / "trained_models").glob("*/*/last.pt")
+    weights = [checkpoints.load(path)["model_state"] for path in (whole, resumed)]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
