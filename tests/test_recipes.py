@@ -26,13 +26,14 @@ from dataset import augmentations, stratified_split
 from models import checkpoints
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.py"))
-# two steps, no frozen epoch, random weights: none is to be had everywhere
+# two steps, no frozen epoch (so no search for a head), random weights: none is to be had everywhere
 SHORT = {
     "NUM_EPOCHS": 1,
     "IMAGE_SIZE": 32,
     "GROWING_IMAGE_SIZES": "()",
     "TRAIN_BATCH_SIZE": 8,
     "WARMUP_EPOCHS": 0.4,
+    "HEAD_FIT": "steps",
 }
 
 
