@@ -33,11 +33,11 @@ from trainer.run_files import RunFiles
 from trainer.run_state import RunState, read_state, require_alike
 from trainer.step import save_batch
 from trainer.training_data import Data
-from trainer.validation import Validation
+from trainer.validation import Validation, choose_rule
 from utils import InputError
 
 # Newer constants of sections marked *, and what runs did before there were any: these keep their names
-AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}
+AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any", "FOLDS": 0}
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
@@ -45,7 +45,7 @@ DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 def name_files(data: Data) -> RunFiles:
     """The files of this configuration. The same constants (of the sections marked *) and data give the same names.
 
-    MICRO_BATCH_SIZE names them, too, where it is set.
+    MICRO_BATCH_SIZE names them, too, where it is set, and so does the fold of FOLDS.
     """
     constants = overrides.resolved(config)
     identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
@@ -57,6 +57,8 @@ def name_files(data: Data) -> RunFiles:
             del identity[name]
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
+    if data.fold:
+        identity["fold"] = data.fold
     weights = config.PRETRAINED_WEIGHTS
     files = [
         *([] if weights in (None, "default") else [weights]),  # best_model.pt is another one after each run
@@ -108,7 +110,7 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
     """
     last = distributed.from_first(lambda: _load_last(files))
     if last is None:
-        return RunState(), None
+        return RunState(chosen_by=choose_rule(len(data.val))), None
     expected = {"model_name": config.MODEL_NAME, "head": config.HEAD, "classes": list(data.table.classes)}
     for name, value in expected.items():
         if last[name] != value:
@@ -253,6 +255,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
         "best_threshold": state.best_threshold,
         "best_f1": state.best_f1,
+        "chosen_by": state.chosen_by or choose_metric(),
         "epoch": state.best_epoch,
         "metrics": measured,
         "config": overrides.resolved(config),
@@ -276,7 +279,7 @@ def save_if_best(run: Run, model: MultiLabelModel, validated: Validation) -> Non
     if not distributed.is_first():
         return
     checkpoint = make_checkpoint(run, model, validated.measured)
-    if checkpoint["best_f1"] <= checkpoints.read_best_f1(run.files.checkpoint):
+    if checkpoint["best_f1"] <= checkpoints.read_best_f1(run.files.checkpoint, checkpoint["chosen_by"]):
         return
     scores = saved_scores.SavedScores(
         probabilities=validated.scores.probabilities,

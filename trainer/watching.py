@@ -24,12 +24,13 @@ from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
+from trainer.doctor import describe_noise
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.step import LookAtLogits
 from trainer.training_data import changes_batches, make_augmentation, make_eval_loader
-from trainer.validation import Validation
+from trainer.validation import Validation, is_cross_fitted
 
 PICTURES = 16  # validation pictures shown in TensorBoard
 
@@ -49,8 +50,9 @@ def see_data(run: Run) -> None:
         is_frozen=is_frozen(1), unfreeze_epoch=config.UNFREEZE_BACKBONE_EPOCH, num_epochs=config.NUM_EPOCHS
     )
     largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
+    num_val = len(data.table) if data.fold else len(data.val)  # all folds together choose the threshold
     run.doctor.look_at_sizes(
-        num_train=len(data.train), num_val=len(data.val), batch_size=largest, val_is_drawn=data.val_is_drawn
+        num_train=len(data.train), num_val=num_val, batch_size=largest, val_is_drawn=data.val_is_drawn
     )
     if config.LABELS_PER_IMAGE == "any" and not has_teachers and has_one_label_each(data.table):
         utils.say(
@@ -248,11 +250,12 @@ def _describe_rates(run: Run) -> str:
     return f"{', '.join(rates)}; {', '.join(texts)}"
 
 
-def print_epoch(record: dict[str, Any]) -> None:
-    """One line for each epoch."""
+def print_epoch(record: dict[str, Any], chosen_by: str) -> None:
+    """One line for each epoch. `chosen_by` is that of the run's state."""
     text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  {describe_steps(record)}"
     if "val_f1" in record:
-        text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
+        kind = "cross-fitted F1" if is_cross_fitted(chosen_by) else "F1"
+        text += f"  val loss {record['val_loss']:.4f}  {kind} {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
         if "val_accuracy" in record:
             text += f"  accuracy {record['val_accuracy']:.4f}"
         else:
@@ -287,11 +290,17 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
     if config.LABELS_PER_IMAGE == "one":
         threshold, accuracy = "", f"accuracy {measured['exact_match']:.4f}, "
+    kind = metric.removeprefix("f1_") + (", cross-fitted" if is_cross_fitted(state.chosen_by) else "")
     lines = [
         "",
-        f"best validation F1 {state.best_f1:.4f} ({metric.removeprefix('f1_')}) in epoch {state.best_epoch} of "
+        f"best validation F1 {state.best_f1:.4f} ({kind}) in epoch {state.best_epoch} of "
         f"{state.epoch}{threshold}, training {utils.format_duration(state.seconds)}",
     ]
+    validated = {record["epoch"]: record["val_f1"] for record in state.history if "val_f1" in record}
+    error = measured.get(f"{metric}_standard_error")
+    if selected["best_f1"] == state.best_f1 and error is not None:
+        noise = describe_noise(validated, error, len(run.data.val), val_is_drawn=run.data.val_is_drawn)
+        lines += [noise] if noise else []
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
     lines.append(
