@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> None:
     is_mean = bool(GROUP_BY_COLUMNS) and GROUP_MODE == "mean"
     check_names(runs, is_mean)
     rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
+    if "fold_of" in runs and not GROUP_BY_COLUMNS:
+        rows = average_folds(runs)
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
     rows = sort_rows(rows, SORT_BY, SORT_ASCENDING)
@@ -208,6 +210,27 @@ def average_groups(runs: Frame, columns: tuple[str, ...]) -> Frame:
     return rows.loc[:, ~rows.columns.duplicated()].dropna(axis="columns", how="all")
 
 
+def average_folds(runs: Frame) -> Frame:
+    """`runs` with one row for all folds of a configuration (FOLDS): means, and `<metric>_std`, as `average_groups` has.
+
+    The row's `run` and `checkpoint` are those of the model that their weights were averaged to, if it is there.
+    """
+    import pandas as pd
+
+    is_fold = runs["fold_of"].notna() & (runs["fold"] > 0)
+    if not is_fold.any():
+        return runs
+    folds = runs[is_fold].reset_index(drop=True)
+    folds.attrs["metrics"] = runs.attrs["metrics"]
+    rows = average_groups(folds, ("model_name", "fold_of")).drop(columns="runs")
+    averaged = runs[runs["fold"] == 0].set_index("fold_of")
+    for row, name in rows["fold_of"].items():
+        rows.loc[row, "checkpoint"] = averaged["checkpoint"].get(name, name)
+        rows.loc[row, "run"] = tables.name_run(name)
+    others = runs[runs["fold_of"].isna()]
+    return pd.concat([others, rows], ignore_index=True) if len(others) else rows
+
+
 def list_constants(rows: Frame, differing: bool) -> list[str]:
     """The constants in which the rows differ, or those in which they agree; folders and files are left out."""
     constants = vars(config).items()
@@ -243,6 +266,8 @@ def describe(runs: Frame, rows: Frame, is_mean: bool) -> list[str]:
     else:
         grouped = f", the best of each of {len(rows)} groups" if GROUP_BY_COLUMNS else ""
         lines = [f"{counted}{grouped}; sorted by {SORT_BY}", f"first: {rows['checkpoint'].iloc[0]}"]
+        if len(rows) < len(runs) and not grouped:
+            lines.append("mean ± sample standard deviation over FOLDS; --GROUP_BY_COLUMNS checkpoint shows each run")
     values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]

@@ -42,9 +42,9 @@ EQUAL = 1e-12  # numbers that differ by less are equal: sums in another order di
 GRID = 2**12  # steps of the first look at a curve; a power of two, so that score x GRID is exact
 SCORES_AT_ONCE = 2**12  # at how many scores a later look measures a curve
 FOLDS = 5  # into how many parts cross-fitting divides the images
-# Images below which noise chooses the exact optimum: F1 is known to ± 0.03 on 100. The middle of all thresholds that are
-# as good within a standard error then reaches 0.002 to 0.005 more on new photographs (measured with 30 to 200). Training
-# takes this number, too: below it, epochs are chosen by the cross-fitted F1, and a choice that rests on noise is named.
+# Images below which noise chooses the exact optimum: F1 is known to ± 0.03 on 100. The middle of all thresholds that
+# are as good within a standard error then reaches 0.001 to 0.006 more on new photographs (measured with 30 to 200).
+# Training takes this number, too: below it epochs are chosen by the cross-fitted F1, and a choice by noise is named.
 FEW_IMAGES = 200
 # The strengths k that are tried. 0 leaves each class its own threshold, infinity gives all classes the global one.
 SHRINKAGES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, np.inf)

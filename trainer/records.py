@@ -57,8 +57,6 @@ def name_files(data: Data) -> RunFiles:
             del identity[name]
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
-    if data.fold:
-        identity["fold"] = data.fold
     weights = config.PRETRAINED_WEIGHTS
     files = [
         *([] if weights in (None, "default") else [weights]),  # best_model.pt is another one after each run
@@ -68,8 +66,11 @@ def name_files(data: Data) -> RunFiles:
     ]
     if files:
         identity["files"] = [hash_file(Path(file)) for file in files]
+    folder = config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME)
     name = run_files.name_configuration(constants, identity)
-    return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
+    if not data.fold:
+        return RunFiles(folder / name)
+    return RunFiles(folder / run_files.name_configuration(constants, identity | {"fold": data.fold}), fold_of=name)
 
 
 def own(files: RunFiles) -> AbstractContextManager[None]:
@@ -89,7 +90,7 @@ def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
     expected = {name: constants[name] for name in _list_deciding() if name != "NUM_EPOCHS"}
     for path in sorted(files.folder.parent.glob(pattern)):
         run, sidecar = RunFiles(path.parent / path.name.removesuffix(".json")), checkpoints.read_sidecar(path)
-        if sidecar is None or run == files or not run.result.is_file():
+        if sidecar is None or run.folder == files.folder or not run.result.is_file():
             continue
         theirs = sidecar.get("config", {})
         is_same_data = sidecar.get("dataset", {}).get("fingerprint") == data.table.fingerprint()
@@ -181,7 +182,24 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     # Nobody else writes these files, so what was begun is of a run that was killed, maybe on another machine.
     for leftover in chain(files.folder.glob(".*.tmp"), files.folder.parent.glob(f".{files.folder.name}.*.tmp")):
         leftover.unlink(missing_ok=True)
-    if config.RESUME == "never" or not files.last.is_file():
+    last = None if config.RESUME == "never" else _read_last(files)
+    return None if last is None or last["training_state"]["state"]["finished"] else last
+
+
+def is_finished(files: RunFiles) -> bool:
+    """Whether a run of this configuration has come to its end, and left its checkpoint and scores."""
+
+    def look() -> bool:
+        made = [files.checkpoint, files.folder / saved_scores.SCORES_FILE]
+        last = _read_last(files) if all(path.is_file() for path in made) else None
+        return last is not None and last["training_state"]["state"]["finished"]
+
+    return distributed.from_first(look)
+
+
+def _read_last(files: RunFiles) -> dict[str, Any] | None:
+    """What a run left to resume from, finished or not; None where there is none. Raises InputError if it is damaged."""
+    if not files.last.is_file():
         return None
     try:
         last = checkpoints.load(files.last)
@@ -190,7 +208,7 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     saved = last.get("training_state")
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict) or "finished" not in saved["state"]:
         raise InputError(f"{files.last} holds no state to resume: {START_ANEW}")
-    return None if saved["state"]["finished"] else last
+    return last
 
 
 def start_epoch(run: Run, epoch: int) -> None:
@@ -257,6 +275,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "best_f1": state.best_f1,
         "chosen_by": state.chosen_by or choose_metric(),
         "epoch": state.best_epoch,
+        **({"fold": data.fold, "fold_of": run.files.fold_of} if data.fold else {}),
         "metrics": measured,
         "config": overrides.resolved(config),
         "dataset": {

@@ -29,6 +29,7 @@ class RunFiles(NamedTuple):
     """Where the files of a run lie: all in `folder`, except the checkpoint, which lies beside it."""
 
     folder: Path
+    fold_of: str = ""  # the name of the configuration that this is a fold of; "": it is none
 
     @property
     def checkpoint(self) -> Path:
@@ -79,8 +80,8 @@ def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]
     """A file name, without ending, for a configuration: a few constants, and a hash of everything in `identity`.
 
     Example: "linear_bn_224px_bs32_ep40_lr0.001_unfreeze5_seed0_1a2b3c4d". An image size that is not square stands in
-    it as height x width: "linear_bn_256x448px_...". With FOLDS the name says which fold it is, "..._seed0_fold2of5_...",
-    or "..._seed0_5folds_..." for all of them.
+    it as height x width: "linear_bn_256x448px_...". With FOLDS the name says which fold of how many it is, or that it
+    is of all: "..._seed0_fold2of5_...", "..._seed0_5folds_...".
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     lr = constants["HEAD_BASE_LR"] if constants["USE_DIFFERENTIAL_LR"] else constants["LEARNING_RATE"]

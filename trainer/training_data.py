@@ -95,8 +95,8 @@ def _read_splits(fold: int) -> Data:
     given_val = from_config.read_split("val") if from_config.has_split("val") else None
     if given_val and fold:
         raise InputError(
-            f"FOLDS is {config.FOLDS}, which validates on parts of the training images, but {config.DATASET_FOLDER} has "
-            "a val split of its own: set FOLDS = 0, or join the two splits (`python dataset_tools.py split`)"
+            f"FOLDS {config.FOLDS} validates on parts of the training images, but {config.DATASET_FOLDER} has a val "
+            "split of its own: set FOLDS = 0, or take that split away"
         )
     if given_val and (shared := set(train.paths) & set(given_val.paths)):
         raise InputError(
@@ -121,8 +121,8 @@ def _select_fold(table: Table, fold: int) -> tuple[Table, Table]:
     sizes = np.bincount(fold_of, minlength=config.FOLDS + 1)[1:]
     if sizes.min() < 2:
         raise InputError(
-            f"FOLDS {config.FOLDS} divides {len(table)} images into folds of {sizes.min()} to {sizes.max()}: each needs "
-            "at least 2, and sources (GROUP_PATTERN) stay whole; set FOLDS lower"
+            f"FOLDS {config.FOLDS} divides {len(table)} images into folds of {sizes.min()} to {sizes.max()}: each "
+            "needs at least 2, and sources (GROUP_PATTERN) stay whole; set FOLDS lower"
         )
     return table.select(np.flatnonzero(fold_of != fold)), table.select(np.flatnonzero(fold_of == fold))
 

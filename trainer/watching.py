@@ -162,7 +162,7 @@ def print_configuration(run: Run) -> None:
     rows = {
         "run": run.files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}, {run.data.format}: {len(run.data.train)} training, {len(run.data.val)} "
-        "validation images",
+        f"validation images{f', fold {run.data.fold} of {config.FOLDS}' if run.data.fold else ''}",
         "classes": describe_classes(run.data.table.classes),
         "model": _describe_model(run),
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
@@ -299,7 +299,8 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     validated = {record["epoch"]: record["val_f1"] for record in state.history if "val_f1" in record}
     error = measured.get(f"{metric}_standard_error")
     if selected["best_f1"] == state.best_f1 and error is not None:
-        noise = describe_noise(validated, error, len(run.data.val), val_is_drawn=run.data.val_is_drawn)
+        can_draw_more = run.data.val_is_drawn and not run.data.fold
+        noise = describe_noise(validated, error, len(run.data.val), can_draw_more)
         lines += [noise] if noise else []
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
