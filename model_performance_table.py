@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> None:
     runs: Frame = read_runs(CHECKPOINTS_ROOT, CHECKPOINT_GLOB)
     is_mean = bool(GROUP_BY_COLUMNS) and GROUP_MODE == "mean"
     check_names(runs, is_mean)
+    if is_mean and "fold" in runs:
+        runs = select_runs(runs, runs["fold"] != 0)  # a model of averaged weights is no run, and measured nothing
     rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
     if "fold_of" in runs and not GROUP_BY_COLUMNS:
         rows = average_folds(runs)
@@ -210,6 +212,13 @@ def average_groups(runs: Frame, columns: tuple[str, ...]) -> Frame:
     return rows.loc[:, ~rows.columns.duplicated()].dropna(axis="columns", how="all")
 
 
+def select_runs(runs: Frame, is_kept: Any) -> Frame:
+    """Those of `runs` that are kept, with the names of what was measured."""
+    kept = runs[is_kept].reset_index(drop=True)
+    kept.attrs["metrics"] = runs.attrs["metrics"]
+    return kept
+
+
 def average_folds(runs: Frame) -> Frame:
     """`runs` with one row for all folds of a configuration (FOLDS): means, and `<metric>_std`, as `average_groups` has.
 
@@ -217,12 +226,10 @@ def average_folds(runs: Frame) -> Frame:
     """
     import pandas as pd
 
-    is_fold = runs["fold_of"].notna() & (runs["fold"] > 0)
+    is_fold = runs["fold"] > 0
     if not is_fold.any():
         return runs
-    folds = runs[is_fold].reset_index(drop=True)
-    folds.attrs["metrics"] = runs.attrs["metrics"]
-    rows = average_groups(folds, ("model_name", "fold_of")).drop(columns="runs")
+    rows = average_groups(select_runs(runs, is_fold), ("model_name", "fold_of")).drop(columns="runs")
     averaged = runs[runs["fold"] == 0].set_index("fold_of")
     for row, name in rows["fold_of"].items():
         rows.loc[row, "checkpoint"] = averaged["checkpoint"].get(name, name)
