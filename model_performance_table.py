@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> None:
     kinds = {value == "one" for value in (runs if is_mean else rows).get("LABELS_PER_IMAGE", [])}
     if len(kinds) > 1:
         notes.append("note: best_f1 is macro F1 where LABELS_PER_IMAGE is one, else weighted F1: not comparable")
+    if len({str(name).endswith("_cross_fitted") for name in (runs if is_mean else rows).get("chosen_by", [])}) > 1:
+        notes.append("note: best_f1 is cross-fitted where validation images are few (column chosen_by): not comparable")
     if mode:
         tables.PRINTERS[mode](shown)
         say(*notes, stream=sys.stderr)

@@ -141,7 +141,7 @@ def train(run: Run) -> None:
                 is_last = epoch == config.NUM_EPOCHS or run.has_stalled
                 record["seconds"] += run.curves.update([*state.history, record], is_last)
                 state.close_epoch(record)
-                watching.print_epoch(record, state.chosen_by)
+                watching.print_epoch(record, state.cross_fits)
                 run.logger.add_epoch(record)
                 records.save_epoch(run, model, validated)
                 records.save_last(run)

@@ -128,6 +128,13 @@ def test_order_is_that_of_a_stable_pandas_sort(show: Any, root: Path, column: st
     assert list_names(show("--csv", "--SORT_BY", column, "--SORT_ASCENDING", str(ascending))) == list(expected["name"])
 
 
+def test_f1_that_was_cross_fitted_is_not_compared_in_silence(root: Path, show: Any) -> None:
+    note = "note: best_f1 is cross-fitted where validation images are few (column chosen_by): not comparable"
+    for chosen_by, is_said in (("f1_weighted", False), ("f1_weighted_cross_fitted", True)):
+        write_run(root, "g", make_sidecar("resnet18", 0.5, 0.6, 3) | {"chosen_by": chosen_by})
+        assert (note in show(width=200)) is is_said
+
+
 def test_folds_of_a_configuration_are_one_row(root: Path, show: Any) -> None:
     """Mean and sample standard deviation, and the file of the model that their weights were averaged to."""
     found = {1: (0.6, 0.5, 4), 2: (0.83, 0.6, 6), 3: (0.7, 0.7, 5)}

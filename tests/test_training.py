@@ -224,13 +224,13 @@ def test_a_run_that_goes_on_keeps_the_f1_it_has_chosen_by(
     """One that was interrupted before F1 of few images was cross-fitted does not say which it is: the plain one."""
     shutil.copytree(finished / "trained_models", tmp_path / "trained_models")
     arguments, path = [*make_small_run(shared_dataset, tmp_path), *LONGER], find_checkpoint(tmp_path)
-    assert start(arguments, monkeypatch).state.chosen_by == "f1_weighted_cross_fitted"
+    assert start(arguments, monkeypatch).state.cross_fits is True
     last = checkpoints.load(path.with_suffix("") / "last.pt")
     state = last["training_state"]["state"]
-    assert state.pop("chosen_by") == "f1_weighted_cross_fitted"
+    assert state.pop("cross_fits") is True
     state |= {"finished": False, "epoch": 3}
     checkpoints.save(path.with_suffix("") / "last.pt", last)
-    assert start(arguments, monkeypatch).state.chosen_by == ""
+    assert start(arguments, monkeypatch).state.cross_fits is False
 
 
 def test_the_content_of_the_weights_names_the_configuration(

@@ -186,7 +186,7 @@ def print_result(files: RunFiles, together: Together, seen: float, is_sound: boo
     """What the folds reached, and what the averaged model is."""
     checkpoint, measured, metric = together.checkpoint, together.measured, choose_metric()
     kind = metric.removeprefix("f1_")
-    if validation.is_cross_fitted(checkpoint["chosen_by"]):
+    if checkpoint["chosen_by"] != metric:
         kind += ", cross-fitted"
     utils.say(
         "",

@@ -33,7 +33,7 @@ from trainer.run_files import RunFiles
 from trainer.run_state import RunState, read_state, require_alike
 from trainer.step import save_batch
 from trainer.training_data import Data
-from trainer.validation import Validation, choose_rule
+from trainer.validation import Validation, cross_fits, name_f1
 from utils import InputError
 
 # Newer constants of sections marked *, and what runs did before there were any: these keep their names
@@ -111,7 +111,7 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
     """
     last = distributed.from_first(lambda: _load_last(files))
     if last is None:
-        return RunState(chosen_by=choose_rule(len(data.val))), None
+        return RunState(cross_fits=cross_fits(len(data.val))), None
     expected = {"model_name": config.MODEL_NAME, "head": config.HEAD, "classes": list(data.table.classes)}
     for name, value in expected.items():
         if last[name] != value:
@@ -273,7 +273,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
         "best_threshold": state.best_threshold,
         "best_f1": state.best_f1,
-        "chosen_by": state.chosen_by or choose_metric(),
+        "chosen_by": name_f1(state.cross_fits),
         "epoch": state.best_epoch,
         **({"fold": data.fold, "fold_of": run.files.fold_of} if data.fold else {}),
         "metrics": measured,

@@ -73,15 +73,15 @@ def validate(run: Run, epoch: int, record: dict[str, Any]) -> tuple[MultiLabelMo
     trainer, stage = run.trainer, run.stage
     assert stage is not None
     title = f"epoch {epoch} validation"
-    chosen_by = run.state.chosen_by
-    model, validated = trainer.model, measure_scores(_score(run, stage.network, stage.val_loader, title), chosen_by)
+    scores, is_cross_fitted = _score(run, stage.network, stage.val_loader, title), run.state.cross_fits
+    model, validated = trainer.model, measure_scores(scores, is_cross_fitted)
     if trainer.average:
         averaged = trainer.average.module
         assert isinstance(averaged, MultiLabelModel)
         # while features of the frozen backbone are kept, the stage runs the head alone
         network = averaged if stage.network is trainer.model else averaged.head
         scores = _score(run, network, stage.val_loader, f"{title}, averaged weights")
-        validated_average = measure_scores(scores, chosen_by)
+        validated_average = measure_scores(scores, is_cross_fitted)
         record |= {"val_f1_raw": validated.f1, "val_f1_averaged": validated_average.f1}
         if validated_average.f1 > validated.f1:
             model, validated = averaged, validated_average
@@ -134,24 +134,23 @@ def compute_scores(
     return Scores(distributed.join(np.concatenate(rows)), all_targets, loss)
 
 
-def choose_rule(num_images: int) -> str:
-    """By which of `measured` a run with so many validation images chooses its checkpoint.
+def cross_fits(num_images: int) -> bool:
+    """Whether a run with so many validation images chooses its checkpoint by the cross-fitted F1.
 
-    The F1 at the threshold tuned on the same images is too good, and with few images by how much depends on luck: the
-    cross-fitted one is taken then.
+    The F1 at the threshold tuned on the same images is too good, and with few images by how much depends on luck.
     """
-    return f"{choose_metric()}_cross_fitted" if num_images < thresholds.FEW_IMAGES else choose_metric()
+    return num_images < thresholds.FEW_IMAGES
 
 
-def is_cross_fitted(chosen_by: str) -> bool:
-    """Whether `chosen_by`, as `choose_rule` names it, is a cross-fitted F1."""
-    return chosen_by.endswith("_cross_fitted")
+def name_f1(is_cross_fitted: bool) -> str:
+    """The name in `Validation.measured` of the F1 that checkpoints are chosen by."""
+    return f"{choose_metric()}_cross_fitted" if is_cross_fitted else choose_metric()
 
 
-def measure_scores(scores: Scores, chosen_by: str = "") -> Validation:
+def measure_scores(scores: Scores, is_cross_fitted: bool = False) -> Validation:
     """Tune the threshold on the scores, and measure them at it. Raises InputError where the model gives NaN.
 
-    `chosen_by` is what `choose_rule` returns; "": F1 at the threshold.
+    `is_cross_fitted` says which F1 checkpoints are chosen by.
     """
     if np.isnan(scores.probabilities).any():
         raise InputError(
@@ -167,7 +166,7 @@ def measure_scores(scores: Scores, chosen_by: str = "") -> Validation:
     )
     predicted = metrics.predict(probabilities, threshold, lowest, highest)
     measured[f"{metric}_standard_error"] = thresholds.standard_error(predicted, targets, metric)
-    return Validation(scores, threshold, measured, chosen_by or metric)
+    return Validation(scores, threshold, measured, name_f1(is_cross_fitted))
 
 
 def _limits() -> tuple[int, int]:

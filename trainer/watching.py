@@ -30,7 +30,7 @@ from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.step import LookAtLogits
 from trainer.training_data import changes_batches, make_augmentation, make_eval_loader
-from trainer.validation import Validation, is_cross_fitted
+from trainer.validation import Validation
 
 PICTURES = 16  # validation pictures shown in TensorBoard
 
@@ -250,11 +250,11 @@ def _describe_rates(run: Run) -> str:
     return f"{', '.join(rates)}; {', '.join(texts)}"
 
 
-def print_epoch(record: dict[str, Any], chosen_by: str) -> None:
-    """One line for each epoch. `chosen_by` is that of the run's state."""
+def print_epoch(record: dict[str, Any], is_cross_fitted: bool = False) -> None:
+    """One line for each epoch; whether its F1 is the cross-fitted one."""
     text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  {describe_steps(record)}"
     if "val_f1" in record:
-        kind = "cross-fitted F1" if is_cross_fitted(chosen_by) else "F1"
+        kind = "cross-fitted F1" if is_cross_fitted else "F1"
         text += f"  val loss {record['val_loss']:.4f}  {kind} {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
         if "val_accuracy" in record:
             text += f"  accuracy {record['val_accuracy']:.4f}"
@@ -290,7 +290,7 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
     if config.LABELS_PER_IMAGE == "one":
         threshold, accuracy = "", f"accuracy {measured['exact_match']:.4f}, "
-    kind = metric.removeprefix("f1_") + (", cross-fitted" if is_cross_fitted(state.chosen_by) else "")
+    kind = metric.removeprefix("f1_") + (", cross-fitted" if state.cross_fits else "")
     lines = [
         "",
         f"best validation F1 {state.best_f1:.4f} ({kind}) in epoch {state.best_epoch} of "

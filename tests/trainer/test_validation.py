@@ -147,9 +147,10 @@ def test_few_images_choose_by_the_cross_fitted_f1() -> None:
     """The F1 at the threshold tuned on themselves is too good; each fifth is measured at a threshold of the others."""
     features, targets = draw()
     scores = score(32, features, targets)
-    assert validation.choose_rule(thresholds.FEW_IMAGES - 1) == "f1_weighted_cross_fitted"
-    assert validation.choose_rule(thresholds.FEW_IMAGES) == "f1_weighted"
-    found = validation.measure_scores(scores, validation.choose_rule(NUM_IMAGES))
+    assert validation.cross_fits(thresholds.FEW_IMAGES - 1)
+    assert not validation.cross_fits(thresholds.FEW_IMAGES)
+    found = validation.measure_scores(scores, validation.cross_fits(NUM_IMAGES))
+    assert found.chosen_by == "f1_weighted_cross_fitted"
     assert found.threshold == thresholds.tune_plateau(scores.probabilities, targets)
     fold_of = make_products_rng(0).permutation(NUM_IMAGES) % 5
     predicted = np.zeros(targets.shape, dtype=bool)
