@@ -172,7 +172,9 @@ def test_backbone_stands_still_until_its_epoch(
         text = "the backbone is frozen in 1 to 1, trains from 2 on" if moves else "the backbone stays frozen"
         assert f"  epochs  2, {text}" in out
         assert ("it would train from epoch 3 on (UNFREEZE_BACKBONE_EPOCH), after the last one" in err) is (epoch == 3)
-        state = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))["model_state"]
+        last = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))
+        state, history = last["model_state"], last["training_state"]["state"]["history"]
+        assert f"; {sum(record['steps'] for record in history)} steps\n" in out
         original = torch.load(own, weights_only=True)
         same = all(
             torch.equal(state[f"backbone.{key}"], value) for key, value in original.items() if "classifier" not in key

@@ -23,7 +23,7 @@ from evaluation import tuning
 from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
-from trainer.build import choose_batch_size, choose_metric, is_frozen
+from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen
 from trainer.doctor import describe_noise
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -159,6 +159,7 @@ def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
 
 def print_configuration(run: Run) -> None:
     """What is about to happen, in a few lines."""
+    num_steps = sum(count_steps(len(run.data.train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
     rows = {
         "run": run.files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}, {run.data.format}: {len(run.data.train)} training, {len(run.data.val)} "
@@ -167,7 +168,8 @@ def print_configuration(run: Run) -> None:
         "model": _describe_model(run),
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
         "images": _describe_images(),
-        "epochs": _describe_epochs(),
+        # few images make few steps an epoch, and steps are what a model learns by
+        "epochs": f"{_describe_epochs()}; {count(num_steps, 'step')}",
         "rates": _describe_rates(run),
         "device": f"{run.trainer.device}, {torch.get_num_threads()} threads, mixed precision {run.trainer.precision}",
     }
