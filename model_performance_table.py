@@ -51,10 +51,11 @@ def main(arguments: list[str]) -> None:
     runs: Frame = read_runs(CHECKPOINTS_ROOT, CHECKPOINT_GLOB)
     is_mean = bool(GROUP_BY_COLUMNS) and GROUP_MODE == "mean"
     check_names(runs, is_mean)
-    if is_mean and "fold" in runs:
+    has_folds = {"fold", "fold_of"} <= set(runs)
+    if is_mean and has_folds:
         runs = select_runs(runs, runs["fold"] != 0)  # a model of averaged weights is no run, and measured nothing
     rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
-    if "fold_of" in runs and not GROUP_BY_COLUMNS:
+    if has_folds and not GROUP_BY_COLUMNS:
         rows = average_folds(runs)
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
@@ -228,15 +229,15 @@ def average_folds(runs: Frame) -> Frame:
     """
     import pandas as pd
 
-    is_fold = runs["fold"] > 0
+    is_fold = (runs["fold"] > 0) & runs["fold_of"].notna()
     if not is_fold.any():
         return runs
     rows = average_groups(select_runs(runs, is_fold), ("model_name", "fold_of")).drop(columns="runs")
-    averaged = runs[runs["fold"] == 0].set_index("fold_of")
+    is_average = (runs["fold"] == 0) & runs["fold_of"].isin(rows["fold_of"])
+    averages = dict(runs.loc[is_average, ["fold_of", "checkpoint"]].itertuples(index=False))
     for row, name in rows["fold_of"].items():
-        rows.loc[row, "checkpoint"] = averaged["checkpoint"].get(name, name)
-        rows.loc[row, "run"] = tables.name_run(name)
-    others = runs[runs["fold_of"].isna()]
+        rows.loc[row, ["checkpoint", "run"]] = averages.get(name, name), tables.name_run(name)
+    others = runs[~is_fold & ~is_average]
     return pd.concat([others, rows], ignore_index=True) if len(others) else rows
 
 

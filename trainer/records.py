@@ -192,7 +192,7 @@ def is_finished(files: RunFiles) -> bool:
     def look() -> bool:
         made = [files.checkpoint, files.folder / saved_scores.SCORES_FILE]
         last = _read_last(files) if all(path.is_file() for path in made) else None
-        return last is not None and last["training_state"]["state"]["finished"]
+        return last is not None and last["training_state"]["state"]["finished"] is True
 
     return distributed.from_first(look)
 

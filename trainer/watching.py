@@ -50,9 +50,11 @@ def see_data(run: Run) -> None:
         is_frozen=is_frozen(1), unfreeze_epoch=config.UNFREEZE_BACKBONE_EPOCH, num_epochs=config.NUM_EPOCHS
     )
     largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
-    num_val = len(data.table) if data.fold else len(data.val)  # all folds together choose the threshold
     run.doctor.look_at_sizes(
-        num_train=len(data.train), num_val=num_val, batch_size=largest, val_is_drawn=data.val_is_drawn
+        num_train=len(data.train),
+        num_val=len(data.table) if data.fold else len(data.val),  # all folds together choose the threshold
+        batch_size=largest,
+        val_is_drawn=data.val_is_drawn and not data.fold,
     )
     if config.LABELS_PER_IMAGE == "any" and not has_teachers and has_one_label_each(data.table):
         utils.say(
