@@ -163,7 +163,9 @@ def tune_plateau(
     beta = _choose_beta(policy)
     edges = np.unique(probabilities[present])  # as in `tune_global`, only scores of positives matter
     edges = edges[:: len(edges) // SCORES_AT_ONCE + 1]
-    stretches = [_cut(*entries, edges[0], 2) for entries in read_known(probabilities, targets)]
+    stretches = [
+        _cut(*entries, edges[0], probabilities.dtype.type(2)) for entries in read_known(probabilities, targets)
+    ]
     values = TUNED_METRICS[metric]((_count(stretch, edges) for stretch in stretches), beta)
     error = standard_error(probabilities >= probabilities.dtype.type(best), targets, metric, beta)
     good = edges[values >= values.max() - error]
