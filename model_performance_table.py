@@ -57,6 +57,8 @@ def main(arguments: list[str]) -> None:
     rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
     if has_folds and not GROUP_BY_COLUMNS:
         rows = average_folds(runs)
+        if len(rows) < len(runs):
+            runs = select_runs(runs, runs["fold"] != 0)
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
     rows = sort_rows(rows, SORT_BY, SORT_ASCENDING)

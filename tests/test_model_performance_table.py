@@ -155,6 +155,7 @@ def test_folds_of_a_configuration_are_one_row(root: Path, show: Any) -> None:
     assert rows[1]["best_f1_std"] == ""
     text = show(width=200)
     assert ".710 ± .115" in text
+    assert "11 runs; sorted by best_f1" in text, "a model of averaged weights is none"
     assert "mean ± sample standard deviation over FOLDS; --GROUP_BY_COLUMNS checkpoint shows each run" in text
     single = list_names(show("--csv", "--GROUP_BY_COLUMNS", "checkpoint"))
     assert {"x_fold1of3", "x_fold2of3", "x_fold3of3", "y_fold1of5"} <= set(single)
