@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 # isort: off
 from limits import (
-    ONCE, Above0, BatchSize, BatchSizeOr0, ClassWeights, Count, Degrees, ImageSize, Milestones, OffOrCount, OffOrMore,
-    Rate, Seed, Share, ShareAbove0, ShareBelow1, ShareBetween, ShareOrNone, Sides, Workers, ZeroOrMore,
+    ONCE, Above0, BatchSize, BatchSizeOr0, ClassWeights, Count, Degrees, Folds, ImageSize, Milestones, OffOrCount,
+    OffOrMore, Rate, Seed, Share, ShareAbove0, ShareBelow1, ShareBetween, ShareOrNone, Sides, Workers, ZeroOrMore,
 )  # fmt: skip
 # isort: on
 
@@ -190,6 +190,7 @@ CURRICULUM: Path | None = None  # a file with `path,weight` a line: weights of t
 
 # ---- Validation and stopping * ----
 LABELS_PER_IMAGE: Literal["any", "one"] = "any"  # one: each image has one; the most probable is it; by macro F1
+FOLDS: Folds = 0  # train so many runs, each validated on another part of the images, and average them; 0 or 1: off
 VAL_EVERY_N_EPOCHS: Count = 1  # the last epoch always validates
 EARLY_STOPPING_ENABLED: bool = False  # stop when validation F1 no longer rises
 EARLY_STOPPING_PATIENCE: int = 3  # validations without a better F1 before stopping

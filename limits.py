@@ -39,6 +39,9 @@ ShareOrNone = Annotated[float | None, Limit(lambda value: value is None or 0 <= 
 BatchSize = Annotated[int, Limit(lambda size: size >= 2, "BatchNorm in training needs 2 or more")]
 BatchSizeOr0 = Annotated[int, Limit(lambda size: size == 0 or size >= 2, "0 (not set), or 2 or more")]
 Degrees = Annotated[float, Limit(lambda angle: 0 <= angle <= 180, "between 0 and 180")]
+Folds = Annotated[
+    int, Limit(lambda folds: folds >= 0, "0 (off), or 2 or more", simplify=lambda folds: 0 if folds == 1 else folds)
+]
 Milestones = Annotated[
     tuple[int, ...],
     Limit(

@@ -51,7 +51,14 @@ def main(arguments: list[str]) -> None:
     runs: Frame = read_runs(CHECKPOINTS_ROOT, CHECKPOINT_GLOB)
     is_mean = bool(GROUP_BY_COLUMNS) and GROUP_MODE == "mean"
     check_names(runs, is_mean)
+    has_folds = {"fold", "fold_of"} <= set(runs)
+    if is_mean and has_folds:
+        runs = select_runs(runs, runs["fold"] != 0)  # a model of averaged weights is no run, and measured nothing
     rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
+    if has_folds and not GROUP_BY_COLUMNS:
+        rows = average_folds(runs)
+        if len(rows) < len(runs):
+            runs = select_runs(runs, runs["fold"] != 0)
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
     rows = sort_rows(rows, SORT_BY, SORT_ASCENDING)
@@ -67,6 +74,8 @@ def main(arguments: list[str]) -> None:
     kinds = {value == "one" for value in (runs if is_mean else rows).get("LABELS_PER_IMAGE", [])}
     if len(kinds) > 1:
         notes.append("note: best_f1 is macro F1 where LABELS_PER_IMAGE is one, else weighted F1: not comparable")
+    if len({str(name).endswith("_cross_fitted") for name in (runs if is_mean else rows).get("chosen_by", [])}) > 1:
+        notes.append("note: best_f1 is cross-fitted where validation images are few (column chosen_by): not comparable")
     if mode:
         tables.PRINTERS[mode](shown)
         say(*notes, stream=sys.stderr)
@@ -208,6 +217,32 @@ def average_groups(runs: Frame, columns: tuple[str, ...]) -> Frame:
     return rows.loc[:, ~rows.columns.duplicated()].dropna(axis="columns", how="all")
 
 
+def select_runs(runs: Frame, is_kept: Any) -> Frame:
+    """Those of `runs` that are kept, with the names of what was measured."""
+    kept = runs[is_kept].reset_index(drop=True)
+    kept.attrs["metrics"] = runs.attrs["metrics"]
+    return kept
+
+
+def average_folds(runs: Frame) -> Frame:
+    """`runs` with one row for all folds of a configuration (FOLDS): means, and `<metric>_std`, as `average_groups` has.
+
+    The row's `run` and `checkpoint` are those of the model that their weights were averaged to, if it is there.
+    """
+    import pandas as pd
+
+    is_fold = (runs["fold"] > 0) & runs["fold_of"].notna()
+    if not is_fold.any():
+        return runs
+    rows = average_groups(select_runs(runs, is_fold), ("model_name", "fold_of")).drop(columns="runs")
+    is_average = (runs["fold"] == 0) & runs["fold_of"].isin(rows["fold_of"])
+    averages = dict(runs.loc[is_average, ["fold_of", "checkpoint"]].itertuples(index=False))
+    for row, name in rows["fold_of"].items():
+        rows.loc[row, ["checkpoint", "run"]] = averages.get(name, name), tables.name_run(name)
+    others = runs[~is_fold & ~is_average]
+    return pd.concat([others, rows], ignore_index=True) if len(others) else rows
+
+
 def list_constants(rows: Frame, differing: bool) -> list[str]:
     """The constants in which the rows differ, or those in which they agree; folders and files are left out."""
     constants = vars(config).items()
@@ -243,6 +278,8 @@ def describe(runs: Frame, rows: Frame, is_mean: bool) -> list[str]:
     else:
         grouped = f", the best of each of {len(rows)} groups" if GROUP_BY_COLUMNS else ""
         lines = [f"{counted}{grouped}; sorted by {SORT_BY}", f"first: {rows['checkpoint'].iloc[0]}"]
+        if len(rows) < len(runs) and not grouped:
+            lines.append("mean ± sample standard deviation over FOLDS; --GROUP_BY_COLUMNS checkpoint shows each run")
     values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]

@@ -6,8 +6,8 @@
 
 Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MODEL_PATH and a line in runs.csv. The
 folder <configuration>/ gets what an interrupted run resumes from (last.pt), its constants (recipe.py),
-train_result.json, logs and curves. SIGTERM and Ctrl-C save first; the exit status is then 75, and the same command goes
-on from there.
+train_result.json, logs and curves. FOLDS trains several such runs one after the other, and averages their weights.
+SIGTERM and Ctrl-C save first; the exit status is then 75, and the same command goes on from there.
 
 The run reads from top to bottom: `train` (all epochs), `train_epoch` (all steps), `take_step`, `compute_gradients`.
 What they call lies in trainer/.
@@ -36,7 +36,7 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.whole_files import write_text
 from models.shared_cores import share_cores
-from trainer import head_fit, optimizers, random_state, records, validation, watching
+from trainer import folds, head_fit, optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer, searches_head
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
@@ -64,16 +64,26 @@ def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     models_factory.require_name(config.MODEL_NAME)
     utils.keep_freed_memory()
+    with distributed.start(config.DEVICE) as device, share_cores():
+        if not config.FOLDS:
+            run_once(device)
+            return
+        for fold in range(1, config.FOLDS + 1):
+            run_once(device, fold)
+        with utils.keep_log():
+            folds.finish(device)
+
+
+def run_once(device: torch.device, fold: int = 0) -> None:
+    """Train one run: with FOLDS that of `fold`, from 1 on, unless it is finished."""
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
-    with (
-        distributed.start(config.DEVICE) as device,
-        share_cores(),
-        Interruption(advice) as interruption,
-        utils.keep_log(),
-    ):
-        data = read_data()
+    with Interruption(advice) as interruption, utils.keep_log():
+        data = read_data(fold)
         files = records.name_files(data)
         with records.own(files):
+            if fold and config.RESUME != "never" and records.is_finished(files):
+                utils.say(f"fold {fold} of {config.FOLDS} is finished: {files.checkpoint}")
+                return
             train(start_run(device, interruption, data, files))
 
 
@@ -134,7 +144,7 @@ def train(run: Run) -> None:
                 is_last = epoch == config.NUM_EPOCHS or run.has_stalled
                 record["seconds"] += run.curves.update([*state.history, record], is_last)
                 state.close_epoch(record)
-                watching.print_epoch(record)
+                watching.print_epoch(record, state.cross_fits)
                 run.logger.add_epoch(record)
                 records.save_epoch(run, model, validated)
                 records.save_last(run)

@@ -56,7 +56,7 @@ def divide_rows(
     part_of = np.full(len(targets), parts - 1)
     rest = np.arange(len(targets))
     for part in range(parts - 1):
-        groups_of_rest = [groups[row] for row in rest] if groups else None
+        groups_of_rest = [groups[row] for row in rest.tolist()] if groups else None
         is_chosen = choose_rows(targets[rest], 1 / (parts - part), seed, groups_of_rest)
         part_of[rest[is_chosen]] = part
         rest = rest[~is_chosen]

@@ -140,12 +140,18 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     return sidecar if sidecar.get("format") == FORMAT else None
 
 
-def read_best_f1(path: Path) -> float:
+def read_best_f1(path: Path, chosen_by: str = "") -> float:
     """The best F1 that is noted in the checkpoint at `path`; -1 if there is no checkpoint.
 
-    The sidecar is not asked: it may be edited, or another checkpoint's.
+    If it was chosen by another F1 than the one of its metrics that is called `chosen_by`, it is that one: only F1 of
+    one kind can be compared. The sidecar is not asked: it may be edited, or another checkpoint's.
     """
-    best_f1 = load(path).get("best_f1") if path.is_file() else None
+    if not path.is_file():
+        return -1.0
+    checkpoint = load(path)
+    best_f1 = checkpoint.get("best_f1")
+    if best_f1 is not None and chosen_by and checkpoint.get("chosen_by") != chosen_by:
+        best_f1 = checkpoint.get("metrics", {}).get(chosen_by, best_f1)
     return -1.0 if best_f1 is None else float(best_f1)
 
 

@@ -131,6 +131,9 @@ RULES: dict[str, Limit] = {
     "threshold_report": OBJECT,
     # where it comes from
     "best_f1": Limit(is_f1, "a finite number, or null"),
+    "chosen_by": NAME,
+    "fold": COUNT_OR_NONE,
+    "fold_of": NAME,
     "epoch": COUNT_OR_NONE,
     "saved": Limit(lambda value: value is None or isinstance(value, str), "a text, or null"),
     "seconds": Limit(is_measured, "a number"),

@@ -28,6 +28,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--IMAGE_SIZE 256,31", "IMAGE_SIZE is (256, 31): a side, or height,width"),
     ("--VAL_SPLIT 0", "VAL_SPLIT is 0.0"),
     ("--VAL_SPLIT 1", "VAL_SPLIT is 1.0"),
+    ("--FOLDS=-1", "FOLDS is -1: 0 (off), or 2 or more"),
     ("--VAL_EVERY_N_EPOCHS 0", "VAL_EVERY_N_EPOCHS is 0"),
     ("--TRAIN_METRICS_EVERY_N_EPOCHS -1", "TRAIN_METRICS_EVERY_N_EPOCHS is -1"),
     ("--NUM_WORKERS -1", "NUM_WORKERS is -1"),

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -125,6 +126,41 @@ def test_default_order_is_best_f1_with_nan_last(show: Any) -> None:
 def test_order_is_that_of_a_stable_pandas_sort(show: Any, root: Path, column: str, ascending: bool) -> None:
     expected = read_frame(root).sort_values(column, ascending=ascending, kind="stable", na_position="last")
     assert list_names(show("--csv", "--SORT_BY", column, "--SORT_ASCENDING", str(ascending))) == list(expected["name"])
+
+
+def test_f1_that_was_cross_fitted_is_not_compared_in_silence(root: Path, show: Any) -> None:
+    note = "note: best_f1 is cross-fitted where validation images are few (column chosen_by): not comparable"
+    for chosen_by, is_said in (("f1_weighted", False), ("f1_weighted_cross_fitted", True)):
+        write_run(root, "g", make_sidecar("resnet18", 0.5, 0.6, 3) | {"chosen_by": chosen_by})
+        assert (note in show(width=200)) is is_said
+
+
+def test_folds_of_a_configuration_are_one_row(root: Path, show: Any) -> None:
+    """Mean and sample standard deviation, and the file of the model that their weights were averaged to."""
+    found = {1: (0.6, 0.5, 4), 2: (0.83, 0.6, 6), 3: (0.7, 0.7, 5)}
+    for fold, (best_f1, mean_ap, epoch) in found.items():
+        sidecar = make_sidecar("resnet18", best_f1, mean_ap, epoch, FOLDS=3) | {"fold": fold, "fold_of": "x_3folds_0"}
+        write_run(root, f"x_fold{fold}of3", sidecar)
+    together = make_sidecar("resnet18", math.nan, math.nan, 0, FOLDS=3) | {"best_f1": None, "epoch": None}
+    write_run(root, "x_3folds_0", together | {"metrics": {}, "fold": 0, "fold_of": "x_3folds_0"})
+    for fold in (1, 2):  # of another configuration, which is not finished
+        sidecar = make_sidecar("vgg16", 0.1 * fold, 0.5, 1, FOLDS=5) | {"fold": fold, "fold_of": "y_5folds_0"}
+        write_run(root, f"y_fold{fold}of5", sidecar)
+    rows = read_rows(show("--csv"))
+    assert [Path(row["checkpoint"]).stem for row in rows] == ["x_3folds_0", "b", "d", "c", "e", "a", "y_5folds_0", "f"]
+    assert rows[0]["checkpoint"] == "resnet18/x_3folds_0.pt"
+    for name, values in zip(("best_f1", "mAP", "epoch"), zip(*found.values(), strict=True), strict=True):
+        assert float(rows[0][name]) == pytest.approx(statistics.mean(values))
+        assert float(rows[0][f"{name}_std"]) == pytest.approx(statistics.stdev(values))
+    assert rows[1]["best_f1_std"] == ""
+    text = show(width=200)
+    assert ".710 ± .115" in text
+    assert "11 runs; sorted by best_f1" in text, "a model of averaged weights is none"
+    assert "mean ± sample standard deviation over FOLDS; --GROUP_BY_COLUMNS checkpoint shows each run" in text
+    single = list_names(show("--csv", "--GROUP_BY_COLUMNS", "checkpoint"))
+    assert {"x_fold1of3", "x_fold2of3", "x_fold3of3", "y_fold1of5"} <= set(single)
+    means = read_rows(show("--csv", "--GROUP_BY_COLUMNS", "MODEL_NAME", "--GROUP_MODE", "mean"))
+    assert {row["model_name"]: row["runs"] for row in means} == {"resnet18": "6", "resnet50": "2", "vgg16": "3"}
 
 
 def test_missing_values_come_last_either_way() -> None:

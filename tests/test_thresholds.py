@@ -309,6 +309,74 @@ def test_shrinking_blends_logits_by_the_number_of_positives() -> None:
     assert thresholds.shrink(own, 0.3, positives, np.inf).tolist() == [0.3] * 4
 
 
+@pytest.mark.parametrize("average", ["weighted", "macro"])
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_the_standard_error_adds_up_what_each_image_changes(average: str, beta: float) -> None:
+    """Its influence on F: how fast F changes when the image gets more weight, by scikit-learn's weights."""
+    probabilities, targets = draw(1, 0)
+    predicted = probabilities >= 0.5
+
+    def measure(weights: np.ndarray) -> float:
+        return float(fbeta_score(targets, predicted, beta=beta, average=average, sample_weight=weights))
+
+    influences = []
+    for image in np.eye(60):
+        influences.append((measure(1 + 1e-4 * image) - measure(1 - 1e-4 * image)) / 2e-4)
+    error = thresholds.standard_error(predicted, targets, f"f1_{average}", beta)
+    assert error == pytest.approx(np.sqrt(np.square(influences).sum()), rel=1e-6)
+    if beta == 1.0:
+        rng = np.random.default_rng(0)
+        draws = [rng.multinomial(60, np.full(60, 1 / 60)) for _ in range(300)]
+        assert error == pytest.approx(np.std([measure(weights) for weights in draws]), rel=0.25), "the bootstrap's"
+
+
+def test_unknown_labels_have_no_part_in_the_standard_error() -> None:
+    probabilities, targets = draw(2, 0)
+    marked = np.where(np.random.default_rng(1).random(targets.shape) < 0.2, -1, targets)
+    predicted = probabilities >= 0.5
+    error = thresholds.standard_error(predicted, marked)
+    assert error == thresholds.standard_error(predicted & (marked >= 0), marked)
+    assert error != thresholds.standard_error(predicted, targets)
+    with pytest.raises(InputError, match="not of 'f1_micro'"):
+        thresholds.standard_error(predicted, targets, "f1_micro")
+
+
+@pytest.mark.parametrize("average", ["weighted", "macro"])
+@pytest.mark.parametrize("ties", [0, 8])
+def test_the_plateau_is_all_that_is_as_good_within_a_standard_error(average: str, ties: int) -> None:
+    probabilities, targets = draw(3, ties)
+    scores = np.unique(probabilities[targets == 1])
+    f1 = np.array([f1_score(targets, probabilities >= score, average=average, zero_division=0) for score in scores])
+    best = thresholds.tune_global(probabilities, targets, f"f1_{average}")
+    error = thresholds.standard_error(probabilities >= np.float32(best), targets, f"f1_{average}")
+    good = scores[f1 >= f1.max() - error].astype(np.float64)
+    logits = np.log(good / (1 - good))
+    expected = 1 / (1 + np.exp(-(logits.min() + logits.max()) / 2))
+    assert len(good) > 1
+    assert thresholds.tune_plateau(probabilities, targets, f"f1_{average}") == pytest.approx(expected, abs=1e-9)
+
+
+def test_without_a_plateau_the_threshold_is_the_optimum() -> None:
+    right = np.array([[0.9], [0.6], [0.2], [0.1]])
+    assert thresholds.tune_plateau(right, [[1], [1], [0], [0]]) == pytest.approx(0.4), "not on a score"
+    assert thresholds.tune_plateau(right, np.zeros((4, 1))) == thresholds.DEFAULT_THRESHOLD
+    probabilities, targets = draw(0, 0)
+    precise = Policy(goal="precision", precision=0.6)
+    expected = thresholds.tune_global(probabilities, targets, policy=precise)
+    assert thresholds.tune_plateau(probabilities, targets, policy=precise) == expected
+
+
+def test_the_plateau_is_better_on_new_images_than_the_optimum_of_few() -> None:
+    new = make_classes(2000, 0.5, 1000)
+    gains = []
+    for seed in range(100):
+        tuned_on = make_classes(60, 0.5, seed)
+        tuned = [tune(*tuned_on) for tune in (thresholds.tune_plateau, thresholds.tune_global)]
+        plateau, optimum = (metrics.measure(*new, threshold)["f1_weighted"] for threshold in tuned)
+        gains.append(plateau - optimum)
+    assert np.mean(gains) > 3 * np.std(gains) / 10
+
+
 def make_classes(num_images: int, spread: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(N, 20) scores of rare classes whose best thresholds lie `spread` apart in logits, for any seed alike."""
     shifts = np.linspace(-1.7, 1.7, 20) * spread
@@ -329,7 +397,7 @@ def test_decision_is_cross_fitted_fold_by_fold(goal: str, limits: tuple[int, int
     def tune(rows: np.ndarray, strength: float) -> np.ndarray:
         scores = probabilities[rows], targets[rows]
         own = thresholds.tune_per_class(*scores, policy=policy)
-        common = thresholds.tune_global(*scores, policy=policy)
+        common = thresholds.tune_plateau(*scores, policy=policy)  # 150 images are few
         return thresholds.shrink(own, common, targets[rows].sum(axis=0), strength)
 
     def rate_all(predicted: np.ndarray, rows: np.ndarray) -> tuple[float, ...]:
@@ -358,7 +426,7 @@ def test_decision_is_cross_fitted_fold_by_fold(goal: str, limits: tuple[int, int
     everything = np.ones(150, dtype=bool)
     assert decision.shrinkage == choose(everything)
     assert np.array_equal(decision.thresholds, tune(everything, decision.shrinkage))
-    assert decision.threshold == thresholds.tune_global(probabilities, targets, policy=policy)
+    assert decision.threshold == thresholds.tune_plateau(probabilities, targets, policy=policy)
     shrunk = np.zeros(targets.shape, dtype=bool)
     for fold in range(3):
         shrunk[fold_of == fold] = predictions[choose(fold_of != fold)][fold_of == fold]

@@ -73,10 +73,11 @@ def test_checkpoint_reproduces_the_validation_it_was_chosen_by(finished: Path, s
     _, val_table = stratified_split.split_table(table, 0.25, checkpoint["config"]["SPLIT_SEED"])
     model = predictor.load(find_checkpoint(finished), "cpu")
     probabilities = np.stack([record.probabilities for record in model.predict(val_table.paths, batch_size=3)])
-    threshold = thresholds.tune_global(probabilities, val_table.targets)
+    threshold = thresholds.tune_plateau(probabilities, val_table.targets)  # for few images
     assert checkpoint["best_threshold"] == pytest.approx(threshold, abs=1e-5)
     measured = metrics.measure(probabilities, val_table.targets, checkpoint["best_threshold"])
-    assert checkpoint["best_f1"] == checkpoint["metrics"]["f1_weighted"]
+    assert checkpoint["chosen_by"] == "f1_weighted_cross_fitted"
+    assert checkpoint["best_f1"] == checkpoint["metrics"]["f1_weighted_cross_fitted"]
     for name in ("f1_weighted", "mAP", "CF1", "exact_match"):
         assert checkpoint["metrics"][name] == pytest.approx(measured[name], abs=1e-5)
     assert checkpoint["classes"] == ["red", "green", "blue"]
@@ -171,7 +172,9 @@ def test_backbone_stands_still_until_its_epoch(
         text = "the backbone is frozen in 1 to 1, trains from 2 on" if moves else "the backbone stays frozen"
         assert f"  epochs  2, {text}" in out
         assert ("it would train from epoch 3 on (UNFREEZE_BACKBONE_EPOCH), after the last one" in err) is (epoch == 3)
-        state = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))["model_state"]
+        last = checkpoints.load(next(tmp_path.glob(f"trained_models/*/*unfreeze{epoch}*/last.pt")))
+        state, history = last["model_state"], last["training_state"]["state"]["history"]
+        assert f"; {sum(record['steps'] for record in history)} steps\n" in out
         original = torch.load(own, weights_only=True)
         same = all(
             torch.equal(state[f"backbone.{key}"], value) for key, value in original.items() if "classifier" not in key
@@ -215,6 +218,21 @@ def test_a_longer_run_may_begin_with_all_of_a_finished_one(
     assert "100 of 100 tensors loaded; the head is taken over for 3 of 3 classes" in printed
     assert "begins" not in printed
     assert_same_tensors(dict(run.trainer.model.state_dict()), dict(checkpoints.load(path)["model_state"]))
+
+
+def test_a_run_that_goes_on_keeps_the_f1_it_has_chosen_by(
+    finished: Path, shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was interrupted before F1 of few images was cross-fitted does not say which it is: the plain one."""
+    shutil.copytree(finished / "trained_models", tmp_path / "trained_models")
+    arguments, path = [*make_small_run(shared_dataset, tmp_path), *LONGER], find_checkpoint(tmp_path)
+    assert start(arguments, monkeypatch).state.cross_fits is True
+    last = checkpoints.load(path.with_suffix("") / "last.pt")
+    state = last["training_state"]["state"]
+    assert state.pop("cross_fits") is True
+    state |= {"finished": False, "epoch": 3}
+    checkpoints.save(path.with_suffix("") / "last.pt", last)
+    assert start(arguments, monkeypatch).state.cross_fits is False
 
 
 def test_the_content_of_the_weights_names_the_configuration(

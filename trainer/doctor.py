@@ -37,6 +37,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 import metrics
+import thresholds
 import utils
 from dataset.batches import Batch
 from dataset.class_checks import judge_classes
@@ -192,7 +193,7 @@ class Doctor:
             error = 1.96 * 0.5 / math.sqrt(num_val)
             advice = "more validation images would tell more"
             if val_is_drawn:
-                advice = "raise VAL_SPLIT, or give the data set a val split of its own"
+                advice = "raise VAL_SPLIT, set FOLDS = 5, or give the data set a val split of its own"
             self.note(
                 "few validation images",
                 f"{num_val} validation images are few: a share of them such as 0.5 is known to ± {error:.2f} only "
@@ -568,6 +569,27 @@ def find_moved(before: Mapping[str, Tensor], module: nn.Module) -> set[str]:
     now = sample(module, PARTS)
     moved = torch.stack([(now[name] != old).any() for name, old in before.items()]).tolist()
     return {name for name, has_moved in zip(before, moved, strict=True) if has_moved}
+
+
+def describe_noise(validated: Mapping[int, float], error: float, num_images: int, val_is_drawn: bool) -> str | None:
+    """A sentence where noise chose the best epoch of a run with few validation images; else None.
+
+    `validated` is {epoch: F1}, and `error` the standard error of the best epoch's F1. Epochs see the same images, so
+    the error of a difference between two of them is smaller: those within one `error` of the best may still differ,
+    but not so that these images could tell. It is a sentence of the result and no finding: nothing is wrong.
+    """
+    best = max(validated.values(), default=0.0)
+    alike = [epoch for epoch, f1 in validated.items() if best - f1 <= error]
+    if num_images >= thresholds.FEW_IMAGES or len(alike) < 2 or 2 * len(alike) <= len(validated):
+        return None
+    difference = best - min(validated[epoch] for epoch in alike)
+    advice = "more validation images"
+    if val_is_drawn:
+        advice += " (VAL_SPLIT), or all of them in turn (FOLDS),"
+    return (
+        f"the choice among epochs {alike[0]} to {alike[-1]} rests on noise: F1 of {len(alike)} of them differs by at "
+        f"most {difference:.3f}, its standard error on {num_images} images is {error:.3f}; {advice} would tell"
+    )
 
 
 def find_symptoms(

@@ -33,7 +33,7 @@ from trainer.run_files import RunFiles
 from trainer.run_state import RunState, read_state, require_alike
 from trainer.step import save_batch
 from trainer.training_data import Data
-from trainer.validation import Validation
+from trainer.validation import Validation, cross_fits, name_f1
 from utils import InputError
 
 # Newer constants of sections marked *, and what runs did before there were any: these keep their names
@@ -42,6 +42,7 @@ AS_BEFORE = {
     "LABELS_PER_IMAGE": "any",
     "HEAD_FIT": "steps",
     "FEATURES": "own",
+    "FOLDS": 0,
 }
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
@@ -50,7 +51,7 @@ DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 def name_files(data: Data) -> RunFiles:
     """The files of this configuration. The same constants (of the sections marked *) and data give the same names.
 
-    MICRO_BATCH_SIZE names them, too, where it is set.
+    MICRO_BATCH_SIZE names them, too, where it is set, and so does the fold of FOLDS.
     """
     constants = overrides.resolved(config)
     identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
@@ -72,8 +73,11 @@ def name_files(data: Data) -> RunFiles:
     ]
     if files:
         identity["files"] = [hash_file(Path(file)) for file in files]
+    folder = config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME)
     name = run_files.name_configuration(constants, identity)
-    return RunFiles(config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME) / name)
+    if not data.fold:
+        return RunFiles(folder / name)
+    return RunFiles(folder / run_files.name_configuration(constants, identity | {"fold": data.fold}), fold_of=name)
 
 
 def own(files: RunFiles) -> AbstractContextManager[None]:
@@ -94,7 +98,7 @@ def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
     expected["FEATURES"] = choose_features(config.FEATURES)
     for path in sorted(files.folder.parent.glob(pattern)):
         run, sidecar = RunFiles(path.parent / path.name.removesuffix(".json")), checkpoints.read_sidecar(path)
-        if sidecar is None or run == files or not run.result.is_file():
+        if sidecar is None or run.folder == files.folder or not run.result.is_file():
             continue
         theirs = AS_BEFORE | sidecar.get("config", {})
         theirs["FEATURES"] = choose_features(theirs["FEATURES"])
@@ -116,7 +120,7 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
     """
     last = distributed.from_first(lambda: _load_last(files))
     if last is None:
-        return RunState(), None
+        return RunState(cross_fits=cross_fits(len(data.val))), None
     expected = {"model_name": config.MODEL_NAME, "head": config.HEAD, "classes": list(data.table.classes)}
     for name, value in expected.items():
         if last[name] != value:
@@ -189,7 +193,24 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     # Nobody else writes these files, so what was begun is of a run that was killed, maybe on another machine.
     for leftover in chain(files.folder.glob(".*.tmp"), files.folder.parent.glob(f".{files.folder.name}.*.tmp")):
         leftover.unlink(missing_ok=True)
-    if config.RESUME == "never" or not files.last.is_file():
+    last = None if config.RESUME == "never" else _read_last(files)
+    return None if last is None or last["training_state"]["state"]["finished"] else last
+
+
+def is_finished(files: RunFiles) -> bool:
+    """Whether a run of this configuration has come to its end, and left its checkpoint and scores."""
+
+    def look() -> bool:
+        made = [files.checkpoint, files.folder / saved_scores.SCORES_FILE]
+        last = _read_last(files) if all(path.is_file() for path in made) else None
+        return last is not None and last["training_state"]["state"]["finished"] is True
+
+    return distributed.from_first(look)
+
+
+def _read_last(files: RunFiles) -> dict[str, Any] | None:
+    """What a run left to resume from, finished or not; None where there is none. Raises InputError if it is damaged."""
+    if not files.last.is_file():
         return None
     try:
         last = checkpoints.load(files.last)
@@ -198,7 +219,7 @@ def _load_last(files: RunFiles) -> dict[str, Any] | None:
     saved = last.get("training_state")
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict) or "finished" not in saved["state"]:
         raise InputError(f"{files.last} holds no state to resume: {START_ANEW}")
-    return None if saved["state"]["finished"] else last
+    return last
 
 
 def start_epoch(run: Run, epoch: int) -> None:
@@ -264,7 +285,9 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
         "best_threshold": state.best_threshold,
         "best_f1": state.best_f1,
+        "chosen_by": name_f1(state.cross_fits),
         "epoch": state.best_epoch,
+        **({"fold": data.fold, "fold_of": run.files.fold_of} if data.fold else {}),
         "metrics": measured,
         "config": overrides.resolved(config),
         "dataset": {
@@ -287,7 +310,7 @@ def save_if_best(run: Run, model: MultiLabelModel, validated: Validation) -> Non
     if not distributed.is_first():
         return
     checkpoint = make_checkpoint(run, model, validated.measured)
-    if checkpoint["best_f1"] <= checkpoints.read_best_f1(run.files.checkpoint):
+    if checkpoint["best_f1"] <= checkpoints.read_best_f1(run.files.checkpoint, checkpoint["chosen_by"]):
         return
     scores = saved_scores.SavedScores(
         probabilities=validated.scores.probabilities,

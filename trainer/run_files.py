@@ -29,6 +29,7 @@ class RunFiles(NamedTuple):
     """Where the files of a run lie: all in `folder`, except the checkpoint, which lies beside it."""
 
     folder: Path
+    fold_of: str = ""  # the name of the configuration that this is a fold of; "": it is none
 
     @property
     def checkpoint(self) -> Path:
@@ -79,14 +80,18 @@ def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]
     """A file name, without ending, for a configuration: a few constants, and a hash of everything in `identity`.
 
     Example: "linear_bn_224px_bs32_ep40_lr0.001_unfreeze5_seed0_1a2b3c4d". An image size that is not square stands in
-    it as height x width: "linear_bn_256x448px_...".
+    it as height x width: "linear_bn_256x448px_...". With FOLDS the name says which fold of how many it is, or that it
+    is of all: "..._seed0_fold2of5_...", "..._seed0_5folds_...".
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     lr = constants["HEAD_BASE_LR"] if constants["USE_DIFFERENTIAL_LR"] else constants["LEARNING_RATE"]
     frozen = constants["UNFREEZE_BACKBONE_EPOCH"] if constants["FREEZE_BACKBONE_AT_START"] else 1
+    folds = constants["FOLDS"]
+    if folds:
+        folds = f"_fold{identity['fold']}of{folds}" if "fold" in identity else f"_{folds}folds"
     return (
         f"{constants['HEAD']}_{as_size(constants['IMAGE_SIZE'])}px_bs{constants['TRAIN_BATCH_SIZE']}_ep{constants['NUM_EPOCHS']}"
-        f"_lr{lr:g}_unfreeze{frozen}_seed{constants['SEED']}_{digest}"
+        f"_lr{lr:g}_unfreeze{frozen}_seed{constants['SEED']}{folds or ''}_{digest}"
     )
 
 

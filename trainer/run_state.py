@@ -42,6 +42,7 @@ class RunState:
     rates: dict[str, float] = field(default_factory=dict)  # learning rates at the start of the epoch
 
     # validations
+    cross_fits: bool = False  # whether F1 is the cross-fitted one here, as for few validation images
     best_f1: float = -1.0
     best_epoch: int = 0
     best_threshold: float | None = None

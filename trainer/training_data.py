@@ -45,19 +45,20 @@ class Data(NamedTuple):
     train: Table
     val: Table
     format: str  # a key of dataset.formats.FORMATS
-    val_is_drawn: bool = True  # by VAL_SPLIT and SPLIT_SEED; False: the data set's own val split
+    val_is_drawn: bool = True  # by VAL_SPLIT or FOLDS, and SPLIT_SEED; False: the data set's own val split
     soft_targets: NDArray[np.float32] | None = None  # (N, C) of the training images; they replace the labels
     weights: NDArray[np.float32] | None = None  # (N,) of the training images
     cross_validates: bool = False  # `train` and `val` are both all images: each is predicted by a head without it
+    fold: int = 0  # which of FOLDS the validation images are, from 1 on; 0: none
 
 
-def read_data() -> Data:
+def read_data(fold: int = 0) -> Data:
     """Read the labelled images, and split them.
 
-    The validation images are the data set's val split or, where it has none, the share VAL_SPLIT of the training
-    images. Raises InputError for what cannot be trained on.
+    The validation images are those of `fold`, 1 to FOLDS; for 0 they are the data set's val split or, where it has
+    none, the share VAL_SPLIT of the training images. Raises InputError for what cannot be trained on.
     """
-    data = _read_splits()
+    data = _read_splits(fold)
     for problem in judge_names(data.table.classes):
         if problem.severity == "error":
             raise InputError(problem.text)
@@ -83,7 +84,7 @@ def read_data() -> Data:
     return data
 
 
-def _read_splits() -> Data:
+def _read_splits(fold: int) -> Data:
     """Read and split the labelled images, without those that cannot be read if BAD_IMAGES is "skip"."""
     train, format = from_config.read_split("train"), from_config.choose_format("train")
     if config.NUM_CLASSES not in (len(config.CLASSES), len(train.classes)):
@@ -93,6 +94,11 @@ def _read_splits() -> Data:
         )
     from_config.choose_policy(len(train.classes))  # raises InputError now, not after the training
     given_val = from_config.read_split("val") if from_config.has_split("val") else None
+    if given_val and fold:
+        raise InputError(
+            f"FOLDS {config.FOLDS} validates on parts of the training images, but {config.DATASET_FOLDER} has a val "
+            "split of its own: set FOLDS = 0, or take that split away"
+        )
     if given_val and (shared := set(train.paths) & set(given_val.paths)):
         raise InputError(
             f"{len(shared)} images are in train and in val, the first: {min(shared)}; remove them from one"
@@ -103,11 +109,25 @@ def _read_splits() -> Data:
         train = train.select([row for row, path in enumerate(train.paths) if path not in bad])
     if given_val:
         val = table.select(range(len(train), len(table)))
+    elif fold:
+        train, val = _select_fold(train, fold)
     else:
         train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SPLIT_SEED)
-    if given_val is None and config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0:
+    if not (given_val or fold) and config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0:
         return Data(table=table, train=table, val=table, format=format, cross_validates=True)
-    return Data(table=table, train=train, val=val, format=format, val_is_drawn=given_val is None)
+    return Data(table=table, train=train, val=val, format=format, val_is_drawn=given_val is None, fold=fold)
+
+
+def _select_fold(table: Table, fold: int) -> tuple[Table, Table]:
+    """(the other folds, this one), 1 to FOLDS, of the images of `table`."""
+    fold_of = stratified_split.divide_rows(table.targets, config.FOLDS, config.SPLIT_SEED, table.groups) + 1
+    sizes = np.bincount(fold_of, minlength=config.FOLDS + 1)[1:]
+    if sizes.min() < 2:
+        raise InputError(
+            f"FOLDS {config.FOLDS} divides {len(table)} images into folds of {sizes.min()} to {sizes.max()}: each "
+            "needs at least 2, and sources (GROUP_PATTERN) stay whole; set FOLDS lower"
+        )
+    return table.select(np.flatnonzero(fold_of != fold)), table.select(np.flatnonzero(fold_of == fold))
 
 
 def require_labels(split: Table, name: str, advice: str) -> None:
@@ -120,6 +140,11 @@ def require_labels(split: Table, name: str, advice: str) -> None:
 
 def _advise_on_labels(data: Data, split: str) -> str:
     """What to look at where `split`, train or val, has no label."""
+    if split == "val" and data.fold:
+        return (
+            f"fold {data.fold} of {config.FOLDS} has {len(data.val)} of {len(data.table)} images: set FOLDS lower, or "
+            f"draw others (SPLIT_SEED {config.SPLIT_SEED})"
+        )
     if split == "val" and data.val_is_drawn:
         return (
             f"VAL_SPLIT {config.VAL_SPLIT:g} takes {len(data.val)} of {len(data.table)} images: raise it, or draw "

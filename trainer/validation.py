@@ -46,11 +46,12 @@ class Validation(NamedTuple):
     scores: Scores
     threshold: float
     measured: dict[str, float]
+    chosen_by: str  # the name in `measured` of what checkpoints are chosen by
 
     @property
     def f1(self) -> float:
         """What checkpoints are chosen by."""
-        return self.measured[choose_metric()]
+        return self.measured[self.chosen_by]
 
     def make_record(self) -> dict[str, float]:
         """The part of an epoch's record that validation adds."""
@@ -75,18 +76,19 @@ def validate(
     trainer, stage = run.trainer, run.stage
     assert stage is not None
     if out_of_fold:
-        validated = measure_scores(out_of_fold)
+        validated = measure_scores(out_of_fold, run.state.chosen_by)
         record |= validated.make_record()
         return trainer.model, validated
     title = f"epoch {epoch} validation"
-    model, validated = trainer.model, measure_scores(_score(run, stage.network, stage.val_loader, title))
+    scores, is_cross_fitted = _score(run, stage.network, stage.val_loader, title), run.state.cross_fits
+    model, validated = trainer.model, measure_scores(scores, is_cross_fitted)
     if trainer.average:
         averaged = trainer.average.module
         assert isinstance(averaged, MultiLabelModel)
         # while features of the frozen backbone are kept, the stage runs the head alone
         network = averaged if stage.network is trainer.model else averaged.head
         scores = _score(run, network, stage.val_loader, f"{title}, averaged weights")
-        validated_average = measure_scores(scores)
+        validated_average = measure_scores(scores, is_cross_fitted)
         record |= {"val_f1_raw": validated.f1, "val_f1_averaged": validated_average.f1}
         if validated_average.f1 > validated.f1:
             model, validated = averaged, validated_average
@@ -139,19 +141,39 @@ def compute_scores(
     return Scores(distributed.join(np.concatenate(rows)), all_targets, loss)
 
 
-def measure_scores(scores: Scores) -> Validation:
-    """Tune the threshold on the scores, and measure them at it. Raises InputError where the model gives NaN."""
+def cross_fits(num_images: int) -> bool:
+    """Whether a run with so many validation images chooses its checkpoint by the cross-fitted F1.
+
+    The F1 at the threshold tuned on the same images is too good, and with few images by how much depends on luck.
+    """
+    return num_images < thresholds.FEW_IMAGES
+
+
+def name_f1(is_cross_fitted: bool) -> str:
+    """The name in `Validation.measured` of the F1 that checkpoints are chosen by."""
+    return f"{choose_metric()}_cross_fitted" if is_cross_fitted else choose_metric()
+
+
+def measure_scores(scores: Scores, is_cross_fitted: bool = False) -> Validation:
+    """Tune the threshold on the scores, and measure them at it. Raises InputError where the model gives NaN.
+
+    `is_cross_fitted` says which F1 checkpoints are chosen by.
+    """
     if np.isnan(scores.probabilities).any():
         raise InputError(
             "validation gave probabilities that are no numbers: lower the rates, or set MIXED_PRECISION off"
         )
-    threshold = thresholds.tune_global(scores.probabilities, scores.targets)
+    probabilities, targets = scores.probabilities, scores.targets
+    tune = thresholds.choose_tuner(len(probabilities))
+    threshold = tune(probabilities, targets)
     metric, (lowest, highest) = choose_metric(), _limits()
-    measured = metrics.measure(scores.probabilities, scores.targets, threshold, lowest, highest)
+    measured = metrics.measure(probabilities, targets, threshold, lowest, highest)
     measured[f"{metric}_cross_fitted"] = thresholds.cross_fit(
-        scores.probabilities, scores.targets, metric=metric, min_labels=lowest, max_labels=highest
+        probabilities, targets, tune, metric=metric, min_labels=lowest, max_labels=highest
     )
-    return Validation(scores, threshold, measured)
+    predicted = metrics.predict(probabilities, threshold, lowest, highest)
+    measured[f"{metric}_standard_error"] = thresholds.standard_error(predicted, targets, metric)
+    return Validation(scores, threshold, measured, name_f1(is_cross_fitted))
 
 
 def _limits() -> tuple[int, int]:

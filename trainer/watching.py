@@ -23,7 +23,8 @@ from evaluation import tuning
 from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
-from trainer.build import choose_batch_size, choose_metric, is_frozen
+from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen
+from trainer.doctor import describe_noise
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
@@ -51,7 +52,10 @@ def see_data(run: Run) -> None:
     )
     largest = max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
     run.doctor.look_at_sizes(
-        num_train=len(data.train), num_val=len(data.val), batch_size=largest, val_is_drawn=data.val_is_drawn
+        num_train=len(data.train),
+        num_val=len(data.table) if data.fold else len(data.val),  # all folds together choose the threshold
+        batch_size=largest,
+        val_is_drawn=data.val_is_drawn and not data.fold,
     )
     if config.LABELS_PER_IMAGE == "any" and not has_teachers and has_one_label_each(data.table):
         utils.say(
@@ -158,6 +162,7 @@ def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
 
 def print_configuration(run: Run) -> None:
     """What is about to happen, in a few lines."""
+    num_steps = sum(count_steps(len(run.data.train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
     rows = {
         "run": run.files.checkpoint.stem,
         "data": f"{config.DATASET_FOLDER}, {run.data.format}: {_describe_splits(run.data)}",
@@ -165,7 +170,8 @@ def print_configuration(run: Run) -> None:
         "model": _describe_model(run),
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
         "images": _describe_images(),
-        "epochs": _describe_epochs(),
+        # few images make few steps an epoch, and steps are what a model learns by
+        "epochs": _describe_epochs() + (f"; {count(num_steps, 'step')}" if num_steps else ""),
         "rates": _describe_rates(run),
         "device": f"{run.trainer.device}, {torch.get_num_threads()} threads, mixed precision {run.trainer.precision}",
     }
@@ -192,7 +198,8 @@ def print_configuration(run: Run) -> None:
 def _describe_splits(data: Data) -> str:
     if data.cross_validates:
         return f"{len(data.table)} images, trained on and cross-validated"
-    return f"{len(data.train)} training, {len(data.val)} validation images"
+    fold = f", fold {data.fold} of {config.FOLDS}" if data.fold else ""
+    return f"{len(data.train)} training, {len(data.val)} validation images{fold}"
 
 
 def _describe_model(run: Run) -> str:
@@ -256,11 +263,12 @@ def _describe_rates(run: Run) -> str:
     return f"{', '.join(rates)}; {', '.join(texts)}"
 
 
-def print_epoch(record: dict[str, Any]) -> None:
-    """One line for each epoch."""
+def print_epoch(record: dict[str, Any], is_cross_fitted: bool = False) -> None:
+    """One line for each epoch; whether its F1 is the cross-fitted one."""
     text = f"epoch {record['epoch']:>3} {'frozen' if record['frozen'] else 'all   '}  {describe_steps(record)}"
     if "val_f1" in record:
-        text += f"  val loss {record['val_loss']:.4f}  F1 {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
+        kind = "cross-fitted F1" if is_cross_fitted else "F1"
+        text += f"  val loss {record['val_loss']:.4f}  {kind} {record['val_f1']:.4f}  mAP {record['val_mAP']:.4f}"
         if "val_accuracy" in record:
             text += f"  accuracy {record['val_accuracy']:.4f}"
         else:
@@ -295,11 +303,18 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
     threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
     if config.LABELS_PER_IMAGE == "one":
         threshold, accuracy = "", f"accuracy {measured['exact_match']:.4f}, "
+    kind = metric.removeprefix("f1_") + (", cross-fitted" if state.cross_fits else "")
     lines = [
         "",
-        f"best validation F1 {state.best_f1:.4f} ({metric.removeprefix('f1_')}) in epoch {state.best_epoch} of "
+        f"best validation F1 {state.best_f1:.4f} ({kind}) in epoch {state.best_epoch} of "
         f"{state.epoch}{threshold}, training {utils.format_duration(state.seconds)}",
     ]
+    validated = {record["epoch"]: record["val_f1"] for record in state.history if "val_f1" in record}
+    error = measured.get(f"{metric}_standard_error")
+    if selected["best_f1"] == state.best_f1 and error is not None:
+        can_draw_more = run.data.val_is_drawn and not run.data.fold
+        noise = describe_noise(validated, error, len(run.data.val), can_draw_more)
+        lines += [noise] if noise else []
     if selected["best_f1"] > state.best_f1:
         lines.append(f"an earlier run of this configuration reached {selected['best_f1']:.4f}: its checkpoint stays")
     lines.append(

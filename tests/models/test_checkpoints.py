@@ -78,6 +78,18 @@ def test_best_f1_of_a_file(tmp_path: Path) -> None:
     assert checkpoints.read_best_f1(path) == 0.25, "without a sidecar the checkpoint itself is asked"
 
 
+def test_only_f1_of_one_kind_is_compared(tmp_path: Path) -> None:
+    """A checkpoint from before F1 was cross-fitted is asked for that F1, which it has among its metrics."""
+    path, name = tmp_path / "a.pt", "f1_weighted_cross_fitted"
+    checkpoints.save(path, make_checkpoint(best_f1=0.5, metrics={"f1_weighted": 0.5, name: 0.25}))
+    assert checkpoints.read_best_f1(path, name) == 0.25
+    assert checkpoints.read_best_f1(path, "f1_weighted") == checkpoints.read_best_f1(path) == 0.5
+    checkpoints.save(path, make_checkpoint(best_f1=0.3, chosen_by=name, metrics={"f1_weighted": 0.5, name: 0.25}))
+    assert checkpoints.read_best_f1(path, name) == 0.3
+    checkpoints.save(path, make_checkpoint(best_f1=0.5))
+    assert checkpoints.read_best_f1(path, name) == 0.5, "it has no other"
+
+
 class Payload:
     """Pickles into a call that would leave a file behind."""
 

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from dataset.formats import FORMATS, WRITABLE
-from dataset.stratified_split import choose_rows, describe_split, measure_deviations, split_table
+from dataset.stratified_split import choose_rows, describe_split, divide_rows, measure_deviations, split_table
 from dataset.table import Table
 from dataset.tar_shards import read_bytes
 from dataset_readers import list_splits, read_dataset
@@ -50,6 +50,28 @@ def test_split_is_stratified_exact_whole_and_the_same_for_a_seed(num_images: int
     assert (part.targets.sum(axis=1) == 0).sum() == pytest.approx(without_label * share, abs=1)
     assert split_table(table, share, seed=3)[1].paths == part.paths
     assert split_table(table, share, seed=4)[1].paths != part.paths
+
+
+@pytest.mark.parametrize("num_images", [23, 100, 1000])
+def test_folds_share_out_images_and_labels(num_images: int) -> None:
+    targets = make_table(num_images, LONG_TAIL).targets
+    part_of = divide_rows(targets, 5, seed=3)
+    sizes = np.bincount(part_of, minlength=5)
+    assert sizes.sum() == num_images
+    assert sizes.max() - sizes.min() <= 1
+    for part in range(5):
+        np.testing.assert_allclose(targets[part_of == part].sum(axis=0), targets.sum(axis=0) / 5, atol=1.5)
+    assert np.array_equal(divide_rows(targets, 5, seed=3), part_of)
+    assert not np.array_equal(divide_rows(targets, 5, seed=4), part_of)
+
+
+def test_folds_keep_sources_whole() -> None:
+    names = [f"camera {index // 4}" if index < 80 else "" for index in range(100)]
+    part_of = divide_rows(make_table(100, [0.5, 0.2]).targets, 4, 0, names)
+    for camera in set(names) - {""}:
+        assert len(set(part_of[[name == camera for name in names]].tolist())) == 1
+    assert np.bincount(part_of).tolist() == pytest.approx([25] * 4, abs=2)
+    assert set(divide_rows(np.ones((6, 1), np.int8), 3, 0, ["one"] * 6).tolist()) != {0, 1, 2}
 
 
 def test_the_part_is_a_random_one() -> None:

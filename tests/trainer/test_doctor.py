@@ -30,7 +30,7 @@ from dataset.table import Table
 from models import inference
 from models_factory import MultiLabelModel, make_model
 from trainer import optimizers
-from trainer.doctor import LONGEST_STEP, PATIENCE, Doctor, find_shared_images
+from trainer.doctor import LONGEST_STEP, PATIENCE, Doctor, describe_noise, find_shared_images
 from utils import InputError
 
 GREY = (0.45, 0.45, 0.45)
@@ -515,7 +515,7 @@ def test_few_validation_images_choose_by_noise(num_val: int, error: str) -> None
 @pytest.mark.parametrize(
     ("is_drawn", "advice"),
     [
-        (True, ": raise VAL_SPLIT, or give the data set a val split"),
+        (True, ": raise VAL_SPLIT, set FOLDS = 5, or give the data set a val split"),
         (False, ": more validation images would tell more"),
     ],
 )
@@ -525,6 +525,32 @@ def test_few_images_of_a_val_split_are_not_drawn_by_val_split(is_drawn: bool, ad
     text = doctor.findings["few validation images"]
     assert advice in text
     assert ("VAL_SPLIT" in text) is is_drawn
+
+
+NOISY = {1: 0.30, 2: 0.50, 3: 0.51, 4: 0.505, 5: 0.52}
+
+
+@pytest.mark.parametrize(
+    ("validated", "num_images", "is_said"),
+    [
+        (NOISY, 40, True),
+        (NOISY, 200, False),  # many images
+        ({1: 0.30, 2: 0.40, 3: 0.45, 4: 0.46, 5: 0.52}, 40, False),  # a real lead
+        ({1: 0.30, 2: 0.40, 3: 0.44, 4: 0.51, 5: 0.52}, 40, False),  # two of five
+        ({1: 0.5}, 40, False),  # nothing to choose
+        ({}, 40, False),
+    ],
+)
+def test_a_choice_by_noise_is_said(validated: dict[int, float], num_images: int, is_said: bool) -> None:
+    text = describe_noise(validated, 0.03, num_images, val_is_drawn=True)
+    assert (text is not None) is is_said
+    if text:
+        assert text == (
+            "the choice among epochs 2 to 5 rests on noise: F1 of 4 of them differs by at most 0.020, its standard "
+            "error on 40 images is 0.030; more validation images (VAL_SPLIT), or all of them in turn (FOLDS), would "
+            "tell"
+        )
+        assert "VAL_SPLIT" not in (describe_noise(validated, 0.03, num_images, val_is_drawn=False) or "")
 
 
 def test_a_batch_larger_than_the_split_is_one_step() -> None:

@@ -204,7 +204,7 @@ def test_seeds_validate_on_the_same_images_unless_split_seed_draws_others(shared
 
 def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, tmp_path: Path) -> None:
     """Then SEED drew the split, MICRO_BATCH_SIZE was no part of a name, and some constants did not exist."""
-    newer = {"SPLIT_SEED", "TAKE_OVER_HEAD", "LABELS_PER_IMAGE", "FEATURES"}
+    newer = {"SPLIT_SEED", *records.AS_BEFORE}
 
     def name(*options: str) -> str:
         data = read_data(shared_dataset, *options)

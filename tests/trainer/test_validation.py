@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_products_rng
 from sklearn.metrics import average_precision_score, f1_score
 from torch import nn
 from torch.utils.data import DataLoader
 
+import config
 import losses
+import thresholds
 from dataset import loading
 from dataset.batches import Batch
 from dataset.table import Table
@@ -115,7 +118,8 @@ def test_unknown_labels_are_left_out_of_their_batch() -> None:
 
 def test_the_threshold_is_the_best_and_every_metric_is_measured_at_it() -> None:
     features, targets = draw()
-    found = validation.measure_scores(score(32, features, targets))
+    found = validation.measure_scores(many := repeat(score(32, features, targets), 3))
+    targets = many.targets
     probabilities, reached = found.scores.probabilities, found.measured
 
     def measure_f1(threshold: float) -> float:
@@ -132,6 +136,43 @@ def test_the_threshold_is_the_best_and_every_metric_is_measured_at_it() -> None:
         "val_mAP": reached["mAP"],
         "threshold": found.threshold,
     }
+
+
+def repeat(scores: validation.Scores, times: int) -> validation.Scores:
+    """The scores of so many times as many images."""
+    return validation.Scores(np.tile(scores.probabilities, (times, 1)), np.tile(scores.targets, (times, 1)), 0.0)
+
+
+def test_few_images_choose_by_the_cross_fitted_f1() -> None:
+    """The F1 at the threshold tuned on themselves is too good; each fifth is measured at a threshold of the others."""
+    features, targets = draw()
+    scores = score(32, features, targets)
+    assert validation.cross_fits(thresholds.FEW_IMAGES - 1)
+    assert not validation.cross_fits(thresholds.FEW_IMAGES)
+    found = validation.measure_scores(scores, validation.cross_fits(NUM_IMAGES))
+    assert found.chosen_by == "f1_weighted_cross_fitted"
+    assert found.threshold == thresholds.tune_plateau(scores.probabilities, targets)
+    fold_of = make_products_rng(0).permutation(NUM_IMAGES) % 5
+    predicted = np.zeros(targets.shape, dtype=bool)
+    for fold in range(5):
+        others = fold_of != fold
+        threshold = thresholds.tune_plateau(scores.probabilities[others], targets[others])
+        predicted[~others] = scores.probabilities[~others] >= np.float32(threshold)
+    expected = f1_score(targets, predicted, average="weighted", zero_division=0)
+    assert found.f1 == found.make_record()["val_f1"] == pytest.approx(expected, abs=1e-9)
+    assert found.f1 != found.measured["f1_weighted"]
+    earlier = validation.measure_scores(scores)  # as a run that was interrupted before there was this rule
+    assert earlier.f1 == found.measured["f1_weighted"]
+
+
+def test_the_standard_error_is_that_of_what_is_predicted() -> None:
+    features, targets = draw()
+    scores = score(32, features, targets)
+    config.LABELS_PER_IMAGE = "one"
+    found = validation.measure_scores(scores)
+    predicted = np.eye(NUM_CLASSES, dtype=bool)[scores.probabilities.argmax(axis=1)]
+    expected = thresholds.standard_error(predicted, targets, "f1_macro")
+    assert found.measured["f1_macro_standard_error"] == expected > 0
 
 
 def test_probabilities_that_are_no_numbers_are_one_line() -> None:
