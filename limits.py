@@ -112,6 +112,11 @@ def frozen_backbone_is_pretrained(c: Any) -> str | None:
         )
 
 
+def adapted_backbone_is_pretrained(c: Any) -> str | None:
+    if c.LORA_RANK and c.PRETRAINED_WEIGHTS is None:
+        return f"LORA_RANK is {c.LORA_RANK} but PRETRAINED_WEIGHTS is None: it adapts pretrained weights; set it to 0"
+
+
 def angular_loss_has_cosines(c: Any) -> str | None:
     if c.LOSS == "asymmetric_angular" and c.HEAD not in ("cosine", "ml_decoder", "gcn"):
         return (
@@ -225,6 +230,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         warmup_ends,
         patience_is_positive,
         frozen_backbone_is_pretrained,
+        adapted_backbone_is_pretrained,
         angular_loss_has_cosines,
         entry_weights_suit_softmax,
         set_losses_have_no_entries,

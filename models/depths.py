@@ -5,6 +5,8 @@ count_layers_above(model.backbone)      # {"conv1.weight": 8, ..., "layer4.1.bn2
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -21,7 +23,8 @@ def count_layers_above(backbone: nn.Module) -> dict[str, int]:
     if isinstance(backbone, TimmBackbone) and hasattr(backbone.network, "group_matcher"):
         from timm.models import group_parameters
 
-        groups = group_parameters(backbone.network, backbone.network.group_matcher(coarse=False), reverse=True)
+        matcher = backbone.network.group_matcher(coarse=False)
+        groups: dict[str, Any] = group_parameters(backbone.network, matcher, reverse=True)
         depths = {f"network.{name}": depth for name, depth in groups.items()}
     else:
         depths = _count_blocks(backbone)
