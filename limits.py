@@ -136,6 +136,11 @@ def searched_head_fits(c: Any) -> str | None:
         )
 
 
+def adapted_backbone_is_pretrained(c: Any) -> str | None:
+    if c.LORA_RANK and c.PRETRAINED_WEIGHTS is None:
+        return f"LORA_RANK is {c.LORA_RANK} but PRETRAINED_WEIGHTS is None: it adapts pretrained weights; set it to 0"
+
+
 def angular_loss_has_cosines(c: Any) -> str | None:
     if c.LOSS == "asymmetric_angular" and c.HEAD not in ("cosine", "ml_decoder", "gcn"):
         return (
@@ -256,6 +261,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         patience_is_positive,
         frozen_backbone_is_pretrained,
         searched_head_fits,
+        adapted_backbone_is_pretrained,
         angular_loss_has_cosines,
         pooled_features_have_a_pooling_head,
         entry_weights_suit_softmax,

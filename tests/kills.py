@@ -72,6 +72,8 @@ CONFIGURATIONS: dict[str, Configuration] = {
             "--UNFREEZE_BACKBONE_EPOCH=2",
             "--FROZEN_FEATURE_VIEWS=1",
             "--GROWING_IMAGE_SIZES=32,40",
+            "--LORA_RANK=2",
+            "--LAYER_DECAY=0.8",
         )
     ),
     "micro_batches": Configuration(("--MICRO_BATCH_SIZE=4", "--HEAD=gcn", "--CALIBRATION=platt")),

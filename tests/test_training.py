@@ -317,6 +317,7 @@ def test_early_stopping_ends_the_run(small_run: list[str], tmp_path: Path) -> No
 
 def test_one_rate_or_one_for_each_part(small_run: list[str], tmp_path: Path) -> None:
     rates = ["--LEARNING_RATE=0.03", "--BACKBONE_BASE_LR=0.01", "--HEAD_BASE_LR=0.02", "--LR_MILESTONES=1"]
+    rates.append("--LAYER_DECAY=0.9")  # the top layer's rate is said
     for differential in (True, False):
         training.main([*small_run, *rates, f"--USE_DIFFERENTIAL_LR={differential}"])
     for last in tmp_path.glob("trained_models/*/*/last.pt"):

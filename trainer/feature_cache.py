@@ -39,6 +39,7 @@ from heads import pool
 from limits import ImageSize
 from models.batchnorm_folding import fold_batchnorm
 from models.features import OWN
+from models.low_rank import merge
 from models_factory import MultiLabelModel
 from utils import InputError, explain, first_line, track
 
@@ -203,7 +204,7 @@ def _compute(
         for batch in track(loader, title, num_rows):
             images = batch.images.to(model.mean.device, non_blocking=True)
             if backbone is None:  # a copy that is faster, made from an example batch
-                backbone = fold_batchnorm(model.backbone, model.normalize(images[:2]))
+                backbone = fold_batchnorm(merge(model.backbone), model.normalize(images[:2]))
             with autocast():
                 features = _extract(model, backbone, images)
             file.write(features.contiguous().cpu().numpy().tobytes())
@@ -236,6 +237,6 @@ def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:
     kind = str(model.head_pools) if model.features == OWN else model.features
     digest = hashlib.sha256("\n".join([pixels, kind, *table.paths]).encode(errors="surrogateescape"))
     digest.update(stamp_files(table.paths).tobytes())
-    for tensor in (*model.backbone.state_dict().values(), model.mean, model.std):
+    for tensor in (*merge(model.backbone).state_dict().values(), model.mean, model.std):
         digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, StepLR
 
+from models import low_rank
 from models_factory import MultiLabelModel
 from trainer import optimizers, schedules
 from trainer.schedules import Plan
@@ -139,6 +140,39 @@ def test_a_backbone_frozen_when_the_optimizer_is_made_is_in_it() -> None:
     model.freeze_backbone(True)
     groups = list_groups(model, optimizers.make_optimizer("sgd", model, 1.0, 1.0))
     assert groups["backbone"] == {key for key, _ in model.named_parameters() if key.startswith("backbone")}
+
+
+def test_lower_layers_have_lower_rates_all_of_which_a_schedule_multiplies() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    model = make_model(backbone)
+    optimizer = optimizers.make_optimizer("sgd", model, 0.1, 1.0, 0.3, False, layer_decay=0.5)
+    lower, head = "backbone, 1 below the top", "head"
+    assert list_groups(model, optimizer) == {
+        "backbone": {"backbone.2.weight"},
+        lower: {"backbone.0.weight"},
+        head: {"head.1.weight"},
+        "backbone, no decay": {"backbone.2.bias", "backbone.3.weight", "backbone.3.bias"},
+        f"{lower}, no decay": {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"},
+        f"{head}, no decay": {"head.1.bias"},
+    }
+    schedule = schedules.make_schedule("cosine", optimizer, make_plan())
+    optimizer.step()
+    schedule.step()
+    factor = optimizer.param_groups[0]["lr"] / 0.1
+    assert 0.9 < factor < 1
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+        [r * factor for r in (0.1, 0.05, 1.0) * 2]
+    )
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3] * 3 + [0.0] * 3
+
+
+def test_weights_beside_low_rank_parts_are_in_no_group() -> None:
+    model = make_model()
+    low_rank.adapt(model.backbone, 2)
+    model.freeze_backbone(True)
+    groups = list_groups(model, optimizers.make_optimizer("sgd", model, 1.0, 1.0))
+    part = "backbone.0.parametrizations.weight.0"
+    assert groups == {"backbone": {f"{part}.a", f"{part}.b"}, "head": {"head.1.weight", "head.1.bias"}}
 
 
 # ---- sharpness ----
