@@ -17,6 +17,7 @@ import itertools
 import sys
 import traceback
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ from constants.recipes import (
     RUN_ENDINGS,
     Edit,
     evaluate,
+    list_computed,
     list_formulas,
     list_names,
     read_recipe,
@@ -45,13 +47,15 @@ from constants.source import (
     list_constants,
     read_annotation,
     read_assignments,
+    read_fresh,
 )  # fmt: skip
-from constants.spaces import Varied, read_varied
+from constants.spaces import Varied, find_kind, read_varied
 from constants.values import check, parse
 from utils import InputError
 
 __all__ = [
-    "SCRIPTS", "Constant", "Varied", "answer_early", "apply", "edit", "list_constants", "resolved", "write_recipe",
+    "SCRIPTS", "Constant", "Varied", "answer_early", "apply", "edit", "list_constants", "resolved", "write_changes",
+    "write_recipe",
 ]  # fmt: skip
 
 EDITED: dict[str, Edit] = {}  # by `edit`: as if the lines of config.py or a script were edited
@@ -132,6 +136,8 @@ def apply(arguments: list[str], *modules: ModuleType, varied: dict[str, Varied] 
             edits[name] = Edit(text if has_value else arguments.pop(0), "")
         elif argument.endswith(".py"):
             for name, edit in read_recipe(Path(argument).expanduser()).items():
+                if find_kind(edit.value) and varied is not None and name not in read_assignments(ROOT / "config.py"):
+                    raise InputError(f"{edit.where}: {name} cannot vary: only constants of config.py can")
                 if name in names:
                     edits[name] = edit
                 elif name not in list_all_names():
@@ -192,6 +198,22 @@ def write_recipe(module: ModuleType) -> str:
     )
 
 
+def write_changes(module: ModuleType, values: Mapping[str, Any]) -> str:
+    """The lines of a recipe that make the file of `module` what the module is now, but with `values` in it.
+
+    Only what differs from the file stands there, and all of `values`: {name: value}.
+    """
+    present, fresh = resolved(module), read_fresh(module)
+    formulas, computed = list_formulas(module, present), list_computed(module)
+    lines = []
+    for name in present:
+        differs = name not in formulas if name in computed else vars(module)[name] != fresh[name]
+        if name in values or differs:
+            value = values.get(name, vars(module)[name])
+            lines.append(f"{name} = {ast.unparse(to_expression(value))}\n")
+    return "".join(lines)
+
+
 def resolved(module: ModuleType) -> dict[str, Any]:
     """All constants as plain Python values (paths as text, tuples as lists), for checkpoints and logs."""
     plain = {}
@@ -236,6 +258,9 @@ def _assign(
                     raise InputError(f"{prefix}{name}: {text}: a circle; give one of them a value")
                 if needed in waiting and needed != name:
                     assign(needed)
+        if isinstance(new, ast.Call) and find_kind(new):
+            namespace[name] = note_varied(name, new, where)
+            return
         try:
             annotation = read_annotation(module, name)
             if isinstance(new, str):
@@ -243,11 +268,7 @@ def _assign(
             elif new is lines[name].value:  # of a file of this project
                 value = eval(compile_expression(new), namespace)
             else:
-                constants = earlier | {known: namespace[known] for known in lines}
-                choice = read_varied(name, new, constants, annotation, where)
-                value = choice.values[0] if choice else evaluate(new, constants)
-                if choice:
-                    note_varied(name, choice)
+                value = evaluate(new, earlier | {known: namespace[known] for known in lines})
         except InputError as error:
             raise InputError(f"{prefix}{name}: {error}") from error
         except Exception as error:  # whatever an edited line may raise
@@ -257,12 +278,17 @@ def _assign(
         except InputError as error:
             raise InputError(f"{prefix}{error}") from error
 
-    def note_varied(name: str, choice: Varied) -> None:
+    def note_varied(name: str, call: ast.Call, where: str) -> Any:
         if varied is None:
-            raise InputError(f"{choice.kind} stands in a space to search in: python search.py FILE.py")
-        if find_file(module).name != "config.py":
-            raise InputError("only constants of config.py can vary")
-        varied[name] = choice
+            raise InputError(
+                f"{where}: {name}: {find_kind(call)} is for a space to search in: python search.py FILE.py"
+            )
+        constants, annotation = earlier | {known: namespace[known] for known in lines}, read_annotation(module, name)
+        try:
+            varied[name] = read_varied(name, call, constants, annotation, where)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        return varied[name].values[0]
 
     for name in list(waiting):
         if name in waiting:

@@ -149,6 +149,12 @@ def list_formulas(module: ModuleType, values: Mapping[str, Any]) -> dict[str, as
     return formulas
 
 
+def list_computed(module: ModuleType) -> set[str]:
+    """The constants that `module` computes from others of its own."""
+    lines = read_assignments(find_file(module))
+    return {name for name, line in lines.items() if line.value and {*list_names(line.value)} & lines.keys()}
+
+
 def _to_tuple(value: Any) -> Any:
     return tuple(map(_to_tuple, value)) if isinstance(value, list | tuple) else value
 

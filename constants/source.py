@@ -111,6 +111,13 @@ def read_annotation(module: ModuleType, name: str) -> Any:
     return eval(compile_expression(read_assignments(find_file(module))[name].annotation), vars(module))
 
 
+def read_fresh(module: ModuleType) -> dict[str, Any]:
+    """The values of the constants of `module` as its file gives them, whatever has become of them since."""
+    fresh = types.ModuleType(module.__name__)
+    exec(compile(parse_file(find_file(module)), str(find_file(module)), "exec"), vars(fresh))
+    return {name: vars(fresh)[name] for name in read_assignments(find_file(module))}
+
+
 def compile_expression(node: ast.expr) -> types.CodeType:
     """Code for `eval`, of an expression in a file of this project."""
     return compile(ast.Expression(node), "<constant>", "eval")

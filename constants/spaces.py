@@ -36,22 +36,27 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | tuple | None) else str(value)
 
 
-def read_varied(
-    name: str, expression: ast.expr, constants: Mapping[str, Any], annotation: Any, where: str
-) -> Varied | None:
-    """What the constant `name` may be, where `expression` is one of KINDS; None for an expression of another kind.
+def find_kind(expression: object) -> str | None:
+    """Which of KINDS `expression` calls; None for any other expression, and for text of the command line."""
+    if isinstance(expression, ast.Call) and isinstance(expression.func, ast.Name) and expression.func.id in KINDS:
+        return expression.func.id
+    return None
+
+
+def read_varied(name: str, call: ast.Call, constants: Mapping[str, Any], annotation: Any, where: str) -> Varied:
+    """What the constant `name` may be, by a `call` of one of KINDS.
 
     Raises InputError for a value that is not of the constant's type `annotation` or beyond its limit, for fewer than
     two choices, and for a range whose ends are no numbers or in the wrong order.
     """
-    if not isinstance(expression, ast.Call) or not isinstance(expression.func, ast.Name):
-        return None
-    kind = expression.func.id
-    if kind not in KINDS:
-        return None
-    if expression.keywords:
+    kind = find_kind(call)
+    assert kind
+    if call.keywords:
         raise InputError(f"{name}: {kind} takes values, without names")
-    values = [evaluate(item, constants) for item in expression.args]
+    try:
+        values = [evaluate(item, constants) for item in call.args]
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     if kind == "choices":
         checked = tuple(check(name, value, annotation) for value in values)
         if len(checked) < 2 or len({repr(value) for value in checked}) < len(checked):
