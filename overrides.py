@@ -17,7 +17,7 @@ import itertools
 import sys
 import traceback
 import types
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +36,7 @@ from constants.recipes import (
     read_recipe,
     read_run,
     to_expression,
+    write_line,
 )  # fmt: skip
 from constants.source import (
     ROOT,
@@ -198,19 +199,18 @@ def write_recipe(module: ModuleType) -> str:
     )
 
 
-def write_changes(module: ModuleType, values: Mapping[str, Any]) -> str:
-    """The lines of a recipe that make the file of `module` what the module is now, but with `values` in it.
+def write_changes(module: ModuleType, always: Collection[str] = ()) -> str:
+    """The lines of a recipe that make of the file of `module` what it is now.
 
-    Only what differs from the file stands there, and all of `values`: {name: value}.
+    There stand the constants that differ from the file, and those that are `always` to stand there.
     """
     present, fresh = resolved(module), read_fresh(module)
     formulas, computed = list_formulas(module, present), list_computed(module)
     lines = []
     for name in present:
         differs = name not in formulas if name in computed else vars(module)[name] != fresh[name]
-        if name in values or differs:
-            value = values.get(name, vars(module)[name])
-            lines.append(f"{name} = {ast.unparse(to_expression(value))}\n")
+        if name in always or differs:
+            lines.append(write_line(name, vars(module)[name]))
     return "".join(lines)
 
 

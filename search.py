@@ -44,11 +44,8 @@ def main(arguments: list[str]) -> None:
         raise InputError("search.py needs optuna: pip install -r requirements-search.txt")
     from trainer import search_loop
 
-    search_loop.search(
-        varied,
-        search_loop.Budget(minutes=SEARCH_MINUTES, trials=SEARCH_TRIALS),
-        SEARCH_METRIC,
-    )
+    space = search_loop.Space(arguments, sys.modules[__name__], varied)
+    search_loop.search(space, search_loop.Budget(SEARCH_MINUTES, SEARCH_TRIALS), SEARCH_METRIC)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,11 @@ def _to_tuple(value: Any) -> Any:
     return tuple(map(_to_tuple, value)) if isinstance(value, list | tuple) else value
 
 
+def write_line(name: str, value: Any) -> str:
+    """A line of a recipe, with its end."""
+    return f"{name} = {ast.unparse(to_expression(value))}\n"
+
+
 def to_expression(value: Any) -> ast.expr:
     """`value`, a constant's, as an expression of a recipe."""
     if isinstance(value, list | tuple):
