@@ -63,7 +63,7 @@ def make_frame(ranked: Sequence[Tried], trials: Trials) -> tables.Frame:
             "trial": one.number,
             trials.metric: one.figure,
             "state": one.state,
-            "seconds": one.seconds,
+            "seconds": None if one.seconds is None else round(one.seconds, 1),
             **{name: _as_cell(one.values.get(name)) for name in trials.varied},
             "run": one.run or None,
             "reason": one.reason or None,
@@ -104,7 +104,7 @@ def describe(
     lines = [
         f"The best of {len(complete)} trials of python search.py: {reached}.",
         "",
-        f"{count_states(tried)}. The figure is over {images}; it chose this recipe, so test images give a lower one.",
+        f"{count_states(tried)}. The figure is over {images}; it chose this recipe, so it is a little too good.",
         "What varied:",
         *(f"* {name} = {choice}" for name, choice in trials.varied.items()),
         "The best trials:",

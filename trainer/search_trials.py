@@ -58,26 +58,31 @@ def run(recipe: Path, log: Path, metric: str, watch: Callable[[int | None, float
     """
     seen, why = 0, None
     log.parent.mkdir(parents=True, exist_ok=True)
+    process = start(recipe, log)
+    try:
+        while process.poll() is None and why is None:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            records = read_epochs(find_files(log), metric)
+            for epoch, figure in records[seen:]:
+                why = why or watch(epoch, figure)
+            seen = len(records)
+            why = why or watch(None, None)
+    finally:
+        _end(process)
+    return _judge(process.returncode, why, log, metric)
+
+
+def start(recipe: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Begin the run of a recipe."""
     with open(log, "wb") as output:
         # in a session of its own: Ctrl-C reaches this process alone, which then asks the run to save and end
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, str(TRAINING), str(recipe)],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            while process.poll() is None and why is None:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-                records = read_epochs(find_files(log), metric)
-                for epoch, figure in records[seen:]:
-                    why = why or watch(epoch, figure)
-                seen = len(records)
-                why = why or watch(None, None)
-        finally:
-            _end(process)
-    return _judge(process.returncode, why, log, metric)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
