@@ -39,6 +39,7 @@ HEADS_VARY = {  # trials that differ in these alone can be heads on kept feature
     "ASL_FOCUSING_GRADIENT",
 }  # fmt: skip
 HEADS_NEED: dict[str, tuple[Any, ...]] = {  # and what such heads are trained with
+    "HEAD_FIT": ("steps",),
     "HEAD": ("linear", "linear_bn"),
     "LOSS": ("bce_with_logits", "focal", "asymmetric", "hill", "splc", "zlpr"),
     "SCHEDULE": ("cosine", "multistep"),
