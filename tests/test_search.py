@@ -134,7 +134,7 @@ def test_three_real_runs(
 def test_the_winner_is_a_recipe_that_says_what_was_tried(
     runs: list[dict[str, Any]], space: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    search.main([*space, "--SEARCH_TRIALS=12"])
+    search.main([*space, "--SEARCH_TRIALS=12", "--SEARCH_MINUTES=60"])
     figures = [make_figure(constants) for constants in runs]
     assert len(figures) == 12
     recipe = tmp_path / "searches" / "rates" / "best.py"

@@ -50,6 +50,7 @@ def read_features() -> Features:
         random_state.seed_everything(config.SEED)
         data = read_data()
         trainer = make_trainer(data.train, device)
+        trainer.model.freeze_backbone(True)
         tables = [data.train, data.val] if data.val_is_drawn else [data.train]
         rows = [_read(trainer, table) for table in tables]
     table = join_tables(tables)

@@ -234,7 +234,8 @@ class Loop:
 
     def end(self, trial: Trial, outcome: Outcome, seconds: float) -> None:
         """Tell what came of a trial, and print it."""
-        if outcome.state == "complete" and (other := self.find_other_dataset(outcome.dataset)):
+        other = self.find_other_dataset(outcome.dataset)
+        if outcome.state == "complete" and other is not None:
             outcome = Outcome("failed", reason=f"it saw other images or labels than trial {other}", run=outcome.run)
         best = max((tried.figure for tried in self.trials.list_tried() if tried.figure is not None), default=None)
         trial.tell(outcome, seconds)
