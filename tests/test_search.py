@@ -70,8 +70,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
     before = dict(vars(config))
     overrides.apply([str(path)], config)
     constants = overrides.resolved(config)
-    vars(config).clear()
-    vars(config).update(before)
+    config.__dict__.clear()
+    config.__dict__.update(before)
     return constants
 
 

@@ -98,8 +98,8 @@ class Space(NamedTuple):
             write_text(recipe, overrides.write_changes(config, always=values))
             yield
         finally:
-            vars(config).clear()
-            vars(config).update(before)
+            config.__dict__.clear()
+            config.__dict__.update(before)
 
     def list_fixed(self) -> dict[str, Any]:
         """The constants that decide what is learned and do not vary."""
