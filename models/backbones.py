@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from constants.other_systems import WORDS
 from dataset.image_sizes import Size, as_size
 from limits import ImageSize
 from models.features import FEATURES, LAST_BLOCKS, NUM_BLOCKS, OWN, PARTS, Pooling, find_default
 from models.own_backbones import OWN_BACKBONES
-from other_systems import WORDS
 from utils import InputError
 
 CLASS_TOKENS = ("cls_token", "class_token")  # names under which networks keep their class token

@@ -232,14 +232,17 @@ def search_heads(
     fold_of: NDArray[np.intp],
     seed: int = 0,
     device: torch.device | str = "cpu",
+    standardises: bool = True,
 ) -> list[HeadResult]:
     """Train a head in each of the `ways` for each fold, on the images of the other folds, many heads at once.
 
     All heads see the same batches, as `seed` draws them; images of a head's own fold count for nothing in it. The
-    features are standardised first, so that one rate means the same whatever the backbone.
+    features are standardised first, so that one rate means the same whatever the backbone; without `standardises` they
+    stay as they are, so that a rate means what it does in a run of training.py.
     """
     images = torch.from_numpy(features).to(device)
-    images = (images - images.mean(dim=0)) / images.std(dim=0, correction=0).clamp_min(1e-6)
+    if standardises:
+        images = (images - images.mean(dim=0)) / images.std(dim=0, correction=0).clamp_min(1e-6)
     labels = torch.from_numpy(targets).to(device, torch.float32)
     folds = torch.from_numpy(fold_of).to(device)
     num_folds = int(folds.max()) + 1
