@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from other_systems import WORDS
+from constants.other_systems import WORDS
 
 if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command line and the table must not wait for it
     import torch

@@ -33,7 +33,12 @@ def take_mode(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def print_csv(frame: Frame) -> None:
-    """Print every column exactly: lists as JSON, missing values empty; of texts only what `guard_cell` says."""
+    """Print every column exactly, as `make_csv` has it."""
+    sys.stdout.write(make_csv(frame))
+
+
+def make_csv(frame: Frame) -> str:
+    """Every column exactly: lists as JSON, missing values empty; of texts only what `guard_cell` says."""
     floats = [name for name in frame if frame[name].dtype.kind == "f" and frame[name].isna().any()]
     whole = [
         name for name in floats if all(number.is_integer() and abs(number) < 2**53 for number in frame[name].dropna())
@@ -41,7 +46,7 @@ def print_csv(frame: Frame) -> None:
     exact = frame.astype(dict.fromkeys(whole, "Int64"))  # beside missing values, 32 had become 32.0
     plain = exact.map(lambda value: json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value)
     guarded = plain.map(lambda value: guard_cell(value) if isinstance(value, str) else value).rename(columns=guard_cell)
-    guarded.to_csv(sys.stdout, index=False, lineterminator="\n")
+    return guarded.to_csv(index=False, lineterminator="\n")
 
 
 def guard_cell(text: str) -> str:

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from constants.other_systems import WORDS
 from dataset.image_sizes import Size, as_size
 from limits import ImageSize
 from models.own_backbones import OWN_BACKBONES
-from other_systems import WORDS
 from utils import InputError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -15,7 +15,7 @@ import losses
 from heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("dataset", "models", "trainer", "evaluation", "export", "server", "tools")
+FOLDERS = ("constants", "dataset", "models", "trainer", "evaluation", "export", "server", "tools")
 
 
 def find_modules() -> dict[str, Path]:

@@ -17,6 +17,7 @@ import limits
 import overrides
 import serving
 import testing
+from constants.values import parse
 from utils import InputError
 
 MODULES = (config, testing, export_onnx, class_activation_maps, serving)
@@ -200,7 +201,7 @@ def find_provoked(line: str) -> set[str]:
 
 
 def parse_unchecked(text: str, annotation: Any) -> Any:
-    value = overrides.parse(text, annotation)
+    value = parse(text, annotation)
     return Path(value) if annotation is Path else value
 
 

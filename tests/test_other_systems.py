@@ -1,4 +1,4 @@
-"""other_systems.py: the constants, choices, networks, scripts and verbs it names exist; the page in docs/ agrees."""
+"""constants/other_systems.py: the constants, choices, networks, scripts it names exist; the page in docs/ agrees."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from constants.other_systems import WORDS
 from models import backbones
-from other_systems import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "coming_from_another_system.md"

@@ -30,7 +30,7 @@ import model_performance_table
 import overrides
 import serving
 import testing
-from other_systems import WORDS
+from constants.other_systems import WORDS
 from utils import InputError
 
 ROOT = Path(config.__file__).parent
@@ -438,8 +438,12 @@ def test_a_constant_that_names_itself_means_what_config_computes(write_recipe: C
 )
 def test_a_mistake_in_config_is_one_line(before: str, after: str, message: str, tmp_path: Path) -> None:
     """In a copy of the files that a script needs for its answer; by a Python that has no package installed."""
-    for name in ("config.py", "overrides.py", "limits.py", "utils.py", "other_systems.py"):
-        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "constants").mkdir()
+    for path in (
+        *map(ROOT.joinpath, ("config.py", "overrides.py", "limits.py", "utils.py")),
+        *ROOT.glob("constants/*.py"),
+    ):
+        (tmp_path / path.relative_to(ROOT)).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     assert SOURCE.count(f"\n{before}") == 1
     (tmp_path / "config.py").write_text(SOURCE.replace(f"\n{before}", f"\n{after}"), encoding="utf-8")
     script = tmp_path / "script.py"

@@ -270,11 +270,8 @@ def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor 
     return options.get(config.HEAD, {}), embeddings
 
 
-def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
-    """What training minimises, for the training split's `targets` (N, C): 1 present, 0 absent, -1 unknown.
-
-    Raises InputError where the number of class weights does not fit the number of classes.
-    """
+def choose_loss_options(num_classes: int) -> dict[str, Any]:
+    """The options that LOSS is made with, but for pos_weight."""
     options: dict[str, dict[str, Any]] = {
         "focal": {"gamma": config.FOCAL_GAMMA, "alpha": config.FOCAL_ALPHA},
         "asymmetric": {
@@ -284,7 +281,7 @@ def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
             "focusing_gradient": config.ASL_FOCUSING_GRADIENT,
         },
         "asymmetric_angular": {
-            "scale": choose_angular_scale(targets.shape[1]),
+            "scale": choose_angular_scale(num_classes),
             "margin": config.ANGULAR_MARGIN,
             "balance": config.ANGULAR_BALANCE,
             "gamma_negative": config.ANGULAR_GAMMA_NEGATIVE,
@@ -292,8 +289,17 @@ def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
             "clip": config.ANGULAR_CLIP,
         },
     }
-    if config.USE_POS_WEIGHT:
-        options["bce_with_logits"] = {"pos_weight": losses.count_pos_weight(targets, config.POS_WEIGHT_CAP)}
+    return options.get(config.LOSS, {})
+
+
+def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
+    """What training minimises, for the training split's `targets` (N, C): 1 present, 0 absent, -1 unknown.
+
+    Raises InputError where the number of class weights does not fit the number of classes.
+    """
+    options = choose_loss_options(targets.shape[1])
+    if config.USE_POS_WEIGHT and config.LOSS == "bce_with_logits":
+        options["pos_weight"] = losses.count_pos_weight(targets, config.POS_WEIGHT_CAP)
     weight_options: dict[str, dict[str, Any]] = {
         "ghm": {"bins": config.GHM_BINS, "momentum": config.GHM_MOMENTUM},
         "ohem": {"keep": config.OHEM_KEEP},
@@ -307,7 +313,7 @@ def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
         num_weights = len(vars(config)[name])
         if num_weights not in (0, 1, targets.shape[1]):
             raise InputError(f"{name} has {num_weights} weights for {targets.shape[1]} classes: one, or each")
-    loss = losses.LOSSES[config.LOSS](**options.get(config.LOSS, {}))
+    loss = losses.LOSSES[config.LOSS](**options)
     entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options[name]) for name in config.ENTRY_WEIGHTS}
     return losses.Objective(
         loss=loss,

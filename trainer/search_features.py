@@ -1,0 +1,128 @@
+"""Trials of search.py that are heads on kept features of the frozen backbone: many at once, by cross-validation.
+
+    features = read_features()                                  # of all training images, computed once
+    outcomes = try_ways(features, [make_way(), ...], "mAP")     # each figure over images that the heads did not see
+
+Reads config, as a part of search.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import config
+import distributed
+import metrics
+import thresholds
+import utils
+from dataset import stratified_split
+from dataset.image_sizes import as_size
+from dataset.table import Table, join_tables
+from models.shared_cores import share_cores
+from trainer import feature_cache, head_search, random_state
+from trainer.build import Trainer, choose_loss_options, make_trainer
+from trainer.head_search import Way
+from trainer.search_trials import Outcome
+from trainer.training_data import make_eval_loader, read_data
+
+FOLDS = 5
+
+
+class Features(NamedTuple):
+    """The training images as a head sees them."""
+
+    rows: NDArray[np.float32]  # (N, D)
+    targets: NDArray[np.float32]  # (N, C), NaN: unknown
+    fold_of: NDArray[np.intp]  # (N,) which fold holds the image out
+    dataset: str  # fingerprint
+    device: torch.device
+
+
+def read_features() -> Features:
+    """Features of all training images, also those that VAL_SPLIT takes, without augmentation, kept in CACHE_FOLDER.
+
+    Where the data set has a validation split of its own, that is left out.
+    """
+    with distributed.start(config.DEVICE) as device, share_cores():
+        random_state.seed_everything(config.SEED)
+        data = read_data()
+        trainer = make_trainer(data.train, device)
+        tables = [data.train, data.val] if data.val_is_drawn else [data.train]
+        rows = [_read(trainer, table) for table in tables]
+    table = join_tables(tables)
+    known = np.where(table.targets < 0, np.nan, table.targets).astype(np.float32)
+    folds = stratified_split.divide_rows(table.targets, FOLDS, config.SPLIT_SEED, table.groups)
+    return Features(np.concatenate(rows), known, folds, data.table.fingerprint(), device)
+
+
+def _read(trainer: Trainer, table: Table) -> NDArray[np.float32]:
+    """(N, D), from the files that a run of these constants keeps, too."""
+    size = as_size(config.IMAGE_SIZE)
+    file = feature_cache.read_features(
+        model=trainer.model,
+        loader=make_eval_loader(table, trainer.device),
+        table=table,
+        shape=feature_cache.measure_features(trainer.model, size),
+        pixels=f"{config.RESIZE_RULE}, {size} px, {trainer.precision} on {trainer.device.type}",
+        folder=config.CACHE_FOLDER,
+        autocast=trainer.autocast,
+        title="frozen features",
+    )
+    return file[np.arange(len(table))].reshape(len(table), -1)
+
+
+def make_way() -> Way:
+    """How a head is trained by the constants."""
+    heads: dict[str, Literal["linear", "linear_bn"]] = {"linear": "linear", "linear_bn": "linear_bn"}
+    weighs = config.LOSS == "bce_with_logits" and config.USE_POS_WEIGHT
+    return Way(
+        head=heads[config.HEAD],
+        loss=config.LOSS,
+        loss_options=tuple(sorted(choose_loss_options(0).items())),
+        rate=config.HEAD_BASE_LR,
+        weight_decay=config.WEIGHT_DECAY,
+        label_smoothing=config.LABEL_SMOOTHING,
+        pos_weight_cap=config.POS_WEIGHT_CAP if weighs else None,
+        epochs=config.NUM_EPOCHS,
+        batch_size=config.TRAIN_BATCH_SIZE,
+        schedule="cosine" if config.SCHEDULE == "cosine" else "constant",
+    )
+
+
+def try_ways(features: Features, ways: Sequence[Way], metric: str) -> list[Outcome]:
+    """What each of the `ways` reaches. Where the memory is full, fewer are trained at once; one that fails says why."""
+    if not ways:
+        return []
+    try:
+        results = head_search.search_heads(
+            features.rows,
+            features.targets,
+            ways,
+            features.fold_of,
+            seed=config.SEED,
+            device=features.device,
+            standardises=False,  # as training.py has it, so that a rate means the same there
+        )
+    except (RuntimeError, MemoryError, ValueError) as error:  # torch says RuntimeError where its memory is full
+        if len(ways) == 1:
+            return [Outcome("failed", reason=utils.first_line(error))]
+        middle = len(ways) // 2
+        return [*try_ways(features, ways[:middle], metric), *try_ways(features, ways[middle:], metric)]
+    return [_judge(features, result, metric) for result in results]
+
+
+def _judge(features: Features, result: Any, metric: str) -> Outcome:
+    probabilities = result.probabilities
+    if not np.isfinite(probabilities).all():
+        return Outcome("failed", reason="it gave probabilities that are no numbers: lower the rates")
+    if metric == "mAP":
+        figure = result.mAP
+    else:
+        threshold = thresholds.tune_global(probabilities, features.targets)
+        figure = metrics.measure(probabilities, features.targets, threshold)["f1_weighted"]
+    return Outcome("complete", float(figure), dataset=features.dataset)
