@@ -23,7 +23,7 @@ from dataset.class_names import show_names
 from dataset.image_sizes import Size, as_size
 from heads import HEADS, copy_classes, needs_map
 from limits import ImageSize
-from models import backbones, pretrained
+from models import backbones, low_rank, pretrained
 from models.backbones import list_names, read_pixels, require_name
 from utils import InputError
 
@@ -90,9 +90,13 @@ class MultiLabelModel(nn.Module):
         return bool(getattr(self.head, "pools", False))
 
     def freeze_backbone(self, frozen: bool) -> None:
-        """Freeze the backbone's weights and BatchNorm statistics, or let them train again."""
+        """Freeze the backbone's weights and BatchNorm statistics, or let them train again.
+
+        Of a backbone with low-rank parts (models/low_rank.py), these alone train again.
+        """
         self.backbone_is_frozen = frozen
-        self.backbone.requires_grad_(not frozen)
+        for weight in low_rank.list_trained(self.backbone):
+            weight.requires_grad_(not frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> MultiLabelModel:

@@ -44,7 +44,9 @@ def _walk(module: nn.Module, is_sequence: bool) -> Iterator[nn.Module]:
     """Yield the blocks within `module`, which is a sequence or not."""
     for child in module.children():
         child_is_sequence = isinstance(child, nn.Sequential | nn.ModuleList)
-        has_layers, has_parameters = any(child.children()), any(True for _ in child.parameters())
+        # what torch's parametrize hangs on a layer, as models/low_rank.py does, makes no block of it
+        has_layers = any(name != "parametrizations" for name, _ in child.named_children())
+        has_parameters = any(True for _ in child.parameters())
         if is_sequence and not child_is_sequence and has_layers and has_parameters:
             yield child
         else:

@@ -29,7 +29,7 @@ from dataset.batches import Batch
 from dataset.image_sizes import as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table
-from models import batchnorm_sync, recomputation
+from models import batchnorm_sync, low_rank, recomputation
 from models_factory import make_example
 from trainer import optimizers, schedules, teachers
 from utils import InputError
@@ -75,13 +75,12 @@ class Trainer:
                     raise ValueError(f"the optimizer's {name} is {tuple(value.shape)}, not {tuple(weight.shape)}")
 
     def read_rates(self) -> dict[str, float]:
-        """The present learning rates, {"lr_backbone": rate, "lr_head": rate}."""
-        # the groups "backbone, no decay" and "head, no decay" have the same rates
-        return {
-            f"lr_{group['name']}": group["lr"]
-            for group in self.optimizer.param_groups
-            if group["name"] in ("backbone", "head")
-        }
+        """The present learning rates, {"lr_backbone": rate, "lr_head": rate}: with LAYER_DECAY, of the top layer."""
+        rates: dict[str, float] = {}
+        for group in self.optimizer.param_groups:
+            name = f"lr_{optimizers.get_part(group)}"
+            rates[name] = max(rates.get(name, 0.0), group["lr"])
+        return rates
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
         """Wrap `network`, the model or its head, so that several processes train it together.
@@ -126,11 +125,14 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
     for side in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {min(image_size)}:
         advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"
         models_factory.require_size(model.eval(), image_size.with_short_side(side), config.MODEL_NAME, advice)
-    model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS
+    # the backbone's own weights stand still with LORA_RANK, and so do its statistics
+    model.keeps_statistics = config.KEEP_BACKBONE_STATISTICS or config.LORA_RANK > 0
     if config.ACTIVATION_CHECKPOINTING:
         recomputation.checkpoint_activations(model.backbone)
     if config.SYNC_BATCHNORM and distributed.count() > 1:
         model = batchnorm_sync.convert(model, device)
+    if config.LORA_RANK:
+        low_rank.adapt(model.backbone, config.LORA_RANK)
     memory_format = torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format
     model.to(device).to(memory_format=memory_format)
     average = optimizers.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
@@ -147,6 +149,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         head_lr=head_lr,
         weight_decay=config.WEIGHT_DECAY,
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
+        layer_decay=config.LAYER_DECAY,
     )
     plan = schedules.Plan(
         epoch_steps=[count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)],

@@ -38,6 +38,7 @@ from dataset.whole_files import name_temporary, remove_leftovers, write_atomical
 from heads import pool
 from limits import ImageSize
 from models.batchnorm_folding import fold_batchnorm
+from models.low_rank import merge
 from models_factory import MultiLabelModel
 from utils import InputError, explain, first_line, track
 
@@ -202,7 +203,7 @@ def _compute(
         for batch in track(loader, title, num_rows):
             images = batch.images.to(model.mean.device, non_blocking=True)
             if backbone is None:  # a copy that is faster, made from an example batch
-                backbone = fold_batchnorm(model.backbone, model.normalize(images[:2]))
+                backbone = fold_batchnorm(merge(model.backbone), model.normalize(images[:2]))
             with autocast():
                 features = _extract(model, backbone, images)
             file.write(features.contiguous().cpu().numpy().tobytes())
@@ -234,6 +235,6 @@ def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:
     """16 hexadecimal digits that change with the weights, the preprocessing, and each file's name, size and time."""
     digest = hashlib.sha256("\n".join([pixels, str(model.head_pools), *table.paths]).encode(errors="surrogateescape"))
     digest.update(stamp_files(table.paths).tobytes())
-    for tensor in (*model.backbone.state_dict().values(), model.mean, model.std):
+    for tensor in (*merge(model.backbone).state_dict().values(), model.mean, model.std):
         digest.update(tensor.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -28,6 +28,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.batchnorm_statistics import keep_statistics
+from models.depths import count_layers_above
+from models.low_rank import list_trained
 from models_factory import MultiLabelModel
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -40,32 +42,53 @@ def make_optimizer(
     head_lr: float,
     weight_decay: float = 0.0,
     decays_norms_and_biases: bool = True,
+    layer_decay: float = 1.0,
 ) -> Optimizer:
     """The optimizer called `name` in OPTIMIZERS, over parameter groups named "backbone" and "head".
 
+    With `layer_decay` below 1, the rate of a backbone layer is backbone_lr * layer_decay**n, where n layers lie above
+    it: lower layers are more general, and move less (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT). Such a layer's
+    group is called "backbone, n below the top".
+
     With `decays_norms_and_biases` False, the parameters of `list_undecayed` form two more groups without weight decay:
-    "backbone, no decay" and "head, no decay". A group without parameters is left out.
+    "backbone, no decay" and "head, no decay", and so on. A group without parameters is left out.
 
     The parameters of a frozen backbone belong to its group from the start: the optimizer skips parameters without a
-    gradient. A parameter of the head with `requires_grad` False never trains, so it belongs to no group.
+    gradient. Its own weights beside low-rank parts, and a parameter of the head with `requires_grad` False, never
+    train, so they belong to no group.
     """
     undecayed = set() if decays_norms_and_biases else list_undecayed(model)
-    rates = {"backbone": backbone_lr, "head": head_lr}
+    trained = {*list_trained(model.backbone), *(weight for weight in model.head.parameters() if weight.requires_grad)}
+    layers_above = count_layers_above(model.backbone) if layer_decay < 1 else {}
+    rates = {"backbone": backbone_lr}
+    for number in range(1, 1 + max(layers_above.values(), default=0)):
+        rates[_name_layer(number)] = backbone_lr * layer_decay**number
+    rates["head"] = head_lr
     groups: dict[str, dict[str, Any]] = {}
     for suffix, decay in (("", weight_decay), (", no decay", 0.0)):
         for part, lr in rates.items():
             groups[part + suffix] = {"name": part + suffix, "params": [], "lr": lr, "weight_decay": decay}
     for key, parameter in model.named_parameters():
-        part = key.partition(".")[0]
-        if part == "backbone" or parameter.requires_grad:
-            suffix = ", no decay" if key in undecayed else ""
-            groups[part + suffix]["params"].append(parameter)
+        if parameter in trained:
+            part, _, name_within = key.partition(".")
+            layer = part if part == "head" else _name_layer(layers_above.get(name_within, 0))
+            groups[layer + (", no decay" if key in undecayed else "")]["params"].append(parameter)
     make = OPTIMIZERS[name]
     options: dict[str, Any] = {}
     is_on_gpu = next(model.parameters()).device.type == "cuda"
     if is_on_gpu and "fused" in inspect.signature(make).parameters:
         options["fused"] = True  # one kernel for all parameters; on a CPU it gains nothing
     return make([group for group in groups.values() if group["params"]], **options)
+
+
+def _name_layer(number: int) -> str:
+    """The name of the group of the backbone layer with `number` layers above it."""
+    return f"backbone, {number} below the top" if number else "backbone"
+
+
+def get_part(group: dict[str, Any]) -> str:
+    """The part that a group of `make_optimizer` is of: "backbone" or "head"."""
+    return group["name"].partition(",")[0]
 
 
 def list_undecayed(model: nn.Module) -> set[str]:

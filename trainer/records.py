@@ -23,7 +23,7 @@ from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
-from models import checkpoints
+from models import checkpoints, low_rank
 from models_factory import MultiLabelModel
 from trainer import from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_metric
@@ -37,7 +37,7 @@ from trainer.validation import Validation
 from utils import InputError
 
 # Newer constants of sections marked *, and what runs did before there were any: these keep their names
-AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}
+AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any", "LAYER_DECAY": 1.0, "LORA_RANK": 0}
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
@@ -119,7 +119,7 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         state = read_state(saved["state"])
         processes = saved["processes"]
         _check_processes(processes, trainer)
-        trainer.model.load_state_dict(last["model_state"])
+        trainer.model.load_state_dict(saved.get("unmerged", last["model_state"]))
         require_alike(saved["engine"], trainer.state_dict(), "the optimizer's state")
         trainer.load_state_dict(saved["engine"])
         trainer.require_shapes()
@@ -211,6 +211,8 @@ def save_last(run: Run) -> None:
     processes = distributed.collect(process)
     if distributed.is_first():
         training_state = {"state": asdict(run.state), "engine": run.trainer.state_dict(), "processes": processes}
+        if config.LORA_RANK:  # what the sum of weight and low-rank part was made of
+            training_state["unmerged"] = run.trainer.model.state_dict()
         checkpoint = make_checkpoint(run, run.trainer.model, {}) | {"training_state": training_state}
         # The checkpoint comes last, since it says whether the run has finished: whoever kills a run in between kills
         # one that goes on.
@@ -238,10 +240,13 @@ def note_left_out(run: Run, batch: Batch, epoch: int, step: int) -> None:
 
 
 def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]) -> dict[str, Any]:
-    """`model` as it is, with everything that using it later takes, and where it comes from."""
+    """`model` as it is, with everything that using it later takes, and where it comes from.
+
+    Low-rank parts are merged: what is saved is a plain model.
+    """
     data, state = run.data, run.state
     return {
-        "model_state": model.state_dict(),
+        "model_state": low_rank.merge(model).state_dict(),
         "weights": "raw" if model is run.trainer.model else "averaged",
         "model_name": config.MODEL_NAME,
         "head": config.HEAD,

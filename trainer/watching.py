@@ -24,6 +24,7 @@ from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, is_frozen
+from trainer.optimizers import get_part
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
@@ -233,9 +234,16 @@ def _describe_epochs() -> str:
 
 
 def _describe_rates(run: Run) -> str:
-    groups = run.trainer.optimizer.param_groups
-    rates = [f"{g['name']} {g['initial_lr']:g}" for g in groups if g["name"] in ("backbone", "head")]
+    rates: dict[str, list[float]] = {}  # of the layers of backbone and head
+    for group in run.trainer.optimizer.param_groups:
+        rates.setdefault(get_part(group), []).append(group["initial_lr"])
+    rates_text = ", ".join(
+        f"{part} {max(values):g}" + (f" down to {min(values):g}" if min(values) < max(values) else "")
+        for part, values in rates.items()
+    )
     texts = [config.OPTIMIZER]
+    if config.LORA_RANK:
+        texts.append(f"low-rank parts of {config.LORA_RANK} in the backbone")
     if config.SAM_RHO:
         texts.append(f"SAM {config.SAM_RHO:g}")
     if config.EMA_DECAY:
@@ -245,7 +253,7 @@ def _describe_rates(run: Run) -> str:
         drops = [str(epoch) for epoch in config.LR_MILESTONES if epoch < config.NUM_EPOCHS]
         texts[-1] += f" x{config.LR_DECAY_FACTOR:g} after epochs "
         texts[-1] += ", ".join(drops) or f"(none within {count(config.NUM_EPOCHS, 'epoch')})"
-    return f"{', '.join(rates)}; {', '.join(texts)}"
+    return f"{rates_text}; {', '.join(texts)}"
 
 
 def print_epoch(record: dict[str, Any]) -> None:
