@@ -79,7 +79,10 @@ def test_values_that_contradict_each_other_are_for_the_trials_to_say(tmp_path: P
         ("NUM_EPOCHS = range_of(3, 3)", "NUM_EPOCHS: range_of takes the lowest value first"),
         ("NUM_EPOCHS = range_of(3)", "NUM_EPOCHS: range_of takes the lowest and the highest value"),
         ("MODEL_NAME = range_of('a', 'b')", "MODEL_NAME: range_of is for numbers; write choices('a', 'b')"),
-        ("USE_POS_WEIGHT = range_of(False, True)", "USE_POS_WEIGHT: range_of is for numbers; write choices(False, True)"),
+        (
+            "USE_POS_WEIGHT = range_of(False, True)",
+            "USE_POS_WEIGHT: range_of is for numbers; write choices(False, True)",
+        ),
         ("IMAGE_SIZE = range_of(64, (64, 96))", "IMAGE_SIZE: range_of is for numbers; write choices(64, (64, 96))"),
         ("HEAD_BASE_LR = 2 * range_of(1, 2)", "HEAD_BASE_LR: a recipe's value may be "),
         ("SEARCH_MINUTES = range_of(1, 2)", "SEARCH_MINUTES cannot vary: only constants of config.py can"),

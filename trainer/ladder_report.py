@@ -43,25 +43,23 @@ def describe_rung(one: Tried) -> str:
     """What came of a rung, in a sentence."""
     name, spent = _capitalise(one.name), _say_minutes(one.minutes)
     if one.reason:
-        return f"{name} was not tried to its end: {one.reason}."
+        return f"{name}: not tried to the end, {one.reason}."
     if one.is_whole:
         time = f"in {spent}"
     elif one.whole_minutes is None:
-        time = f"in a trial of {spent}, too short to tell how long the whole would take"
+        time = f"in a trial of {spent}; how long all of it takes cannot be told yet"
     else:
         time = f"in a trial of {spent}; all of it would take {_say_minutes(one.whole_minutes)}"
     if not one.num_images:
-        return f"{name} gave no model to compare {time}."
+        return f"{name}: no model to compare {time}."
     if one.gain is None or one.f1_gain is None:
-        return (
-            f"{name} reaches mAP {_show(one.mAP)} and F1 {_show(one.f1)} on {one.num_images} validation images, {time}."
-        )
-    gains = f"mAP {_show_gain(one.gain)}, F1 {_show_gain(one.f1_gain)}"
+        reached = f"mAP {_show(one.mAP)} and F1 {_show(one.f1)} on {one.num_images} validation images"
+        return f"{name}: {reached}, {time}."
     if one.is_kept:
-        return (
-            f"{name} is better than {one.against} by {_show_interval(one.gain)} (F1 {_show_gain(one.f1_gain)}), {time}."
-        )
-    verdict = f"is worse than {one.against}" if one.gain.high < 0 else "gained nothing"
+        gains = f"{_show_interval(one.gain)}, F1 {_show_gain(one.f1_gain)}"
+        return f"{name}: better than {one.against} by {gains}, {time}."
+    gains = f"mAP {_show_gain(one.gain)}, F1 {_show_gain(one.f1_gain)}"
+    verdict = f"fell behind {one.against}" if one.gain.high < 0 else f"gained nothing over {one.against}"
     if one.is_whole or one.whole_minutes is None:
         return f"{name} {verdict} {time} ({gains})."
     return f"{name} would take {_say_minutes(one.whole_minutes)} and {verdict} in a trial of {spent} ({gains})."

@@ -20,17 +20,15 @@ import distributed
 import metrics
 import thresholds
 import utils
-from dataset import stratified_split
 from dataset.image_sizes import as_size
 from dataset.table import Table, join_tables
 from models.shared_cores import share_cores
 from trainer import feature_cache, head_search, random_state
 from trainer.build import Trainer, choose_loss_options, make_trainer
+from trainer.head_fit import assign_folds
 from trainer.head_search import Way
 from trainer.search_trials import Outcome
 from trainer.training_data import make_eval_loader, read_data
-
-FOLDS = 5
 
 
 class Features(NamedTuple):
@@ -52,12 +50,12 @@ def read_features() -> Features:
         random_state.seed_everything(config.SEED)
         data = read_data()
         trainer = make_trainer(data.train, device)
+        trainer.model.freeze_backbone(True)
         tables = [data.train, data.val] if data.val_is_drawn else [data.train]
         rows = [_read(trainer, table) for table in tables]
     table = join_tables(tables)
     known = np.where(table.targets < 0, np.nan, table.targets).astype(np.float32)
-    folds = stratified_split.divide_rows(table.targets, FOLDS, config.SPLIT_SEED, table.groups)
-    return Features(np.concatenate(rows), known, folds, data.table.fingerprint(), device)
+    return Features(np.concatenate(rows), known, assign_folds(table), data.table.fingerprint(), device)
 
 
 def _read(trainer: Trainer, table: Table) -> NDArray[np.float32]:

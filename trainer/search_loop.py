@@ -39,6 +39,7 @@ HEADS_VARY = {  # trials that differ in these alone can be heads on kept feature
     "ASL_FOCUSING_GRADIENT",
 }  # fmt: skip
 HEADS_NEED: dict[str, tuple[Any, ...]] = {  # and what such heads are trained with
+    "HEAD_FIT": ("steps",),
     "HEAD": ("linear", "linear_bn"),
     "LOSS": ("bce_with_logits", "focal", "asymmetric", "hill", "splc", "zlpr"),
     "SCHEDULE": ("cosine", "multistep"),
@@ -233,7 +234,8 @@ class Loop:
 
     def end(self, trial: Trial, outcome: Outcome, seconds: float) -> None:
         """Tell what came of a trial, and print it."""
-        if outcome.state == "complete" and (other := self.find_other_dataset(outcome.dataset)):
+        other = self.find_other_dataset(outcome.dataset)
+        if outcome.state == "complete" and other is not None:
             outcome = Outcome("failed", reason=f"it saw other images or labels than trial {other}", run=outcome.run)
         best = max((tried.figure for tried in self.trials.list_tried() if tried.figure is not None), default=None)
         trial.tell(outcome, seconds)

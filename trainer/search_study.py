@@ -105,7 +105,7 @@ class Trials:
                     study_name=folder.name,
                     load_if_exists=True,
                     direction="maximize",
-                    pruner=optuna.pruners.MedianPruner(PRUNING_FROM, FIRST_EPOCHS),
+                    pruner=optuna.pruners.MedianPruner(PRUNING_FROM, FIRST_EPOCHS + 1),
                 )
             except (ValueError, KeyError) as error:
                 raise InputError(f"{file} is damaged ({error}): move its folder away, and the search begins") from error
@@ -122,7 +122,7 @@ class Trials:
         if known is None:
             self.study.set_user_attr("space", space)
             return
-        differing = [name for name in {**space, **known} if space.get(name) != known.get(name)]
+        differing = [name for name in {**known, **space} if space.get(name) != known.get(name)]
         if differing:
             name = differing[0]
             was, now = (str(there.get(name, "not there"))[:80] for there in (known, space))

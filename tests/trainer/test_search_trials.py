@@ -13,7 +13,7 @@ from trainer import search_trials
 from trainer.run_files import RunFiles
 from trainer.search_trials import Outcome, Why
 
-STANDS_FOR_TRAINING = '''
+STANDS_FOR_TRAINING = """
 import json, os, signal, sys, time
 from pathlib import Path
 
@@ -47,7 +47,7 @@ if case == "goes on":
 best = {{"score": 0.3, "metrics": {{"mAP": 0.15 if case != "is no number" else float("nan")}}}}
 (run / "train_result.json").write_text(json.dumps({{"models": {{"best": best}}}}).replace("NaN", '"NaN"'))
 (folder / "resnet18" / "linear_0123.json").write_text(json.dumps({{"dataset": {{"fingerprint": "f"}}}}))
-'''
+"""
 
 
 @pytest.fixture
