@@ -1,6 +1,7 @@
 """Searches for the constants that suit your data: tries them, and writes the best as a recipe.
 
     python search.py SPACE.py [recipe.py ...] [--NAME value ...]
+    python search.py [recipe.py ...] [--NAME value ...]      # without a space: a probe, a better head, adapters or all?
 
 A space is a recipe in which some constants vary: HEAD_BASE_LR = log_range(1e-4, 1e-1), LABEL_SMOOTHING =
 range_of(0.0, 0.3), HEAD = choices("linear", "linear_bn"). What stands on the command line holds for all trials. Each
@@ -38,13 +39,16 @@ SEARCH_METRIC: Literal["best_f1", "mAP"] = "best_f1"  # on validation images; be
 def main(arguments: list[str]) -> None:
     varied: dict[str, Varied] = {}
     overrides.apply(arguments, config, sys.modules[__name__], varied=varied)
-    if not varied:
-        raise InputError("no constant varies: give a space, a file with HEAD = choices('linear', 'cosine') or the like")
     if importlib.util.find_spec("optuna") is None:
         raise InputError("search.py needs optuna: pip install -r requirements-search.txt")
     from trainer import search_loop
 
     space = search_loop.Space(arguments, sys.modules[__name__], varied)
+    if not varied:
+        from trainer import ladder
+
+        ladder.climb(space, SEARCH_MINUTES)
+        return
     search_loop.search(space, search_loop.Budget(SEARCH_MINUTES, SEARCH_TRIALS), SEARCH_METRIC)
 
 

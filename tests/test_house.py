@@ -86,6 +86,10 @@ def test_the_root_is_a_shelf_and_every_folder_a_package() -> None:
         ("heads.count_frequencies", ["targets"]),
         ("losses.count_pos_weight", ["targets", "cap"]),
         ("metrics.average_precision", ["probabilities", "targets"]),
+        (
+            "metrics.compare",
+            ["probabilities_a", "probabilities_b", "targets", "thresholds_a", "thresholds_b", "samples", "seed"],
+        ),
         ("metrics.measure", ["probabilities", "targets", "thresholds"]),
         ("model_performance_table.read_runs", ["root", "glob"]),
         ("models_factory.list_names", []),

@@ -269,6 +269,7 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, hidden: floa
     monkeypatch.setattr(metrics, "CLASSES_AT_ONCE", 3)
     monkeypatch.setattr(metrics, "RANK_STEPS", 4)
     monkeypatch.setattr(metrics, "RESAMPLED_AT_ONCE", 300 * 3)
+    monkeypatch.setattr(metrics, "RANKED_AT_ONCE", 4)  # fewer than some scores have images
     measured_in_blocks, matrices_in_blocks, ap_in_blocks, intervals_in_blocks = run()
     assert measured_in_blocks == pytest.approx(measured, abs=1e-12)
     assert np.array_equal(matrices_in_blocks, matrices)
@@ -335,6 +336,100 @@ def test_bootstrap_of_one_image_is_that_image() -> None:
 def test_bootstrap_without_resamples_or_level_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match="bootstrap"):
         metrics.bootstrap(np.zeros((3, 2)), np.zeros((3, 2)), 0.5, **options)
+
+
+def draw_two(ties: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two models' scores (40, 5) of the same images, the second's better; class 1 has one positive, class 2 none."""
+    rng = np.random.default_rng(11)
+    targets = (rng.random((40, 5)) < 0.4).astype(np.int8)
+    targets[:, 1], targets[:, 2] = np.arange(40) == 0, 0
+    scores = [np.clip(rng.random((40, 5)) * 0.6 + gain * targets, 0, 1).astype(np.float32) for gain in (0.1, 0.3)]
+    if ties:
+        scores = [np.floor(each * ties) / np.float32(ties) for each in scores]
+    return scores[0], scores[1], targets
+
+
+def measure_with_scikit_learn(probabilities: np.ndarray, targets: np.ndarray, threshold: float) -> dict[str, float]:
+    """Some metrics of `measure`, and the AP of each class."""
+    predicted = probabilities >= np.float32(threshold)
+    aps = [
+        reference.average_precision_score(targets[:, label], probabilities[:, label])
+        if targets[:, label].any()
+        else np.nan
+        for label in range(targets.shape[1])
+    ]
+    measured = {f"AP {label}": ap for label, ap in enumerate(aps)}
+    measured["mAP"] = np.mean([ap for ap in aps if not np.isnan(ap)])
+    for average in ("micro", "macro", "weighted", "samples"):
+        measured[f"f1_{average}"] = reference.f1_score(targets, predicted, average=average, zero_division=0)
+    measured["exact_match"] = reference.accuracy_score(targets, predicted)
+    measured["hamming_loss"] = reference.hamming_loss(targets, predicted)
+    return measured
+
+
+@pytest.mark.parametrize("ties", [0, 5])
+def test_compare_is_the_difference_in_each_resample(ties: int) -> None:
+    scores_a, scores_b, targets = draw_two(ties)
+    rng, drawn = make_products_rng(3), []
+    for _ in range(80):
+        images = rng.integers(40, size=40)
+        a = measure_with_scikit_learn(scores_a[images], targets[images], 0.5)
+        b = measure_with_scikit_learn(scores_b[images], targets[images], 0.45)
+        drawn.append({name: b[name] - a[name] for name in a})
+    a, b = measure_with_scikit_learn(scores_a, targets, 0.5), measure_with_scikit_learn(scores_b, targets, 0.45)
+    arguments = scores_a, scores_b, targets, 0.5, 0.45
+    found = metrics.compare(*arguments, samples=80, seed=3)
+    assert found.keys() == metrics.measure(scores_a, targets, 0.5).keys()
+    by_class = metrics.compare_classes(*arguments, samples=80, seed=3)
+    assert [*by_class] == ["AP", "P", "R", "F1", "accuracy"]
+    for label in range(5):
+        found[f"AP {label}"] = metrics.Difference(*(numbers[label] for numbers in by_class["AP"]))
+    for name in a:
+        differences = np.array([each[name] for each in drawn])
+        differences = differences[~np.isnan(differences)]
+        if name == "AP 2":
+            assert not len(differences)
+            assert np.isnan(found[name]).all()
+            continue
+        differences[np.abs(differences) < 1e-12] = 0  # sums in another order
+        share = min((differences <= 0).mean(), (differences >= 0).mean())
+        p = min(max(2 * share, 1 / (len(differences) + 1)), 1)
+        expected = (b[name] - a[name], *np.quantile(differences, [0.025, 0.975]), p)
+        assert found[name] == pytest.approx(expected, abs=1e-12), name
+    assert len([each for each in drawn if np.isnan(each["AP 1"])]) > 10  # these resamples left a class out
+    assert found["mAP"].p == 1 / 81
+    assert found["mAP"].low > 0
+
+
+def test_a_model_is_as_good_as_itself() -> None:
+    scores, _, targets = draw_two()
+    differences = metrics.compare(scores, scores.copy(), targets, 0.5, 0.5, samples=50)
+    assert set(differences.values()) == {(0, 0, 0, 1)}
+
+
+@pytest.mark.parametrize("compare", [metrics.compare, metrics.compare_classes])
+def test_compare_turns_round_with_its_models(compare: Callable[..., dict[str, metrics.Difference]]) -> None:
+    scores_a, scores_b, targets = draw_two()
+    there = compare(scores_a, scores_b, targets, 0.5, 0.3, samples=50, max_labels=2)
+    back = compare(scores_b, scores_a, targets, 0.3, 0.5, samples=50, max_labels=2)
+    for name, (value, low, high, p) in there.items():
+        for one, other in zip(back[name], (-value, -high, -low, p), strict=True):  # type: ignore[operator]
+            assert one == pytest.approx(other, abs=1e-12, nan_ok=True)
+
+
+def test_compare_without_any_positive_has_no_map() -> None:
+    scores_a, scores_b, _ = draw_two()
+    differences = metrics.compare(scores_a, scores_b, np.zeros((40, 5)), 0.5, 0.5, samples=5)
+    assert np.isnan(differences["mAP"]).all()
+    assert not np.isnan(differences["hamming_loss"]).any()
+
+
+def test_compare_refuses_scores_of_other_images_and_no_resamples() -> None:
+    scores_a, scores_b, targets = draw_two()
+    with pytest.raises(InputError, match="shape"):
+        metrics.compare(scores_a, scores_b[:30], targets, 0.5, 0.5)
+    with pytest.raises(InputError, match="bootstrap"):
+        metrics.compare(scores_a, scores_b, targets, 0.5, 0.5, samples=0)
 
 
 def test_which_class_is_taken_for_which() -> None:
