@@ -37,7 +37,7 @@ from trainer.validation import Validation
 from utils import InputError
 
 # Newer constants of sections marked *, and what runs did before there were any: these keep their names
-AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}
+AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any", "ABSENT_MEANS": "absent"}
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
