@@ -96,6 +96,7 @@ DATASET_FORMAT: Literal[
     "voc_xml",
     "labelme",
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
+ABSENT_MEANS: Literal["absent", "unknown"] = "absent"  # unknown: labels are missing; the likeliest count for nothing
 VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
 SPLIT_SEED: Seed = 0  # draws what VAL_SPLIT and dataset_tools.py split take: every SEED validates on the same images
 RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them

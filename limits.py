@@ -141,6 +141,20 @@ def adapted_backbone_is_pretrained(c: Any) -> str | None:
         return f"LORA_RANK is {c.LORA_RANK} but PRETRAINED_WEIGHTS is None: it adapts pretrained weights; set it to 0"
 
 
+def missing_labels_can_be_found(c: Any) -> str | None:
+    if c.ABSENT_MEANS == "absent":
+        return None
+    if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
+        return "ABSENT_MEANS is unknown, but LOSS or LABELS_PER_IMAGE say that an image has one label: set 'absent'"
+    if c.TEACHER_PROBABILITIES or c.TEACHER_CHECKPOINTS:
+        return "ABSENT_MEANS is unknown, but teachers say what images have beside their labels: set it to 'absent'"
+    if c.PRETRAINED_WEIGHTS is None:
+        return (
+            "ABSENT_MEANS unknown finds missing labels on the features of a pretrained backbone, and "
+            "PRETRAINED_WEIGHTS is None: name weights, or set it to 'absent'"
+        )
+
+
 def angular_loss_has_cosines(c: Any) -> str | None:
     if c.LOSS == "asymmetric_angular" and c.HEAD not in ("cosine", "ml_decoder", "gcn"):
         return (
@@ -262,6 +276,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         frozen_backbone_is_pretrained,
         searched_head_fits,
         adapted_backbone_is_pretrained,
+        missing_labels_can_be_found,
         angular_loss_has_cosines,
         pooled_features_have_a_pooling_head,
         entry_weights_suit_softmax,

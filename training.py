@@ -54,7 +54,7 @@ from trainer.step import (
     split_batch,
 )
 from trainer.training_curves import CurvesFile
-from trainer.training_data import Data, open_image_caches, prepare_stage, read_data
+from trainer.training_data import Data, leave_out_missing, open_image_caches, prepare_stage, read_data
 from utils import Stopped
 
 LONG_EPOCH_SECONDS = 60.0  # an epoch that took longer is saved before its validation, which may take long too
@@ -92,6 +92,7 @@ def start_run(device: torch.device, interruption: Interruption, data: Data, file
     random_state.seed_everything(config.SEED)
     trainer = make_trainer(data.train, device)
     caches = open_image_caches(data)
+    data = leave_out_missing(trainer, data, caches)  # before the backbone trains: it would learn that they are absent
     state, resumed = records.resume(files, trainer, data)
     run = Run(
         data=data,

@@ -41,6 +41,7 @@ BAD_IMAGES = "error"
 GROUP_PATTERN = None
 CHECK_LABEL_FILES = True
 DATASET_FORMAT = "auto"
+ABSENT_MEANS = "absent"
 VAL_SPLIT = 0.1
 RESIZE_RULE = "squash"
 IMAGE_CACHE = "none"

@@ -84,7 +84,8 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
     }
     if not data.cross_validates:
         return record, None
-    return record, Scores(found.out_of_fold, targets, found.out_of_fold_loss)
+    # as they are written: labels that ABSENT_MEANS leaves out of training count in validation
+    return record, Scores(found.out_of_fold, as_float_targets(data.val.targets).numpy(), found.out_of_fold_loss)
 
 
 def assign_folds(table: Table) -> NDArray[np.intp]:

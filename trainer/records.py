@@ -45,6 +45,7 @@ AS_BEFORE = {
     "FOLDS": 0,
     "LAYER_DECAY": 1.0,
     "LORA_RANK": 0,
+    "ABSENT_MEANS": "absent",
 }
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,8 @@ from dataset.image_cache import ImageCache
 from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table, join_tables
-from trainer import feature_cache, from_config, teachers
+from heads import pool
+from trainer import feature_cache, from_config, missing_labels, teachers
 from trainer.build import Trainer, choose_batch_size, is_frozen, searches_head
 from utils import InputError
 
@@ -74,6 +76,11 @@ def read_data(fold: int = 0) -> Data:
     if config.LOSS == "softmax" or config.LABELS_PER_IMAGE == "one":
         reason = "LOSS softmax" if config.LOSS == "softmax" else "LABELS_PER_IMAGE one"
         require_one_label(data.table, reason)
+    if config.ABSENT_MEANS == "unknown" and (num_unknown := int((data.table.targets == -1).sum())):
+        raise InputError(
+            f"ABSENT_MEANS is unknown, which is for labels that name only what is present, but of {num_unknown:,} of "
+            "the labels here the data set says itself that it is unknown: set ABSENT_MEANS = 'absent'"
+        )
     if config.TEACHER_PROBABILITIES:
         soft_targets = teachers.make_soft_targets(
             data.train, config.TEACHER_PROBABILITIES, config.TEACHER_WEIGHT, config.TEACHER_TEMPERATURE
@@ -398,3 +405,59 @@ def make_feature_loaders(
         [val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory
     )
     return train_features_loader, val_features_loader
+
+
+# ---- labels that are missing ----
+
+
+def leave_out_missing(trainer: Trainer, data: Data, caches: ImageCaches) -> Data:
+    """`data` with unknown in place of those negatives of the training split whose label is probably missing.
+
+    They are found (trainer/missing_labels.py) on the features of the backbone as it is now, of whole pictures, if
+    ABSENT_MEANS is "unknown". Raises InputError where the features would take more than FEATURE_CACHE_GB.
+    """
+    if config.ABSENT_MEANS == "absent":
+        return data
+    features = read_whole_features(trainer, data.train, caches)
+
+    def find() -> NDArray[np.int8]:
+        rows = np.array_split(np.arange(len(features)), math.ceil(len(features) / config.TEST_BATCH_SIZE))
+        # a head that does not pool keeps all positions
+        pooled = torch.cat([pool(torch.from_numpy(features[chosen])) for chosen in rows])
+        predicted = missing_labels.predict_left_out(pooled.to(trainer.device), data.train.targets)
+        return missing_labels.reject_probable_negatives(data.train.targets, predicted)
+
+    train = replace(data.train, targets=distributed.from_first(find))
+    num_rejected, num_absent = int((train.targets == -1).sum()), int((data.train.targets == 0).sum())
+    utils.say(
+        f"labels that are missing: {num_rejected:,} of the {num_absent:,} absent labels of the training split are too "
+        "probable to count. Validation takes labels as they are written: its F1 comes out too low, its thresholds too "
+        "high; mAP still says which model is better"
+    )
+    return data._replace(train=train)
+
+
+def read_whole_features(trainer: Trainer, table: Table, caches: ImageCaches) -> feature_cache.FeatureFile:
+    """The backbone's features of the whole pictures of `table`, as they are validated on, computed or kept from before.
+
+    Raises InputError where they would take more than FEATURE_CACHE_GB.
+    """
+    size = as_size(config.IMAGE_SIZE)
+    trainer.model.eval()  # an epoch begins with train(); until then BatchNorm statistics have to stand still
+    shape = feature_cache.measure_features(trainer.model, size)
+    gigabytes = 4 * math.prod(shape) * len(table) / 1e9
+    if gigabytes > config.FEATURE_CACHE_GB:
+        raise InputError(
+            f"ABSENT_MEANS unknown needs features of {gigabytes:.3g} GB, and FEATURE_CACHE_GB is "
+            f"{config.FEATURE_CACHE_GB:g}: raise it, or set ABSENT_MEANS = 'absent'"
+        )
+    return feature_cache.read_features(
+        model=trainer.model,
+        loader=make_eval_loader(table, trainer.device, caches.val),
+        table=table,
+        shape=shape,
+        pixels=f"{config.RESIZE_RULE}, {size} px, {trainer.precision} on {trainer.device.type}",
+        folder=config.CACHE_FOLDER,
+        autocast=trainer.autocast,
+        title="features to find missing labels",
+    )
