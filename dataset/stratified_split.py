@@ -1,6 +1,7 @@
-"""Divides a table into two with the same share of each label; whole sources stay together.
+"""Divides a table into two, or more, with the same share of each label; whole sources stay together.
 
     train, val = split_table(table, 0.1, seed=0)
+    part_of = divide_rows(table.targets, 5, seed=0)      # (N,) 0 to 4
     make_console().print(describe_split({"train": train, "val": val}))
 
 Images are shared out as in iterative stratification (Sechidis et al. 2011), those with the rarest label first. But all
@@ -43,6 +44,25 @@ def split_table(table: Table, share: float, seed: int, groups: Sequence[str] | N
             f"on one side and {len(rest)} on the other: each needs at least 2"
         )
     return table.select(rest), table.select(chosen)
+
+
+def divide_rows(
+    targets: NDArray[np.int8], parts: int, seed: int, groups: Sequence[str] | None = None
+) -> NDArray[np.intp]:
+    """(N,) which of so many equal parts, 0, 1, ..., each row of `targets` (N, C) falls in; the same for the same seed.
+
+    Each part has its share of each label's positives. Rows of one group stay together, "" is no group.
+    """
+    part_of = np.full(len(targets), parts - 1)
+    rest = np.arange(len(targets))
+    for part in range(parts - 1):
+        groups_of_rest = [groups[row] for row in rest] if groups else None
+        is_chosen = choose_rows(targets[rest], 1 / (parts - part), seed, groups_of_rest)
+        part_of[rest[is_chosen]] = part
+        rest = rest[~is_chosen]
+        if not len(rest):  # a group holds what was left
+            break
+    return part_of
 
 
 def choose_rows(
