@@ -8,8 +8,8 @@ time, and what the recipe has already is left out. Each run is a training.py and
 seeds as SEED; SPLIT_SEED stays, so that all are validated on the same images. With --held-out so many training images
 are tested on, and not trained on: choose by those, for the test images are for the recipe that was chosen. Printed are
 the mean mAP; the mean over seeds of its difference to the recipe with the same seed, and the lowest and highest; and
-the seconds of training.py on all cores. Runs that are in --folder are not repeated, so that an interrupted command
-goes on: delete them after a change of the code.
+the seconds of training.py on all cores (CPU s). Runs that are in --folder are not repeated, so that an interrupted
+command goes on: delete them after a change of the code.
 """
 
 from __future__ import annotations
@@ -27,12 +27,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table as Grid
-
 import config
 import overrides
 import utils
-from benchmarks.runs import Figures, describe, link_subset, parse_numbers, run_once
+from benchmarks.runs import Figures, describe, link_subset, parse_numbers, print_table, run_once
 from utils import InputError
 
 BASE = "the recipe"
@@ -65,7 +63,8 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     base = shlex.split(options.recipe)
     overrides.apply(base, config)
-    variants = choose_variants(overrides.resolved(config), options.only)
+    constants = {constant.name: constant.value for constant in overrides.list_constants(config)}
+    variants = choose_variants(constants, options.only)
     data = link_subset(options.dataset_folder, name_data(options), options.train_images, 0, options.held_out).absolute()
     results: dict[str, list[Figures]] = {}
     for title, changes in variants.items():
@@ -75,10 +74,7 @@ def main(arguments: list[str]) -> None:
         ]
     images = "held out" if options.held_out else "test"
     utils.say("", f"{options.recipe}: {len(options.seeds)} seeds, {options.train_images or 'all'} training images")
-    grid = Grid("changed", f"mAP of {images} images", "difference", "lowest", "highest", "on all cores, s")
-    for row in make_rows(results):
-        grid.add_row(*row)
-    utils.make_console().print(grid)
+    print_table(make_rows(results), ["changed", f"mAP of {images} images", "difference", "lowest", "highest", "CPU s"])
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -7,8 +7,8 @@ A recipe is what stands after `python training.py`. Each is trained by training.
 each seed, which is its SEED and its SPLIT_SEED and, where there are fewer images, draws these with the same share of
 each label. Printed are means and in brackets the spread, highest - lowest: of the test images mAP, weighted F1 at the
 run's threshold, ECE and labels predicted an image; of training.py the seconds of the whole process and its seconds on
-all cores. CACHE_FOLDER is empty at first: what is computed once is in the time. Runs that are in --folder are not
-repeated: delete them after a change of the code.
+all cores (CPU s). CACHE_FOLDER is empty at first: what is computed once is in the time. Runs that are in --folder are
+not repeated: delete them after a change of the code.
 """
 
 from __future__ import annotations
@@ -22,30 +22,28 @@ import argparse
 import hashlib
 import shlex
 
-from rich.table import Table as Grid
-
 import utils
-from benchmarks.runs import Figures, describe, link_subset, parse_numbers, run_once
+from benchmarks.runs import Figures, describe, link_subset, parse_numbers, print_table, run_once
 
 COLUMNS = {  # figure -> title and digits
     "mAP": ("test mAP", 3),
     "f1": ("weighted F1", 3),
     "ECE": ("ECE", 3),
-    "labels": ("labels an image", 2),
+    "labels": ("labels each", 2),
     "seconds": ("training, s", 0),
-    "cpu_seconds": ("on all cores, s", 0),
+    "cpu_seconds": ("CPU s", 0),
 }
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    grid = Grid("recipe", "training images", *(title for title, _ in COLUMNS.values()))
+    rows = []
     for recipe in options.recipes:
         for num_images in options.train_images:
             runs = [measure(options, recipe, num_images, seed) for seed in options.seeds]
-            grid.add_row(recipe, str(num_images or "all"), *make_cells(runs))
+            rows.append([recipe, str(num_images or "all"), *make_cells(runs)])
     utils.say("", f"{len(options.seeds)} seeds: mean (highest - lowest)")
-    utils.make_console().print(grid)
+    print_table(rows, ["recipe", "images", *(title for title, _ in COLUMNS.values())])
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

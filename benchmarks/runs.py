@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from rich.table import Table as Grid
 
 import config
 import dataset_readers
+import utils
 from dataset import stratified_split
 from dataset.table import Table
 from utils import InputError
@@ -177,6 +179,16 @@ def describe(values: Iterable[float], digits: int = 3) -> str:
     values = list(values)
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({max(values) - min(values):.{digits}f})"
+
+
+def print_table(rows: Iterable[Sequence[str]], titles: Sequence[str]) -> None:
+    """Print a table; only the first column is broken where there is no room."""
+    grid = Grid(titles[0])
+    for title in titles[1:]:
+        grid.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    utils.make_console().print(grid)
 
 
 def parse_numbers(text: str) -> list[int]:

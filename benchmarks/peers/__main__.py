@@ -53,6 +53,7 @@ from benchmarks.runs import (
     link_dataset,
     name_files,
     parse_numbers,
+    print_table,
     read_result,
     run_process,
     select_evenly,
@@ -139,18 +140,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in options.only:
         if name not in PEERS:
             raise InputError(f"there is no peer {name!r}{utils.suggest(name, PEERS)}; known: {', '.join(PEERS)}")
-    for name in ("fastai", "transformers"):
-        if name in options.only and importlib.util.find_spec(name) is None:
-            raise InputError(
-                f"{name} is not installed: pip install -r requirements-benchmarks.txt, or leave it out "
-                "(--only plain,ours)"
-            )
     if "transformers" in options.only and not options.minutes:
         raise InputError("the Trainer has no frozen epochs: give --minutes, or leave it out (--only plain,fastai,ours)")
     if "ours" in options.only and options.minutes and not options.ours:
         raise InputError('say what ours trains in these minutes: --ours="recipe.py [--NAME value ...]"')
     if options.frozen_epochs + options.unfrozen_epochs < 1 or options.rounds < 1:
         raise InputError("nothing to measure: --rounds, and --frozen-epochs or --unfrozen-epochs, must be at least 1")
+    for name in ("fastai", "transformers"):
+        if name in options.only and importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"{name} is not installed: pip install -r requirements-benchmarks.txt, or leave it out "
+                "(--only plain,ours)"
+            )
     return options
 
 
@@ -317,16 +318,8 @@ def make_cell(key: str, turns: list[Figures], base: list[Figures]) -> str:
 
 
 def print_results(results: Mapping[str, list[Figures]], titles: Mapping[str, str], base: str, heading: str) -> None:
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    print(f"\n{heading}; medians of {len(next(iter(results.values())))}")
-    grid = Grid("", *results)
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for row in make_rows(results, titles, base):
-        grid.add_row(*row)
-    Console().print(grid)
+    utils.say("", f"{heading}; medians of {len(next(iter(results.values())))}")
+    print_table(make_rows(results, titles, base), ["", *results])
 
 
 if __name__ == "__main__":
