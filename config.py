@@ -115,6 +115,9 @@ MULTI_SCALE_SIZES: Sides = ()  # pixels, shorter sides that training images chan
 MULTI_SCALE_EVERY_N_STEPS: Count = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
+FEATURES: Literal["auto", "own", "class_token", "mean", "class_and_mean", "mean_and_max", "last_blocks"] = (
+    "auto"  # what a head that pools sees; own: what the network's own classifier does; auto: as its authors probe it
+)
 TAKE_OVER_HEAD: bool = True  # of a checkpoint in PRETRAINED_WEIGHTS, by the classes' names; False: its backbone alone
 USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
 MLP_HIDDEN: Count = 512  # per_label_mlp: hidden units a class
@@ -128,6 +131,7 @@ ANGULAR_SCALE: ZeroOrMore = 23.0  # logits = scale x cosine, with HEAD cosine or
 # ---- Freezing the backbone * ----
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
+HEAD_FIT: Literal["steps", "search"] = "steps"  # while frozen; search: many linear heads in one epoch, cross-validated
 FROZEN_FEATURE_VIEWS: OffOrCount = 2  # augmented views of an image to compute frozen features of; 0: anew each epoch
 GROWING_IMAGE_SIZES: Sides = ()  # pixels, shorter sides of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains

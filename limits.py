@@ -112,12 +112,39 @@ def frozen_backbone_is_pretrained(c: Any) -> str | None:
         )
 
 
+def searched_head_fits(c: Any) -> str | None:
+    if c.HEAD_FIT != "search":
+        return None
+    if not c.FREEZE_BACKBONE_AT_START:
+        return "HEAD_FIT search is for a frozen backbone: set FREEZE_BACKBONE_AT_START = True, or HEAD_FIT = 'steps'"
+    if c.UNFREEZE_BACKBONE_EPOCH != 2 and (c.UNFREEZE_BACKBONE_EPOCH != 0 or c.NUM_EPOCHS != 1):
+        return (
+            "HEAD_FIT search finds the head in one epoch: set UNFREEZE_BACKBONE_EPOCH = 2, or NUM_EPOCHS = 1 with "
+            f"UNFREEZE_BACKBONE_EPOCH = 0; they are {c.NUM_EPOCHS} and {c.UNFREEZE_BACKBONE_EPOCH}"
+        )
+    if c.HEAD != "linear":
+        return f"HEAD_FIT search finds a linear head: set HEAD = 'linear' in place of {c.HEAD}, or HEAD_FIT = 'steps'"
+    if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
+        return "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set 'steps'"
+    if c.UNFREEZE_BACKBONE_EPOCH == 0 and (c.LOSS != "bce_with_logits" or c.ENTRY_WEIGHTS or c.TEACHER_CHECKPOINTS):
+        return (
+            "HEAD_FIT search trains by cross-entropy on kept features: LOSS, ENTRY_WEIGHTS and TEACHER_CHECKPOINTS "
+            "would play no part; leave them as they come, or set HEAD_FIT = 'steps'"
+        )
+
+
 def angular_loss_has_cosines(c: Any) -> str | None:
     if c.LOSS == "asymmetric_angular" and c.HEAD not in ("cosine", "ml_decoder", "gcn"):
         return (
             f"LOSS asymmetric_angular works on cosines, which HEAD {c.HEAD} does not give: set HEAD to cosine, "
             "ml_decoder or gcn"
         )
+
+
+def pooled_features_have_a_pooling_head(c: Any) -> str | None:
+    looks_at_all = c.HEAD == "ml_decoder" or (c.HEAD == "gcn" and not c.GCN_REWEIGHTS_CHANNELS)
+    if c.FEATURES not in ("auto", "own") and looks_at_all:
+        return f"FEATURES {c.FEATURES} is pooled, but HEAD {c.HEAD} looks at all positions itself: set FEATURES to auto"
 
 
 def entry_weights_suit_softmax(c: Any) -> str | None:
@@ -225,7 +252,9 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         warmup_ends,
         patience_is_positive,
         frozen_backbone_is_pretrained,
+        searched_head_fits,
         angular_loss_has_cosines,
+        pooled_features_have_a_pooling_head,
         entry_weights_suit_softmax,
         set_losses_have_no_entries,
         class_weights_are_given,

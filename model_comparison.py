@@ -3,7 +3,8 @@
     python model_comparison.py [NAME ...] [--HEADS linear_bn,ml_decoder] [--csv | --markdown | --latex]
     python model_comparison.py --search PATTERN        # the names that contain PATTERN, or match it (*, ?)
 
-Parameters, multiply-adds and size come from networks with random weights; times are this machine's.
+Parameters, multiply-adds and size come from networks with random weights; times are this machine's. The licence is that
+of the published weights, as the library that brings them says it.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
     import torch
 
     import models_factory
-    from models import backbones
+    from models import backbones, licences
 
     size = as_size(IMAGE_SIZE)
     try:
@@ -100,7 +101,7 @@ def measure_model(name: str, head: str, device: torch.device) -> dict[str, Any]:
     for batch_size in BATCH_SIZES:
         seconds = time_forward(model, image.expand(batch_size, -1, -1, -1).contiguous())
         row[f"forward_ms_batch_{batch_size}"] = round(1000 * seconds, 1)
-    return row
+    return row | {"licence": licences.read_licence(name)}
 
 
 def count_multiply_adds(model: torch.nn.Module, images: torch.Tensor) -> int:
@@ -137,14 +138,15 @@ def time_forward(model: torch.nn.Module, images: torch.Tensor) -> float:
 
 
 def print_names(pattern: str) -> None:
-    """Print the names of backbones that contain `pattern`, or match it."""
-    from models import backbones
+    """Print the names of backbones that contain `pattern`, or match it, with the licences of their weights."""
+    from models import backbones, licences
 
     pattern = pattern if set(pattern) & set("*?[") else f"*{pattern}*"
     names = fnmatch.filter(backbones.list_names(), pattern)
     if not names:
         raise InputError(f"no backbone matches {pattern!r}, of {len(backbones.list_names())}")
-    utils.say(*names)
+    width = max(map(len, names))
+    utils.say(*(f"{name:{width}}  {licences.read_licence(name)}" for name in names))
 
 
 if __name__ == "__main__":

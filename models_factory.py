@@ -25,6 +25,7 @@ from heads import HEADS, copy_classes, needs_map
 from limits import ImageSize
 from models import backbones, pretrained
 from models.backbones import list_names, read_pixels, require_name
+from models.features import OWN
 from utils import InputError
 
 # what other modules import from here; list_names, read_pixels and require_name are made in models/backbones.py
@@ -62,6 +63,7 @@ class MultiLabelModel(nn.Module):
         # in units of 0-255 pixels, and part of the state dict: a checkpoint keeps its normalisation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+        self.features = OWN  # which FEATURES of models/features.py the backbone gives
         self.loaded: pretrained.Loaded | None = None  # how much of the backbone pretrained weights filled
         self.backbone_is_frozen = False
         self.keeps_statistics = False  # True: the backbone's BatchNorm uses its running statistics in training, too
@@ -112,6 +114,7 @@ def make_model(
     weights_folder: str | Path | None = None,
     head_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    features: str = OWN,
 ) -> MultiLabelModel:
     """Make the backbone `name` with a new head for `num_classes` classes, for images of `image_size`.
 
@@ -120,8 +123,10 @@ def make_model(
     weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
     With `classes`, the names of the classes, a checkpoint of this project with the same head fills the head, too: for
     the classes of the same names. `model.loaded` says what was filled.
+    `features` says what a head that pools sees, by a name of models/features.py, or "auto": what the authors of the
+    network use; `model.features` is then its name.
     Raises InputError for an unknown name (the message lists the nearest names), for an image size that the network
-    does not take, and for weights that are not available or do not fit.
+    does not take, for features that it does not have, and for weights that are not available or do not fit.
 
         model = make_model("timm/resnet18", num_classes=80, head="ml_decoder", weights="default", image_size=224)
     """
@@ -129,7 +134,10 @@ def make_model(
         raise InputError(f"there is no head {head!r}: it is one of {', '.join(HEADS)}")
     options = dict(head_options or {})
     size = as_size(image_size)
-    backbone = backbones.make_backbone(name, size, gives_map=needs_map(head, **options))
+    gives_map = needs_map(head, **options)
+    require_name(name)
+    features = backbones.choose_features(features, name, gives_map)
+    backbone = backbones.make_backbone(name, size, gives_map, features)
     num_features = backbone.shape[0] if len(backbone.shape) == 3 else backbone.shape[1]
     try:
         head_module = HEADS[head](num_features, num_classes, **options)
@@ -143,6 +151,7 @@ def make_model(
         mean=backbone.mean,
         std=backbone.std,
     )
+    model.features = features
     if weights is not None:
         folder = Path(weights_folder) if weights_folder else None
         model.loaded = pretrained.load_weights(backbone.module, name, weights, folder, size)
@@ -150,19 +159,24 @@ def make_model(
             model.mean.copy_(model.loaded.mean)
         if model.loaded.std is not None:
             model.std.copy_(model.loaded.std)
-        model.loaded = _take_over_head(model.head, head, classes or (), model.loaded, weights)
+        model.loaded = _take_over_head(model, head, classes or (), weights)
     return model
 
 
-def _take_over_head(
-    head: nn.Module, name: str, classes: Sequence[str], loaded: pretrained.Loaded, source: str
-) -> pretrained.Loaded:
-    """Fill the head, called `name`, from the checkpoint that was loaded. Returns `loaded` without the checkpoint."""
+def _take_over_head(model: MultiLabelModel, name: str, classes: Sequence[str], source: str) -> pretrained.Loaded:
+    """Fill the head, called `name`, from the checkpoint that was loaded.
+
+    Returns what was loaded, without the checkpoint.
+    """
+    head, loaded = model.head, model.loaded
+    assert loaded is not None
     checkpoint, loaded = loaded.checkpoint, loaded._replace(checkpoint=None)
     if checkpoint is None or not classes:
         return loaded
     if checkpoint["head"] != name:
         return loaded._replace(head=f"the head is new (the file's is {checkpoint['head']})")
+    if (theirs := checkpoint.get("features", OWN)) != model.features:
+        return loaded._replace(head=f"the head is new (the file's sees FEATURES {theirs}, not {model.features})")
     state = {
         key.removeprefix("head."): value for key, value in checkpoint["model_state"].items() if key.startswith("head.")
     }
@@ -181,11 +195,11 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     """Make the model of `checkpoint`, which was read from `path`. Raises InputError if its tensors do not fit."""
     name, num_classes, head = checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"]
     image_size, options = as_size(checkpoint["image_size"]), checkpoint.get("head_options") or {}
-    state = checkpoint["model_state"]
-    forms = _list_forms(name, num_classes, head, image_size, tuple(options.items()))
+    state, features = checkpoint["model_state"], checkpoint.get("features", OWN)  # older ones do not name them
+    forms = _list_forms(name, num_classes, head, image_size, tuple(options.items()), features)
     problem = forms and _find_misfit({key: _describe(value) for key, value in state.items()}, forms)
     if not problem:
-        model = make_model(name, num_classes, head, image_size=image_size, head_options=options)
+        model = make_model(name, num_classes, head, image_size=image_size, head_options=options, features=features)
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -197,7 +211,12 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
 
 @functools.cache
 def _list_forms(
-    name: str, num_classes: int, head: str, image_size: Size, head_options: tuple[tuple[str, Any], ...]
+    name: str,
+    num_classes: int,
+    head: str,
+    image_size: Size,
+    head_options: tuple[tuple[str, Any], ...],
+    features: str,
 ) -> dict[str, Form] | None:
     """The forms of a model's tensors, from a model without memory for them; None if it cannot be made like that.
 
@@ -205,7 +224,8 @@ def _list_forms(
     """
     try:
         with torch.device("meta"):
-            model = make_model(name, num_classes, head, image_size=image_size, head_options=dict(head_options))
+            options = dict(head_options)
+            model = make_model(name, num_classes, head, image_size=image_size, head_options=options, features=features)
     except InputError as error:
         if "meta" in str(error):  # the network looks at numbers while it is made
             return None

@@ -36,8 +36,8 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.whole_files import write_text
 from models.shared_cores import share_cores
-from trainer import optimizers, random_state, records, validation, watching
-from trainer.build import Trainer, is_frozen, make_trainer
+from trainer import head_fit, optimizers, random_state, records, validation, watching
+from trainer.build import Trainer, is_frozen, make_trainer, searches_head
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
 from trainer.run import Run
@@ -118,11 +118,14 @@ def train(run: Run) -> None:
             run.stage = prepare_stage(run.trainer, run.data, run.caches, epoch, run.stage)
             records.start_epoch(run, epoch)
             with run.interruption.delayed():  # a signal waits for the next place where the run can be saved
-                record = train_epoch(run, epoch)
+                if searches_head(epoch):
+                    record, out_of_fold = head_fit.find_head(run, epoch)
+                else:
+                    record, out_of_fold = train_epoch(run, epoch), None
                 run.trainer.share_statistics()  # each process saw other images: all go on with those of rank 0
                 model, validated = run.trainer.model, None
                 if epoch % config.VAL_EVERY_N_EPOCHS == 0 or epoch == config.NUM_EPOCHS:
-                    model, validated = validation.validate(run, epoch, record)
+                    model, validated = validation.validate(run, epoch, record, out_of_fold)
                     if state.note_validation(epoch, validated.f1, validated.threshold, config.EARLY_STOPPING_MIN_DELTA):
                         records.save_if_best(run, model, validated)
                     watching.see_validation(run, validated, epoch)

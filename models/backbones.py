@@ -4,7 +4,8 @@
     features = backbone.module(pixels)    # normalised (B, 3, H, W) -> a map (B, D, h, w) or tokens (B, T, D)
 
 `gives_map=False` is for heads that pool: the network then keeps its pretrained layers between the map and the
-classifier (VGG's two hidden layers, a transformer's class token), and gives (B, D, 1, 1). If both libraries have a
+classifier (VGG's two hidden layers, a transformer's class token), and gives (B, D, 1, 1). With other `features` than
+"own" it gives (B, D', 1, 1) of the map or tokens, as models/features.py says. If both libraries have a
 name, the plain name is torchvision's network and `timm/NAME` is timm's. A timm name may end in a tag that says which
 weights are meant, as in `resnet50.a1_in1k`. Networks of your own are in models/own_backbones.py.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,10 +25,12 @@ from torch import Tensor, nn
 
 from dataset.image_sizes import Size, as_size
 from limits import ImageSize
+from models.features import FEATURES, LAST_BLOCKS, NUM_BLOCKS, OWN, PARTS, Pooling, find_default
 from models.own_backbones import OWN_BACKBONES
 from other_systems import WORDS
 from utils import InputError
 
+CLASS_TOKENS = ("cls_token", "class_token")  # names under which networks keep their class token
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm/"
 
@@ -91,14 +95,32 @@ def require_name(name: str) -> None:
     )
 
 
-def make_backbone(name: str, image_size: ImageSize, gives_map: bool) -> Backbone:
+def make_backbone(name: str, image_size: ImageSize, gives_map: bool, features: str = OWN) -> Backbone:
     """Make the backbone `name` with random weights, for images of `image_size`.
 
-    Raises InputError for an unknown name, for a size that the network does not take, and if `gives_map` asks for a
-    feature map that the network does not have.
+    Raises InputError for an unknown name, for a size that the network does not take, if `gives_map` asks for a
+    feature map that the network does not have, and for `features` that it does not have.
     """
     require_name(name)
     size = as_size(image_size)
+    module, shape = _make_module(name, size, gives_map or features != OWN)
+    if shape is None and name in OWN_BACKBONES:
+        raise InputError(f"{name} in models/own_backbones.py gives no map (B, D, h, w) or tokens (B, T, D)")
+    if shape is None and features != OWN:
+        raise InputError(f"{name} has no FEATURES {features}, since it gives no single feature map: set it to own")
+    if shape is None:
+        raise InputError(f"{name} gives no single feature map or row of tokens: choose a head that pools, as linear_bn")
+    if features != OWN:
+        module, shape = _add_pooling(module, shape, name, size, features)
+    pixels = read_pixels(name)
+    return Backbone(module, shape, pixels.mean, pixels.std)
+
+
+def _make_module(name: str, size: Size, gives_map: bool) -> tuple[nn.Module, tuple[int, ...] | None]:
+    """Make the network `name` without its classifier. Returns it with the shape of its features, None for others.
+
+    Raises InputError for a size that it does not take.
+    """
     try:
         if name in OWN_BACKBONES:
             module = OWN_BACKBONES[name]()
@@ -106,19 +128,66 @@ def make_backbone(name: str, image_size: ImageSize, gives_map: bool) -> Backbone
             module = _make_torchvision(name, size, gives_map)
         else:
             module = _make_timm(name, size, gives_map)
-        shape = _measure_features(module, size)
+        return module, _measure_features(module, size)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # a size is refused in many ways
         known = read_pixels(name).image_size
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if name in OWN_BACKBONES:
             raise InputError(f"{name} in models/own_backbones.py: {type(error).__name__}: {reason}") from error
         raise InputError(f"{name} does not take images of {size} px ({reason}): try {known}") from error
-    if shape is None and name in OWN_BACKBONES:
-        raise InputError(f"{name} in models/own_backbones.py gives no map (B, D, h, w) or tokens (B, T, D)")
-    if shape is None:
-        raise InputError(f"{name} gives no single feature map or row of tokens: choose a head that pools, as linear_bn")
-    pixels = read_pixels(name)
-    return Backbone(module, shape, pixels.mean, pixels.std)
+
+
+def choose_features(features: str, name: str, gives_map: bool) -> str:
+    """What FEATURES means for the network `name`: "auto" becomes what the authors of its published weights use.
+
+    `gives_map`: the head looks at all positions itself. Raises InputError if `features` then asks for pooled ones.
+    """
+    if features not in ("auto", *FEATURES):
+        raise InputError(f"there are no FEATURES {features!r}: auto, {', '.join(FEATURES)}")
+    if gives_map and features not in ("auto", OWN):
+        raise InputError(f"FEATURES {features} is for heads that pool, and this head looks at all positions: set auto")
+    if features != "auto":
+        return features
+    if gives_map or is_torchvision(name) or name in OWN_BACKBONES:
+        return OWN
+    import timm
+
+    config = timm.get_pretrained_cfg(get_timm_name(name))
+    return find_default(f"{config.architecture}.{config.tag}") if config else OWN
+
+
+def _add_pooling(
+    module: nn.Module, shape: tuple[int, ...], name: str, size: Size, features: str
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """Put a pooling behind `module`, the network `name`, which gives a map or tokens of `shape`.
+
+    Returns the module that gives `features` (B, D', 1, 1), and (D', 1, 1). Raises InputError if it does not have them.
+    """
+    network = getattr(module, "network", module)
+    has_class_token, num_prefix_tokens = False, 0
+    if len(shape) == 2:
+        places = (network, getattr(network, "embeds", None))
+        tokens = [getattr(place, key, None) for place in places for key in CLASS_TOKENS]
+        has_class_token = any(isinstance(token, Tensor) for token in tokens)
+        num_prefix_tokens = getattr(network, "num_prefix_tokens", int(has_class_token))
+    available = [key for key, parts in PARTS.items() if has_class_token or "class" not in parts]
+    if isinstance(module, TimmBackbone) and hasattr(network, "forward_intermediates"):
+        available.append(LAST_BLOCKS)
+    if features not in available:
+        raise InputError(f"{name} has no FEATURES {features}: choose own, {', '.join(available)}")
+    if isinstance(module, TimmBackbone) and features == LAST_BLOCKS:
+        module.blocks = module.find_last_blocks(size, has_class_token)
+        features = "class_and_mean" if has_class_token else "mean"  # of the last one
+    pooling = Pooling(features, num_prefix_tokens)
+    if isinstance(module, TimmBackbone | VisionTransformerBackbone):
+        module.pooling = pooling
+    elif isinstance(module, nn.Sequential):
+        module.add_module("pooling", pooling)  # without tensors: the names of those before stay as they are
+    else:
+        module = nn.Sequential(OrderedDict(network=module, pooling=pooling))
+    pooled_shape = _measure_features(module, size)
+    assert pooled_shape is not None
+    return module, pooled_shape
 
 
 class Pixels(NamedTuple):
@@ -204,12 +273,14 @@ class TimmBackbone(nn.Module):
     """A timm network that gives its feature map, or, without `gives_map`, the input of its classifier.
 
     The feature map also passes the layers between the network's body and its classifier, if these layers treat every
-    position by itself.
+    position by itself. With a `pooling` it gives what that makes of the map; with `blocks`, those before come first.
     """
 
     def __init__(self, network: Any, gives_map: bool, image_size: Size) -> None:
         super().__init__()
         self.network, self.gives_map = network, gives_map
+        self.pooling: Pooling | None = None
+        self.blocks: dict[str, Any] | None = None  # options of forward_intermediates that give the blocks to join
         self.uses_head = not gives_map or _unpool(network, image_size)
         self.channels_last = False
         shape = _drop_unused(network, lambda: _measure_features(self, image_size))
@@ -218,12 +289,44 @@ class TimmBackbone(nn.Module):
         self.channels_last = gives_map and shape is not None and len(shape) == 3 and shape[0] not in sizes
 
     def forward(self, pixels: Tensor) -> Tensor:
-        features = self.network.forward_features(pixels)
+        earlier: list[Any] = []
+        if self.blocks:
+            features, blocks = self.network.forward_intermediates(pixels, **self.blocks)
+            earlier = blocks[:-1]  # the last one is what `features` are made of
+        else:
+            features = self.network.forward_features(pixels)
         if self.uses_head:
             features = self.network.forward_head(features, pre_logits=True)
         if not self.gives_map:
             return features[:, :, None, None]
-        return features.permute(0, 3, 1, 2) if self.channels_last else features
+        features = features.permute(0, 3, 1, 2) if self.channels_last else features
+        if self.pooling is None:
+            return features
+        return torch.cat([*map(_pool_block, earlier), self.pooling(features)], dim=1)
+
+    def find_last_blocks(self, image_size: Size, has_class_token: bool) -> dict[str, Any]:
+        """The options with which timm gives the last NUM_BLOCKS blocks, or as many as there are.
+
+        Those of a network with a class token come as (patches, prefix tokens), with the last norm, as in DINOv2's
+        linear evaluation; of others as maps.
+        """
+        run = self.network.forward_intermediates
+        options: dict[str, Any] = {}
+        if "return_prefix_tokens" in inspect.signature(run).parameters:
+            options = {"norm": True, "output_fmt": "NLC", "return_prefix_tokens": has_class_token}
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            num_blocks = len(run(torch.zeros(1, 3, *image_size), intermediates_only=True, **options))
+        self.train(was_training)
+        return options | {"indices": [*range(num_blocks)][-NUM_BLOCKS:]}
+
+
+def _pool_block(block: Any) -> Tensor:
+    """The class token of a block, where it is given as (patches, prefix tokens), else the mean; (B, D, 1, 1)."""
+    if isinstance(block, tuple):
+        return block[1][:, 0, :, None, None]
+    return block.mean(dim=(2, 3), keepdim=True) if block.dim() == 4 else block.mean(dim=1)[:, :, None, None]
 
 
 def _unpool(network: Any, image_size: Size) -> bool:
@@ -360,12 +463,16 @@ def _cut_swin(network: Any, gives_map: bool) -> nn.Module:
 
 
 class VisionTransformerBackbone(nn.Module):
-    """torchvision's ViT. Gives all tokens (B, T, D), or, without `gives_map`, the class token (B, D, 1, 1)."""
+    """torchvision's ViT. Gives all tokens (B, T, D), or what a `pooling` makes of them.
+
+    Without `gives_map` it gives the class token (B, D, 1, 1).
+    """
 
     def __init__(self, network: Any, gives_map: bool) -> None:
         super().__init__()
         network.heads = nn.Identity()
         self.network, self.gives_map = network, gives_map
+        self.pooling: Pooling | None = None
 
     def forward(self, pixels: Tensor) -> Tensor:
         if not self.gives_map:
@@ -373,7 +480,8 @@ class VisionTransformerBackbone(nn.Module):
         patches = self.network._process_input(pixels)
         # not len(pixels): it is a constant to exporters, and would fix the number of images
         class_tokens = self.network.class_token.expand(pixels.shape[0], -1, -1)
-        return self.network.encoder(torch.cat([class_tokens, patches], dim=1))
+        tokens = self.network.encoder(torch.cat([class_tokens, patches], dim=1))
+        return tokens if self.pooling is None else self.pooling(tokens)
 
 
 def _leave_out_auxiliary_classifiers(image_size: Size) -> dict[str, Any]:

@@ -115,6 +115,7 @@ RULES: dict[str, Limit] = {
     "model_name": NAME,
     "head": NAME,
     "head_options": Limit(lambda value: value is None or is_object(value, is_option), "an object of names and numbers"),
+    "features": NAME,  # of models/features.py; without it: own
     "activation": one_of("sigmoid", "softmax"),
     "classes": Limit(are_classes, "a list of one or more names, each once"),
     "image_size": Limit(is_image_size, f"1 to {LARGEST_SIDE} pixels, or a height and a width"),

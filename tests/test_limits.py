@@ -109,6 +109,8 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--MLP_DROPOUT 1", "MLP_DROPOUT is 1.0"),
     ("--ML_DECODER_GROUPS 0", "ML_DECODER_GROUPS is 0"),
     ("--GCN_LINK_PROBABILITY 0", "GCN_LINK_PROBABILITY is 0.0"),
+    ("--FEATURES mean --HEAD ml_decoder", "FEATURES mean is pooled, but HEAD ml_decoder looks at all positions"),
+    ("--FEATURES mean --HEAD gcn", "FEATURES mean is pooled, but HEAD gcn looks at all positions"),
     ("--ANGULAR_SCALE=-1", "ANGULAR_SCALE is -1.0"),
     ("--SAM_RHO=-1", "SAM_RHO is -1.0"),
     ("--EMA_DECAY 1", "EMA_DECAY is 1.0"),

@@ -29,7 +29,7 @@ from dataset.batches import Batch
 from dataset.image_sizes import as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table
-from models import batchnorm_sync, recomputation
+from models import backbones, batchnorm_sync, recomputation
 from models_factory import make_example
 from trainer import optimizers, schedules, teachers
 from utils import InputError
@@ -115,6 +115,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weights_folder=config.PRETRAINED_MODELS_FOLDER,
         head_options=head_options,
         classes=train.classes if config.TAKE_OVER_HEAD else None,
+        features=choose_features(config.FEATURES),
     )
     if isinstance(model.head, heads.GCN):
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
@@ -148,8 +149,9 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weight_decay=config.WEIGHT_DECAY,
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
     )
+    epoch_steps = [count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)]
     plan = schedules.Plan(
-        epoch_steps=[count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)],
+        epoch_steps=epoch_steps if any(epoch_steps) else [1],  # a schedule needs some length, also if none is taken
         milestones=config.LR_MILESTONES,
         decay_factor=config.LR_DECAY_FACTOR,
         step_epochs=config.LR_STEP_EPOCHS,
@@ -217,6 +219,11 @@ def is_frozen(epoch: int) -> bool:
     return config.FREEZE_BACKBONE_AT_START and (stays_frozen or epoch < config.UNFREEZE_BACKBONE_EPOCH)
 
 
+def searches_head(epoch: int) -> bool:
+    """Whether the head is found by a search in `epoch`, not trained by steps (HEAD_FIT)."""
+    return config.HEAD_FIT == "search" and is_frozen(epoch)
+
+
 def choose_batch_size(epoch: int) -> int:
     """The number of images of a step in `epoch`. Raises InputError where a process would get fewer than two."""
     size = config.TRAIN_BATCH_SIZE
@@ -228,7 +235,9 @@ def choose_batch_size(epoch: int) -> int:
 
 
 def count_steps(num_images: int, epoch: int) -> int:
-    """The number of optimizer steps in `epoch`."""
+    """The number of optimizer steps in `epoch`; 0 where the head is found by a search."""
+    if searches_head(epoch):
+        return 0
     return len(EpochBatches(num_images, choose_batch_size(epoch), shuffle=True, seed=config.SEED))
 
 
@@ -268,6 +277,14 @@ def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor 
         embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
         options["gcn"]["embedding_size"] = embeddings.shape[1]
     return options.get(config.HEAD, {}), embeddings
+
+
+def choose_features(features: str) -> str:
+    """What `features`, a value of FEATURES, means for MODEL_NAME and HEAD: "auto" becomes one of the others."""
+    if features != "auto":
+        return features
+    options = {"reweights_channels": config.HEAD == "gcn" and config.GCN_REWEIGHTS_CHANNELS}
+    return backbones.choose_features(features, config.MODEL_NAME, heads.needs_map(config.HEAD, **options))
 
 
 def make_objective(targets: NDArray[np.int8]) -> losses.Objective:

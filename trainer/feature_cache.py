@@ -38,6 +38,7 @@ from dataset.whole_files import name_temporary, remove_leftovers, write_atomical
 from heads import pool
 from limits import ImageSize
 from models.batchnorm_folding import fold_batchnorm
+from models.features import OWN
 from models_factory import MultiLabelModel
 from utils import InputError, explain, first_line, track
 
@@ -232,7 +233,8 @@ def _open_whole(path: Path, shape: tuple[int, ...]) -> FeatureFile | None:
 
 def _identify(model: MultiLabelModel, table: Table, pixels: str) -> str:
     """16 hexadecimal digits that change with the weights, the preprocessing, and each file's name, size and time."""
-    digest = hashlib.sha256("\n".join([pixels, str(model.head_pools), *table.paths]).encode(errors="surrogateescape"))
+    kind = str(model.head_pools) if model.features == OWN else model.features
+    digest = hashlib.sha256("\n".join([pixels, kind, *table.paths]).encode(errors="surrogateescape"))
     digest.update(stamp_files(table.paths).tobytes())
     for tensor in (*model.backbone.state_dict().values(), model.mean, model.std):
         digest.update(tensor.contiguous().cpu().numpy().tobytes())

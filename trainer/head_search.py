@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 import metrics
@@ -80,21 +80,28 @@ def find_head(
     """
     images = torch.from_numpy(features).to(device)
     labels = torch.from_numpy(targets).to(device, torch.float32)
-    entry_weights = _weigh_entries(labels, weights, pos_weight)
-    labels = smooth_targets(torch.where(is_known(labels), labels, 0.0), label_smoothing)
+    known = is_known(labels)
+    labels = torch.where(known, labels, 0.0)
+    positive = smooth_targets(labels, label_smoothing) * (1.0 if pos_weight is None else pos_weight.to(labels))
+    negative = 1 - smooth_targets(labels, label_smoothing)
+    # -(w y log p + (1 - y) log(1 - p)) is the cross-entropy with a target between 0 and 1, times a weight
+    entry_weights, soft_labels = known * (positive + negative), positive / (positive + negative)
+    if weights is not None:
+        entry_weights = entry_weights * torch.from_numpy(weights).to(labels)[:, None]
     space = _rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
     logits = torch.zeros(len(penalties), *labels.shape, device=device)
     for fold in torch.unique(folds):
         inside, outside = folds != fold, folds == fold
-        fitted = _fit(space, inside, labels, entry_weights, penalties.expand(labels.shape[1], -1), TRIAL_STEPS)
+        fitted = _fit(space, inside, soft_labels, entry_weights, penalties.expand(labels.shape[1], -1), TRIAL_STEPS)
         logits[:, outside] = fitted.compute_logits(space.coordinates[outside])
     # the loss of each penalty for each class, (P, C); weights that play a role in training play one here
-    losses = functional.binary_cross_entropy_with_logits(logits, labels.expand_as(logits), reduction="none")
+    losses = functional.binary_cross_entropy_with_logits(logits, soft_labels.expand_as(logits), reduction="none")
     best = (losses * entry_weights).mean(dim=1).argmin(dim=0)
     chosen = penalties[best]
-    fitted = _fit(space, torch.ones_like(folds, dtype=torch.bool), labels, entry_weights, chosen[:, None], FINAL_STEPS)
-    known = entry_weights > 0
+    fitted = _fit(
+        space, torch.ones_like(folds, dtype=torch.bool), soft_labels, entry_weights, chosen[:, None], FINAL_STEPS
+    )
     out_of_fold = logits.gather(0, best.expand(1, *labels.shape))[0]
     weight, bias = fitted.unrotate(space)
     return FoundHead(
@@ -107,18 +114,6 @@ def find_head(
         num_heads=len(penalties) * len(torch.unique(folds)),
         num_steps=fitted.num_steps,
     )
-
-
-def _weigh_entries(labels: Tensor, weights: NDArray[np.floating] | None, pos_weight: Tensor | None) -> Tensor:
-    """(N, C) how much each entry counts: 0 where it is unknown, or where its class has no positive or no negative."""
-    known = is_known(labels)
-    positives, negatives = (known * labels).nansum(dim=0), (known * (1 - labels)).nansum(dim=0)
-    entry_weights = known * ((positives > 0) & (negatives > 0))
-    if weights is not None:
-        entry_weights = entry_weights * torch.from_numpy(weights).to(labels)[:, None]
-    if pos_weight is not None:
-        entry_weights = entry_weights * torch.where(known, 1 + labels * (pos_weight.to(labels) - 1), 0.0)
-    return entry_weights.float()
 
 
 def _rotate(images: Tensor) -> Space:
@@ -167,7 +162,10 @@ def _fit(
     num_classes, num_penalties = penalties.shape
     weights_of_class = entry_weights.sum(dim=0)
     shares = entry_weights / weights_of_class.clamp_min(torch.finfo(torch.float32).tiny)
-    frequency = ((shares * labels).sum(dim=0) * weights_of_class + 0.5) / (weights_of_class + 1)  # never 0 or 1
+    positives, negatives = (entry_weights * labels).sum(dim=0), (entry_weights * (1 - labels)).sum(dim=0)
+    frequency = (positives + 0.5) / (positives + negatives + 1)  # never 0 or 1
+    # a class without positives, or without negatives, keeps its frequency: its logits would have no end
+    shares = shares * ((positives > 0) & (negatives > 0))
     bias = torch.logit(frequency).repeat(num_penalties).requires_grad_()
     # L-BFGS takes few steps where all directions are equally steep: the square root of the second derivative that the
     # loss would have along an axis, if all images had the class's frequency as their probability, scales it.
@@ -263,66 +261,79 @@ def search_heads(
 def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, folds: Tensor, seed: int) -> Tensor:
     """Out-of-fold logits (W, N, C) of heads that are trained in W `ways` that differ in numbers alone.
 
-    Head h = way * K + fold. In what follows H = W * K is the number of heads.
+    There are H = W * K heads for K folds; head h is of way h // K and holds out fold h % K.
     """
     first, num_folds = ways[0], int(folds.max()) + 1
     num_images, num_features = images.shape
     num_heads, num_classes = len(ways) * num_folds, labels.shape[1]
-    fold_of_head = torch.arange(num_folds, device=images.device).repeat(len(ways))
-    rates = torch.tensor([way.rate for way in ways], device=images.device).repeat_interleave(num_folds)[:, None, None]
-    decays = torch.tensor([way.weight_decay for way in ways], device=images.device)
-    decays = decays.repeat_interleave(num_folds)[:, None, None]
+    way_of = torch.arange(num_heads, device=images.device) // num_folds
+    fold_of = torch.arange(num_heads, device=images.device) % num_folds
+    rates, decays, smoothings = (
+        torch.tensor([float(getattr(way, name)) for way in ways], device=images.device)[way_of, None]
+        for name in ("rate", "weight_decay", "label_smoothing")
+    )  # (H, 1)
     known = is_known(labels)
-    head_targets = _make_targets(ways, labels, known).repeat_interleave(num_folds, dim=0)  # (H, N, C)
-    positive_weights = _count_pos_weights(ways, labels, folds, num_folds)  # (H, C)
-    loss_of = LOSSES[first.loss](**dict(first.loss_options))
+    loss_options: dict[str, Any] = dict(first.loss_options)
+    if any(way.pos_weight_cap is not None for way in ways):
+        loss_options["pos_weight"] = _count_pos_weights(ways, labels, folds, num_folds)  # (H, C)
+    loss_of = LOSSES[first.loss](**loss_options)
 
     generator = torch.Generator().manual_seed(seed)
     limit = num_features**-0.5  # as torch.nn.Linear begins
-    start = torch.rand(num_features, num_classes, generator=generator).mul(2 * limit).sub(limit).to(images.device)
-    weight = nn.Parameter(start.repeat(num_heads, 1, 1))  # (H, D, C)
-    bias = nn.Parameter(torch.zeros(num_heads, 1, num_classes, device=images.device))
-    parameters = [weight, bias]
+    start = torch.rand(num_features, 1, num_classes, generator=generator).mul(2 * limit).sub(limit).to(images.device)
+    # Adam takes one rate for a tensor. Its steps do not depend on the scale of the gradient, so heads whose parameters
+    # are multiplied with their rate, here, step at that rate where Adam's is 1.
+    # A bias before BatchNorm would change nothing but BatchNorm's mean.
+    names = ["scale", "shift"] if first.head == "linear_bn" else ["shift"]
+    ones = torch.ones(num_heads, num_classes, device=images.device)
+    scaled = {"weight": start / rates} | {name: ones * (name == "scale") / rates for name in names}
+    for tensor in scaled.values():
+        tensor.requires_grad_()
+    optimizer = torch.optim.Adam(scaled.values(), lr=1.0, eps=1e-12, fused=True)
     norm = _Norm(num_heads, num_classes, images.device) if first.head == "linear_bn" else None
-    if norm:
-        parameters += [norm.scale, norm.shift]
-    optimizer = _Adam(parameters, rates, decays)
     # a last batch of fewer images is left out, as its BatchNorm statistics would be of few
     batch_size = min(first.batch_size, num_images)
     num_steps = first.epochs * (num_images // batch_size)
-    step = 0
-    for _ in range(first.epochs):
-        order = torch.randperm(num_images, generator=generator).to(images.device)
-        for rows in order[: num_images // batch_size * batch_size].split(batch_size):
-            counts = (folds[rows] != fold_of_head[:, None]).float()[:, :, None]  # (H, B, 1)
-            logits = images[rows] @ weight + bias
-            if norm:
-                logits = norm(logits, counts)
-            targets = head_targets[:, rows]
-            entries = loss_of(logits.flatten(0, 1), targets.flatten(0, 1))
-            if entries.dim() == 1:  # a loss of whole images
-                loss = (entries.view(num_heads, -1) * counts[:, :, 0]).sum(dim=1) / counts.sum(dim=(1, 2)).clamp_min(1)
-            else:
-                entries = entries.view_as(targets) * (1 + (targets >= 0.5) * (positive_weights[:, None] - 1))
-                num_known = (counts * known[rows]).sum(dim=(1, 2)).clamp_min(1)
-                loss = (entries * counts).sum(dim=(1, 2)) / num_known
-            loss.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
-            factor = 0.5 * (1 + math.cos(math.pi * step / num_steps)) if first.schedule == "cosine" else 1.0
-            optimizer.step(factor)
-            step += 1
+    batches = (
+        rows.to(images.device)
+        for _ in range(first.epochs)
+        for rows in torch.randperm(num_images, generator=generator)[: num_images // batch_size * batch_size].split(
+            batch_size
+        )
+    )
+    for step, rows in enumerate(batches):
+        counts = (folds[rows, None] != fold_of)[:, :, None].float()  # (B, H, 1)
+        parameters = {name: tensor * rates for name, tensor in scaled.items()}
+        logits = (images[rows] @ parameters["weight"].flatten(1)).unflatten(1, (num_heads, num_classes))
+        if norm:
+            logits = norm(logits, counts) * parameters["scale"]
+        logits = logits + parameters["shift"]
+        targets = torch.where(known[rows], labels[rows], torch.nan)[:, None]
+        targets = (1 - smoothings) * targets + smoothings / 2  # (B, H, C)
+        if getattr(loss_of, "by_image", False):
+            entries = loss_of(logits.flatten(0, 1), targets.flatten(0, 1)).view(-1, num_heads)
+            losses = (entries * counts[:, :, 0]).sum(dim=0) / counts.sum(dim=(0, 2)).clamp_min(1)
+        else:
+            entries = loss_of(logits, targets)
+            losses = (entries * counts).sum(dim=(0, 2)) / (counts * known[rows, None]).sum(dim=(0, 2)).clamp_min(1)
+        loss = losses.sum()  # heads share no weight, so each gets the gradient of its own loss
+        if decays.any():
+            loss = loss + sum((decays * parameter.square()).sum() / 2 for parameter in parameters.values())
+        optimizer.zero_grad()
+        loss.backward()
+        if first.schedule == "cosine":
+            optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        optimizer.step()
     with torch.no_grad():
+        parameters = {name: tensor * rates for name, tensor in scaled.items()}
         result = torch.zeros(len(ways), num_images, num_classes, device=images.device)
         for fold in range(num_folds):
-            rows, heads = folds == fold, slice(fold, None, num_folds)
-            logits = images[rows] @ weight[heads] + bias[heads]
-            result[:, rows] = norm.apply_running(logits, heads) if norm else logits
+            rows, heads = folds == fold, fold_of == fold
+            logits = torch.einsum("nd,dwc->wnc", images[rows], parameters["weight"][:, heads])
+            if norm:
+                logits = norm.apply_running(logits, heads) * parameters["scale"][heads, None]
+            result[:, rows] = logits + parameters["shift"][heads, None]
     return result
-
-
-def _make_targets(ways: Sequence[Way], labels: Tensor, known: Tensor) -> Tensor:
-    """(W, N, C) the targets of each way: smoothed, and NaN where unknown."""
-    unknown = torch.full_like(labels, torch.nan)
-    return torch.stack([torch.where(known, smooth_targets(labels, way.label_smoothing), unknown) for way in ways])
 
 
 def _count_pos_weights(ways: Sequence[Way], labels: Tensor, folds: Tensor, num_folds: int) -> Tensor:
@@ -341,53 +352,22 @@ def _count_pos_weights(ways: Sequence[Way], labels: Tensor, folds: Tensor, num_f
 
 
 class _Norm:
-    """BatchNorm1d over the logits (H, B, C) of H heads, each with its own statistics over the images that count."""
+    """BatchNorm1d, without its last two parameters, over logits (B, H, C) of H heads: each counts its own images."""
 
     def __init__(self, num_heads: int, num_classes: int, device: torch.device) -> None:
-        self.scale = nn.Parameter(torch.ones(num_heads, 1, num_classes, device=device))
-        self.shift = nn.Parameter(torch.zeros(num_heads, 1, num_classes, device=device))
-        self.running_mean = torch.zeros(num_heads, 1, num_classes, device=device)
-        self.running_var = torch.ones(num_heads, 1, num_classes, device=device)
+        self.mean = torch.zeros(num_heads, num_classes, device=device)
+        self.var = torch.ones(num_heads, num_classes, device=device)
 
     def __call__(self, logits: Tensor, counts: Tensor) -> Tensor:
-        """Normalise by the statistics of this batch, in which `counts` (H, B, 1) are 1 or 0."""
-        number = counts.sum(dim=1, keepdim=True).clamp_min(2)
-        mean = (logits * counts).sum(dim=1, keepdim=True) / number
-        var = ((logits - mean).square() * counts).sum(dim=1, keepdim=True) / number
+        """Normalise by the statistics of this batch, in which `counts` (B, H, 1) are 1 or 0."""
+        number = counts.sum(dim=0).clamp_min(2)
+        mean = (logits * counts).sum(dim=0) / number
+        var = ((logits - mean).square() * counts).sum(dim=0) / number
         with torch.no_grad():  # torch keeps a tenth of the newest, and the unbiased variance
-            self.running_mean.lerp_(mean, 0.1)
-            self.running_var.lerp_(var * number / (number - 1), 0.1)
-        return (logits - mean) * (var + 1e-5).rsqrt() * self.scale + self.shift
+            self.mean.lerp_(mean, 0.1)
+            self.var.lerp_(var * number / (number - 1), 0.1)
+        return (logits - mean) * (var + 1e-5).rsqrt()
 
-    def apply_running(self, logits: Tensor, heads: slice) -> Tensor:
-        """Normalise logits of some `heads` by their running statistics."""
-        deviation = (self.running_var[heads] + 1e-5).sqrt()
-        return (logits - self.running_mean[heads]) / deviation * self.scale[heads] + self.shift[heads]
-
-
-class _Adam:
-    """Adam (Kingma and Ba 2015) over stacked parameters (H, ...), with a rate and a weight decay for each of H heads.
-
-    torch's own takes one rate for a tensor; a tensor for each head would be hundreds of small operations a step.
-    """
-
-    def __init__(self, parameters: Sequence[nn.Parameter], rates: Tensor, decays: Tensor) -> None:
-        self.parameters, self.rates, self.decays = parameters, rates, decays
-        self.decayed = bool(decays.any())
-        self.means = [torch.zeros_like(parameter) for parameter in parameters]
-        self.squares = [torch.zeros_like(parameter) for parameter in parameters]
-        self.num_steps = 0
-
-    @torch.no_grad()
-    def step(self, factor: float) -> None:
-        """A step at `factor` times the rates; then the gradients are cleared."""
-        self.num_steps += 1
-        bias1, bias2 = 1 - 0.9**self.num_steps, 1 - 0.999**self.num_steps
-        for parameter, mean, square in zip(self.parameters, self.means, self.squares, strict=True):
-            gradient: Any = parameter.grad
-            if self.decayed:
-                gradient = gradient + self.decays * parameter
-            mean.lerp_(gradient, 0.1)
-            square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-            parameter -= factor * self.rates / bias1 * mean / ((square / bias2).sqrt() + 1e-8)
-            parameter.grad = None
+    def apply_running(self, logits: Tensor, heads: Tensor) -> Tensor:
+        """Normalise logits (W, N, C) of some `heads` by their running statistics."""
+        return (logits - self.mean[heads, None]) * (self.var[heads, None] + 1e-5).rsqrt()

@@ -26,7 +26,7 @@ from evaluation import saved_scores, tuning
 from models import checkpoints
 from models_factory import MultiLabelModel
 from trainer import from_config, random_state, run_files
-from trainer.build import Trainer, choose_activation, choose_metric
+from trainer.build import Trainer, choose_activation, choose_features, choose_metric
 from trainer.doctor import Doctor
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -37,7 +37,12 @@ from trainer.validation import Validation
 from utils import InputError
 
 # Newer constants of sections marked *, and what runs did before there were any: these keep their names
-AS_BEFORE = {"TAKE_OVER_HEAD": True, "LABELS_PER_IMAGE": "any"}
+AS_BEFORE = {
+    "TAKE_OVER_HEAD": True,
+    "LABELS_PER_IMAGE": "any",
+    "HEAD_FIT": "steps",
+    "FEATURES": "own",
+}
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
@@ -49,6 +54,7 @@ def name_files(data: Data) -> RunFiles:
     """
     constants = overrides.resolved(config)
     identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
+    identity["FEATURES"] = choose_features(config.FEATURES)
     # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
     if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
         del identity["SPLIT_SEED"]
@@ -85,13 +91,15 @@ def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
     pattern = re.sub(r"_ep\d+_(.*)_[0-9a-f]{8}$", r"_ep*_\1_*.json", files.folder.name)
     constants, found = overrides.resolved(config), []
     expected = {name: constants[name] for name in _list_deciding() if name != "NUM_EPOCHS"}
+    expected["FEATURES"] = choose_features(config.FEATURES)
     for path in sorted(files.folder.parent.glob(pattern)):
         run, sidecar = RunFiles(path.parent / path.name.removesuffix(".json")), checkpoints.read_sidecar(path)
         if sidecar is None or run == files or not run.result.is_file():
             continue
-        theirs = sidecar.get("config", {})
+        theirs = AS_BEFORE | sidecar.get("config", {})
+        theirs["FEATURES"] = choose_features(theirs["FEATURES"])
         is_same_data = sidecar.get("dataset", {}).get("fingerprint") == data.table.fingerprint()
-        if is_same_data and all(theirs.get(name, AS_BEFORE.get(name)) == value for name, value in expected.items()):
+        if is_same_data and all(theirs.get(name) == value for name, value in expected.items()):
             found.append((theirs["NUM_EPOCHS"], run.checkpoint))
     return max(found, default=None)
 
@@ -148,6 +156,8 @@ def _require_same_run(last: dict[str, Any], files: RunFiles, data: Data) -> None
     for name in _list_deciding():
         if name == "SPLIT_SEED":
             expected, found = _find_split_seed(constants, data), _find_split_seed(theirs, data)
+        elif name == "FEATURES":
+            expected, found = (choose_features(values.get(name, "own")) for values in (constants, theirs))
         else:
             expected = constants[name]
             found = theirs.get(name, expected)  # the constant may be newer than the run
@@ -246,6 +256,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "model_name": config.MODEL_NAME,
         "head": config.HEAD,
         "head_options": run.trainer.head_options,
+        "features": model.features,
         "activation": choose_activation(),
         "classes": list(data.table.classes),
         "image_size": as_size(config.IMAGE_SIZE).as_plain(),

@@ -32,7 +32,7 @@ from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table, join_tables
 from trainer import feature_cache, from_config, teachers
-from trainer.build import Trainer, choose_batch_size, is_frozen
+from trainer.build import Trainer, choose_batch_size, is_frozen, searches_head
 from utils import InputError
 
 LONGEST_CACHED = 16 / 9  # length to width of the longest image with a place in the image cache
@@ -48,6 +48,7 @@ class Data(NamedTuple):
     val_is_drawn: bool = True  # by VAL_SPLIT and SPLIT_SEED; False: the data set's own val split
     soft_targets: NDArray[np.float32] | None = None  # (N, C) of the training images; they replace the labels
     weights: NDArray[np.float32] | None = None  # (N,) of the training images
+    cross_validates: bool = False  # `train` and `val` are both all images: each is predicted by a head without it
 
 
 def read_data() -> Data:
@@ -104,6 +105,8 @@ def _read_splits() -> Data:
         val = table.select(range(len(train), len(table)))
     else:
         train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SPLIT_SEED)
+    if given_val is None and config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0:
+        return Data(table=table, train=table, val=table, format=format, cross_validates=True)
     return Data(table=table, train=train, val=val, format=format, val_is_drawn=given_val is None)
 
 
@@ -274,6 +277,7 @@ def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int,
     """The stage of `epoch`: the `present` one if nothing changes, else a new one."""
     size = choose_image_size(epoch)
     keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()
+    keeps_features |= searches_head(epoch)
     key = (is_frozen(epoch), keeps_features, size)
     if present and present.key == key:
         return present._replace(seconds=0.0)
@@ -307,11 +311,19 @@ def make_feature_loaders(
     Returns None, and says so, where the features would take more than FEATURE_CACHE_GB.
     """
     frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
+    # A search looks at whole images, as they will be predicted: in its one epoch a crop would be all it sees of one.
+    searches = config.HEAD_FIT == "search"
     augmentation = make_augmentation()
-    num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if augmentation.is_random else 1
+    draws = augmentation.is_random and not searches
+    num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if draws else 1
     size = as_size(config.IMAGE_SIZE)
     shape = feature_cache.measure_features(trainer.model, size)
     gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
+    if gigabytes > config.FEATURE_CACHE_GB and searches:
+        raise InputError(
+            f"HEAD_FIT search needs frozen features of {gigabytes:.3g} GB, and FEATURE_CACHE_GB is "
+            f"{config.FEATURE_CACHE_GB}: raise it, or set HEAD_FIT = 'steps'"
+        )
     if gigabytes > config.FEATURE_CACHE_GB:
         utils.say(
             f"frozen features are not kept: {gigabytes:.3g} GB, more than FEATURE_CACHE_GB = {config.FEATURE_CACHE_GB}"
@@ -331,15 +343,19 @@ def make_feature_loaders(
         )
 
     views = []
-    train_loader = make_train_loader(data, caches, size, trainer.device, config.TRAIN_BATCH_SIZE, shuffle=False)
-    for view in range(1, num_views + 1):
-        loading.set_epoch(train_loader, view)  # view n has the pictures that epoch n would have
-        transform = config.RESIZE_RULE
-        if augmentation.is_random:
-            transform = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
-        if caches.train and caches.train is not caches.val:  # pictures are made from images that the cache shrank
-            transform += f", {caches.train.name}"
-        views.append(read(train_loader, data.train, transform, f"frozen features {view}/{num_views}"))
+    if searches:
+        train_loader = make_eval_loader(data.train, trainer.device, caches.val)
+        views.append(read(train_loader, data.train, config.RESIZE_RULE, "frozen features"))
+    else:
+        train_loader = make_train_loader(data, caches, size, trainer.device, config.TRAIN_BATCH_SIZE, shuffle=False)
+        for view in range(1, num_views + 1):
+            loading.set_epoch(train_loader, view)  # view n has the pictures that epoch n would have
+            transform = config.RESIZE_RULE
+            if augmentation.is_random:
+                transform = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
+            if caches.train and caches.train is not caches.val:  # pictures are made from images that the cache shrank
+                transform += f", {caches.train.name}"
+            views.append(read(train_loader, data.train, transform, f"frozen features {view}/{num_views}"))
     val_loader = make_eval_loader(data.val, trainer.device, caches.val)
     val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")
     pin_memory = trainer.device.type == "cuda"

@@ -64,13 +64,20 @@ class Validation(NamedTuple):
         return record | ({"val_accuracy": self.measured["exact_match"]} if config.LABELS_PER_IMAGE == "one" else {})
 
 
-def validate(run: Run, epoch: int, record: dict[str, Any]) -> tuple[MultiLabelModel, Validation]:
+def validate(
+    run: Run, epoch: int, record: dict[str, Any], out_of_fold: Scores | None = None
+) -> tuple[MultiLabelModel, Validation]:
     """The better of the model and, where EMA_DECAY keeps one, its average; with its validation.
 
-    Adds the numbers of both to the epoch's `record`.
+    Adds the numbers of both to the epoch's `record`. Where a search over heads gave scores `out_of_fold` of all images,
+    they are the validation, and nothing is predicted again.
     """
     trainer, stage = run.trainer, run.stage
     assert stage is not None
+    if out_of_fold:
+        validated = measure_scores(out_of_fold)
+        record |= validated.make_record()
+        return trainer.model, validated
     title = f"epoch {epoch} validation"
     model, validated = trainer.model, measure_scores(_score(run, stage.network, stage.val_loader, title))
     if trainer.average:

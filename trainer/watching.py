@@ -28,7 +28,7 @@ from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.step import LookAtLogits
-from trainer.training_data import changes_batches, make_augmentation, make_eval_loader
+from trainer.training_data import Data, changes_batches, make_augmentation, make_eval_loader
 from trainer.validation import Validation
 
 PICTURES = 16  # validation pictures shown in TensorBoard
@@ -42,7 +42,8 @@ def see_data(run: Run) -> None:
     if not distributed.is_first():
         return
     data = run.data
-    run.doctor.look_at_data(data.train, data.val)
+    if not data.cross_validates:  # else no head is measured on an image that it has seen
+        run.doctor.look_at_data(data.train, data.val)
     has_teachers = bool(config.TEACHER_PROBABILITIES or config.TEACHER_CHECKPOINTS)
     run.doctor.look_at_labels(data.train, data.val, has_teachers)
     run.doctor.look_at_freezing(
@@ -159,8 +160,7 @@ def print_configuration(run: Run) -> None:
     """What is about to happen, in a few lines."""
     rows = {
         "run": run.files.checkpoint.stem,
-        "data": f"{config.DATASET_FOLDER}, {run.data.format}: {len(run.data.train)} training, {len(run.data.val)} "
-        "validation images",
+        "data": f"{config.DATASET_FOLDER}, {run.data.format}: {_describe_splits(run.data)}",
         "classes": describe_classes(run.data.table.classes),
         "model": _describe_model(run),
         "loss": ", ".join([config.LOSS, *config.ENTRY_WEIGHTS, config.LOSS_REDUCTION]),
@@ -187,6 +187,12 @@ def print_configuration(run: Run) -> None:
             f"--PRETRAINED_WEIGHTS {path}"
         )
     utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
+
+
+def _describe_splits(data: Data) -> str:
+    if data.cross_validates:
+        return f"{len(data.table)} images, trained on and cross-validated"
+    return f"{len(data.train)} training, {len(data.val)} validation images"
 
 
 def _describe_model(run: Run) -> str:
@@ -225,7 +231,9 @@ def _describe_epochs() -> str:
         text += "the backbone stays frozen"
     else:
         text += f"the backbone is frozen in 1 to {frozen[-1]}, trains from {frozen[-1] + 1} on"
-    if frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches():
+    if frozen and config.HEAD_FIT == "search":
+        text += " and a search finds its head"
+    elif frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches():
         text += f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)"
     if config.EARLY_STOPPING_ENABLED:
         text += f", stops after {config.EARLY_STOPPING_PATIENCE} without gain"

@@ -204,7 +204,7 @@ def test_seeds_validate_on_the_same_images_unless_split_seed_draws_others(shared
 
 def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, tmp_path: Path) -> None:
     """Then SEED drew the split, MICRO_BATCH_SIZE was no part of a name, and some constants did not exist."""
-    newer = {"SPLIT_SEED", "TAKE_OVER_HEAD", "LABELS_PER_IMAGE"}
+    newer = {"SPLIT_SEED", "TAKE_OVER_HEAD", "LABELS_PER_IMAGE", "FEATURES"}
 
     def name(*options: str) -> str:
         data = read_data(shared_dataset, *options)
@@ -223,6 +223,12 @@ def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, t
     assert new not in (name_as_before("--SEED=1"), name("--SEED=1", "--SPLIT_SEED=2"))
     assert "_seed1_" in new
     assert name("--TAKE_OVER_HEAD=False") != name()
+    assert name("--FEATURES=own") == name(), "which auto is for a convolutional network"
+    assert name("--FEATURES=mean") not in (name(), name("--FEATURES=mean_and_max"))
+    dino = "--MODEL_NAME=vit_small_patch14_dinov2"
+    assert name(dino, "--FEATURES=own") == name_as_before(dino) != name(dino)
+    assert name(dino, "--FEATURES=class_and_mean") == name(dino)
+    assert name(dino, "--HEAD=ml_decoder") == name_as_before(dino, "--HEAD=ml_decoder"), "which sees all tokens"
     assert name("--MICRO_BATCH_SIZE=4") not in (name(), name("--MICRO_BATCH_SIZE=8"))
     root = tmp_path / "own"
     convert.convert_dataset(shared_dataset, "auto", "train_list", root)

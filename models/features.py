@@ -1,0 +1,79 @@
+"""What a head that pools sees of a network: which tokens, or which numbers of a map, as one row (B, D', 1, 1).
+
+    pooling = Pooling("class_and_mean", num_prefix_tokens=1)
+    pooling(tokens)                                     # (B, T, D) -> (B, 2 D, 1, 1)
+    find_default("vit_small_patch14_dinov2.lvd142m")    # "class_and_mean"
+
+models/backbones.py puts a `Pooling` behind a network, and says which FEATURES the network has.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+OWN = "own"  # the network's own input of its classifier
+LAST_BLOCKS = "last_blocks"
+NUM_BLOCKS = 4  # that LAST_BLOCKS joins, as DINOv2's linear evaluation does at most
+
+# keys: FEATURES that are made of the network's last map or tokens; values: the parts that are joined
+PARTS: dict[str, tuple[str, ...]] = {
+    "class_token": ("class",),
+    "mean": ("mean",),
+    "class_and_mean": ("class", "mean"),
+    "mean_and_max": ("mean", "max"),
+}
+FEATURES = (OWN, *PARTS, LAST_BLOCKS)
+
+# patterns of timm's names ARCHITECTURE.TAG -> what the authors of these weights give to a linear classifier. All other
+# networks were measured by their authors with their own input of the classifier, so theirs is OWN:
+# * CLIP: the class token before the projection (Radford et al. 2021, 2103.00020, appendix A.3); SigLIP: the output of
+#   its attention pooling (Zhai et al. 2023, 2303.15343); AIMv2, I-JEPA: the mean of the patches;
+# * ViT, DeiT, MAE: the class token (Dosovitskiy et al. 2021, 2010.11929; He et al. 2022, 2111.06377, appendix A.1);
+# * EVA, EVA-02, BEiT: the mean of the patches (Fang et al. 2023, 2303.11331; Bao et al. 2022, 2106.08254);
+# * Swin, ConvNeXt and convolutional networks, those of DINOv3 too: the mean of the map.
+DEFAULTS: dict[str, str] = {
+    # Oquab et al. 2023 (2304.07193, appendix B.3) and eval/linear.py of their repository: the class token of the last
+    # block, or of the last four, with or without the mean of the patches. The models that they publish have both.
+    r"vit_\w+_dinov2\..*": "class_and_mean",
+    # Their model card: "with a linear layer applied on the class token and the average of the patch tokens" (Simeoni
+    # et al. 2025, 2508.10104). EUPE has the same architecture, and other authors.
+    r"vit_\w+_dinov3(_qkvb)?\.(?!eupe).*": "class_and_mean",
+    # Caron et al. 2021 (2104.14294, appendix F.2) and the commands in their README: for ViT-B the class token and the
+    # mean of the patches; for ViT-S the class tokens of the last four blocks, without the mean that LAST_BLOCKS adds
+    r"vit_base_\w+\.dino": "class_and_mean",
+    r"vit_small_\w+\.dino": LAST_BLOCKS,
+}
+
+
+def find_default(full_name: str) -> str:
+    """The FEATURES that "auto" means for weights that timm calls `full_name`: ARCHITECTURE.TAG."""
+    return next((features for pattern, features in DEFAULTS.items() if re.fullmatch(pattern, full_name)), OWN)
+
+
+class Pooling(nn.Module):
+    """A map (B, D, h, w) or tokens (B, T, D) -> the parts of `features` joined, (B, D', 1, 1).
+
+    The first of the tokens is the class token, where there is one; `num_prefix_tokens` counts it and the registers,
+    which are no patches.
+    """
+
+    def __init__(self, features: str, num_prefix_tokens: int = 0) -> None:
+        super().__init__()
+        self.parts, self.num_prefix_tokens = PARTS[features], num_prefix_tokens
+
+    def forward(self, features: Tensor) -> Tensor:
+        patches, positions = features, (2, 3)
+        if features.dim() == 3:
+            patches, positions = features[:, self.num_prefix_tokens :], (1,)
+        made = []
+        for part in self.parts:
+            if part == "class":
+                made.append(features[:, 0])
+            elif part == "mean":
+                made.append(patches.mean(dim=positions))
+            else:
+                made.append(patches.amax(dim=positions))
+        return torch.cat(made, dim=1)[:, :, None, None]

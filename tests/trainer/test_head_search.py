@@ -1,0 +1,188 @@
+"""The search over linear heads: against scikit-learn's logistic regression, and against heads trained one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from heads import HEADS
+from losses import LOSSES
+from trainer.head_search import PENALTIES, Way, find_head, search_heads
+
+NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 240, 12, 3
+
+
+@pytest.fixture
+def features() -> NDArray[np.float32]:
+    scales = np.linspace(0.1, 30, NUM_FEATURES)  # of very different size, and not around 0
+    return (np.random.default_rng(1).normal(size=(NUM_IMAGES, NUM_FEATURES)) * scales + 5).astype(np.float32)
+
+
+@pytest.fixture
+def targets(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    random = np.random.default_rng(2)
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    logits = standard @ random.normal(size=(NUM_FEATURES, NUM_CLASSES)) - np.array([0.0, 1.0, 2.0])
+    return (random.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+@pytest.fixture
+def fold_of() -> NDArray[np.intp]:
+    return np.random.default_rng(3).permutation(NUM_IMAGES) % 4
+
+
+def fit_reference(
+    features: NDArray[np.float32],
+    labels: NDArray[np.float32],
+    penalty: float,
+    weights: NDArray[np.float32] | None = None,
+) -> LogisticRegression:
+    """scikit-learn's, on features that are standardised already. Its C weighs the sum over images."""
+    total = len(labels) if weights is None else weights.sum()
+    regression = LogisticRegression(C=1 / (2 * penalty * total), tol=1e-9, max_iter=10_000)
+    return regression.fit(features.astype(np.float64), labels, weights)
+
+
+def test_the_head_is_a_logistic_regression(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    found = find_head(features, targets, fold_of)
+    mean, std = features.mean(axis=0), features.std(axis=0)
+    for number in range(NUM_CLASSES):
+        reference = fit_reference((features - mean) / std, targets[:, number], found.penalties[number])
+        np.testing.assert_allclose(found.weight[number].numpy() * std, reference.coef_[0], atol=2e-3)
+        logits = features @ found.weight[number].numpy() + found.bias[number].item()
+        np.testing.assert_allclose(logits, reference.decision_function((features - mean) / std), atol=5e-3)
+
+
+def test_the_penalty_of_a_class_is_that_of_the_least_loss_out_of_fold(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    found = find_head(features, targets, fold_of)
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    for number in range(NUM_CLASSES):
+        losses = []
+        for penalty in PENALTIES:
+            probabilities = np.empty(NUM_IMAGES)
+            for fold in range(4):
+                outside = fold_of == fold
+                reference = fit_reference(standard[~outside], targets[~outside, number], penalty)
+                probabilities[outside] = reference.predict_proba(standard[outside])[:, 1]
+            right = np.where(targets[:, number] == 1, probabilities, 1 - probabilities)
+            losses.append(-np.log(right).mean())
+            if penalty == found.penalties[number]:
+                np.testing.assert_allclose(found.out_of_fold[:, number], probabilities, atol=5e-3)
+        assert losses[PENALTIES.index(found.penalties[number])] == pytest.approx(min(losses), abs=1e-4)
+    entries = torch.from_numpy(found.out_of_fold)
+    assert found.out_of_fold_loss == pytest.approx(
+        functional.binary_cross_entropy(entries, torch.from_numpy(targets)).item(), rel=1e-4
+    )
+
+
+def test_images_weights_and_unknown_entries_count_as_they_should(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    weights = np.random.default_rng(4).uniform(0.2, 3, NUM_IMAGES).astype(np.float32)
+    pos_weight = torch.tensor([1.0, 3.0, 2.0])
+    unknown = targets.copy()
+    unknown[::5, 1] = np.nan
+    unknown[1::7, 2] = -1
+    found = find_head(features, unknown, fold_of, weights=weights, pos_weight=pos_weight)
+    mean, std = features.mean(axis=0), features.std(axis=0)
+    for number in range(NUM_CLASSES):
+        known = unknown[:, number] >= 0
+        weighed = (weights * np.where(targets[:, number] == 1, pos_weight[number].item(), 1))[known]
+        standard = ((features - mean) / std)[known]
+        reference = fit_reference(standard, targets[known, number], found.penalties[number], weighed)
+        np.testing.assert_allclose(found.weight[number].numpy() * std, reference.coef_[0], atol=3e-3)
+
+
+def test_more_features_than_images(targets: NDArray[np.float32]) -> None:
+    features = np.random.default_rng(5).normal(size=(60, 200)).astype(np.float32)
+    labels = targets[:60]
+    found = find_head(features, labels, np.arange(60) % 3)
+    mean, std = features.mean(axis=0), features.std(axis=0)
+    for number in range(NUM_CLASSES):
+        reference = fit_reference((features - mean) / std, labels[:, number], found.penalties[number])
+        logits = features @ found.weight[number].numpy() + found.bias[number].item()
+        np.testing.assert_allclose(logits, reference.decision_function((features - mean) / std), atol=5e-3)
+
+
+def test_a_class_with_one_kind_of_label_gets_the_same_probability_everywhere(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    labels = targets.copy()
+    labels[:, 0], labels[:, 1] = 0, np.nan
+    labels[:3, 1] = 1
+    features[:, 4] = 7.0  # a feature that never changes
+    found = find_head(features, labels, fold_of)
+    assert found.weight[:2].abs().max() == 0
+    assert torch.sigmoid(found.bias[0]).item() < 0.5 < torch.sigmoid(found.bias[1]).item()
+    assert np.isfinite(found.out_of_fold).all()
+    assert torch.isfinite(found.weight).all()
+
+
+@pytest.mark.parametrize(("head", "loss"), [("linear", "bce_with_logits"), ("linear_bn", "focal"), ("linear", "zlpr")])
+def test_heads_side_by_side_are_those_trained_one_by_one(
+    head: str, loss: str, features: NDArray[np.float32], targets: NDArray[np.float32]
+) -> None:
+    """Two ways in two folds at once, against torch's Adam on the images of one fold alone."""
+    fold_of = np.arange(NUM_IMAGES) // (NUM_IMAGES // 2)
+    labels = targets.copy()
+    labels[::9, 0] = np.nan
+    cap = 5.0 if loss == "bce_with_logits" else None
+    ways = [
+        Way(
+            head=head, loss=loss, rate=rate, weight_decay=decay, label_smoothing=smoothing, pos_weight_cap=cap, epochs=2
+        )
+        for rate, decay, smoothing in ((3e-3, 0.0, 0.1), (3e-2, 1e-3, 0.0))
+    ]
+    results = search_heads(features, labels, ways, fold_of, seed=7)
+    standard = torch.from_numpy((features - features.mean(axis=0)) / features.std(axis=0))
+    for way, result in zip(ways, results, strict=True):
+        assert result.way == way
+        for fold in range(2):
+            outside = fold_of == fold
+            expected = train_alone(way, standard, torch.from_numpy(labels), outside)
+            np.testing.assert_allclose(result.probabilities[outside], expected[outside].numpy(), atol=2e-4)
+
+
+def train_alone(way: Way, images: torch.Tensor, labels: torch.Tensor, outside: NDArray[np.bool_]) -> torch.Tensor:
+    """Probabilities (N, C) of one head, in the order of batches that `search_heads` has for seed 7."""
+    generator = torch.Generator().manual_seed(7)
+    network = HEADS[way.head](NUM_FEATURES, NUM_CLASSES).train()
+    limit = NUM_FEATURES**-0.5
+    start = torch.rand(NUM_FEATURES, 1, NUM_CLASSES, generator=generator).mul(2 * limit).sub(limit)
+    linear = network if way.head == "linear" else network.linear
+    with torch.no_grad():
+        linear.weight.copy_(start[:, 0].T)
+        linear.bias.zero_()
+    if way.head == "linear_bn":
+        linear.bias.requires_grad_(False)  # its gradient is rounding alone
+    inside = torch.from_numpy(~outside)
+    options = {}
+    if way.pos_weight_cap:
+        seen = labels[inside]
+        options["pos_weight"] = ((seen == 0).sum(dim=0) / (seen == 1).sum(dim=0)).clamp_max(way.pos_weight_cap)
+    loss_of = LOSSES[way.loss](**options)
+    optimizer = torch.optim.Adam(network.parameters(), way.rate, weight_decay=way.weight_decay)
+    num_batches = NUM_IMAGES // way.batch_size
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, way.epochs * num_batches)
+    for _ in range(way.epochs):
+        for rows in torch.randperm(NUM_IMAGES, generator=generator)[: num_batches * way.batch_size].split(
+            way.batch_size
+        ):
+            kept = rows[inside[rows]]
+            smoothed = (1 - way.label_smoothing) * labels[kept] + way.label_smoothing / 2
+            entries = loss_of(network(images[kept][:, :, None, None]), smoothed)
+            known = torch.isfinite(labels[kept]).sum() if entries.dim() == 2 else len(kept)
+            (entries.sum() / known).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    with torch.no_grad():
+        return network.eval()(images[:, :, None, None]).sigmoid()
