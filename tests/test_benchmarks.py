@@ -12,7 +12,7 @@ import pytest
 import config
 import dataset_readers
 import overrides
-from benchmarks import ablation, heads, recipes, runs
+from benchmarks import ablation, head_search, recipes, runs
 from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
@@ -172,14 +172,15 @@ def read_constants() -> dict[str, object]:
 
 def test_variants_can_be_trained() -> None:
     """Each by itself keeps to the types and the rules of config.py."""
-    before = dict(vars(config))
+    namespace = config.__dict__
+    before = dict(namespace)
     variants = ablation.choose_variants(read_constants())
     assert len(variants) > 20
     for changes in variants.values():
         overrides.EDITED.clear()
         overrides.apply([f"--{name}={value}" for name, value in changes.items()], config)
         assert all(getattr(config, name) == value for name, value in changes.items())
-        vars(config).update(before)
+        namespace.update(before)
 
 
 def test_variants_leave_out_what_the_recipe_has(fails: Fails) -> None:
@@ -227,14 +228,14 @@ def test_ablation(
     assert ["MIXUP_ALPHA", "0.8", "2", "of", "2", "failed"] in lines
 
 
-# ---- heads.py ----
+# ---- head_search.py ----
 
 
-def test_heads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_head_search(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"NUM_IMAGES": 60, "NUM_FEATURES": 8, "NUM_CLASSES": 2, "RATES": [1e-2], "DECAYS": (0.0, 1e-3)}
     for name, value in sizes.items():
-        monkeypatch.setattr(heads, name, value)
-    heads.main([])
+        monkeypatch.setattr(head_search, name, value)
+    head_search.main([])
     first, second, third, last = capsys.readouterr().out.splitlines()
     assert first.startswith("60 x 8, 2 classes")
     assert second.startswith("10 heads by steps")

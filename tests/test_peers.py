@@ -200,10 +200,10 @@ def test_fastai_run(task: Task) -> None:
 @pytest.fixture
 def short_task(task: Task) -> Task:
     """A task by minutes, with a tiny network of timm."""
-    return replace(task, model_name="timm/test_efficientnet", minutes=0.001)
+    return replace(task, model_name="timm/test_efficientnet", minutes=7 / 60)
 
 
-def test_fastai_trains_for_minutes(short_task: Task) -> None:
+def test_fastai_trains_for_minutes(short_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("fastai", reason="fastai is not installed: pip install -r requirements-benchmarks.txt")
     from benchmarks.peers import with_fastai
 
@@ -212,7 +212,11 @@ def test_fastai_trains_for_minutes(short_task: Task) -> None:
     assert [str(path) for path in learner.dls.valid_ds.items] == short_task.val
     assert isinstance(learner.loss_func, with_fastai.fastai.BCEWithLogitsLossFlat)
 
-    with_fastai.train(short_task)  # no time for more than the least: a frozen and an unfrozen epoch of one batch
+    found = with_fastai.measure_pace(short_task)
+    assert min(found.frozen, found.unfrozen, found.validation) > 0
+    # a second an image: no time for more than the least, a frozen and an unfrozen epoch of one batch
+    monkeypatch.setattr(with_fastai, "measure_pace", lambda task: Pace(unfrozen=1, validation=0, frozen=1))
+    with_fastai.train(short_task)
     epochs = [line.split(",")[:2] + line.split(",")[3:] for line in short_task.log.read_text().splitlines()[1:]]
     assert epochs == [["1", "True", "8"], ["2", "False", "8"]]
     with_fastai.test(short_task)
@@ -235,7 +239,7 @@ def test_fastai_starts_from_the_same_weights(short_task: Task, monkeypatch: pyte
 # ---- the Hugging Face Trainer ----
 
 
-def test_transformers_run(short_task: Task) -> None:
+def test_transformers_run(short_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers", reason="transformers is missing: pip install -r requirements-benchmarks.txt")
     from benchmarks.peers import with_transformers
 
@@ -257,6 +261,9 @@ def test_transformers_run(short_task: Task) -> None:
     colour = (torch.tensor([90, 120, 150]) / 255 - torch.tensor(network.mean)) / torch.tensor(network.std)
     torch.testing.assert_close(processor.val_transforms(grey)[:, 5, 7], colour)
 
+    found = with_transformers.measure_pace(short_task)
+    assert min(found.unfrozen, found.validation) > 0
+    monkeypatch.setattr(with_transformers, "measure_pace", lambda task: Pace(unfrozen=1, validation=0))
     with_transformers.train(short_task)
     (row,) = short_task.log.read_text().splitlines()[1:]
     assert row.split(",")[:2] + row.split(",")[3:] == ["1", "False", "8"]  # no time for more than a step

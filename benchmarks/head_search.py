@@ -1,6 +1,6 @@
 """A search over 200 heads on kept features, beside scikit-learn's LogisticRegression one class after the other.
 
-    python benchmarks/heads.py
+    python benchmarks/head_search.py
 
 The features are 4,000 x 1,280 random numbers, and 18 classes depend on some of them. trainer/head_search.py compares
 11 penalties of logistic regressions, and 40 ways to train a head by steps of Adam for 5 epochs, both in 5 folds.
@@ -66,9 +66,11 @@ def make_data() -> tuple[Any, Any]:
 def fit_by_sklearn(features: Any, targets: Any) -> None:
     """A regression for each penalty and class, on standardised features."""
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
-    for penalty, labels in itertools.product(PENALTIES, targets.T):
+    for penalty in PENALTIES:
         # head_search: mean loss + penalty * |w|^2; here: C * sum of losses + |w|^2 / 2
-        LogisticRegression(C=1 / (2 * len(labels) * penalty), max_iter=1000).fit(standard, labels)
+        inverse = 1 / (2 * len(targets) * penalty)
+        for labels in targets.T:
+            LogisticRegression(C=inverse, max_iter=1000).fit(standard, labels)
 
 
 if __name__ == "__main__":
