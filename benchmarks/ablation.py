@@ -20,8 +20,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import hashlib
-import json
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -30,7 +28,7 @@ from typing import Any
 import config
 import overrides
 import utils
-from benchmarks.runs import Figures, describe, link_subset, parse_numbers, print_table, run_once
+from benchmarks.runs import Figures, describe, link_subset, name_by, parse_numbers, print_table, run_once
 from utils import InputError
 
 BASE = "the recipe"
@@ -65,7 +63,7 @@ def main(arguments: list[str]) -> None:
     overrides.apply(base, config)
     constants = {constant.name: constant.value for constant in overrides.list_constants(config)}
     variants = choose_variants(constants, options.only)
-    data = link_subset(options.dataset_folder, name_data(options), options.train_images, 0, options.held_out).absolute()
+    data = link_subset(options.dataset_folder, options.folder, options.train_images, 0, options.held_out)
     results: dict[str, list[Figures]] = {}
     for title, changes in variants.items():
         results[title] = [
@@ -89,7 +87,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--held-out", type=int, default=0, help="training images to test on instead; 0: the test images"
     )
-    parser.add_argument("--folder", type=Path, default=Path("ablation_runs"), help="of the runs")
+    parser.add_argument("--folder", type=Path, default=config.LOCAL_ROOT / "ablation_runs", help="of the runs")
     return parser.parse_args(arguments)
 
 
@@ -111,15 +109,11 @@ def choose_variants(base: Mapping[str, Any], only: Sequence[str] = ()) -> dict[s
     return chosen
 
 
-def name_data(options: argparse.Namespace) -> Path:
-    return options.folder / f"data_{options.train_images}_{options.held_out}"
-
-
 def measure(options: argparse.Namespace, data: Path, title: str, constants: list[str], seed: int) -> Figures:
     """One run; {} where training.py or testing.py refused it: its message has been shown."""
-    digest = hashlib.sha256(json.dumps([constants, str(data)]).encode()).hexdigest()[:8]
+    folder = options.folder / f"{name_by(*constants, str(data))}_seed{seed}"
     try:
-        figures = run_once(options.folder / f"{digest}_seed{seed}", data, [*constants, f"--SEED={seed}"])
+        figures = run_once(folder, data, [*constants, f"--SEED={seed}"])
     except InputError as error:
         utils.warn(f"{title}, seed {seed}: {error}")
         return {}

@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import argparse
-import hashlib
 import shlex
 
+import config
 import utils
-from benchmarks.runs import Figures, describe, link_subset, parse_numbers, print_table, run_once
+from benchmarks.runs import Figures, describe, link_subset, name_by, parse_numbers, print_table, run_once
 
 COLUMNS = {  # figure -> title and digits
     "mAP": ("test mAP", 3),
@@ -54,17 +54,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("recipes", nargs="+", metavar="'recipe.py [--NAME value ...]'")
     parser.add_argument("--train-images", type=parse_numbers, default=[0], help="with validation; 0: all")
     parser.add_argument("--seeds", type=parse_numbers, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=Path("recipe_runs"), help="of the runs")
+    parser.add_argument("--folder", type=Path, default=config.LOCAL_ROOT / "recipe_runs", help="of the runs")
     return parser.parse_args(arguments)
 
 
 def measure(options: argparse.Namespace, recipe: str, num_images: int, seed: int) -> Figures:
     """One run. Its figures are printed as a line."""
-    data = link_subset(
-        options.dataset_folder, options.folder / f"data_{num_images}_seed{seed}", num_images, seed
-    ).absolute()
-    digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]
-    folder = options.folder / f"{digest}_{num_images or 'all'}_seed{seed}"
+    data = link_subset(options.dataset_folder, options.folder, num_images, seed)
+    folder = options.folder / f"{name_by(recipe, str(data))}_{num_images or 'all'}_seed{seed}"
     figures = run_once(folder, data, [*shlex.split(recipe), f"--SEED={seed}", f"--SPLIT_SEED={seed}"])
     values = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
     utils.say(f"{recipe}, {num_images or 'all'} images, seed {seed}: {values}")

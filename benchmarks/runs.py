@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -93,8 +94,8 @@ def link_dataset(table: Table, folder: Path, split: str) -> None:
         (labels / f"{path.stem}.cls").write_text("".join(f"{label}\n" for label in np.flatnonzero(row == 1)))
 
 
-def link_subset(dataset_folder: Path, folder: Path, num_train: int, seed: int, num_held_out: int = 0) -> Path:
-    """A data set of `num_train` training images (0: all), drawn by `seed`; `folder` is written unless it is there.
+def link_subset(dataset_folder: Path, parent: Path, num_train: int, seed: int, num_held_out: int = 0) -> Path:
+    """A data set of `num_train` training images (0: all), drawn by `seed`, in a folder in `parent`, made only once.
 
     With `num_held_out` so many training images are its test images, so that something can be chosen by them, and are
     not trained on; which ones does not depend on `seed`. Returns the data set's folder: `dataset_folder` itself where
@@ -102,7 +103,9 @@ def link_subset(dataset_folder: Path, folder: Path, num_train: int, seed: int, n
     """
     train = dataset_readers.read_dataset(dataset_folder, split="train")
     if not num_held_out and num_train in (0, len(train)):
-        return dataset_folder
+        return dataset_folder.absolute()
+    digest = name_by(str(dataset_folder.absolute()), train.fingerprint())
+    folder = parent.absolute() / f"data_{digest}_{num_train}_seed{seed}_{num_held_out}"
     if folder.exists():
         return folder
     if num_held_out:
@@ -116,6 +119,11 @@ def link_subset(dataset_folder: Path, folder: Path, num_train: int, seed: int, n
     link_dataset(test, partial, "test")
     partial.rename(folder)
     return folder
+
+
+def name_by(*texts: str) -> str:
+    """Eight characters for a file's name, others for other `texts`."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:8]
 
 
 # ---- training and testing ----
@@ -183,7 +191,8 @@ def describe(values: Iterable[float], digits: int = 3) -> str:
 
 def print_table(rows: Iterable[Sequence[str]], titles: Sequence[str]) -> None:
     """Print a table; only the first column is broken where there is no room."""
-    grid = Grid(titles[0])
+    grid = Grid()
+    grid.add_column(titles[0], overflow="fold")
     for title in titles[1:]:
         grid.add_column(title, justify="right", no_wrap=True)
     for row in rows:

@@ -71,22 +71,31 @@ def test_link_subset(shared_dataset: Path, tmp_path: Path) -> None:
     def read_names(folder: Path, split: str) -> list[str]:
         return [Path(path).name for path in dataset_readers.read_dataset(folder, split=split).paths]
 
-    assert runs.link_subset(shared_dataset, tmp_path / "all", 0, 0) == shared_dataset
-    assert runs.link_subset(shared_dataset, tmp_path / "all", 40, 0) == shared_dataset
-    (tmp_path / "few.partial" / "images").mkdir(parents=True)  # an earlier command was killed
-    few = runs.link_subset(shared_dataset, tmp_path / "few", 10, 0)
+    def link(*numbers: int) -> Path:
+        return runs.link_subset(shared_dataset, tmp_path, *numbers)
+
+    assert link(0, 0) == link(40, 0) == shared_dataset
+    few = link(10, 0)
     assert len(read_names(few, "train")) == 10
     assert read_names(few, "test") == read_names(shared_dataset, "test")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["few"]
+    few.rename(tmp_path / f"{few.name}.partial")  # as a command leaves it that was killed
+    assert link(10, 0) == few
+    assert [*tmp_path.iterdir()] == [few]
+    (few / "kept").touch()
+    assert link(10, 0) == few
+    assert (few / "kept").exists()
 
-    held_out = runs.link_subset(shared_dataset, tmp_path / "held_out", 0, seed=0, num_held_out=10)
+    held_out = link(0, 0, 10)
     train, test = read_names(held_out, "train"), read_names(held_out, "test")
     assert len(test) == 10
     assert sorted(train + test) == sorted(read_names(shared_dataset, "train"))
-    fewer = runs.link_subset(shared_dataset, tmp_path / "fewer", 15, seed=1, num_held_out=10)
+    fewer = link(15, 1, 10)
     assert read_names(fewer, "test") == test
     assert len(set(read_names(fewer, "train")) & set(train)) == 15
-    assert runs.link_subset(shared_dataset, tmp_path / "fewer", 15, seed=1, num_held_out=10) == fewer
+
+
+def test_subsets_of_two_data_sets_lie_apart(shared_dataset: Path, dataset: Path, tmp_path: Path) -> None:
+    assert runs.link_subset(shared_dataset, tmp_path, 10, 0) != runs.link_subset(dataset, tmp_path, 10, 0)
 
 
 # ---- training and testing ----
@@ -154,7 +163,7 @@ def test_recipes(
     commands = [command for command in called if command[0] == "training.py"]
     assert len(commands) == 2 * 2 * 2
     assert commands[1][1:6] == ("recipes/frozen_features.py", "--HEAD", "linear", "--SEED=4", "--SPLIT_SEED=4")
-    assert f"--DATASET_FOLDER={tmp_path / 'data_10_seed4'}" in commands[1]
+    assert f"--DATASET_FOLDER={runs.link_subset(shared_dataset, tmp_path, 10, 4)}" in commands[1]
     assert f"--DATASET_FOLDER={shared_dataset}" in commands[2]
     assert len({command[-5] for command in commands}) == 8  # a LOCAL_ROOT each
     rows = [line for line in capsys.readouterr().out.splitlines() if "0.500 (0.000)" in line]
@@ -219,7 +228,7 @@ def test_ablation(
     ablation.main([*command, "--held-out", "10", "--folder", str(tmp_path)])
     assert len({folder for folder, _, _ in called}) == len(called) == 6
     assert called[2][1:] == (
-        tmp_path / "data_0_10",
+        runs.link_subset(shared_dataset, tmp_path, 0, 0, 10),
         ["recipes/frozen_features.py", "--NUM_EPOCHS", "2", "--MIXUP_ALPHA=0.2", "--SEED=0"],
     )
     lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
