@@ -6,23 +6,25 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import seed_as_the_product
 from PIL import Image
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 import config
 import dataset_readers
 import losses
 import overrides
+from benchmarks import runs
 from benchmarks.peers import __main__ as peers
-from benchmarks.peers import plain
-from benchmarks.peers.task import Task, load_task, make_network, read_targets
+from benchmarks.peers import pace, plain
+from benchmarks.peers.pace import Length, Pace
+from benchmarks.peers.task import Task, load_task, make_network, make_timm_network, read_targets
 from trainer import build, run_files, training_data
-from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
 SIZE = 32
@@ -32,7 +34,7 @@ SIZE = 32
 def data(shared_dataset: Path, tmp_path: Path) -> Path:
     """The drawn images, linked as the peers find them."""
     for split in ("train", "test"):
-        peers.link_dataset(dataset_readers.read_dataset(shared_dataset, split=split), tmp_path / "data", split)
+        runs.link_dataset(dataset_readers.read_dataset(shared_dataset, split=split), tmp_path / "data", split)
     return tmp_path / "data"
 
 
@@ -146,6 +148,25 @@ def test_plain_run_and_predictions(task: Task) -> None:
     assert predictions == {Path(p).stem: np.flatnonzero(row).tolist() for p, row in zip(task.test, chosen, strict=True)}
 
 
+def test_plain_trains_for_minutes(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen epoch, then unfrozen ones until the time is over, here in the middle of one. The clock is not real."""
+    clock = iter(range(10_000))  # a second passes whenever somebody looks
+    monkeypatch.setattr(plain, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    # An epoch looks 11 times: what is left, 2 around the pass, 1 in it and 5 after batches, 2 around validation.
+    task = replace(task, minutes=27 / 60)
+    plain.train(task)
+    rows = [line.split(",") for line in task.log.read_text().splitlines()]
+    assert rows == [
+        ["epoch", "frozen", "seconds", "images"],
+        ["1", "True", "7.0", "36"],
+        ["2", "False", "7.0", "36"],
+        ["3", "False", "6.0", "32"],
+    ]
+    plain.test(task)
+    assert np.load(task.probabilities).shape == (len(task.test), 3)
+    assert np.load(task.val_probabilities).shape == (len(task.val), 3)
+
+
 # ---- fastai ----
 
 
@@ -176,27 +197,170 @@ def test_fastai_run(task: Task) -> None:
     assert not torch.equal(before["1.linear.weight"], after["1.linear.weight"])
 
 
+@pytest.fixture
+def short_task(task: Task) -> Task:
+    """A task by minutes, with a tiny network of timm."""
+    return replace(task, model_name="timm/test_efficientnet", minutes=7 / 60)
+
+
+def test_fastai_trains_for_minutes(short_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastai", reason="fastai is not installed: pip install -r requirements-benchmarks.txt")
+    from benchmarks.peers import with_fastai
+
+    learner = with_fastai.make_vision_learner(short_task, 17)
+    assert [len(batch[0]) for batch in learner.dls.train] == [8, 8]
+    assert [str(path) for path in learner.dls.valid_ds.items] == short_task.val
+    assert isinstance(learner.loss_func, with_fastai.fastai.BCEWithLogitsLossFlat)
+
+    found = with_fastai.measure_pace(short_task)
+    assert min(found.frozen, found.unfrozen, found.validation) > 0
+    # a second an image: no time for more than the least, a frozen and an unfrozen epoch of one batch
+    monkeypatch.setattr(with_fastai, "measure_pace", lambda task: Pace(unfrozen=1, validation=0, frozen=1))
+    with_fastai.train(short_task)
+    epochs = [line.split(",")[:2] + line.split(",")[3:] for line in short_task.log.read_text().splitlines()[1:]]
+    assert epochs == [["1", "True", "8"], ["2", "False", "8"]]
+    with_fastai.test(short_task)
+    assert np.load(short_task.probabilities).shape == (len(short_task.test), 3)
+    assert np.load(short_task.val_probabilities).shape == (len(short_task.val), 3)
+
+
+def test_fastai_starts_from_the_same_weights(short_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fastai", reason="fastai is not installed: pip install -r requirements-benchmarks.txt")
+    from benchmarks.peers import with_fastai
+
+    network = make_timm_network(short_task)._replace(is_pretrained=True)
+    monkeypatch.setattr(with_fastai, "make_timm_network", lambda task: network)
+    learner = with_fastai.make_vision_learner(short_task, 8)
+    state = learner.model[0].model.state_dict()
+    assert len(network.state) > 50
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state.items())
+
+
+# ---- the Hugging Face Trainer ----
+
+
+def test_transformers_run(short_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="transformers is missing: pip install -r requirements-benchmarks.txt")
+    from benchmarks.peers import with_transformers
+
+    network = make_timm_network(short_task)
+    seed_as_the_product(short_task.seed)
+    expected = make_timm_network(short_task).state
+    seed_as_the_product(short_task.seed)
+    model = with_transformers.make_model(short_task)
+    state = model.timm_model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
+    logits, targets = torch.randn(4, 3), torch.tensor([[0.0, 1, 1]] * 4)
+    loss = model.loss_function(targets, logits, model.config)
+    torch.testing.assert_close(loss, losses.LOSSES["bce_with_logits"]()(logits, targets).mean())
+
+    grey = Image.new("RGB", (48, 36), (90, 120, 150))
+    processor = with_transformers.make_processor(short_task)
+    for transform in (processor.val_transforms, processor.train_transforms):
+        assert transform(grey).shape == (3, SIZE, SIZE)
+    colour = (torch.tensor([90, 120, 150]) / 255 - torch.tensor(network.mean)) / torch.tensor(network.std)
+    torch.testing.assert_close(processor.val_transforms(grey)[:, 5, 7], colour)
+
+    found = with_transformers.measure_pace(short_task)
+    assert min(found.unfrozen, found.validation) > 0
+    monkeypatch.setattr(with_transformers, "measure_pace", lambda task: Pace(unfrozen=1, validation=0))
+    with_transformers.train(short_task)
+    (row,) = short_task.log.read_text().splitlines()[1:]
+    assert row.split(",")[:2] + row.split(",")[3:] == ["1", "False", "8"]  # no time for more than a step
+    with_transformers.test(short_task)
+    trained = with_transformers.transformers.TimmWrapperForImageClassification.from_pretrained(short_task.checkpoint)
+    pixels = torch.stack([processor.val_transforms(Image.open(path).convert("RGB")) for path in short_task.test])
+    with torch.no_grad():
+        probabilities = trained.timm_model.eval()(pixels).sigmoid().numpy()
+    np.testing.assert_allclose(np.load(short_task.probabilities), probabilities, atol=1e-5)
+    assert np.load(short_task.val_probabilities).shape == (len(short_task.val), 3)
+
+
+# ---- so many minutes ----
+
+
+def test_epochs_in_a_time() -> None:
+    found = Pace(unfrozen=0.1, validation=0.05, frozen=0.04)
+    # an epoch of 1,000 images and 100 to validate on: 100 + 5 s
+    assert pace.count_epochs(210, found, 1000, 100) == pytest.approx(2)
+    assert pace.count_epochs(52.5, found, 1000, 100) == pytest.approx(0.5)
+    # a frozen epoch of 40 + 5 s and two unfrozen ones fill 255 s exactly
+    assert pace.plan_fine_tuning(255, found, 1000, 100, 32) == Length(2, 1000)
+    # in 200 s there are as many, all shorter: 3 validations of 5 s leave 185 s for what takes 240
+    assert pace.plan_fine_tuning(200, found, 1000, 100, 32) == Length(2, round(1000 * 185 / 240))
+    # less than an epoch of each: both are shorter
+    assert pace.plan_fine_tuning(80, found, 1000, 100, 32) == Length(1, 500)
+    assert pace.plan_fine_tuning(1, found, 1000, 100, 32) == Length(1, 32)
+
+
+def test_ours_trains_its_recipe_on_the_same_images(task: Task, data: Path) -> None:
+    task = replace(task, minutes=5)
+    more = ["--NUM_EPOCHS", "7", "--MODEL_NAME", "resnet50"]
+    before = config.HEAD_BASE_LR, config.CROP_SCALE_MIN
+    overrides.apply(peers.make_constants(task, data, more), config)
+    ours = training_data.read_data()
+    assert (ours.train.paths, ours.val.paths) == (task.train, task.val)
+    assert (config.NUM_EPOCHS, config.MODEL_NAME, config.SEED) == (7, "resnet50", 3)
+    assert before == (config.HEAD_BASE_LR, config.CROP_SCALE_MIN)
+    assert Path(task.folder) == config.LOCAL_ROOT
+
+
+def test_measure_minutes(task: Task, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threshold is fitted on the validation images; ours brings its F1 and a file of probabilities."""
+    rng = np.random.default_rng(0)
+    test = dataset_readers.read_dataset(data, split="test")
+    probabilities = rng.random(test.targets.shape).astype(np.float32)
+    val_targets = np.array([read_targets(path, 3) for path in task.val])
+    folder = Path(task.folder)
+
+    def pretend(name: str, *_: object) -> tuple[runs.Process, runs.Process]:
+        epochs = [{"epoch": 1, "frozen": True, "seconds": 4.0}, {"epoch": 2, "frozen": False, "seconds": 6.0}]
+        if name == "ours":
+            (folder / "predictions").mkdir()
+            lines = [[path, *map(str, row)] for path, row in zip(test.paths, probabilities.tolist(), strict=True)]
+            text = "\n".join(map(",".join, [["image_path", *test.classes], *lines]))
+            (folder / "predictions" / "predictions_x_probabilities.csv").write_text(text)
+            result = {"mAP": 0.0, "f1_weighted": 0.75, "ECE": 0.0}
+            result = {"metrics": result, "classes": {}, "num_images": len(test)}
+            (folder / "predictions" / "evaluate_result.json").write_text(json.dumps(result))
+        else:
+            np.save(task.probabilities, probabilities)
+            np.save(task.val_probabilities, np.where(val_targets == 1, 0.3, 0.1).astype(np.float32))
+            epochs = [row | {"images": images} for row, images in zip(epochs, (36, 9), strict=True)]
+        run_files.write_log(task.log, epochs)
+        return runs.Process(1.0, 20.0, 30.0, 0.0), runs.Process(1.0, 2.0, 3.0, 0.0)
+
+    monkeypatch.setattr(peers, "train_and_test", pretend)
+    plain_figures, ours = (peers.measure_minutes(name, task, data, []) for name in ("plain", "ours"))
+    assert [*plain_figures] == [*ours] == [*peers.MINUTES_TITLES]
+    for figures in (plain_figures, ours):
+        expected = average_precision_score(test.targets, probabilities, average="macro")
+        assert figures["mAP"] == pytest.approx(expected, abs=1e-6)
+        at_half = f1_score(test.targets, probabilities >= 0.5, average="weighted")
+        assert figures["f1_at_half"] == pytest.approx(at_half)
+        assert (figures["training"], figures["cpu_seconds"]) == (20, 30)
+    assert plain_figures["f1"] == pytest.approx(f1_score(test.targets, probabilities >= 0.2, average="weighted"))
+    assert ours["f1"] == 0.75
+    assert (plain_figures["images_per_second"], plain_figures["epochs"]) == (4.5, 1.25)
+    assert (ours["images_per_second"], ours["epochs"]) == (7.2, 2)
+
+
+def test_rows_of_minutes_compare_with_ours() -> None:
+    results = {
+        "plain": [{"mAP": 0.5, "training": 300.0}],
+        "ours": [{"mAP": 0.75, "training": 150.0}],
+    }
+    assert peers.make_rows(results, peers.MINUTES_TITLES, "ours") == [
+        ["test mAP", "0.500 (-0.250)", "0.750"],
+        ["training in all, s", "300.0 (0.50x)", "150.0"],
+    ]
+
+
 # ---- the same for all ----
 
 
 def test_task_survives_its_file(task: Task) -> None:
     assert load_task(str(task.save())) == task
-
-
-def test_linked_data_set_is_the_same(shared_dataset: Path, data: Path) -> None:
-    for split in ("train", "test"):
-        original = dataset_readers.read_dataset(shared_dataset, split=split)
-        linked = dataset_readers.read_dataset(data, split=split)
-        assert linked.fingerprint() == original.fingerprint()
-        assert Path(linked.paths[3]).read_bytes() == Path(original.paths[3]).read_bytes()
-
-
-def test_select_evenly(shared_dataset: Path) -> None:
-    table = dataset_readers.read_dataset(shared_dataset, split="train")
-    assert peers.select_evenly(table, 4).paths == [table.paths[i] for i in (0, 13, 26, 39)]
-    assert peers.select_evenly(table, 0).paths == table.paths
-    with pytest.raises(InputError, match="41 images are asked for but the data set has 40"):
-        peers.select_evenly(table, 41)
 
 
 def test_ours_trains_the_same_task(task: Task, data: Path) -> None:
@@ -235,11 +399,6 @@ def test_measure_runs_plain_and_ours(task: Task, data: Path) -> None:
             assert 0 < figures["mAP"] <= 1
 
 
-def test_failing_process_is_named() -> None:
-    with pytest.raises(InputError, match=r"^timeit ended with status 2"):
-        peers.run_process("-m", "timeit", "--no-such-option")
-
-
 def test_average_epochs(tmp_path: Path) -> None:
     epochs = [(1, True, 8.0), (2, True, 1.0), (3, False, 4.0)]
     history = [{"epoch": epoch, "frozen": frozen, "seconds": seconds} for epoch, frozen, seconds in epochs]
@@ -265,5 +424,7 @@ def test_wrong_arguments(fails: Fails, shared_dataset: Path, monkeypatch: pytest
     folder = str(shared_dataset)
     assert "no peer 'plane' (did you mean plain?)" in fails(peers.main, [folder, "--only", "plane,ours"])
     assert "nothing to measure" in fails(peers.main, [folder, "--only", "plain", "--rounds", "0"])
+    assert "no frozen epochs" in fails(peers.main, [folder, "--only", "transformers,plain"])
+    assert "say what ours trains" in fails(peers.main, [folder, "--only", "plain,ours", "--minutes", "5"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install -r requirements-benchmarks.txt" in fails(peers.main, [folder])

@@ -1,18 +1,28 @@
-"""This repository against what people would use instead: the same images, network, weights, epochs and rates.
+"""This repository against what people would use instead: the same images, network and weights.
 
     python -m benchmarks.peers DATASET_FOLDER --frozen-epochs 3 --unfrozen-epochs 2 --seeds 0,1,2
     python -m benchmarks.peers DATASET_FOLDER --train-images 200 --test-images 100 --only plain,ours
     python -m benchmarks.peers DATASET_FOLDER --ours="recipes/coco18_efficientnet_lite0.py --NUM_EPOCHS 5"
+    python -m benchmarks.peers DATASET_FOLDER --minutes 5 --ours recipes/frozen_features.py
 
-plain: plain.py, the usual loop, the baseline. fastai: with_fastai.py (requirements-benchmarks.txt). ours: training.py
-and testing.py, with the constants of --ours last, which may thus leave what is the same for all. Training and testing
-are processes of their own, the peers take turns, and each run ends with its figures as a line of JSON. Then medians
-over the turns and in brackets the median of (plain's figure / this one) of each turn: above 1 is quicker or smaller.
+plain: plain.py, the usual loop. fastai: with_fastai.py; transformers: with_transformers.py, the Hugging Face Trainer,
+with --minutes only (both: requirements-benchmarks.txt). ours: training.py and testing.py, with the constants of --ours
+last, which may thus leave what is the same for all. Training and testing are processes of their own, the peers take
+turns, and each run ends with its figures as a line of JSON.
 
-start-up: until the first line of output, which is printed before the first batch. epoch: the mean pass over the
-training images, without validation (an epoch that also fills a cache is in the mean). training in all: the whole
-process, with start-up, validation and threshold. test images: without start-up, with all that follows (so take
-hundreds). Others on the machine move any figure by factors: more --rounds. Needs Linux or macOS (memory).
+Without --minutes all train the same epochs at the same rates. Then follow medians over the turns and in brackets the
+median of (plain's figure / this one) of each turn: above 1 is quicker or smaller. start-up: until the first line of
+output, which is printed before the first batch. epoch: the mean pass over the training images, without validation (an
+epoch that also fills a cache is in the mean). training in all: the whole process, with start-up, validation and
+threshold. test images: without start-up, with all that follows (so take hundreds).
+
+With --minutes each of the others trains as its documentation recommends, as long as fits into so many minutes of
+training and validation; their start-up, and the few steps that a schedule is planned by (pace.py), come on top. ours
+trains by the recipe of --ours: see that its process takes no longer. In brackets stands the median difference to ours
+or, for seconds and images a second, ours / this one. Weighted F1 is at the threshold that is best on the validation
+images, the same rule for all, and at .5.
+
+Others on the machine move any figure by factors: more --rounds. Needs Linux or macOS (memory).
 """
 
 from __future__ import annotations
@@ -24,27 +34,39 @@ import json
 import os
 import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import config
 import dataset_readers
 import metrics
+import thresholds
 import utils
-from benchmarks.peers.task import Task
-from dataset import stratified_split
-from dataset.table import Table
+from benchmarks.peers.task import Task, read_targets
+from benchmarks.runs import (
+    Figures,
+    Process,
+    link_dataset,
+    name_files,
+    parse_numbers,
+    print_table,
+    read_result,
+    run_process,
+    select_evenly,
+)
+from dataset import probability_files, stratified_split
 from utils import InputError
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PEERS = {"plain": "benchmarks.peers.plain", "fastai": "benchmarks.peers.with_fastai", "ours": ""}
+PEERS = {  # name -> what runs it
+    "plain": "benchmarks.peers.plain",
+    "fastai": "benchmarks.peers.with_fastai",
+    "transformers": "benchmarks.peers.with_transformers",
+    "ours": "",
+}
 VAL_SPLIT = 0.1
 TITLES = {
     "startup": "start-up, s",
@@ -57,8 +79,17 @@ TITLES = {
     "test_memory": "peak memory of testing, MB",
     "mAP": "test mAP",
 }
-
-Figures = dict[str, float]
+MINUTES_TITLES = {
+    "mAP": "test mAP",
+    "f1": "weighted F1",
+    "f1_at_half": "weighted F1 at .5",
+    "ECE": "ECE",
+    "training": "training in all, s",
+    "cpu_seconds": "of it on all cores, s",
+    "images_per_second": "training images a second",
+    "epochs": "epochs",
+}
+QUALITIES = ("mAP", "f1", "f1_at_half", "ECE")  # compared by their difference
 
 
 def main(argv: list[str]) -> None:
@@ -75,13 +106,17 @@ def main(argv: list[str]) -> None:
                 folder = Path(temporary) / f"{turn}_{name}"  # its own: no cache of an earlier turn lies there
                 folder.mkdir()
                 task = make_task(data, folder, seed, options.frozen_epochs, options.unfrozen_epochs)
-                figures = measure(name, task, data, shlex.split(options.ours))
+                task = replace(task, minutes=options.minutes, transformers_lr=options.transformers_lr)
+                figures = (measure_minutes if task.minutes else measure)(name, task, data, shlex.split(options.ours))
                 results[name].append(figures)
                 print(json.dumps({"peer": name, "seed": seed, **figures}), flush=True)
     print_results(
         results,
+        MINUTES_TITLES if options.minutes else TITLES,
+        "ours" if options.minutes else "plain",
         f"{Task.model_name}, {Task.image_size} px, batches of {Task.batch_size}; {len(train)} training and validation "
-        f"images, {len(test)} test images; {os.cpu_count()} processors",
+        f"images, {len(test)} test images; {os.cpu_count()} processors"
+        + (f"; {options.minutes:g} minutes; ours: {options.ours}" if options.minutes else ""),
     )
 
 
@@ -94,42 +129,33 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--unfrozen-epochs", type=int, default=1)
     parser.add_argument("--train-images", type=int, default=0, help="evenly spaced; with validation; 0: all")
     parser.add_argument("--test-images", type=int, default=0, help="evenly spaced; 0: all")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(PEERS), help="plain,fastai,ours")
-    parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0])
+    parser.add_argument("--minutes", type=float, default=0.0, help="of training, instead of epochs")
+    parser.add_argument("--only", type=lambda text: text.split(","), help=f"{','.join(PEERS)}; default: all that can")
+    parser.add_argument("--seeds", type=parse_numbers, default=[0])
     parser.add_argument("--rounds", type=int, default=1, help="turns of every seed")
     parser.add_argument("--ours", default="", metavar="'[recipe.py] --NAME value'", help="constants of config.py")
+    parser.add_argument("--transformers-lr", type=float, default=5e-5, help="of the Trainer; that of its guide: 5e-5")
     options = parser.parse_args(argv)
+    options.only = options.only or [name for name in PEERS if options.minutes or name != "transformers"]
     for name in options.only:
         if name not in PEERS:
             raise InputError(f"there is no peer {name!r}{utils.suggest(name, PEERS)}; known: {', '.join(PEERS)}")
-    if "fastai" in options.only and importlib.util.find_spec("fastai") is None:
-        raise InputError(
-            "fastai is not installed: pip install -r requirements-benchmarks.txt, or leave it out (--only plain,ours)"
-        )
+    if "transformers" in options.only and not options.minutes:
+        raise InputError("the Trainer has no frozen epochs: give --minutes, or leave it out (--only plain,fastai,ours)")
+    if "ours" in options.only and options.minutes and not options.ours:
+        raise InputError('say what ours trains in these minutes: --ours="recipe.py [--NAME value ...]"')
     if options.frozen_epochs + options.unfrozen_epochs < 1 or options.rounds < 1:
         raise InputError("nothing to measure: --rounds, and --frozen-epochs or --unfrozen-epochs, must be at least 1")
+    for name in ("fastai", "transformers"):
+        if name in options.only and importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"{name} is not installed: pip install -r requirements-benchmarks.txt, or leave it out "
+                "(--only plain,ours)"
+            )
     return options
 
 
 # ---- the same for all ----
-
-
-def select_evenly(table: Table, num_images: int) -> Table:
-    """`num_images` rows at even distances, the first and the last among them; 0: all."""
-    if num_images > len(table):
-        raise InputError(f"{num_images} images are asked for but the data set has {len(table)} in that split")
-    return table.select(np.linspace(0, len(table) - 1, num_images or len(table)).round().astype(int))
-
-
-def link_dataset(table: Table, folder: Path, split: str) -> None:
-    """Write a split of a data set in the layout of config.py, its images as links. Unknown labels become absent."""
-    images, labels = folder / "images" / f"{split}-resized", folder / "labels" / split
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in table.classes), encoding="utf-8")
-    for path, row in zip(map(Path, table.paths), table.targets, strict=True):
-        (images / path.name).symlink_to(path.resolve())
-        (labels / f"{path.stem}.cls").write_text("".join(f"{label}\n" for label in np.flatnonzero(row == 1)))
 
 
 def make_task(data: Path, folder: Path, seed: int, frozen_epochs: int, unfrozen_epochs: int) -> Task:
@@ -149,7 +175,10 @@ def make_task(data: Path, folder: Path, seed: int, frozen_epochs: int, unfrozen_
 
 
 def make_constants(task: Task, data: Path, more: Sequence[str]) -> list[str]:
-    """The task as a command line of training.py and testing.py; `more` changes anything but files and folders."""
+    """The task as a command line of training.py and testing.py; `more` changes anything but files and folders.
+
+    With minutes `more` is the recipe: of the task it gets the images and the seed.
+    """
     recipe = {
         "DATASET_FORMAT": "coco_cls",
         "VAL_SPLIT": VAL_SPLIT,
@@ -176,62 +205,25 @@ def make_constants(task: Task, data: Path, more: Sequence[str]) -> list[str]:
         "SEED": task.seed,
         "SPLIT_SEED": task.seed,
     }
-    files = {
-        "LOCAL_ROOT": task.folder,
-        "DATASET_FOLDER": data,
-        "CACHE_FOLDER": Path(task.folder) / "cache",
-        "PRETRAINED_MODELS_FOLDER": task.weights_folder,
-        "TENSORBOARD_FOLDER": Path(task.folder) / "runs",
-    }
-    as_arguments = [[f"--{name}={value}" for name, value in constants.items()] for constants in (recipe, files)]
-    return [*as_arguments[0], *more, *as_arguments[1]]
+    if task.minutes:
+        recipe = {name: recipe[name] for name in ("DATASET_FORMAT", "VAL_SPLIT", "SEED", "SPLIT_SEED")}
+    return [*(f"--{name}={value}" for name, value in recipe.items()), *more, *name_files(Path(task.folder), data)]
 
 
 # ---- measuring ----
 
 
-class Process(NamedTuple):
-    """What a process took: seconds until its first line of output, seconds in all, its peak resident memory in MB."""
-
-    startup: float
-    seconds: float
-    memory: float
-
-
-def run_process(*command: str) -> Process:
-    """Run `python command` in the repository. Raises InputError when it fails (its stderr has been shown)."""
-    quiet = [sys.executable, "-W", "ignore"]  # the libraries' deprecations
-    start = time.perf_counter()
-    with subprocess.Popen([*quiet, *command], cwd=REPOSITORY, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
-        startup = time.perf_counter() - start
-        process.stdout.read()
-        # unlike getrusage, of this child alone; a child never shows less than this script had, which trains nothing
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        script = next(word for word in command if not word.startswith("-"))
-        raise InputError(f"{script} ended with status {process.returncode}: see its message above")
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB here
-    return Process(startup, time.perf_counter() - start, usage.ru_maxrss / unit)
-
-
 def measure(name: str, task: Task, data: Path, more: Sequence[str]) -> Figures:
     """Train and test once by the peer `name`; what TITLES lists, in seconds and MB."""
+    training, testing = train_and_test(name, task, data, more)
     if name == "ours":
-        constants = make_constants(task, data, more)
-        training, testing = run_process("training.py", *constants), run_process("testing.py", *constants)
-        result = json.loads((Path(task.folder) / "predictions" / "evaluate_result.json").read_text())
-        mean_ap = result["metrics"]["mAP"]
+        mean_ap = read_result(Path(task.folder))["mAP"]
     else:
-        file = str(task.save())
-        training, testing = (run_process("-m", PEERS[name], verb, file) for verb in ("train", "test"))
         targets = dataset_readers.read_dataset(data, split="test").targets
         mean_ap = metrics.measure(np.load(task.probabilities), targets, 0.5)["mAP"]
     return {
         "startup": training.startup,
-        **average_epochs(next(Path(task.folder).rglob("log.csv"))),
+        **average_epochs(find_log(task)),
         "training": training.seconds,
         "training_memory": training.memory,
         "test_startup": testing.startup,
@@ -239,6 +231,45 @@ def measure(name: str, task: Task, data: Path, more: Sequence[str]) -> Figures:
         "test_memory": testing.memory,
         "mAP": mean_ap,
     }
+
+
+def measure_minutes(name: str, task: Task, data: Path, more: Sequence[str]) -> Figures:
+    """Train for the task's minutes and test once by the peer `name`; what MINUTES_TITLES lists."""
+    training, _ = train_and_test(name, task, data, more)
+    table = dataset_readers.read_dataset(data, split="test")
+    if name == "ours":
+        (file,) = (Path(task.folder) / "predictions").glob("*_probabilities.csv")
+        probabilities = probability_files.read_probabilities(table, [file])
+        f1 = read_result(Path(task.folder))["f1"]
+    else:
+        probabilities = np.load(task.probabilities)
+        targets = [read_targets(path, task.num_classes) for path in task.val]
+        threshold = thresholds.tune_global(np.load(task.val_probabilities), targets)
+        f1 = metrics.measure(probabilities, table.targets, threshold)["f1_weighted"]
+    measured = metrics.measure(probabilities, table.targets, 0.5)
+    return {
+        "mAP": measured["mAP"],
+        "f1": f1,
+        "f1_at_half": measured["f1_weighted"],
+        "ECE": measured["ECE"],
+        "training": training.seconds,
+        "cpu_seconds": training.cpu_seconds,
+        **count_images(find_log(task), len(task.train)),
+    }
+
+
+def train_and_test(name: str, task: Task, data: Path, more: Sequence[str]) -> tuple[Process, Process]:
+    """Both processes of the peer `name`."""
+    if name == "ours":
+        constants = make_constants(task, data, more)
+        written = ["--PREDICTION_FILES=probabilities"] if task.minutes else []
+        return run_process("training.py", *constants), run_process("testing.py", *constants, *written)
+    file = str(task.save())
+    return run_process("-m", PEERS[name], "train", file), run_process("-m", PEERS[name], "test", file)
+
+
+def find_log(task: Task) -> Path:
+    return next(Path(task.folder).rglob("log.csv"))
 
 
 def average_epochs(log: Path) -> Figures:
@@ -250,43 +281,45 @@ def average_epochs(log: Path) -> Figures:
     return {name: statistics.mean(values) for name, values in seconds.items() if values}
 
 
+def count_images(log: Path, num_train: int) -> Figures:
+    """Training images a second of all epochs together, and how often all `num_train` were seen, by a run's log.csv."""
+    with open(log) as file:
+        epochs = [(float(row["seconds"]), float(row.get("images", num_train))) for row in csv.DictReader(file)]
+    seconds, images = map(sum, zip(*epochs, strict=True))
+    return {"images_per_second": images / seconds, "epochs": images / num_train}
+
+
 # ---- printing ----
 
 
-def make_rows(results: dict[str, list[Figures]]) -> list[list[str]]:
-    """A row for each of TITLES that was measured: the title, then a cell for each peer."""
+def make_rows(
+    results: Mapping[str, list[Figures]], titles: Mapping[str, str] = TITLES, base: str = "plain"
+) -> list[list[str]]:
+    """A row for each of `titles` that was measured: the title, then a cell for each peer, compared with `base`."""
     rows = []
-    for key, title in TITLES.items():
-        cells = [make_cell(key, turns, results.get("plain", [])) for turns in results.values()]
+    for key, title in titles.items():
+        cells = [make_cell(key, turns, results.get(base, [])) for turns in results.values()]
         if any(cells):
             rows.append([title, *cells])
     return rows
 
 
-def make_cell(key: str, turns: list[Figures], plain: list[Figures]) -> str:
-    """The median over turns and, in brackets, of its comparison with `plain` in the same turn; empty: not measured."""
+def make_cell(key: str, turns: list[Figures], base: list[Figures]) -> str:
+    """The median over turns and, in brackets, of its comparison with `base` in the same turn; empty: not measured."""
     if any(key not in figures for figures in turns):
         return ""
-    text = f"{statistics.median(figures[key] for figures in turns):.{3 if key == 'mAP' else 1}f}"
-    pairs = [(figures[key], base[key]) for figures, base in zip(turns, plain, strict=False) if key in base]
-    if turns is plain or not pairs:
+    text = f"{statistics.median(figures[key] for figures in turns):.{3 if key in QUALITIES else 1}f}"
+    pairs = [(figures[key], other[key]) for figures, other in zip(turns, base, strict=False) if key in other]
+    if turns is base or not pairs:
         return text
-    if key == "mAP":
-        return f"{text} ({statistics.median(own - base for own, base in pairs):+.3f})"
-    return f"{text} ({statistics.median(base / own for own, base in pairs):.2f}x)"
+    if key in QUALITIES:
+        return f"{text} ({statistics.median(own - other for own, other in pairs):+.3f})"
+    return f"{text} ({statistics.median(other / own for own, other in pairs):.2f}x)"
 
 
-def print_results(results: dict[str, list[Figures]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table as Grid
-
-    print(f"\n{title}; medians of {len(next(iter(results.values())))}")
-    grid = Grid("", *results)
-    for column in grid.columns[1:]:
-        column.justify = "right"
-    for row in make_rows(results):
-        grid.add_row(*row)
-    Console().print(grid)
+def print_results(results: Mapping[str, list[Figures]], titles: Mapping[str, str], base: str, heading: str) -> None:
+    utils.say("", f"{heading}; medians of {len(next(iter(results.values())))}")
+    print_table(make_rows(results, titles, base), ["", *results])
 
 
 if __name__ == "__main__":

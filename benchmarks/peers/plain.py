@@ -4,11 +4,16 @@
 
 Images: PIL, torchvision.transforms v1, float batches. Frozen: requires_grad = False alone, so the backbone stays in
 train() and its BatchNorm statistics move. Threshold: scikit-learn's weighted F1 at each of 0.01 ... 0.99.
+
+With minutes: one frozen epoch, then unfrozen ones until they are over, which may be in the middle of one; the rates
+stay, so nothing has to be known beforehand.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +40,7 @@ def main(argv: list[str]) -> None:
 
 
 def train(task: Task) -> None:
-    """Frozen epochs, then unfrozen ones; keep the weights with the best validation F1."""
+    """Frozen epochs, then unfrozen ones, or so many minutes; keep the weights with the best validation F1."""
     torch.manual_seed(task.seed)
     model, mean, std = make_network(task)
     model.to(DEVICE)
@@ -55,14 +60,25 @@ def train(task: Task) -> None:
     )
     best_f1, history = -1.0, []
     print(f"plain: {len(train_set)} training images, {DEVICE}", flush=True)
-    for epoch in range(1, task.frozen_epochs + task.unfrozen_epochs + 1):
-        frozen = epoch <= task.frozen_epochs
+    end = time.perf_counter() + 60 * task.minutes if task.minutes else math.inf
+    last_epoch = math.inf if task.minutes else task.frozen_epochs + task.unfrozen_epochs
+    validation_seconds = 0.0
+    for epoch in itertools.count(1):
+        seconds_left = end - time.perf_counter() - validation_seconds
+        if epoch > last_epoch or seconds_left <= 0:
+            break
+        frozen = epoch <= (1 if task.minutes else task.frozen_epochs)
         for parameter in backbone.parameters():
             parameter.requires_grad = not frozen
         start = time.perf_counter()
-        loss = train_epoch(model, train_loader, criterion, optimizer)
-        history.append({"epoch": epoch, "frozen": frozen, "seconds": time.perf_counter() - start})
+        loss, num_batches = train_epoch(model, train_loader, criterion, optimizer, seconds_left)
+        record = {"epoch": epoch, "frozen": frozen, "seconds": time.perf_counter() - start}
+        if task.minutes:
+            record["images"] = min(len(train_set), num_batches * task.batch_size)
+        history.append(record)
+        start = time.perf_counter()
         threshold, f1 = find_threshold(score(model, val_loader), val_set.targets.numpy())
+        validation_seconds = time.perf_counter() - start
         print(f"epoch {epoch}: loss {loss:.4f}, F1 {f1:.4f} at {threshold:.2f}", flush=True)
         if f1 > best_f1:
             best_f1 = f1
@@ -85,6 +101,9 @@ def test(task: Task) -> None:
     }
     (Path(task.folder) / "predictions.json").write_text(json.dumps(labels, indent=4))
     np.save(task.probabilities, probabilities)
+    if task.minutes:
+        loader = DataLoader(Images(task.val, make_eval_transform(task, mean, std)), task.batch_size)
+        np.save(task.val_probabilities, score(model, loader))
 
 
 class Images(Dataset[Any]):
@@ -134,18 +153,24 @@ def count_pos_weight(targets: Tensor) -> Tensor:
 
 
 def train_epoch(
-    model: nn.Module, loader: DataLoader[Any], criterion: nn.Module, optimizer: torch.optim.Optimizer
-) -> float:
-    """One pass over `loader`; the mean loss of its batches."""
+    model: nn.Module,
+    loader: DataLoader[Any],
+    criterion: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    seconds: float = math.inf,
+) -> tuple[float, int]:
+    """One pass over `loader`, which ends early after so many `seconds`: (mean loss of the batches, their number)."""
     model.train()
-    total = 0.0
+    losses, start = [], time.perf_counter()
     for images, targets in loader:
         optimizer.zero_grad()
         loss = criterion(model(images.to(DEVICE)), targets.to(DEVICE))
         loss.backward()
         optimizer.step()
-        total += loss.item()
-    return total / len(loader)
+        losses.append(loss.item())
+        if time.perf_counter() - start > seconds:
+            break
+    return sum(losses) / len(losses), len(losses)
 
 
 def score(model: nn.Module, loader: DataLoader[Any]) -> np.ndarray:
