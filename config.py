@@ -116,9 +116,15 @@ MULTI_SCALE_SIZES: Sides = ()  # pixels, shorter sides that training images chan
 MULTI_SCALE_EVERY_N_STEPS: Count = 10  # with MULTI_SCALE_SIZES: optimizer steps between two changes
 
 # ---- Model * ----
-FEATURES: Literal["auto", "own", "class_token", "mean", "class_and_mean", "mean_and_max", "last_blocks"] = (
-    "auto"  # what a head that pools sees; own: what the network's own classifier does; auto: as its authors probe it
-)
+FEATURES: Literal[
+    "auto",
+    "own",
+    "class_token",
+    "mean",
+    "class_and_mean",
+    "mean_and_max",
+    "last_blocks",
+] = "auto"  # what a head that pools sees; own: what the network's own classifier does; auto: as its authors probe it
 TAKE_OVER_HEAD: bool = True  # of a checkpoint in PRETRAINED_WEIGHTS, by the classes' names; False: its backbone alone
 USE_PRIOR_BIAS: bool = False  # start the last bias at log(p / (1 - p)) of each class's frequency p
 MLP_HIDDEN: Count = 512  # per_label_mlp: hidden units a class

@@ -168,8 +168,8 @@ def cam(trace: Trace, labels: Sequence[int]) -> Tensor:
     pooled, mean = pool(trace.features)[0], values.mean(dim=(1, 2))
     if mean.shape != pooled.shape or not torch.allclose(mean, pooled, rtol=1e-3, atol=1e-4):
         raise InputError(
-            "MAP_METHOD cam needs a backbone whose map is averaged for the head, but this one has layers in between: "
-            "set it to grad-cam"
+            "MAP_METHOD cam needs a backbone whose map is averaged for the head, but this one, with FEATURES "
+            f"{trace.model.features}, joins other features or has layers in between: set it to grad-cam"
         )
     return torch.einsum("kd,dhw->khw", weight[list(labels)], values).detach()
 

@@ -27,22 +27,21 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 FEATURES = (OWN, *PARTS, LAST_BLOCKS)
 
-# patterns of timm's names ARCHITECTURE.TAG -> what the authors of these weights give to a linear classifier. All other
-# networks were measured by their authors with their own input of the classifier, so theirs is OWN:
-# * CLIP: the class token before the projection (Radford et al. 2021, 2103.00020, appendix A.3); SigLIP: the output of
-#   its attention pooling (Zhai et al. 2023, 2303.15343); AIMv2, I-JEPA: the mean of the patches;
-# * ViT, DeiT, MAE: the class token (Dosovitskiy et al. 2021, 2010.11929; He et al. 2022, 2111.06377, appendix A.1);
-# * EVA, EVA-02, BEiT: the mean of the patches (Fang et al. 2023, 2303.11331; Bao et al. 2022, 2106.08254);
-# * Swin, ConvNeXt and convolutional networks, those of DINOv3 too: the mean of the map.
+# patterns of timm's names ARCHITECTURE.TAG -> what the authors of these weights give to a linear classifier. For all
+# other networks "auto" is OWN, which is what their authors probe, or their own classifiers see:
+# * CLIP: the class token before the projection (Radford et al. 2021, 2103.00020); SigLIP: the output of its attention
+#   pooling (Zhai et al. 2023, 2303.15343);
+# * ViT, DeiT, MAE: the class token (Dosovitskiy et al. 2021, 2010.11929; He et al. 2022, 2111.06377);
+# * EVA-02, BEiT: the mean of the patches (Fang et al. 2023, 2303.11331; Bao et al. 2022, 2106.08254);
+# * Swin (Liu et al. 2021, 2103.14030), ConvNeXt (Liu et al. 2022, 2201.03545), convolutions: the mean of the map.
 DEFAULTS: dict[str, str] = {
-    # Oquab et al. 2023 (2304.07193, appendix B.3) and eval/linear.py of their repository: the class token of the last
-    # block, or of the last four, with or without the mean of the patches. The models that they publish have both.
+    # The model cards of DINOv2 (Oquab et al. 2023, 2304.07193) and DINOv3 (Simeoni et al. 2025, 2508.10104): "with a
+    # linear layer applied on the class token and the average of the patch tokens". The evaluation in DINOv2's
+    # repository also tries the class tokens of the last four blocks, which is LAST_BLOCKS. EUPE is not DINOv3.
     r"vit_\w+_dinov2\..*": "class_and_mean",
-    # Their model card: "with a linear layer applied on the class token and the average of the patch tokens" (Simeoni
-    # et al. 2025, 2508.10104). EUPE has the same architecture, and other authors.
     r"vit_\w+_dinov3(_qkvb)?\.(?!eupe).*": "class_and_mean",
-    # Caron et al. 2021 (2104.14294, appendix F.2) and the commands in their README: for ViT-B the class token and the
-    # mean of the patches; for ViT-S the class tokens of the last four blocks, without the mean that LAST_BLOCKS adds
+    # The commands in the README of DINO (Caron et al. 2021, 2104.14294): for ViT-B the class token and the mean of the
+    # patches; for ViT-S the class tokens of the last four blocks, without the mean that LAST_BLOCKS adds
     r"vit_base_\w+\.dino": "class_and_mean",
     r"vit_small_\w+\.dino": LAST_BLOCKS,
 }

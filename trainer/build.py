@@ -334,7 +334,7 @@ def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
         if num_weights not in (0, 1, targets.shape[1]):
             raise InputError(f"{name} has {num_weights} weights for {targets.shape[1]} classes: one, or each")
     loss = losses.LOSSES[config.LOSS](**options)
-    entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options[name]) for name in config.ENTRY_WEIGHTS}
+    entry_weights = {name: losses.ENTRY_WEIGHTS[name](**weight_options.get(name, {})) for name in config.ENTRY_WEIGHTS}
     return losses.Objective(
         loss=loss,
         entry_weights=entry_weights,

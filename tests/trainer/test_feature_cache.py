@@ -75,6 +75,17 @@ def test_same_weights_as_without_it(
         assert torch.equal(value, quick["model_state"][key])
 
 
+def test_joined_features_are_kept_and_trained_on_as_without_it(frozen_run: list[str], tmp_path: Path) -> None:
+    frozen_run += ["--NUM_EPOCHS=2", "--AUGMENTATION=none", "--FEATURES=mean_and_max"]
+    with float64():
+        naive = train(frozen_run, tmp_path / "naive", FROZEN_FEATURE_VIEWS=0)
+        quick = train(frozen_run, tmp_path / "quick", FROZEN_FEATURE_VIEWS=1)
+    assert_alike(quick, naive)
+    assert quick["features"] == naive["features"] == "mean_and_max"
+    assert quick["model_state"]["head.linear.weight"].shape[1] == 2 * 1280
+    assert feature_cache.FeatureFile(next((tmp_path / "cache").glob("*.npy"))).shape[1:] == (2560, 1, 1)
+
+
 def test_too_large_is_said_and_done_the_naive_way(
     frozen_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
