@@ -1,8 +1,8 @@
 """The quickest good model: the head alone, on ImageNet features that are computed once; a minute on two CPU cores.
 
-Set DATASET_FOLDER: `python training.py recipes/frozen_features.py --DATASET_FOLDER FOLDER`. The head is found by a search:
-logistic regressions, whose penalty is chosen by cross-validation over all training images, so nothing has to be set.
-Mean and maximum over an image see small objects better than the mean alone.
+Set DATASET_FOLDER: `python training.py recipes/frozen_features.py --DATASET_FOLDER FOLDER`. The head is found by a
+search: logistic regressions, whose penalty is chosen by cross-validation over all training images, so nothing has to be
+set. Mean and maximum over an image together see small objects better than the mean alone.
 """
 
 MODEL_NAME = "efficientnet_lite0"
@@ -11,5 +11,4 @@ HEAD = "linear"
 HEAD_FIT = "search"
 NUM_EPOCHS = 1
 UNFREEZE_BACKBONE_EPOCH = 0
-USE_PRIOR_BIAS = False
 USE_POS_WEIGHT = False
