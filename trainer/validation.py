@@ -76,7 +76,7 @@ def validate(
     trainer, stage = run.trainer, run.stage
     assert stage is not None
     if out_of_fold:
-        validated = measure_scores(out_of_fold, run.state.chosen_by)
+        validated = measure_scores(out_of_fold, run.state.cross_fits)
         record |= validated.make_record()
         return trainer.model, validated
     title = f"epoch {epoch} validation"
