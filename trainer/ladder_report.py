@@ -53,7 +53,7 @@ def describe_rung(one: Tried) -> str:
     if not one.num_images:
         return f"{name}: no model to compare {time}."
     if one.gain is None or one.f1_gain is None:
-        reached = f"mAP {_show(one.mAP)} and F1 {_show(one.f1)} on {one.num_images} validation images"
+        reached = f"mAP {_show(one.mAP)} and F1 {_show(one.f1)} on {one.num_images} held-out images"
         return f"{name}: {reached}, {time}."
     if one.is_kept:
         gains = f"{_show_interval(one.gain)}, F1 {_show_gain(one.f1_gain)}"
