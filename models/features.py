@@ -34,7 +34,7 @@ FEATURES = (OWN, *PARTS, LAST_BLOCKS)
 # * ViT, DeiT, MAE: the class token (Dosovitskiy et al. 2021, 2010.11929; He et al. 2022, 2111.06377);
 # * EVA-02, BEiT: the mean of the patches (Fang et al. 2023, 2303.11331; Bao et al. 2022, 2106.08254);
 # * Swin (Liu et al. 2021, 2103.14030), ConvNeXt (Liu et al. 2022, 2201.03545), convolutions: the mean of the map.
-DEFAULTS: dict[str, str] = {
+FEATURES_OF: dict[str, str] = {
     # The model cards of DINOv2 (Oquab et al. 2023, 2304.07193) and DINOv3 (Simeoni et al. 2025, 2508.10104): "with a
     # linear layer applied on the class token and the average of the patch tokens". The evaluation in DINOv2's
     # repository also tries the class tokens of the last four blocks, which is LAST_BLOCKS. EUPE is not DINOv3.
@@ -49,7 +49,7 @@ DEFAULTS: dict[str, str] = {
 
 def find_default(full_name: str) -> str:
     """The FEATURES that "auto" means for weights that timm calls `full_name`: ARCHITECTURE.TAG."""
-    return next((features for pattern, features in DEFAULTS.items() if re.fullmatch(pattern, full_name)), OWN)
+    return next((features for pattern, features in FEATURES_OF.items() if re.fullmatch(pattern, full_name)), OWN)
 
 
 class Pooling(nn.Module):

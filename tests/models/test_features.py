@@ -20,6 +20,7 @@ import config
 import heads
 import models_factory
 from dataset.image_sizes import Size
+from dataset_readers import read_dataset
 from evaluation import activation_maps
 from export.engines import ENGINES
 from export.model_files import EXPORT_FORMATS, Export
@@ -249,8 +250,6 @@ def test_a_backbone_is_taken_from_a_model_of_other_features_and_the_head_is_not(
 
 
 def test_kept_features_of_another_kind_have_another_name(shared_dataset: Path) -> None:
-    from dataset_readers import read_dataset
-
     table, names = read_dataset(shared_dataset, split="test"), {}
     for features in ("own", "mean", "mean_and_max"):
         torch.manual_seed(0)
@@ -279,6 +278,7 @@ def test_class_activation_maps_with_each(name: str) -> None:
             assert found.shape == (3, *grid)
             assert found.max() > 0
         if features == "mean" or (features == "own" and name == "efficientnet_lite0"):
+            assert isinstance(model.head, heads.Linear)
             means = activation_maps.cam(trace, [0, 1, 2]).mean(dim=(1, 2))
             torch.testing.assert_close(means, (trace.logits - model.head.bias).detach(), rtol=1e-3, atol=1e-4)
         else:
