@@ -24,7 +24,7 @@ def count_layers_above(backbone: nn.Module) -> dict[str, int]:
         from timm.models import group_parameters
 
         matcher = backbone.network.group_matcher(coarse=False)
-        groups: dict[str, Any] = group_parameters(backbone.network, matcher, reverse=True)
+        groups: Any = group_parameters(backbone.network, matcher, reverse=True)
         depths = {f"network.{name}": depth for name, depth in groups.items()}
     else:
         depths = _count_blocks(backbone)
