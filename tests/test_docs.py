@@ -41,8 +41,8 @@ PLACEHOLDERS = {
 }
 DICTS = {
     "AUGMENTATIONS", "ENGINES", "ENGINES_OF", "FEATURES_OF", "FORMATS", "HEADS", "LOSSES", "METHODS", "OPTIMIZERS",
-    "POLICIES", "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "AS_BEFORE", "WITHOUT_UNKNOWN", "REFUSALS", "VERBS",
-    "VERSION", "WORDS",
+    "POLICIES", "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "AS_BEFORE", "DEFAULTS", "WITHOUT_UNKNOWN", "REFUSALS",
+    "VERBS", "VERSION", "WORDS",
 }  # fmt: skip
 FILES = {"CHANGELOG", "CITATION", "LICENSE", "FAILED"}
 
@@ -69,6 +69,7 @@ README_COMMANDS = [words[1:] for words in list_commands(ROOT / "README.md") if w
 # for any command: quick, and the server on a free port
 QUICK = {
     "NUM_EPOCHS": 1,
+    "HEAD_FIT": "steps",  # the small run has random weights, and trains all of them
     "EXPORT_CHECK_IMAGES": 2,
     "BOOTSTRAP_SAMPLES": 10,
     "SERVING_PORT": 0,
