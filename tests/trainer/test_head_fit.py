@@ -45,7 +45,8 @@ def test_every_image_trains_and_is_predicted_by_a_head_without_it(
     np.testing.assert_allclose(scores.probabilities, expected.out_of_fold, atol=1e-5)
     np.testing.assert_array_equal(scores.targets, table.targets)
     assert checkpoint["dataset"]["num_train"] == checkpoint["dataset"]["num_val"] == 40
-    threshold = thresholds.tune_global(scores.probabilities, scores.targets)
+    threshold = thresholds.choose_tuner(40)(scores.probabilities, scores.targets)
+    assert checkpoint["best_threshold"] == pytest.approx(threshold, abs=1e-6)
     measured = metrics.measure(scores.probabilities, scores.targets, threshold)
     assert checkpoint["metrics"]["mAP"] == pytest.approx(measured["mAP"], abs=1e-6)
     assert checkpoint["metrics"]["f1_weighted"] == pytest.approx(measured["f1_weighted"], abs=1e-6)
