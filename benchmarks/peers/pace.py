@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-NUM_STEPS = 6  # that are timed, after one that is not
+NUM_STEPS = 4  # that are timed, after one that is not
 NUM_PREDICTED = 64  # images
 
 
