@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -154,10 +156,10 @@ def test_heads_side_by_side_are_those_trained_one_by_one(
 def train_alone(way: Way, images: torch.Tensor, labels: torch.Tensor, outside: NDArray[np.bool_]) -> torch.Tensor:
     """Probabilities (N, C) of one head, in the order of batches that `search_heads` has for seed 7."""
     generator = torch.Generator().manual_seed(7)
-    network = HEADS[way.head](NUM_FEATURES, NUM_CLASSES).train()
+    network: Any = HEADS[way.head](NUM_FEATURES, NUM_CLASSES).train()
     limit = NUM_FEATURES**-0.5
     start = torch.rand(NUM_FEATURES, 1, NUM_CLASSES, generator=generator).mul(2 * limit).sub(limit)
-    linear = network if way.head == "linear" else network.linear
+    linear: Any = network if way.head == "linear" else network.linear
     with torch.no_grad():
         linear.weight.copy_(start[:, 0].T)
         linear.bias.zero_()
