@@ -16,7 +16,7 @@ the processor's cache, and a million images with 80 classes need little more mem
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -74,12 +74,12 @@ class Measured(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What a metric of model b has more than that of model a: a number each, or (C,) where it is of each class."""
+    """What a metric of model b has more than that of model a: a float each, or (C,) where it is of each class."""
 
-    value: float | NDArray[np.float64]  # b - a, on the images themselves
-    low: float | NDArray[np.float64]  # ends of the 95 % interval
-    high: float | NDArray[np.float64]
-    p: float | NDArray[np.float64]  # two-sided: how probable so large a difference is where there is none
+    value: Any  # b - a, on the images themselves
+    low: Any  # ends of the 95 % interval
+    high: Any
+    p: Any  # two-sided: how probable so large a difference is where there is none
 
 
 class Curve(NamedTuple):

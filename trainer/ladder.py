@@ -192,10 +192,10 @@ def compare_runs(a: RunFiles, b: RunFiles) -> Comparison:
     rows_a = [row_of[scores_b.paths[row]] for row in rows_b]
     targets = scores_b.targets[rows_b]
     probabilities = scores_a.probabilities[rows_a], scores_b.probabilities[rows_b]
-    tuned = [thresholds.tune_global(each, targets) for each in probabilities]
+    at_a, at_b = (thresholds.tune_global(each, targets) for each in probabilities)
     limits = (1, 1) if config.LABELS_PER_IMAGE == "one" else (0, 0)
-    differences = metrics.compare(*probabilities, targets, *tuned, min_labels=limits[0], max_labels=limits[1])
-    measured = metrics.measure(probabilities[1], targets, tuned[1], *limits)
+    differences = metrics.compare(*probabilities, targets, at_a, at_b, min_labels=limits[0], max_labels=limits[1])
+    measured = metrics.measure(probabilities[1], targets, at_b, *limits)
     return Comparison(len(rows_b), measured, differences)
 
 
