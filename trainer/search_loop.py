@@ -61,6 +61,8 @@ HEADS_NEED: dict[str, tuple[Any, ...]] = {  # and what such heads are trained wi
     "TEACHER_CHECKPOINTS": ((),),
     "CURRICULUM": (None,),
     "EARLY_STOPPING_ENABLED": (False,),
+    "FOLDS": (0,),
+    "ABSENT_MEANS": ("absent",),
 }
 UNEQUAL_EPOCHS = {"NUM_EPOCHS", "UNFREEZE_BACKBONE_EPOCH"}  # while they vary, the same epoch means different things
 
