@@ -170,8 +170,10 @@ def _add_pooling(
         tokens = [getattr(place, key, None) for place in places for key in CLASS_TOKENS]
         has_class_token = any(isinstance(token, Tensor) for token in tokens)
         num_prefix_tokens = getattr(network, "num_prefix_tokens", int(has_class_token))
-    available = [key for key, parts in PARTS.items() if has_class_token or "class" not in parts]
-    if isinstance(module, TimmBackbone) and hasattr(network, "forward_intermediates"):
+    has_patches = len(shape) == 3 or shape[0] > num_prefix_tokens  # PiT gives its class token only
+    has = {"class": has_class_token, "mean": has_patches, "max": has_patches}
+    available = [key for key, parts in PARTS.items() if all(has[part] for part in parts)]
+    if has_patches and isinstance(module, TimmBackbone) and hasattr(network, "forward_intermediates"):
         available.append(LAST_BLOCKS)
     if features not in available:
         raise InputError(f"{name} has no FEATURES {features}: choose own, {', '.join(available)}")

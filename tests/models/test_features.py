@@ -134,6 +134,7 @@ def test_what_a_network_lacks_is_one_line_that_lists_what_it_has() -> None:
         ("resnet18", "class_token", "own, mean, mean_and_max"),
         ("resnet18", "last_blocks", "own, mean, mean_and_max"),
         ("test_vit2", "class_and_mean", "own, mean, mean_and_max, last_blocks"),
+        ("pit_ti_224", "mean", "own, class_token"),  # it gives no patches
         ("vit_b_32", "last_blocks", "own, class_token, mean, class_and_mean, mean_and_max"),
     ):
         with pytest.raises(InputError, match=rf"^{name} has no FEATURES {features}: choose {has}$"):
