@@ -50,8 +50,8 @@ def test_an_unknown_target_counts_as_the_frequency() -> None:
 
 
 def test_negatives_above_the_quantile_of_their_class_are_rejected() -> None:
-    targets = np.int8([[1, 0], [1, 0], [1, 0], [0, 0], [0, -1], [0, 0], [-1, 0]])
-    predicted = np.float32([[0.1, 9], [0.3, 9], [0.5, 9], [0.31, 9], [0.3, 9], [0.2, 9], [0.9, 9]])
+    targets = np.array([[1, 0], [1, 0], [1, 0], [0, 0], [0, -1], [0, 0], [-1, 0]], np.int8)
+    predicted = np.array([[0.1, 9], [0.3, 9], [0.5, 9], [0.31, 9], [0.3, 9], [0.2, 9], [0.9, 9]])
     expected = targets.copy()
     expected[3, 0] = -1  # above the median .3 of its class; the second class has no positive to compare with
     kept = targets.copy()
