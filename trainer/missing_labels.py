@@ -50,7 +50,8 @@ def reject_probable_negatives(
     The rule goes by the order within a class alone: `predicted` (N, C) may be probabilities or logits. They have to
     come from models that have not seen the image. Of a class without positives nothing is rejected.
 
-        reject_probable_negatives(np.int8([[1], [0], [0]]), np.float32([[0.6], [0.7], [0.1]]))     # [[1], [-1], [0]]
+        targets, predicted = np.array([[1], [0], [0]], np.int8), np.array([[0.6], [0.7], [0.1]])
+        reject_probable_negatives(targets, predicted)       # [[1], [-1], [0]]
     """
     rejected = targets.copy()
     for column in range(targets.shape[1]):
