@@ -3,9 +3,9 @@
     python benchmarks/missing_labels.py DATASET_FOLDER [NUM_SEEDS]
 
 The data set has all its labels, and a train and a test split. Of the training labels 60 % of the positives are taken
-away, or all but one an image; the test labels stay. A head `linear_bn` on EfficientNet-Lite0 is trained as
-recipes/frozen_features.py does: 5 epochs, batches of 32, Adam at 1e-2, cosine; on one view of each image. A seed draws
-what is taken away, the head and the order. Prints the mean test mAP over the seeds (3 unless given), and their spread.
+away, or all but one an image; the test labels stay. A head `linear_bn` on EfficientNet-Lite0 is trained by
+steps: 5 epochs, batches of 32, Adam at 1e-2, cosine; on one view of each image. A seed draws what is taken away, the
+head and the order. Prints the mean test mAP over the seeds (3 unless given), and their spread.
 
 ABSENT_MEANS unknown: negatives that are probably missing labels are unknown (trainer/missing_labels.py). The ceiling:
 exactly the labels that were taken away are unknown, which nobody can know.

@@ -23,7 +23,7 @@ from evaluation import tuning
 from evaluation.pages import count
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
-from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen
+from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen, searches_head
 from trainer.doctor import describe_noise
 from trainer.optimizers import get_part
 from trainer.run import Run
@@ -214,6 +214,8 @@ def _describe_model(run: Run) -> str:
 
 def _describe_images() -> str:
     size = as_size(config.IMAGE_SIZE)
+    if _only_searches():
+        return f"{size} px, whole"
     texts = [f"{size} px", make_augmentation().describe()]
     sides = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
     if sides:
@@ -248,7 +250,14 @@ def _describe_epochs() -> str:
     return text
 
 
+def _only_searches() -> bool:
+    """Whether the head is found by a search, and nothing else trains."""
+    return all(searches_head(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
+
+
 def _describe_rates(run: Run) -> str:
+    if _only_searches():
+        return "none: the search needs no steps"
     rates: dict[str, list[float]] = {}  # of the layers of backbone and head
     for group in run.trainer.optimizer.param_groups:
         rates.setdefault(get_part(group), []).append(group["initial_lr"])
