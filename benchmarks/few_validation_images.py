@@ -2,7 +2,7 @@
 
     python benchmarks/few_validation_images.py trained_models/MODEL/CONFIGURATION.pt
 
-Needs a run with some 2,000 validation images: `python training.py --HEAD_BASE_LR 1e-2 --NUM_EPOCHS 5 --UNFREEZE_BACKBONE_EPOCH 0 --VAL_SPLIT 0.5`. Of its
+Needs a run with some 2,000 validation images, such as that of `recipes/small_data.py`, which validates on all. Of its
 scores, 30, 60, 100, 200 or 400 images are drawn DRAWS times. Three thresholds are tuned on them: the exact optimum; the
 mean of the optima of five folds, each without a fifth of them; the middle of the plateau within one standard error of
 the optimum. Printed is the mean weighted F1 of each on all other images; for the last two, how far it lies above the
