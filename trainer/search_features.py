@@ -20,15 +20,14 @@ import distributed
 import metrics
 import thresholds
 import utils
-from dataset.image_sizes import as_size
-from dataset.table import Table, join_tables
+from dataset.table import join_tables
 from models.shared_cores import share_cores
-from trainer import feature_cache, head_search, random_state
-from trainer.build import Trainer, choose_loss_options, make_trainer
+from trainer import head_search, random_state
+from trainer.build import choose_loss_options, make_trainer
 from trainer.head_fit import assign_folds
 from trainer.head_search import Way
 from trainer.search_trials import Outcome
-from trainer.training_data import make_eval_loader, read_data
+from trainer.training_data import ImageCaches, read_data, read_whole_features
 
 
 class Features(NamedTuple):
@@ -52,26 +51,11 @@ def read_features() -> Features:
         trainer = make_trainer(data.train, device)
         trainer.model.freeze_backbone(True)
         tables = [data.train, data.val] if data.val_is_drawn else [data.train]
-        rows = [_read(trainer, table) for table in tables]
+        files = [read_whole_features(trainer, table, ImageCaches(None, None), "frozen features") for table in tables]
+        rows = [file[np.arange(len(file))].reshape(len(file), -1) for file in files]
     table = join_tables(tables)
     known = np.where(table.targets < 0, np.nan, table.targets).astype(np.float32)
     return Features(np.concatenate(rows), known, assign_folds(table), data.table.fingerprint(), device)
-
-
-def _read(trainer: Trainer, table: Table) -> NDArray[np.float32]:
-    """(N, D), from the files that a run of these constants keeps, too."""
-    size = as_size(config.IMAGE_SIZE)
-    file = feature_cache.read_features(
-        model=trainer.model,
-        loader=make_eval_loader(table, trainer.device),
-        table=table,
-        shape=feature_cache.measure_features(trainer.model, size),
-        pixels=f"{config.RESIZE_RULE}, {size} px, {trainer.precision} on {trainer.device.type}",
-        folder=config.CACHE_FOLDER,
-        autocast=trainer.autocast,
-        title="frozen features",
-    )
-    return file[np.arange(len(table))].reshape(len(table), -1)
 
 
 def make_way() -> Way:

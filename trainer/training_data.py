@@ -349,35 +349,15 @@ def make_feature_loaders(
     draws = augmentation.is_random and not searches
     num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if draws else 1
     size = as_size(config.IMAGE_SIZE)
-    shape = feature_cache.measure_features(trainer.model, size)
-    gigabytes = 4 * math.prod(shape) * (num_views * len(data.train) + len(data.val)) / 1e9
-    if gigabytes > config.FEATURE_CACHE_GB and searches:
-        raise InputError(
-            f"HEAD_FIT search needs frozen features of {gigabytes:.3g} GB, and FEATURE_CACHE_GB is "
-            f"{config.FEATURE_CACHE_GB}: raise it, or set HEAD_FIT = 'steps'"
-        )
-    if gigabytes > config.FEATURE_CACHE_GB:
+    gigabytes = measure_gigabytes(trainer, num_views * len(data.train) + len(data.val))
+    if gigabytes > config.FEATURE_CACHE_GB and not searches:
         utils.say(
             f"frozen features are not kept: {gigabytes:.3g} GB, more than FEATURE_CACHE_GB = {config.FEATURE_CACHE_GB}"
         )
         return None
-
-    def read(loader: DataLoader[Batch], table: Table, transform: str, title: str) -> feature_cache.FeatureFile:
-        return feature_cache.read_features(
-            model=trainer.model,
-            loader=loader,
-            table=table,
-            shape=shape,
-            pixels=f"{transform}, {size} px, {trainer.precision} on {trainer.device.type}",
-            folder=config.CACHE_FOLDER,
-            autocast=trainer.autocast,
-            title=title,
-        )
-
     views = []
     if searches:
-        train_loader = make_eval_loader(data.train, trainer.device, caches.val)
-        views.append(read(train_loader, data.train, config.RESIZE_RULE, "frozen features"))
+        views.append(read_whole_features(trainer, data.train, caches, "frozen features"))
     else:
         train_loader = make_train_loader(data, caches, size, trainer.device, config.TRAIN_BATCH_SIZE, shuffle=False)
         for view in range(1, num_views + 1):
@@ -387,9 +367,9 @@ def make_feature_loaders(
                 transform = f"{augmentation.describe()}, {config.RESIZE_RULE}, seed {config.SEED}, epoch {view}"
             if caches.train and caches.train is not caches.val:  # pictures are made from images that the cache shrank
                 transform += f", {caches.train.name}"
-            views.append(read(train_loader, data.train, transform, f"frozen features {view}/{num_views}"))
-    val_loader = make_eval_loader(data.val, trainer.device, caches.val)
-    val_features = read(val_loader, data.val, config.RESIZE_RULE, "frozen features of the validation split")
+            title = f"frozen features {view}/{num_views}"
+            views.append(read_features(trainer, train_loader, data.train, transform, title))
+    val_features = read_whole_features(trainer, data.val, caches, "frozen features of the validation split")
     pin_memory = trainer.device.type == "cuda"
     train_features_loader = feature_cache.make_feature_loader(
         views,
@@ -407,6 +387,47 @@ def make_feature_loaders(
     return train_features_loader, val_features_loader
 
 
+def measure_gigabytes(trainer: Trainer, num_images: int) -> float:
+    """What the features of so many images take."""
+    shape = feature_cache.measure_features(trainer.model, as_size(config.IMAGE_SIZE))
+    return 4 * math.prod(shape) * num_images / 1e9
+
+
+def read_features(
+    trainer: Trainer, loader: DataLoader[Batch], table: Table, transform: str, title: str
+) -> feature_cache.FeatureFile:
+    """The backbone's features of the pictures of `table` that `loader` gives, computed or kept from before.
+
+    `transform` says how the pictures are made. Raises InputError where the file cannot be written, or is damaged.
+    """
+    size = as_size(config.IMAGE_SIZE)
+    return feature_cache.read_features(
+        model=trainer.model,
+        loader=loader,
+        table=table,
+        shape=feature_cache.measure_features(trainer.model, size),
+        pixels=f"{transform}, {size} px, {trainer.precision} on {trainer.device.type}",
+        folder=config.CACHE_FOLDER,
+        autocast=trainer.autocast,
+        title=title,
+    )
+
+
+def read_whole_features(trainer: Trainer, table: Table, caches: ImageCaches, title: str) -> feature_cache.FeatureFile:
+    """The backbone's features of the whole pictures of `table`, as they are validated on, computed or kept from before.
+
+    Raises InputError where they take more than FEATURE_CACHE_GB.
+    """
+    trainer.model.eval()  # an epoch begins with train(); until then BatchNorm statistics have to stand still
+    gigabytes = measure_gigabytes(trainer, len(table))
+    if gigabytes > config.FEATURE_CACHE_GB:
+        raise InputError(
+            f"the features of {len(table)} images are {gigabytes:.3g} GB, and FEATURE_CACHE_GB is "
+            f"{config.FEATURE_CACHE_GB:g}: raise it, or take a smaller IMAGE_SIZE or a head that pools"
+        )
+    return read_features(trainer, make_eval_loader(table, trainer.device, caches.val), table, config.RESIZE_RULE, title)
+
+
 # ---- labels that are missing ----
 
 
@@ -418,7 +439,7 @@ def leave_out_missing(trainer: Trainer, data: Data, caches: ImageCaches) -> Data
     """
     if config.ABSENT_MEANS == "absent":
         return data
-    features = read_whole_features(trainer, data.train, caches)
+    features = read_whole_features(trainer, data.train, caches, "features to find missing labels")
 
     def find() -> NDArray[np.int8]:
         rows = np.array_split(np.arange(len(features)), math.ceil(len(features) / config.TEST_BATCH_SIZE))
@@ -435,29 +456,3 @@ def leave_out_missing(trainer: Trainer, data: Data, caches: ImageCaches) -> Data
         "high; mAP still says which model is better"
     )
     return data._replace(train=train)
-
-
-def read_whole_features(trainer: Trainer, table: Table, caches: ImageCaches) -> feature_cache.FeatureFile:
-    """The backbone's features of the whole pictures of `table`, as they are validated on, computed or kept from before.
-
-    Raises InputError where they would take more than FEATURE_CACHE_GB.
-    """
-    size = as_size(config.IMAGE_SIZE)
-    trainer.model.eval()  # an epoch begins with train(); until then BatchNorm statistics have to stand still
-    shape = feature_cache.measure_features(trainer.model, size)
-    gigabytes = 4 * math.prod(shape) * len(table) / 1e9
-    if gigabytes > config.FEATURE_CACHE_GB:
-        raise InputError(
-            f"ABSENT_MEANS unknown needs features of {gigabytes:.3g} GB, and FEATURE_CACHE_GB is "
-            f"{config.FEATURE_CACHE_GB:g}: raise it, or set ABSENT_MEANS = 'absent'"
-        )
-    return feature_cache.read_features(
-        model=trainer.model,
-        loader=make_eval_loader(table, trainer.device, caches.val),
-        table=table,
-        shape=shape,
-        pixels=f"{config.RESIZE_RULE}, {size} px, {trainer.precision} on {trainer.device.type}",
-        folder=config.CACHE_FOLDER,
-        autocast=trainer.autocast,
-        title="features to find missing labels",
-    )
