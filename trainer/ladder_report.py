@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from metrics import Difference
+from thresholds import FEW_IMAGES
 
 WIDTH = 116
 
@@ -35,7 +36,14 @@ def describe(tried: Sequence[Tried]) -> list[str]:
     """A sentence for each rung, and which one won."""
     lines = [describe_rung(one) for one in tried]
     winner = [one for one in tried if one.is_kept][-1]
-    lines.append(f"{_capitalise(winner.name)} won, with mAP {_show(winner.mAP)} and F1 {_show(winner.f1)}.")
+    reached = f"mAP {_show(winner.mAP)} and F1 {_show(winner.f1)} on {winner.num_images} images"
+    lines.append(f"{_capitalise(winner.name)} won, with {reached}.")
+    fewest = min((one.num_images for one in tried if one.gain is not None), default=FEW_IMAGES)
+    if fewest < FEW_IMAGES:
+        lines.append(
+            f"{fewest} images are few to compare on: --FOLDS 5 compares on all of them, in five times the minutes; "
+            "or raise VAL_SPLIT."
+        )
     return lines
 
 
@@ -43,7 +51,7 @@ def describe_rung(one: Tried) -> str:
     """What came of a rung, in a sentence."""
     name, spent = _capitalise(one.name), _say_minutes(one.minutes)
     if one.reason:
-        return f"{name}: not tried to the end, {one.reason}."
+        return f"{name}: not tried{' to the end' if one.minutes else ''}, {one.reason}."
     if one.is_whole:
         time = f"in {spent}"
     elif one.whole_minutes is None:
@@ -56,13 +64,18 @@ def describe_rung(one: Tried) -> str:
         reached = f"mAP {_show(one.mAP)} and F1 {_show(one.f1)} on {one.num_images} held-out images"
         return f"{name}: {reached}, {time}."
     if one.is_kept:
-        gains = f"{_show_interval(one.gain)}, F1 {_show_gain(one.f1_gain)}"
+        gains = f"{_show_interval(one.gain)}, F1 {_show_gain(one.f1_gain)}, on {one.num_images} images"
         return f"{name}: better than {one.against} by {gains}, {time}."
-    gains = f"mAP {_show_gain(one.gain)}, F1 {_show_gain(one.f1_gain)}"
-    verdict = f"fell behind {one.against}" if one.gain.high < 0 else f"gained nothing over {one.against}"
+    gains = f"mAP {_show_gain(one.gain)}, F1 {_show_gain(one.f1_gain)}, on {one.num_images} images"
+    if one.gain.high < 0:
+        verdict = f"fell behind {one.against}"
+    elif one.gain.value > 0:
+        verdict = f"is not certain to be better than {one.against}"
+    else:
+        verdict = f"gained nothing over {one.against}"
     if one.is_whole or one.whole_minutes is None:
-        return f"{name} {verdict} {time} ({gains})."
-    return f"{name} would take {_say_minutes(one.whole_minutes)} and {verdict} in a trial of {spent} ({gains})."
+        return f"{name}: {verdict} {time} ({gains})."
+    return f"{name}: {verdict} in a trial of {spent} ({gains}); all of it would take {_say_minutes(one.whole_minutes)}."
 
 
 def wrap(lines: Sequence[str]) -> list[str]:

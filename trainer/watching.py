@@ -21,6 +21,7 @@ from dataset.image_sizes import as_size
 from dataset.table import Table
 from evaluation import tuning
 from evaluation.pages import count
+from models.features import OWN
 from tensorboard_logging import TensorBoardLogger
 from trainer import records
 from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen, searches_head
@@ -209,7 +210,8 @@ def _describe_model(run: Run) -> str:
     weights = "random weights"
     if model.loaded:
         weights = f"weights {config.PRETRAINED_WEIGHTS}: {model.loaded}; {model.loaded.head}"
-    return f"{config.MODEL_NAME} + {config.HEAD}, {parameters:.1f} M parameters, {weights}"
+    features = "" if model.features == OWN else f", features {model.features}"
+    return f"{config.MODEL_NAME} + {config.HEAD}{features}, {parameters:.1f} M parameters, {weights}"
 
 
 def _describe_images() -> str:
