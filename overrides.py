@@ -112,9 +112,10 @@ def apply(arguments: list[str], *modules: ModuleType, varied: dict[str, Varied] 
     from each other in a circle, and constants that contradict each other.
 
     With a dict `varied` a recipe may be a space (constants/spaces.py): the constants that vary are put into the dict,
-    and have the first of their values. Whether they contradict each other is then for each trial to say.
+    and have the first of their values. Whether they contradict each other is then for each trial to say. A space of
+    which nothing varies, since what stands behind it sets all of it, is an InputError.
     """
-    edits = dict(EDITED)
+    edits, spaces = dict(EDITED), dict[str, Edit]()
     names = [name for module in modules for name in read_assignments(find_file(module))]
     arguments = list(arguments)
     help_word = None
@@ -137,12 +138,14 @@ def apply(arguments: list[str], *modules: ModuleType, varied: dict[str, Varied] 
             edits[name] = Edit(text if has_value else arguments.pop(0), "")
         elif argument.endswith(".py"):
             for name, edit in read_recipe(Path(argument).expanduser()).items():
-                if find_kind(edit.value) and varied is not None and name not in read_assignments(ROOT / "config.py"):
-                    raise InputError(f"{edit.where}: {name} cannot vary: only constants of config.py can")
+                if name not in names and name not in list_all_names():
+                    raise InputError(explain_unknown(name, names, edit.where, name))
+                if find_kind(edit.value) and varied is not None:
+                    if name not in read_assignments(ROOT / "config.py"):
+                        raise InputError(f"{edit.where}: {name} cannot vary: only constants of config.py can")
+                    spaces[name] = edit
                 if name in names:
                     edits[name] = edit
-                elif name not in list_all_names():
-                    raise InputError(explain_unknown(name, names, edit.where, name))
         elif argument.endswith(RUN_ENDINGS):
             edits |= read_run(Path(argument).expanduser())
         else:
@@ -156,6 +159,9 @@ def apply(arguments: list[str], *modules: ModuleType, varied: dict[str, Varied] 
     if help_word is not None:
         print_help(help_word, modules)
         raise SystemExit(0)
+    if spaces and not varied:
+        setters = [f"{edits[name].where or 'the command line'} sets {name}" for name in spaces]
+        raise InputError(f"{next(iter(spaces.values())).where}: nothing varies: {', '.join(setters)}")
 
 
 def edit(module: ModuleType, **values: Any) -> None:

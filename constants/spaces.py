@@ -14,10 +14,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from constants.recipes import evaluate
+from constants.source import ROOT, read_comments
 from constants.values import check
 from utils import InputError
 
 KINDS = ("choices", "range_of", "log_range")
+# what decides which images and labels a trial is measured on, or where things lie: sections of config.py, and others
+FIXED_SECTIONS = {"Your data", "Files and folders", "Reading", "Classes"}
+FIXED = {"DATASET_FORMAT", "VAL_SPLIT", "SPLIT_SEED", "LABELS_PER_IMAGE", "FOLDS"}
 
 
 class Varied(NamedTuple):
@@ -44,13 +48,16 @@ def find_kind(expression: object) -> str | None:
 
 
 def read_varied(name: str, call: ast.Call, constants: Mapping[str, Any], annotation: Any, where: str) -> Varied:
-    """What the constant `name` may be, by a `call` of one of KINDS.
+    """What the constant `name` of config.py may be, by a `call` of one of KINDS.
 
-    Raises InputError for a value that is not of the constant's type `annotation` or beyond its limit, for fewer than
-    two choices, and for a range whose ends are no numbers or in the wrong order.
+    Raises InputError for a constant that has to be the same in all trials, for a value that is not of the constant's
+    type `annotation` or beyond its limit, for fewer than two choices, and for a range whose ends are no numbers or in
+    the wrong order.
     """
     kind = find_kind(call)
     assert kind
+    if name in FIXED or read_comments(ROOT / "config.py")[name][0] in FIXED_SECTIONS:
+        raise InputError(f"{name} cannot vary: trials with other {name} cannot be compared")
     if call.keywords:
         raise InputError(f"{name}: {kind} takes values, without names")
     try:

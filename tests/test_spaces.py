@@ -28,7 +28,7 @@ def test_what_varies_has_the_constants_type(tmp_path: Path) -> None:
         '"""A space."""\nHEAD = choices("linear", "cosine")\nHEAD_BASE_LR = log_range(1e-4, 1)\n'
         "NUM_EPOCHS = range_of(3, 3 * 10)\nLR_MILESTONES = choices((3, 5), [6])\n"
         "USE_POS_WEIGHT = choices(True, False)\n"
-        'PRETRAINED_WEIGHTS = choices("default", None)\nCACHE_FOLDER = choices("a", "b")\nSCHEDULE = "cosine"\n',
+        'PRETRAINED_WEIGHTS = choices("default", None)\nGCN_EMBEDDINGS = choices("a", "b")\nSCHEDULE = "cosine"\n',
     )
     assert {name: (choice.kind, choice.values) for name, choice in varied.items()} == {
         "HEAD": ("choices", ("linear", "cosine")),
@@ -37,7 +37,7 @@ def test_what_varies_has_the_constants_type(tmp_path: Path) -> None:
         "LR_MILESTONES": ("choices", ((3, 5), (6,))),
         "USE_POS_WEIGHT": ("choices", (True, False)),
         "PRETRAINED_WEIGHTS": ("choices", ("default", None)),
-        "CACHE_FOLDER": ("choices", (Path("a"), Path("b"))),
+        "GCN_EMBEDDINGS": ("choices", (Path("a"), Path("b"))),
     }
     assert varied["HEAD"].where == f"{tmp_path / 'space.py'}:2"
     assert type(varied["HEAD_BASE_LR"].values[1]) is float
@@ -48,6 +48,42 @@ def test_a_later_argument_holds_for_all_trials(tmp_path: Path) -> None:
     text = 'HEAD = choices("linear", "cosine")\nSEED = choices(0, 1)\n'
     assert read(tmp_path, text, "--HEAD", "gcn").keys() == {"SEED"}
     assert config.HEAD == "gcn"
+
+
+def test_a_space_of_which_nothing_varies_is_no_ladder(tmp_path: Path) -> None:
+    text = 'SCHEDULE = "cosine"\nHEAD = choices("linear", "cosine")\nSEED = choices(0, 1)\n'
+    (tmp_path / "later.py").write_text("SEED = 3\n")
+    message = r"space\.py:2: nothing varies: the command line sets HEAD, .*later\.py:1 sets SEED"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, text, "--HEAD", "linear", str(tmp_path / "later.py"))
+    assert read(tmp_path, "SEED = 3\n") == {}  # a recipe is no space
+
+
+def test_a_constant_that_a_space_spells_wrongly_is_told_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"space\.py:1: .*'HEAD_BASE_LRR'.*HEAD_BASE_LR\b"):
+        read(tmp_path, "HEAD_BASE_LRR = log_range(1e-3, 1e-1)\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "VAL_SPLIT = range_of(0.1, 0.3)",
+        "SPLIT_SEED = choices(0, 1)",
+        "FOLDS = choices(0, 5)",
+        "DATASET_FORMAT = choices('auto', 'csv')",
+        "LABELS_PER_IMAGE = choices('any', 'one')",
+        "DATASET_FOLDER = choices('a', 'b')",
+        "TRAINED_MODELS_FOLDER = choices('a', 'b')",
+        "GROUP_PATTERN = choices('a', None)",
+        "CLASSES = choices(('a',), ('b',))",
+        "NUM_CLASSES = choices(1, 2)",
+    ],
+)
+def test_what_decides_on_which_images_a_trial_is_measured_does_not_vary(line: str, tmp_path: Path) -> None:
+    name = line.partition(" ")[0]
+    message = rf"space\.py:1: {name} cannot vary: trials with other {name} cannot be compared"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, f"{line}\nSEED = choices(0, 1)\n")
 
 
 def test_values_that_contradict_each_other_are_for_the_trials_to_say(tmp_path: Path) -> None:
