@@ -363,6 +363,29 @@ def test_a_journal_that_is_damaged_is_named(runs: list[Any], space: list[str], t
         search.main(space)
 
 
+def test_folds_are_refused_before_any_trial(runs: list[Any], space: list[str], tmp_path: Path) -> None:
+    """A trial is one run: of several folds only the first would count."""
+    with pytest.raises(InputError, match=r"search\.py compares single runs, and FOLDS is 3: set FOLDS = 0"):
+        search.main([*space, "--FOLDS=3"])
+    assert (runs, (tmp_path / "searches").exists()) == ([], False)
+
+
+def test_a_command_to_copy_stays_on_its_line(
+    space: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the terminal says on how many images the figure is."""
+    monkeypatch.setenv("COLUMNS", "80")
+    path = Path("/runs") / ("x" * 90) / "model.pt"
+    monkeypatch.setattr(search_trials, "run", lambda *_: Outcome("complete", 0.5, run=path, num_images=25))
+    search.main([*space, "--SEARCH_TRIALS=2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert f"it is trained; to test it: python testing.py --MODEL_PATH {path}" in lines
+    assert f"the best as a recipe: {tmp_path}/searches/rates/best.py" in lines
+    words = "The figure is over the 25 validation images; it chose the best of 2, so it is a little too good."
+    assert f"2 trials: 2 complete. {words}" in lines
+    assert words.split()[-1] in (tmp_path / "searches" / "rates" / "best.py").read_text()
+
+
 def test_without_optuna_one_line_says_what_to_install(space: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"search\.py needs optuna: pip install -r requirements-search\.txt"):
@@ -444,7 +467,28 @@ def test_heads_are_searched_on_kept_features(
     assert (str(best["HEAD"]), str(best["HEAD_BASE_LR"])) == (rows[0]["HEAD"], rows[0]["HEAD_BASE_LR"])
     out = capsys.readouterr().out
     assert "many at once" in out
-    assert f"to train it: python training.py {tmp_path}/searches/heads/best.py" in out.replace("\n", "")
+    assert "over all 90 training images, each by heads that did not see it; it chose the best of 20, so it is" in out
+    assert f"to train it: python training.py {tmp_path}/searches/heads/best.py\n" in out
+
+
+def test_heads_that_cannot_be_trained_count_as_trials(
+    features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Every other one contradicts a constant: none is drawn in its place beyond the number of trials."""
+    monkeypatch.setattr(search_features, "read_features", lambda: features)
+    choose = search_loop.Space.choose
+
+    def choose_some(space: search_loop.Space, values: Any, recipe: Path) -> Any:
+        if recipe.stem.isdigit() and int(recipe.stem) % 2:
+            raise InputError("they contradict each other")
+        return choose(space, values, recipe)
+
+    monkeypatch.setattr(search_loop.Space, "choose", choose_some)
+    (tmp_path / "heads.py").write_text(HEADS_SPACE)
+    search.main([str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}", "--SEARCH_TRIALS=12"])
+    with open(tmp_path / "searches" / "heads" / "trials.csv", newline="") as file:
+        assert sorted(row["state"] for row in csv.DictReader(file)) == ["complete"] * 6 + ["failed"] * 6
+    assert "\n12 trials: " in capsys.readouterr().out
 
 
 def test_the_constants_of_a_head_are_its_way() -> None:

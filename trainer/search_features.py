@@ -107,4 +107,4 @@ def _judge(features: Features, result: Any, metric: str) -> Outcome:
     else:
         threshold = thresholds.tune_global(probabilities, features.targets)
         figure = metrics.measure(probabilities, features.targets, threshold)["f1_weighted"]
-    return Outcome("complete", float(figure), dataset=features.dataset)
+    return Outcome("complete", float(figure), dataset=features.dataset, num_images=len(features.targets))

@@ -61,7 +61,6 @@ HEADS_NEED: dict[str, tuple[Any, ...]] = {  # and what such heads are trained wi
     "TEACHER_CHECKPOINTS": ((),),
     "CURRICULUM": (None,),
     "EARLY_STOPPING_ENABLED": (False,),
-    "FOLDS": (0,),
     "ABSENT_MEANS": ("absent",),
 }
 UNEQUAL_EPOCHS = {"NUM_EPOCHS", "UNFREEZE_BACKBONE_EPOCH"}  # while they vary, the same epoch means different things
@@ -124,8 +123,10 @@ class Clock:
 def search(space: Space, budget: Budget, metric: str) -> None:
     """Try constants until the budget is spent, nothing new is left or a signal came; then write and print the result.
 
-    Raises InputError where no trial came to its end, and Stopped after a signal.
+    Raises InputError where FOLDS is set or no trial came to its end, and Stopped after a signal.
     """
+    if config.FOLDS:
+        raise InputError(f"search.py compares single runs, and FOLDS is {config.FOLDS}: set FOLDS = 0")
     clock = Clock(budget.minutes)
     folder = config.LOCAL_ROOT / "searches" / space.name
     trials = Trials(folder, space.varied, metric, space.list_fixed(), config.SEED)
@@ -210,9 +211,13 @@ class Loop:
             return f"{self.failures} trials failed one after the other: {self.last_reason}"
         if self.repeats >= MOST_REPEATS:
             return "what is drawn was tried before"
-        if self.budget.trials and self.count_tried() >= self.budget.trials:
+        if not self.may_begin_another():
             return f"there are {self.budget.trials} trials"
         return None
+
+    def may_begin_another(self) -> bool:
+        """Whether there are fewer trials than there may be."""
+        return not self.budget.trials or self.count_tried() < self.budget.trials
 
     def count_tried(self) -> int:
         """The trials that have ended or are under way, each set of constants once."""
@@ -292,11 +297,11 @@ class Loop:
                 if seconds_each > self.clock.left:
                     return f"a trial takes {seconds_each:.1f} s, and {self._describe_left()} are left"
                 num_trials = min(max(int(self.clock.left * SHARE_OF_TIME / seconds_each), 1), MOST_AT_ONCE)
-            if self.budget.trials:
-                num_trials = min(num_trials, self.budget.trials - self.count_tried())
             with ExitStack() as stack:
                 ways: list[tuple[Trial, Any]] = []
                 while len(ways) < num_trials and self.failures < MOST_FAILURES and self.repeats < MOST_REPEATS:
+                    if not self.may_begin_another():  # one that failed at its beginning counts, too
+                        break
                     trial = stack.enter_context(self.trials.ask())
                     if self.begin(trial):
                         continue

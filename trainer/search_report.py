@@ -42,15 +42,16 @@ def report(
     importance = trials.measure_importance()
     write_recipe(complete[0].values, recipe, "\n".join(describe(trials, tried, complete, importance, is_trained)))
     utils.say("", f"the search ends: {ended}")
-    notes = [count_states(tried), *describe_importance(importance), f"all trials: {trials.folder / 'trials.csv'}"]
-    notes.append(f"the best as a recipe: {recipe}")
+    notes = [f"{count_states(tried)}. {describe_figure(complete, is_trained)}", *describe_importance(importance)]
+    notes += [f"all trials: {trials.folder / 'trials.csv'}", f"the best as a recipe: {recipe}"]
     if is_trained:
         notes.append(f"it is trained; to test it: python testing.py --MODEL_PATH {complete[0].run}")
     else:
         notes.append(f"to train it: python training.py {recipe}")
     shown = frame.head(min(SHOWN, len(complete)))
     dropped = ["reason", *([] if is_trained else ["run"])]
-    tables.print_text(shown.drop(columns=dropped), notes, num_bold=1, kept="run" if is_trained else None)
+    tables.print_text(shown.drop(columns=dropped), num_bold=1, kept="run" if is_trained else None)
+    utils.say("", *notes)  # a command to copy stays on its line, however narrow the terminal is
     return True
 
 
@@ -83,6 +84,17 @@ def count_states(tried: Sequence[Tried]) -> str:
     return f"{len(tried)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.most_common())
 
 
+def describe_figure(complete: Sequence[Tried], is_trained: bool) -> str:
+    """What the best figure is over, and that it was chosen as the best: a sentence."""
+    number = "" if complete[0].num_images is None else f"{complete[0].num_images:,} "
+    images = (
+        f"the {number}validation images"
+        if is_trained
+        else f"all {number}training images, each by heads that did not see it"
+    )
+    return f"The figure is over {images}; it chose the best of {len(complete)}, so it is a little too good."
+
+
 def describe_importance(importance: Mapping[str, float]) -> list[str]:
     """Which constants made the difference, the most important first; nothing where it is not known."""
     if not importance:
@@ -99,12 +111,11 @@ def describe(
     is_trained: bool,
 ) -> list[str]:
     """The text on top of the winner's recipe: what was tried, and what came of it."""
-    images = "the validation images" if is_trained else "all training images, each by heads that did not see it"
     reached = f"{trials.metric} {complete[0].figure:.4f}"
     lines = [
         f"The best of {len(complete)} trials of python search.py: {reached}.",
         "",
-        f"{count_states(tried)}. The figure is over {images}; it chose this recipe, so it is a little too good.",
+        f"{count_states(tried)}. {describe_figure(complete, is_trained)}",
         "What varied:",
         *(f"* {name} = {choice}" for name, choice in trials.varied.items()),
         "The best trials:",

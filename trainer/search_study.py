@@ -49,6 +49,7 @@ class Tried(NamedTuple):
     reason: str
     run: str  # the checkpoint's path
     dataset: str
+    num_images: int | None  # that the figure is over; None for trials of earlier versions
 
 
 class Trial:
@@ -66,7 +67,8 @@ class Trial:
     def tell(self, outcome: Outcome, seconds: float) -> None:
         """Note what came of it. One that was interrupted is tried again, before others."""
         notes = {"state": outcome.state, "seconds": seconds, "reason": outcome.reason, "dataset": outcome.dataset}
-        for name, note in (notes | {"run": str(outcome.run or "")}).items():
+        notes |= {"run": str(outcome.run or ""), "num_images": outcome.num_images}
+        for name, note in notes.items():
             self._asked.set_user_attr(name, note)
         study, self._is_told = self._trials.study, True
         study.tell(self._asked, outcome.figure, state=STATES.get(outcome.state, TrialState.FAIL))
@@ -184,6 +186,7 @@ class Trials:
             reason=notes.get("reason") or ("its search was killed" if state == "killed" else ""),
             run=notes.get("run", ""),
             dataset=notes.get("dataset", ""),
+            num_images=notes.get("num_images"),
         )
 
     def find_same(self, trial: Trial) -> Tried | None:

@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     reason: str = ""  # why it failed or was stopped, in one line
     run: Path | None = None  # the checkpoint
     dataset: str = ""  # fingerprint of the images and labels
+    num_images: int | None = None  # that the figure is over
 
 
 def run(recipe: Path, log: Path, metric: str, watch: Callable[[int | None, float | None], Why | None]) -> Outcome:
@@ -113,12 +114,13 @@ def read_result(files: RunFiles, metric: str) -> Outcome:
     try:
         best = json_files.read_json(files.result)["models"]["best"]
         figure = float(best["score"] if metric == "best_f1" else best["metrics"]["mAP"])
-        dataset = str(json_files.read_json(files.checkpoint.with_suffix(".json"))["dataset"]["fingerprint"])
+        dataset = json_files.read_json(files.checkpoint.with_suffix(".json"))["dataset"]
+        fingerprint, num_images = str(dataset["fingerprint"]), int(dataset["num_val"])
     except (InputError, KeyError, TypeError, ValueError) as error:
         return Outcome("failed", reason=f"{files.result} cannot be read: {error}", run=files.checkpoint)
     if figure != figure:
         return Outcome("failed", reason=f"its {metric} is no number", run=files.checkpoint)
-    return Outcome("complete", figure, run=files.checkpoint, dataset=dataset)
+    return Outcome("complete", figure, run=files.checkpoint, dataset=fingerprint, num_images=num_images)
 
 
 def give_up(files: RunFiles) -> None:
