@@ -245,7 +245,7 @@ def test_what_fails_or_is_stopped_is_said(runs: Runs, tmp_path: Path, capsys: py
 def test_no_time_is_left(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     climb(tmp_path, minutes=0)
     assert runs.begun == ["probe"]  # without a first model there is nothing to say
-    assert "All weights: not tried to the end, no time was left." in capsys.readouterr().out
+    assert "All weights: not tried, no time was left." in capsys.readouterr().out
 
 
 def test_without_a_first_model_it_ends_in_one_line(runs: Runs, tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ GAIN, NONE, LOSS = (
         ),
         (
             Tried("all weights", 5, False, 40.2, num_images=400, against="ML-Decoder", gain=NONE, f1_gain=NONE),
-            "All weights: is not certain to be better than ML-Decoder in a trial of 5 minutes (mAP +.003 (-.006 to .012), "
-            "F1 +.003 (-.006 to .012), on 400 images); all of it would take 40 minutes.",
+            "All weights: is not certain to be better than ML-Decoder in a trial of 5 minutes (mAP +.003 (-.006 to "
+            ".012), F1 +.003 (-.006 to .012), on 400 images); all of it would take 40 minutes.",
         ),
         (
             Tried("adapters", 1, num_images=400, against="the probe", gain=LOSS, f1_gain=NONE),
@@ -323,8 +323,8 @@ GAIN, NONE, LOSS = (
             Tried(
                 "all weights", 5, False, 40, num_images=9, against="the probe", gain=GAIN, f1_gain=GAIN, is_kept=True
             ),
-            "All weights: better than the probe by .012 (.004 to .020), F1 +.012 (.004 to .020), on 9 images, in a trial "
-            "of 5 minutes; all of it would take 40 minutes.",
+            "All weights: better than the probe by .012 (.004 to .020), F1 +.012 (.004 to .020), on 9 images, in a "
+            "trial of 5 minutes; all of it would take 40 minutes.",
         ),
         (
             Tried("all weights", 1, False, 400),
