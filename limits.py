@@ -126,7 +126,10 @@ def searched_head_fits(c: Any) -> str | None:
             f"UNFREEZE_BACKBONE_EPOCH = 0; they are {c.NUM_EPOCHS} and {c.UNFREEZE_BACKBONE_EPOCH}"
         )
     if c.HEAD != "linear":
-        return f"HEAD_FIT search finds a linear head: set HEAD = 'linear' in place of {c.HEAD}, or HEAD_FIT = 'steps' and more NUM_EPOCHS"
+        return (
+            f"HEAD_FIT search finds a linear head: set HEAD = 'linear' in place of {c.HEAD}, or HEAD_FIT = 'steps' and "
+            "more NUM_EPOCHS"
+        )
     if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
         return "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set 'steps'"
     if c.UNFREEZE_BACKBONE_EPOCH == 0 and (c.LOSS != "bce_with_logits" or c.ENTRY_WEIGHTS or c.TEACHER_CHECKPOINTS):

@@ -117,8 +117,9 @@ def change(value: Any, annotation: Any) -> Any:
     return f"{value}_changed"
 
 
-OTHERS = {"UNFROZEN_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8}  # one more than the default is no batch
+OTHERS = {"UNFROZEN_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8, "FOLDS": 3}  # one more than the default is none
 NEEDED_BY = {  # else the change would contradict another constant
+    "HEAD_FIT": {"HEAD": "linear", "UNFREEZE_BACKBONE_EPOCH": 2},
     "POSITIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
     "NEGATIVE_CLASS_WEIGHTS": {"ENTRY_WEIGHTS": ("class_weights",)},
 }

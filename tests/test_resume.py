@@ -243,6 +243,13 @@ def test_another_models_state_is_refused(change: dict[str, Any], expected: str, 
     assert expected in fails(training.main, interrupted.arguments)
 
 
+def test_a_run_whose_checkpoint_is_gone_says_so_before_it_trains(interrupted: Run, fails: Any) -> None:
+    (checkpoint,) = interrupted.last.parent.parent.glob("*.pt")
+    checkpoint.unlink()
+    line = fails(training.main, interrupted.arguments)
+    assert f"goes on from epoch 1, and {checkpoint} is gone: delete it, or set RESUME = 'never'" in line
+
+
 def test_the_state_of_another_run_is_refused(interrupted: Run, fails: Any) -> None:
     last = checkpoints.load(interrupted.last)
     saved, constants = last["training_state"], last["config"]

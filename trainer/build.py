@@ -113,7 +113,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         image_size=config.IMAGE_SIZE,
         weights_folder=config.PRETRAINED_MODELS_FOLDER,
         head_options=head_options,
-        classes=train.classes if config.TAKE_OVER_HEAD else None,
+        classes=train.classes if config.TAKE_OVER_HEAD and not searches_head(1) else None,
         features=choose_features(config.FEATURES),
     )
     if isinstance(model.head, heads.GCN):

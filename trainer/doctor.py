@@ -583,6 +583,8 @@ def describe_noise(validated: Mapping[int, float], error: float, num_images: int
     if num_images >= thresholds.FEW_IMAGES or len(alike) < 2 or 2 * len(alike) <= len(validated):
         return None
     difference = best - min(validated[epoch] for epoch in alike)
+    if not difference:  # the first of equal epochs is as good as any
+        return None
     advice = "more validation images"
     if val_is_drawn:
         advice += " (VAL_SPLIT), or all of them in turn (FOLDS),"

@@ -66,7 +66,7 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
     seconds = time.perf_counter() - start
     penalties = found.penalties
     utils.say(
-        f"head: logistic regression, {found.num_heads} compared in {NUM_FOLDS} folds, penalties "
+        f"head: logistic regression, {found.num_heads} compared in {found.num_folds} folds, penalties "
         f"{penalties.min():.3g} to {penalties.max():.3g}: {utils.format_duration(seconds)}"
     )
     record = {

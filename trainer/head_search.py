@@ -58,6 +58,7 @@ class FoundHead(NamedTuple):
     out_of_fold: NDArray[np.float32]  # (N, C) probabilities
     out_of_fold_loss: float  # mean binary cross-entropy of these probabilities over the known entries
     train_loss: float  # the same of the head itself, on the images that it was trained on
+    num_folds: int
     num_heads: int  # logistic regressions that were compared
     num_steps: int  # of L-BFGS, in the last training
 
@@ -111,6 +112,7 @@ def find_head(
         out_of_fold=out_of_fold.sigmoid().cpu().numpy(),
         out_of_fold_loss=_measure_loss(out_of_fold, labels, known),
         train_loss=_measure_loss(fitted.compute_logits(space.coordinates)[0], labels, known),
+        num_folds=len(torch.unique(folds)),
         num_heads=len(penalties) * len(torch.unique(folds)),
         num_steps=fitted.num_steps,
     )

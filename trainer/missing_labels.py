@@ -16,6 +16,7 @@ from torch import Tensor
 
 PENALTY = 4.0  # on squared weights of standardised features, whose mean square is 1: much, since labels are wrong
 QUANTILE = 0.7  # of the predictions of a class's positives: a negative above it is rejected
+LEAST_POSITIVES = 10  # of a class: the quantile of fewer predictions is one of noise, and half of all negatives may go
 
 
 def predict_left_out(
@@ -43,20 +44,23 @@ def predict_left_out(
 
 
 def reject_probable_negatives(
-    targets: NDArray[np.int8], predicted: NDArray[np.floating], quantile: float = QUANTILE
+    targets: NDArray[np.int8],
+    predicted: NDArray[np.floating],
+    quantile: float = QUANTILE,
+    least: int = LEAST_POSITIVES,
 ) -> NDArray[np.int8]:
     """`targets` (N, C) with -1 for each negative whose prediction is above the `quantile` of its class's positives.
 
     The rule goes by the order within a class alone: `predicted` (N, C) may be probabilities or logits. They have to
-    come from models that have not seen the image. Of a class without positives nothing is rejected.
+    come from models that have not seen the image. Of a class with fewer than `least` positives nothing is rejected.
 
         targets, predicted = np.array([[1], [0], [0]], np.int8), np.array([[0.6], [0.7], [0.1]])
-        reject_probable_negatives(targets, predicted)       # [[1], [-1], [0]]
+        reject_probable_negatives(targets, predicted, least=1)      # [[1], [-1], [0]]
     """
     rejected = targets.copy()
     for column in range(targets.shape[1]):
         is_positive = targets[:, column] == 1
-        if is_positive.any():
+        if is_positive.sum() >= max(least, 1):
             limit = np.quantile(predicted[is_positive, column], quantile)
             rejected[(targets[:, column] == 0) & (predicted[:, column] > limit), column] = -1
     return rejected

@@ -142,6 +142,8 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         raise InputError(
             f"{files.last} does not fit this model ({str(error).splitlines()[0]}): {START_ANEW}"
         ) from error
+    if state.best_epoch and not files.checkpoint.is_file():
+        raise InputError(f"{files.last} goes on from epoch {state.epoch}, and {files.checkpoint} is gone: {START_ANEW}")
     if state.epoch > config.NUM_EPOCHS:
         raise InputError(
             f"{files.last} says that {state.epoch} epochs are done, and NUM_EPOCHS is {config.NUM_EPOCHS}: {START_ANEW}"

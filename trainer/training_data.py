@@ -118,10 +118,10 @@ def _read_splits(fold: int) -> Data:
         val = table.select(range(len(train), len(table)))
     elif fold:
         train, val = _select_fold(train, fold)
+    elif config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0:
+        return Data(table=table, train=table, val=table, format=format, cross_validates=True)
     else:
         train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SPLIT_SEED)
-    if not (given_val or fold) and config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0:
-        return Data(table=table, train=table, val=table, format=format, cross_validates=True)
     return Data(table=table, train=train, val=val, format=format, val_is_drawn=given_val is None, fold=fold)
 
 
@@ -449,10 +449,12 @@ def leave_out_missing(trainer: Trainer, data: Data, caches: ImageCaches) -> Data
         return missing_labels.reject_probable_negatives(data.train.targets, predicted)
 
     train = replace(data.train, targets=distributed.from_first(find))
+    num_rare = int(((data.train.targets == 1).sum(axis=0) < missing_labels.LEAST_POSITIVES).sum())
     num_rejected, num_absent = int((train.targets == -1).sum()), int((data.train.targets == 0).sum())
     utils.say(
         f"labels that are missing: {num_rejected:,} of the {num_absent:,} absent labels of the training split are too "
-        "probable to count. Validation takes labels as they are written: its F1 comes out too low, its thresholds too "
+        f"probable to count ({num_rare} classes with fewer than {missing_labels.LEAST_POSITIVES} positives keep "
+        "theirs). Validation takes labels as they are written: its F1 comes out too low, its thresholds too "
         "high; mAP still says which model is better"
     )
     return data._replace(train=train)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_small_run, write_dataset
 
 import dataset_readers
 import metrics
@@ -97,3 +98,30 @@ def test_an_interrupted_search_goes_on_with_the_next_epoch(
     (resumed,) = (tmp_path / "trained_models").glob("*/*/last.pt")
     weights = [checkpoints.load(path)["model_state"] for path in (whole, resumed)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_four_images_are_enough_and_the_folds_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No split is drawn of which the validation images could be too few."""
+    dataset = write_dataset(tmp_path / "set", num_train=4, num_test=2)
+    arguments = [*make_small_run(dataset, tmp_path), *SEARCH, "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"]
+    training.main([*arguments, "--VAL_SPLIT=0.1"])
+    printed, warned = capsys.readouterr()
+    assert "44 compared in 4 folds" in printed
+    assert "4 images, trained on and cross-validated" in printed
+    assert "32 px, whole" in printed
+    assert not {"TRAIN_BATCH_SIZE", "VAL_SPLIT"} & set(warned.replace(",", " ").split())
+
+
+def test_a_head_that_is_searched_is_not_taken_over(
+    small_run: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*small_run, *SEARCH, "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"]
+    training.main(arguments)
+    first = find_checkpoint(tmp_path)
+    capsys.readouterr()
+    training.main([*arguments, f"--PRETRAINED_WEIGHTS={first}", f"--LOCAL_ROOT={tmp_path / 'second'}"])
+    assert "taken over" not in capsys.readouterr().out
+    weights = [
+        checkpoints.load(path)["model_state"]["head.weight"] for path in (first, find_checkpoint(tmp_path / "second"))
+    ]
+    np.testing.assert_allclose(weights[0].numpy(), weights[1].numpy(), atol=1e-5)

@@ -245,7 +245,7 @@ def test_what_fails_or_is_stopped_is_said(runs: Runs, tmp_path: Path, capsys: py
 def test_no_time_is_left(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     climb(tmp_path, minutes=0)
     assert runs.begun == ["probe"]  # without a first model there is nothing to say
-    assert "All weights: not tried to the end, no time was left." in capsys.readouterr().out
+    assert "All weights: not tried, no time was left." in capsys.readouterr().out
 
 
 def test_without_a_first_model_it_ends_in_one_line(runs: Runs, tmp_path: Path) -> None:

@@ -56,8 +56,9 @@ def test_negatives_above_the_quantile_of_their_class_are_rejected() -> None:
     expected[3, 0] = -1  # above the median .3 of its class; the second class has no positive to compare with
     kept = targets.copy()
     for scores in (predicted, predicted * 100 - 7):
-        np.testing.assert_array_equal(missing_labels.reject_probable_negatives(targets, scores, 0.5), expected)
+        np.testing.assert_array_equal(missing_labels.reject_probable_negatives(targets, scores, 0.5, 1), expected)
     np.testing.assert_array_equal(targets, kept)
+    np.testing.assert_array_equal(missing_labels.reject_probable_negatives(targets, predicted, 0.5, 4), targets)
 
 
 def test_labels_that_were_taken_away_are_found() -> None:
@@ -153,7 +154,7 @@ def test_too_large_features_are_refused(
     run_arguments: list[str], fails: Callable[[Callable[[list[str]], None], list[str]], str]
 ) -> None:
     line = fails(training.main, [*run_arguments, "--FEATURE_CACHE_GB=1e-9"])
-    assert "ABSENT_MEANS unknown needs features of" in line
+    assert "the features of 30 images are" in line
     assert "FEATURE_CACHE_GB is 1e-09: raise it" in line
 
 

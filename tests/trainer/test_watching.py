@@ -39,7 +39,7 @@ def test_a_set_of_one_label_an_image_is_said_once(
 ) -> None:
     table, doctor = make_table(rows), Doctor()
     monkeypatch.setattr(Doctor, "look_at_data", lambda *arguments: None)  # which opens the files
-    data = SimpleNamespace(table=table, train=table, val=table, val_is_drawn=False, fold=0)
+    data = SimpleNamespace(table=table, train=table, val=table, val_is_drawn=False, fold=0, cross_validates=False)
     run: Any = SimpleNamespace(data=data, doctor=doctor)
     watching.see_data(run)
     out, err = capsys.readouterr()
