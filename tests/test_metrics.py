@@ -340,7 +340,7 @@ def test_bootstrap_without_resamples_or_level_is_refused(options: dict[str, floa
 
 def draw_two(ties: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two models' scores (40, 5) of the same images, the second's better; class 1 has one positive, class 2 none."""
-    rng = np.random.default_rng(11)
+    rng = make_products_rng(11)  # always the same: the difference between the two has to be certain
     targets = (rng.random((40, 5)) < 0.4).astype(np.int8)
     targets[:, 1], targets[:, 2] = np.arange(40) == 0, 0
     scores = [np.clip(rng.random((40, 5)) * 0.6 + gain * targets, 0, 1).astype(np.float32) for gain in (0.1, 0.3)]
