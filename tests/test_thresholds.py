@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Callable
 
@@ -344,17 +345,19 @@ def test_unknown_labels_have_no_part_in_the_standard_error() -> None:
 @pytest.mark.parametrize("average", ["weighted", "macro"])
 @pytest.mark.parametrize("ties", [0, 8])
 def test_the_plateau_is_all_that_is_as_good_within_a_standard_error(average: str, ties: int) -> None:
-    good, seed = np.zeros(0), 3
-    while len(good) < 2:  # a draw whose best threshold has no equal has no plateau
+    for seed in itertools.count(3):
         probabilities, targets = draw(seed, ties)
         scores = np.unique(probabilities[targets == 1])
         f1 = np.array([f1_score(targets, probabilities >= score, average=average, zero_division=0) for score in scores])
         best = thresholds.tune_global(probabilities, targets, f"f1_{average}")
         error = thresholds.standard_error(probabilities >= np.float32(best), targets, f"f1_{average}")
-        good, seed = scores[f1 >= f1.max() - error].astype(np.float64), seed + 1
-    logits = np.log(good / (1 - good))
-    expected = 1 / (1 + np.exp(-(logits.min() + logits.max()) / 2))
-    assert thresholds.tune_plateau(probabilities, targets, f"f1_{average}") == pytest.approx(expected, abs=1e-9)
+        good = scores[f1 >= f1.max() - error].astype(np.float64)
+        if len(good) < 2:  # a draw whose best threshold has no equal has no plateau
+            continue
+        logits = np.log(good / (1 - good))
+        expected = 1 / (1 + np.exp(-(logits.min() + logits.max()) / 2))
+        assert thresholds.tune_plateau(probabilities, targets, f"f1_{average}") == pytest.approx(expected, abs=1e-9)
+        return
 
 
 def test_without_a_plateau_the_threshold_is_the_optimum() -> None:
