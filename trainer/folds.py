@@ -29,6 +29,7 @@ import metrics
 import models_factory
 import utils
 from dataset import locks
+from dataset.batches import as_float_targets
 from dataset.table import Table
 from evaluation import saved_scores, tuning
 from evaluation.saved_scores import SavedScores
@@ -101,7 +102,7 @@ def combine(data: Data, files: RunFiles) -> Together:
     scores = scores._replace(identity=saved_scores.identify(checkpoint))
     checkpoint |= tuning.tune_checkpoint(checkpoint, scores, policy)
     measured = validation.measure_scores(
-        validation.Scores(scores.probabilities, np.where(scores.targets < 0, np.nan, scores.targets), 0.0)
+        validation.Scores(scores.probabilities, as_float_targets(scores.targets).numpy(), 0.0)
     ).measured
     f1, mean_ap = (np.array(values) for values in zip(*map(read_measured, found), strict=True))
     checkpoint["folds"] = {"f1": f1.tolist(), "mAP": mean_ap.tolist(), "out_of_fold": measured}

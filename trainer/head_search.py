@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import metrics
-from losses import LOSSES, is_known, smooth_targets
+from losses import LOSSES, count_pos_weight, is_known, smooth_targets
 
 # Penalties on the squared weights of standardised features; the loss beside it is a mean over images.
 PENALTIES = tuple(2.0**power for power in range(-7, 4))
@@ -342,18 +342,15 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
 
 
 def _count_pos_weights(ways: Sequence[Way], labels: Tensor, folds: Tensor, num_folds: int) -> Tensor:
-    """(W * K, C) what the loss of positives is multiplied with: negatives / positives outside the fold, capped."""
+    """(W * K, C) what the loss of positives is multiplied with, by the labels outside the fold."""
     rows = []
     for way in ways:
         for fold in range(num_folds):
-            inside = labels[folds != fold]
             if way.pos_weight_cap is None:
-                rows.append(torch.ones_like(inside[0]))
-                continue
-            positives, negatives = (inside == 1).sum(dim=0), (inside == 0).sum(dim=0)
-            ratio = torch.where((positives > 0) & (negatives > 0), negatives / positives.clamp_min(1), 1.0)
-            rows.append(ratio.clamp_max(way.pos_weight_cap or torch.inf))
-    return torch.stack(rows)
+                rows.append(torch.ones(labels.shape[1]))
+            else:
+                rows.append(count_pos_weight(labels[folds != fold].cpu(), way.pos_weight_cap))
+    return torch.stack(rows).to(labels.device)
 
 
 class _Norm:

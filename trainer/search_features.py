@@ -20,6 +20,7 @@ import distributed
 import metrics
 import thresholds
 import utils
+from dataset.batches import as_float_targets
 from dataset.table import join_tables
 from models.shared_cores import share_cores
 from trainer import head_search, random_state
@@ -54,8 +55,8 @@ def read_features() -> Features:
         files = [read_whole_features(trainer, table, ImageCaches(None, None), "frozen features") for table in tables]
         rows = [file[np.arange(len(file))].reshape(len(file), -1) for file in files]
     table = join_tables(tables)
-    known = np.where(table.targets < 0, np.nan, table.targets).astype(np.float32)
-    return Features(np.concatenate(rows), known, assign_folds(table), data.table.fingerprint(), device)
+    targets = as_float_targets(table.targets).numpy()
+    return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device)
 
 
 def make_way() -> Way:

@@ -369,7 +369,10 @@ def make_feature_loaders(
                 transform += f", {caches.train.name}"
             title = f"frozen features {view}/{num_views}"
             views.append(read_features(trainer, train_loader, data.train, transform, title))
-    val_features = read_whole_features(trainer, data.val, caches, "frozen features of the validation split")
+    if data.cross_validates:
+        val_features = views[0]  # of the same images
+    else:
+        val_features = read_whole_features(trainer, data.val, caches, "frozen features of the validation split")
     pin_memory = trainer.device.type == "cuda"
     train_features_loader = feature_cache.make_feature_loader(
         views,
