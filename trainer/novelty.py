@@ -9,6 +9,7 @@ Reads config, as a part of training.py and testing.py.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,17 @@ from models.novelty import (
     save_reference,
 )
 from predictor import Predictor
+from trainer import from_config
 from trainer.build import is_frozen, searches_head
 from trainer.run import Run
-from trainer.training_data import changes_batches, make_augmentation, measure_gigabytes, read_data, read_whole_features
+from trainer.training_data import (
+    Data,
+    changes_batches,
+    make_augmentation,
+    measure_gigabytes,
+    read_data,
+    read_whole_features,
+)
 from utils import InputError
 
 LARGEST_SHARE = 0.05  # of what a run's backbone has computed: a reference may cost it so much more
@@ -72,7 +81,7 @@ def _keep(run: Run, rows: list[int], features: NDArray[np.float32] | None) -> No
         return
     if features is None:
         features = compute_features(predictor.load(path, str(run.trainer.device)), run.data.train.select(rows))
-    reference = join(run.data.train, rows, features, checkpoint)
+    reference = join(run.data, rows, features, checkpoint)
     if reference:
         save_reference(run.files.folder / REFERENCE_FILE, reference)
 
@@ -118,9 +127,10 @@ def compute_features(model: Predictor, table: Table) -> NDArray[np.float32]:
     return model.measure_features(table.paths, config.TEST_BATCH_SIZE, num_workers, title)
 
 
-def join(train: Table, rows: list[int], features: NDArray[np.float32], checkpoint: dict[str, Any]) -> Reference | None:
+def join(data: Data, rows: list[int], features: NDArray[np.float32], checkpoint: dict[str, Any]) -> Reference | None:
     """The reference of the training images `rows` with their `features`; None, said, where there are too few."""
-    base = find_base(train.paths)
+    train = data.train
+    base = find_base(data.table.paths if data.val_is_drawn else train.paths)  # of the train split
     names = [Path(train.paths[row]).relative_to(base).as_posix() for row in rows]
     sources = None if train.groups is None else [train.groups[row] for row in rows]
     reference = make_reference(features, names, identify(checkpoint), sources)
@@ -139,20 +149,22 @@ def add_reference(model: Predictor) -> None:
 
 
 def _make_missing(model: Predictor) -> Reference | None:
+    """The reference that the run did not make; None, with the reason, where its training images are not at hand."""
+    missing = f"novelty is not known: there is no {REFERENCE_FILE} of this model"
     expected = model.metadata.get("dataset", {}).get("fingerprint")
+    if expected is None:
+        utils.say(f"{missing}, and it does not say which images it was trained on")
+        return None
     try:
         data = read_data()
     except InputError as error:
-        utils.say(f"novelty is not known: there is no {REFERENCE_FILE} of this model, and {error}")
+        utils.say(f"{missing}, and {error}")
         return None
     if data.table.fingerprint() != expected:
-        utils.say(
-            f"novelty is not known: there is no {REFERENCE_FILE} of this model, and the training images of "
-            f"{config.DATASET_FOLDER} are not those that it was trained on"
-        )
+        utils.say(f"{missing}, and the training images of {config.DATASET_FOLDER} are not those of its run")
         return None
     rows = choose_rows(len(data.train))
-    reference = join(data.train, rows, compute_features(model, data.train.select(rows)), model.metadata)
+    reference = join(data, rows, compute_features(model, data.train.select(rows)), model.metadata)
     path = list_folders(model.path, model.metadata)[0] / REFERENCE_FILE
     if reference:
         try:
@@ -161,3 +173,12 @@ def _make_missing(model: Predictor) -> Reference | None:
         except InputError as error:
             utils.warn(f"{error}; the next test compares anew")
     return reference
+
+
+def find_training_images(model: Predictor) -> dict[str, str]:
+    """{name in the model's reference: path} of the training images that lie where the constants look for them."""
+    if model.reference is None or not from_config.has_split("train"):
+        return {}
+    base = find_base(from_config.read_split("train").paths)
+    paths = {name: os.path.join(base, name) for name in model.reference.names}
+    return {name: path for name, path in paths.items() if os.path.isfile(path)}

@@ -118,5 +118,5 @@ def test_other_training_images_are_no_reference(
     training.main(make_small_run(shared_dataset, tmp_path))
     next((dataset / "labels" / "train").iterdir()).write_text("0\n1\n2\n")
     testing.main([*make_small_run(dataset, tmp_path), *QUICK])
-    assert "are not those that it was trained on" in capsys.readouterr().out
+    assert f"the training images of {dataset} are not those of its run\n" in capsys.readouterr().out
     assert not [*tmp_path.rglob(REFERENCE_FILE)]
