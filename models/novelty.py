@@ -183,6 +183,8 @@ def read_reference(path: Path) -> Reference:
             raise ValueError(f"{len(features)} rows, {len(names)} names, {len(distances)} distances")
         if not (np.isfinite(features).all() and np.isfinite(distances).all() and (np.diff(distances) >= 0).all()):
             raise ValueError("its numbers are not finite, or not in order")
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in names.tolist()):
+            raise ValueError("it names images outside the folder of the training images")
     except (OSError, ValueError, LookupError) as error:
         raise InputError(
             f"cannot read {path}: it is damaged, or no file of this project ({first_line(error)}); delete it, and "

@@ -9,7 +9,6 @@ Reads config, as a part of training.py and testing.py.
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +178,5 @@ def find_training_images(model: Predictor) -> dict[str, str]:
     """{name in the model's reference: path} of the training images that lie where the constants look for them."""
     if model.reference is None or not from_config.has_split("train"):
         return {}
-    base = find_base(from_config.read_split("train").paths)
-    paths = {name: os.path.join(base, name) for name in model.reference.names}
-    return {name: path for name, path in paths.items() if os.path.isfile(path)}
+    base = Path(find_base(from_config.read_split("train").paths))
+    return {name: str(base / name) for name in model.reference.names if (base / name).is_file()}

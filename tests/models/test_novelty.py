@@ -174,6 +174,8 @@ def test_the_file_is_no_larger_than_it_has_to_be(tmp_path: Path) -> None:
         ({"distances": np.array([0.3, 0.2, 0.1], np.float32)}, "its numbers are not finite, or not in order"),
         ({"names": np.zeros(3)}, "names is float64 with 1 dimensions"),
         ({"names": np.array(["a", None, "c"], dtype=object)}, "[^)]*"),
+        ({"names": np.array(["a", "b/../../c", "d"])}, "it names images outside the folder of the training images"),
+        ({"names": np.array(["a", "/b", "d"])}, "it names images outside the folder of the training images"),
         ({"identity": np.array(["a"])}, "identity is <U1 with 1 dimensions"),
     ],
 )
