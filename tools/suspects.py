@@ -98,13 +98,11 @@ def save_suspects(
     whose names are no UTF-8 have no place in a page and a csv, and are left out, with a warning.
     """
     output, base = make_absolute(output), make_absolute(root)
-    names = [shorten(path, base) for path in suspects.table.paths]
-    odd = {row for row, name in enumerate(names) if pages.printable(name) != name}
-    if left_out := odd & {question.row for question in suspects.questions}:
-        first = suspects.table.paths[min(left_out)]
-        utils.warn(
-            f"{len(left_out):,} images whose names are not valid UTF-8 are left out: rename them, such as {first}"
-        )
+    paths = suspects.table.paths
+    names = {question.row: shorten(paths[question.row], base) for question in suspects.questions}
+    odd = [row for row, name in names.items() if pages.printable(name) != name]
+    if odd:
+        utils.warn(f"{len(odd):,} images whose names are no UTF-8 are left out: rename them, such as {paths[odd[0]]}")
         suspects = suspects._replace(questions=[one for one in suspects.questions if one.row not in odd])
     whole_files.write_text(output / "suspects.csv", make_csv(suspects, names))
     shown = list(dict.fromkeys(question.row for question in suspects.questions))[:num_shown]
@@ -121,7 +119,8 @@ def save_suspects(
 def shorten(path: str, base: Path) -> str:
     """`path` from the folder `base` on, as a list of the data set there has it; as it is where it lies elsewhere."""
     absolute = make_absolute(path)
-    return absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else str(absolute)
+    name = absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else str(absolute)
+    return f"./{name}" if name[0].isspace() else name  # a reader of csv drops blanks around a cell
 
 
 def make_csv(suspects: Suspects, names: Mapping[int, str]) -> str:
