@@ -102,7 +102,9 @@ def save_suspects(
     names = {question.row: shorten(paths[question.row], base) for question in suspects.questions}
     odd = [row for row, name in names.items() if pages.printable(name) != name]
     if odd:
-        utils.warn(f"{len(odd):,} images whose names are no UTF-8 are left out: rename them, such as {paths[odd[0]]}")
+        utils.warn(
+            f"{pages.count(len(odd), 'image')} left out, whose names are no UTF-8: rename them, such as {paths[odd[0]]}"
+        )
         suspects = suspects._replace(questions=[one for one in suspects.questions if one.row not in odd])
     whole_files.write_text(output / "suspects.csv", make_csv(suspects, names))
     shown = list(dict.fromkeys(question.row for question in suspects.questions))[:num_shown]
@@ -206,5 +208,5 @@ def describe(suspects: Suspects) -> list[str]:
     ]
     rare = [table.classes[column] for column in np.flatnonzero(np.isnan(suspects.thresholds.present)).tolist()]
     if rare:
-        lines.append(f"too rare to judge, present or absent: {len(rare)} classes, such as {pages.cut(rare[0], 40)}")
+        lines.append(f"too rare to judge, present or absent: {pages.count(len(rare), 'class')}, such as {rare[0]}")
     return lines
