@@ -3,10 +3,10 @@
     python benchmarks/suspects.py DATASET_FOLDER [NUM_SEEDS] [--CACHE_FOLDER FOLDER]
 
 Of the training labels of recipes/frozen_features.py, 5 % of those that are present become absent, and as many that are
-absent become present; a seed draws them (3 seeds unless given). Heads on frozen features are trained on these labels, and
-predict the images that they have not seen. All labels are ranked: first those that are suspect, then the others, each
-by their score. Prints where the wrong ones stand, for the score in use and for others, and the test mAP of the head that
-is trained on the labels as they are, after the true ones were put in for the first of the list, and on the clean ones.
+absent become present; a seed draws them (3 seeds unless given). Heads on frozen features are trained on these labels,
+and predict the images that they have not seen. All labels are ranked: first those that are suspect, then the others,
+each by their score. Prints where the wrong ones stand, for the score in use and for others, and the test mAP of the
+head that is trained on the labels as they are, after the first of the list were put right, and on the clean ones.
 """
 
 from __future__ import annotations
@@ -64,9 +64,8 @@ def main(arguments: list[str]) -> None:
         head = train(data, noisy)
         compare_scores(head.out_of_fold, noisy, is_wrong, f"seed {seed}, {is_wrong.sum()} wrong")
         order, num_suspect = rank_labels(head.out_of_fold, noisy)
-        say(
-            f"  suspects: {num_suspect:,} labels, with {is_wrong.ravel()[order[:num_suspect]].sum() / is_wrong.sum():.1%}"
-        )
+        share_found = is_wrong.flat[order[:num_suspect]].sum() / is_wrong.sum()
+        say(f"  suspects: {num_suspect:,} labels, with {share_found:.1%} of the wrong ones")
         figures = {"as they are": measure_map(data, head)}
         for count, what in ((num_suspect, "suspects"), (round(FIRST_SHARE * order.size), f"first {FIRST_SHARE:.0%}")):
             mended = noisy.copy()
