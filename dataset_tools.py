@@ -166,6 +166,11 @@ def run_split() -> None:
     from trainer import from_config
 
     require_usual_folders("split")
+    if config.LABEL_CORRECTIONS:
+        raise InputError(
+            "LABEL_CORRECTIONS goes by the paths of images, which split changes: `convert` writes the corrected labels "
+            "into another folder; split that, with LABEL_CORRECTIONS = None"
+        )
     utils.say(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
     split.split_dataset(
         config.DATASET_FOLDER,

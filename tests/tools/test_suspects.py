@@ -265,6 +265,7 @@ def test_check_and_convert_respect_corrections(dataset: Path, tmp_path: Path, fa
     assert fails(dataset_tools.main, ["convert", *corrected, "--TO", "mlcls"]).startswith(
         f"error: {tmp_path}/corrections.csv:3: 'gren'"
     )
+    assert "which split changes" in fails(dataset_tools.main, ["split", *corrected])
 
 
 def test_scores_of_a_split_are_found_by_their_names(dataset: Path, tmp_path: Path, fails: Fails) -> None:
