@@ -225,7 +225,7 @@ def run_suspects() -> None:
         answered=answered,
     )
     utils.say(*suspects.describe(found))
-    suspects.save_suspects(found, SUSPECTS_FOLDER, config.DATASET_FOLDER, SUSPECTS_SHOWN, answered)
+    suspects.save_suspects(found, SUSPECTS_FOLDER, config.DATASET_FOLDER, SUSPECTS_SHOWN, answered, predicted.features)
     utils.say(
         f"saved: {SUSPECTS_FOLDER / 'suspects.csv'}",
         f"       {SUSPECTS_FOLDER / 'index.html'}: open it in a browser, answer, and save corrections.csv",

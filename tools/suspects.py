@@ -30,13 +30,14 @@ from dataset.decoding import judge_image, stamp_files
 from dataset.files import make_absolute
 from dataset.label_corrections import Correction
 from dataset.table import Table
-from evaluation import pages
+from evaluation import neighbours, pages
 from evaluation.tables import guard_cell
 from tools import confident_learning
 from tools.confident_learning import Question, Thresholds
 from utils import InputError
 
 PICTURE_SIDE = 640  # pixels of the longer side: small things can be told, and a thousand take some 60 MB
+SMALL_SIDE, NUM_ALIKE = 160, 4  # of the images that are most like a suspect one: pixels, and how many are shown
 PICTURE_NAME = re.compile(r"[0-9a-f]{16}\.jpg")
 COLUMNS = ("rank", "path", "class", "given", "suggested", "probability", "score")
 
@@ -90,12 +91,18 @@ def judge_labels(
 
 
 def save_suspects(
-    suspects: Suspects, output: Path, root: str | Path, num_shown: int, answered: Sequence[Correction] = ()
+    suspects: Suspects,
+    output: Path,
+    root: str | Path,
+    num_shown: int,
+    answered: Sequence[Correction] = (),
+    features: NDArray[np.floating] | None = None,
 ) -> None:
     """Write suspects.csv, and index.html with the pictures of the first `num_shown` images, into `output`.
 
-    Paths in both begin at the folder `root`. `answered` are earlier answers, which the page saves with its own. Images
-    whose names are no UTF-8 have no place in a page and a csv, and are left out, with a warning.
+    Paths in both begin at the folder `root`. `answered` are earlier answers, which the page saves with its own. With
+    the `features` of all images, (N, D), the page also shows those that are most like each suspect one, with their
+    labels. Images whose names are no UTF-8 have no place in a page and a csv, and are left out, with a warning.
     """
     output, base = make_absolute(output), make_absolute(root)
     paths = suspects.table.paths
@@ -109,10 +116,11 @@ def save_suspects(
     whole_files.write_text(output / "suspects.csv", make_csv(suspects, names))
     shown = list(dict.fromkeys(question.row for question in suspects.questions))[:num_shown]
     pictures = save_pictures([paths[row] for row in shown], output / "pictures")
+    alike = {} if features is None else save_alike(suspects.table, features, shown, output / "alike")
     page = pages.render(
         "suspects.html",
         title=base.name,
-        data=make_data(suspects, names, dict(zip(shown, pictures, strict=True)), base, answered),
+        data=make_data(suspects, names, dict(zip(shown, pictures, strict=True)), base, answered, alike),
         num_images=len({question.row for question in suspects.questions}),
     )
     whole_files.write_text(output / "index.html", page)
@@ -140,13 +148,14 @@ def make_csv(suspects: Suspects, names: Mapping[int, str]) -> str:
     return text.getvalue()
 
 
-def save_pictures(paths: Sequence[str], folder: Path) -> list[str]:
-    """Write a smaller copy of each image into `folder`; their names. What is there already stays, unless it is of none.
+def save_pictures(paths: Sequence[str], folder: Path, side: int = PICTURE_SIDE) -> list[str]:
+    """Write a copy of each image, at most `side` pixels wide and high, into `folder`; their names.
 
-    A picture's name changes with the image's path, size and time. Raises InputError for an image that cannot be read.
+    What is there already stays, unless it is of none. A picture's name changes with the image's path, size and time.
+    Raises InputError for an image that cannot be read.
     """
     stamps = stamp_files(paths).tolist() if paths else []
-    keys = [f"{path}\n{stamp}\n{PICTURE_SIDE}" for path, stamp in zip(paths, stamps, strict=True)]
+    keys = [f"{path}\n{stamp}\n{side}" for path, stamp in zip(paths, stamps, strict=True)]
     names = [hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16] + ".jpg" for key in keys]
     folder.mkdir(parents=True, exist_ok=True)
     there = {file.name for file in folder.iterdir() if PICTURE_NAME.fullmatch(file.name)}
@@ -154,15 +163,37 @@ def save_pictures(paths: Sequence[str], folder: Path) -> list[str]:
         (folder / name).unlink()
     tasks = [(path, folder / name) for path, name in zip(paths, names, strict=True) if name not in there]
     with ThreadPool() as pool, utils.Progress("pictures", len(tasks)) as progress:  # decoding leaves Python's lock
-        for _ in pool.imap(lambda task: save_picture(*task), tasks, chunksize=8):
+        for _ in pool.imap(lambda task: save_picture(*task, side), tasks, chunksize=8):
             progress.step(1)
     return names
 
 
-def save_picture(path: str, file: Path) -> None:
+def save_alike(
+    table: Table, features: NDArray[np.floating], rows: Sequence[int], folder: Path
+) -> dict[int, list[dict[str, Any]]]:
+    """For each of the images `rows` those of `table` that are most like it, by `features` (N, D): what the page shows.
+
+    Their small pictures go into `folder`.
+    """
+    nearest = neighbours.find_alike(features, rows, NUM_ALIKE).rows.tolist()
+    others = list(dict.fromkeys(row for few in nearest for row in few))
+    pictures = save_pictures([table.paths[row] for row in others], folder, SMALL_SIDE)
+    shown = {
+        row: {"picture": picture, "labels": list_columns(table, row, 1), "unknown": list_columns(table, row, -1)}
+        for row, picture in zip(others, pictures, strict=True)
+    }
+    return {row: [shown[other] for other in few] for row, few in zip(rows, nearest, strict=True)}
+
+
+def list_columns(table: Table, row: int, label: int) -> list[int]:
+    """The classes for which image `row` has this label: 1 present, 0 absent, -1 unknown."""
+    return np.flatnonzero(table.targets[row] == label).tolist()
+
+
+def save_picture(path: str, file: Path, side: int) -> None:
     """Write a smaller copy of the image at `path`, which a browser can show whatever the type of the image."""
     picture = Image.fromarray(judge_image(path).pixels)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    picture.thumbnail((side, side))
     whole_files.write_atomically(file, lambda temporary: picture.save(temporary, "JPEG", quality=85))
 
 
@@ -172,15 +203,24 @@ def make_data(
     pictures: Mapping[int, str],
     base: Path,
     answered: Sequence[Correction],
+    alike: Mapping[int, Sequence[Mapping[str, Any]]],
 ) -> dict[str, Any]:
-    """What the page shows: the questions about the images that have a picture, and the earlier answers."""
+    """What the page shows: the questions about the images that have a picture, and the earlier answers.
+
+    `alike` is what `save_alike` gives; {}: no features are at hand.
+    """
     table, images = suspects.table, {}
     for row, _, changes in suspects.questions:
         if row not in pictures:
             continue
         if row not in images:
-            labels = np.flatnonzero(table.targets[row] == 1).tolist()
-            images[row] = {"path": names[row], "picture": pictures[row], "labels": labels, "questions": []}
+            images[row] = {
+                "path": names[row],
+                "picture": pictures[row],
+                "labels": list_columns(table, row, 1),
+                "alike": alike.get(row, []),
+                "questions": [],
+            }
         shown = [[*change, round(float(suspects.probabilities[row, change.column]), 4)] for change in changes]
         images[row]["questions"].append(shown)
     return {

@@ -33,6 +33,7 @@ class OutOfFold(NamedTuple):
     table: Table
     probabilities: NDArray[np.float32]  # (N, C)
     learned: NDArray[np.int8]  # (N, C) the labels that the models learned from; -1: none of them did
+    features: NDArray[np.float32] | None = None  # (N, D) of the images; None: they are not at hand
 
 
 def has_one_label() -> bool:
@@ -62,7 +63,7 @@ def predict() -> OutOfFold:
     probabilities = found.out_of_fold
     if has_one_label():
         probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return OutOfFold(features.table, probabilities, learned)
+    return OutOfFold(features.table, probabilities, learned, features.rows)
 
 
 def read(file: Path) -> OutOfFold:

@@ -107,6 +107,30 @@ def test_lines_of_the_list(tmp_path: Path) -> None:
     ]
 
 
+def test_the_images_that_are_most_like_a_suspect_one_are_shown_with_their_labels(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "set", tuple(f"{number}.png" for number in range(40)))
+    probabilities, targets = make_labels()
+    targets[7, 2] ^= 1
+    targets[9, 0] = -1
+    table = Table(paths, targets, ("a", "b", "c"))
+    found = suspects.judge_labels(table, probabilities, targets)
+    angles = np.arange(40) / 40  # image 7 is most like 6 and 8, then 5 and 9
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    suspects.save_suspects(found, tmp_path / "out", tmp_path, 1000, features=features)
+    (image,) = read_data(tmp_path / "out")["images"]
+    assert image["path"] == "set/7.png"
+    assert {*suspects.list_columns(table, 9, -1)} == {0}
+    expected = [(suspects.list_columns(table, row, 1), suspects.list_columns(table, row, -1)) for row in (6, 8, 5, 9)]
+    shown = [(other["labels"], other["unknown"]) for other in image["alike"]]
+    assert sorted(shown[:2]) == sorted(expected[:2])
+    assert sorted(shown[2:]) == sorted(expected[2:])
+    for other in image["alike"]:
+        with Image.open(tmp_path / "out" / "alike" / other["picture"]) as picture:
+            assert (picture.format, picture.size) == ("JPEG", (160, 80))
+    suspects.save_suspects(found, tmp_path / "plain", tmp_path, 1000)
+    assert read_data(tmp_path / "plain")["images"][0]["alike"] == []
+
+
 def test_pictures_are_made_once_and_those_of_no_suspect_go(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "set", ("a.png", "b.png", "c.png"))
     folder = tmp_path / "pictures"
