@@ -9,7 +9,8 @@ PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
 * the files that PREDICTION_FILES asks for
-* if TEST_SPLIT has labels: evaluate_result.json with all metrics, and the tables and plots of evaluation/plots.py
+* if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py, and the
+  model's page report.html and its card MODEL_CARD.md
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
 """
@@ -54,7 +55,8 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import plots, prediction_files
+from evaluation import model_facts, plots, prediction_files, report
+from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
@@ -314,6 +316,44 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion=class_confusion,
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
+    facts = model_facts.gather(
+        predictions=predictions,
+        targets=images.table.targets,
+        model=model,
+        result=result,
+        columns=columns,
+        confusion=confusion,
+        origin=describe_origin(model),
+    )
+    page, _ = report.save_report(PREDICTIONS_FOLDER, facts, ending)
+    utils.say(facts.verdict, f"saved: {page}, the page of the model, and its card beside it")
+
+
+def describe_origin(model: Predictor) -> Origin:
+    """Where the model and this test come from: constants, commands, and what `dataset_tools.py check` found."""
+    this = sys.modules[__name__]
+    trained = overrides.list_changes(config, model.metadata.get("config", {}))
+    learned = {constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")}
+    tested = overrides.list_changes(config, overrides.resolved(config))
+    tested = {name: values for name, values in tested.items() if name not in learned or name == "DATASET_FORMAT"}
+    tested |= overrides.list_changes(this, overrides.resolved(this))
+
+    def write_command(script: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
+        values = {name: model_facts.hide_folders(value) for name, (value, _) in changes.items()}
+        return f"python {script} {overrides.write_options(values)}".rstrip()
+
+    is_elsewhere = config.TEST_SPLIT == "test" and from_config.has_other_test_images()
+    return Origin(
+        dataset=make_absolute(config.TEST_IMAGES_DIR if is_elsewhere else config.DATASET_FOLDER).name,
+        changes=trained,
+        training_command=write_command("training.py", trained) if model.metadata.get("config") else "",
+        testing_command=write_command("testing.py", tested),
+        # where CHECK_FOLDER of dataset_tools.py, another script, is as it stands there
+        check=model_facts.read_check(
+            config.LOCAL_ROOT / "check" / "check_dataset_result.json", make_absolute(config.DATASET_FOLDER)
+        ),
+        training_images={},
+    )
 
 
 def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:

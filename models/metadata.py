@@ -130,6 +130,7 @@ RULES: dict[str, Limit] = {
     ),
     "threshold_report": OBJECT,
     # where it comes from
+    "pretrained_licence": NAME,
     "best_f1": Limit(is_f1, "a finite number, or null"),
     "chosen_by": NAME,
     "fold": COUNT_OR_NONE,

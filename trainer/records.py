@@ -23,7 +23,7 @@ from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
-from models import checkpoints, low_rank
+from models import checkpoints, licences, low_rank
 from models_factory import MultiLabelModel
 from trainer import from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_features, choose_metric
@@ -292,6 +292,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "classes": list(data.table.classes),
         "image_size": as_size(config.IMAGE_SIZE).as_plain(),
         "resize_rule": config.RESIZE_RULE,
+        "pretrained_licence": run.trainer.model.loaded.licence if run.trainer.model.loaded else licences.NO_WEIGHTS,
         "normalization": {name: (getattr(model, name) / 255).flatten().tolist() for name in ("mean", "std")},
         "best_threshold": state.best_threshold,
         "best_f1": state.best_f1,
