@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +138,16 @@ def save_with_scores(path: Path, checkpoint: Mapping[str, Any], scores: SavedSco
     checkpoints.save(path, checkpoint)
 
 
+def find_scores(checkpoint: Path, metadata: Mapping[str, Any]) -> SavedScores | None:
+    """The scores that were saved with the checkpoint X.pt; None where they are missing, or of another checkpoint.
+
+    Raises InputError where they are damaged.
+    """
+    file = find_folder(checkpoint) / SCORES_FILE
+    scores = read_scores(file) if file.is_file() else None
+    return scores if scores and scores.identity in ("", identify(metadata)) else None
+
+
 def find_val_fingerprint(checkpoint: Path, metadata: Mapping[str, Any]) -> str:
     """Which validation images, labels and classes F1 of a checkpoint X.pt is over: 16 hexadecimal digits.
 
@@ -144,13 +155,10 @@ def find_val_fingerprint(checkpoint: Path, metadata: Mapping[str, Any]) -> str:
     """
     if known := metadata.get("dataset", {}).get("val_fingerprint"):
         return str(known)
-    try:
-        scores = read_scores(find_folder(checkpoint) / SCORES_FILE)
-    except InputError:
-        return ""
-    if scores.identity != identify(metadata):
-        return ""
-    return Table(scores.paths, scores.targets, scores.classes).fingerprint()
+    with suppress(InputError):  # damaged scores say nothing
+        if scores := find_scores(checkpoint, metadata):
+            return Table(scores.paths, scores.targets, scores.classes).fingerprint()
+    return ""
 
 
 def identify(metadata: Mapping[str, Any]) -> str:

@@ -349,10 +349,11 @@ def tune_selected(files: RunFiles) -> Selected:
 
     Beside it lie the scores they were tuned on, thresholds.npy and thresholds.csv.
     """
-    selected, file = checkpoints.load(files.checkpoint), files.folder / saved_scores.SCORES_FILE
-    scores = saved_scores.read_scores(file) if file.is_file() else None
-    if scores is None or scores.identity not in ("", saved_scores.identify(selected)):
+    selected = checkpoints.load(files.checkpoint)
+    scores = saved_scores.find_scores(files.checkpoint, selected)
+    if scores is None:
         # an earlier run's checkpoint stays, and its folder was deleted; or one was killed between the two files
+        file = files.folder / saved_scores.SCORES_FILE
         utils.warn(f"{file} is missing or of another checkpoint: the thresholds of {files.checkpoint} stay as they are")
         return Selected(selected, None)
     policy = from_config.choose_policy(len(selected["classes"]))
