@@ -13,6 +13,9 @@ PREDICTIONS_FOLDER gets:
   model's page report.html and its card MODEL_CARD.md
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
+
+With labels of the split "test", the test of a run's checkpoint also lies with the run, in the folder beside it:
+test_result.json and test_scores.npz (evaluation/test_results.py).
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,16 +58,18 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import model_facts, plots, prediction_files, report
+from evaluation import model_facts, plots, prediction_files, report, test_results
 from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
+from evaluation.saved_scores import SavedScores
 from export import engines
 from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
 from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_test_images
+from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
 MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
@@ -255,6 +260,14 @@ def name_engine(model: Predictor) -> str:
     return ", ".join(words)
 
 
+def name_views() -> str:
+    """The views of an image that are averaged, such as "flip, scales 1-1.25"; "" for the image as it is."""
+    words = ["flip"] if TEST_FLIP else []
+    if TEST_SCALES != (1.0,):
+        words.append(f"scales {'-'.join(f'{scale:g}' for scale in TEST_SCALES)}")
+    return ", ".join(words)
+
+
 def write_predictions(predictions: Predictions, name: str) -> None:
     """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
     outputs = [Output(".json", write_indices)]
@@ -263,6 +276,54 @@ def write_predictions(predictions: Predictions, name: str) -> None:
         path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
         output.write(path, predictions)
         utils.say(f"saved: {path}")
+
+
+class Kept(NamedTuple):
+    """A test that lies with its run."""
+
+    folder: Path  # of the run
+    ruler: str  # its fingerprint
+
+
+def keep_with_run(
+    result: Mapping[str, Any], predictions: Predictions, images: ImagesToPredict, model: Predictor
+) -> Kept | None:
+    """Write the test of a run's checkpoint into the folder of the run, too. Says where, or why not (None).
+
+    It takes the place of the run's last test. Only a test of other images than those that the run names does not
+    replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
+    """
+    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
+        return None
+    folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
+    if folder is None:
+        utils.say(f"this test is not kept with a run: {reason}")
+        return None
+    ruler = test_results.make_ruler(images.paths, images.table.targets, model.classes)
+    path, before = folder / test_results.RESULT_FILE, None
+    try:
+        before = test_results.read_test(folder)
+    except InputError as error:
+        utils.warn(f"{error}; this test takes its place")
+    difference = test_results.describe_difference(before.ruler, ruler) if before and not before.stale else ""
+    if difference and not takes_images_of_run(model):
+        utils.warn(
+            f"this test is not kept with its run: {path} is by another ruler ({difference}); if this one shall count, "
+            "delete that file and test again"
+        )
+        return None
+    scores = SavedScores(predictions.probabilities, images.table.targets, images.paths, model.classes)
+    test_results.save_test(folder, result, scores, ruler, model.metadata, model.thresholds.tolist(), name_views())
+    utils.say(f"saved: {path} and {test_results.SCORES_FILE}: the test of the run, by ruler {ruler.fingerprint}")
+    if difference:
+        utils.say(f"       in place of a test by another ruler: {difference}")
+    return Kept(folder, ruler.fingerprint)
+
+
+def takes_images_of_run(model: Predictor) -> bool:
+    """Whether the test images are those that the constants of the model's run name."""
+    constants, theirs = overrides.resolved(config), model.metadata.get("config", {})
+    return all(theirs.get(name) == constants[name] for name in ("DATASET_FOLDER", "TEST_IMAGES_DIR", "TEST_LABELS_DIR"))
 
 
 def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
@@ -303,6 +364,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
+    kept = keep_with_run(result, predictions, images, model)
     confusion = metrics.confusion(*scores, **limits)
     plots.save_report(
         folder=PREDICTIONS_FOLDER,
@@ -323,13 +385,15 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         result=result,
         columns=columns,
         confusion=confusion,
-        origin=describe_origin(model),
+        origin=describe_origin(images, model, kept.ruler if kept else ""),
     )
     page, _ = report.save_report(PREDICTIONS_FOLDER, facts, ending)
+    if kept:
+        report.save_report(kept.folder, facts)
     utils.say(facts.verdict, f"saved: {page}, the page of the model, and its card beside it")
 
 
-def describe_origin(model: Predictor) -> Origin:
+def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Origin:
     """Where the model and this test come from: constants, commands, and what `dataset_tools.py check` found."""
     this = sys.modules[__name__]
     trained = overrides.list_changes(config, model.metadata.get("config", {}))
@@ -345,6 +409,8 @@ def describe_origin(model: Predictor) -> Origin:
     is_elsewhere = config.TEST_SPLIT == "test" and from_config.has_other_test_images()
     return Origin(
         dataset=make_absolute(config.TEST_IMAGES_DIR if is_elsewhere else config.DATASET_FOLDER).name,
+        fingerprint=images.table.fingerprint(),
+        ruler=ruler,
         changes=trained,
         training_command=write_command("training.py", trained) if model.metadata.get("config") else "",
         testing_command=write_command("testing.py", tested),

@@ -138,7 +138,8 @@ class Data(NamedTuple):
     num_labels: int
     num_without_label: int
     unknown: float  # share of the entries
-    fingerprint: str  # of the test; "": not known
+    fingerprint: str  # of the test's labels and the images' names
+    ruler: str  # that it was measured by; "": it is not kept with a run
     num_train: int | None
     num_val: int | None
     train_fingerprint: str
@@ -154,6 +155,7 @@ class Data(NamedTuple):
             "unknown entries": f"{self.unknown:.1%}" if self.unknown else "",
             "left out": f"{count(self.num_left_out, 'image')} that cannot be read" if self.num_left_out else "",
             "fingerprint of the test": self.fingerprint,
+            "ruler": self.ruler,
             "trained on": "" if self.num_train is None else count(self.num_train, "image"),
             "validated on": "" if self.num_val is None else count(self.num_val, "image"),
             "fingerprint of the training": self.train_fingerprint,
@@ -265,7 +267,7 @@ def gather(
         for is_wrong, chosen in ((True, false_alarms), (False, misses))
         for mistake in chosen
     ]
-    data = describe_data(origin.dataset, targets, result, model.metadata)
+    data = describe_data(origin, targets, result, model.metadata)
     has_one_label = "accuracy" in result["metrics"]
     reliability = calibration.measure_reliability(*scores[:2])
     confidence = measure_confidence(scores[0], targets, model.thresholds, *limits)
@@ -533,14 +535,15 @@ def describe_data(name: str, targets: NDArray[np.int8], result: Mapping[str, Any
         num_unknown += int((~known).sum())
     dataset = metadata.get("dataset", {})
     return Data(
-        name=name,
+        name=origin.dataset,
         split=result["split"],
         num_images=len(targets),
         num_left_out=result["num_images_left_out"],
         num_labels=num_labels,
         num_without_label=num_without,
         unknown=num_unknown / max(targets.size, 1),
-        fingerprint=result.get("ruler", {}).get("fingerprint", ""),
+        fingerprint=origin.fingerprint,
+        ruler=origin.ruler,
         num_train=dataset.get("num_train"),
         num_val=dataset.get("num_val"),
         train_fingerprint=dataset.get("fingerprint", ""),
