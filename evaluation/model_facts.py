@@ -525,7 +525,9 @@ def describe_model(model: Predictor, result: Mapping[str, Any]) -> list[tuple[st
     return [(what, value) for what, value in rows.items() if value]
 
 
-def describe_data(name: str, targets: NDArray[np.int8], result: Mapping[str, Any], metadata: Mapping[str, Any]) -> Data:
+def describe_data(
+    origin: Origin, targets: NDArray[np.int8], result: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> Data:
     """The images of the test and of the training, in numbers."""
     num_labels = num_without = num_unknown = 0
     for rows in metrics.read_rows(targets):
