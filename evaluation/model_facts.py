@@ -89,8 +89,8 @@ class ClassFacts(NamedTuple):
         return self.positives > 0
 
     @property
-    def badness(self) -> tuple[bool, float, int]:
-        """Sorts the weakest class first, and those of which nothing is known last."""
+    def weakness(self) -> tuple[bool, float, int]:
+        """Sorts the weakest class first; of equal ones that with most labels; those of which nothing is known last."""
         return not self.is_measured, self.f1, -self.positives
 
 
@@ -261,7 +261,7 @@ def gather(
     wrong, missed = confusion[:, 0, 1], confusion[:, 1, 0]
     classes = list_classes(model.classes, numbers, metrics.precision_recall_curve(*scores[:2]), found, wrong, missed)
     false_alarms, misses = mistakes.find_most_confident(read(), MOST_MISTAKES)
-    maps = open_maps(model)
+    maps = MapMaker(model)
     shown = [
         show_mistake(mistake, is_wrong, predictions, targets, model, maps, origin.training_images)
         for is_wrong, chosen in ((True, false_alarms), (False, misses))
@@ -280,7 +280,7 @@ def gather(
         numbers=make_numbers(result, numbers, len(targets), has_one_label),
         caveats=list_caveats(classes, data, origin.check, bool(result["intervals"])),
         has_one_label=has_one_label,
-        classes=sorted(classes, key=lambda facts: facts.badness),
+        classes=sorted(classes, key=lambda facts: facts.weakness),
         confusions=[
             Confusion(
                 model.classes[pair.said], model.classes[pair.there], pair.count, int(missed[pair.there]), pair.expected
@@ -291,7 +291,7 @@ def gather(
         ece=result["metrics"]["ECE"],
         confidence=confidence,
         mistakes=shown,
-        no_maps="" if isinstance(maps, Maps) else maps,
+        no_maps=maps.problem,
         data=data,
         check=origin.check,
         changes=[(name, write(value), write(default)) for name, (value, default) in origin.changes.items()],
@@ -423,17 +423,33 @@ def thin_out(curve: metrics.Curve) -> list[tuple[float, float]]:
 # ---- mistakes with their photographs ----
 
 
-class Maps(NamedTuple):
-    """The network of a checkpoint, for class activation maps."""
+class MapMaker:
+    """Makes maps of where a checkpoint sees a class. `problem` says why there are none; "": there are."""
 
-    network: Any
+    def __init__(self, model: Predictor) -> None:
+        self.model, self.problem = model, ""
+        if engines.recognise(model.path) != "checkpoint":
+            self.problem = "Maps of where the model sees a class need a checkpoint, and this is an exported file."
+        else:
+            self.network = restore_model(checkpoints.load(model.path), model.path).to(model.device)
 
+    def draw(self, pixels: NDArray[np.uint8], photograph: Image.Image, label: int) -> bytes | None:
+        """A JPEG of the `photograph` under the colours of the class `label`; None where no place speaks for it.
 
-def open_maps(model: Predictor) -> Maps | str:
-    """The network for maps, or why there are none."""
-    if engines.recognise(model.path) != "checkpoint":
-        return "Maps of where the model sees a class are made of checkpoints only, and this is an exported file."
-    return Maps(restore_model(checkpoints.load(model.path), model.path).to(model.device))
+        `pixels` are those of the image in its full size.
+        """
+        if self.problem:
+            return None
+        try:
+            trace = activation_maps.follow(self.network, self.model.prepare(pixels).to(self.model.device))
+            values = activation_maps.METHODS["grad-cam"](trace, [label])[0].cpu()
+        except InputError as error:
+            self.problem = f"There are no maps: {error}."
+            return None
+        if not values.max() > 0:
+            return None
+        size, rule = self.model.image_size, self.model.metadata["resize_rule"]
+        return encode(activation_maps.draw_map(photograph, values, rule, size))
 
 
 def show_mistake(
@@ -442,7 +458,7 @@ def show_mistake(
     predictions: Predictions,
     targets: NDArray[np.int8],
     model: Predictor,
-    maps: Maps | str,
+    maps: MapMaker,
     training_images: Mapping[str, str],
 ) -> Shown:
     """The mistake with its photograph, the map of its class, and the training photographs that are most like it."""
@@ -453,13 +469,6 @@ def show_mistake(
     photograph = shrink(pixels, SIDE)
     compared = getattr(predictions, "compared", None)
     names = predictions.name_nearest(row) if compared else ()
-    drawn = None
-    if isinstance(maps, Maps):
-        trace = activation_maps.follow(maps.network, model.prepare(pixels).to(model.device))
-        values = activation_maps.METHODS["grad-cam"](trace, [mistake.label])[0].cpu()
-        if values.max() > 0:
-            picture = activation_maps.draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
-            drawn = encode(picture)
     return Shown(
         is_wrong=is_wrong,
         image=predictions.names[row],
@@ -469,7 +478,7 @@ def show_mistake(
         labels=[model.classes[c] for c in np.flatnonzero(targets[row] == 1)],
         said=[(model.classes[c], float(probabilities[c])) for c in sorted(said, key=lambda c: -probabilities[c])],
         photograph=encode(photograph),
-        map=drawn,
+        map=maps.draw(pixels, photograph, mistake.label),
         novelty=float(compared.novelty[row]) if compared else None,
         nearest=[(name, show_small(training_images.get(name))) for name in names[:MOST_NEAREST]],
     )

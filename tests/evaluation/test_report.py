@@ -63,7 +63,7 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
 
     monkeypatch.setattr(report, "save_report", keep)
     monkeypatch.setattr(testing.plots, "save_report", lambda **values: [])
-    monkeypatch.setattr(model_facts, "open_maps", lambda model: "no maps here")
+    monkeypatch.setattr(model_facts.engines, "recognise", lambda path: "onnx")
     monkeypatch.setattr(testing, "PREDICTIONS_FOLDER", tmp_path)
     monkeypatch.setattr(testing, "BOOTSTRAP_SAMPLES", 20)
     monkeypatch.setattr(config, "LOCAL_ROOT", tmp_path)
@@ -178,7 +178,7 @@ def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) ->
     assert dict(first.said) == pytest.approx({CLASSES[c]: p for c, p in enumerate(probabilities[row]) if p >= 0.5})
     assert max(Image.open(io.BytesIO(first.photograph)).size) == model_facts.SIDE
     assert first.map is None
-    assert facts.no_maps == "no maps here"
+    assert facts.no_maps.endswith("this is an exported file.")
 
 
 def test_constants_and_commands_name_no_folder_of_this_machine(gather: Gather, tmp_path: Path) -> None:
