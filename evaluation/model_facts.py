@@ -104,6 +104,24 @@ class Confusion(NamedTuple):
     expected: float
 
 
+class SliceFacts(NamedTuple):
+    """A part of the test images, and how good the model is on it."""
+
+    name: str
+    num_images: int
+    num_labels: int
+    mean_ap: Number
+    f1: Number
+
+
+class Slicing(NamedTuple):
+    """The slices of one column or pattern, and what is to be said of them."""
+
+    name: str
+    slices: list[SliceFacts]
+    texts: list[str]
+
+
 class Bin(NamedTuple):
     """The entries of one bin of the reliability curve."""
 
@@ -143,6 +161,7 @@ class Data(NamedTuple):
     num_train: int | None
     num_val: int | None
     train_fingerprint: str
+    novelty: Mapping[str, float | None]  # how many images are unlike the training images, and F1 on them; {}: not known
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -156,11 +175,21 @@ class Data(NamedTuple):
             "left out": f"{count(self.num_left_out, 'image')} that cannot be read" if self.num_left_out else "",
             "fingerprint of the test": self.fingerprint,
             "ruler": self.ruler,
+            **self._describe_novelty(),
             "trained on": "" if self.num_train is None else count(self.num_train, "image"),
             "validated on": "" if self.num_val is None else count(self.num_val, "image"),
             "fingerprint of the training": self.train_fingerprint,
         }
         return [(what, value) for what, value in rows.items() if value]
+
+    def _describe_novelty(self) -> dict[str, str]:
+        if not self.novelty:
+            return {}
+        rows = {"unlike the training images": f"{self.novelty['share_unlike']:.1%} of the images"}
+        most_novel, rest = self.novelty["f1_samples_most_novel"], self.novelty["f1_samples_rest"]
+        if most_novel is not None and rest is not None:
+            rows["mean F1 of an image"] = f"{most_novel:.3f} on the most novel tenth, {rest:.3f} on the others"
+        return rows
 
 
 class Check(NamedTuple):
@@ -204,6 +233,7 @@ class ModelFacts:
     has_one_label: bool  # an image has one label, and gets one
     classes: list[ClassFacts]  # the weakest first
     confusions: list[Confusion]  # the most surprising first
+    slicings: list[Slicing]
     bins: list[Bin]
     ece: float
     confidence: float | None  # mean probability of the labels that are said
@@ -287,6 +317,7 @@ def gather(
             )
             for pair in found.instead
         ],
+        slicings=list_slicings(result.get("slices", {})),
         bins=bins,
         ece=result["metrics"]["ECE"],
         confidence=confidence,
@@ -364,6 +395,27 @@ def measure_confidence(
         total += scores[said].sum(dtype=np.float64)
         number += int(said.sum())
     return total / number if number else None
+
+
+def list_slicings(slices: Mapping[str, Any]) -> list[Slicing]:
+    """The slices that a test measured, as evaluate_result.json has them."""
+    return [
+        Slicing(
+            name,
+            [
+                SliceFacts(
+                    name=part or "(none)",
+                    num_images=values["num_images"],
+                    num_labels=values["num_positives"],
+                    mean_ap=make_number(values, "mAP", ""),
+                    f1=make_number(values, "f1_weighted", ""),
+                )
+                for part, values in slicing["slices"].items()
+            ],
+            slicing["says"],
+        )
+        for name, slicing in slices.items()
+    ]
 
 
 # ---- classes ----
@@ -558,6 +610,7 @@ def describe_data(
         num_train=dataset.get("num_train"),
         num_val=dataset.get("num_val"),
         train_fingerprint=dataset.get("fingerprint", ""),
+        novelty=result.get("novelty", {}),
     )
 
 
