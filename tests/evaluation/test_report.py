@@ -26,7 +26,7 @@ import models_factory
 import testing
 from dataset.json_files import to_json
 from dataset.table import Table
-from evaluation import model_facts, pages, palette, report
+from evaluation import model_facts, pages, palette, report, shown_mistakes
 from evaluation.model_facts import ModelFacts
 from evaluation.prediction_files import Predictions
 from models import checkpoints
@@ -176,7 +176,7 @@ def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) ->
     assert first.probability == pytest.approx(probabilities[row, 1])
     assert first.labels == [CLASSES[c] for c in np.flatnonzero(targets[row])]
     assert dict(first.said) == pytest.approx({CLASSES[c]: p for c, p in enumerate(probabilities[row]) if p >= 0.5})
-    assert max(Image.open(io.BytesIO(first.photograph)).size) == model_facts.SIDE
+    assert max(Image.open(io.BytesIO(first.photograph)).size) == shown_mistakes.SIDE
     assert first.map is None
     assert facts.no_maps.endswith("this is an exported file.")
 
