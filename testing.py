@@ -397,6 +397,7 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
     """Where the model and this test come from: constants, commands, and what `dataset_tools.py check` found."""
     this = sys.modules[__name__]
     trained = overrides.list_changes(config, model.metadata.get("config", {}))
+    trained.pop("LOCAL_ROOT", None)  # where it writes
     learned = {constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")}
     tested = overrides.list_changes(config, overrides.resolved(config))
     tested = {name: values for name, values in tested.items() if name not in learned or name == "DATASET_FORMAT"}

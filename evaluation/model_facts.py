@@ -187,9 +187,10 @@ class Licence(NamedTuple):
 class Origin(NamedTuple):
     """Where a test comes from: what only a script knows, which reads config.py."""
 
-    changes: Mapping[
-        str, tuple[Any, Any]
-    ]  # constants of the training that are not as config.py has them: (value, default)
+    dataset: str  # name of the data set's folder
+    fingerprint: str  # of the test's labels and the images' names
+    ruler: str  # fingerprint of the ruler, see evaluation/test_results.py; "": the test is not kept with a run
+    changes: Mapping[str, tuple[Any, Any]]  # (value, default) of the training's constants that differ from config.py's
     training_command: str  # "": the model's file does not say how it was trained
     testing_command: str
     check: Check
@@ -520,10 +521,9 @@ def list_caveats(classes: Sequence[ClassFacts], data: Data, check: Check, has_in
         texts.append(f"It was measured on {count(data.num_images, 'image')} only: every number here is rough.")
     unseen = [facts.name for facts in classes if not facts.is_measured]
     if unseen:
-        be = "has" if len(unseen) == 1 else "have"
-        names = show_names(unseen, most=5)
         texts.append(
-            f"{count(len(unseen), 'class')} {be} no label in these images, so that nothing is known of them: {names}."
+            f"No image here has a label of {count(len(unseen), 'class')}, of which nothing is known then: "
+            f"{show_names(unseen, most=5)}."
         )
     rare = sum(0 < facts.positives < RARE for facts in classes)
     if rare:

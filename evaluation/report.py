@@ -19,7 +19,7 @@ from models.licences import NO_WEIGHTS, UNKNOWN
 from utils import make_visible
 
 PAGE, CARD = "report", "MODEL_CARD"
-OPEN_CURVES = 12  # classes of which the curves are seen at once; those of more are folded up
+FIRST_CURVES = 20  # of the weakest classes, which are seen at once; those of the others are folded up
 PANEL = 100  # units of the drawing of a curve, along each side
 MOST_CONFUSIONS = 10  # of all classes together
 MOST_WEAK = 6  # classes that are named at the top of the page
@@ -56,7 +56,7 @@ def make_page(facts: ModelFacts) -> str:
         bars=list_bars(facts.bins),
         paths={entry.number: draw_curve(entry.curve) for entry in facts.classes},
         panel=PANEL,
-        open_curves=len(facts.classes) <= OPEN_CURVES,
+        first_curves=FIRST_CURVES,
         weakest=facts.weakest[:MOST_WEAK],
         confusions=facts.confusions[:MOST_CONFUSIONS],
         wrong=[mistake for mistake in facts.mistakes if mistake.is_wrong],

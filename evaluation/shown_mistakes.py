@@ -91,7 +91,7 @@ def show_mistake(
     (said,) = predictions.decide(probabilities[None])
     pixels = decode_image(path)
     photograph = shrink(pixels, SIDE)
-    compared = getattr(predictions, "compared", None)
+    compared: Any = getattr(predictions, "compared", None)
     names = predictions.name_nearest(row) if compared else ()
     return Shown(
         is_wrong=is_wrong,

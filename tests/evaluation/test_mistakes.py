@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from evaluation import mistakes
@@ -38,6 +39,11 @@ def list_errors(scores: Arrays) -> list[tuple[set[int], set[int], set[int]]]:
     return found
 
 
+def measure_by_scipy(table: list[list[int]]) -> float:
+    result: Any = stats.chi2_contingency(table, correction=False, lambda_="log-likelihood")
+    return result.statistic
+
+
 @pytest.mark.parametrize("kept", [1, mistakes.KEPT_AT_ONCE])
 @pytest.mark.parametrize("kind", ["instead", "beside"])
 def test_pairs_are_those_that_counting_finds(
@@ -55,7 +61,7 @@ def test_pairs_are_those_that_counting_finds(
         if both < LEAST_COUNT or both * len(images) <= first * second:
             continue
         table = [[both, first - both], [second - both, len(images) - first - second + both]]
-        surprise = chi2_contingency(table, correction=False, lambda_="log-likelihood").statistic
+        surprise = measure_by_scipy(table)
         if surprise >= LEAST_SURPRISE:
             expected[said, other] = (both, first * second / len(images), surprise)
     assert {(pair.said, pair.there): pair[2:] for pair in found} == {
@@ -87,7 +93,7 @@ def test_without_mistakes_or_images_there_is_nothing() -> None:
 
 def test_surprise_is_nothing_where_events_are_independent_and_finite_where_cells_are_empty() -> None:
     found = mistakes.measure_surprise([10, 20, 0, 100], [20, 20, 0, 100], [50, 20, 30, 100], 100)
-    reference = chi2_contingency([[20, 0], [0, 80]], correction=False, lambda_="log-likelihood").statistic
+    reference = measure_by_scipy([[20, 0], [0, 80]])
     assert found == pytest.approx([0, reference, 0, 0], abs=1e-9)
 
 

@@ -67,6 +67,7 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
     monkeypatch.setattr(testing, "PREDICTIONS_FOLDER", tmp_path)
     monkeypatch.setattr(testing, "BOOTSTRAP_SAMPLES", 20)
     monkeypatch.setattr(config, "LOCAL_ROOT", tmp_path)
+    monkeypatch.setattr(config, "DATASET_FORMAT", "coco_cls")
 
     def run(
         probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str] = CLASSES, **metadata: Any
@@ -78,7 +79,8 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
             "image_size": 32,
             "resize_rule": "squash",
             "thresholds": [0.5] * len(classes),
-            "config": {"PRETRAINED_WEIGHTS": "default", "HEAD": "cosine", "LOCAL_ROOT": "/home/somebody/data"},
+            "config": {"PRETRAINED_WEIGHTS": "default", "HEAD": "cosine", "LOCAL_ROOT": "/home/somebody/data"}
+            | {"DATASET_FOLDER": "/home/somebody/photos"},
         }
         model = Predictor(lambda images: images, values | metadata, model_file, torch.device("cpu"))
         paths = [str(picture)] * len(targets)
@@ -183,9 +185,12 @@ def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) ->
 
 def test_constants_and_commands_name_no_folder_of_this_machine(gather: Gather, tmp_path: Path) -> None:
     facts = gather(*make_scores())
-    assert facts.changes == [("LOCAL_ROOT", "PATH/TO/data", "PATH/TO/ms-coco"), ("HEAD", "cosine", "linear_bn")]
+    assert facts.changes == [
+        ("DATASET_FOLDER", "PATH/TO/photos", "PATH/TO/ms-coco-dataset"),
+        ("HEAD", "cosine", "linear_bn"),
+    ]
     commands = dict(facts.commands)
-    assert commands["train"] == "python training.py --LOCAL_ROOT PATH/TO/data --HEAD cosine"
+    assert commands["train"] == "python training.py --DATASET_FOLDER PATH/TO/photos --HEAD cosine"
     assert "--BOOTSTRAP_SAMPLES 20" in commands["test"]
     for text in read(tmp_path):
         assert "/home/somebody" not in text
@@ -302,7 +307,7 @@ def test_names_are_only_text(gather: Gather, tmp_path: Path) -> None:
 
 def test_the_card_is_what_the_hub_reads(gather: Gather, tmp_path: Path) -> None:
     facts = gather(*make_scores(), pretrained_licence="dinov3-license")
-    data = ModelCard(read(tmp_path)[1]).data
+    data: Any = ModelCard(read(tmp_path)[1]).data
     assert (data.license, data.license_name) == ("other", "dinov3-license")
     assert (data.library_name, data.pipeline_tag) == ("pytorch", "image-classification")
     assert data.tags == ["image-classification", "multi-label", "resnet18"]
@@ -310,7 +315,8 @@ def test_the_card_is_what_the_hub_reads(gather: Gather, tmp_path: Path) -> None:
     found = {entry.metric_name: entry.metric_value for entry in data.eval_results}
     assert found == {name: round(facts.metrics[name] or 0, 4) for name in ("OP", "OR", "OF1", "mAP")}
     gather(*make_scores(), pretrained_licence="no weights")
-    assert ModelCard(read(tmp_path)[1]).data.license == "unknown"
+    data = ModelCard(read(tmp_path)[1]).data
+    assert data.license == "unknown"
 
 
 def test_one_label_an_image(gather: Gather, tmp_path: Path) -> None:
@@ -323,7 +329,8 @@ def test_one_label_an_image(gather: Gather, tmp_path: Path) -> None:
     accuracy = (is_class == taken_for).mean()
     assert facts.headline[0].value == pytest.approx(accuracy)
     assert facts.verdict.startswith(f"{accuracy:.0%} of the images get their right class (")
-    assert "single-label" in ModelCard(read(tmp_path)[1]).data.tags
+    data: Any = ModelCard(read(tmp_path)[1]).data
+    assert "single-label" in data.tags
 
 
 def test_without_labels_predictions_or_intervals(
