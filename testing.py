@@ -58,7 +58,7 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import model_facts, plots, prediction_files, report, test_results
+from evaluation import model_facts, neighbours, plots, prediction_files, report, test_results
 from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
@@ -67,7 +67,7 @@ from export import engines
 from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
-from trainer import from_config
+from trainer import from_config, novelty
 from trainer.from_config import ImagesToPredict, read_test_images
 from utils import InputError
 
@@ -102,6 +102,8 @@ def test(device: torch.device) -> None:
         calibration=config.CALIBRATION,
     )
     images = read_test_images(model)
+    if images.has_labels:
+        novelty.add_reference(model)
     print_configuration(model, images)
 
     name = name_rows(model, images.paths, int8_images)
@@ -115,9 +117,11 @@ def test(device: torch.device) -> None:
         num_classes=len(model.classes),
         batch_size=config.TEST_BATCH_SIZE,
         goes_on=config.RESUME == "auto",
+        num_nearest=neighbours.count_nearest(model),
     ) as rows:
         predict_all(model, local_paths, rows)
         probabilities = distributed.join(rows.read())
+        compared = neighbours.read_compared(model, rows)
         if distributed.is_first():
             predictions = Predictions(
                 paths=images.paths,
@@ -125,6 +129,7 @@ def test(device: torch.device) -> None:
                 probabilities=probabilities,
                 classes=model.classes,
                 decide=model.decide,
+                compared=compared,
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
@@ -165,6 +170,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         config.TEST_SPLIT,
         find_base(paths),
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
+        *([model.reference.identity, *model.reference.names] if model.reference else []),
     ]
     return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}"
 
@@ -175,8 +181,9 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     if num_earlier:
         utils.say(f"{num_earlier} of {len(paths)} images were done: going on")
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    row_of = neighbours.number_names(model)
     for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
-        rows.append(record.probabilities)
+        rows.append(record.probabilities, record.novelty, [row_of[name] for name in record.nearest])
     rate = (rows.num_done - num_earlier) / (time.perf_counter() - start)
     utils.say(f"{rate:.1f} images/s, from the first file to the last probability")
 
@@ -361,6 +368,9 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         },
     }
     print_metrics(result["metrics"], result["intervals"])
+    if predictions.compared:
+        result["novelty"] = neighbours.measure_by_novelty(predictions.compared.novelty, *scores, **limits)
+        utils.say(*filter(None, [neighbours.describe_f1(result["novelty"])]))
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
@@ -419,7 +429,7 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
         check=model_facts.read_check(
             config.LOCAL_ROOT / "check" / "check_dataset_result.json", make_absolute(config.DATASET_FOLDER)
         ),
-        training_images={},
+        training_images=novelty.find_training_images(model),
     )
 
 
@@ -456,6 +466,7 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         "classes": f"{len(model.classes)}, {rule}",
         "engine": name_engine(model),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
+        "novelty": neighbours.describe_reference(model),
     }
     if metadata.get("best_f1") is not None:
         rows["model"] += f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}"
@@ -470,12 +481,15 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     if len(predictions) <= MAX_ANSWERS:
         base = find_base(predictions.paths)
         for prediction in predictions:
-            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}")
+            unlike = f" ({neighbours.UNLIKE})" if neighbours.is_unlike(prediction.novelty) else ""
+            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{unlike}")
     if len(predictions) == 1:
         utils.say(f"1 image, {count(int(counts[0]), 'label')}")
     else:
         mean, num_without = counts.mean(), (counts == 0).sum()
         utils.say(f"{count(len(predictions), 'image')}, {mean:.2f} labels each, {num_without} without any")
+    if predictions.compared and len(predictions) > MAX_ANSWERS:
+        utils.say(neighbours.describe_novelty(predictions.compared.novelty))
     for reason in [*bad.values()][:MAX_LINES]:
         utils.say(f"left out: {reason}")
     if len(bad) > MAX_LINES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ import training
 from dataset.files import list_images
 from evaluation import export_parity
 from models import checkpoints
-from server.application import Service, make_app
+from server.application import Service, look_at, make_app
 from server.request_queue import BatchQueue
 
 HEIGHT, WIDTH = 48, 96
@@ -154,7 +155,7 @@ def test_a_checkpoint_in_another_engine(folder: Path, paths: list[str], tmp_path
 def test_the_service_answers_what_the_predictor_does(folder: Path, paths: list[str]) -> None:
     path = find_exported(folder, FILES["onnx"])
     model = predictor.load(path, "cpu")
-    service = Service(model, "onnxruntime", BatchQueue(model.compute, 4, 0.002, 8), max_pixels=10_000)
+    service = Service(model, "onnxruntime", BatchQueue(partial(look_at, model), 4, 0.002, 8), max_pixels=10_000)
     with TestClient(make_app(service, max_bytes=100_000)) as client:
         files = {"files": ("a.jpg", io.BytesIO(Path(paths[0]).read_bytes()))}
         (answer,) = client.post("/predict", files=files).raise_for_status().json()["predictions"]
