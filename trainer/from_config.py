@@ -29,7 +29,7 @@ from dataset.table import Table, map_classes
 from evaluation import slices
 from predictor import Predictor
 from thresholds import Policy
-from utils import InputError, suggest
+from utils import InputError
 
 
 class ImagesToPredict(NamedTuple):
@@ -203,7 +203,7 @@ def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[
             slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
         elif columns:
             raise InputError(
-                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}{suggest(name, columns)}, which has "
+                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}, which has "
                 f"{show_names(columns)}, and no regular expression over paths with one group (...)"
             )
         else:
