@@ -647,13 +647,17 @@ def test_metrics_of_each_slice(folder: Path, sliced: Path, capsys: pytest.Captur
             "SLICES 'camra' is no column of the csv of test, which has image_path, labels, camera, (odd), and no ",
         ),
         ("(odd)", "SLICES '(odd)' is a column of the csv, and a regular expression with one group, too: rename the "),
+        (
+            "lamp|door",
+            "one group (...); on the command line, one that is all a group has quotes of its own, \"'(a|b)'\"",
+        ),
         ("(lamp)", "SLICES '(lamp)' finds nothing in any path, such as "),
     ],
 )
 def test_slices_that_are_not_there_stop_before_anything_is_predicted(
     folder: Path, sliced: Path, name: str, message: str, fails: Callable[..., str]
 ) -> None:
-    assert message in fails(testing.main, [*make_small_run(sliced, folder), f"--SLICES={name}"])
+    assert message in fails(testing.main, [*make_small_run(sliced, folder), f"--SLICES='{name}'"])
     assert not (folder / "predictions").exists()
 
 

@@ -201,15 +201,18 @@ def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[
             slicings[name] = slices.find_rows(name, slices.find_in_paths(name, paths))
         elif is_column:
             slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
-        elif columns:
-            raise InputError(
-                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}, which has "
-                f"{show_names(columns)}, and no regular expression over paths with one group (...)"
-            )
         else:
+            what = "no regular expression over paths with one group (...)"
+            if any(letter in name for letter in "|\\+*[^$"):  # it looks like one
+                what += """; on the command line, one that is all a group has quotes of its own, "'(a|b)'\""""
+            if not columns:
+                raise InputError(
+                    f"SLICES {name!r} is {what}; columns are only read from a data set in the format csv, and "
+                    f"{config.DATASET_FOLDER} is read as {format}"
+                )
             raise InputError(
-                f"SLICES {name!r} is no regular expression over paths with one group (...); columns are only read from "
-                f"a data set in the format csv, and {config.DATASET_FOLDER} is read as {format}"
+                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}, which has {show_names(columns)}, and "
+                f"{what}"
             )
     return slicings
 
