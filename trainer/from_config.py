@@ -202,17 +202,12 @@ def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[
         elif is_column:
             slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
         else:
-            what = "no regular expression over paths with one group (...)"
-            if any(letter in name for letter in "|\\+*[^$"):  # it looks like one
-                what += """; on the command line, one that is all a group has quotes of its own, "'(a|b)'\""""
-            if not columns:
-                raise InputError(
-                    f"SLICES {name!r} is {what}; columns are only read from a data set in the format csv, and "
-                    f"{config.DATASET_FOLDER} is read as {format}"
-                )
+            found = f"{config.DATASET_FOLDER} is read as {format}, and columns are only read from the format csv"
+            if columns:
+                found = f"the csv of {config.TEST_SPLIT} has {show_names(columns)}"
             raise InputError(
-                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}, which has {show_names(columns)}, and "
-                f"{what}"
+                f"SLICES {name!r} is neither a column ({found}) nor a regular expression over paths with one group "
+                "(on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"
             )
     return slicings
 
