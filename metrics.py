@@ -36,7 +36,7 @@ RESAMPLED_AT_ONCE = 2**25  # numbers in a block of the bootstrap: a resample has
 RANKED_AT_ONCE = 128  # images of a block of `_resample_ap`: float32 counts so few of them without rounding
 LEVEL = 0.95  # of an interval
 CLASS_METRICS = ("AP", "P", "R", "F1", "accuracy")  # those of `measure_classes`
-STUDENT_STEPS = 20_000  # in which Student's distribution is summed up
+STUDENT_STEPS = 4000  # in which Student's distribution is summed up
 TINY = 1e-12  # in place of 0 where it divides
 TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
 NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
@@ -601,7 +601,7 @@ def find_p(t: NDArray[np.float64], degrees: NDArray) -> NDArray[np.float64]:
     return p
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _integrate_student(degrees: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Angles, rising from 0, and the probability that Student's t is sqrt(degrees) x tan(angle) or more away from 0.
 
