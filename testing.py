@@ -9,8 +9,8 @@ PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
 * the files that PREDICTION_FILES asks for
-* if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py, and the
-  model's page report.html and its card MODEL_CARD.md
+* if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py,
+  slices.csv with the metrics of each slice of SLICES, and the model's page report.html and its card MODEL_CARD.md
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
 
@@ -26,12 +26,13 @@ from typing import Literal
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-from limits import OffOrCount, Scales
+from limits import OffOrMany, Scales
 
 # ---- What testing writes, and how it predicts ----
 PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
 PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # further files
-BOOTSTRAP_SAMPLES: OffOrCount = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+BOOTSTRAP_SAMPLES: OffOrMany = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+SLICES: tuple[str, ...] = ()  # metrics by slice: columns of the csv, or expressions over paths with one group (...)
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
 TEST_SCALES: Scales = (1.0,)  # average also over these sizes, times the model's; files of one size: only (1.0,)
 TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: by the file; torch for checkpoints
@@ -58,7 +59,7 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import model_facts, neighbours, plots, prediction_files, report, test_results
+from evaluation import model_facts, neighbours, plots, prediction_files, report, slices, test_results
 from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
@@ -68,7 +69,7 @@ from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
 from trainer import from_config, novelty
-from trainer.from_config import ImagesToPredict, read_test_images
+from trainer.from_config import ImagesToPredict, read_slicings, read_test_images
 from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
@@ -105,6 +106,7 @@ def test(device: torch.device) -> None:
     if images.has_labels:
         novelty.add_reference(model)
     print_configuration(model, images)
+    slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}
 
     name = name_rows(model, images.paths, int8_images)
     row_file = PREDICTIONS_FOLDER / f"{name}.partial"
@@ -135,7 +137,7 @@ def test(device: torch.device) -> None:
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
                 write_predictions(predictions, name_predictions(model, images.paths))
                 if images.has_labels:
-                    evaluate(predictions, images, model)
+                    evaluate(predictions, images, model, slicings)
     distributed.wait()  # until rank 0 has written everything, the rows have to stay
     for file in PREDICTIONS_FOLDER.glob(f"{name}*.partial"):  # also those that another number of processes left
         file.unlink(missing_ok=True)
@@ -333,8 +335,16 @@ def takes_images_of_run(model: Predictor) -> bool:
     return all(theirs.get(name) == constants[name] for name in ("DATASET_FOLDER", "TEST_IMAGES_DIR", "TEST_LABELS_DIR"))
 
 
-def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
-    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything."""
+def evaluate(
+    predictions: Predictions,
+    images: ImagesToPredict,
+    model: Predictor,
+    slicings: Mapping[str, Mapping[str, NDArray[np.intp]]],
+) -> None:
+    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything.
+
+    `slicings` are {name: {slice: rows of its images}}.
+    """
     warn_of_missing_labels(images.table.targets)
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
@@ -347,6 +357,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion = metrics.confuse_classes(predictions.probabilities, images.table.targets)
         measured = {"accuracy": measured["exact_match"], **measured}
         intervals = {"accuracy": intervals["exact_match"], **intervals} if intervals else {}
+    sliced = slices.measure_slicings(slicings, *scores, BOOTSTRAP_SAMPLES, **limits)
     columns = metrics.measure_classes(*scores, **limits)
     for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
@@ -366,12 +377,16 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
             name: {column: _null_if_nan(values[c].item()) for column, values in columns.items()}
             for c, name in enumerate(model.classes)
         },
+        "slices": slices.to_dict(sliced),
     }
     print_metrics(result["metrics"], result["intervals"])
     if predictions.compared:
         result["novelty"] = neighbours.measure_by_novelty(predictions.compared.novelty, *scores, **limits)
         utils.say(*filter(None, [neighbours.describe_f1(result["novelty"])]))
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
+    if sliced:
+        slices.print_slicings(sliced)
+        slices.save_csv(PREDICTIONS_FOLDER / f"slices{ending}.csv", sliced)
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
     kept = keep_with_run(result, predictions, images, model)
@@ -417,6 +432,11 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
         values = {name: model_facts.hide_folders(value) for name, (value, _) in changes.items()}
         return f"python {script} {overrides.write_options(values)}".rstrip()
 
+    try:
+        training_images = novelty.find_training_images(model)
+    except InputError as error:
+        training_images = {}
+        utils.warn(f"{error}; the page shows no training photographs")
     is_elsewhere = config.TEST_SPLIT == "test" and from_config.has_other_test_images()
     return Origin(
         dataset=make_absolute(config.TEST_IMAGES_DIR if is_elsewhere else config.DATASET_FOLDER).name,
@@ -429,7 +449,7 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
         check=model_facts.read_check(
             config.LOCAL_ROOT / "check" / "check_dataset_result.json", make_absolute(config.DATASET_FOLDER)
         ),
-        training_images=novelty.find_training_images(model),
+        training_images=training_images,
     )
 
 
@@ -516,15 +536,9 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
         digits = 0 if name.startswith("num_") else 4
         cells = [format_numbers([value], digits)]
         if intervals:
-            cells.append(format_numbers(intervals[name], digits))
+            cells.append(format_numbers(intervals[name], digits) if name in intervals else "")
         grid.add_row(name, *cells)
     utils.make_console().print(grid)
-    fewest, count = intervals.get("num_classes_in_mAP", [None])[0], measured["num_classes_in_mAP"]
-    if fewest is not None and fewest < count:
-        utils.say(
-            f"the interval of mAP is of means over {fewest:.0f} or more of {count:.0f} classes: a resample leaves out "
-            "those of which it drew no positive"
-        )
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from dataset.decoding import decode_image
 from evaluation import activation_maps
 from evaluation.mistakes import Mistake
+from evaluation.neighbours import is_unlike
 from evaluation.prediction_files import Predictions
 from export import engines
 from models import checkpoints
@@ -43,7 +44,8 @@ class Shown(NamedTuple):
     said: list[tuple[str, float]]  # labels that are said, and their probabilities, the most probable first
     photograph: bytes  # a JPEG
     map: bytes | None  # a JPEG; None: there are no maps, or no place speaks for the class
-    novelty: float | None  # how far the image is from the training images, as predictor.Record says it
+    novelty: float | None  # see models/novelty.py; None: the image was not compared with the training images
+    is_unlike: bool  # whether it is said to be unlike them
     nearest: list[tuple[str, bytes | None]]  # training photographs most like it: name, and a JPEG where it was found
 
 
@@ -91,8 +93,8 @@ def show_mistake(
     (said,) = predictions.decide(probabilities[None])
     pixels = decode_image(path)
     photograph = shrink(pixels, SIDE)
-    compared: Any = getattr(predictions, "compared", None)
-    names = predictions.name_nearest(row) if compared else ()
+    novelty = float(predictions.compared.novelty[row]) if predictions.compared else None
+    nearest = predictions.name_nearest(row)[:MOST_NEAREST]
     return Shown(
         is_wrong=is_wrong,
         image=predictions.names[row],
@@ -103,8 +105,9 @@ def show_mistake(
         said=[(model.classes[c], float(probabilities[c])) for c in sorted(said, key=lambda c: -probabilities[c])],
         photograph=encode(photograph),
         map=maps.draw(pixels, photograph, mistake.label),
-        novelty=float(compared.novelty[row]) if compared else None,
-        nearest=[(name, show_small(training_images.get(name))) for name in names[:MOST_NEAREST]],
+        novelty=novelty,
+        is_unlike=is_unlike(novelty),
+        nearest=[(name, show_small(training_images.get(name))) for name in nearest],
     )
 
 

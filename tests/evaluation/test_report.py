@@ -28,7 +28,7 @@ from dataset.json_files import to_json
 from dataset.table import Table
 from evaluation import model_facts, pages, palette, report, shown_mistakes
 from evaluation.model_facts import ModelFacts
-from evaluation.prediction_files import Predictions
+from evaluation.prediction_files import Compared, Predictions
 from models import checkpoints
 from predictor import Predictor
 from trainer.from_config import ImagesToPredict
@@ -70,7 +70,12 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
     monkeypatch.setattr(config, "DATASET_FORMAT", "coco_cls")
 
     def run(
-        probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str] = CLASSES, **metadata: Any
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        classes: Sequence[str] = CLASSES,
+        slicings: dict[str, dict[str, np.ndarray]] | None = None,
+        compared: Compared | None = None,
+        **metadata: Any,
     ) -> ModelFacts:
         values = {
             "model_name": "resnet18",
@@ -86,8 +91,8 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
         paths = [str(picture)] * len(targets)
         names = [f"photo {row} <i>" for row in range(len(targets))]
         table = Table(paths, targets, tuple(classes))
-        predictions = Predictions(paths, names, probabilities, classes, model.decide)
-        testing.evaluate(predictions, ImagesToPredict(table, True, {}), model)
+        predictions = Predictions(paths, names, probabilities, classes, model.decide, compared)
+        testing.evaluate(predictions, ImagesToPredict(table, True, {}), model, slicings or {})
         return facts[-1]
 
     return run
@@ -181,6 +186,48 @@ def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) ->
     assert max(Image.open(io.BytesIO(first.photograph)).size) == shown_mistakes.SIDE
     assert first.map is None
     assert facts.no_maps.endswith("this is an exported file.")
+
+
+def test_training_photographs_stand_beside_a_mistake(
+    gather: Gather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = tmp_path / "training.png"
+    Image.new("RGB", (300, 300), (0, 0, 200)).save(training)
+    monkeypatch.setattr(testing.novelty, "find_training_images", lambda model: {"b.png": str(training)})
+    novelty = np.where(np.arange(300) % 2, 0.995, 0.25).astype(np.float32)
+    compared = Compared(novelty, np.tile([1, 0], (300, 1)), ["gone <i>.png", "b.png"])
+    facts = gather(*make_scores(), compared=compared)
+    for mistake in facts.mistakes:
+        row = int(mistake.image.split()[1])
+        assert mistake.novelty == pytest.approx(novelty[row])
+        assert mistake.is_unlike is bool(row % 2)
+        (first, picture), (second, nothing) = mistake.nearest
+        assert (first, second, nothing) == ("b.png", "gone <i>.png", None)
+        assert picture is not None
+        assert Image.open(io.BytesIO(picture)).size == (shown_mistakes.SMALL_SIDE,) * 2
+    page = read(tmp_path)[0]
+    assert page.count('alt="b.png"') == page.count("gone &lt;i&gt;.png") == len(facts.mistakes)
+    assert page.count(": unlike the training images") == sum(mistake.is_unlike for mistake in facts.mistakes)
+    assert dict(facts.data.rows)["unlike the training images"] == "50.0% of the images"
+
+
+def test_slices_are_those_of_the_test(gather: Gather, tmp_path: Path) -> None:
+    probabilities, targets = make_scores()
+    (slicing,) = gather(
+        probabilities, targets, slicings={"day": {"<b>": np.arange(100), "": np.arange(100, 300)}}
+    ).slicings
+    assert [(part.name, part.num_images, part.num_labels) for part in slicing.slices] == [
+        ("<b>", 100, targets[:100].sum()),
+        ("(none)", 200, targets[100:].sum()),
+    ]
+    expected = metrics.measure(probabilities[:100], targets[:100], 0.5)
+    assert slicing.slices[0].mean_ap.value == pytest.approx(expected["mAP"])
+    assert slicing.slices[0].f1.value == pytest.approx(expected["f1_weighted"])
+    page, card = read(tmp_path)
+    assert slicing.texts
+    for text in slicing.texts:
+        assert text.replace("<", "&lt;").replace(">", "&gt;") in page
+    assert r"By day: \<b>" in card
 
 
 def test_constants_and_commands_name_no_folder_of_this_machine(gather: Gather, tmp_path: Path) -> None:
