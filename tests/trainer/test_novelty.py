@@ -15,7 +15,8 @@ import training
 from models import checkpoints, novelty
 from models.novelty import REFERENCE_FILE
 
-FROZEN = ["--FREEZE_BACKBONE=True", "--UNFREEZE_BACKBONE_EPOCH=0", "--NUM_EPOCHS=1"]
+FROZEN = ["--MODEL_NAME=efficientnet_lite0", "--PRETRAINED_WEIGHTS=default", "--FREEZE_BACKBONE=True"]
+FROZEN += ["--UNFREEZE_BACKBONE_EPOCH=0", "--NUM_EPOCHS=1"]
 SEARCH = [*FROZEN, "--HEAD=linear", "--HEAD_FIT=search", "--USE_POS_WEIGHT=False"]
 QUICK = ["--BOOTSTRAP_SAMPLES=0"]
 
