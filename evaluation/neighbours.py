@@ -24,6 +24,7 @@ from predictor import Predictor
 
 MOST_NOVEL = 0.1  # share of the images that are measured apart from the rest
 FEWEST_IMAGES = 100  # that are divided like this
+ROWS_AT_ONCE = 256  # images whose cosines to all others are in memory together
 UNLIKE = "unlike the training images"
 
 # ---- a test ----
@@ -113,7 +114,9 @@ def find_alike(features: NDArray[np.floating], rows: Sequence[int], most: int = 
 
     Copies count: two copies with different labels are worth seeing.
     """
-    unit = normalise(features)
-    cosines = unit[np.asarray(rows, dtype=np.intp)] @ unit.T
-    cosines[np.arange(len(rows)), rows] = -np.inf
-    return choose_nearest(cosines, min(most, len(unit) - 1))
+    unit, found = normalise(features), []
+    for block in np.array_split(np.asarray(rows, dtype=np.intp), len(rows) // ROWS_AT_ONCE + 1):
+        cosines = unit[block] @ unit.T
+        cosines[np.arange(len(block)), block] = -np.inf
+        found.append(choose_nearest(cosines, min(most, len(unit) - 1)))
+    return Nearest(*(np.concatenate(parts) for parts in zip(*found, strict=True)))

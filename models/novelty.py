@@ -212,12 +212,10 @@ def find_reference(checkpoint: Path, metadata: Mapping[str, Any]) -> Reference |
 def list_folders(checkpoint: Path, metadata: Mapping[str, Any]) -> list[Path]:
     """The folders in which the reference of a checkpoint may lie: its run's, then its own.
 
-    The run's folder lies beside the run's checkpoint X.pt and is called X. A copy of the checkpoint knows its name.
+    The run's folder lies beside the run's checkpoint X.pt and is called X. A copy of it, such as best_model.pt, says
+    which run it is of; models/metadata.py lets it name no place but one below its own folder.
     """
-    folders = [checkpoint.with_suffix(""), checkpoint.parent]
-    run = metadata.get("run")
-    if isinstance(run, str) and not Path(run).is_absolute() and ".." not in Path(run).parts:
-        folders.insert(1, checkpoint.parent / run)
+    folders = [checkpoint.with_suffix(""), checkpoint.parent / metadata.get("run", ""), checkpoint.parent]
     return [folder for folder in folders if folder.is_dir()]
 
 
