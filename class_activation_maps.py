@@ -30,9 +30,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import utils
 from dataset import locks, whole_files
@@ -40,7 +39,6 @@ from dataset.class_names import show_names
 from dataset.decoding import decode_image
 from dataset.drawing import draw_labels
 from dataset.fonts import make_drawable
-from dataset.image_sizes import Size
 from evaluation import activation_maps, pages
 from evaluation.prediction_files import name_images
 from export import engines
@@ -50,8 +48,6 @@ from models_factory import MultiLabelModel, restore_model
 from predictor import Predictor
 from trainer.from_config import ImagesToPredict, read_test_images
 
-COLOURS = "inferno"  # one of matplotlib's colour maps; equal steps of the value look equal
-STRENGTH = 0.6  # share of the colours where they cover the photograph
 MAX_OTHERS = 10  # classes without a map that the page names for an image
 MAX_SIDE = 640  # pixels; larger photographs are shrunk
 PICTURES_FOLDER = "index_files"  # in MAP_FOLDER; browsers name the folder of a saved page like this
@@ -153,7 +149,7 @@ def map_image(
         draw_labels(np.asarray(photograph), ["photograph"]).save(file, "PNG")
     pictures, drawable = [], make_drawable(model.classes)
     for rank, (verdict, values) in enumerate(zip(shown, maps, strict=True), start=1):
-        picture = draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
+        picture = activation_maps.draw_map(photograph, values, model.metadata["resize_rule"], model.image_size)
         file = Path(name) / f"{rank}_{make_file_name(verdict.name)}.png"
         drawn_verdict = verdict._replace(name=drawable[verdict.label])
         texts = describe(drawn_verdict, has_evidence=bool(values.max() > 0))
@@ -200,29 +196,6 @@ def judge(
 # ---- pictures ----
 
 
-def draw_map(photograph: Image.Image, values: torch.Tensor, resize_rule: str, image_size: Size) -> Image.Image:
-    """The photograph under the colours of a map (h, w), which are scaled to the map's largest value.
-
-    Where the model did not see the photograph it has no colours, and a white frame around what was seen.
-    """
-    import matplotlib as mpl
-
-    width, height = photograph.size
-    frame = activation_maps.UNDO_RESIZE_RULES[resize_rule](height, width, image_size)
-    largest = float(values.max())
-    if largest > 0:
-        values = values / largest
-    spread = activation_maps.spread(values, frame, height, width).numpy()
-    colours = mpl.colormaps[COLOURS](np.nan_to_num(spread).clip(0, 1))[..., :3] * 255
-    strength = np.where(np.isnan(spread), 0, STRENGTH)[..., None]
-    mixed = (1 - strength) * np.asarray(photograph) + strength * colours
-    picture = Image.fromarray(mixed.round().astype(np.uint8))
-    if np.isnan(spread).any():
-        left, top, right, bottom = (round(value) for value in frame)
-        ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline="white")
-    return picture
-
-
 def describe(verdict: Verdict, has_evidence: bool) -> list[str]:
     """The lines under the picture of a map. Without evidence the map is 0 everywhere."""
     texts = [f"{verdict.name} {verdict.probability:.2f}", f"threshold {verdict.threshold:.2f}"]
@@ -253,7 +226,7 @@ def make_page(cards: Sequence[Card], model: Predictor, images: ImagesToPredict) 
         images=images,
         cards=cards,
         folder=PICTURES_FOLDER,
-        colours=[to_hex(colour) for colour in mpl.colormaps[COLOURS](np.linspace(0, 1, 9))],
+        colours=[to_hex(colour) for colour in mpl.colormaps[activation_maps.COLOURS](np.linspace(0, 1, 9))],
         verdicts=VERDICTS,
     )
 

@@ -44,7 +44,8 @@ TRAIN_LABELS_DIR: Path = Path(LABELS_DIR) / "train"  # coco_cls: a .cls file an 
 TEST_IMAGES_DIR: Path = Path(IMAGES_DIR) / "test-resized"  # the test split's, or any folder, file or 'pattern*.jpg'
 TEST_LABELS_DIR: Path = Path(LABELS_DIR) / "test"  # coco_cls: its labels; of another folder, set both
 TRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "trained_models"  # <model>/<configuration>.pt and .json
-BEST_MODEL_PATH: Path = Path(TRAINED_MODELS_FOLDER) / "best_model.pt"  # copy of the checkpoint the last run selected
+BEST_MODEL_PATH: Path = Path(TRAINED_MODELS_FOLDER) / "best_model.pt"  # copy of a run's checkpoint, see BEST_MODEL
+BEST_MODEL: Literal["best", "last"] = "best"  # the highest F1 on the last run's validation images, or the last run
 MODEL_PATH: Path = Path(BEST_MODEL_PATH)  # the model that testing.py and all other scripts load
 PRETRAINED_MODELS_FOLDER: Path = Path(LOCAL_ROOT) / "pretrained_models"  # pretrained weights, downloaded once
 CACHE_FOLDER: Path = Path(LOCAL_ROOT) / "cache"  # features and decoded images; can be deleted at any time
@@ -53,6 +54,7 @@ TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 # ---- Reading ----
 EXTRA_DATASET_FOLDERS: tuple[str, ...] = ()  # whose training images join in; their classes agree by name
 EXCLUDE_LIST: Path | None = None  # a path a line, from DATASET_FOLDER on, of images that training leaves out
+LABEL_CORRECTIONS: Path | None = None  # corrections.csv of `dataset_tools.py suspects`: labels that it puts right
 BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: each image is tried once, and left out if it is damaged
 GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths: its first group names the source
 LABEL_SEPARATOR: Literal["auto", ";", ",", "|", " "] = "auto"  # csv: between the names in a cell; auto: recognised

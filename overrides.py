@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
+import shlex
 import sys
 import traceback
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,8 +57,8 @@ from constants.values import check, parse
 from utils import InputError
 
 __all__ = [
-    "SCRIPTS", "Constant", "Varied", "answer_early", "apply", "edit", "list_constants", "resolved", "write_changes",
-    "write_recipe",
+    "SCRIPTS", "Constant", "Varied", "answer_early", "apply", "edit", "list_changes", "list_constants", "resolved",
+    "write_changes", "write_options", "write_recipe",
 ]  # fmt: skip
 
 EDITED: dict[str, Edit] = {}  # by `edit`: as if the lines of config.py or a script were edited
@@ -222,11 +224,48 @@ def write_changes(module: ModuleType, always: Collection[str] = ()) -> str:
 
 def resolved(module: ModuleType) -> dict[str, Any]:
     """All constants as plain Python values (paths as text, tuples as lists), for checkpoints and logs."""
-    plain = {}
-    for constant in list_constants(module):
-        value = list(constant.value) if isinstance(constant.value, tuple) else constant.value
-        plain[constant.name] = str(value) if isinstance(value, Path) else value
-    return plain
+    return {constant.name: _to_plain(constant.value) for constant in list_constants(module)}
+
+
+def list_changes(module: ModuleType, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{name: (value, default)} of the `values`, plain as `resolved` gives them, that differ from the file of `module`.
+
+    What the file computes from other constants, and `values` have so, too, is no difference.
+    """
+    lines = read_assignments(find_file(module))
+    formulas, computed = list_formulas(module, values), list_computed(module)
+    changes = {}
+    for name, line in lines.items():
+        default = _to_plain(eval(compile_expression(line.value or ast.Constant(None)), vars(module)))
+        if name in values and (name not in formulas if name in computed else values[name] != default):
+            changes[name] = values[name], default
+    return changes
+
+
+def write_options(values: Mapping[str, Any]) -> str:
+    """The options of a command that set constants to plain `values`: `--HEAD linear --LR_MILESTONES 3,5`."""
+
+    def write(value: Any) -> str:
+        return ",".join(map(write_item, value)) if isinstance(value, list | tuple) else str(value)
+
+    def write_item(item: Any) -> str:
+        text = str(item)
+        if text == text.strip() and not re.search(r"[,'\"()\[\]]", text):
+            return text
+        return f'"{text}"' if "'" in text else f"'{text}'"
+
+    words = []
+    for name, value in values.items():
+        text = write(value)
+        words += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
+    return shlex.join(words)
+
+
+def _to_plain(value: Any) -> Any:
+    """A constant's value without paths and tuples."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
 
 
 # ---- edits ----

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -42,10 +42,11 @@ from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
 from dataset.json_files import to_json
 from export import engine_cache, engines, model_files
-from export.engines import Run
+from export.engines import Run, TorchRun
 from models import checkpoints
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
+from models.novelty import Reference, find_reference
 from models_factory import require_size, restore_model
 from utils import InputError, Progress, choose_device, make_visible, say
 
@@ -77,6 +78,8 @@ class Record:
     names: list[str]  # names of the predicted classes, in the same order
     classes: tuple[str, ...]  # names of all C classes
     picture: Picture | None = None  # of an image that did not come from a file: what it was; None: it is at `path`
+    novelty: float | None = None  # the share of training images that it is more unlike the others than; None: not known
+    nearest: tuple[str, ...] = ()  # names of the training images that it is nearest to, the nearest first
 
     def __repr__(self) -> str:
         return f"Record({', '.join([repr(self.path or 'in memory'), *self.describe()])})"
@@ -180,9 +183,17 @@ class Record:
 WRITTEN_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")  # of pictures with labels
 
 
-def shorten(probability: np.float32) -> float:
+def shorten(probability: float | np.float32) -> float:
     """The probability with six digits, for files."""
     return float(f"{probability:.6g}")
+
+
+class Seen(NamedTuple):
+    """What a model says of B images; `novelty` and `nearest` are None where it has nothing to compare them with."""
+
+    probabilities: NDArray[np.float32]  # (B, C)
+    novelty: NDArray[np.float64] | None = None  # (B,), see models/novelty.py
+    nearest: NDArray[np.intp] | None = None  # (B, k) rows of the model's reference
 
 
 class Predictor:
@@ -190,7 +201,8 @@ class Predictor:
 
     `metadata` is what the model's file says about the model. Predictions use `thresholds` (C,), which apply to the
     calibrated probabilities if there is a calibration. `threshold` is one number that was tuned for all classes
-    together, on uncalibrated probabilities.
+    together, on uncalibrated probabilities. `reference` is what images are compared with, for their novelty and the
+    nearest training images; None: the model's run has left none, or the engine gives no features.
     """
 
     def __init__(
@@ -204,8 +216,10 @@ class Predictor:
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         calibration: str = "none",
+        reference: Reference | None = None,
     ) -> None:
         self.run, self.metadata, self.path, self.device, self.flip = run, metadata, path, device, flip
+        self.reference = reference
         gives_probabilities = metadata.get("output", "logits") == "probabilities"
         self.calibration: str = metadata.get("applied_calibration", "none") if gives_probabilities else calibration
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
@@ -216,6 +230,11 @@ class Predictor:
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]
+
+    @property
+    def compares(self) -> bool:
+        """Whether records say how an image compares with the training images: it is looked at in the model's size."""
+        return self.reference is not None and self.image_size in self.sizes
 
     def __repr__(self) -> str:
         """Predictor(resnet18, 3 classes: 'cat', 'dog', 'fox', trained_models/best_model.pt)."""
@@ -257,19 +276,22 @@ class Predictor:
         batches = read_ahead(remember(), read, batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
             for batch in batches:
-                names, computed = [path for path, _ in batch], []
+                names, seen = [path for path, _ in batch], []
                 for position in range(len(self.sizes)):  # all images of the batch in the same size
                     arrays = [resized[position] for _, resized in batch]
-                    computed.append(self.compute(torch.from_numpy(np.stack(arrays)), names))
-                probabilities = np.mean(computed, axis=0)
-                for (path, _), row, labels in zip(batch, probabilities, self.decide(probabilities), strict=True):
+                    seen.append(self.look(torch.from_numpy(np.stack(arrays)), names))
+                probabilities = np.mean([view.probabilities for view in seen], axis=0)
+                compared = next((view for view in seen if view.novelty is not None), Seen(probabilities))
+                for row, ((path, _), labels) in enumerate(zip(batch, self.decide(probabilities), strict=True)):
                     yield Record(
                         path=path,
-                        probabilities=row,
+                        probabilities=probabilities[row],
                         labels=labels,
                         names=[self.classes[label] for label in labels],
                         classes=self.classes,
                         picture=waiting.popleft(),
+                        novelty=None if compared.novelty is None else float(compared.novelty[row]),
+                        nearest=self.name_nearest(compared, row),
                     )
                 if progress:
                     progress.step(len(batch))
@@ -279,15 +301,50 @@ class Predictor:
         return read_image(image, make_eval_transform(self.metadata["resize_rule"], self.image_size))
 
     def compute(self, images: torch.Tensor, names: Sequence[str] = ()) -> NDArray[np.float32]:
-        """Probabilities (B, C) of images uint8 (B, 3, H, W); with `flip`, means over an image and its mirror image.
+        """The probabilities (B, C) that `look` gives."""
+        return self.look(images, names).probabilities
 
-        Raises InputError if the model gives anything but C probabilities for each image, for example NaN. `names` are
-        those of the images, for its message.
+    def look(self, images: torch.Tensor, names: Sequence[str] = ()) -> Seen:
+        """What the model says of images uint8 (B, 3, H, W); with `flip`, means over an image and its mirror image.
+
+        Images of the model's own size are compared with the training images, if there is a `reference`: as they are,
+        not mirrored. Raises InputError if the model gives anything but C probabilities for each image, for example NaN.
+        `names` are those of the images, for its message.
         """
-        views = [images, images.flip(3)] if self.flip else [images]
-        probabilities = torch.stack([self.activate(self.run(view)) for view in views]).mean(dim=0).cpu().numpy()
+        features = None
+        if self.reference and images.shape[2:] == self.image_size:
+            assert isinstance(self.run, TorchRun)
+            logits, features = self.run.look(images)
+        else:
+            logits = self.run(images)
+        views = [logits, self.run(images.flip(3))] if self.flip else [logits]
+        probabilities = torch.stack([self.activate(view) for view in views]).mean(dim=0).cpu().numpy()
         self.require_probabilities(probabilities, len(images), names)
-        return probabilities
+        if features is None or self.reference is None:
+            return Seen(probabilities)
+        nearest = self.reference.find_nearest(features.cpu().numpy())
+        return Seen(probabilities, self.reference.measure_novelty(nearest.cosines[:, 0]), nearest.rows)
+
+    def name_nearest(self, seen: Seen, row: int) -> tuple[str, ...]:
+        """The names of the training images that image number `row` of those `seen` is nearest to."""
+        if self.reference is None or seen.nearest is None:
+            return ()
+        return tuple(self.reference.names[index] for index in seen.nearest[row].tolist())
+
+    def measure_features(
+        self, images: Sequence[str], batch_size: int = 64, num_workers: int = 0, title: str | None = None
+    ) -> NDArray[np.float32]:
+        """What the head sees of the image files `images`, its mean over positions, (N, D). In engine torch only."""
+        assert isinstance(self.run, TorchRun)
+        read = partial(_read_resized, resize_rule=self.metadata["resize_rule"], sizes=(self.image_size,))
+        rows = []
+        with Progress(title, len(images)) if title else nullcontext() as progress:
+            for batch in read_ahead(images, read, batch_size, num_workers):
+                _, features = self.run.look(torch.from_numpy(np.stack([resized[0] for _, resized in batch])))
+                rows.append(features.cpu().numpy())
+                if progress:
+                    progress.step(len(batch))
+        return np.concatenate(rows)
 
     def require_probabilities(
         self, probabilities: NDArray[np.float32], num_images: int, names: Sequence[str] = ()
@@ -336,6 +393,9 @@ def load(
     `flip`, also mirrored; its probabilities are the means. `calibration` is the name of a calibration that the file
     holds, or "none".
 
+    A checkpoint in engine torch also says how unlike the training images an image is, if its run left a reference of
+    them (models/novelty.py). Exported files give logits alone.
+
     Raises InputError if the file is no model or is damaged, if it is TorchScript, a program, but its name does not end
     in engines.PROGRAM_ENDING, if the model or the engine cannot do what is asked, and, without `allow_failed`, for an
     exported file that did not pass its comparison with its checkpoint, or has changed since.
@@ -378,6 +438,7 @@ def load(
         flip=flip,
         scales=scales,
         calibration=calibration,
+        reference=find_reference(path, metadata) if format == "checkpoint" and engine == "torch" else None,
     )
     for size in {*model.sizes} - {model.image_size}:
         if not any_size:

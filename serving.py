@@ -37,11 +37,13 @@ import importlib.util
 import ipaddress
 import signal
 import socket
+from functools import partial
 
 import models_factory
 import predictor
 import utils
 from dataset.files import hash_file
+from evaluation import neighbours
 from export import engines
 from models.shared_cores import share_cores
 
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise utils.InputError(f"serving needs {', '.join(missing)}: pip install -r requirements-serving.txt")
-    from server.application import Service, make_app
+    from server.application import Service, look_at, make_app
     from server.connections import Server, derive_limits
     from server.monitoring import RequestLog
     from server.request_queue import BatchQueue
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> None:
     log = RequestLog(SERVING_LOG) if SERVING_LOG else None
     model, engine = load_model()
     queue = BatchQueue(
-        compute=model.compute,
+        compute=partial(look_at, model),
         batch_size=SERVING_BATCH_SIZE,
         wait_seconds=SERVING_BATCH_WAIT_MS / 1000,
         size=SERVING_QUEUE_SIZE,
@@ -82,6 +84,7 @@ def main(arguments: list[str]) -> None:
     def announce() -> None:
         where = f"{name_address(listener)}, interface at /docs"
         utils.say(f"{config.MODEL_PATH} in {engine}: {where}; Ctrl-C ends it")
+        utils.say(f"novelty of images: {neighbours.describe_reference(model)}")
 
     monitor = app.state.monitor
     server = Server(app, derive_limits(SERVING_QUEUE_SIZE, max_bytes), monitor.record, announce)

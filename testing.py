@@ -9,9 +9,13 @@ PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
 * the files that PREDICTION_FILES asks for
-* if TEST_SPLIT has labels: evaluate_result.json with all metrics, and the tables and plots of evaluation/plots.py
+* if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py,
+  slices.csv with the metrics of each slice of SLICES, and the model's page report.html and its card MODEL_CARD.md
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
+
+With labels of the split "test", the test of a run's checkpoint also lies with the run, in the folder beside it:
+test_result.json and test_scores.npz (evaluation/test_results.py).
 """
 
 from __future__ import annotations
@@ -22,12 +26,13 @@ from typing import Literal
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-from limits import OffOrCount, Scales
+from limits import OffOrMany, Scales
 
 # ---- What testing writes, and how it predicts ----
 PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
 PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # further files
-BOOTSTRAP_SAMPLES: OffOrCount = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+BOOTSTRAP_SAMPLES: OffOrMany = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+SLICES: tuple[str, ...] = ()  # metrics by slice: columns of the csv, or expressions over paths with one group (...)
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
 TEST_SCALES: Scales = (1.0,)  # average also over these sizes, times the model's; files of one size: only (1.0,)
 TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: by the file; torch for checkpoints
@@ -40,7 +45,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,15 +59,18 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import plots, prediction_files
+from evaluation import model_facts, neighbours, plots, prediction_files, report, slices, test_results
+from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
+from evaluation.saved_scores import SavedScores
 from export import engines
 from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
-from trainer import from_config
-from trainer.from_config import ImagesToPredict, read_test_images
+from trainer import from_config, novelty
+from trainer.from_config import ImagesToPredict, read_slicings, read_test_images
+from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
 MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
@@ -95,7 +103,10 @@ def test(device: torch.device) -> None:
         calibration=config.CALIBRATION,
     )
     images = read_test_images(model)
+    if images.has_labels:
+        novelty.add_reference(model)
     print_configuration(model, images)
+    slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}
 
     name = name_rows(model, images.paths, int8_images)
     row_file = PREDICTIONS_FOLDER / f"{name}.partial"
@@ -108,9 +119,11 @@ def test(device: torch.device) -> None:
         num_classes=len(model.classes),
         batch_size=config.TEST_BATCH_SIZE,
         goes_on=config.RESUME == "auto",
+        num_nearest=neighbours.count_nearest(model),
     ) as rows:
         predict_all(model, local_paths, rows)
         probabilities = distributed.join(rows.read())
+        compared = neighbours.read_compared(model, rows)
         if distributed.is_first():
             predictions = Predictions(
                 paths=images.paths,
@@ -118,12 +131,13 @@ def test(device: torch.device) -> None:
                 probabilities=probabilities,
                 classes=model.classes,
                 decide=model.decide,
+                compared=compared,
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
                 write_predictions(predictions, name_predictions(model, images.paths))
                 if images.has_labels:
-                    evaluate(predictions, images, model)
+                    evaluate(predictions, images, model, slicings)
     distributed.wait()  # until rank 0 has written everything, the rows have to stay
     for file in PREDICTIONS_FOLDER.glob(f"{name}*.partial"):  # also those that another number of processes left
         file.unlink(missing_ok=True)
@@ -158,6 +172,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         config.TEST_SPLIT,
         find_base(paths),
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
+        *([model.reference.identity, *model.reference.names] if model.reference else []),
     ]
     return f".predictions_{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]}"
 
@@ -168,8 +183,9 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     if num_earlier:
         utils.say(f"{num_earlier} of {len(paths)} images were done: going on")
     num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    row_of = neighbours.number_names(model)
     for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
-        rows.append(record.probabilities)
+        rows.append(record.probabilities, record.novelty, [row_of[name] for name in record.nearest])
     rate = (rows.num_done - num_earlier) / (time.perf_counter() - start)
     utils.say(f"{rate:.1f} images/s, from the first file to the last probability")
 
@@ -253,6 +269,14 @@ def name_engine(model: Predictor) -> str:
     return ", ".join(words)
 
 
+def name_views() -> str:
+    """The views of an image that are averaged, such as "flip, scales 1-1.25"; "" for the image as it is."""
+    words = ["flip"] if TEST_FLIP else []
+    if TEST_SCALES != (1.0,):
+        words.append(f"scales {'-'.join(f'{scale:g}' for scale in TEST_SCALES)}")
+    return ", ".join(words)
+
+
 def write_predictions(predictions: Predictions, name: str) -> None:
     """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
     outputs = [Output(".json", write_indices)]
@@ -263,8 +287,64 @@ def write_predictions(predictions: Predictions, name: str) -> None:
         utils.say(f"saved: {path}")
 
 
-def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
-    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything."""
+class Kept(NamedTuple):
+    """A test that lies with its run."""
+
+    folder: Path  # of the run
+    ruler: str  # its fingerprint
+
+
+def keep_with_run(
+    result: Mapping[str, Any], predictions: Predictions, images: ImagesToPredict, model: Predictor
+) -> Kept | None:
+    """Write the test of a run's checkpoint into the folder of the run, too. Says where, or why not (None).
+
+    It takes the place of the run's last test. Only a test of other images than those that the run names does not
+    replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
+    """
+    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
+        return None
+    folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
+    if folder is None:
+        utils.say(f"this test is not kept with a run: {reason}")
+        return None
+    ruler = test_results.make_ruler(images.paths, images.table.targets, model.classes)
+    path, before = folder / test_results.RESULT_FILE, None
+    try:
+        before = test_results.read_test(folder)
+    except InputError as error:
+        utils.warn(f"{error}; this test takes its place")
+    difference = test_results.describe_difference(before.ruler, ruler) if before and not before.stale else ""
+    if difference and not takes_images_of_run(model):
+        utils.warn(
+            f"this test is not kept with its run: {path} is by another ruler ({difference}); if this one shall count, "
+            "delete that file and test again"
+        )
+        return None
+    scores = SavedScores(predictions.probabilities, images.table.targets, images.paths, model.classes)
+    test_results.save_test(folder, result, scores, ruler, model.metadata, model.thresholds.tolist(), name_views())
+    utils.say(f"saved: {path} and {test_results.SCORES_FILE}: the test of the run, by ruler {ruler.fingerprint}")
+    if difference:
+        utils.say(f"       in place of a test by another ruler: {difference}")
+    return Kept(folder, ruler.fingerprint)
+
+
+def takes_images_of_run(model: Predictor) -> bool:
+    """Whether the test images are those that the constants of the model's run name."""
+    constants, theirs = overrides.resolved(config), model.metadata.get("config", {})
+    return all(theirs.get(name) == constants[name] for name in ("DATASET_FOLDER", "TEST_IMAGES_DIR", "TEST_LABELS_DIR"))
+
+
+def evaluate(
+    predictions: Predictions,
+    images: ImagesToPredict,
+    model: Predictor,
+    slicings: Mapping[str, Mapping[str, NDArray[np.intp]]],
+) -> None:
+    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything.
+
+    `slicings` are {name: {slice: rows of its images}}.
+    """
     warn_of_missing_labels(images.table.targets)
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
@@ -277,6 +357,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion = metrics.confuse_classes(predictions.probabilities, images.table.targets)
         measured = {"accuracy": measured["exact_match"], **measured}
         intervals = {"accuracy": intervals["exact_match"], **intervals} if intervals else {}
+    sliced = slices.measure_slicings(slicings, *scores, BOOTSTRAP_SAMPLES, **limits)
     columns = metrics.measure_classes(*scores, **limits)
     for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
@@ -296,11 +377,19 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
             name: {column: _null_if_nan(values[c].item()) for column, values in columns.items()}
             for c, name in enumerate(model.classes)
         },
+        "slices": slices.to_dict(sliced),
     }
     print_metrics(result["metrics"], result["intervals"])
+    if predictions.compared:
+        result["novelty"] = neighbours.measure_by_novelty(predictions.compared.novelty, *scores, **limits)
+        utils.say(*filter(None, [neighbours.describe_f1(result["novelty"])]))
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
+    if sliced:
+        slices.print_slicings(sliced)
+        slices.save_csv(PREDICTIONS_FOLDER / f"slices{ending}.csv", sliced)
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
+    kept = keep_with_run(result, predictions, images, model)
     confusion = metrics.confusion(*scores, **limits)
     plots.save_report(
         folder=PREDICTIONS_FOLDER,
@@ -314,6 +403,54 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion=class_confusion,
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
+    facts = model_facts.gather(
+        predictions=predictions,
+        targets=images.table.targets,
+        model=model,
+        result=result,
+        columns=columns,
+        confusion=confusion,
+        origin=describe_origin(images, model, kept.ruler if kept else ""),
+    )
+    page, _ = report.save_report(PREDICTIONS_FOLDER, facts, ending)
+    if kept:
+        report.save_report(kept.folder, facts)
+    utils.say(facts.verdict, f"saved: {page}, the page of the model, and its card beside it")
+
+
+def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Origin:
+    """Where the model and this test come from: constants, commands, and what `dataset_tools.py check` found."""
+    this = sys.modules[__name__]
+    trained = overrides.list_changes(config, model.metadata.get("config", {}))
+    trained.pop("LOCAL_ROOT", None)  # where it writes
+    learned = {constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")}
+    tested = overrides.list_changes(config, overrides.resolved(config))
+    tested = {name: values for name, values in tested.items() if name not in learned or name == "DATASET_FORMAT"}
+    tested |= overrides.list_changes(this, overrides.resolved(this))
+
+    def write_command(script: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
+        values = {name: model_facts.hide_folders(value) for name, (value, _) in changes.items()}
+        return f"python {script} {overrides.write_options(values)}".rstrip()
+
+    try:
+        training_images = novelty.find_training_images(model)
+    except InputError as error:
+        training_images = {}
+        utils.warn(f"{error}; the page shows no training photographs")
+    is_elsewhere = config.TEST_SPLIT == "test" and from_config.has_other_test_images()
+    return Origin(
+        dataset=make_absolute(config.TEST_IMAGES_DIR if is_elsewhere else config.DATASET_FOLDER).name,
+        fingerprint=images.table.fingerprint(),
+        ruler=ruler,
+        changes=trained,
+        training_command=write_command("training.py", trained) if model.metadata.get("config") else "",
+        testing_command=write_command("testing.py", tested),
+        # where CHECK_FOLDER of dataset_tools.py, another script, is as it stands there
+        check=model_facts.read_check(
+            config.LOCAL_ROOT / "check" / "check_dataset_result.json", make_absolute(config.DATASET_FOLDER)
+        ),
+        training_images=training_images,
+    )
 
 
 def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:
@@ -349,6 +486,7 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         "classes": f"{len(model.classes)}, {rule}",
         "engine": name_engine(model),
         "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
+        "novelty": neighbours.describe_reference(model),
     }
     if metadata.get("best_f1") is not None:
         rows["model"] += f", best validation F1 {metadata['best_f1']:.4f} in epoch {metadata['epoch']}"
@@ -363,12 +501,15 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     if len(predictions) <= MAX_ANSWERS:
         base = find_base(predictions.paths)
         for prediction in predictions:
-            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}")
+            unlike = f" ({neighbours.UNLIKE})" if neighbours.is_unlike(prediction.novelty) else ""
+            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{unlike}")
     if len(predictions) == 1:
         utils.say(f"1 image, {count(int(counts[0]), 'label')}")
     else:
         mean, num_without = counts.mean(), (counts == 0).sum()
         utils.say(f"{count(len(predictions), 'image')}, {mean:.2f} labels each, {num_without} without any")
+    if predictions.compared and len(predictions) > MAX_ANSWERS:
+        utils.say(neighbours.describe_novelty(predictions.compared.novelty))
     for reason in [*bad.values()][:MAX_LINES]:
         utils.say(f"left out: {reason}")
     if len(bad) > MAX_LINES:
@@ -395,15 +536,9 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
         digits = 0 if name.startswith("num_") else 4
         cells = [format_numbers([value], digits)]
         if intervals:
-            cells.append(format_numbers(intervals[name], digits))
+            cells.append(format_numbers(intervals[name], digits) if name in intervals else "")
         grid.add_row(name, *cells)
     utils.make_console().print(grid)
-    fewest, count = intervals.get("num_classes_in_mAP", [None])[0], measured["num_classes_in_mAP"]
-    if fewest is not None and fewest < count:
-        utils.say(
-            f"the interval of mAP is of means over {fewest:.0f} or more of {count:.0f} classes: a resample leaves out "
-            "those of which it drew no positive"
-        )
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

@@ -6,7 +6,8 @@
 
 Writes trained_models/<model>/<configuration>.pt (and .json beside it), BEST_MODEL_PATH and a line in runs.csv. The
 folder <configuration>/ gets what an interrupted run resumes from (last.pt), its constants (recipe.py),
-train_result.json, logs and curves. FOLDS trains several such runs one after the other, and averages their weights.
+train_result.json, logs and curves, and what images are compared with for their novelty (neighbours.npz). FOLDS trains
+several such runs one after the other, and averages their weights.
 SIGTERM and Ctrl-C save first; the exit status is then 75, and the same command goes on from there.
 
 The run reads from top to bottom: `train` (all epochs), `train_epoch` (all steps), `take_step`, `compute_gradients`.
@@ -36,7 +37,7 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.whole_files import write_text
 from models.shared_cores import share_cores
-from trainer import folds, head_fit, optimizers, random_state, records, validation, watching
+from trainer import folds, head_fit, novelty, optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer, searches_head
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
@@ -151,6 +152,7 @@ def train(run: Run) -> None:
                 records.save_last(run)
                 run.caches.save()
             stop_if_asked(run.interruption)
+        novelty.keep_reference(run)
         with run.interruption.delayed():  # everything is computed, only a few files are left to write
             finish(run)
 
@@ -287,12 +289,12 @@ def stop_if_asked(interruption: Interruption) -> None:
 
 
 def finish(run: Run) -> None:
-    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH, and say what came out."""
+    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH if it is the best, and say what came out."""
     if distributed.is_first():
         watching.see_end(run)
-        selected = records.finish(run)
+        selected, about_best = records.finish(run)
         run.logger.add_hparams(overrides.resolved(config), {"best_f1": run.state.best_f1})
-        watching.print_result(run, selected)
+        watching.print_result(run, selected, about_best)
     run.state.finished = True
     records.save_last(run)
     run.interruption.end()

@@ -5,6 +5,7 @@
     size = Size(224, 224)                                   # that the model sees
     frame = UNDO_RESIZE_RULES["letterbox"](480, 640, size)  # where it lies on an image 480 high and 640 wide
     spread(maps[0], frame, 480, 640)                        # (480, 640), NaN at pixels that the model did not see
+    draw_map(photograph, maps[0], "squash", size)           # the photograph under the colours of the map
 
 The image runs through the network once. Each class then costs only a backward pass through the last layers.
 """
@@ -15,7 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +28,9 @@ from models_factory import MultiLabelModel
 from utils import InputError
 
 Frame = tuple[float, float, float, float]  # left, top, right, bottom of a rectangle, in pixels of the image
+
+COLOURS = "inferno"  # one of matplotlib's colour maps; equal steps of the value look equal
+STRENGTH = 0.6  # share of the colours where they cover the photograph
 
 
 @dataclass(frozen=True)
@@ -278,6 +284,29 @@ def spread(values: Tensor, frame: Frame, height: int, width: int) -> Tensor:
     )[0, 0]
     inside = ((points >= 0) & (points <= 1)).all(dim=2)
     return spread_out.masked_fill(~inside, torch.nan)
+
+
+def draw_map(photograph: Image.Image, values: Tensor, resize_rule: str, image_size: Size) -> Image.Image:
+    """The photograph under the colours of a map (h, w), which are scaled to the map's largest value.
+
+    Where the model did not see the photograph it has no colours, and a white frame around what was seen.
+    """
+    import matplotlib as mpl
+
+    width, height = photograph.size
+    frame = UNDO_RESIZE_RULES[resize_rule](height, width, image_size)
+    largest = float(values.max())
+    if largest > 0:
+        values = values / largest
+    shares = spread(values, frame, height, width).numpy()
+    colours = mpl.colormaps[COLOURS](np.nan_to_num(shares).clip(0, 1))[..., :3] * 255
+    strength = np.where(np.isnan(shares), 0, STRENGTH)[..., None]
+    mixed = (1 - strength) * np.asarray(photograph) + strength * colours
+    picture = Image.fromarray(mixed.round().astype(np.uint8))
+    if np.isnan(shares).any():
+        left, top, right, bottom = (round(value) for value in frame)
+        ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), outline="white")
+    return picture
 
 
 METHODS: dict[str, Callable[[Trace, Sequence[int]], Tensor]] = {

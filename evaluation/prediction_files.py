@@ -61,14 +61,25 @@ class RowFile:
     batch holds the same images as without an interruption. `num_done` counts the rows that are there. Unless the run
     `goes_on`, it begins with none.
 
+    With `num_nearest`, a row also has the image's novelty, and as many rows of the reference that it was compared with.
+
     Raises InputError where the file cannot be written, or while another process writes to it.
     """
 
     def __init__(
-        self, path: Path, images: Sequence[str], num_classes: int, batch_size: int, goes_on: bool = True
+        self,
+        path: Path,
+        images: Sequence[str],
+        num_classes: int,
+        batch_size: int,
+        goes_on: bool = True,
+        num_nearest: int = 0,
     ) -> None:
         self.path, self.batch_size, self.stamps = path, batch_size, _stamp(images)
-        self.row = np.dtype([("image", np.uint64), ("probabilities", np.float32, (num_classes,))])
+        fields: list[Any] = [("image", np.uint64), ("probabilities", np.float32, (num_classes,))]
+        if num_nearest:
+            fields += [("novelty", np.float32), ("nearest", np.int32, (num_nearest,))]
+        self.row = np.dtype(fields)
         with ExitStack() as stack:
             if not stack.enter_context(hold(path, wait=False, keep=True)):
                 raise InputError(f"another process is making these predictions: {path} is in use")
@@ -101,10 +112,14 @@ class RowFile:
                 break
         return num_same
 
-    def append(self, probabilities: NDArray[np.float32]) -> None:
+    def append(
+        self, probabilities: NDArray[np.float32], novelty: float | None = None, nearest: Sequence[int] = ()
+    ) -> None:
         """Add the row of the next image, (C,). After each batch, its rows are written to the file."""
         row = np.zeros((), self.row)
         row["image"], row["probabilities"] = self.stamps[self.num_done], probabilities
+        if novelty is not None:
+            row["novelty"], row["nearest"] = novelty, nearest
         try:
             self.file.write(row.tobytes())
             self.num_done += 1
@@ -113,12 +128,15 @@ class RowFile:
         except OSError as error:
             raise InputError(f"cannot write {self.path}: {explain(error)} (what is done stays there)") from error
 
-    def read(self) -> NDArray[np.float32]:
-        """Probabilities (N, C) of all images that are done, mapped from the file, so that they take no memory."""
+    def read(self, field: str = "probabilities") -> NDArray[Any]:
+        """Probabilities (N, C) of all images that are done, mapped from the file, so that they take no memory.
+
+        `field` may also be "novelty", (N,), or "nearest", (N, num_nearest).
+        """
         self.file.flush()
         if self.num_done == 0:  # an empty file cannot be mapped
-            return np.zeros(0, self.row)["probabilities"]
-        return np.memmap(self.file, self.row, "r", shape=(self.num_done,))["probabilities"]
+            return np.zeros(0, self.row)[field]
+        return np.memmap(self.file, self.row, "r", shape=(self.num_done,))[field]
 
 
 def _stamp(paths: Sequence[str]) -> NDArray[np.uint64]:
@@ -137,6 +155,14 @@ class Prediction(Record):
     name: str = ""  # see `name_images`
 
 
+class Compared(NamedTuple):
+    """How N images compare with a model's training images, see models/novelty.py."""
+
+    novelty: NDArray[np.float32]  # (N,)
+    nearest: NDArray[np.integer]  # (N, k) of `names`, the nearest first
+    names: Sequence[str]  # of the training images, relative to the folder that holds them all
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What is predicted for N images. Iterating gives a `Prediction` for each, and reads probabilities in blocks."""
@@ -146,6 +172,7 @@ class Predictions:
     probabilities: NDArray[np.float32]  # (N, C)
     classes: Sequence[str]
     decide: Callable[[NDArray[np.float32]], Sequence[list[int]]]  # probabilities (B, C) -> labels of each image
+    compared: Compared | None = None  # with the training images; None: the model has nothing to compare with
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -155,11 +182,23 @@ class Predictions:
         for rows in read_rows(self.probabilities):
             block = np.ascontiguousarray(self.probabilities[rows])
             values = zip(self.paths[rows], self.names[rows], block, self.decide(block), strict=True)
-            for path, name, probabilities, labels in values:
-                names = [classes[label] for label in labels]
+            for number, (path, name, probabilities, labels) in enumerate(values, rows.start):
                 yield Prediction(
-                    path=path, probabilities=probabilities, labels=labels, names=names, classes=classes, name=name
+                    path=path,
+                    probabilities=probabilities,
+                    labels=labels,
+                    names=[classes[label] for label in labels],
+                    classes=classes,
+                    novelty=float(self.compared.novelty[number]) if self.compared else None,
+                    nearest=self.name_nearest(number),
+                    name=name,
                 )
+
+    def name_nearest(self, number: int) -> tuple[str, ...]:
+        """The names of the training images that image `number` is nearest to; none, where it was not compared."""
+        if self.compared is None:
+            return ()
+        return tuple(self.compared.names[row] for row in self.compared.nearest[number].tolist())
 
 
 def write_indices(path: Path, predictions: Predictions) -> None:
@@ -189,10 +228,18 @@ def write_scores(path: Path, predictions: Predictions) -> None:
 def write_records(path: Path, predictions: Predictions) -> None:
     """Write JSON as PaddleX does: a list of records, one for each image, the most probable class first.
 
-    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}.
+    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}; of images that were
+    compared with the training images also "novelty", and "nearest", names of training images.
     """
 
-    _write_json_list(path, (prediction.json["res"] for prediction in predictions))
+    def make_records() -> Iterator[dict[str, Any]]:
+        for prediction in predictions:
+            record = prediction.json["res"]
+            if prediction.novelty is not None:
+                record |= {"novelty": shorten(prediction.novelty), "nearest": [*prediction.nearest]}
+            yield record
+
+    _write_json_list(path, make_records())
 
 
 def _write_json_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:

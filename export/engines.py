@@ -3,6 +3,7 @@
     run, metadata = ENGINES["onnxruntime"](path, device)    # an exported file
     run = make_torch(model, image_size, device)             # a network in PyTorch
     logits = run(images)                                    # uint8 (B, 3, H, W) -> float32 (B, C)
+    logits, features = run.look(images)                     # in PyTorch only: what the head sees, too, (B, D)
 
 An exported file may give probabilities instead of logits. `recognise` tells the kind of a file by its content. This
 file makes no model files: export/model_files.py does.
@@ -19,14 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.files import open_file
 from dataset.json_files import parse_json
+from heads import pool
 from limits import ImageSize
 from models.batchnorm_folding import fold_batchnorm
 from models.checkpoints import find_damage
-from models_factory import make_example
+from models_factory import MultiLabelModel, make_example
 from utils import InputError, suggest
 
 if TYPE_CHECKING:
@@ -45,10 +47,29 @@ class Opened(NamedTuple):
     metadata: Any  # what the file says about itself, not checked; None: the file was not made by this project
 
 
-def make_torch(model: nn.Module, image_size: ImageSize, device: torch.device) -> Run:
+class TorchRun:
+    """Runs `model`, which lies on `device`, without gradients: images uint8 (B, 3, H, W) -> logits (B, C)."""
+
+    def __init__(self, model: MultiLabelModel, device: torch.device) -> None:
+        self.model, self.run = model, run_torch(model, device)
+        self.run_backbone = run_torch(model.extract_features, device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.run(images)
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """From one pass: the logits (B, C), and the features that the head sees, their mean over positions (B, D)."""
+        features = self.run_backbone(images)
+        with torch.inference_mode():
+            return self.model.head(features).float(), pool(features)
+
+
+def make_torch(model: MultiLabelModel, image_size: ImageSize, device: torch.device) -> TorchRun:
     """Run `model` in PyTorch on `device`, with BatchNorm folded and in the memory format channels_last."""
-    model = fold_batchnorm(model, make_example(image_size))
-    return run_torch(model.to(device).to(memory_format=torch.channels_last), device)  # pyright: ignore[reportCallIssue]
+    folded = fold_batchnorm(model, make_example(image_size))
+    assert isinstance(folded, MultiLabelModel)
+    folded = folded.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return TorchRun(folded, device)
 
 
 def run_torch(model: Callable[[Tensor], Tensor], device: torch.device) -> Run:

@@ -38,6 +38,7 @@ from export.onnx_models import (
     write_whole,
 )
 from models.batchnorm_folding import TOLERANCE, measure_change
+from models.licences import explain_licence, find_licence
 from models_factory import make_example
 from utils import InputError
 
@@ -208,6 +209,7 @@ def describe(metadata: dict[str, Any]) -> str:
         f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
         f"({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; scaling and normalisation are "
         f"inside. Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. "
+        f"{explain_licence(find_licence(metadata))} "
         f"metadata {METADATA!r}: JSON with classes, thresholds and the rest."
     )
 

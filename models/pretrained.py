@@ -29,6 +29,7 @@ from models.backbones import (
     is_torchvision,
     read_pixels,
 )
+from models.licences import UNKNOWN, find_licence, read_licence
 from models.own_backbones import OWN_BACKBONES
 from models.weight_files import State
 from utils import InputError, first_line, warn
@@ -53,6 +54,7 @@ class Loaded(NamedTuple):
     checkpoint: Mapping[str, Any] | None = None  # what was read, if it is a checkpoint of this project
     taken: tuple[str, ...] = ()  # classes whose part of the head was filled, too
     head: str = "the head is new"  # says what was taken over of the head
+    licence: str = UNKNOWN  # of the weights, see models/licences.py
 
     def __str__(self) -> str:
         return f"{self.matched} of {self.matched + len(self.missing)} tensors loaded"
@@ -88,7 +90,8 @@ def load_weights(module: nn.Module, name: str, weights: str, folder: Path | None
     prefix, tensors = _find_tensors(state, own, lambda state: _convert(state, module, network), source)
     matched = [key for key in wanted if key in tensors]
     missing = [key for key in wanted if key not in tensors]
-    loaded = Loaded(len(matched), tuple(missing), *_find_pixels(state, prefix), checkpoint)
+    licence = read_licence(name) if weights == "default" else find_licence(checkpoint) if checkpoint else UNKNOWN
+    loaded = Loaded(len(matched), tuple(missing), *_find_pixels(state, prefix), checkpoint, licence=licence)
     is_few = len(matched) < LEAST_SHARE * len(wanted)
     if is_few and checkpoint and checkpoint["model_name"] == name and old_size != size:
         raise InputError(

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -41,6 +41,7 @@ import metrics
 import utils
 from dataset.decoding import DECODER_ERRORS, decode_bytes, open_image, tell_content
 from evaluation import pages
+from models.novelty import NOVEL
 from predictor import JPEG_QUALITY, Predictor, Record
 from server.access import TokenGuard
 from server.errors import ERROR_HANDLERS, Error, join_errors
@@ -72,6 +73,11 @@ class Prediction(BaseModel):
     file: str
     labels: list[Label] = Field(description="the most probable first")
     probabilities: list[float] = Field(description="of every class, in the order of /labels")
+    novelty: float | None = Field(
+        None,
+        description="the share of training images that are nearer to another one than this image is to any: at 1 it is "
+        "farther away than all; left out where the model does not compare, see /health",
+    )
 
 
 class Predictions(BaseModel):
@@ -140,6 +146,7 @@ class Health(BaseModel):
     version: str = Field(description="of this server")
     engine: str
     uptime_seconds: float
+    novelty: bool = Field(description="whether answers of /predict say how unlike the training images an image is")
     queue_length: int = Field(description="images that were accepted and are not answered yet")
 
 
@@ -182,6 +189,20 @@ FORM_CONTENT = {
 }
 
 
+class Answer(NamedTuple):
+    """What the model says of one image."""
+
+    probabilities: NDArray[np.float32]  # (C,)
+    novelty: float | None = None  # see models/novelty.py; None: not known
+
+
+def look_at(model: Predictor, images: Tensor) -> list[Answer]:
+    """What the queue computes: an answer for each of the images uint8 (B, 3, H, W)."""
+    seen = model.look(images)
+    novelty = [None] * len(images) if seen.novelty is None else seen.novelty.tolist()
+    return [Answer(row, value) for row, value in zip(seen.probabilities, novelty, strict=True)]
+
+
 class Service:
     """A model, its queue, and the threads that decode images.
 
@@ -190,7 +211,7 @@ class Service:
     """
 
     def __init__(
-        self, model: Predictor, engine: str, queue: BatchQueue, max_pixels: int, sha256: str | None = None
+        self, model: Predictor, engine: str, queue: BatchQueue[Answer], max_pixels: int, sha256: str | None = None
     ) -> None:
         self.model, self.engine, self.queue, self.max_pixels, self.sha256 = model, engine, queue, max_pixels, sha256
         self.readers = ImageReaders(max_pixels)
@@ -205,8 +226,8 @@ class Service:
         await asyncio.gather(running, return_exceptions=True)
         self.readers.close()
 
-    async def compute(self, contents: Sequence[bytes], names: Sequence[str]) -> NDArray[np.float32]:
-        """Probabilities (B, C) of image files: their contents, and their names for messages.
+    async def compute(self, contents: Sequence[bytes], names: Sequence[str]) -> list[Answer]:
+        """An answer for each image file, from their contents; their names are for messages.
 
         Raises HTTPException if the queue is full, or if a file cannot be read as an image.
         """
@@ -215,13 +236,13 @@ class Service:
             works = await asyncio.to_thread(measure_images, contents, names, self.max_pixels)
             computing = map(self._compute_image, contents, names, works)
             results = await asyncio.gather(*computing, return_exceptions=True)
-        rows = [result for result in results if not isinstance(result, BaseException)]
+        answers = [result for result in results if not isinstance(result, BaseException)]
         errors = [result for result in results if isinstance(result, BaseException)]
         if errors:
             raise join_errors(errors)
-        return np.stack(rows)
+        return answers
 
-    async def _compute_image(self, content: bytes, name: str, work: int) -> NDArray[np.float32]:
+    async def _compute_image(self, content: bytes, name: str, work: int) -> Answer:
         image = await self.readers.run(work, partial(self._read, content, name))
         try:
             return await self.queue.compute(image)
@@ -281,7 +302,7 @@ def make_app(
     """
     model, queue = service.model, service.queue
     limits = limits or derive_limits(max_bytes, len(model.classes), queue.size)
-    page = pages.render("serving_page.html")
+    page = pages.render("serving_page.html", novel=NOVEL)
     # the check itself is TokenGuard's; this one lets /docs ask for a token
     asks_for_token = [Depends(HTTPBearer(auto_error=False))] if token else []
     app = FastAPIOffline(
@@ -311,11 +332,16 @@ def make_app(
         form = await asyncio.to_thread(parse_form, request.headers["content-type"], body, queue.size)
         del body
         thresholds = model.thresholds if form.threshold is None else np.full_like(model.thresholds, form.threshold)
-        probabilities = await service.compute(form.contents, form.names)
+        answers = await service.compute(form.contents, form.names)
         monitor.images.inc(len(form.names))
-        rows = zip(form.names, service.label(probabilities, thresholds), probabilities.tolist(), strict=True)
+        labels_of = service.label(np.stack([answer.probabilities for answer in answers]), thresholds)
         return Predictions(
-            predictions=[Prediction(file=name, labels=labels, probabilities=row) for name, labels, row in rows]
+            predictions=[
+                Prediction(
+                    file=name, labels=labels, probabilities=answer.probabilities.tolist(), novelty=answer.novelty
+                )
+                for name, labels, answer in zip(form.names, labels_of, answers, strict=True)
+            ]
         )
 
     @app.post(
@@ -332,11 +358,11 @@ def make_app(
         body = await read_body(request)
         asked = await asyncio.to_thread(parse_json, body, model.thresholds, limits.form_bytes)
         del body
-        probabilities = await service.compute([asked.content], ["image"])
-        labels = service.label(probabilities, asked.thresholds)[0][: asked.most_labels]
+        (answer,) = await service.compute([asked.content], ["image"])
+        labels = service.label(answer.probabilities[None], asked.thresholds)[0][: asked.most_labels]
         monitor.images.inc()
         categories = [Category(id=label.index, name=label.name, score=label.probability) for label in labels]
-        picture = await service.draw(asked.content, probabilities[0], labels) if asked.visualize else None
+        picture = await service.draw(asked.content, answer.probabilities, labels) if asked.visualize else None
         return PaddleXAnswer(logId=str(uuid.uuid4()), result=PaddleXResult(categories=categories, image=picture))
 
     @app.get("/labels")
@@ -364,6 +390,7 @@ def make_app(
             version=utils.VERSION,
             engine=service.engine,
             uptime_seconds=time.monotonic() - service.start,
+            novelty=model.compares,
             queue_length=queue.held,
         )
 

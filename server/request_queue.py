@@ -1,9 +1,9 @@
 """Computes the images of concurrent requests together, in batches.
 
-    queue = BatchQueue(compute=model.compute, batch_size=32, wait_seconds=0.002, size=256)
+    queue = BatchQueue(compute=partial(look_at, model), batch_size=32, wait_seconds=0.002, size=256)
     running = asyncio.create_task(queue.run())
-    with queue.hold(2):                                           # until two images of a request are answered
-        probabilities = await queue.compute(await prepare(...))   # (C,)
+    with queue.hold(2):                                 # until two images of a request are answered
+        answer = await queue.compute(await prepare(...))
 
 When the model is free, it gets a batch of the images that are ready. If other held images are still being decoded, the
 batch waits for them, up to `wait_seconds`. An image that is alone never waits.
@@ -12,36 +12,37 @@ batch waits for them, up to `wait_seconds`. An image that is alone never waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+Result = TypeVar("Result")
 
-class Waiting(NamedTuple):
-    """An image uint8 (3, H, W) that is ready to be computed, and the result that its request waits for."""
+
+class Waiting(NamedTuple, Generic[Result]):
+    """An image uint8 (3, H, W) that is ready to be computed, and the answer that its request waits for."""
 
     image: Tensor
-    probabilities: asyncio.Future[NDArray[np.float32]]
+    answer: asyncio.Future[Result]
 
 
-class BatchQueue:
-    """Calls `compute`, images uint8 (B, 3, H, W) -> probabilities (B, C), in a separate thread, one batch at a time.
+class BatchQueue(Generic[Result]):
+    """Calls `compute`, images uint8 (B, 3, H, W) -> B answers, in a separate thread, one batch at a time.
 
     `size` is the most images that may be held at the same time.
     """
 
     def __init__(
-        self, compute: Callable[[Tensor], NDArray[np.float32]], batch_size: int, wait_seconds: float, size: int
+        self, compute: Callable[[Tensor], Sequence[Result]], batch_size: int, wait_seconds: float, size: int
     ) -> None:
         self.compute_batch, self.batch_size, self.wait_seconds, self.size = compute, batch_size, wait_seconds, size
         self.held = 0  # images that were accepted and are not answered yet
-        self.ready: asyncio.Queue[Waiting] = asyncio.Queue()
+        self.ready: asyncio.Queue[Waiting[Result]] = asyncio.Queue()
 
     def has_room(self, num_images: int) -> bool:
         """Whether `num_images` more images may be held."""
@@ -56,11 +57,11 @@ class BatchQueue:
         finally:
             self.held -= num_images
 
-    async def compute(self, image: Tensor) -> NDArray[np.float32]:
-        """Wait for the probabilities (C,) of an image uint8 (3, H, W). Raises the error of the model for its batch."""
-        waiting = Waiting(image, asyncio.get_running_loop().create_future())
+    async def compute(self, image: Tensor) -> Result:
+        """Wait for the answer to an image uint8 (3, H, W). Raises the error of the model for its batch."""
+        waiting: Waiting[Result] = Waiting(image, asyncio.get_running_loop().create_future())
         self.ready.put_nowait(waiting)
-        return await waiting.probabilities
+        return await waiting.answer
 
     async def run(self) -> None:
         """Compute batches until this task is cancelled."""
@@ -69,21 +70,21 @@ class BatchQueue:
             while True:
                 batch = await self._collect()
                 try:
-                    rows = await loop.run_in_executor(pool, self._compute, [waiting.image for waiting in batch])
-                    for waiting, row in zip(batch, rows, strict=True):
-                        if not waiting.probabilities.done():  # done: its request was cancelled
-                            waiting.probabilities.set_result(row)
+                    answers = await loop.run_in_executor(pool, self._compute, [waiting.image for waiting in batch])
+                    for waiting, answer in zip(batch, answers, strict=True):
+                        if not waiting.answer.done():  # done: its request was cancelled
+                            waiting.answer.set_result(answer)
                 except Exception as error:  # is passed to the requests of this batch; the queue goes on
                     for waiting in batch:
-                        if not waiting.probabilities.done():
-                            waiting.probabilities.set_exception(error)
+                        if not waiting.answer.done():
+                            waiting.answer.set_exception(error)
 
-    def _compute(self, images: list[Tensor]) -> NDArray[np.float32]:
+    def _compute(self, images: list[Tensor]) -> Sequence[Result]:
         # numpy, since torch.stack wakes threads that then spin on the cores which the model and the decoders need: with
         # it an image takes a third more time
         return self.compute_batch(torch.from_numpy(np.stack([image.numpy() for image in images])))
 
-    async def _collect(self) -> list[Waiting]:
+    async def _collect(self) -> list[Waiting[Result]]:
         """Wait for the next batch. The model is free now, so held images that are not in it are being decoded."""
         batch = [await self.ready.get()]
         with suppress(TimeoutError):

@@ -379,12 +379,12 @@ def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int,
 def test_colours_lie_on_the_photograph_inside_the_frame() -> None:
     photograph = Image.new("RGB", (80, 40), (100, 100, 100))
     values = torch.tensor([[2.0, 0.0]]).repeat_interleave(2, dim=0)
-    picture = np.asarray(class_activation_maps.draw_map(photograph, values, "squash", Size(32, 32))).astype(float)
-    strength = class_activation_maps.STRENGTH
+    picture = np.asarray(activation_maps.draw_map(photograph, values, "squash", Size(32, 32))).astype(float)
+    strength = activation_maps.STRENGTH
     for column, share in ((0, 1.0), (79, 0.0), (40, 0.4875)):  # the middle of column 40 is 0.5125 between the cells'
-        colour = np.array(mpl.colormaps[class_activation_maps.COLOURS](share)[:3]) * 255
+        colour = np.array(mpl.colormaps[activation_maps.COLOURS](share)[:3]) * 255
         np.testing.assert_allclose(picture[20, column], (1 - strength) * 100 + strength * colour, atol=2)
-    cropped = np.asarray(class_activation_maps.draw_map(photograph, values, "center_crop", Size(32, 32)))
+    cropped = np.asarray(activation_maps.draw_map(photograph, values, "center_crop", Size(32, 32)))
     assert (cropped[:, :20] == 100).all(), "the model did not see the left end"
     assert (cropped[20, 25] != 100).any()
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import types
@@ -609,6 +610,39 @@ def test_resolved_is_complete_and_plain() -> None:
     overrides.apply(["--NUM_EPOCHS", "3", "--LOCAL_ROOT", "/data"], config)
     changed = overrides.resolved(config)
     assert (changed["NUM_EPOCHS"], changed["BEST_MODEL_PATH"]) == (3, "/data/trained_models/best_model.pt")
+
+
+def test_changes_are_what_differs_from_the_file_and_does_not_follow() -> None:
+    values = overrides.resolved(config)
+    assert overrides.list_changes(config, values) == {}
+    arguments = ["--LOCAL_ROOT=/data", "--LR_MILESTONES=3,5", "--FREEZE_BACKBONE=False", "--MODEL_PATH=/m.pt"]
+    overrides.apply(arguments, config)
+    assert overrides.list_changes(config, overrides.resolved(config)) == {
+        "LOCAL_ROOT": ("/data", str(DEFAULTS["LOCAL_ROOT"])),
+        "MODEL_PATH": ("/m.pt", "/data/trained_models/best_model.pt"),
+        "FREEZE_BACKBONE": (False, True),
+        "LR_MILESTONES": ([3, 5], [6, 8]),
+    }
+    others = overrides.resolved(config) | {"MIN_LABELS": 1, "BATCH": 3, "NUM_EPOCHS": "many"}
+    found = overrides.list_changes(config, others)
+    assert (found["MIN_LABELS"], found["NUM_EPOCHS"]) == ((1, 0), ("many", 10))
+    assert "BATCH" not in found, "config.py has no such constant"
+    overrides.apply(["--TEST_FLIP=True"], config, testing)
+    assert overrides.list_changes(testing, overrides.resolved(testing)) == {"TEST_FLIP": (True, False)}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"CLASSES": ["a, b", "driver's seat", '"', "(x)", " blank ", "[", "plain", "$HOME", "-1"]},
+        {"CLASSES": ["(x)"]},
+        {"MODEL_NAME": "-odd name", "PRETRAINED_WEIGHTS": None, "LR_MILESTONES": [], "IMAGE_SIZE": [256, 448]},
+        {"LR_DECAY_FACTOR": 1e-05, "USE_TENSORBOARD": True, "GROUP_PATTERN": r"^(\d+),\s'\"", "LR_MILESTONES": [3]},
+    ],
+)
+def test_options_of_a_command_are_read_as_what_was_written(values: dict[str, Any]) -> None:
+    overrides.apply(shlex.split(overrides.write_options(values)), config)
+    assert {name: overrides.resolved(config)[name] for name in values} == values
 
 
 def test_a_script_may_have_constants_of_its_own(write_recipe: Callable[..., str]) -> None:

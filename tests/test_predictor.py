@@ -21,13 +21,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
+from torch import nn
 
 import models_factory
 import predictor
 import utils
 from dataset import augmentations
 from dataset.drawing import BAND
-from models import checkpoints
+from models import checkpoints, novelty
 from predictor import BATCHES_AHEAD, Predictor, Record
 from utils import InputError
 
@@ -255,6 +256,86 @@ def test_bytes_of_a_file_are_a_picture(checkpoint: Path, images: list[Path]) -> 
         assert record.path == ""
     with pytest.raises(InputError, match=r"^cannot read image in memory \(3 bytes\): it is text, not an image[^\n]+$"):
         list(model.predict(b"abc"))
+
+
+# ---- how an image compares with the training images ----
+
+
+@pytest.fixture
+def reference(checkpoint: Path, shared_dataset: Path) -> novelty.Reference:
+    """Of twenty training images, beside the checkpoint."""
+    paths = sorted((shared_dataset / "images" / "train-resized").iterdir())[:20]
+    features = predictor.load(checkpoint, "cpu").measure_features([*map(str, paths)], batch_size=6)
+    identity = novelty.identify(checkpoints.load(checkpoint))
+    made = novelty.make_reference(features, [path.name for path in paths], identity)
+    assert made is not None
+    novelty.save_reference(checkpoint.parent / novelty.REFERENCE_FILE, made)
+    return made
+
+
+def compute_features(checkpoint: Path, images: list[Path]) -> NDArray[np.float32]:
+    """The input of the head's linear layer, straight from the parts."""
+    model = models_factory.restore_model(checkpoints.load(checkpoint), checkpoint).eval()
+    transform = augmentations.make_eval_transform("squash", 32)
+    with torch.no_grad():
+        pictures = torch.stack([predictor.read_image(path, transform) for path in images])
+        return model.backbone((pictures - model.mean) / model.std).mean(dim=(2, 3)).numpy()
+
+
+def test_a_record_says_how_novel_its_image_is_and_which_training_images_are_nearest(
+    checkpoint: Path, images: list[Path], reference: novelty.Reference
+) -> None:
+    model = predictor.load(checkpoint, "cpu")
+    assert model.compares
+    records = [*model.predict(images, batch_size=5)]
+    features = compute_features(checkpoint, images)
+    cosines = novelty.normalise(features) @ reference.features.T
+    for record, row in zip(records, cosines, strict=True):
+        assert [row[reference.names.index(name)] for name in record.nearest] == pytest.approx(
+            np.sort(row)[::-1][:5].tolist(), abs=1e-4
+        )
+        lowest, highest = ((reference.distances < 1 - row.max() + off).mean() for off in (-1e-4, 1e-4))
+        assert record.novelty is not None
+        assert lowest <= record.novelty <= highest
+    assert json.dumps(records[0].json).count("novelty") == 0, "PaddleX's form has none"
+
+
+def test_novelty_takes_no_second_pass_and_changes_no_probability(
+    checkpoint: Path, images: list[Path], reference: novelty.Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, plain = predictor.load(checkpoint, "cpu"), predictor.load(checkpoint, "cpu")
+    plain.reference = None
+    passes: list[int] = []
+    forward = nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda layer, x: passes.append(layer.stride[0]) or forward(layer, x))
+    expected = [record.probabilities for record in plain.predict(images)]
+    count = len(passes)
+    found = [*model.predict(images)]
+    assert len(passes) == 2 * count > 0
+    np.testing.assert_array_equal([record.probabilities for record in found], expected)
+    assert {(record.novelty, record.nearest) for record in plain.predict(images)} == {(None, ())}
+
+
+def test_flips_and_scales_compare_the_view_that_is_as_the_training_images_are(
+    checkpoint: Path, images: list[Path], reference: novelty.Reference
+) -> None:
+    expected = [(record.novelty, record.nearest) for record in predictor.load(checkpoint, "cpu").predict(images)]
+    many = predictor.load(checkpoint, "cpu", flip=True, scales=(1.5, 1.0))
+    assert [(record.novelty, record.nearest) for record in many.predict(images)] == expected
+    other = predictor.load(checkpoint, "cpu", scales=(1.5,))
+    assert not other.compares
+    assert {(record.novelty, record.nearest) for record in other.predict(images)} == {(None, ())}
+
+
+def test_a_reference_of_other_weights_is_left_alone_and_a_damaged_one_is_one_line(
+    checkpoint: Path, reference: novelty.Reference
+) -> None:
+    path = checkpoint.parent / novelty.REFERENCE_FILE
+    novelty.save_reference(path, reference._replace(identity="0" * 16))
+    assert predictor.load(checkpoint, "cpu").reference is None
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(InputError, match=rf"^cannot read {path}: it is damaged, or no file of this project [^\n]+$"):
+        predictor.load(checkpoint, "cpu")
 
 
 # ---- what a record does ----

@@ -20,6 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from export import engines
 from models import checkpoints
 from predictor import Predictor
 from server import application
-from server.application import PADDLEX_PATH, Service, make_app
+from server.application import PADDLEX_PATH, Answer, Service, look_at, make_app
 from server.request_queue import BatchQueue
 
 COLOUR = (51, 204, 102)  # probabilities .2, .8, .4
@@ -63,7 +64,7 @@ def make_model(**metadata: Any) -> Predictor:
 
 def make_service(model: Predictor | None = None, size: int = 8) -> Service:
     model = model or make_model()
-    return Service(model, "torch", BatchQueue(model.compute, 4, 0.002, size), max_pixels=10_000)
+    return Service(model, "torch", BatchQueue(partial(look_at, model), 4, 0.002, size), max_pixels=10_000)
 
 
 def make_picture(colour: tuple[int, int, int] = COLOUR, side: int = 40, kind: str = "PNG") -> bytes:
@@ -109,6 +110,20 @@ def test_answer_says_file_labels_and_all_probabilities(client: TestClient) -> No
     assert (green["probability"], red["probability"]) == (first["probabilities"][1], first["probabilities"][0])
     assert (green["threshold"], red["threshold"]) == (pytest.approx(0.3), pytest.approx(0.1))
     assert [label["name"] for label in second["labels"]] == ["red"]
+
+
+def test_an_answer_says_how_novel_an_image_is_where_that_is_known(service: Service, client: TestClient) -> None:
+    files = [("files", ("a.png", make_picture())), ("files", ("b.png", make_picture((255, 0, 0))))]
+    for one in client.post("/predict", files=files).json()["predictions"]:
+        assert set(one) == {"file", "labels", "probabilities"}
+    service.queue.compute_batch = lambda images: [
+        Answer(answer.probabilities, float(answer.probabilities[0])) for answer in look_at(service.model, images)
+    ]
+    first, second = client.post("/predict", files=files).raise_for_status().json()["predictions"]
+    assert first["novelty"] == pytest.approx(0.2, abs=1e-6)
+    assert second["novelty"] == 1
+    image = {"image": base64.b64encode(make_picture()).decode()}
+    assert set(client.post(PADDLEX_PATH, json=image).json()["result"]) == {"categories", "image"}, "PaddleX has none"
 
 
 def test_a_threshold_of_the_request_takes_the_models_place(client: TestClient) -> None:
@@ -501,6 +516,7 @@ def test_labels_and_health(client: TestClient) -> None:
         "trained": None,
         "version": utils.VERSION,
         "engine": "torch",
+        "novelty": False,
         "queue_length": 0,
     }
 

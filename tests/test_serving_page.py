@@ -19,6 +19,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import torch
 import uvicorn
 import websocket
 from fastapi import FastAPI
@@ -26,7 +27,7 @@ from PIL import ImageColor
 from test_serving import make_picture, make_service
 
 from evaluation import palette
-from server.application import Service, make_app
+from server.application import Answer, Service, look_at, make_app
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 GREEN = (51, 204, 102)  # probabilities .2, .8, .4, of which the thresholds .1, .3, .6 make green and red
@@ -196,6 +197,28 @@ def test_labels_on_the_page_keep_to_the_models_least_and_most(page: Browser, pic
     assert read_labels(page) == [["green", "blue"]]
     page.evaluate("threshold = 0; model.min_labels = 0; model.max_labels = 1; showThreshold()")
     assert read_labels(page) == [["green"]]
+
+
+def test_a_picture_that_is_unlike_the_training_photographs_says_so(
+    page: Browser, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a novelty of .99 on, here a picture's red; nothing is said where it is not known."""
+
+    def look(images: torch.Tensor) -> list[Answer]:
+        answers = look_at(service.model, images)
+        red = [float(answer.probabilities[0]) for answer in answers]
+        return [Answer(answer.probabilities, value or None) for answer, value in zip(answers, red, strict=True)]
+
+    monkeypatch.setattr(service.queue, "compute_batch", look)
+    for name, colour in {"1.png": (255, 0, 0), "2.png": (250, 255, 0), "3.png": (0, 255, 255)}.items():
+        (tmp_path / name).write_bytes(make_picture(colour))
+        page.drop(tmp_path / name)
+    wait_until(lambda: page.evaluate("document.querySelector('#status').textContent") == "all pictures are done")
+    wait_until(lambda: len(read_labels(page)) == 3 and ["waiting …"] not in read_labels(page))
+    notes = page.evaluate("[...document.querySelectorAll('article .unlike')].map(note => note.hidden)")
+    assert notes == [True, True, False], "the last that was dropped is the first"
+    text = page.evaluate("document.querySelector('article:last-child .unlike').innerText")
+    assert text.startswith("Unlike the training photographs: farther from them than 99 % of these are from each other")
 
 
 def test_several_pictures_keep_their_order_and_a_broken_one_says_why(page: Browser, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_checkpoint_reproduces_the_validation_it_was_chosen_by(finished: Path, s
         assert checkpoint["metrics"][name] == pytest.approx(measured[name], abs=1e-5)
     assert checkpoint["classes"] == ["red", "green", "blue"]
     assert checkpoint["dataset"]["num_train"] == 40 - len(val_table)
+    assert checkpoint["pretrained_licence"] == "no weights"
     assert checkpoint["config"]["IMAGE_SIZE"] == 32
     assert checkpoint["config"]["DATASET_FOLDER"] == str(shared_dataset)
 

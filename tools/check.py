@@ -461,6 +461,7 @@ def save_result(result: Result, samples: Mapping[str, Sequence[Path]], output: P
             {**asdict(finding), "files": [result.shorten(path) for path in finding.files]}
             for finding in result.findings
         ],
+        "titles": {kind: KINDS[kind].title for _, kind in result.list_kinds()},
         "advice": {kind: KINDS[kind].advice for _, kind in result.list_kinds()},
     }
     whole_files.write_text(output / "check_dataset_result.json", to_json(values, indent=1) + "\n")

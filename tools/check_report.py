@@ -5,7 +5,6 @@ The page is templates/dataset_report.html; its small pictures are part of it, th
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections import Counter, defaultdict
@@ -179,11 +178,6 @@ def encode_thumbnail(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def embed(picture: bytes) -> str:
-    """A JPEG as a `data:` address."""
-    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
-
-
 # ---- pictures of each class ----
 
 
@@ -317,7 +311,7 @@ def make_picture(result: Result, places: Sequence[Place], path: str) -> Picture:
     size = "cannot be read" if fact.problem else f"{fact.width} × {fact.height}"
     thumbnail = ""
     if not fact.problem:
-        thumbnail = embed(fact.thumbnail or encode_thumbnail(Image.fromarray(judge_image(path).pixels)))
+        thumbnail = pages.embed(fact.thumbnail or encode_thumbnail(Image.fromarray(judge_image(path).pixels)))
     return Picture(result.shorten(path), size, thumbnail, labels)
 
 

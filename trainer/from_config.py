@@ -11,17 +11,25 @@ Reads config.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 import config
 import dataset_readers
-from dataset import bad_images
+import distributed
+import utils
+from dataset import bad_images, label_corrections
+from dataset.class_names import show_names, to_nfc
 from dataset.formats.base import SPLITS, ReadOptions
 from dataset.image_selection import select_images
+from dataset.label_corrections import Corrections
 from dataset.table import Table, map_classes
+from evaluation import slices
 from predictor import Predictor
 from thresholds import Policy
 from utils import InputError
@@ -152,8 +160,9 @@ def list_splits() -> list[str]:
 def read_split(split: str, options: ReadOptions | None = None) -> Table:
     """The images and labels of `split`, read with `options`; None: those of the constants.
 
-    The training split includes the images of EXTRA_DATASET_FOLDERS. Images of EXCLUDE_LIST are left out, except from
-    the test split.
+    The training split includes the images of EXTRA_DATASET_FOLDERS. Labels are as LABEL_CORRECTIONS has them. Images of
+    EXCLUDE_LIST are left out, except from the test split. With a `group_column` among the options, groups are its
+    cells, whatever GROUP_PATTERN says.
     """
     folders: list[str | Path] = [config.DATASET_FOLDER]
     if split == "train":
@@ -168,12 +177,75 @@ def read_split(split: str, options: ReadOptions | None = None) -> Table:
         images_dir=images_dir,
         labels_dir=labels_dir,
         classes=config.CLASSES,
-        group_pattern=config.GROUP_PATTERN,
+        group_pattern=None if options and options.group_column else config.GROUP_PATTERN,
         options=options or make_options(),
     )
+    table = correct_labels(table, split)
     if config.EXCLUDE_LIST and split != "test":
         table = dataset_readers.exclude(table, config.EXCLUDE_LIST, config.DATASET_FOLDER)
     return table
+
+
+def read_corrections() -> Corrections | None:
+    """What LABEL_CORRECTIONS holds; None where it is None."""
+    if config.LABEL_CORRECTIONS is None:
+        return None
+    return label_corrections.read_corrections(config.LABEL_CORRECTIONS, config.DATASET_FOLDER)
+
+
+def correct_labels(table: Table, split: str) -> Table:
+    """The `table` of `split` with the labels of LABEL_CORRECTIONS, and says how many of them it has.
+
+    Raises InputError for what is wrong in that file, or does not fit the labels that the data set has now.
+    """
+    corrections = read_corrections()
+    if corrections is None:
+        return table
+    corrected = label_corrections.correct_labels(table, corrections)
+    if distributed.is_first():
+        utils.say(
+            f"{corrections.file}: of the labels of {split}, {corrected.num_changed:,} are corrected and "
+            f"{corrected.num_confirmed:,} confirmed"
+        )
+    return corrected.table
+
+
+def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[str, NDArray[np.intp]]]:
+    """The rows of each slice of `paths`, images of TEST_SPLIT: {name of `names` (SLICES): {slice: rows}}.
+
+    A name is a column of the data set's csv, or a regular expression with one group, which is searched in whole paths.
+    Raises InputError for what is neither, for what is both, for a pattern that finds nothing, and for too many slices.
+    """
+    format = choose_format(config.TEST_SPLIT)
+    columns = dataset_readers.list_columns(config.DATASET_FOLDER, config.TEST_SPLIT) if format == "csv" else []
+    slicings = {}
+    for name in names:
+        is_column, is_pattern = to_nfc(name) in columns, slices.is_pattern(name)
+        if is_column and is_pattern:
+            raise InputError(
+                f"SLICES {name!r} is a column of the csv, and a regular expression with one group, too: rename the "
+                f"column, or write the expression as '(?:){name}'"
+            )
+        if is_pattern:
+            slicings[name] = slices.find_rows(name, slices.find_in_paths(name, paths))
+        elif is_column:
+            slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
+        else:
+            found = f"{config.DATASET_FOLDER} is read as {format}, and columns are only read from the format csv"
+            if columns:
+                found = f"the csv of {config.TEST_SPLIT} has {show_names(columns)}"
+            raise InputError(
+                f"SLICES {name!r} is neither a column ({found}) nor a regular expression over paths with one group "
+                "(on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"
+            )
+    return slicings
+
+
+def read_column(name: str, paths: Sequence[str]) -> list[str]:
+    """The cells of the column `name` of the data set's csv, for the images of `paths`, all of TEST_SPLIT."""
+    table = read_split(config.TEST_SPLIT, replace(make_options(), group_column=name))
+    cells = dict(zip(table.paths, table.groups or (), strict=True))
+    return [cells[path] for path in paths]
 
 
 def advise_on_labels(split: str) -> str:

@@ -21,7 +21,7 @@ import metrics
 import thresholds
 import utils
 from dataset.batches import as_float_targets
-from dataset.table import join_tables
+from dataset.table import Table, join_tables
 from models.shared_cores import share_cores
 from trainer import head_search, random_state
 from trainer.build import choose_loss_options, make_trainer
@@ -39,6 +39,7 @@ class Features(NamedTuple):
     fold_of: NDArray[np.intp]  # (N,) which fold holds the image out
     dataset: str  # fingerprint
     device: torch.device
+    table: Table  # these images, and their labels
 
 
 def read_features() -> Features:
@@ -51,12 +52,12 @@ def read_features() -> Features:
         data = read_data()
         trainer = make_trainer(data.train, device)
         trainer.model.freeze_backbone(True)
-        tables = [data.train, data.val] if data.val_is_drawn else [data.train]
+        tables = [data.train, data.val] if data.val_is_drawn and not data.cross_validates else [data.train]
         files = [read_whole_features(trainer, table, ImageCaches(None, None), "frozen features") for table in tables]
         rows = [file[np.arange(len(file))].reshape(len(file), -1) for file in files]
     table = join_tables(tables)
     targets = as_float_targets(table.targets).numpy()
-    return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device)
+    return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device, table)
 
 
 def make_way() -> Way:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from evaluation import prediction_files
-from evaluation.prediction_files import PREDICTION_FILES, Predictions, RowFile, write_indices
+from evaluation.prediction_files import PREDICTION_FILES, Compared, Predictions, RowFile, write_indices
 from utils import InputError
 
 CLASSES = ("red", "green, or so", "blé")
@@ -78,6 +78,17 @@ def test_a_stopped_run_goes_on_after_its_last_whole_batch(
         for row in probabilities[num_done:]:
             rows.append(row)
         assert rows.read().tobytes() == probabilities.tobytes()
+
+
+def test_novelty_is_kept_with_its_row(images: list[str], probabilities: np.ndarray, tmp_path: Path) -> None:
+    for stop in (6, 10):  # stopped after the sixth image, of which the first four are a whole batch
+        with RowFile(tmp_path / ".rows", images, 3, 4, num_nearest=2) as rows:
+            assert rows.num_done == (0 if stop == 6 else 4)
+            for number in range(rows.num_done, stop):
+                rows.append(probabilities[number], number / 10, [number, 7])
+            assert rows.read().tobytes() == probabilities[:stop].tobytes()
+            assert rows.read("novelty").tolist() == pytest.approx([number / 10 for number in range(stop)])
+            assert rows.read("nearest").tolist() == [[number, 7] for number in range(stop)]
 
 
 def test_whole_batches_are_in_the_file_at_once(images: list[str], probabilities: np.ndarray, tmp_path: Path) -> None:
@@ -209,6 +220,20 @@ def test_scores_are_of_predicted_classes_the_most_probable_first(predictions: Pr
     assert list(scores["a/2"].items()) == [("green, or so", 0.9), ("red", 0.75), ("blé", 0.75)]
     for row, found in zip(predictions.probabilities, scores.values(), strict=True):
         assert list(found.values()) == pytest.approx(sorted(row[row >= 0.5], reverse=True), rel=1e-5)
+
+
+def test_records_of_compared_images_say_how_novel_they_are(
+    predictions: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics.ENTRIES_AT_ONCE", 9)  # blocks of three images
+    novelty, nearest = np.linspace(0, 1, 10, dtype=np.float32), np.arange(20).reshape(10, 2) % 3
+    compared = Compared(novelty, nearest, ["a.jpg", "b.jpg", "blé.jpg"])
+    PREDICTION_FILES["records"].write(tmp_path / "r.json", replace(predictions, compared=compared))
+    PREDICTION_FILES["records"].write(tmp_path / "plain.json", predictions)
+    records, plain = (json.loads((tmp_path / name).read_text()) for name in ("r.json", "plain.json"))
+    for number, (record, other) in enumerate(zip(records, plain, strict=True)):
+        more = {"novelty": pytest.approx(number / 9, abs=1e-6), "nearest": [compared.names[i] for i in nearest[number]]}
+        assert record == other | more
 
 
 def test_records_are_paddlexs(predictions: Predictions, images: list[str], tmp_path: Path) -> None:

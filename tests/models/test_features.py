@@ -6,6 +6,7 @@ Also: checkpoints, class activation maps, exports and kept features with each; m
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -360,3 +361,43 @@ def test_every_licence_that_torchvision_names_is_known() -> None:
         assert licences.read_licence(name) in ("bsd-3-clause", "cc-by-nc-4.0"), name
     with pytest.raises(InputError, match="there is no backbone"):
         licences.read_licence("resnet81")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"pretrained_licence": "gemma", "config": {"PRETRAINED_WEIGHTS": None}}, "gemma"),
+        ({"config": {"PRETRAINED_WEIGHTS": "default"}}, "bsd-3-clause"),
+        ({"config": {"PRETRAINED_WEIGHTS": None}}, "no weights"),
+        ({"config": {"PRETRAINED_WEIGHTS": "weights.pth"}}, "unknown"),
+        ({"model_name": "gone", "config": {"PRETRAINED_WEIGHTS": "default"}}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+def test_the_licence_that_a_models_file_says(metadata: dict[str, Any], expected: str) -> None:
+    assert licences.find_licence({"model_name": "resnet50"} | metadata) == expected
+
+
+def test_what_licences_mean_for_a_model() -> None:
+    """Every licence that timm names gets a sentence, and those that say so in their names are non-commercial."""
+    names = {timm.get_pretrained_cfg(name).license or "unknown" for name in timm.list_pretrained()}  # pyright: ignore
+    assert len(names) > 8
+    for name in names:
+        sentence = licences.explain_licence(name)
+        assert name == "unknown" or name in sentence
+        assert ("non-commercial" in sentence) is licences.forbids_commerce(name)
+        assert licences.forbids_commerce(name) or not re.search("(^|-)nc-|noncommercial", name), name
+    assert "commercial use and asks" in licences.explain_licence("mit")
+
+
+def test_the_licence_goes_on_from_checkpoint_to_checkpoint(tmp_path: Path) -> None:
+    """Of a file that is no checkpoint nobody knows it."""
+    first = models_factory.make_model("resnet18", 3, image_size=32)
+    values = {"model_name": "resnet18", "head": "linear_bn", "classes": ["a", "b", "c"], "image_size": 32}
+    values |= {"model_state": first.state_dict(), "resize_rule": "squash", "pretrained_licence": "cc-by-nc-4.0"}
+    checkpoints.save(tmp_path / "first.pt", values)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+    for name, expected in (("first.pt", "cc-by-nc-4.0"), ("weights.pth", "unknown")):
+        loaded = models_factory.make_model("resnet18", 3, weights=str(tmp_path / name), image_size=32).loaded
+        assert loaded is not None
+        assert loaded.licence == expected

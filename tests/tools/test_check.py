@@ -533,6 +533,7 @@ def test_every_kind_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixtur
     check_dataset(tmp_path / "set", output=tmp_path / "out")
     found = ["unreadable", "small", "blank"]
     assert read_result(tmp_path / "out")["advice"] == {kind: KINDS[kind].advice for kind in found}
+    assert read_result(tmp_path / "out")["titles"] == {kind: KINDS[kind].title for kind in found}
     printed = " ".join(capsys.readouterr().out.split())
     page = read_text(read_page(tmp_path / "out"))
     for kind in found:
@@ -641,7 +642,7 @@ def test_json_has_paddlex_keys_and_the_samples_are_the_pictures_with_labels(data
     result = read_result(output)
     assert list(result) == [
         "done_flag", "check_pass", "attributes", "analysis", "class_counts", "dataset_path", "show_type",
-        "dataset_type", "findings", "advice",
+        "dataset_type", "findings", "titles", "advice",
     ]  # fmt: skip
     attributes = result["attributes"]
     assert list(attributes) == [

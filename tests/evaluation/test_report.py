@@ -1,0 +1,467 @@
+"""The page and the card of a tested model: their facts, and what is written of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_serving_page
+import torch
+from conftest import make_small_run
+from huggingface_hub import ModelCard
+from PIL import Image, ImageColor
+from test_names import NAMES, OBEYED
+
+import config
+import metrics
+import models_factory
+import testing
+from dataset.json_files import to_json
+from dataset.table import Table
+from evaluation import model_facts, pages, palette, report, shown_mistakes
+from evaluation.model_facts import ModelFacts
+from evaluation.prediction_files import Compared, Predictions
+from models import checkpoints
+from predictor import Predictor
+from trainer.from_config import ImagesToPredict
+
+browser = test_serving_page.browser  # a fixture
+CLASSES = ("bus", "truck", "car", "never seen")
+Gather = Callable[..., ModelFacts]
+
+
+def make_scores() -> tuple[np.ndarray, np.ndarray]:
+    """(300, 4) probabilities and targets: trucks are said where buses are missed; the last class has no label."""
+    rng = np.random.default_rng(0)
+    targets = (rng.random((300, 4)) < [0.3, 0.2, 0.5, 0]).astype(np.int8)
+    probabilities = np.where(targets == 1, 0.75, 0.2) + rng.normal(0, 0.1, targets.shape)
+    confused = (targets[:, 0] == 1) & (targets[:, 1] == 0) & (rng.random(300) < 0.5)
+    probabilities[confused, 0], probabilities[confused, 1] = 0.1, 0.9
+    return probabilities.clip(0, 1).astype(np.float32), targets
+
+
+@pytest.fixture
+def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
+    """testing.evaluate with made scores, without plots and maps. Returns the facts; the page lies in tmp_path."""
+    picture, model_file = tmp_path / "picture.png", tmp_path / "model.pt"
+    Image.new("RGB", (400, 300), (200, 40, 40)).save(picture)
+    model_file.write_bytes(b"PK")
+    facts: list[ModelFacts] = []
+    save = report.save_report
+
+    def keep(folder: Path, found: ModelFacts, *more: str) -> list[Path]:
+        facts.append(found)
+        return save(folder, found, *more)
+
+    monkeypatch.setattr(report, "save_report", keep)
+    monkeypatch.setattr(testing.plots, "save_report", lambda **values: [])
+    monkeypatch.setattr(model_facts.engines, "recognise", lambda path: "onnx")
+    monkeypatch.setattr(testing, "PREDICTIONS_FOLDER", tmp_path)
+    monkeypatch.setattr(testing, "BOOTSTRAP_SAMPLES", 20)
+    monkeypatch.setattr(config, "LOCAL_ROOT", tmp_path)
+    monkeypatch.setattr(config, "DATASET_FORMAT", "coco_cls")
+
+    def run(
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        classes: Sequence[str] = CLASSES,
+        slicings: dict[str, dict[str, np.ndarray]] | None = None,
+        compared: Compared | None = None,
+        **metadata: Any,
+    ) -> ModelFacts:
+        values = {
+            "model_name": "resnet18",
+            "head": "linear_bn",
+            "classes": [*classes],
+            "image_size": 32,
+            "resize_rule": "squash",
+            "thresholds": [0.5] * len(classes),
+            "config": {"PRETRAINED_WEIGHTS": "default", "HEAD": "cosine", "LOCAL_ROOT": "/home/somebody/data"}
+            | {"DATASET_FOLDER": "/home/somebody/photos"},
+        }
+        model = Predictor(lambda images: images, values | metadata, model_file, torch.device("cpu"))
+        paths = [str(picture)] * len(targets)
+        names = [f"photo {row} <i>" for row in range(len(targets))]
+        table = Table(paths, targets, tuple(classes))
+        predictions = Predictions(paths, names, probabilities, classes, model.decide, compared)
+        testing.evaluate(predictions, ImagesToPredict(table, True, {}), model, slicings or {})
+        return facts[-1]
+
+    return run
+
+
+def read(folder: Path) -> tuple[str, str]:
+    """The page and the card."""
+    return (folder / "report.html").read_text(encoding="utf-8"), (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+class ClassRows(HTMLParser):
+    """The rows of the table of classes, each a list of the texts of its cells."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.inside = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.inside = "sortable" in (dict(attrs).get("class") or "")
+        elif self.inside and tag == "tr":
+            self.rows.append([])
+        elif self.inside and tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "table":
+            self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data
+
+
+def read_table(page: str) -> list[dict[str, str]]:
+    header, *rows = ([cell.strip() for cell in row] for row in ClassRows(page).rows)
+    header[3] = "bar"
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+# ---- facts ----
+
+
+def test_facts_are_the_numbers_of_the_test(gather: Gather, tmp_path: Path) -> None:
+    probabilities, targets = make_scores()
+    facts = gather(probabilities, targets)
+    result = json.loads((tmp_path / "evaluate_result.json").read_text(encoding="utf-8"))
+    said = probabilities >= 0.5
+    recall, precision = said[targets == 1].mean(), (targets == 1)[said].mean()
+    assert [number.value for number in facts.headline] == pytest.approx([recall, precision])
+    low, high = result["intervals"]["OR"]
+    assert facts.verdict.startswith(
+        f"{recall:.0%} of the labels are found ({low:.0%} to {high:.0%}); {precision:.0%} of"
+    )
+    assert [number.name for number in facts.numbers] == ["mAP", "OF1", "f1_macro", "exact_match"]
+    chance = targets[:, :3].mean()
+    assert f"mean of 3 classes; 1 is perfect, a random order gives {chance:.3f}" in facts.numbers[0].text
+    assert facts.confidence == pytest.approx(probabilities[said].mean(), abs=1e-6)
+    measured = metrics.measure_classes(probabilities, targets, 0.5)
+    by_name = {entry.name: entry for entry in facts.classes}
+    for c, name in enumerate(CLASSES[:3]):
+        entry = by_name[name]
+        assert (entry.f1, entry.recall, entry.ap) == pytest.approx([measured[key][c] for key in ("F1", "R", "AP")])
+        assert entry.f1_interval is not None
+        assert entry.f1_interval[0] <= entry.f1 <= entry.f1_interval[1]
+        assert entry.curve[-1][0] == 1.0
+    f1 = [entry.f1 for entry in facts.classes[:3]]
+    assert f1 == sorted(f1), "the weakest first"
+    assert facts.classes[3].name == "never seen", "and last of what nothing is known"
+    (confusion,) = facts.confusions
+    missed = ~said[:, 0] & (targets[:, 0] == 1)
+    assert (confusion.said, confusion.there, confusion.out_of) == ("truck", "bus", missed.sum())
+    assert confusion.count == (missed & said[:, 1] & (targets[:, 1] == 0)).sum()
+    assert by_name["bus"].said_instead[0].name == "truck"
+    assert by_name["truck"].there_instead[0].name == "bus"
+    assert facts.data.num_labels == targets.sum()
+    assert facts.data.num_without_label == (targets.sum(axis=1) == 0).sum()
+
+
+def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) -> None:
+    probabilities, targets = make_scores()
+    facts = gather(probabilities, targets)
+    first = next(mistake for mistake in facts.mistakes if mistake.is_wrong)
+    row = int(first.image.split()[1])
+    assert (first.name, targets[row, 1]) == ("truck", 0)
+    assert first.probability == pytest.approx(probabilities[row, 1])
+    assert first.labels == [CLASSES[c] for c in np.flatnonzero(targets[row])]
+    assert dict(first.said) == pytest.approx({CLASSES[c]: p for c, p in enumerate(probabilities[row]) if p >= 0.5})
+    assert max(Image.open(io.BytesIO(first.photograph)).size) == shown_mistakes.SIDE
+    assert first.map is None
+    assert facts.no_maps.endswith("this is an exported file.")
+
+
+def test_training_photographs_stand_beside_a_mistake(
+    gather: Gather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = tmp_path / "training.png"
+    Image.new("RGB", (300, 300), (0, 0, 200)).save(training)
+    monkeypatch.setattr(testing.novelty, "find_training_images", lambda model: {"b.png": str(training)})
+    novelty = np.where(np.arange(300) % 2, 0.995, 0.25).astype(np.float32)
+    compared = Compared(novelty, np.tile([1, 0], (300, 1)), ["gone <i>.png", "b.png"])
+    facts = gather(*make_scores(), compared=compared)
+    for mistake in facts.mistakes:
+        row = int(mistake.image.split()[1])
+        assert mistake.novelty == pytest.approx(novelty[row])
+        assert mistake.is_unlike is bool(row % 2)
+        (first, picture), (second, nothing) = mistake.nearest
+        assert (first, second, nothing) == ("b.png", "gone <i>.png", None)
+        assert picture is not None
+        assert Image.open(io.BytesIO(picture)).size == (shown_mistakes.SMALL_SIDE,) * 2
+    page = read(tmp_path)[0]
+    assert page.count('alt="b.png"') == page.count("gone &lt;i&gt;.png") == len(facts.mistakes)
+    assert page.count(": unlike the training images") == sum(mistake.is_unlike for mistake in facts.mistakes)
+    assert dict(facts.data.rows)["unlike the training images"] == "50.0% of the images"
+
+
+def test_slices_are_those_of_the_test(gather: Gather, tmp_path: Path) -> None:
+    probabilities, targets = make_scores()
+    (slicing,) = gather(
+        probabilities, targets, slicings={"day": {"<b>": np.arange(100), "": np.arange(100, 300)}}
+    ).slicings
+    assert [(part.name, part.num_images, part.num_labels) for part in slicing.slices] == [
+        ("<b>", 100, targets[:100].sum()),
+        ("(none)", 200, targets[100:].sum()),
+    ]
+    expected = metrics.measure(probabilities[:100], targets[:100], 0.5)
+    assert slicing.slices[0].mean_ap.value == pytest.approx(expected["mAP"])
+    assert slicing.slices[0].f1.value == pytest.approx(expected["f1_weighted"])
+    page, card = read(tmp_path)
+    assert slicing.texts
+    for text in slicing.texts:
+        assert text.replace("<", "&lt;").replace(">", "&gt;") in page
+    assert r"By day: \<b>" in card
+
+
+def test_constants_and_commands_name_no_folder_of_this_machine(gather: Gather, tmp_path: Path) -> None:
+    facts = gather(*make_scores())
+    assert facts.changes == [
+        ("DATASET_FOLDER", "PATH/TO/photos", "PATH/TO/ms-coco-dataset"),
+        ("HEAD", "cosine", "linear_bn"),
+    ]
+    commands = dict(facts.commands)
+    assert commands["train"] == "python training.py --DATASET_FOLDER PATH/TO/photos --HEAD cosine"
+    assert "--BOOTSTRAP_SAMPLES 20" in commands["test"]
+    for text in read(tmp_path):
+        assert "/home/somebody" not in text
+        assert str(tmp_path) not in text
+
+
+def test_what_a_reader_has_to_know(gather: Gather, monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, targets = make_scores()
+    targets[:, 1] = np.arange(300) < 4
+    targets[:30, 2] = -1
+    facts = gather(probabilities, targets)
+    assert facts.caveats == [
+        "No image here has a label of 1 class, of which nothing is known then: never seen.",
+        "1 class with fewer than 10 labels: their numbers say little.",
+        "Of 2.5% of the entries the label is unknown; they count nowhere.",
+    ]
+    monkeypatch.setattr(config, "TEST_SPLIT", "val")
+    facts = gather(probabilities[:100], targets[:100])
+    assert facts.caveats[0].startswith("These are validation images")
+    assert facts.caveats[1] == "It was measured on 100 images only: every number here is rough."
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words", "is_non_commercial"),
+    [
+        ({"model_name": "resnet18"}, "bsd-3-clause, which allows commercial use", False),
+        ({"model_name": "vit_h_14"}, "for non-commercial use only (cc-by-nc-4.0)", True),
+        ({"pretrained_licence": "dinov3-license"}, "terms of their own, dinov3-license", False),
+        ({"config": {"PRETRAINED_WEIGHTS": None}}, "from random weights", False),
+        ({"config": {"PRETRAINED_WEIGHTS": "some.pth"}}, "is not known", False),
+        ({"model_name": "timm/gone", "config": {"PRETRAINED_WEIGHTS": "default"}}, "is not known", False),
+    ],
+)
+def test_the_licence_is_said_in_words(
+    gather: Gather, tmp_path: Path, metadata: dict[str, Any], words: str, is_non_commercial: bool
+) -> None:
+    facts = gather(*make_scores(), **metadata)
+    assert words in facts.licence.text
+    for text in read(tmp_path):
+        assert words in text
+        assert ("Not for commercial use." in text) is is_non_commercial
+
+
+def test_findings_of_the_check_of_this_data_set(tmp_path: Path) -> None:
+    path, folder = tmp_path / "check_dataset_result.json", tmp_path / "data"
+    assert "was not checked" in model_facts.read_check(path, folder).problem
+    finding = {"kind": "leak", "severity": "error", "text": "x", "files": []}
+    content = {
+        "dataset_path": str(folder),
+        "check_pass": False,
+        "findings": [finding | {"kind": "small", "severity": "warning"}, finding, finding],
+        "titles": {"leak": "The same picture in several splits"},
+    }
+    path.write_text(to_json(content), encoding="utf-8")
+    found = model_facts.read_check(path, folder)
+    assert not found.passed
+    assert found.findings == (("error", "The same picture in several splits", 2), ("warning", "small", 1))
+    assert "of another data set" in model_facts.read_check(path, tmp_path).problem
+    for text, words in (("[]", "other keys"), ("{", "this is not JSON")):
+        path.write_text(text, encoding="utf-8")
+        assert words in model_facts.read_check(path, folder).problem
+
+
+# ---- the page and the card ----
+
+
+def test_the_page_is_one_file_with_every_class(gather: Gather, tmp_path: Path) -> None:
+    facts = gather(*make_scores())
+    page, card = read(tmp_path)
+    rows = read_table(page)
+    assert [row["class"] for row in rows] == [entry.name for entry in facts.classes]
+    for row, entry in zip(rows[:3], facts.classes, strict=False):
+        assert (row["labels"], row["F1"], row["AP"]) == (str(entry.positives), f"{entry.f1:.3f}", f"{entry.ap:.3f}")
+    assert (rows[3]["F1"], rows[3]["AP"]) == ("–", "–")
+    assert not re.search(r"(?:src|href)=\"(?!data:)|@import|url\(", page)
+    assert "says <b><bdi>truck</bdi></b> where it misses <b><bdi>bus</bdi></b>" in page
+    assert "- says truck where it misses bus: " in card
+    assert facts.verdict in card
+
+
+def test_curves_are_the_steps_that_ap_adds_up() -> None:
+    probabilities, targets = make_scores()
+    curve = next(iter(metrics.precision_recall_curve(probabilities, targets)))
+    path = report.draw_curve([*zip(curve.recall, curve.precision, strict=True)])
+    x, y, area = 0, 0, 0.0
+    for letter, number in re.findall(r"([VH])(\d+)", "V" + path.removeprefix("M0 ")):
+        if letter == "V":
+            y = int(number)
+        else:
+            area += (int(number) - x) * (report.PANEL - y)
+            x = int(number)
+    ap = metrics.average_precision(probabilities, targets)[0]
+    assert area / report.PANEL**2 == pytest.approx(ap, abs=0.02)
+    assert len(model_facts.thin_out(curve)) == model_facts.CURVE_POINTS
+    assert report.draw_curve([]) == ""
+
+
+def test_names_are_only_text(gather: Gather, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((60, len(NAMES))) < 0.3).astype(np.int8)
+    gather(rng.random(targets.shape).astype(np.float32), targets, NAMES)
+    page, card = read(tmp_path)
+    assert not OBEYED.search(page)
+    assert not OBEYED.search(card)
+    assert "<script>alert" not in page
+    assert page.count("<script") == 1
+    assert {row["class"] for row in read_table(page)} == {pages.cut(name, 60).strip() for name in NAMES}
+    table = card.partition("| class |")[2].partition("\n## ")[0].strip().splitlines()[2:]
+    assert len(table) == len(NAMES)
+    for line in table:
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 8, "no name ends a cell"
+    assert r"\<script>" in card
+
+
+def test_the_card_is_what_the_hub_reads(gather: Gather, tmp_path: Path) -> None:
+    facts = gather(*make_scores(), pretrained_licence="dinov3-license")
+    data: Any = ModelCard(read(tmp_path)[1]).data
+    assert (data.license, data.license_name) == ("other", "dinov3-license")
+    assert (data.library_name, data.pipeline_tag) == ("pytorch", "image-classification")
+    assert data.tags == ["image-classification", "multi-label", "resnet18"]
+    assert data.metrics == ["precision", "recall", "f1", "mAP"]
+    found = {entry.metric_name: entry.metric_value for entry in data.eval_results}
+    assert found == {name: round(facts.metrics[name] or 0, 4) for name in ("OP", "OR", "OF1", "mAP")}
+    gather(*make_scores(), pretrained_licence="no weights")
+    data = ModelCard(read(tmp_path)[1]).data
+    assert data.license == "unknown"
+
+
+def test_one_label_an_image(gather: Gather, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    is_class = rng.integers(0, 3, 300)
+    taken_for = np.where(rng.random(300) < 0.8, is_class, (is_class + 1) % 3)
+    targets, probabilities = np.eye(3, dtype=np.int8)[is_class], np.eye(3, dtype=np.float32)[taken_for] * 0.4
+    facts = gather(probabilities, targets, CLASSES[:3], min_labels=1, max_labels=1)
+    assert facts.has_one_label
+    accuracy = (is_class == taken_for).mean()
+    assert facts.headline[0].value == pytest.approx(accuracy)
+    assert facts.verdict.startswith(f"{accuracy:.0%} of the images get their right class (")
+    data: Any = ModelCard(read(tmp_path)[1]).data
+    assert "single-label" in data.tags
+
+
+def test_without_labels_predictions_or_intervals(
+    gather: Gather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(testing, "BOOTSTRAP_SAMPLES", 0)
+    nothing = np.zeros((20, 4), dtype=np.int8)
+    for probabilities, targets in ((nothing, nothing), (nothing + 0.9, nothing), (nothing, nothing - 1)):
+        facts = gather(probabilities.astype(np.float32), targets)
+        assert "no image has a label, so that nothing can be found" in facts.verdict
+        assert "There are no intervals, since BOOTSTRAP_SAMPLES was 0." in facts.caveats
+        assert facts.numbers[0].value is None
+        page, card = read(tmp_path)
+        assert not re.search(r"\bnan\b", re.sub(r"base64,[^\"]*", "", page + card))
+    assert math.isnan(facts.classes[0].ap)
+
+
+# ---- in a browser ----
+
+
+def test_the_table_sorts(gather: Gather, tmp_path: Path, browser: test_serving_page.Browser) -> None:
+    facts = gather(*make_scores())
+
+    def click(column: int) -> list[str]:
+        browser.evaluate(f"document.querySelectorAll('.sortable th')[{column}].querySelector('button').click()")
+        return browser.evaluate("[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[0].textContent)")
+
+    browser.events.clear()
+    browser.open((tmp_path / "report.html").as_uri())
+    entries = facts.classes
+    assert click(0) == ["bus", "car", "never seen", "truck"]
+    assert click(0) == ["truck", "never seen", "car", "bus"]
+    assert click(1) == [entry.name for entry in sorted(entries, key=lambda entry: entry.positives)]
+    for last in ("ascending", "descending"):
+        sign = 1 if last == "ascending" else -1
+        expected = sorted(entries[:3], key=lambda entry: sign * entry.ap)
+        assert click(7) == [*(entry.name for entry in expected), "never seen"], "what is undefined stays last"
+        assert browser.evaluate("document.querySelectorAll('.sortable th')[7].ariaSort") == last
+    assert not [event for event in browser.events if event["method"] == "Runtime.exceptionThrown"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_in_its_width(
+    gather: Gather, tmp_path: Path, browser: test_serving_page.Browser, scheme: str
+) -> None:
+    gather(*make_scores(), classes=(*CLASSES[:3], "a very long name of a class " * 4))
+    browser.send("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
+    browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    try:
+        browser.open((tmp_path / "report.html").as_uri())
+        assert browser.evaluate("document.documentElement.scrollWidth") == 400
+        colours = {"light": palette.LIGHT, "dark": palette.DARK}[scheme]
+        line = browser.evaluate("getComputedStyle(document.querySelector('.curves .line')).stroke")
+        assert line == f"rgb{ImageColor.getrgb(colours['blue'])}"
+    finally:
+        browser.send("Emulation.clearDeviceMetricsOverride")
+        browser.send("Emulation.setEmulatedMedia", features=[])
+
+
+# ---- with a model ----
+
+
+@pytest.fixture(scope="module")
+def tested(shared_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LOCAL_ROOT after the test of a checkpoint of random weights."""
+    folder = tmp_path_factory.mktemp("tested")
+    torch.manual_seed(0)
+    model = models_factory.make_model("resnet18", 3, image_size=64)
+    checkpoint = {
+        "model_state": model.state_dict(),
+        "model_name": "resnet18",
+        "head": "linear_bn",
+        "classes": ["red", "green", "blue"],
+        "image_size": 64,
+        "resize_rule": "squash",
+        "best_threshold": 0.5,
+    }
+    checkpoints.save(folder / "trained_models" / "best_model.pt", checkpoint)
+    testing.main([*make_small_run(shared_dataset, folder), "--BOOTSTRAP_SAMPLES=20"])
+    return folder
+
+
+def test_maps_of_a_checkpoint_lie_beside_the_photographs(tested: Path) -> None:
+    page = (tested / "predictions" / "report.html").read_text(encoding="utf-8")
+    assert page.count('alt="where it sees ') + page.count("no place speaks for it<br/>") == page.count("✕") > 0
+    assert 'alt="where it sees ' in page
+    assert (tested / "predictions" / "MODEL_CARD.md").is_file()

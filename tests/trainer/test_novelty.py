@@ -1,0 +1,123 @@
+"""trainer/novelty.py: a run leaves what images are compared with where that is cheap; else a test makes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_small_run
+
+import predictor
+import testing
+import training
+from models import checkpoints, novelty
+from models.novelty import REFERENCE_FILE
+
+FROZEN = ["--MODEL_NAME=efficientnet_lite0", "--PRETRAINED_WEIGHTS=default", "--FREEZE_BACKBONE=True"]
+FROZEN += ["--UNFREEZE_BACKBONE_EPOCH=0", "--NUM_EPOCHS=1"]
+SEARCH = [*FROZEN, "--HEAD=linear", "--HEAD_FIT=search", "--USE_POS_WEIGHT=False"]
+QUICK = ["--BOOTSTRAP_SAMPLES=0"]
+
+
+def find_run(folder: Path) -> Path:
+    (path,) = (folder / "trained_models").glob("*/*.pt")
+    return path.with_suffix("")
+
+
+def check(reference: novelty.Reference, checkpoint: Path, images: Path) -> None:
+    """It is of the model in `checkpoint`, and its features are those of its images, in the folder `images`."""
+    assert reference.identity == novelty.identify(checkpoints.load(checkpoint))
+    model = predictor.load(checkpoint, "cpu")
+    features = model.measure_features([str(images / name) for name in reference.names], batch_size=7)
+    np.testing.assert_allclose(reference.features, novelty.normalise(features), atol=2e-3)
+    records = [*model.predict([images / name for name in reference.names])]
+    assert [record.nearest[0] for record in records] == reference.names
+    assert {record.novelty for record in records} == {0.0}
+
+
+@pytest.mark.parametrize(
+    "constants",
+    [SEARCH, [*FROZEN, "--AUGMENTATION=none"], FROZEN, [*FROZEN, "--HEAD=ml_decoder", "--AUGMENTATION=none"]],
+    ids=["search", "whole pictures", "views", "maps"],
+)
+def test_a_frozen_backbone_leaves_a_reference_from_its_kept_features(
+    shared_dataset: Path, tmp_path: Path, constants: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(novelty, "MOST_IMAGES", 20)
+    monkeypatch.setattr(predictor.Predictor, "measure_features", None)
+    training.main([*make_small_run(shared_dataset, tmp_path), *constants])
+    monkeypatch.undo()
+    run = find_run(tmp_path)
+    reference = novelty.read_reference(run / REFERENCE_FILE)
+    assert len(reference.names) == 20
+    check(reference, run.with_suffix(".pt"), shared_dataset / "images" / "train-resized")
+
+
+def test_a_trained_backbone_leaves_one_where_that_is_little_work(
+    shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs over 30 images are 2 x (3 x 30 + 10) passes, of which 10 images are 5 %."""
+    monkeypatch.setattr(novelty, "MOST_IMAGES", 10)
+    arguments = make_small_run(shared_dataset, tmp_path)
+    training.main(arguments)
+    run = find_run(tmp_path)
+    reference = novelty.read_reference(run / REFERENCE_FILE)
+    assert len(reference.names) == 10
+    validated = {Path(path).name for path in np.load(run / "validation_scores.npz")["paths"]}
+    assert not validated & {*reference.names}
+    check(reference, run.with_suffix(".pt"), shared_dataset / "images" / "train-resized")
+
+    monkeypatch.setattr(novelty, "MOST_IMAGES", 11)
+    other = tmp_path / "other"
+    training.main([*make_small_run(shared_dataset, other)])
+    assert not (find_run(other) / REFERENCE_FILE).exists()
+    out = capsys.readouterr().out
+    assert "no reference for the novelty of images yet: 11 training images would have to be computed again" in out
+    assert "testing.py makes it at the first test of labelled images" in out
+
+
+def test_a_test_of_labelled_images_makes_what_the_run_did_not(
+    shared_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = make_small_run(shared_dataset, tmp_path)
+    training.main(arguments)
+    run, images = find_run(tmp_path), shared_dataset / "images"
+    tests = [f"--MODEL_PATH={run.with_suffix('.pt')}", *QUICK, "--PREDICTION_FILES=records"]
+    capsys.readouterr()
+
+    testing.main([*arguments, *tests, f"--TEST_IMAGES_DIR={images / 'test-resized' / '*.jpg'}"])
+    out = capsys.readouterr().out
+    assert not (run / REFERENCE_FILE).exists(), "of images without labels the test would take longer for nothing"
+    assert f"novelty  not known: there is no {REFERENCE_FILE} of this model; a test of labelled images makes it" in out
+
+    testing.main([*arguments, *tests])
+    out = capsys.readouterr().out
+    assert f"saved: {run / REFERENCE_FILE}, 30 training images that others are compared with" in out
+    assert "novelty  compared with 30 training images" in out
+    reference = novelty.read_reference(run / REFERENCE_FILE)
+    check(reference, run.with_suffix(".pt"), images / "train-resized")
+    made = (run / REFERENCE_FILE).stat().st_mtime_ns
+
+    testing.main([*arguments, *tests])
+    assert (run / REFERENCE_FILE).stat().st_mtime_ns == made
+    records = [*predictor.load(run.with_suffix(".pt"), "cpu").predict(images / "test-resized")]
+    (file,) = (path for path in (tmp_path / "predictions").glob("*_records.json") if "test-resized" not in path.name)
+    for written, record in zip(json.loads(file.read_text()), records, strict=True):
+        assert written["novelty"] == pytest.approx(record.novelty, abs=1e-5)
+        assert written["nearest"] == [*record.nearest]
+        assert len(record.nearest) == 5
+    share = np.mean([record.novelty is not None and record.novelty >= 0.99 for record in records])
+    result = json.loads((tmp_path / "predictions" / "evaluate_result.json").read_text())
+    assert result["novelty"]["share_unlike"] == share
+
+
+def test_other_training_images_are_no_reference(
+    shared_dataset: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.main(make_small_run(shared_dataset, tmp_path))
+    next((dataset / "labels" / "train").iterdir()).write_text("0\n1\n2\n")
+    testing.main([*make_small_run(dataset, tmp_path), *QUICK])
+    assert f"the training images of {dataset} are not those of its run\n" in capsys.readouterr().out
+    assert not [*tmp_path.rglob(REFERENCE_FILE)]

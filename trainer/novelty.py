@@ -1,0 +1,182 @@
+"""Keeps what images are compared with: features of training images beside the checkpoint (models/novelty.py).
+
+    keep_reference(run)             # at the end of a run, where it costs next to nothing
+    add_reference(predictor)        # by testing.py, where the run left none
+
+Reads config, as a part of training.py and testing.py.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import config
+import distributed
+import predictor
+import utils
+from dataset.table import Table
+from evaluation.pages import count
+from evaluation.prediction_files import find_base
+from export.engines import TorchRun
+from heads import pool
+from models import checkpoints
+from models.novelty import (
+    REFERENCE_FILE,
+    Reference,
+    choose_rows,
+    find_reference,
+    identify,
+    list_folders,
+    make_reference,
+    save_reference,
+)
+from predictor import Predictor
+from trainer import from_config
+from trainer.build import is_frozen, searches_head
+from trainer.run import Run
+from trainer.training_data import (
+    Data,
+    changes_batches,
+    make_augmentation,
+    measure_gigabytes,
+    read_data,
+    read_whole_features,
+)
+from utils import InputError
+
+LARGEST_SHARE = 0.05  # of what a run's backbone has computed: a reference may cost it so much more
+LATER = "testing.py makes it at the first test of labelled images"
+
+
+def keep_reference(run: Run) -> None:
+    """Write the reference of the run's checkpoint, or say when it will be made. All processes have to call it."""
+    if run.data.fold:  # the model that people use is the average of all folds
+        return
+    rows = choose_rows(len(run.data.train))
+    try:
+        features = read_kept_features(run, rows)
+        if distributed.is_first():
+            _keep(run, rows, features)
+    except InputError as error:  # the run itself is well: its result counts more
+        utils.warn(f"no reference for the novelty of images: {error}; {LATER}")
+
+
+def _keep(run: Run, rows: list[int], features: NDArray[np.float32] | None) -> None:
+    """`keep_reference` for rank 0; `features` are those of the training images `rows`, if they are at hand."""
+    path, checkpoint = run.files.checkpoint, checkpoints.load(run.files.checkpoint)
+    if find_reference(path, checkpoint):  # of an earlier run of this configuration
+        return
+    if features is None and len(rows) > LARGEST_SHARE * count_passes(run):
+        utils.say(
+            f"no reference for the novelty of images yet: {count(len(rows), 'training image')} would have to be "
+            f"computed again, too much for so short a run; {LATER}"
+        )
+        return
+    if features is None:
+        features = compute_features(predictor.load(path, str(run.trainer.device)), run.data.train.select(rows))
+    reference = join(run.data, rows, features, checkpoint)
+    if reference:
+        save_reference(run.files.folder / REFERENCE_FILE, reference)
+
+
+def read_kept_features(run: Run, rows: list[int]) -> NDArray[np.float32] | None:
+    """The features (n, D) of the training images `rows`, where a run keeps such in CACHE_FOLDER; None elsewhere.
+
+    It does while the backbone never trains: next to nothing, or of a head trained on augmented views one pass over
+    these images, once for all runs with this backbone. All processes have to call it.
+    """
+    trainer, table = run.trainer, run.data.train
+    stays_frozen = all(is_frozen(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
+    keeps_features = searches_head(1) or (config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches())
+    if not (stays_frozen and keeps_features):
+        return None
+    keeps_whole = searches_head(1) or not make_augmentation().is_random
+    if not keeps_whole:
+        if not trainer.model.head_pools:  # all positions would be kept
+            return None
+        table, rows = table.select(rows), [*range(len(rows))]
+    if measure_gigabytes(trainer, len(table)) > config.FEATURE_CACHE_GB:
+        return None
+    file = read_whole_features(trainer, table, run.caches, "training images to compare others with")
+    blocks = np.array_split(rows, math.ceil(len(rows) / config.TEST_BATCH_SIZE))  # a head may see all positions
+    return np.concatenate([pool(torch.from_numpy(file[block])).numpy() for block in blocks])
+
+
+def count_passes(run: Run) -> int:
+    """How many images the run's backbone has computed, as forward passes; a training step is about three."""
+    num_train, num_val, total = len(run.data.train), len(run.data.val), 0
+    for epoch in range(1, run.state.epoch + 1):
+        if not is_frozen(epoch):
+            total += 3 * num_train + num_val
+        elif not config.FROZEN_FEATURE_VIEWS or changes_batches():
+            total += num_train + num_val
+    return total
+
+
+def compute_features(model: Predictor, table: Table) -> NDArray[np.float32]:
+    """The features (n, D) of the images of `table`, computed as those of images to be predicted are."""
+    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    title = "training images to compare others with"
+    return model.measure_features(table.paths, config.TEST_BATCH_SIZE, num_workers, title)
+
+
+def join(data: Data, rows: list[int], features: NDArray[np.float32], checkpoint: dict[str, Any]) -> Reference | None:
+    """The reference of the training images `rows` with their `features`; None, said, where there are too few."""
+    train = data.train
+    base = find_base(data.table.paths if data.val_is_drawn else train.paths)  # of the train split
+    names = [Path(train.paths[row]).relative_to(base).as_posix() for row in rows]
+    sources = None if train.groups is None else [train.groups[row] for row in rows]
+    reference = make_reference(features, names, identify(checkpoint), sources)
+    if reference is None:
+        utils.say("no reference for the novelty of images: the training images are of one source, or one picture")
+    return reference
+
+
+def add_reference(model: Predictor) -> None:
+    """Give `model` the reference that its run did not make, if its training images are at hand, and keep the file.
+
+    All processes have to call it. Says what it does, and why it does not.
+    """
+    if model.reference is None and isinstance(model.run, TorchRun):
+        model.reference = distributed.from_first(lambda: _make_missing(model))
+
+
+def _make_missing(model: Predictor) -> Reference | None:
+    """The reference that the run did not make; None, with the reason, where its training images are not at hand."""
+    missing = f"novelty is not known: there is no {REFERENCE_FILE} of this model"
+    expected = model.metadata.get("dataset", {}).get("fingerprint")
+    if expected is None:
+        utils.say(f"{missing}, and it does not say which images it was trained on")
+        return None
+    try:
+        data = read_data()
+    except InputError as error:
+        utils.say(f"{missing}, and {error}")
+        return None
+    if data.table.fingerprint() != expected:
+        utils.say(f"{missing}, and the training images of {config.DATASET_FOLDER} are not those of its run")
+        return None
+    rows = choose_rows(len(data.train))
+    reference = join(data, rows, compute_features(model, data.train.select(rows)), model.metadata)
+    path = list_folders(model.path, model.metadata)[0] / REFERENCE_FILE
+    if reference:
+        try:
+            save_reference(path, reference)
+            utils.say(f"saved: {path}, {len(reference.names):,} training images that others are compared with")
+        except InputError as error:
+            utils.warn(f"{error}; the next test compares anew")
+    return reference
+
+
+def find_training_images(model: Predictor) -> dict[str, str]:
+    """{name in the model's reference: path} of the training images that lie where the constants look for them."""
+    if model.reference is None or not from_config.has_split("train"):
+        return {}
+    base = Path(find_base(from_config.read_split("train").paths))
+    return {name: str(base / name) for name in model.reference.names if (base / name).is_file()}
