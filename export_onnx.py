@@ -33,7 +33,7 @@ if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -152,7 +152,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
 
     Returns the report. The file is marked as failed until it has passed.
     """
-    path = EXPORT_FOLDER / name_file(name, source.metadata["model_name"])
+    path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
     was_marked = mark.exists()
     utils.say(f"making {path}")
@@ -175,12 +175,20 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     return report
 
 
-def name_file(name: str, model_name: str) -> str:
-    """The name of the exported file: `<model>_<checkpoint>` and an ending for the format."""
+def name_file(name: str, metadata: Mapping[str, Any]) -> str:
+    """The name of the exported file: the model, its run's configuration, and an ending for the format.
+
+    Another checkpoint of the run than the selected one adds its own name, such as model_epoch_006. One without a run
+    has only its own name.
+    """
     ending = model_files.EXPORT_FORMATS[name].ending
     if name == "openvino" and EXPORT_FP16:
         ending = f"_fp16{ending}"
-    return f"{checkpoints.name_model(model_name)}_{config.MODEL_PATH.stem}{ending}"
+    configuration = metadata.get("run", "").rpartition("/")[2]
+    words = [checkpoints.name_model(metadata["model_name"]), configuration]
+    if not configuration or config.MODEL_PATH.stem not in (configuration, config.BEST_MODEL_PATH.stem):
+        words.append(config.MODEL_PATH.stem)
+    return f"{'_'.join(filter(None, words))}{ending}"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ PREDICTIONS_FOLDER gets:
 * if TEST_SPLIT has labels: evaluate_result.json with all metrics, and the tables and plots of evaluation/plots.py
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
+
+With labels of the split "test", the test of a run's checkpoint also lies with the run, in the folder beside it:
+test_result.json and test_scores.npz (evaluation/test_results.py).
 """
 
 from __future__ import annotations
@@ -54,15 +57,17 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import plots, prediction_files
+from evaluation import plots, prediction_files, test_results
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
+from evaluation.saved_scores import SavedScores
 from export import engines
 from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
 from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_test_images
+from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
 MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
@@ -253,6 +258,14 @@ def name_engine(model: Predictor) -> str:
     return ", ".join(words)
 
 
+def name_views() -> str:
+    """The views of an image that are averaged, such as "flip, scales 1-1.25"; "" for the image as it is."""
+    words = ["flip"] if TEST_FLIP else []
+    if TEST_SCALES != (1.0,):
+        words.append(f"scales {'-'.join(f'{scale:g}' for scale in TEST_SCALES)}")
+    return ", ".join(words)
+
+
 def write_predictions(predictions: Predictions, name: str) -> None:
     """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
     outputs = [Output(".json", write_indices)]
@@ -314,6 +327,47 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion=class_confusion,
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
+    keep_with_run(result, predictions, images, model)
+
+
+def keep_with_run(
+    result: Mapping[str, Any], predictions: Predictions, images: ImagesToPredict, model: Predictor
+) -> None:
+    """Write the test of a run's checkpoint into the folder of the run, too. Says where, or why not.
+
+    It takes the place of the run's last test. Only a test of other images than those that the run names does not
+    replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
+    """
+    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
+        return
+    folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
+    if folder is None:
+        utils.say(f"this test is not kept with a run: {reason}")
+        return
+    ruler = test_results.make_ruler(images.paths, images.table.targets, model.classes)
+    path, before = folder / test_results.RESULT_FILE, None
+    try:
+        before = test_results.read_test(folder)
+    except InputError as error:
+        utils.warn(f"{error}; this test takes its place")
+    difference = test_results.describe_difference(before.ruler, ruler) if before and not before.stale else ""
+    if difference and not takes_images_of_run(model):
+        utils.warn(
+            f"this test is not kept with its run: {path} is by another ruler ({difference}); if this one shall count, "
+            "delete that file and test again"
+        )
+        return
+    scores = SavedScores(predictions.probabilities, images.table.targets, images.paths, model.classes)
+    test_results.save_test(folder, result, scores, ruler, model.metadata, model.thresholds.tolist(), name_views())
+    utils.say(f"       {path} and {test_results.SCORES_FILE}: the test of the run, by ruler {ruler.fingerprint}")
+    if difference:
+        utils.say(f"       in place of a test by another ruler: {difference}")
+
+
+def takes_images_of_run(model: Predictor) -> bool:
+    """Whether the test images are those that the constants of the model's run name."""
+    constants, theirs = overrides.resolved(config), model.metadata.get("config", {})
+    return all(theirs.get(name) == constants[name] for name in ("DATASET_FOLDER", "TEST_IMAGES_DIR", "TEST_LABELS_DIR"))
 
 
 def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:

@@ -287,12 +287,12 @@ def stop_if_asked(interruption: Interruption) -> None:
 
 
 def finish(run: Run) -> None:
-    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH, and say what came out."""
+    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH if it is the best, and say what came out."""
     if distributed.is_first():
         watching.see_end(run)
-        selected = records.finish(run)
+        selected, about_best = records.finish(run)
         run.logger.add_hparams(overrides.resolved(config), {"best_f1": run.state.best_f1})
-        watching.print_result(run, selected)
+        watching.print_result(run, selected, about_best)
     run.state.finished = True
     records.save_last(run)
     run.interruption.end()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ import metrics
 from dataset import whole_files
 from dataset.array_files import read_arrays
 from dataset.class_names import normalise_saved
+from dataset.table import Table
 from evaluation.tables import guard_cell
+from models import checkpoints
 from utils import InputError, first_line
 
 SCORES_FILE, THRESHOLDS_FILE, THRESHOLDS_TABLE = "validation_scores.npz", "thresholds.npy", "thresholds.csv"
@@ -121,6 +124,41 @@ def save_thresholds(folder: Path, classes: Sequence[str], values: Sequence[float
 
     whole_files.write_atomically(folder / THRESHOLDS_FILE, write_array)
     whole_files.write_atomically(folder / THRESHOLDS_TABLE, write_table)
+
+
+def save_with_scores(path: Path, checkpoint: Mapping[str, Any], scores: SavedScores | None) -> None:
+    """Save `checkpoint` at `path` and, if there are any, the scores that its thresholds were tuned on.
+
+    The checkpoint comes last: whoever finds it finds its scores, too.
+    """
+    if scores:
+        folder = find_folder(path)
+        save_scores(folder / SCORES_FILE, *scores)
+        save_thresholds(folder, checkpoint["classes"], checkpoint["thresholds"])
+    checkpoints.save(path, checkpoint)
+
+
+def find_scores(checkpoint: Path, metadata: Mapping[str, Any]) -> SavedScores | None:
+    """The scores that were saved with the checkpoint X.pt; None where they are missing, or of another checkpoint.
+
+    Raises InputError where they are damaged.
+    """
+    file = find_folder(checkpoint) / SCORES_FILE
+    scores = read_scores(file) if file.is_file() else None
+    return scores if scores and scores.identity in ("", identify(metadata)) else None
+
+
+def find_val_fingerprint(checkpoint: Path, metadata: Mapping[str, Any]) -> str:
+    """Which validation images, labels and classes F1 of a checkpoint X.pt is over: 16 hexadecimal digits.
+
+    They stand in its `metadata` or, for an older run, follow from the scores saved with it. "" where it has none.
+    """
+    if known := metadata.get("dataset", {}).get("val_fingerprint"):
+        return str(known)
+    with suppress(InputError):  # damaged scores say nothing
+        if scores := find_scores(checkpoint, metadata):
+            return Table(scores.paths, scores.targets, scores.classes).fingerprint()
+    return ""
 
 
 def identify(metadata: Mapping[str, Any]) -> str:

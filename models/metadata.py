@@ -9,6 +9,7 @@ is read; whoever uses it afterwards may rely on RULES. Imports no torch: the tab
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -50,6 +51,11 @@ def is_count(value: Any) -> bool:
 def is_name(value: Any) -> bool:
     """Whether `value` is a text that can stand in a line and in a file's name."""
     return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME and value.isprintable()
+
+
+def is_run(value: Any) -> bool:
+    """Whether `value` names a run by its folder, "<model>/<configuration>": no other place can be reached by it."""
+    return isinstance(value, str) and re.fullmatch(r"(?!\.)[\w.+-]{1,200}/(?!\.)[\w.+-]{1,200}", value) is not None
 
 
 def is_threshold(value: Any) -> bool:
@@ -132,6 +138,7 @@ RULES: dict[str, Limit] = {
     # where it comes from
     "best_f1": Limit(is_f1, "a finite number, or null"),
     "chosen_by": NAME,
+    "run": Limit(is_run, "a model and a configuration, with / between them"),
     "fold": COUNT_OR_NONE,
     "fold_of": NAME,
     "epoch": COUNT_OR_NONE,

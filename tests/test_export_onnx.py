@@ -170,6 +170,30 @@ def test_probabilities_come_calibrated_with_their_thresholds(
         assert "this file gives probabilities of CALIBRATION platt: export it again for temperature" in message
 
 
+@pytest.mark.parametrize(
+    ("path", "run", "expected"),
+    [
+        (
+            "/m/best_model.pt",
+            "timm-resnet18/linear_lr0.001_seed0_1a2b3c4d",
+            "timm-resnet18_linear_lr0.001_seed0_1a2b3c4d",
+        ),
+        (
+            "/m/a/linear_lr0.001_seed0_1a2b3c4d.pt",
+            "a/linear_lr0.001_seed0_1a2b3c4d",
+            "timm-resnet18_linear_lr0.001_seed0_1a2b3c4d",
+        ),
+        ("/m/a/seed0/model_epoch_006.pth", "a/seed0", "timm-resnet18_seed0_model_epoch_006"),
+        ("/m/best_model.pt", None, "timm-resnet18_best_model"),
+    ],
+)
+def test_the_name_of_a_file_says_which_run_it_is_of(path: str, run: str | None, expected: str) -> None:
+    config.MODEL_PATH, config.BEST_MODEL_PATH = Path(path), Path("/m/best_model.pt")
+    metadata = {"model_name": "timm/resnet18"} | ({"run": run} if run else {})
+    assert export_onnx.name_file("onnx_int8", metadata) == f"{expected}_int8.onnx"
+    assert export_onnx.name_file("openvino", metadata) == f"{expected}.xml"
+
+
 class Bgr(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -126,9 +126,15 @@ def test_a_checkpoint_predicts_as_its_network_does(
     assert next(iter(larger.predict(paths))).probabilities.shape == (3,)
 
 
+def find_exported(folder: Path, ending: str) -> Path:
+    """The exported file; its name says which run it is of."""
+    (checkpoint,) = (folder / "trained_models").glob("*/*.pt")
+    return folder / "exported_models" / f"test_resnet_{checkpoint.stem}{ending}"
+
+
 @pytest.mark.parametrize("format", FILES)
 def test_exported_files_predict_what_the_checkpoint_does(format: str, folder: Path, paths: list[str]) -> None:
-    path = folder / "exported_models" / f"test_resnet_best_model{FILES[format]}"
+    path = find_exported(folder, FILES[format])
     expected = predict(folder / "trained_models" / "best_model.pt", paths)
     np.testing.assert_allclose(predict(path, paths), expected, atol=0.1 if "int8" in format else 1e-4)
     assert predictor.load(path, "cpu").metadata["image_size"] == [HEIGHT, WIDTH]
@@ -146,7 +152,7 @@ def test_a_checkpoint_in_another_engine(folder: Path, paths: list[str], tmp_path
 
 
 def test_the_service_answers_what_the_predictor_does(folder: Path, paths: list[str]) -> None:
-    path = folder / "exported_models" / "test_resnet_best_model.onnx"
+    path = find_exported(folder, FILES["onnx"])
     model = predictor.load(path, "cpu")
     service = Service(model, "onnxruntime", BatchQueue(model.compute, 4, 0.002, 8), max_pixels=10_000)
     with TestClient(make_app(service, max_bytes=100_000)) as client:

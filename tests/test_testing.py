@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,11 @@ import overrides
 import predictor
 import testing
 from dataset import augmentations, decoding, locks
-from evaluation import prediction_files
+from evaluation import prediction_files, test_results
 from evaluation.prediction_files import RowFile
+from export import engines
 from models import checkpoints
+from trainer.from_config import ImagesToPredict
 
 
 @pytest.fixture
@@ -135,6 +138,134 @@ def test_metrics_are_those_of_the_predictions(folder: Path, shared_dataset: Path
     written = {path.name for path in (folder / "predictions").glob("evaluate_*")}
     pictures = {f"evaluate_{name}.png" for name in ("confusion", "precision_recall", "reliability")}
     assert written == {"evaluate_result.json", "evaluate_classes.csv", *pictures}
+
+
+# ---- the test of a run ----
+
+
+@pytest.fixture
+def run(folder: Path, shared_dataset: Path) -> Path:
+    """The folder of the run whose checkpoint `folder` holds; best_model.pt is a copy of it."""
+    constants = {
+        "DATASET_FOLDER": str(shared_dataset),
+        "TEST_IMAGES_DIR": str(shared_dataset / "images" / "test-resized"),
+        "TEST_LABELS_DIR": str(shared_dataset / "labels" / "test"),
+    }
+    change_checkpoint(folder, run="resnet18/seed0_0a1b2c3d", config=constants)
+    run = folder / "trained_models" / "resnet18" / "seed0_0a1b2c3d"
+    run.mkdir(parents=True)
+    checkpoints.save(run.with_suffix(".pt"), checkpoints.load(folder / "trained_models" / "best_model.pt"))
+    return run
+
+
+def read_test(run: Path) -> test_results.TestResult:
+    test = test_results.read_test(run)
+    assert test is not None
+    return test
+
+
+def test_the_test_of_a_copy_lies_with_its_run(
+    run: Path, folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*make_small_run(shared_dataset, folder), "--BOOTSTRAP_SAMPLES=20"]
+    testing.main(arguments)
+    test = read_test(run)
+    assert f"       {run / 'test_result.json'} and test_scores.npz: the test of the run" in capsys.readouterr().out
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
+    assert test.metrics == pytest.approx(result["metrics"])
+    assert {name: [*ends] for name, ends in test.intervals.items()} == pytest.approx(result["intervals"])
+    assert (test.stale, test.views, test.run) == ("", "", "resnet18/seed0_0a1b2c3d")
+    assert test.thresholds == pytest.approx([0.52] * 3)
+    table = dataset_readers.read_dataset(shared_dataset, split="test")
+    assert test.ruler == test_results.make_ruler(table.paths, table.targets, table.classes)
+    scores, rows = test_results.read_test_scores(run), compute_by_hand(folder, shared_dataset)
+    assert scores.paths == [f"{stem}.jpg" for stem in sorted(rows)]
+    np.testing.assert_allclose(scores.probabilities, [rows[stem] for stem in sorted(rows)], atol=1e-6)
+    np.testing.assert_array_equal(scores.targets, table.targets)
+    testing.main([*arguments, "--TEST_FLIP=True", f"--MODEL_PATH={run.with_suffix('.pt')}"])
+    assert read_test(run).views == "flip"
+    assert read_test(run).ruler == test.ruler
+
+
+def keep_test(
+    dataset: Path, folder: Path, *arguments: str, path: Path | None = None, num_images: int = 12, **changes: Any
+) -> None:
+    """What testing.py does with a test once it is measured. Its probabilities are all one half."""
+    overrides.apply([*make_small_run(dataset, folder), *arguments], config, testing)
+    table = dataset_readers.read_dataset(dataset, split="test").select(range(num_images))
+    values = np.full(table.targets.shape, 0.5, np.float32)
+    path = path or config.MODEL_PATH
+    sidecar = checkpoints.read_sidecar(folder / "trained_models" / "best_model.pt") or {}
+    model: Any = SimpleNamespace(
+        path=path, metadata=sidecar | changes, classes=table.classes, thresholds=np.full(3, 0.5, np.float32)
+    )
+    result = {"engine": "torch", "calibration": "none", "min_labels": 0, "max_labels": 0, "num_images": num_images}
+    result |= {"num_images_left_out": 0, "metrics": {"mAP": 0.5}, "intervals": {}, "classes": {}}
+    predictions: Any = SimpleNamespace(probabilities=values)
+    testing.keep_with_run(result, predictions, ImagesToPredict(table, True, {}), model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "format"),
+    [
+        (["--TEST_SPLIT=train"], "checkpoint"),
+        (["--TEST_SPLIT=val"], "checkpoint"),
+        (["--TEST_ENGINE=openvino", "--TEST_INT8=True"], "checkpoint"),
+        ([], "onnx"),
+        ([], "openvino"),
+        ([], "torchscript"),
+    ],
+)
+def test_other_splits_exported_files_and_int8_leave_the_test_of_the_run_alone(
+    arguments: list[str], format: str, run: Path, folder: Path, shared_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_test(shared_dataset, folder)
+    before = (run / "test_result.json").read_bytes()
+    monkeypatch.setattr(engines, "recognise", lambda path: format)
+    keep_test(shared_dataset, folder, *arguments, num_images=11)
+    assert (run / "test_result.json").read_bytes() == before
+
+
+def test_a_model_that_is_not_the_runs_present_one_is_not_kept_as_its_test(
+    run: Path, folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for changes, words in (
+        ({"epoch": 4}, "its weights are of another epoch or training"),
+        ({"thresholds": [0.1, 0.2, 0.3]}, "its thresholds or its calibration were tuned again"),
+        ({"run": "resnet18/gone"}, f"there is no folder of its run, {run.parent / 'gone'}"),
+        ({"run": None}, "best_model.pt does not say which run it is of: it is an older one, or no run's"),
+    ):
+        keep_test(shared_dataset, folder, **changes)
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.startswith("this test is not kept with a run: ")
+        assert line.endswith(words)
+    assert [*run.iterdir()] == []
+
+
+def test_a_test_of_other_images_takes_the_place_of_the_runs_own_only_if_the_run_names_them(
+    run: Path, folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    constants = (checkpoints.read_sidecar(folder / "trained_models" / "best_model.pt") or {})["config"]
+    others = constants | {"DATASET_FOLDER": "/elsewhere/set"}  # of the run; the test images are of shared_dataset
+    keep_test(shared_dataset, folder, num_images=11, config=others)
+    assert read_test(run).num_images == 11, "there was no test: its ruler says what it is of"
+    keep_test(shared_dataset, folder, config=others)
+    assert read_test(run).num_images == 11
+    message = (
+        f"warning: this test is not kept with its run: {run / 'test_result.json'} is by another ruler (other test "
+        "images (11 and 12)); if this one shall count, delete that file and test again\n"
+    )
+    assert capsys.readouterr().err == message
+    keep_test(shared_dataset, folder, "--TEST_FLIP=True", num_images=11, config=others)
+    assert read_test(run).views == "flip", "the same ruler, wherever the images lie"
+    capsys.readouterr()
+    keep_test(shared_dataset, folder)
+    assert read_test(run).num_images == 12
+    assert "in place of a test by another ruler: other test images (11 and 12)\n" in capsys.readouterr().out
+    (run / "test_result.json").write_text("{}")
+    keep_test(shared_dataset, folder)
+    assert "; this test takes its place" in capsys.readouterr().err
+    assert read_test(run).num_images == 12
 
 
 def test_another_order_of_classes_is_mapped_by_name(folder: Path, shared_dataset: Path) -> None:

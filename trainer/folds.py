@@ -28,13 +28,12 @@ import distributed
 import metrics
 import models_factory
 import utils
-from dataset import locks
 from dataset.batches import as_float_targets
 from dataset.table import Table
 from evaluation import saved_scores, tuning
 from evaluation.saved_scores import SavedScores
 from models import checkpoints
-from trainer import from_config, records, validation
+from trainer import best_model, from_config, records, validation
 from trainer.build import choose_activation, choose_metric, make_objective
 from trainer.run_files import RunFiles
 from trainer.training_data import Data, make_eval_loader, read_data
@@ -67,9 +66,8 @@ def finish(device: torch.device) -> None:
             return
         utils.log_to(files.text_log)
         is_sound = not seen < together.measured["mAP"]
-        if is_sound:
-            save(files, together)
-        print_result(files, together, seen, is_sound)
+        lines = save(files, together) if is_sound else take_last_fold(data)
+        print_result(files, together, seen, is_sound, lines)
 
 
 def combine(data: Data, files: RunFiles) -> Together:
@@ -94,6 +92,7 @@ def combine(data: Data, files: RunFiles) -> Together:
         "epoch": None,
         "fold": 0,
         "fold_of": files.folder.name,
+        "run": files.run,
         "metrics": {},
         "dataset": {"fingerprint": data.table.fingerprint(), "num_train": len(data.table), "num_val": 0},
         "seconds": sum(run["seconds"] for run in found),
@@ -175,16 +174,22 @@ def measure_seen(checkpoint: Checkpoint, table: Table, path: Path, device: torch
     return float(np.nanmean(metrics.average_precision(scores.probabilities, scores.targets)))
 
 
-def save(files: RunFiles, together: Together) -> None:
-    """Save the averaged model with thresholds, beside the folds' own and as BEST_MODEL_PATH."""
+def save(files: RunFiles, together: Together) -> list[str]:
+    """Save the averaged model with thresholds, beside the folds' own. Returns what to say of BEST_MODEL_PATH."""
     files.folder.mkdir(parents=True, exist_ok=True)
-    records.save_with_scores(files.checkpoint, together.checkpoint, together.scores)
-    with locks.hold(saved_scores.find_folder(config.BEST_MODEL_PATH) / locks.LOCK):  # of runs that end together
-        records.save_with_scores(config.BEST_MODEL_PATH, together.checkpoint, together.scores)
+    saved_scores.save_with_scores(files.checkpoint, together.checkpoint, together.scores)
+    return best_model.update(files, together.checkpoint, together.scores)
 
 
-def print_result(files: RunFiles, together: Together, seen: float, is_sound: bool) -> None:
-    """What the folds reached, and what the averaged model is."""
+def take_last_fold(data: Data) -> list[str]:
+    """Copy the last fold's model to BEST_MODEL_PATH. Returns what to say of it."""
+    files = records.name_files(data._replace(fold=config.FOLDS))
+    scores = saved_scores.read_scores(files.folder / saved_scores.SCORES_FILE)
+    return best_model.update(files, checkpoints.load(files.checkpoint), scores, is_chosen=True)
+
+
+def print_result(files: RunFiles, together: Together, seen: float, is_sound: bool, lines: list[str]) -> None:
+    """What the folds reached, what the averaged model is, and the `lines` about BEST_MODEL_PATH."""
     checkpoint, measured, metric = together.checkpoint, together.measured, choose_metric()
     kind = metric.removeprefix("f1_")
     if checkpoint["chosen_by"] != metric:
@@ -206,7 +211,7 @@ def print_result(files: RunFiles, together: Together, seen: float, is_sound: boo
         return
     utils.say(
         f"saved: {files.checkpoint}, the folds' weights averaged",
-        f"       {config.BEST_MODEL_PATH}",
+        *lines,
         "its own F1 was not measured on held-out images, for none are left; the folds' mean is what to quote",
     )
 

@@ -28,7 +28,7 @@ import utils
 from evaluation import saved_scores
 from metrics import Difference
 from models import checkpoints
-from trainer import ladder_report, records, search_trials
+from trainer import best_model, ladder_report, records, search_trials
 from trainer.build import choose_metric, count_steps, is_frozen
 from trainer.interruption import Interruption
 from trainer.ladder_report import Tried
@@ -313,11 +313,11 @@ def finish(ladder: Ladder) -> None:
     draft = ladder.folder / "winner.py"
     try:
         with ladder.space.choose(ladder.kept[winner], draft):
-            records.tune_selected(ladder.best)
-            saved = config.BEST_MODEL_PATH
+            selected, scores = records.tune_selected(ladder.best)
+            copied = best_model.update(ladder.best, selected, scores, is_chosen=True)
     finally:
         draft.unlink(missing_ok=True)
     recipe = ladder.folder / "best.py"
     title = f"{winner[0].upper()}{winner[1:]}: the rung that python search.py kept."
     make_recipe_writer(ladder.space)(ladder.kept[winner], recipe, "\n".join([title, "", *ladder_report.wrap(lines)]))
-    utils.say("", *lines, f"saved: {ladder.best.checkpoint}", f"       {saved}", f"       {recipe}")
+    utils.say("", *lines, f"saved: {ladder.best.checkpoint}", f"       {recipe}", *copied)

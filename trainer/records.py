@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import config
 import distributed
@@ -25,7 +25,7 @@ from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
 from models import checkpoints, low_rank
 from models_factory import MultiLabelModel
-from trainer import from_config, random_state, run_files
+from trainer import best_model, from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_features, choose_metric
 from trainer.doctor import Doctor
 from trainer.run import Run
@@ -69,7 +69,7 @@ def name_files(data: Data) -> RunFiles:
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     weights = config.PRETRAINED_WEIGHTS
     files = [
-        *([] if weights in (None, "default") else [weights]),  # best_model.pt is another one after each run
+        *([] if weights in (None, "default") else [weights]),  # best_model.pt may be another one after each run
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
         *([config.CURRICULUM] if config.CURRICULUM else []),
@@ -297,6 +297,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "best_f1": state.best_f1,
         "chosen_by": name_f1(state.cross_fits),
         "epoch": state.best_epoch,
+        "run": run.files.run,
         **({"fold": data.fold, "fold_of": run.files.fold_of} if data.fold else {}),
         "metrics": measured,
         "config": overrides.resolved(config),
@@ -304,6 +305,9 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
             "fingerprint": data.table.fingerprint(),
             "num_train": len(data.train),
             "num_val": len(data.val),
+            "val_fingerprint": replace(
+                data.val, groups=None
+            ).fingerprint(),  # as it can be computed of saved scores, too
         },
         "environment": checkpoints.describe_environment(str(run.trainer.device)),
         "processes": distributed.count(),
@@ -333,33 +337,29 @@ def save_if_best(run: Run, model: MultiLabelModel, validated: Validation) -> Non
     checkpoints.save(run.files.checkpoint, checkpoint)
 
 
-def tune_selected(files: RunFiles) -> dict[str, Any]:
-    """The run's checkpoint with thresholds and calibration by today's THRESHOLD_* constants, saved in both places.
+class Selected(NamedTuple):
+    """The checkpoint of a run, with thresholds, and the scores that these were tuned on."""
 
-    Beside each lie the scores they were tuned on, thresholds.npy and thresholds.csv.
+    checkpoint: dict[str, Any]
+    scores: saved_scores.SavedScores | None  # None: they are missing, and the thresholds stay as they were
+
+
+def tune_selected(files: RunFiles) -> Selected:
+    """The run's checkpoint with thresholds and calibration by today's THRESHOLD_* constants, as it is saved then.
+
+    Beside it lie the scores they were tuned on, thresholds.npy and thresholds.csv.
     """
-    selected, file = checkpoints.load(files.checkpoint), files.folder / saved_scores.SCORES_FILE
-    scores = saved_scores.read_scores(file) if file.is_file() else None
-    if scores is None or scores.identity not in ("", saved_scores.identify(selected)):
+    selected = checkpoints.load(files.checkpoint)
+    scores = saved_scores.find_scores(files.checkpoint, selected)
+    if scores is None:
         # an earlier run's checkpoint stays, and its folder was deleted; or one was killed between the two files
+        file = files.folder / saved_scores.SCORES_FILE
         utils.warn(f"{file} is missing or of another checkpoint: the thresholds of {files.checkpoint} stay as they are")
-        scores = None
-    else:
-        policy = from_config.choose_policy(len(selected["classes"]))
-        selected |= tuning.tune_checkpoint(selected, scores, policy)
-        save_with_scores(files.checkpoint, selected, scores)
-    with locks.hold(saved_scores.find_folder(config.BEST_MODEL_PATH) / locks.LOCK):  # of runs that end together
-        save_with_scores(config.BEST_MODEL_PATH, selected, scores)
-    return selected
-
-
-def save_with_scores(path: Path, checkpoint: dict[str, Any], scores: saved_scores.SavedScores | None) -> None:
-    """Save `checkpoint` and, if there are any, the scores that its thresholds were tuned on."""
-    folder = saved_scores.find_folder(path)
-    checkpoints.save(path, checkpoint)
-    if scores:
-        saved_scores.save_scores(folder / saved_scores.SCORES_FILE, *scores)
-        saved_scores.save_thresholds(folder, checkpoint["classes"], checkpoint["thresholds"])
+        return Selected(selected, None)
+    policy = from_config.choose_policy(len(selected["classes"]))
+    selected |= tuning.tune_checkpoint(selected, scores, policy) | {"run": files.run}  # an older run did not say it
+    saved_scores.save_with_scores(files.checkpoint, selected, scores)
+    return Selected(selected, scores)
 
 
 def save_epoch(run: Run, model: MultiLabelModel, validated: Validation | None) -> None:
@@ -375,13 +375,15 @@ def save_epoch(run: Run, model: MultiLabelModel, validated: Validation | None) -
         checkpoints.save(run.files.name_epoch(state.epoch), make_checkpoint(run, model, {}) | measured)
 
 
-def finish(run: Run) -> dict[str, Any]:
-    """Tune the selected checkpoint, copy it to BEST_MODEL_PATH, write the run's result and its line in the diary.
+def finish(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Tune the selected checkpoint, bring BEST_MODEL_PATH up to date, write the run's result and its line in the diary.
 
-    Returns the selected checkpoint.
+    Returns the selected checkpoint, and lines that say which run BEST_MODEL_PATH is of. A fold leaves that file alone:
+    the model of all folds is copied.
     """
     files, state, findings = run.files, run.state, [*run.doctor.findings.values()]
-    selected = tune_selected(files)
+    selected, scores = tune_selected(files)
+    lines = [] if run.data.fold else best_model.update(files, selected, scores)
     measured = selected["metrics"]
     best = {"score": selected["best_f1"], "epoch": selected["epoch"], "threshold": selected["best_threshold"]}
     result = {
@@ -416,4 +418,4 @@ def finish(run: Run) -> dict[str, Any]:
             "dataset": str(config.DATASET_FOLDER),
         },
     )
-    return selected
+    return selected, lines

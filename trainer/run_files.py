@@ -32,6 +32,11 @@ class RunFiles(NamedTuple):
     fold_of: str = ""  # the name of the configuration that this is a fold of; "": it is none
 
     @property
+    def run(self) -> str:
+        """The run's name, "<model>/<configuration>"."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
     def checkpoint(self) -> Path:
         """The best model of this configuration."""
         return self.folder.with_name(f"{self.folder.name}.pt")

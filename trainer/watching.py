@@ -315,8 +315,8 @@ def describe_steps(record: dict[str, Any]) -> str:
     return f"{loss} ({reasons} of {record['steps'] + num_left_out} steps)" if words else loss
 
 
-def print_result(run: Run, selected: dict[str, Any]) -> None:
-    """What came out of the run, and which checkpoint was selected."""
+def print_result(run: Run, selected: dict[str, Any], about_best: list[str]) -> None:
+    """What came out of the run, which checkpoint was selected, and the lines `about_best`, the file BEST_MODEL_PATH."""
     state, files, measured = run.state, run.files, selected["metrics"]
     metric = choose_metric()
     threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
@@ -341,7 +341,7 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
         f"{accuracy}mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch "
         f"{selected['epoch']}"
     )
-    lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
+    lines += [f"saved: {files.checkpoint}", f"       {files.curves}", *about_best]
     utils.say(*lines)
     for line in tuning.describe_fallback(selected):
         utils.warn(line)

@@ -33,6 +33,7 @@ def make_metadata() -> dict[str, Any]:
         "threshold_report": {"ECE": {"none": {"in_sample": 0.1}}, "shrinkage": None},
         "best_f1": 0.5,
         "chosen_by": "f1_weighted",
+        "run": "timm-resnet18/linear_bn_224px_lr1e-05_seed0_1a2b3c4d",
         "fold": 2,
         "fold_of": "linear_bn_5folds",
         "epoch": 3,
@@ -105,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
     "threshold_report": {name for name in VALUES if "object" in name or "scale" in name} | {"text as a rate"},
     "best_f1": {"None", "nan", "-1", "0", "1", "1.5"},
     "chosen_by": {"text"},
+    "run": set(),
     "fold": {"None", "0", "1"},
     "fold_of": {"text"},
     "epoch": {"None", "0", "1"},
@@ -138,6 +140,15 @@ def test_a_wrong_type_is_one_line(key: str) -> None:
         else:
             with pytest.raises(InputError, match=r"^model\.pt: [^\n]{,290}$"):
                 pytest.fail(f"{key} may be {name}: {check_metadata(metadata, 'model.pt')[key]!r:.100}")
+
+
+@pytest.mark.parametrize(
+    "run",
+    ["../a", "a/..", "/a", "a/", "a/b/c", "a", ".a/b", "a/.b", "a\\b/c", "a/b\n", "~/a", "C:/a", "a" * 201 + "/b"],
+)
+def test_a_run_is_a_folder_in_a_folder_and_no_other_place(run: str) -> None:
+    with pytest.raises(InputError, match=r"run is .* expected a model and a configuration"):
+        check_metadata({"run": run}, "model.pt")
 
 
 @pytest.mark.parametrize("metadata", [None, "text", [1], 5, {1: 2}, {"config": {("a",): 1}}])

@@ -20,7 +20,7 @@ import search
 import thresholds
 from evaluation import saved_scores
 from metrics import Difference
-from trainer import ladder, ladder_report, records, search_trials
+from trainer import best_model, ladder, ladder_report, records, search_trials
 from trainer.ladder import Estimate, must_stop
 from trainer.ladder_report import Tried
 from trainer.run_files import RunFiles
@@ -154,6 +154,10 @@ class Runs:
         self.tuned: list[RunFiles] = []
         self.constants: dict[str, dict[str, Any]] = {}
 
+    def tune(self, files: RunFiles) -> records.Selected:
+        self.tuned.append(files)
+        return records.Selected({}, None)
+
     def run(self, recipe: Path, log: Path, metric: str, watch: Callable[..., Why | None]) -> Outcome:
         name = recipe.stem
         self.begun.append(name)
@@ -180,7 +184,8 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
 
     monkeypatch.setattr(ladder.Ladder, "take", take)
     monkeypatch.setattr(records, "name_files", name_files)
-    monkeypatch.setattr(records, "tune_selected", made.tuned.append)
+    monkeypatch.setattr(records, "tune_selected", made.tune)
+    monkeypatch.setattr(best_model, "update", lambda files, *others, is_chosen: [f"copied: {files.run}, {is_chosen}"])
     monkeypatch.setattr(search_trials, "run", made.run)
     monkeypatch.setattr(ladder, "read_data", lambda: type("Data", (), {"train": range(64)})())
     return made
@@ -205,6 +210,7 @@ def test_a_rung_is_kept_only_if_it_is_better(runs: Runs, tmp_path: Path, capsys:
     assert "All weights: fell behind ML-Decoder" in lines
     assert "ML-Decoder won" in " ".join(words.split())
     assert [files.folder.name for files in runs.tuned] == ["ml_decoder"]
+    assert lines.endswith("copied: runs/ml_decoder, True\n"), "the winner, whatever the F1 of other runs"
     overrides.apply([str(tmp_path / "searches" / "ladder" / "best.py")], config)
     assert (config.HEAD, config.MODEL_NAME, config.UNFREEZE_BACKBONE_EPOCH) == ("ml_decoder", "resnet34", 0)
     assert config.SAVE_EVERY_MINUTES == 10
