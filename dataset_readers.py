@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dataset.class_names import show_names
+from dataset.csv_files import read_header
 from dataset.files import IMAGE_EXTENSIONS, find_path, list_images, make_absolute
 from dataset.formats import FORMATS
 from dataset.formats.base import Format, ReadOptions
@@ -121,6 +122,12 @@ def list_splits(root: str | Path, format: str = "auto") -> list[str]:
     """Those of "train", "val", "test" that the data set in `root` has."""
     root = make_absolute(root)
     return find_format(recognise_format(root) if format == "auto" else format).list_splits(root)
+
+
+def list_columns(root: str | Path, split: str) -> list[str]:
+    """The columns that each file of `split` has, of a data set in the format csv."""
+    headers = [read_header(file) for file in find_format("csv").files_of_split(make_absolute(root), split)]
+    return [name for name in headers[0] if all(name in header for header in headers)] if headers else []
 
 
 def has_split(root: str | Path, format: str, split: str, labels_dir: str | Path | None = None) -> bool:

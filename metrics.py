@@ -4,6 +4,7 @@
     by_class = measure_classes(probabilities, targets, 0.5)        # {"AP": (C,), "P": (C,), ...}
     intervals, class_intervals = bootstrap(probabilities, targets, 0.5)
     differences = compare(probabilities_a, probabilities_b, targets, 0.5, 0.4)    # {"mAP": Difference(...), ...}
+    p = adjust_holm([difference["mAP"].p for difference in differences_to_many])
 
 Probabilities lie between 0 and 1, both included. A target is 1 for present, 0 for absent, -1 or NaN for unknown. An
 entry is one class of one image; unknown entries count nowhere. `thresholds` is one number or (C,), one for each class;
@@ -15,7 +16,9 @@ the processor's cache, and a million images with 80 classes need little more mem
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +34,10 @@ CLASSES_AT_ONCE = 16  # one cache line holds 16 float32 scores: reading one of t
 RANK_STEPS = 2**14  # steps into which `rank_scores` divides 0...1; a power of two, so that score x RANK_STEPS is exact
 RESAMPLED_AT_ONCE = 2**25  # numbers in a block of the bootstrap: a resample has one an image and eight a class
 RANKED_AT_ONCE = 128  # images of a block of `_resample_ap`: float32 counts so few of them without rounding
-LEVEL = 0.95  # of the intervals of `compare`
+LEVEL = 0.95  # of an interval
+CLASS_METRICS = ("AP", "P", "R", "F1", "accuracy")  # those of `measure_classes`
+STUDENT_STEPS = 20_000  # in which Student's distribution is summed up
+TINY = 1e-12  # in place of 0 where it divides
 TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
 NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
 
@@ -73,13 +79,21 @@ class Measured(NamedTuple):
     by_class: dict[str, NDArray[np.float64]]
 
 
+class Resampled(NamedTuple):
+    """A model's metrics on N images, and in B resamples of these."""
+
+    value: Measured  # (1,) and (1, C)
+    drawn: Measured  # (B,) and (B, C)
+    tallies: Tallies  # of the images
+
+
 class Difference(NamedTuple):
     """What a metric of model b has more than that of model a: a float each, or (C,) where it is of each class."""
 
     value: Any  # b - a, on the images themselves
     low: Any  # ends of the 95 % interval
     high: Any
-    p: Any  # two-sided: how probable so large a difference is where there is none
+    p: Any  # two-sided: how probable so large a difference is where there is none; below .05 where 0 is left out
 
 
 class Curve(NamedTuple):
@@ -188,8 +202,8 @@ def measure(
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels)
-    measured = _metrics_of(tallies, average_precision(probabilities, targets)[None])
-    return {name: float(values[0]) for name, values in measured.items()}
+    measured = _measure_tallies(tallies, average_precision(probabilities, targets)[None])
+    return {name: float(values[0]) for name, values in measured.overall.items()}
 
 
 def measure_classes(
@@ -206,12 +220,12 @@ def measure_classes(
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
     tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels)
-    measured = _class_metrics_of(tallies, average_precision(probabilities, targets)[None])
+    measured = _measure_tallies(tallies, average_precision(probabilities, targets)[None])
     return {
         "positives": tallies.positives[0].astype(np.int64),
         "predicted": tallies.predicted[0].astype(np.int64),
         "threshold": np.broadcast_to(np.asarray(thresholds, dtype=np.float64), probabilities.shape[1]),
-        **{name: values[0] for name, values in measured.items()},
+        **{name: measured.by_class[name][0] for name in CLASS_METRICS},
     }
 
 
@@ -264,31 +278,107 @@ def bootstrap(
     thresholds: float | ArrayLike,
     num_samples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
     min_labels: int = 0,
     max_labels: int = 0,
 ) -> tuple[dict[str, tuple[float, float]], dict[str, NDArray[np.float64]]]:
-    """Confidence intervals of the metrics, by drawing the images again (Efron 1979, percentile intervals).
+    """Confidence intervals of the metrics, as other images of the same kind would have been drawn (Efron 1979).
 
-    Returns ({metric of `measure`: (low, high)}, {AP, P, R, F1, accuracy of `measure_classes`: (2, C) lows and highs}).
+    Returns ({metric of `measure`: (low, high)}, {AP, P, R, F1, accuracy of `measure_classes`: (2, C) lows and highs});
+    `num_classes_in_mAP` has none. They are `find_intervals` of `resample`. The same `seed` draws the same images.
 
-    Each of `num_samples` resamples draws N of the N images with replacement; model and thresholds stay as they are. An
-    interval is the middle share `level` of a metric's values over the resamples. A class without a positive in a
-    resample is left out of the mAP of this resample. A resample without any positive is left out of the interval of
-    mAP; the interval is NaN if no resample has one. The same `seed` draws the same images.
-
-    Raises InputError as `measure` does, and for no resamples or a level that is not between 0 and 1.
+    Raises InputError as `measure` does, for fewer than 2 resamples and a level that is not between 0 and 1.
     """
-    probabilities, targets = as_scores(probabilities, targets, at_least=1)
     if not 0 < level < 1:
         raise InputError(f"bootstrap: level {level} must be between 0 and 1")
-    models = [(probabilities, thresholds)]
-    (measured,) = _measure_resamples(models, targets, num_samples, seed, min_labels, max_labels)
+    found = resample(probabilities, targets, thresholds, num_samples, seed, min_labels, max_labels)
+    return find_intervals(found, level)
+
+
+def resample(
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    thresholds: float | ArrayLike,
+    num_samples: int = 1000,
+    seed: int = 0,
+    min_labels: int = 0,
+    max_labels: int = 0,
+) -> Resampled:
+    """The metrics on the images, and in `num_samples` resamples of N of the N images, drawn with replacement.
+
+    Model and thresholds stay as they are. A resample may lack a class. Were it left out of the means over classes, or
+    counted as 0, they would be means of something else, and all on one side of the metric. So it keeps there what it
+    has on the images themselves. Raises InputError as `bootstrap` does.
+    """
+    probabilities, targets = as_scores(probabilities, targets, at_least=1)
+    (found,) = _resample([(probabilities, thresholds)], targets, num_samples, seed, min_labels, max_labels)
+    return found
+
+
+def find_intervals(
+    resampled: Resampled, level: float = LEVEL
+) -> tuple[dict[str, tuple[float, float]], dict[str, NDArray[np.float64]]]:
+    """What `bootstrap` returns, from the metrics in resamples.
+
+    Every metric is a share, between 0 and 1, and has the score interval of a share (Wilson 1927): all shares v with
+
+        |value - v| <= t sqrt(v (1 - v) / n)
+
+    It contains the value, stays between 0 and 1, and is not empty at 0 and 1. t is Student's, of the number of images
+    less 1 degrees of freedom, and n the number of images on which a plain share would have the standard error of the
+    resamples (Korn and Graubard 1998): for narrow intervals this is value ± t x standard error.
+
+    Of a class, P, R, and accuracy are plain shares of n = its predicted, its positive, and all entries; F1 is
+    2 J / (1 + J), J the share of hits among the entries that are predicted or positive. AP has the standard error of
+    the resamples, t of its positives, and as n at least their number, since the precision at a positive varies by no
+    more than a hit or miss does.
+    """
+    value, drawn, tallies = resampled
+    t = find_t(level, np.array([tallies.num_images - 1]))
     intervals = {}
-    for name, values in measured.overall.items():
-        low, high = _find_interval(values, level)
-        intervals[name] = float(low), float(high)
-    return intervals, {name: _find_intervals(values, level) for name, values in measured.by_class.items()}
+    for name, values in value.overall.items():
+        if name != "num_classes_in_mAP":
+            low, high = _find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)
+            intervals[name] = float(low[0]), float(high[0])
+    return intervals, _find_class_intervals(resampled, level)
+
+
+def _find_class_intervals(resampled: Resampled, level: float) -> dict[str, NDArray[np.float64]]:
+    """{metric of CLASS_METRICS: (2, C) lows and highs}, as `find_intervals` says."""
+    value, drawn, tallies = resampled
+    known, positives, predicted, hits = (counts[0] for counts in tallies[:4])
+    z = np.array([NormalDist().inv_cdf((1 + level) / 2)])
+    counts = {
+        "P": (hits, predicted),
+        "R": (hits, positives),
+        "accuracy": (known - positives - predicted + 2 * hits, known),
+    }
+    intervals = {name: _find_wilson_interval(divide(*pair), pair[1], z) for name, pair in counts.items()}
+    concerned = positives + predicted - hits
+    jaccard = _find_wilson_interval(divide(hits, concerned), concerned, z)
+    intervals["F1"] = 2 * jaccard / (1 + jaccard)
+    ap, error = value.by_class["AP"][0], _find_error(drawn.by_class["AP"])
+    effective = divide(ap * (1 - ap), error**2) * (z / find_t(level, positives - 1)) ** 2
+    intervals["AP"] = _find_wilson_interval(ap, np.maximum(effective, positives), z)
+    return {name: intervals[name] for name in CLASS_METRICS}
+
+
+def _find_score_interval(
+    share: NDArray[np.float64], error: NDArray[np.float64], num: float | NDArray[np.float64], t: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(2, K) the score interval of K shares with these standard errors; of `num` images where all resamples agree."""
+    effective = divide(share * (1 - share), error**2)
+    return _find_wilson_interval(share, np.where(effective > 0, effective, num), t)
+
+
+def _find_wilson_interval(
+    share: NDArray[np.float64], num: NDArray[np.float64], t: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(2, K) ends of Wilson's interval (1927) of K shares, of `num` each; 0 to 1 where that is 0."""
+    width = divide(t**2, num, undefined=1 / TINY)
+    middle = (share + width / 2) / (1 + width)
+    half = np.sqrt(width * share * (1 - share) + width**2 / 4) / (1 + width)
+    return np.stack((np.minimum(middle - half, share).clip(0), np.maximum(middle + half, share).clip(None, 1)))
 
 
 def compare(
@@ -305,25 +395,24 @@ def compare(
     """How much better model b is than model a, {metric of `measure`: `Difference` of b - a}, paired over images.
 
     Each of `samples` resamples draws N of the N images with replacement, the same for both models. What makes an image
-    hard for both is in both, so the interval of the difference is narrower than those of the two metrics. It is the
-    middle 95 % of the differences d* in the resamples, and
+    hard for both is in both, so the interval of the difference is narrower than those of the two metrics. It is
+    difference ± t x its standard deviation over the resamples, t Student's of N - 1 degrees of freedom (the standard
+    interval of Efron and Tibshirani 1993, chapter 12); p is 1 - the level of the widest such interval that leaves out
+    0. A class that a resample lacks keeps there what it has on the images (`resample`). A deviation counts as no less
+    than difference / (N + 1): so much one more image without a difference would make.
 
-        p = 2 min(share of d* <= 0, share of d* >= 0), at least 1 / (samples + 1) and at most 1
-
-    is 1 - the level of the widest such interval that leaves out 0 (Efron and Tibshirani 1993, section 15.4). A class
-    without a positive in a resample is left out of the mAP of both models there; a resample without any positive is
-    left out of the interval and the p of mAP. Of `hamming_loss` and ECE a difference below 0 is the better one. The
-    same `seed` draws the same images, those of `bootstrap`. p is of one comparison: of many, some are small by luck.
+    Of `hamming_loss` and ECE a difference below 0 is the better one. The same `seed` draws the same images, those of
+    `bootstrap`. p is of one comparison: of many, some are small by luck (`adjust_holm`).
 
         difference = compare(probabilities_a, probabilities_b, targets, 0.5, 0.4)["mAP"]
         is_better = difference.low > 0
 
-    Raises InputError as `measure` does, and for no resamples.
+    Raises InputError as `measure` does, and for fewer than 2 resamples.
     """
-    differences, _ = _compare(
+    a, b = _resample_both(
         probabilities_a, probabilities_b, targets, thresholds_a, thresholds_b, samples, seed, min_labels, max_labels
     )
-    return differences
+    return subtract(a, b)
 
 
 def compare_classes(
@@ -339,16 +428,192 @@ def compare_classes(
 ) -> dict[str, Difference]:
     """`compare` for each class: {AP, P, R, F1, accuracy of `measure_classes`: `Difference` of (C,) numbers}.
 
-    A resample without a positive of a class is left out of the interval and the p of this class's AP. All are NaN for
-    the AP of a class without a positive.
+    In place of the N images stand those that a metric is of: of AP, R and F1 the positives of the class, of P the
+    entries that are predicted, by the model with fewer. So two positives show little, and one shows nothing: its
+    interval is -1 to 1, its p 1. All are NaN for the AP of a class without a positive.
     """
-    _, class_differences = _compare(
+    a, b = _resample_both(
         probabilities_a, probabilities_b, targets, thresholds_a, thresholds_b, samples, seed, min_labels, max_labels
     )
-    return class_differences
+    (known, positives, predicted_a, _), predicted_b = (counts[0] for counts in a.tallies[:4]), b.tallies.predicted[0]
+    nums = {"P": np.minimum(predicted_a, predicted_b), "accuracy": known}
+    return {
+        name: _find_difference(
+            b.value.by_class[name][0] - a.value.by_class[name][0],
+            b.drawn.by_class[name] - a.drawn.by_class[name],
+            nums.get(name, positives),
+        )
+        for name in CLASS_METRICS
+    }
 
 
-def _compare(
+def compare_groups(
+    probabilities_a: ArrayLike,
+    probabilities_b: ArrayLike,
+    targets: ArrayLike,
+    thresholds_a: float | ArrayLike,
+    thresholds_b: float | ArrayLike,
+    samples: int = 1000,
+    seed: int = 0,
+    min_labels: int = 0,
+    max_labels: int = 0,
+) -> dict[str, Difference]:
+    """`compare` for models that were trained with several seeds: whether b is better than a with other seeds, too.
+
+    `probabilities_a` is (S_a, N, C), `probabilities_b` (S_b, N, C), of the same N images. Thresholds are one number, or
+    (S, C) with a row a seed. A difference is that of the two means over seeds. With one seed each it is `compare`.
+
+    Both images and seeds vary, as in a hierarchical bootstrap (Davison and Hinkley 1997, section 3.8; Bouthillier et
+    al. 2021). Images are drawn again, the same for all models. Seeds are not: drawn from three of them, their variance
+    comes out a third too small. What they add is known without drawing, the unbiased variance s² / S of each mean. The
+    interval is difference ± t x sqrt(variance over images + s_a² / S_a + s_b² / S_b), with t of the degrees of freedom
+    of Welch (1947) and Satterthwaite (1946).
+
+    Few seeds: s is then hardly known, and t is large: with two seeds each up to 12.7 in place of 1.96, with three 4.3,
+    with five 2.8. So what is found is sound, but of small differences nothing is found. One seed says nothing of how
+    much seeds matter: a group of one adds no variance, and the result is of this one model.
+
+    Raises InputError as `compare` does.
+    """
+    groups = [_as_group(probabilities_a, thresholds_a, "a"), _as_group(probabilities_b, thresholds_b, "b")]
+    models = []
+    for group in groups:
+        for scores, at in group:
+            checked, checked_targets = as_scores(scores, targets, at_least=1)
+            models.append((checked, at))
+    found = _resample(models, checked_targets, samples, seed, min_labels, max_labels)
+    return _subtract_groups(found[: len(groups[0])], found[len(groups[0]) :], LEVEL)
+
+
+def _as_group(probabilities: ArrayLike, thresholds: float | ArrayLike, name: str) -> list[tuple[NDArray, Any]]:
+    """(probabilities (N, C), thresholds) of each seed."""
+    scores, at = np.asarray(probabilities), np.asarray(thresholds)
+    if scores.ndim != 3 or not len(scores):
+        raise InputError(f"probabilities_{name} {scores.shape} must be of the shape (seeds, images, classes)")
+    if at.ndim and (at.ndim != 2 or len(at) != len(scores)):
+        raise InputError(f"thresholds_{name} {at.shape} must be one number, or (seeds, classes) of {len(scores)} seeds")
+    return list(zip(scores, at if at.ndim else [at] * len(scores), strict=True))
+
+
+def adjust_holm(p: ArrayLike) -> NDArray[np.float64]:
+    """The p of K comparisons, (K,), so adjusted that they may be read as if there were one (Holm 1979).
+
+    The smallest is multiplied by K, the next by K - 1, and so on; none comes out below a smaller one, or above 1. That
+    there is no difference in any of those with an adjusted p below .05 has a probability of .05 at most. NaN stays NaN,
+    and is not counted. Raises InputError for what is no probability.
+
+        adjust_holm([0.01, 0.04, 0.03])    # array([0.03, 0.06, 0.06])
+    """
+    p = np.asarray(p, dtype=np.float64)
+    defined = np.flatnonzero(~np.isnan(p))
+    if p.ndim != 1 or not ((p[defined] >= 0) & (p[defined] <= 1)).all():
+        raise InputError(f"adjust_holm: {p.tolist()} are not p of one comparison each: (K,), between 0 and 1")
+    order = defined[np.argsort(p[defined], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return adjusted
+
+
+def subtract(a: Resampled, b: Resampled, level: float = LEVEL) -> dict[str, Difference]:
+    """{metric of `measure`: `Difference` of b - a}: of two models on the same resamples, as in `compare`.
+
+    Or of one model on other images: then the two have to be resampled with different seeds, so that chance is not
+    shared.
+    """
+    return _subtract_groups([a], [b], level)
+
+
+def _subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float) -> dict[str, Difference]:
+    """{metric of `measure`: `Difference` of the mean over models b and that over models a}."""
+    num_images = min(found.tallies.num_images for found in (*a, *b))
+    differences = {}
+    for name in b[0].value.overall:
+        if name == "num_classes_in_mAP":
+            continue
+        values_a, values_b = (np.array([found.value.overall[name] for found in group]) for group in (a, b))
+        drawn_a, drawn_b = (np.mean([found.drawn.overall[name] for found in group], axis=0) for group in (a, b))
+        seeds = [
+            (values.var(axis=0, ddof=1) / len(values), len(values) - 1)
+            for values in (values_a, values_b)
+            if len(values) > 1
+        ]
+        found = _find_difference(
+            values_b.mean(axis=0) - values_a.mean(axis=0),
+            (drawn_b - drawn_a)[:, None],
+            np.array([num_images]),
+            seeds,
+            level,
+        )
+        differences[name] = Difference(*(float(numbers[0]) for numbers in found))
+    return differences
+
+
+def _find_difference(
+    value: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    num: NDArray,
+    seeds: Sequence[tuple[NDArray[np.float64], int]] = (),
+    level: float = LEVEL,
+) -> Difference:
+    """The `Difference` of each of K metrics from its value (K,), b - a, and those in B resamples, (B, K).
+
+    `num` (K,) is of how many images each is; `seeds` are variances (K,) to add, and their degrees of freedom.
+    """
+    variance = np.maximum(_find_error(drawn), np.abs(value) / (num + 1)) ** 2
+    degrees = np.maximum(num - 1, 0).astype(np.float64)
+    if seeds:  # Welch (1947), Satterthwaite (1946)
+        parts = [(variance, np.maximum(degrees, TINY)), *seeds]
+        variance = np.sum([part for part, _ in parts], axis=0)
+        degrees = divide(variance**2, sum(part**2 / count for part, count in parts), undefined=1.0)
+    error = np.sqrt(variance)
+    reach = find_t(level, degrees) * error
+    p = find_p(divide(np.abs(value), error), degrees)
+    low, high = np.maximum(value - reach, -1), np.minimum(value + reach, 1)
+    return Difference(value, low, high, np.where(np.isnan(value), np.nan, p))
+
+
+def _find_error(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard errors (K,) of K metrics: their standard deviations over the resamples, (B, K) or (B,)."""
+    return drawn.reshape(len(drawn), -1).std(axis=0, ddof=1)
+
+
+def find_t(level: float, degrees: NDArray) -> NDArray[np.float64]:
+    """The t (K,) between -t and t of which Student's distribution has `level`, with K `degrees` of freedom.
+
+    A very large one where there are none: then nothing is known.
+
+        find_t(0.95, np.array([2, 1000]))    # array([4.303, 1.962])
+    """
+    t = np.full(len(degrees), 1 / TINY)
+    for count in np.unique(degrees[degrees > 0]):
+        angles, outside = _integrate_student(float(count))
+        t[degrees == count] = np.sqrt(count) * np.tan(np.interp(1 - level, outside[::-1], angles[::-1]))
+    return t
+
+
+def find_p(t: NDArray[np.float64], degrees: NDArray) -> NDArray[np.float64]:
+    """The probability (K,) that Student's distribution is `t` (K,) or more away from 0; 1 with 0 degrees of freedom."""
+    p = np.ones(len(t))
+    for count in np.unique(degrees[degrees > 0]):
+        angles, outside = _integrate_student(float(count))
+        chosen = degrees == count
+        p[chosen] = np.interp(np.arctan(t[chosen] / np.sqrt(count)), angles, outside)
+    return p
+
+
+@functools.lru_cache(maxsize=256)
+def _integrate_student(degrees: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Angles, rising from 0, and the probability that Student's t is sqrt(degrees) x tan(angle) or more away from 0.
+
+    The density of the angle is cos(angle)^(degrees - 1), up to a factor.
+    """
+    angles = np.linspace(0, min(np.pi / 2, 12 / np.sqrt(degrees)), STUDENT_STEPS + 1)
+    density = np.cos(angles) ** (degrees - 1)
+    areas = density[1:] + density[:-1]
+    return angles, np.append(areas[::-1].cumsum()[::-1], 0) / areas.sum()
+
+
+def _resample_both(
     probabilities_a: ArrayLike,
     probabilities_b: ArrayLike,
     targets: ArrayLike,
@@ -358,46 +623,32 @@ def _compare(
     seed: int,
     min_labels: int,
     max_labels: int,
-) -> tuple[dict[str, Difference], dict[str, Difference]]:
-    """What `compare` and what `compare_classes` returns."""
+) -> list[Resampled]:
+    """Both models on the same resamples."""
     scores_a, targets = as_scores(probabilities_a, targets, at_least=1)
     scores_b, _ = as_scores(probabilities_b, targets)
     models = (scores_a, thresholds_a), (scores_b, thresholds_b)
-    drawn_a, drawn_b = _measure_resamples(models, targets, samples, seed, min_labels, max_labels)
-    differences, class_differences = {}, {}
-    value_a, value_b = (measure(scores, targets, at, min_labels, max_labels) for scores, at in models)
-    for name, value in value_b.items():
-        drawn = drawn_b.overall[name] - drawn_a.overall[name]
-        found = _find_difference(np.array([value - value_a[name]]), drawn[:, None])
-        differences[name] = Difference(*(float(numbers[0]) for numbers in found))
-    value_a, value_b = (measure_classes(scores, targets, at, min_labels, max_labels) for scores, at in models)
-    for name, drawn in drawn_b.by_class.items():
-        class_differences[name] = _find_difference(value_b[name] - value_a[name], drawn - drawn_a.by_class[name])
-    return differences, class_differences
+    return _resample(models, targets, samples, seed, min_labels, max_labels)
 
 
-def _find_difference(value: NDArray[np.float64], drawn: NDArray[np.float64]) -> Difference:
-    """The `Difference` of each of C metrics from its value (C,), b - a, and those in B resamples, (B, C)."""
-    low, high = _find_intervals(drawn, LEVEL)
-    num_defined = (~np.isnan(drawn)).sum(axis=0)
-    num_wrong = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0))  # a NaN is neither
-    p = divide(2 * num_wrong, num_defined, undefined=np.nan)
-    return Difference(value, low, high, np.clip(p, 1 / (num_defined + 1), 1))
-
-
-def _measure_resamples(
+def _resample(
     models: Sequence[tuple[Floats, float | ArrayLike]],
     targets: NDArray,
     num_samples: int,
     seed: int,
     min_labels: int,
     max_labels: int,
-) -> list[Measured]:
-    """Every metric of each of `models`, (probabilities, thresholds), in `num_samples` resamples, the same for all."""
-    if num_samples < 1:
-        raise InputError(f"a bootstrap needs 1 resample or more, not {num_samples}")
+) -> list[Resampled]:
+    """`resample` of each of `models`, (probabilities, thresholds), all on the same resamples."""
+    if num_samples < 2:
+        raise InputError(f"a bootstrap needs 2 resamples or more, not {num_samples}")
     num_images, num_classes = targets.shape
     rng = np.random.default_rng(seed)
+    tallies = [_tally(scores, targets, at, min_labels, max_labels) for scores, at in models]
+    values = [
+        _measure_tallies(tally, average_precision(scores, targets)[None])
+        for tally, (scores, _) in zip(tallies, models, strict=True)
+    ]
     chunks: list[list[Measured]] = [[] for _ in models]
     for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // max(num_images, 8 * num_classes))):
         # A resample is kept as how often it has each image, so no scores are copied, and what is computed for an image
@@ -405,37 +656,19 @@ def _measure_resamples(
         counts = np.empty((num_images, chunk.stop - chunk.start), dtype=np.float32)
         for column in counts.T:
             column[:] = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-        for (probabilities, thresholds), measured in zip(models, chunks, strict=True):
-            ap = np.stack([_resample_ap(*entries, counts) for entries in read_classes(probabilities, targets)], axis=1)
-            tallies = _tally(probabilities, targets, thresholds, min_labels, max_labels, counts)
-            measured.append(Measured(_metrics_of(tallies, ap), _class_metrics_of(tallies, ap)))
+        for (scores, at), value, measured in zip(models, values, chunks, strict=True):
+            ap = np.stack([_resample_ap(*entries, counts) for entries in read_classes(scores, targets)], axis=1)
+            drawn = _tally(scores, targets, at, min_labels, max_labels, counts)
+            measured.append(_measure_tallies(drawn, ap, value.by_class))
     return [
-        Measured(_join([chunk.overall for chunk in measured]), _join([chunk.by_class for chunk in measured]))
-        for measured in chunks
+        Resampled(value, Measured(*(_join([part[kind] for part in measured]) for kind in (0, 1))), tally)
+        for value, measured, tally in zip(values, chunks, tallies, strict=True)
     ]
 
 
 def _join(chunks: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
     """The values of all resamples by name, from those of each chunk of resamples."""
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _find_interval(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """(low, high) of the middle share `level` of (B,) values, without those that are NaN."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return np.full(2, np.nan)
-    return np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
-
-
-def _find_intervals(values: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """(2, C) the `_find_interval` of each column of (B, C) values."""
-    intervals = np.full((2, values.shape[1]), np.nan)
-    is_whole = ~np.isnan(values).any(axis=0)  # these columns at once
-    intervals[:, is_whole] = np.quantile(values[:, is_whole], ((1 - level) / 2, (1 + level) / 2), axis=0)
-    for c in np.flatnonzero(~is_whole):
-        intervals[:, c] = _find_interval(values[:, c], level)
-    return intervals
 
 
 def predict(probabilities: ArrayLike, thresholds: float | ArrayLike, min_labels: int = 0, max_labels: int = 0) -> Bools:
@@ -525,8 +758,8 @@ def find_bins(probabilities: Floats) -> NDArray[np.int64]:
     return np.maximum(np.ceil(probabilities * np.float64(NUM_BINS)).astype(np.int64), 1) - 1
 
 
-def divide(numerator: ArrayLike, denominator: ArrayLike, undefined: float = 0.0) -> NDArray[np.float64]:
-    """Elementwise division, in float64; the result is `undefined` where the denominator is 0."""
+def divide(numerator: ArrayLike, denominator: ArrayLike, undefined: ArrayLike = 0.0) -> NDArray[np.float64]:
+    """Elementwise division, in float64; the result is `undefined`, one number or more, where the denominator is 0."""
     numerator, denominator = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     return np.divide(numerator, denominator, out=np.full_like(numerator, undefined), where=denominator != 0)
 
@@ -610,17 +843,28 @@ def _find_top(scores: Floats, count: int) -> Bools:
     return top
 
 
-def _metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Every metric of `measure`, (B,) each, from the tallies and the AP (B, C)."""
+def _measure_tallies(
+    tallies: Tallies, ap: NDArray[np.float64], kept: Mapping[str, NDArray[np.float64]] | None = None
+) -> Measured:
+    """Every metric from the tallies and the AP (B, C). `kept`: those of each class, (1, C), as `_class_metrics_of`."""
+    by_class = _class_metrics_of(tallies, ap, kept)
+    return Measured(_metrics_of(tallies, by_class), by_class)
+
+
+def _metrics_of(tallies: Tallies, by_class: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Every metric of `measure`, (B,) each, from the tallies and the metrics of each class (B, C)."""
     positives, predicted, hits, num_images = tallies.positives, tallies.predicted, tallies.hits, tallies.num_images
     num_known, num_positives, num_predicted, num_hits = (values.sum(axis=1) for values in tallies[:4])
-    f1 = f_beta_of(hits, predicted, positives)
+    ap, f1 = by_class["AP"], by_class["F1"]
     in_map = ~np.isnan(ap)
-    averages_top = _averages_of(tallies.hits_top, tallies.predicted_top, positives)
+    averages = _averages_of(by_class["P"], by_class["R"], hits, predicted, positives)
+    averages_top = _averages_of(
+        by_class["P_top"], by_class["R_top"], tallies.hits_top, tallies.predicted_top, positives
+    )
     return {
         "mAP": divide(np.where(in_map, ap, 0).sum(axis=1), in_map.sum(axis=1), undefined=np.nan),
         "num_classes_in_mAP": in_map.sum(axis=1),
-        **_averages_of(hits, predicted, positives),
+        **averages,
         **{f"{name}_top{TOP}": values for name, values in averages_top.items()},
         "f1_micro": f_beta_of(num_hits, num_predicted, num_positives),
         "f1_macro": f1.mean(axis=1),
@@ -629,36 +873,54 @@ def _metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, NDArray[
         "exact_match": tallies.exact / num_images,
         "hamming_loss": divide(num_positives + num_predicted - 2 * num_hits, num_known),
         "sample_accuracy": tallies.jaccard / num_images,
-        "label_accuracy": _class_metrics_of(tallies, ap)["accuracy"].mean(axis=1),
+        "label_accuracy": by_class["accuracy"].mean(axis=1),
         "ECE": divide(np.abs(tallies.gaps).sum(axis=1), num_known),
     }
 
 
 def _averages_of(
-    hits: NDArray[np.float64], predicted: NDArray[np.float64], positives: NDArray[np.float64]
+    class_precision: NDArray[np.float64],
+    class_recall: NDArray[np.float64],
+    hits: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    positives: NDArray[np.float64],
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1 over classes (C...) and over all entries (O...), (B,) each, from counts (B, C)."""
-    class_precision, class_recall = divide(hits, predicted).mean(axis=1), divide(hits, positives).mean(axis=1)
+    """Precision, recall and F1 over classes (C...) and over all entries (O...), (B,) each, all from (B, C)."""
+    mean_precision, mean_recall = class_precision.mean(axis=1), class_recall.mean(axis=1)
     num_hits, num_predicted, num_positives = hits.sum(axis=1), predicted.sum(axis=1), positives.sum(axis=1)
     return {
-        "CP": class_precision,
-        "CR": class_recall,
-        "CF1": divide(2 * class_precision * class_recall, class_precision + class_recall),
+        "CP": mean_precision,
+        "CR": mean_recall,
+        "CF1": divide(2 * mean_precision * mean_recall, mean_precision + mean_recall),
         "OP": divide(num_hits, num_predicted),
         "OR": divide(num_hits, num_positives),
         "OF1": f_beta_of(num_hits, num_predicted, num_positives),
     }
 
 
-def _class_metrics_of(tallies: Tallies, ap: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Every metric of a class, (B, C) each, from the tallies and the AP (B, C)."""
-    known, positives, predicted, hits = tallies[:4]
+def _class_metrics_of(
+    tallies: Tallies, ap: NDArray[np.float64], kept: Mapping[str, NDArray[np.float64]] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Every metric of a class, (B, C) each, from the tallies and the AP (B, C): CLASS_METRICS, P_top and R_top.
+
+    A resample may have drawn no positive of a class, or nothing that is predicted as it. The class then has there what
+    it has on the images themselves, which is `kept` (1, C). Without `kept` AP is NaN then, and the others are 0.
+    """
+    known, positives, predicted, hits, predicted_top, hits_top = tallies[:6]
+    counts = {
+        "P": (hits, predicted),
+        "R": (hits, positives),
+        "F1": (2 * hits, np.where(positives > 0, positives + predicted, 0)),
+        "accuracy": (known - positives - predicted + 2 * hits, known),
+        "P_top": (hits_top, predicted_top),
+        "R_top": (hits_top, positives),
+    }
     return {
-        "AP": ap,
-        "P": divide(hits, predicted),
-        "R": divide(hits, positives),
-        "F1": f_beta_of(hits, predicted, positives),
-        "accuracy": divide(known - positives - predicted + 2 * hits, known),
+        "AP": ap if kept is None else np.where(np.isnan(ap), kept["AP"], ap),
+        **{
+            name: divide(numerator, denominator, undefined=0.0 if kept is None else kept[name])
+            for name, (numerator, denominator) in counts.items()
+        },
     }
 
 

@@ -9,7 +9,8 @@ PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
 * the files that PREDICTION_FILES asks for
-* if TEST_SPLIT has labels: evaluate_result.json with all metrics, and the tables and plots of evaluation/plots.py
+* if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py, and
+  slices.csv with the metrics of each slice of SLICES
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
 
@@ -25,12 +26,13 @@ from typing import Literal
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
-from limits import OffOrCount, Scales
+from limits import OffOrMany, Scales
 
 # ---- What testing writes, and how it predicts ----
 PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
 PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # further files
-BOOTSTRAP_SAMPLES: OffOrCount = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+BOOTSTRAP_SAMPLES: OffOrMany = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
+SLICES: tuple[str, ...] = ()  # metrics by slice: columns of the csv, or expressions over paths with one group (...)
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
 TEST_SCALES: Scales = (1.0,)  # average also over these sizes, times the model's; files of one size: only (1.0,)
 TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: by the file; torch for checkpoints
@@ -57,7 +59,7 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import plots, prediction_files, test_results
+from evaluation import plots, prediction_files, slices, test_results
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from evaluation.saved_scores import SavedScores
@@ -66,7 +68,7 @@ from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
 from trainer import from_config
-from trainer.from_config import ImagesToPredict, read_test_images
+from trainer.from_config import ImagesToPredict, read_slicings, read_test_images
 from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
@@ -101,6 +103,7 @@ def test(device: torch.device) -> None:
     )
     images = read_test_images(model)
     print_configuration(model, images)
+    slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}
 
     name = name_rows(model, images.paths, int8_images)
     row_file = PREDICTIONS_FOLDER / f"{name}.partial"
@@ -128,7 +131,7 @@ def test(device: torch.device) -> None:
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
                 write_predictions(predictions, name_predictions(model, images.paths))
                 if images.has_labels:
-                    evaluate(predictions, images, model)
+                    evaluate(predictions, images, model, slicings)
     distributed.wait()  # until rank 0 has written everything, the rows have to stay
     for file in PREDICTIONS_FOLDER.glob(f"{name}*.partial"):  # also those that another number of processes left
         file.unlink(missing_ok=True)
@@ -276,8 +279,16 @@ def write_predictions(predictions: Predictions, name: str) -> None:
         utils.say(f"saved: {path}")
 
 
-def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor) -> None:
-    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything."""
+def evaluate(
+    predictions: Predictions,
+    images: ImagesToPredict,
+    model: Predictor,
+    slicings: Mapping[str, Mapping[str, NDArray[np.intp]]],
+) -> None:
+    """Measure the predictions, with 95 % bootstrap intervals over images. Prints the metrics, and saves everything.
+
+    `slicings` are {name: {slice: rows of its images}}.
+    """
     warn_of_missing_labels(images.table.targets)
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
@@ -290,6 +301,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion = metrics.confuse_classes(predictions.probabilities, images.table.targets)
         measured = {"accuracy": measured["exact_match"], **measured}
         intervals = {"accuracy": intervals["exact_match"], **intervals} if intervals else {}
+    sliced = slices.measure_slicings(slicings, *scores, BOOTSTRAP_SAMPLES, **limits)
     columns = metrics.measure_classes(*scores, **limits)
     for name, (low, high) in class_intervals.items():
         columns |= {f"{name}_low": low, f"{name}_high": high}
@@ -309,9 +321,13 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
             name: {column: _null_if_nan(values[c].item()) for column, values in columns.items()}
             for c, name in enumerate(model.classes)
         },
+        "slices": slices.to_dict(sliced),
     }
     print_metrics(result["metrics"], result["intervals"])
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
+    if sliced:
+        slices.print_slicings(sliced)
+        slices.save_csv(PREDICTIONS_FOLDER / f"slices{ending}.csv", sliced)
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
     confusion = metrics.confusion(*scores, **limits)
@@ -449,15 +465,9 @@ def print_metrics(measured: Mapping[str, Any], intervals: Mapping[str, Sequence[
         digits = 0 if name.startswith("num_") else 4
         cells = [format_numbers([value], digits)]
         if intervals:
-            cells.append(format_numbers(intervals[name], digits))
+            cells.append(format_numbers(intervals[name], digits) if name in intervals else "")
         grid.add_row(name, *cells)
     utils.make_console().print(grid)
-    fewest, count = intervals.get("num_classes_in_mAP", [None])[0], measured["num_classes_in_mAP"]
-    if fewest is not None and fewest < count:
-        utils.say(
-            f"the interval of mAP is of means over {fewest:.0f} or more of {count:.0f} classes: a resample leaves out "
-            "those of which it drew no positive"
-        )
 
 
 def format_numbers(numbers: Sequence[float | None], digits: int) -> str:

@@ -11,20 +11,25 @@ Reads config.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 import config
 import dataset_readers
 from dataset import bad_images
+from dataset.class_names import show_names, to_nfc
 from dataset.formats.base import SPLITS, ReadOptions
 from dataset.image_selection import select_images
 from dataset.table import Table, map_classes
+from evaluation import slices
 from predictor import Predictor
 from thresholds import Policy
-from utils import InputError
+from utils import InputError, suggest
 
 
 class ImagesToPredict(NamedTuple):
@@ -153,7 +158,7 @@ def read_split(split: str, options: ReadOptions | None = None) -> Table:
     """The images and labels of `split`, read with `options`; None: those of the constants.
 
     The training split includes the images of EXTRA_DATASET_FOLDERS. Images of EXCLUDE_LIST are left out, except from
-    the test split.
+    the test split. With a `group_column` among the options, groups are its cells, whatever GROUP_PATTERN says.
     """
     folders: list[str | Path] = [config.DATASET_FOLDER]
     if split == "train":
@@ -168,12 +173,52 @@ def read_split(split: str, options: ReadOptions | None = None) -> Table:
         images_dir=images_dir,
         labels_dir=labels_dir,
         classes=config.CLASSES,
-        group_pattern=config.GROUP_PATTERN,
+        group_pattern=None if options and options.group_column else config.GROUP_PATTERN,
         options=options or make_options(),
     )
     if config.EXCLUDE_LIST and split != "test":
         table = dataset_readers.exclude(table, config.EXCLUDE_LIST, config.DATASET_FOLDER)
     return table
+
+
+def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[str, NDArray[np.intp]]]:
+    """The rows of each slice of `paths`, images of TEST_SPLIT: {name of `names` (SLICES): {slice: rows}}.
+
+    A name is a column of the data set's csv, or a regular expression with one group, which is searched in whole paths.
+    Raises InputError for what is neither, for what is both, for a pattern that finds nothing, and for too many slices.
+    """
+    format = choose_format(config.TEST_SPLIT)
+    columns = dataset_readers.list_columns(config.DATASET_FOLDER, config.TEST_SPLIT) if format == "csv" else []
+    slicings = {}
+    for name in names:
+        is_column, is_pattern = to_nfc(name) in columns, slices.is_pattern(name)
+        if is_column and is_pattern:
+            raise InputError(
+                f"SLICES {name!r} is a column of the csv, and a regular expression with one group, too: rename the "
+                f"column, or write the expression as '(?:){name}'"
+            )
+        if is_pattern:
+            slicings[name] = slices.find_rows(name, slices.find_in_paths(name, paths))
+        elif is_column:
+            slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
+        elif columns:
+            raise InputError(
+                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}{suggest(name, columns)}, which has "
+                f"{show_names(columns)}, and no regular expression over paths with one group (...)"
+            )
+        else:
+            raise InputError(
+                f"SLICES {name!r} is no regular expression over paths with one group (...); columns are only read from "
+                f"a data set in the format csv, and {config.DATASET_FOLDER} is read as {format}"
+            )
+    return slicings
+
+
+def read_column(name: str, paths: Sequence[str]) -> list[str]:
+    """The cells of the column `name` of the data set's csv, for the images of `paths`, all of TEST_SPLIT."""
+    table = read_split(config.TEST_SPLIT, replace(make_options(), group_column=name))
+    cells = dict(zip(table.paths, table.groups or (), strict=True))
+    return [cells[path] for path in paths]
 
 
 def advise_on_labels(split: str) -> str:

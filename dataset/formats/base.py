@@ -28,6 +28,7 @@ class ReadOptions:
     separator: Separator = "auto"  # csv: between the names in a cell; auto: recognised from the whole column
     minus_one: MinusOne = "auto"  # of labels 1, 0 and -1; auto: unknown where 0 occurs, too
     label_columns: tuple[str, ...] = ()  # csv: the column of names, or those of the classes; (): recognised
+    group_column: str | None = None  # csv: the column whose cells become the table's groups; None: `group`
     no_label_names: tuple[str, ...] = ()  # all formats: labels which say that an image has none
     unknown_names: Literal["error", "skip"] = "error"  # all formats: of a label whose name is no class
     count_crowds: bool = True  # coco_json: whether an annotation of a crowd makes its class present

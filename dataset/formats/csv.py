@@ -363,6 +363,8 @@ def read_files(
     if source.split == "test" and image is None and labelled and all(map(lists_images_only, chosen)):
         return read_unlabelled(source, require_one(chosen, source.split), labelled, base)
     columns = {file: choose_columns(file, source.root, source.options.label_columns, image) for file in chosen}
+    if source.options.group_column is not None:
+        columns = {file: found._replace(group=source.options.group_column) for file, found in columns.items()}
     if not columns[chosen[0]].split:
         require_one(chosen, source.split)
     every = list(dict.fromkeys(chain(chosen, *files.values())))
@@ -443,7 +445,7 @@ def read_by_names(source: SplitSource, file: Path, columns: Columns, names: Name
     """The table of the rows of the split in a file with a column of names."""
     names_in, index, one_a_row = names
     found = list_rows(source, file, columns)
-    rows, found = make_rows(source, unite_rows(found) if one_a_row else found, base, index.classes)
+    rows, found = make_rows(source, unite_rows(found, columns.group) if one_a_row else found, base, index.classes)
     for where, image, group, cells in found:
         present = index.find_all([name for cell in cells for name in names_in[cell]], where)
         rows.add(image, mark_columns(present, (), len(index.classes), where), where, group)
@@ -470,11 +472,13 @@ def list_rows(source: SplitSource, file: Path, columns: Columns) -> Iterator[Row
         yield Row(where, cells[0], cells[at] if columns.group is not None else "", cells[rest:])
 
 
-def unite_rows(rows: Iterable[Row]) -> Iterator[Row]:
-    """A row for each image, with the cells of all its rows."""
+def unite_rows(rows: Iterable[Row], group: str | None) -> Iterator[Row]:
+    """A row for each image, with the cells of all its rows. Raises InputError where the column `group` differs."""
     by_image: dict[str, Row] = {}
     for row in rows:
         first = by_image.setdefault(row.image, row._replace(cells=[]))
+        if row.group != first.group:
+            raise InputError(f"{row.where}: {row.image[:300]!r} has another {group!r} here than at {first.where}")
         first.cells.extend(row.cells)
     yield from by_image.values()
 
