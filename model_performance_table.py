@@ -14,9 +14,10 @@ the test that testing.py left in the run's folder; to compare, also the test's s
 
 from __future__ import annotations
 
+import functools
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,17 +25,9 @@ import overrides  # isort: skip  # before config: it tells a mistake there in on
 import config
 from dataset.image_sizes import as_size
 from dataset.json_files import read_json
-from evaluation import tables
-from evaluation.run_rows import (
-    TEST,
-    find_blocks,
-    find_row,
-    group_by,
-    identify_configuration,
-    make_rows,
-    separate_copies,
-    sort_rows,
-)  # fmt: skip
+from evaluation import run_rows, tables
+from evaluation.pages import count
+from evaluation.run_rows import TEST, identify_configuration, separate_copies
 from evaluation.tables import DIFFERENCE, Frame, Layout
 from models import checkpoints
 from models.metadata import check_metadata, is_measured
@@ -42,6 +35,8 @@ from utils import InputError, run_script, say, suggest
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from evaluation.test_results import TestResult
 
 # ---- Table ----
 SORT_BY: str = "best_f1"  # any column: best_f1 is what the run chose by on the validation split; test_...: of its test
@@ -52,19 +47,17 @@ GROUP_MODE: Literal["best", "mean"] = "best"  # of such a group: best, its best 
 CHECKPOINTS_ROOT: Path = config.TRAINED_MODELS_FOLDER
 CHECKPOINT_GLOB: str = "*/*.pt"  # within CHECKPOINTS_ROOT
 COLUMNS: tuple[str, ...] = (
-    "best_f1", "mAP", "test_mAP", "differing", "test_f1_weighted", "CF1", "OF1", "epoch", "run"
+    "best_f1", "mAP", "test_mAP", "differing", "test_f1_weighted", "CF1", "OF1", "epoch", "runs", "run"
 )  # fmt: skip  # shown, in order; differing: all constants in which the runs differ; also any column of --csv; () all
 
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
-LOWER_IS_BETTER = ("hamming_loss", "ECE")  # of the metrics; of MEASURED only best_f1 has a better side
 MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
-MAX_CLASSES = 40  # that --diff shows in the terminal and in tables for people; --csv has them all
 
 
 def main(arguments: list[str]) -> None:
-    compared, arguments = tables.take_option(arguments, "--diff", "A", "B")
+    names, arguments = tables.take_option(arguments, "--diff", "A", "B")
     picture, arguments = tables.take_option(arguments, "--plot", "FILE.png")
     mode, arguments = tables.take_mode(arguments)
     overrides.apply(arguments, config, sys.modules[__name__])
@@ -72,24 +65,27 @@ def main(arguments: list[str]) -> None:
     runs: Frame = read_runs(CHECKPOINTS_ROOT, CHECKPOINT_GLOB)
     check_names(runs)
     rows, lines = rank(runs)
-    if compared:
-        print_difference(runs, rows, *compared, mode)
+    if names:
+        compare_two(runs, rows, names, mode)
         return
-    legend = []
+    legend: list[str] = []
     if AGAINST:
-        rows, legend = compare_with_reference(rows, lines)
+        from evaluation.run_comparison import compare_rows
+
+        rows, legend = compare_rows(rows, lines, AGAINST, SORT_BY, CHECKPOINTS_ROOT)
     if picture:
-        draw(rows, Path(picture[0]))
+        plot(runs, rows, Path(picture[0]))
+
     shown = rows if mode == "--csv" else rows[choose_columns(rows)]
-    layout = Layout(lines, find_best(rows, lines), legend)
+    layout = Layout(lines, run_rows.find_best(rows, lines, SORT_BY), legend)
+    if not mode:
+        tables.print_text(shown, describe(runs, rows), layout, kept="run")
+        return
+    tables.PRINTERS[mode](shown, layout)
+    notes = describe(runs, rows)
     if mode == "--csv":
-        say(*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend, stream=sys.stderr)
-    notes = [] if mode == "--csv" else describe(runs, rows)
-    if mode:
-        tables.PRINTERS[mode](shown, layout)
-        say(*notes, stream=sys.stderr)
-    else:
-        tables.print_text(shown, notes, layout, kept="run")
+        notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
+    say(*notes, stream=sys.stderr)
 
 
 def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
@@ -99,26 +95,64 @@ def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
     """
     import pandas as pd
 
-    from evaluation.test_results import describe_difference
-
-    columns = GROUP_BY_COLUMNS or ("configuration",)
-    has_means = not GROUP_BY_COLUMNS or GROUP_MODE == "mean"
-    blocks, lines, num_rows = [], {}, 0
-    rulers = runs.attrs["rulers"]
-    for line, block in find_blocks(runs, SORT_BY, rulers, has_means, describe_difference):
-        rows = make_rows(block, columns, averages=has_means)
-        if SORT_BY not in rows and SORT_BY in runs and not blocks:
-            raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each row's runs: sort by a metric")
-        rows = sort_rows(rows, SORT_BY, SORT_ASCENDING) if SORT_BY in rows else rows
-        if not has_means:
-            rows = group_by(rows, columns).head(1)
+    columns, blocks, lines, num_rows = choose_groups(), [], {}, 0
+    for line, block in run_rows.find_blocks(runs, SORT_BY, averages()):
+        rows = run_rows.make_rows(block, columns, averages())
+        if SORT_BY in rows:
+            rows = run_rows.sort_rows(rows, SORT_BY, SORT_ASCENDING)
+        if not averages():
+            rows = run_rows.group_by(rows, columns).head(1)
         if line:
             lines[num_rows] = line
         num_rows += len(rows)
         blocks.append(rows.assign(block=len(blocks) + 1))
-    rows = pd.concat(blocks, ignore_index=True) if len(blocks) > 1 else blocks[0].reset_index(drop=True)
-    rows.attrs["metrics"] = runs.attrs["metrics"]
+    rows = pd.concat(blocks, ignore_index=True)
+    rows.attrs.update(runs.attrs)
+    if SORT_BY not in rows:
+        raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
     return rows, lines
+
+
+def choose_groups() -> tuple[str, ...]:
+    """The columns in which the runs of a row agree."""
+    return GROUP_BY_COLUMNS or ("configuration",)
+
+
+def averages() -> bool:
+    """Whether a row is the mean of its runs, and not the best of them."""
+    return not GROUP_BY_COLUMNS or GROUP_MODE == "mean"
+
+
+def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> None:
+    """Print how two rows of the table, or two of its runs, differ; `best` is the first row."""
+    import pandas as pd
+
+    from evaluation.run_pair import print_pair
+
+    each = run_rows.make_rows(runs, (), averages=False)
+    chosen = []
+    for name in names:
+        is_named = rows["run"].astype(str) == name
+        if name == "best":
+            chosen.append(rows.head(1))
+        elif is_named.any():
+            chosen.append(rows[is_named].head(1))
+        else:
+            chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
+    pair = pd.concat(chosen, ignore_index=True)
+    print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
+
+
+def plot(runs: Frame, rows: Frame, path: Path) -> None:
+    """Draw the rows into a forest plot; they are named by what differs, and by their runs."""
+    from evaluation.forest_plot import save_forest
+    from evaluation.run_comparison import choose_metrics
+
+    differing = list_differing(rows)
+    words = [[*map(tables.format_value, row), run] for *row, run in rows[[*differing, "run"]].itertuples(index=False)]
+    names = [", ".join(map(str, row)) for row in words]
+    save_forest(path, runs, rows, names, choose_metrics(SORT_BY, rows)[0], CHECKPOINTS_ROOT)
+    say(f"saved: {path}", stream=sys.stderr)
 
 
 def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
@@ -215,7 +249,9 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """One flat row: what was measured, what else stands at the sidecar's top, constants, data set, environment."""
-    top = {name: value for name, value in sidecar.items() if name not in (*SECTIONS, "format", "version", "classes", "run")}
+    top = {
+        name: value for name, value in sidecar.items() if name not in (*SECTIONS, "format", "version", "classes", "run")
+    }
     row = {name: top[name] for name in ("model_name", "best_f1", "best_threshold", "epoch") if name in top}
     for section in (sidecar["metrics"], top, *(sidecar[name] for name in SECTIONS[1:])):
         for name, value in section.items():
@@ -226,7 +262,12 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
         if isinstance(row.get(name), list):
             row[name] = str(as_size(row[name]))
     configuration = identify_configuration(sidecar, list_deciding())
-    return {**row, "run": tables.name_run(Path(checkpoint).stem), "checkpoint": checkpoint, "configuration": configuration}
+    return {
+        **row,
+        "run": tables.name_run(Path(checkpoint).stem),
+        "checkpoint": checkpoint,
+        "configuration": configuration,
+    }
 
 
 @functools.cache
@@ -250,21 +291,23 @@ def make_test_columns(test: TestResult) -> dict[str, Any]:
 def check_names(runs: Frame) -> None:
     """Raise InputError when SORT_BY, GROUP_BY_COLUMNS or COLUMNS names a column that cannot exist.
 
-    A constant of config.py that is newer than all of the runs can exist: it is added, without values. So can what a
-    test measures before there is one, but for SORT_BY.
+    A constant of config.py that is newer than all of the runs can exist: it is added, without values. COLUMNS may also
+    name what a test measures before there is one.
     """
     metrics = runs.attrs["metrics"]
     new = [name for name in vars(config) if name.isupper() and name not in runs]
     of_rows = ["runs", "block", "checkpoints", "test_checkpoints", *(f"{name}_std" for name in metrics)]
-    of_tests = [f"{start}{TEST}{name}" for name in metrics for start in ("", DIFFERENCE) if not name.startswith(TEST)]
-    known = [*runs.columns, *new, *of_rows, *of_tests, *(f"{DIFFERENCE}{name}" for name in metrics)]
+    known = [*runs.columns, *new, *of_rows, *(f"{DIFFERENCE}{name}" for name in metrics if name.startswith(TEST))]
     columns = [name for name in COLUMNS if name != "differing"]
+    if SORT_BY.startswith(TEST) and "test_ruler" not in runs:
+        raise InputError(
+            f"SORT_BY: there is no {SORT_BY}, since no run has a test: python testing.py --MODEL_PATH FILE.pt"
+        )
     for constant, names in (("SORT_BY", [SORT_BY]), ("GROUP_BY_COLUMNS", GROUP_BY_COLUMNS), ("COLUMNS", columns)):
         for name in names:
-            if name not in known and f"{constant} {name}" not in DEFAULT_TESTS:
+            is_awaited = constant == "COLUMNS" and name.startswith(TEST) and "test_ruler" not in runs
+            if name not in known and not is_awaited:
                 raise InputError(f"{constant}: there is no column {name!r}{suggest(name, known)}; --csv shows all")
-    if SORT_BY.startswith(TEST) and "test_ruler" not in runs:
-        raise InputError(f"SORT_BY: there is no {SORT_BY}, since no run has a test: {HOW_TO_TEST}")
     for name in {SORT_BY, *GROUP_BY_COLUMNS} & set(new):
         runs[name] = float("nan")
 
@@ -277,6 +320,12 @@ def list_constants(rows: Frame, differing: bool) -> list[str]:
     return [name for name in names if differs[name] == differing]
 
 
+def list_differing(rows: Frame) -> list[str]:
+    """The constants in which the rows differ, and how they were tested if that differs."""
+    of_tests = [name for name in run_rows.SAME_TEST[1:] if name in rows and rows[name].nunique() > 1]
+    return list_constants(rows, differing=True) + of_tests
+
+
 def choose_columns(rows: Frame) -> list[str]:
     """The columns to show: COLUMNS, what rows are grouped and sorted by, and what stands in the cells of each.
 
@@ -284,129 +333,49 @@ def choose_columns(rows: Frame) -> list[str]:
     """
     columns = COLUMNS or list(rows.columns)
     differences = [name for name in rows if name.startswith(DIFFERENCE) and f"{name}_p" in rows]
-    values = [name.removeprefix(DIFFERENCE) for name in differences]
+    compared = [name.removeprefix(DIFFERENCE) for name in differences]
     is_several = (rows["runs"] > 1).any()
     names = [*GROUP_BY_COLUMNS, *(["runs"] if GROUP_BY_COLUMNS and is_several else [])]
     names += [SORT_BY] if SORT_BY not in columns else []
-    names += [name for name in differences if name.removeprefix(DIFFERENCE) not in (*names, *columns)]
+    names += [difference for difference, name in zip(differences, compared, strict=True) if name not in columns]
     for name in columns:
         if name == "differing":
             grouped_by = {column.lower() for column in GROUP_BY_COLUMNS}  # model_name says what MODEL_NAME does
-            names += [name for name in list_constants(rows, differing=True) if name.lower() not in grouped_by]
-            names += [name for name in ("test_views", "test_calibration") if name in rows and rows[name].nunique() > 1]
+            names += [name for name in list_differing(rows) if name.lower() not in grouped_by]
         elif name != "runs" or is_several or not COLUMNS:
             names.append(name)
-    shown = {}
-    for name in [form.removesuffix("_std") if COLUMNS else form for form in names]:
-        for column in (name, f"{DIFFERENCE}{name}"):
-            endings = ("_std",) if column in values and COLUMNS else tables.ATTENDANTS
-            shown |= dict.fromkeys([column, *(f"{column}{ending}" for ending in endings)])
-    return [name for name in shown if name in rows]
+    shown: list[str] = []
+    for name in names:
+        for value in (name.removesuffix("_std"), f"{DIFFERENCE}{name}"):
+            endings = ("_std",) if value in compared else tables.ATTENDANTS
+            shown += [value, *(f"{value}{ending}" for ending in endings)]
+    return [name for name in dict.fromkeys(shown if COLUMNS else rows.columns) if name in rows]
 
 
-def find_best(rows: Frame, lines: Mapping[int, str]) -> set[tuple[int, str]]:
-    """The cells (number of the row, column) that hold the best value of a block with several rows.
-
-    Of columns other than SORT_BY, only where all of the block's values were measured by the same images.
-    """
-    names = [name for name in rows.attrs["metrics"] if name in rows and name not in MEASURED[1:]]
-    best = set()
-    for _, part in tables.split_rows(len(rows), lines):
-        block = rows.iloc[part]
-        for name in dict.fromkeys([SORT_BY, *(name for name in names if "num_" not in name)]):
-            values = block[name]
-            if not tables.is_numeric(values) or values.notna().sum() < 2:
-                continue
-            measured_by = ["test_ruler"] if name.startswith(TEST) else ["val_fingerprint", "chosen_by"]
-            if name == SORT_BY:
-                value = values.iloc[0]
-            elif (block[[by for by in measured_by if by in block]].nunique() > 1).any():
-                continue
-            else:
-                value = values.min() if name.removeprefix(TEST) in LOWER_IS_BETTER else values.max()
-            best |= {(number, name) for number in block.index[values == value]}
-    return best
-
-
-def compare_with_reference(rows: Frame, lines: Mapping[int, str]) -> tuple[Frame, list[str]]:
-    """`rows` with the differences from the row that AGAINST names, or from the best of each block, and what they are.
-
-    Raises InputError where the reference has no test.
-    """
-    import pandas as pd
-
-    from evaluation import run_comparison
-
-    names = run_comparison.choose_metrics(SORT_BY, one_label(rows))
-    folders = list_folders(rows)
-    if not any(folders):
-        raise InputError(f"AGAINST: no run here has a test: {HOW_TO_TEST}")
-    blocks = [range(len(rows))[part] for _, part in tables.split_rows(len(rows), lines)]
-    if AGAINST == "best":
-        references = [next((number for number in block if folders[number]), None) for block in blocks]
+def describe(runs: Frame, rows: Frame) -> list[str]:
+    """Lines below the table: how many runs, in which order, and the constants that all of them share."""
+    counted, first = count(int(rows["runs"].sum()), "run"), rows["checkpoints"].iloc[0]
+    ending = f"; sorted by {SORT_BY}"
+    if averages() and (rows["runs"] > 1).any():
+        varied = run_rows.list_varied(runs, list_constants(runs, differing=True), choose_groups())
+        over = f" over {', '.join(varied)}" if varied else ""
+        lines = [f"{counted} in {len(rows)} groups: mean ± sample standard deviation{over}{ending}"]
+        if not GROUP_BY_COLUMNS:
+            lines.append("--GROUP_BY_COLUMNS checkpoint shows each run")
+        elif missing := runs[SORT_BY].isna().sum() if SORT_BY in runs else 0:
+            lines.append(f"note: {missing} of the runs have no {SORT_BY}: its means are without them")
+    elif GROUP_BY_COLUMNS and not averages():
+        lines = [f"{count(len(runs), 'run')}, the best of each of {len(rows)} groups{ending}"]
     else:
-        blocks, references = [range(len(rows))], [find_row(rows, AGAINST, "AGAINST")]
-        if not folders[references[0]]:
-            raise InputError(f"AGAINST: {AGAINST} has no test: {HOW_TO_TEST}")
-    parts, counts = [], []
-    for block, reference in zip(blocks, references, strict=True):
-        part = rows.iloc[block.start : block.stop]
-        if reference is not None:
-            part, problems = run_comparison.add_differences(
-                part, folders[block.start : block.stop], reference - block.start, names
-            )
-            say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
-            counts.append(int(part[f"{DIFFERENCE}{TEST}mAP"].notna().sum()))
-        parts.append(part)
-    compared = pd.concat(parts)
-    compared.attrs.update(rows.attrs)
-    first = next(number for number in references if number is not None)
-    return compared, describe_reference(rows, first, counts, any(len(folder) > 1 for folder in folders))
-
-
-def describe_reference(rows: Frame, reference: int, counts: Sequence[int], has_seeds: bool) -> list[str]:
-    """What the differences from the row number `reference` are: `counts` rows of each block were compared."""
-    run, num_images = rows["run"].iloc[reference], int(rows["test_num_images"].iloc[reference])
-    name = f"{run}, the first by {SORT_BY}" if AGAINST == "best" else str(run)
-    if len(counts) > 1:
-        name = f"the first by {SORT_BY} of its block"
-    seeds = " and over seeds" if has_seeds else ""
-    times = " and ".join(dict.fromkeys(map(str, counts)))
-    lines = [
-        f"Δ: from {name}, on the same {num_images:,} test images; [95 % interval], paired over images{seeds}",
-        f"{tables.MARK}: not distinguishable from it (p .05 or more after Holm's correction for {times} comparisons)",
-    ]
-    if AGAINST == "best" and SORT_BY.startswith(TEST):
-        lines.append("chosen as the best on the test images themselves: a part of its lead is luck")
-    elif AGAINST == "best":
-        lines.append(f"chosen as the best by {SORT_BY}, without a look at the test images")
-    return lines
-
-
-def draw(runs: Frame, rows: Frame, path: Path) -> None:
-    """Save a forest plot of the rows that have a test; blocks are those of the test images."""
-    from evaluation import forest_plot, run_comparison
-    from evaluation.drawing import save_figure
-    from evaluation.test_results import describe_difference
-
-    metric = run_comparison.choose_metrics(SORT_BY, one_label(rows))[0]
-    column, folders, rulers = f"{TEST}{metric}", list_folders(rows), runs.attrs["rulers"]
-    if path.suffix != ".png":
-        raise InputError(f"--plot {path}: it writes a PNG: name it {path.with_suffix('.png')}")
-    if not any(folders):
-        raise InputError(f"--plot: no run here has a test: {HOW_TO_TEST}")
-    each = runs.set_index("checkpoint")[column]
-    differing = list_constants(rows, differing=True)
-    entries: dict[str, list[forest_plot.Entry]] = {}  # by ruler
-    for number, row in enumerate(rows.to_dict("records")):
-        if not folders[number]:
-            continue
-        low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
-        if len(folders[number]) > 1:
-            tests = [run_comparison.resample_test(folder) for folder in folders[number]]
-            _, low, high, _ = run_comparison.find_mean_interval(tests, metric)
-        difference = [row.get(f"{DIFFERENCE}{column}{ending}", float("nan")) for ending in ("", "_low", "_high", "_p")]
-        ...
+        lines = [f"{counted}{ending}"]
+    lines.append(f"first: {first[0]}{f' and {len(first) - 1} more' if len(first) > 1 else ''}")
+    if "test_ruler" in runs:
+        lines.append("test_…: of test images, [95 % interval] over them; all other metrics are of validation images")
+    if unlike := run_rows.count_unlike_tests(runs, rows):
+        lines.append(
+            f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "
+            f"different ways (columns {', '.join(run_rows.SAME_TEST)})"
+        )
     values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]

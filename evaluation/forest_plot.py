@@ -6,16 +6,22 @@ save_figure(figure, path)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dataset import fonts
-from evaluation.drawing import style_axes
+from evaluation import test_results
+from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
-from evaluation.tables import MARK, SIGNIFICANCE, format_number
+from evaluation.run_comparison import HOW_TO_TEST, IS_REFERENCE, find_mean_interval, list_folders, resample_test
+from evaluation.run_rows import NOT_RANKED, TEST
+from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, format_number
 from metrics import Difference
+from utils import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +50,37 @@ class Block(NamedTuple):
 
     line: str
     entries: Sequence[Entry]
+
+
+def save_forest(path: Path, runs: Frame, rows: Frame, names: Sequence[str], metric: str, root: Path) -> None:
+    """Draw the `rows` of the table of runs that have a test, by their test's `metric`, into a PNG.
+
+    `names` are those of all rows. Runs tested by one ruler make a block. Raises InputError where no row has a test,
+    and for a file that is no .png.
+    """
+    if path.suffix != ".png":
+        raise InputError(f"--plot {path}: it writes a PNG: call it {path.with_suffix('.png')}")
+    column, folders = f"{TEST}{metric}", list_folders(rows, root)
+    if not any(folders):
+        raise InputError(f"--plot: no run here has a test: {HOW_TO_TEST}")
+    entries: dict[str, list[Entry]] = {}  # by ruler
+    for name, row, row_folders in zip(names, rows.to_dict("records"), folders, strict=True):
+        if row_folders:
+            values = runs.loc[runs["checkpoint"].isin(row["test_checkpoints"]), column].tolist()
+            low, high = row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan)
+            if len(values) > 1:
+                _, low, high, _ = find_mean_interval([resample_test(folder) for folder in row_folders], metric)
+            found = [row.get(f"{DIFFERENCE}{column}{ending}", math.nan) for ending in ("", "_low", "_high", "_p")]
+            difference = None if math.isnan(found[0]) else Difference(*found)
+            entry = Entry(name, values, low, high, difference, row.get(IS_REFERENCE) is True)
+            entries.setdefault(row["test_ruler"], []).append(entry)
+    rulers, blocks = runs.attrs["rulers"], [Block("", block) for block in entries.values()]
+    for number, (above, below) in enumerate(itertools.pairwise(entries), start=1):
+        line = f"{NOT_RANKED}{test_results.describe_difference(rulers[above], rulers[below])}"
+        blocks[number] = blocks[number]._replace(line=line)
+    references = [entry.name for block in blocks for entry in block.entries if entry.is_reference]
+    reference = references[0] if len(references) == 1 else "the first of each block" if references else ""
+    save_figure(draw_forest(blocks, column, reference), path)
 
 
 def draw_forest(blocks: Sequence[Block], metric: str, reference: str = "") -> Figure:

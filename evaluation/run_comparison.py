@@ -1,14 +1,15 @@
-"""Whether a run is better than another: their tests, compared over the same images, and over seeds.
+"""Which rows of the table of runs are better than another one, over the same test images, and over seeds.
 
-    rows, problems = add_differences(rows, folders, reference=0, names=["mAP"])     # columns delta_test_mAP, ..._low
-    overall, classes = compare_tests(folders_a, folders_b)                          # of two runs, and class by class
+    rows, legend = compare_rows(rows, lines, against="best", sort_by="best_f1", root=Path("trained_models"))
 
-What is compared are the scores that testing.py left with each run (evaluation/test_results.py): nothing is predicted.
+gives the columns delta_test_mAP, delta_test_mAP_low, ..._high and ..._p. What is compared are the scores that
+testing.py left with each run (evaluation/test_results.py): nothing is predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +17,76 @@ import pandas as pd
 
 import metrics
 from evaluation import test_results
-from evaluation.run_rows import TEST
-from evaluation.tables import DIFFERENCE, SIGNIFICANCE, Frame
+from evaluation.run_rows import TEST, find_row
+from evaluation.tables import DIFFERENCE, MARK, Frame, split_rows
 from metrics import Difference, Measured, Resampled
-from utils import InputError
+from utils import InputError, say
 
 SAMPLES = 1000  # resamples of the test images
-F1 = {"any": "f1_weighted", "one": "f1_macro"}  # by LABELS_PER_IMAGE: what best_f1 is
+HOW_TO_TEST = "python testing.py --MODEL_PATH FILE.pt"
+IS_REFERENCE = "is_reference"  # column: True for a row that others are compared with
 SAME_AS = {"accuracy": "exact_match"}  # with one label an image testing.py gives it this name, too
 
 
-def choose_metrics(sort_by: str, labels_per_image: str) -> list[str]:
-    """The names in `metrics.measure` of what is compared: what the table is sorted by, mAP and F1.
+def compare_rows(
+    rows: Frame, lines: Mapping[int, str], against: str, sort_by: str, root: Path
+) -> tuple[Frame, list[str]]:
+    """`rows` with their differences from the row that is called `against`, and lines that say what these are.
 
-    >>> choose_metrics("test_CF1", "any")
-    ['CF1', 'mAP', 'f1_weighted']
+    For "best" it is the first row with a test of each block; `lines` are {number of a block's first row: the line above
+    it}. stderr says which rows could not be compared. Raises InputError where there is no such row, or it has no test.
     """
-    f1 = F1.get(labels_per_image, F1["any"])
-    sorted_by = sort_by.removeprefix(TEST).removesuffix("_std")
-    sorted_by = f1 if sorted_by == "best_f1" else SAME_AS.get(sorted_by, sorted_by)
-    is_metric = sorted_by in _name_metrics()
-    return [*dict.fromkeys([*([sorted_by] if is_metric else []), "mAP", f1])]
+    folders = list_folders(rows, root)
+    if not any(folders):
+        raise InputError(f"AGAINST: no run here has a test: {HOW_TO_TEST}")
+    parts = [part for _, part in split_rows(len(rows), lines)]
+    references = [next((number for number in range(len(rows))[part] if folders[number]), None) for part in parts]
+    if against != "best":
+        parts, references = [slice(0, len(rows))], [find_row(rows, against, "AGAINST")]
+        if not folders[references[0]]:
+            raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
+    names = choose_metrics(sort_by, rows)
+    compared, counts = [], []
+    for part, reference in zip(parts, references, strict=True):
+        block = rows.iloc[part]
+        if reference is not None:
+            block, problems = add_differences(block, folders[part], reference - part.start, names)
+            say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
+            counts.append(int(block[f"{DIFFERENCE}{TEST}mAP"].notna().sum()))
+        compared.append(block)
+    joined = pd.concat(compared)
+    joined.attrs.update(rows.attrs)
+    first = rows.iloc[next(number for number in references if number is not None)]
+    name = str(first["run"])
+    if against == "best":
+        name = f"{name}, the first by {sort_by}" if len(counts) == 1 else f"the first by {sort_by} of each block"
+    images = f"the same {int(first['test_num_images']):,} test images" if len(counts) == 1 else "the same test images"
+    seeds = " and over seeds" if any(len(row_folders) > 1 for row_folders in folders) else ""
+    legend = [
+        f"Δ: from {name}, on {images}; [95 % interval], paired over images{seeds}",
+        f"{MARK}: not distinguishable from it: p is .05 or more after Holm's correction for "
+        f"{' and '.join(dict.fromkeys(map(str, counts)))} comparisons",
+    ]
+    if against == "best" and sort_by.startswith(TEST):
+        legend.append(
+            "it was chosen on these test images: a part of its lead is luck (--SORT_BY best_f1 chooses without)"
+        )
+    elif against == "best":
+        legend.append(f"it was chosen by {sort_by}, without a look at the test images")
+    return joined, legend
 
 
-def _name_metrics() -> set[str]:
-    return {*metrics.measure([[0.5]], [[1]], 0.5)} - {"num_classes_in_mAP"}
+def choose_metrics(sort_by: str, rows: Frame) -> list[str]:
+    """The names in `metrics.measure` of what is compared: what the table is sorted by, mAP, and F1 as best_f1 is.
+
+    For a table that is sorted by "test_CF1": ["CF1", "mAP", "f1_weighted"].
+    """
+    labels = set(rows["LABELS_PER_IMAGE"].map(str)) if "LABELS_PER_IMAGE" in rows else set()
+    f1 = "f1_macro" if labels == {"one"} else "f1_weighted"
+    name = sort_by.removeprefix(TEST).removesuffix("_std")
+    name = f1 if name == "best_f1" else SAME_AS.get(name, name)
+    known = {*metrics.measure([[0.5]], [[1]], 0.5)} - {"num_classes_in_mAP"}
+    return [*dict.fromkeys([*([name] if name in known else []), "mAP", f1])]
 
 
 def add_differences(
@@ -62,29 +108,27 @@ def add_differences(
             found[number] = metrics.subtract_groups(base, [resample_test(folder) for folder in row_folders])
         except InputError as error:
             problems.append(str(error))
-    added = {}
+    added = {IS_REFERENCE: [number == reference for number in range(len(rows))]}
+    unknown = Difference(*[np.nan] * 4)
     for name in names:
-        differences = [
-            found[number][name] if number in found else Difference(*[np.nan] * 4) for number in range(len(rows))
-        ]
+        differences = [found[number][name] if number in found else unknown for number in range(len(rows))]
         columns = dict(zip(("", "_low", "_high", "_p"), np.array(differences).T, strict=True))
         columns["_p"] = metrics.adjust_holm(columns["_p"])
         added |= {f"{DIFFERENCE}{TEST}{name}{ending}": values for ending, values in columns.items()}
-    attrs = rows.attrs
-    rows = pd.concat([rows, pd.DataFrame(added, index=rows.index)], axis="columns")
-    rows.attrs.update(attrs)
-    return rows, problems
+    compared = pd.concat([rows, pd.DataFrame(added, index=rows.index)], axis="columns")
+    compared.attrs.update(rows.attrs)
+    return compared, problems
 
 
 def resample_test(folder: Path, keeps_classes: bool = False) -> Resampled:
     """The metrics of a run's test, and in resamples of its images, the same for all runs.
 
     Those of each class in resamples are dropped unless `keeps_classes`. Raises InputError where the run has no whole
-    test of the checkpoint as it is.
+    test of its checkpoint as it is.
     """
     test = test_results.read_test(folder)
     if test is None or test.stale:
-        raise InputError(f"{folder} has no test" + (f" of its checkpoint: {test.stale}" if test else ""))
+        raise InputError(f"{folder} has no test{f' of its checkpoint: {test.stale}' if test else ''}")
     scores = test_results.read_test_scores(folder)
     found = metrics.resample(
         scores.probabilities,
@@ -107,43 +151,6 @@ def find_mean_interval(tests: Sequence[Resampled], name: str) -> Difference:
     return metrics.subtract_groups([nothing], tests)[name]
 
 
-def compare_tests(folders_a: Sequence[Path], folders_b: Sequence[Path]) -> tuple[dict[str, Difference], Frame]:
-    """What b has more than a: {metric: Difference}, and a frame with a row a class, the largest gain of AP first.
-
-    Its columns: class, positives (of the test images), AP and F1 of a and b (means over seeds), delta_AP and delta_F1
-    with their intervals and p, adjusted for the number of classes (Holm 1979). Raises InputError where a test is
-    missing or the two are of different rulers.
-    """
-    rulers = []
-    for folder in (*folders_a, *folders_b):
-        test = test_results.read_test(folder)
-        if test is None or test.stale:
-            raise InputError(f"{folder} has no test" + (f" of its checkpoint: {test.stale}" if test else ""))
-        rulers.append(test.ruler)
-    for ruler in rulers[1:]:
-        if ruler.fingerprint != rulers[0].fingerprint:
-            words = test_results.describe_difference(rulers[0], ruler)
-            raise InputError(f"the two were not tested by the same ruler: {words}")
-    a, b = ([resample_test(folder, keeps_classes=True) for folder in folders] for folders in (folders_a, folders_b))
-    classes = test_results.read_test_scores(folders_a[0]).classes
-    columns = {"class": classes, "positives": a[0].tallies.positives[0].astype(int)}
-    by_class = metrics.subtract_classes(a, b)
-    for name in ("AP", "F1"):
-        for letter, group in (("A", a), ("B", b)):
-            columns[f"{name}_{letter}"] = np.mean([found.value.by_class[name][0] for found in group], axis=0)
-        value, low, high, p = by_class[name]
-        columns |= {f"{DIFFERENCE}{name}": value, f"{DIFFERENCE}{name}_low": low, f"{DIFFERENCE}{name}_high": high}
-        columns[f"{DIFFERENCE}{name}_p"] = metrics.adjust_holm(p)
-    frame = pd.DataFrame(columns).sort_values(f"{DIFFERENCE}AP", ascending=False, kind="stable", ignore_index=True)
-    return metrics.subtract_groups(a, b), frame
-
-
-def describe_classes(classes: Frame) -> str:
-    """Which classes of `compare_tests` gained and lost AP, in a sentence, or that none is known to have."""
-    is_found = classes[f"{DIFFERENCE}AP_p"] < SIGNIFICANCE
-    gained = classes["class"][is_found & (classes[f"{DIFFERENCE}AP"] > 0)].tolist()
-    lost = classes["class"][is_found & (classes[f"{DIFFERENCE}AP"] < 0)].tolist()[::-1]
-    if not gained and not lost:
-        smallest = classes[f"{DIFFERENCE}AP_p"].min()
-        return f"no class's AP is distinguishable from unchanged (smallest corrected p {smallest:.2f})"
-    return f"AP gained: {', '.join(gained) or 'none'}; lost: {', '.join(lost) or 'none'}"
+def list_folders(rows: Frame, root: Path) -> list[list[Path]]:
+    """For each row the folders of the runs whose tests it has."""
+    return [[(root / name).with_suffix("") for name in names] for names in rows["test_checkpoints"]]

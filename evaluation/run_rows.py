@@ -1,10 +1,10 @@
 """The rows of the table of runs: which runs are one row, and which rows may be ranked together.
 
-    for line, block in find_blocks(runs, "test_mAP", rulers, has_means=True):
+    for line, block in find_blocks(runs, "test_mAP", has_means=True):
         rows = make_rows(block, ("configuration",), averages=True)
 
-A frame of runs is that of `model_performance_table.read_runs`: one row a checkpoint; in `.attrs["metrics"]` the names
-of what was measured. The numbers of two blocks are of different images, labels or definitions: a line says what
+A frame of runs is that of `model_performance_table.read_runs`: one row a checkpoint; in `.attrs` the names of what was
+measured (`metrics`), and by what in tests (`rulers`, by their fingerprints). The numbers of two blocks are of different images, labels or definitions: a line says what
 differs, and they are never ranked together.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from utils import InputError, suggest
 
 TEST = "test_"  # how the columns begin that are of a run's test
 SAME_TEST = ("test_ruler", "test_views", "test_calibration")  # what tests have to agree in to be averaged
+LOWER_IS_BETTER = ("hamming_loss", "ECE")
+NO_BETTER = ("best_threshold", "epoch", "seconds")  # of what was measured, that of which no side is better
 NOT_RANKED = "not ranked with the rows above: "
 
 
@@ -48,16 +50,16 @@ def separate_copies(runs: Frame) -> Frame:
 # ---- blocks ----
 
 
-def find_blocks(
-    runs: Frame, sort_by: str, rulers: Mapping[str, Any], has_means: bool, describe: Callable[[Any, Any], str]
-) -> list[tuple[str, Frame]]:
+def find_blocks(runs: Frame, sort_by: str, has_means: bool) -> list[tuple[str, Frame]]:
     """[(what differs from the block above, its runs)]: runs that may be ranked by the column `sort_by`.
 
-    By a column of tests these are the runs tested by one of the `rulers` {fingerprint: ruler}, of which `describe` says
-    how two differ; by any other the runs with the same validation images and, for best_f1, the same kind of F1. With
-    `has_means` a row may be the mean over FOLDS, whose validation images together are all images. The block with the
-    most runs comes first, runs without a test come last.
+    By a column of tests these are the runs tested by one ruler; by any other the runs with the same validation images
+    and, for best_f1, the same kind of F1. With `has_means` a row may be the mean over FOLDS, whose validation images
+    together are all images. The block with the most runs comes first, runs without a test come last.
     """
+    from evaluation.test_results import describe_difference
+
+    rulers = runs.attrs["rulers"]
     if sort_by.startswith(TEST):
         keys = [(ruler if isinstance(ruler, str) else "",) for ruler in runs["test_ruler"]]
     else:
@@ -68,7 +70,7 @@ def find_blocks(
         block = select_runs(runs, [other == key for other in keys])
         line = ""
         if above is not None and sort_by.startswith(TEST):
-            line = describe(rulers[above[0]], rulers[key[0]]) if key[0] else "without a test"
+            line = describe_difference(rulers[above[0]], rulers[key[0]]) if key[0] else "without a test"
         elif above is not None:
             line = _describe_validation(blocks[-1][1].iloc[0], block.iloc[0], above, key)
         blocks.append((f"{NOT_RANKED}{line}" if line else "", block))
@@ -144,7 +146,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     was_empty = runs.isna().all()
     lost = [name for name in rows if rows[name].isna().all() and not was_empty.get(name, False)]
     kept = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore").reset_index(drop=True)
-    kept.attrs["metrics"] = runs.attrs["metrics"]
+    kept.attrs.update(runs.attrs)
     return kept
 
 
@@ -230,6 +232,48 @@ def sort_rows(rows: Frame, column: str, ascending: bool) -> Frame:
     return rows.loc[values.sort_values(ascending=ascending, kind="stable", na_position="last").index]
 
 
+def find_best(rows: Frame, lines: Mapping[int, str], sort_by: str) -> set[tuple[int, str]]:
+    """The cells (number of the row, column) that hold the best value in a block of several rows.
+
+    `lines` are {number of a block's first row: the line above it}. In the column `sort_by` the first row is the best;
+    in the others that a side is better of, the largest or smallest, if all were measured by the same images.
+    """
+    names = [name for name in rows.attrs["metrics"] if name in rows and name not in NO_BETTER and "num_" not in name]
+    best = set()
+    for _, part in tables.split_rows(len(rows), lines):
+        block = rows.iloc[part]
+        for name in dict.fromkeys([sort_by, *names]):
+            values = block[name]
+            if not tables.is_numeric(values) or values.notna().sum() < 2:
+                continue
+            measured_by = ["test_ruler"] if name.startswith(TEST) else ["val_fingerprint", "chosen_by"]
+            if name == sort_by:
+                value = values.iloc[0]
+            elif (block[[by for by in measured_by if by in block]].nunique() > 1).any():
+                continue
+            else:
+                value = values.min() if name.removeprefix(TEST) in LOWER_IS_BETTER else values.max()
+            best |= {(int(number), name) for number in block.index[values == value]}
+    return best
+
+
+def list_varied(runs: Frame, constants: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Those of the `constants` that vary within the groups of runs that agree in `columns`; FOLDS where the fold does."""
+    names = [*constants, *(["fold"] if "fold" in runs else [])]
+    groups = runs[names].map(repr).groupby([runs[name].map(repr) for name in columns])
+    varies = (groups.nunique() > 1).any()
+    return ["FOLDS" if name == "fold" else name for name in names if varies[name]]
+
+
+def count_unlike_tests(runs: Frame, rows: Frame) -> int:
+    """The number of rows that have no test since those of their runs do not agree in SAME_TEST."""
+    if "test_ruler" not in runs:
+        return 0
+    tested = set(runs["checkpoint"][runs["test_ruler"].notna()])
+    has_tests = [bool(tested & {*names}) for names in rows["checkpoints"]]
+    return sum(has and not left for has, left in zip(has_tests, rows["test_checkpoints"], strict=True))
+
+
 def group_by(rows: Frame, columns: Sequence[str]) -> Any:
     """The rows in groups that agree in `columns`, in the order of each group's first row."""
     # as text, lists can be compared, and a missing value is a value
@@ -239,7 +283,7 @@ def group_by(rows: Frame, columns: Sequence[str]) -> Any:
 def select_runs(runs: Frame, is_kept: Sequence[bool]) -> Frame:
     """Those of `runs` that are kept, with the names of what was measured."""
     kept = runs[list(is_kept)].reset_index(drop=True)
-    kept.attrs["metrics"] = runs.attrs["metrics"]
+    kept.attrs.update(runs.attrs)
     return kept
 
 
@@ -262,11 +306,10 @@ def _list_names(path: Path) -> tuple[str, ...]:
 
 
 def _assign(frame: Frame, **columns: Any) -> Frame:
-    """`frame` with further columns and the names of what was measured, in one piece of memory."""
-    metrics = frame.attrs["metrics"]
-    frame = frame.assign(**columns)
-    frame.attrs["metrics"] = metrics
-    return frame
+    """`frame` with further columns, and with what is known of it."""
+    assigned = frame.assign(**columns)
+    assigned.attrs.update(frame.attrs)
+    return assigned
 
 
 def _empty(frame: Frame) -> Any:
