@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import reprlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -371,6 +371,8 @@ def describe(runs: Frame, rows: Frame) -> list[str]:
     lines.append(f"first: {first[0]}{f' and {len(first) - 1} more' if len(first) > 1 else ''}")
     if "test_ruler" in runs:
         lines.append("test_…: of test images, [95 % interval] over them; all other metrics are of validation images")
+    if untested := run_rows.count_untested(rows):
+        lines.append(f"note: {untested} of the runs have no test: the means of test_… are without them")
     if unlike := run_rows.count_unlike_tests(runs, rows):
         lines.append(
             f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "

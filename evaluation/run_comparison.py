@@ -18,7 +18,7 @@ import pandas as pd
 import metrics
 from evaluation import test_results
 from evaluation.run_rows import TEST, find_row
-from evaluation.tables import DIFFERENCE, MARK, Frame, split_rows
+from evaluation.tables import DIFFERENCE, MARK, Frame, is_given, split_rows
 from metrics import Difference, Measured, Resampled
 from utils import InputError, say
 
@@ -57,7 +57,7 @@ def compare_rows(
     joined = pd.concat(compared)
     joined.attrs.update(rows.attrs)
     first = rows.iloc[next(number for number in references if number is not None)]
-    name = str(first["run"])
+    name = str(first["run"]) if is_given(first["run"]) else "the first row"
     if against == "best":
         name = f"{name}, the first by {sort_by}" if len(counts) == 1 else f"the first by {sort_by} of each block"
     images = f"the same {int(first['test_num_images']):,} test images" if len(counts) == 1 else "the same test images"

@@ -4,8 +4,8 @@
         rows = make_rows(block, ("configuration",), averages=True)
 
 A frame of runs is that of `model_performance_table.read_runs`: one row a checkpoint; in `.attrs` the names of what was
-measured (`metrics`), and by what in tests (`rulers`, by their fingerprints). The numbers of two blocks are of different images, labels or definitions: a line says what
-differs, and they are never ranked together.
+measured (`metrics`), and by what in tests (`rulers`, by their fingerprints). The numbers of two blocks are of different
+images, labels or definitions: a line says what differs, and they are never ranked together.
 """
 
 from __future__ import annotations
@@ -144,10 +144,12 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     rows = (pd.concat(parts) if len(parts) > 1 else parts[0]).sort_index()
     ordered = dict.fromkeys(name for mean in [*runs, *rows] for name in (mean, f"{mean}_std") if name in rows)
     was_empty = runs.isna().all()
-    lost = [name for name in rows if rows[name].isna().all() and not was_empty.get(name, False)]
-    kept = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore").reset_index(drop=True)
-    kept.attrs.update(runs.attrs)
-    return kept
+    kept = ("run", "checkpoint")
+    lost = [name for name in rows if rows[name].isna().all() and not was_empty.get(name, False) and name not in kept]
+    rows = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore")
+    rows = rows.reset_index(drop=True)
+    rows.attrs.update(runs.attrs)
+    return rows
 
 
 def average_groups(runs: Frame, number: Any) -> Frame:
@@ -172,14 +174,11 @@ def average_groups(runs: Frame, number: Any) -> Frame:
     }
     rows = pd.concat([means, shared, tests], axis="columns")
     rows = rows.loc[:, ~rows.columns.duplicated()].assign(**lists)
-    if "configuration" in rows:
-        rows["run"] = rows["configuration"]
-    if "averaged" in rows:
-        rows["checkpoint"] = rows["averaged"]
-        rows["run"] = [
-            tables.name_run(Path(averaged).stem) if tables.is_given(averaged) else run
-            for averaged, run in zip(rows["averaged"], rows.get("run", rows["averaged"]), strict=True)
-        ]
+    rows["checkpoint"] = rows.get("averaged", _empty(rows))  # the file that one uses
+    rows["run"] = [
+        tables.name_run(Path(averaged).stem) if tables.is_given(averaged) else configuration
+        for averaged, configuration in zip(rows["checkpoint"], rows["configuration"], strict=True)
+    ]
     return rows
 
 
@@ -258,11 +257,17 @@ def find_best(rows: Frame, lines: Mapping[int, str], sort_by: str) -> set[tuple[
 
 
 def list_varied(runs: Frame, constants: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Those of the `constants` that vary within the groups of runs that agree in `columns`; FOLDS where the fold does."""
+    """Those of the `constants` that vary within groups of runs that agree in `columns`; FOLDS where the fold does."""
     names = [*constants, *(["fold"] if "fold" in runs else [])]
     groups = runs[names].map(repr).groupby([runs[name].map(repr) for name in columns])
     varies = (groups.nunique() > 1).any()
     return ["FOLDS" if name == "fold" else name for name in names if varies[name]]
+
+
+def count_untested(rows: Frame) -> int:
+    """The number of runs without a test in rows that have the tests of others; of FOLDS the averaged model has it."""
+    is_mean = rows["checkpoint"].isna() & (rows["test_checkpoints"].map(len) > 0)
+    return int((rows["runs"] - rows["test_checkpoints"].map(len))[is_mean].sum())
 
 
 def count_unlike_tests(runs: Frame, rows: Frame) -> int:
