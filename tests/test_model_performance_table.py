@@ -36,7 +36,6 @@ import model_performance_table
 import overrides
 import utils
 from evaluation import run_rows, tables
-from models import checkpoints
 
 REPOSITORY = Path(model_performance_table.__file__).parent
 # name, model_name, best_f1, mAP, epoch, SEED, TRAIN_BATCH_SIZE, OPTIMIZER
