@@ -26,7 +26,6 @@ import config
 from dataset.image_sizes import as_size
 from dataset.json_files import read_json
 from evaluation import run_rows, tables
-from evaluation.pages import count
 from evaluation.run_rows import TEST, identify_configuration, separate_copies
 from evaluation.tables import DIFFERENCE, Frame, Layout
 from models import checkpoints
@@ -173,6 +172,7 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     """
     import pandas as pd
 
+    from evaluation.pages import count
     from evaluation.saved_scores import find_val_fingerprint
     from evaluation.test_results import read_test
 
@@ -354,12 +354,14 @@ def choose_columns(rows: Frame) -> list[str]:
 
 def describe(runs: Frame, rows: Frame) -> list[str]:
     """Lines below the table: how many runs, in which order, and the constants that all of them share."""
+    from evaluation.pages import count
+
     counted, first = count(int(rows["runs"].sum()), "run"), rows["checkpoints"].iloc[0]
     ending = f"; sorted by {SORT_BY}"
     if averages() and (rows["runs"] > 1).any():
         varied = run_rows.list_varied(runs, list_constants(runs, differing=True), choose_groups())
         over = f" over {', '.join(varied)}" if varied else ""
-        lines = [f"{counted} in {len(rows)} groups: mean ± sample standard deviation{over}{ending}"]
+        lines = [f"{counted} in {count(len(rows), 'group')}: mean ± sample standard deviation{over}{ending}"]
         if not GROUP_BY_COLUMNS:
             lines.append("--GROUP_BY_COLUMNS checkpoint shows each run")
         elif missing := runs[SORT_BY].isna().sum() if SORT_BY in runs else 0:

@@ -46,13 +46,14 @@ def compare_rows(
         if not folders[references[0]]:
             raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
     names = choose_metrics(sort_by, rows)
-    compared, counts = [], []
+    compared, counts, num_left = [], [], sum(map(bool, folders))
     for part, reference in zip(parts, references, strict=True):
         block = rows.iloc[part]
         if reference is not None:
             block, problems = add_differences(block, folders[part], reference - part.start, names)
             say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
             counts.append(int(block[f"{DIFFERENCE}{TEST}mAP"].notna().sum()))
+            num_left -= 1 + counts[-1] + len(problems)
         compared.append(block)
     joined = pd.concat(compared)
     joined.attrs.update(rows.attrs)
@@ -73,6 +74,10 @@ def compare_rows(
         )
     elif against == "best":
         legend.append(f"it was chosen by {sort_by}, without a look at the test images")
+    if num_left:
+        legend.append(
+            f"tested by another ruler, and so without Δ: {num_left} rows (--SORT_BY test_mAP says how it differs)"
+        )
     return joined, legend
 
 

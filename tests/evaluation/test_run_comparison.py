@@ -92,12 +92,13 @@ def test_the_reference_and_what_is_said_of_it(
     assert legend[0].endswith("paired over images and over seeds")
     assert legend[1].endswith("after Holm's correction for 2 comparisons")
     assert legend[2] == "it was chosen by best_f1, without a look at the test images"
+    assert legend[3].startswith("tested by another ruler, and so without Δ: 1 rows")
     _, legend = run_comparison.compare_rows(rows, {}, "best", "test_mAP", root)
     assert "it was chosen on these test images: a part of its lead is luck" in legend[2]
     compared, legend = run_comparison.compare_rows(rows, {}, "b", "best_f1", root)
     assert compared["is_reference"].tolist() == [False, True, False, False, False]
     assert legend[0].startswith("Δ: from b, on the same 300 test images")
-    assert len(legend) == 2
+    assert len(legend) == 3
     blocks = run_comparison.compare_rows(rows, {3: "other test images"}, "best", "best_f1", root)
     assert blocks[0]["is_reference"].tolist() == [True, False, False, True, False]
     assert blocks[1][0].startswith("Δ: from the first by best_f1 of each block, on the same test images")
