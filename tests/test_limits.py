@@ -85,7 +85,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--SERVING_QUEUE_SIZE 0", "SERVING_QUEUE_SIZE is 0"),
     ("--SERVING_MAX_UPLOAD_MB 0", "SERVING_MAX_UPLOAD_MB is 0.0"),
     ("--SERVING_MAX_MEGAPIXELS 0", "SERVING_MAX_MEGAPIXELS is 0.0"),
-    ("--BOOTSTRAP_SAMPLES -1", "BOOTSTRAP_SAMPLES is -1"),
+    ("--BOOTSTRAP_SAMPLES 1", "BOOTSTRAP_SAMPLES is 1: 0 (off), or 2 or more"),
     ("--INT8_CALIBRATION_IMAGES 0", "INT8_CALIBRATION_IMAGES is 0"),
     ("--CLASSES ,", "CLASSES is empty"),
     ("--POS_WEIGHT_CAP -1", "POS_WEIGHT_CAP is -1.0"),

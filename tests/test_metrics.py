@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from conftest import make_products_rng
+from scipy import stats
+from scipy.optimize import brentq
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
@@ -278,9 +280,54 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch, hidden: floa
         assert intervals_in_blocks[name] == pytest.approx(interval, abs=1e-12)
 
 
+def keep(
+    values: dict[str, np.ndarray], whole: dict[str, np.ndarray], targets: np.ndarray, predicted: np.ndarray
+) -> None:
+    """In `values` of each class in a resample, put those of the whole where the resample cannot say them."""
+    present, known = targets == 1, targets >= 0
+    no_positive, nothing_predicted = ~present.any(axis=0), ~(predicted & known).any(axis=0)
+    for name, is_lacking in {"AP": no_positive, "R": no_positive, "F1": no_positive, "P": nothing_predicted}.items():
+        values[name] = np.where(is_lacking, whole[name], values[name])
+    values["accuracy"] = np.where(known.any(axis=0), values["accuracy"], whole["accuracy"])
+
+
+def measure_by_hand(
+    probabilities: np.ndarray, targets: np.ndarray, images: np.ndarray, thresholds: np.ndarray, limits: dict[str, int]
+) -> dict[str, float | np.ndarray]:
+    """The metrics of one resample: `metrics.measure`, but means over classes from each class, kept where it lacks."""
+    drawn = metrics.measure_classes(probabilities[images], targets[images], thresholds, **limits)
+    whole = metrics.measure_classes(probabilities, targets, thresholds, **limits)
+    top = take_most_probable(probabilities, 3)
+    drawn_top = metrics.measure_classes(top[images] * 1.0, targets[images], 0.5)
+    whole_top = metrics.measure_classes(top * 1.0, targets, 0.5)
+    keep(drawn, whole, targets[images], metrics.predict(probabilities[images], thresholds, **limits))
+    keep(drawn_top, whole_top, targets[images], top[images])
+    measured: dict[str, float | np.ndarray] = {
+        **metrics.measure(probabilities[images], targets[images], thresholds, **limits)
+    }
+    measured |= {name: drawn[name] for name in ("AP", "P", "R", "F1", "accuracy")}
+    del measured["num_classes_in_mAP"]
+    for ending, values in (("", drawn), ("_top3", drawn_top)):
+        p, r = values["P"].mean(), values["R"].mean()
+        measured |= {f"CP{ending}": p, f"CR{ending}": r, f"CF1{ending}": 2 * p * r / (p + r) if p + r else 0.0}
+    measured |= {"mAP": np.nanmean(drawn["AP"]), "f1_macro": drawn["F1"].mean()}
+    return measured | {"label_accuracy": drawn["accuracy"].mean()}
+
+
+def solve_score_interval(value: float, num: float, t: float) -> tuple[float, float]:
+    """The v with (value - v)² = t² v (1 - v) / num below and above the value, by bisection."""
+
+    def excess(share: float) -> float:
+        return (value - share) ** 2 - t**2 * share * (1 - share) / num
+
+    low = brentq(excess, 0, value) if excess(0) > 0 else 0.0
+    high = brentq(excess, value, 1) if excess(1) > 0 else 1.0
+    return low, high
+
+
 @pytest.mark.parametrize("ties", [0, 1, 5])
 @pytest.mark.parametrize("unknown", [None, -1, np.nan])
-def test_bootstrap_is_measuring_each_resample(unknown: float | None, ties: int) -> None:
+def test_intervals_are_those_of_the_standard_error_over_resamples(unknown: float | None, ties: int) -> None:
     probabilities, targets = draw(7, ties)
     probabilities, targets = probabilities[:40], targets[:40].astype(float)
     targets[:, 1] = np.arange(40) == 0  # its one positive is missing from a third of the resamples
@@ -289,53 +336,135 @@ def test_bootstrap_is_measuring_each_resample(unknown: float | None, ties: int) 
     thresholds = np.linspace(0.1, 0.6, 7)
     limits = {} if unknown is None else {"min_labels": 1, "max_labels": 3}
     rng = make_products_rng(5)
-    values, by_class = [], []
+    drawn = []
     for _ in range(60):
-        images = rng.integers(40, size=40)
-        values.append(metrics.measure(probabilities[images], targets[images], thresholds, **limits))
-        by_class.append(metrics.measure_classes(probabilities[images], targets[images], thresholds, **limits))
-    options = {"num_samples": 60, "seed": 5, "level": 0.8, **limits}
-    intervals, class_intervals = metrics.bootstrap(probabilities, targets, thresholds, **options)
-    assert intervals.keys() == values[0].keys()
+        drawn.append(measure_by_hand(probabilities, targets, rng.integers(40, size=40), thresholds, limits))
+    whole = measure_by_hand(probabilities, targets, np.arange(40), thresholds, limits)
+    intervals, class_intervals = metrics.bootstrap(probabilities, targets, thresholds, 60, seed=5, level=0.8, **limits)
+    assert intervals.keys() == whole.keys() - {*class_intervals}
     for name, interval in intervals.items():
-        expected = np.quantile([value[name] for value in values], [0.1, 0.9])
-        assert interval == pytest.approx(tuple(expected), abs=1e-12), name
+        value, error = whole[name], np.std([each[name] for each in drawn], ddof=1)
+        num = value * (1 - value) / error**2 if error and 0 < value < 1 else 40
+        expected = solve_score_interval(float(value), num, stats.t.ppf(0.9, 39))
+        assert interval == pytest.approx(expected, abs=1e-6), name
     assert [*class_intervals] == ["AP", "P", "R", "F1", "accuracy"]
-    for name, ends in class_intervals.items():
-        drawn = np.array([value[name] for value in by_class])
-        for label in range(7):
-            defined = drawn[~np.isnan(drawn[:, label]), label]
-            expected = np.quantile(defined, [0.1, 0.9]) if len(defined) else [np.nan, np.nan]
-            assert ends[:, label] == pytest.approx(expected, abs=1e-12, nan_ok=True), (name, label)
+    present, known = targets == 1, targets >= 0
+    predicted = metrics.predict(probabilities, thresholds, **limits) & known
+    for label in range(7):
+        positives = present[:, label].sum()
+        hits = (predicted & present)[:, label].sum()
+        either = (predicted | present)[:, label].sum()
+        right = ((predicted == present) & known)[:, label].sum()
+        shares = {
+            "P": (hits, predicted[:, label].sum()),
+            "R": (hits, positives),
+            "accuracy": (right, known[:, label].sum()),
+            "F1": (hits, either),
+        }
+        for name, (count, total) in shares.items():
+            expected = np.array([0.0, 1.0])
+            if total:
+                found = stats.binomtest(int(count), int(total)).proportion_ci(0.8, method="wilson")
+                expected = np.array([found.low, found.high])
+            if name == "F1":
+                expected = 2 * expected / (1 + expected)
+            assert class_intervals[name][:, label] == pytest.approx(expected, abs=1e-9), (name, label)
+        ends = class_intervals["AP"][:, label]
+        if not positives:
+            assert np.isnan(ends).all()
+            continue
+        value, error = whole["AP"][label], np.std([each["AP"][label] for each in drawn], ddof=1)
+        num = positives
+        if positives > 1 and error and value < 1:
+            t = stats.t.ppf(0.9, positives - 1)
+            num = max(num, value * (1 - value) / error**2 * (stats.norm.ppf(0.9) / t) ** 2)
+        assert ends == pytest.approx(solve_score_interval(value, num, stats.norm.ppf(0.9)), abs=1e-6), label
 
 
-def test_bootstrapped_map_leaves_out_classes_and_resamples_without_positives() -> None:
+def test_standard_error_is_scipys() -> None:
+    """On the same resamples: of the mean F1 over images, which needs no class."""
+    probabilities, targets = draw(9)
+    found = metrics.resample(probabilities[:50], targets[:50], 0.5, num_samples=200, seed=4)
+    f1 = reference.f1_score(targets[:50].T, probabilities[:50].T >= 0.5, average=None, zero_division=0)  # of each image
+    expected = stats.bootstrap((f1,), np.mean, n_resamples=200, method="percentile", rng=make_products_rng(4), batch=1)
+    drawn = found.drawn.overall["f1_samples"]
+    assert np.sort(drawn) == pytest.approx(np.sort(expected.bootstrap_distribution), abs=1e-12)
+    assert drawn.std(ddof=1) == pytest.approx(expected.standard_error, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_interval_contains_its_value(seed: int) -> None:
+    """With rare classes, of which a resample often has no positive or several times the same one."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.random((60, 30)).astype(np.float32)
+    targets = (rng.random((60, 30)) < np.geomspace(0.01, 0.4, 30)).astype(np.int8)
+    measured, by_class = (
+        measure(probabilities, targets, 0.7) for measure in (metrics.measure, metrics.measure_classes)
+    )
+    intervals, class_intervals = metrics.bootstrap(probabilities, targets, 0.7, num_samples=50)
+    assert intervals.keys() == measured.keys() - {"num_classes_in_mAP"}
+    for name, (low, high) in intervals.items():
+        assert 0 <= low <= measured[name] <= high <= 1, name
+    for name, (low, high) in class_intervals.items():
+        has_value = ~np.isnan(by_class[name])
+        assert (low <= by_class[name])[has_value].all(), name
+        assert (by_class[name] <= high)[has_value].all(), name
+        assert ((low >= 0) & (high <= 1))[has_value].all(), name
+    other = rng.random((60, 30)).astype(np.float32)
+    arguments = probabilities, other, targets, 0.7, 0.6, 50
+    differences = [*metrics.compare(*arguments).items()]
+    for name, found in metrics.compare_classes(*arguments).items():
+        columns = [numbers[~np.isnan(found.value)] for numbers in found]
+        differences += [(name, metrics.Difference(*numbers)) for numbers in zip(*columns, strict=True)]
+    for name, (value, low, high, p) in differences:
+        assert -1 <= low <= value <= high <= 1, name
+        assert (p < 0.05) == (not low <= 0 <= high), name
+
+
+def test_resamples_keep_a_class_that_they_lack() -> None:
+    """One image in four has the only positive: a resample without it has the AP of the whole."""
     probabilities = np.array([[0.9, 0.3], [0.4, 0.2], [0.6, 0.1], [0.1, 0.7]])
     targets = np.array([[0, 0], [1, 0], [0, 0], [0, 0]])
     rng = make_products_rng(0)
     drawn = [np.bincount(rng.integers(4, size=4), minlength=4) for _ in range(50)]
-    aps = [count[1] / count[:3].sum() for count in drawn if count[1]]  # all of 0.9, 0.6 and 0.4 rank before or with it
-    assert 0 < len(aps) < 50
-    intervals, _ = metrics.bootstrap(probabilities, targets, 0.5, num_samples=50, level=0.5)
-    assert intervals["mAP"] == pytest.approx(tuple(np.quantile(aps, [0.25, 0.75])), abs=1e-12)
-    assert intervals["num_classes_in_mAP"] == tuple(np.quantile([float(count[1] > 0) for count in drawn], [0.25, 0.75]))
+    aps = [count[1] / count[:3].sum() if count[1] else 1 / 3 for count in drawn]  # 0.9, 0.6 and 0.4 rank before or with
+    assert min(count[1] for count in drawn) == 0
+    found = metrics.resample(probabilities, targets, 0.5, num_samples=50)
+    assert found.drawn.overall["mAP"] == pytest.approx(aps, abs=1e-12)
+    assert (found.drawn.overall["num_classes_in_mAP"] == 1).all()
     nothing, _ = metrics.bootstrap(probabilities, np.zeros((4, 2)), 0.5, num_samples=5)
     assert np.isnan(nothing["mAP"]).all()
 
 
-def test_bootstrap_of_one_image_is_that_image() -> None:
+def test_one_image_says_nothing_of_others() -> None:
     probabilities, targets = np.array([[0.9, 0.2, 0.7]]), np.array([[1, 0, 0]])
-    measured = metrics.measure(probabilities, targets, 0.5)
-    intervals, _ = metrics.bootstrap(probabilities, targets, 0.5, num_samples=3)
-    assert intervals == {name: (value, value) for name, value in measured.items()}
-    assert measured["mAP"] == 1
-    assert measured["f1_samples"] == pytest.approx(2 / 3)
+    intervals, by_class = metrics.bootstrap(probabilities, targets, 0.5, num_samples=3)
+    for name, interval in intervals.items():
+        assert interval == pytest.approx((0, 1), abs=1e-5), name
+    assert by_class["AP"][:, 0] == pytest.approx(stats.binomtest(1, 1).proportion_ci(method="wilson"), abs=1e-9)
+    assert np.isnan(by_class["AP"][:, 1]).all()
+    found = metrics.compare(probabilities, 1 - probabilities, targets, 0.5, 0.5, samples=3)["exact_match"]
+    assert found == pytest.approx((0, 0, 0, 1))
+    found = metrics.compare(probabilities, targets * 1.0, targets, 0.5, 0.5, samples=3)["exact_match"]
+    assert found == pytest.approx((1, -1, 1, 1), abs=1e-9)
 
 
-@pytest.mark.parametrize("options", [{"num_samples": 0}, {"level": 1.0}, {"level": 0.0}])
+@pytest.mark.parametrize("options", [{"num_samples": 1}, {"level": 1.0}, {"level": 0.0}])
 def test_bootstrap_without_resamples_or_level_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(InputError, match="bootstrap"):
         metrics.bootstrap(np.zeros((3, 2)), np.zeros((3, 2)), 0.5, **options)
+
+
+def test_students_distribution_is_scipys() -> None:
+    degrees = np.array([0, 1, 1.5, 2, 3, 9, 59, 1000, 40_000, 2])
+    for level in (0.5, 0.95, 1 - 0.05 / 1225):
+        expected = stats.t.ppf((1 + level) / 2, degrees[1:])
+        assert metrics.find_t(level, degrees)[1:] == pytest.approx(expected, rel=1e-5)
+    for t in (0.0, 0.3, 2.0, 8.0):
+        expected = 2 * stats.t.sf(t, degrees[1:])
+        assert metrics.find_p(np.full(10, t), degrees)[1:] == pytest.approx(expected, rel=1e-4, abs=1e-15)
+    assert metrics.find_t(0.95, degrees)[0] > 1e6
+    assert metrics.find_p(np.array([1e9]), degrees[:1]) == 1
 
 
 def draw_two(ties: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -349,18 +478,21 @@ def draw_two(ties: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return scores[0], scores[1], targets
 
 
-def measure_with_scikit_learn(probabilities: np.ndarray, targets: np.ndarray, threshold: float) -> dict[str, float]:
-    """Some metrics of `measure`, and the AP of each class."""
+def measure_with_scikit_learn(
+    probabilities: np.ndarray, targets: np.ndarray, threshold: float, images: np.ndarray
+) -> dict[str, float]:
+    """Some metrics of `measure` on `images`, and each class's AP; without a positive, AP and F1 are those of all."""
     predicted = probabilities >= np.float32(threshold)
-    aps = [
-        reference.average_precision_score(targets[:, label], probabilities[:, label])
-        if targets[:, label].any()
-        else np.nan
-        for label in range(targets.shape[1])
-    ]
-    measured = {f"AP {label}": ap for label, ap in enumerate(aps)}
-    measured["mAP"] = np.mean([ap for ap in aps if not np.isnan(ap)])
-    for average in ("micro", "macro", "weighted", "samples"):
+    rows = [images if targets[images, label].any() else np.arange(len(targets)) for label in range(targets.shape[1])]
+    measured, f1 = {}, []
+    for label, of in enumerate(rows):
+        is_there = targets[of, label].any()
+        ap = reference.average_precision_score(targets[of, label], probabilities[of, label]) if is_there else np.nan
+        measured[f"AP {label}"] = ap
+        f1.append(reference.f1_score(targets[of, label], predicted[of, label], zero_division=0))
+    measured |= {"mAP": np.nanmean([*measured.values()]), "f1_macro": np.mean(f1)}
+    targets, predicted = targets[images], predicted[images]
+    for average in ("micro", "weighted", "samples"):
         measured[f"f1_{average}"] = reference.f1_score(targets, predicted, average=average, zero_division=0)
     measured["exact_match"] = reference.accuracy_score(targets, predicted)
     measured["hamming_loss"] = reference.hamming_loss(targets, predicted)
@@ -370,35 +502,57 @@ def measure_with_scikit_learn(probabilities: np.ndarray, targets: np.ndarray, th
 @pytest.mark.parametrize("ties", [0, 5])
 def test_compare_is_the_difference_in_each_resample(ties: int) -> None:
     scores_a, scores_b, targets = draw_two(ties)
-    rng, drawn = make_products_rng(3), []
-    for _ in range(80):
-        images = rng.integers(40, size=40)
-        a = measure_with_scikit_learn(scores_a[images], targets[images], 0.5)
-        b = measure_with_scikit_learn(scores_b[images], targets[images], 0.45)
-        drawn.append({name: b[name] - a[name] for name in a})
-    a, b = measure_with_scikit_learn(scores_a, targets, 0.5), measure_with_scikit_learn(scores_b, targets, 0.45)
+    rng = make_products_rng(3)
+    draws = [np.arange(40), *(rng.integers(40, size=40) for _ in range(80))]
+    a = [measure_with_scikit_learn(scores_a, targets, 0.5, images) for images in draws]
+    b = [measure_with_scikit_learn(scores_b, targets, 0.45, images) for images in draws]
     arguments = scores_a, scores_b, targets, 0.5, 0.45
     found = metrics.compare(*arguments, samples=80, seed=3)
-    assert found.keys() == metrics.measure(scores_a, targets, 0.5).keys()
+    assert found.keys() == metrics.measure(scores_a, targets, 0.5).keys() - {"num_classes_in_mAP"}
     by_class = metrics.compare_classes(*arguments, samples=80, seed=3)
     assert [*by_class] == ["AP", "P", "R", "F1", "accuracy"]
     for label in range(5):
         found[f"AP {label}"] = metrics.Difference(*(numbers[label] for numbers in by_class["AP"]))
-    for name in a:
-        differences = np.array([each[name] for each in drawn])
-        differences = differences[~np.isnan(differences)]
-        if name == "AP 2":
-            assert not len(differences)
+    for name in a[0]:
+        value, *drawn = [of_b[name] - of_a[name] for of_a, of_b in zip(a, b, strict=True)]
+        num = int(targets[:, int(name[-1])].sum()) if name.startswith("AP ") else 40
+        if num == 0:
             assert np.isnan(found[name]).all()
-            continue
-        differences[np.abs(differences) < 1e-12] = 0  # sums in another order
-        share = min((differences <= 0).mean(), (differences >= 0).mean())
-        p = min(max(2 * share, 1 / (len(differences) + 1)), 1)
-        expected = (b[name] - a[name], *np.quantile(differences, [0.025, 0.975]), p)
-        assert found[name] == pytest.approx(expected, abs=1e-12), name
-    assert len([each for each in drawn if np.isnan(each["AP 1"])]) > 10  # these resamples left a class out
-    assert found["mAP"].p == 1 / 81
+        elif num == 1:
+            assert found[name] == pytest.approx((value, -1, 1, 1), abs=1e-9), "one positive shows nothing"
+        else:
+            error = max(np.std(drawn, ddof=1), abs(value) / (num + 1))
+            reach, p = stats.t.ppf(0.975, num - 1) * error, 2 * stats.t.sf(abs(value) / error, num - 1)
+            expected = value, max(value - reach, -1), min(value + reach, 1), p
+            assert found[name] == pytest.approx(expected, abs=1e-6), name
+    assert found["mAP"].p < 0.01
     assert found["mAP"].low > 0
+
+
+def test_classes_are_compared_by_what_each_metric_is_of() -> None:
+    """P is of what is predicted, by the model that predicts less; accuracy of all entries."""
+    scores_a, scores_b, targets = draw_two()
+    found = metrics.compare_classes(scores_a, scores_b, targets, 0.5, 0.8, samples=30)
+    resampled = [metrics.resample(scores, targets, at, 30) for scores, at in ((scores_a, 0.5), (scores_b, 0.8))]
+    counts = {
+        "P": np.minimum((scores_a >= 0.5).sum(axis=0), (scores_b >= np.float32(0.8)).sum(axis=0)),
+        "R": targets.sum(axis=0),
+        "F1": targets.sum(axis=0),
+        "accuracy": np.full(5, 40),
+    }
+    assert 0 < counts["P"][4] < counts["R"][4]
+    for name, nums in counts.items():
+        drawn = resampled[1].drawn.by_class[name] - resampled[0].drawn.by_class[name]
+        for label, num in enumerate(nums):
+            value, low, high, p = (numbers[label] for numbers in found[name])
+            if num < 2:
+                assert (low, high, p) == pytest.approx((-1, 1, 1) if value or drawn[:, label].any() else (0, 0, 1))
+                continue
+            error = max(drawn[:, label].std(ddof=1), abs(value) / (num + 1))
+            reach = stats.t.ppf(0.975, num - 1) * error
+            assert (low, high) == pytest.approx((max(value - reach, -1), min(value + reach, 1)), abs=1e-6)
+            if error:
+                assert p == pytest.approx(2 * stats.t.sf(abs(value) / error, num - 1), abs=1e-6)
 
 
 def test_a_model_is_as_good_as_itself() -> None:
@@ -429,7 +583,102 @@ def test_compare_refuses_scores_of_other_images_and_no_resamples() -> None:
     with pytest.raises(InputError, match="shape"):
         metrics.compare(scores_a, scores_b[:30], targets, 0.5, 0.5)
     with pytest.raises(InputError, match="bootstrap"):
-        metrics.compare(scores_a, scores_b, targets, 0.5, 0.5, samples=0)
+        metrics.compare(scores_a, scores_b, targets, 0.5, 0.5, samples=1)
+
+
+# ---- several seeds ----
+
+
+def draw_seeds(count: int, gain: float, spread: float, targets: np.ndarray, seed: int) -> np.ndarray:
+    """Scores (count, 40, 5) of models whose skill varies with their seed."""
+    rng = make_products_rng(seed)
+    gains = gain + spread * rng.standard_normal(count)
+    noise = rng.random((count, 40, 5)) * 0.6
+    return np.clip(noise + gains[:, None, None] * targets, 0, 1).astype(np.float32)
+
+
+def test_groups_are_compared_over_images_and_seeds() -> None:
+    _, _, targets = draw_two()
+    a, b = draw_seeds(3, 0.1, 0.05, targets, 1), draw_seeds(2, 0.3, 0.05, targets, 2)
+    at_a, at_b = np.linspace(0.3, 0.6, 15).reshape(3, 5), 0.45
+    found = metrics.compare_groups(a, b, targets, at_a, at_b, samples=60, seed=5, max_labels=3)
+    rng = make_products_rng(5)
+    draws = [np.arange(40), *(rng.integers(40, size=40) for _ in range(60))]
+
+    def measure(scores: np.ndarray, at: float | np.ndarray, name: str) -> list[float]:
+        return [metrics.measure(scores[i], targets[i], at, max_labels=3)[name] for i in draws]
+
+    for name in ("f1_micro", "exact_match", "hamming_loss"):  # that need no class
+        of_a = np.array([measure(scores, at, name) for scores, at in zip(a, at_a, strict=True)])
+        of_b = np.array([measure(scores, at_b, name) for scores in b])
+        value, *drawn = of_b.mean(axis=0) - of_a.mean(axis=0)
+        parts = [(max(np.std(drawn, ddof=1), abs(value) / 41) ** 2, 39)]
+        parts += [(of[:, 0].var(ddof=1) / len(of), len(of) - 1) for of in (of_a, of_b)]
+        variance = sum(part for part, _ in parts)
+        degrees = variance**2 / sum(part**2 / count for part, count in parts)
+        reach = stats.t.ppf(0.975, degrees) * variance**0.5
+        p = 2 * stats.t.sf(abs(value) / variance**0.5, degrees)
+        expected = value, max(value - reach, -1), min(value + reach, 1), p
+        assert found[name] == pytest.approx(expected, abs=1e-6), name
+
+
+def test_groups_that_differ_by_seeds_alone_are_welchs_test() -> None:
+    """On images that are all alike resamples do not differ, and the seeds are all that varies."""
+    rng = make_products_rng(0)
+    row = np.array([1, 0, 1, 1, 0, 0, 1, 0, 0, 0])
+    targets = np.tile(row, (3000, 1))
+    a, b = (np.tile(rng.random((count, 1, 10)), (1, 3000, 1)) for count in (5, 4))
+    found = metrics.compare_groups(a, b, targets, 0.5, 0.5, samples=4)["hamming_loss"]
+    losses = [((group[:, 0] >= 0.5) != row).mean(axis=1) for group in (a, b)]
+    expected = stats.ttest_ind(losses[1], losses[0], equal_var=False)
+    low, high = expected.confidence_interval()
+    assert found == pytest.approx((losses[1].mean() - losses[0].mean(), low, high, expected.pvalue), abs=1e-4)
+
+
+def test_groups_of_one_seed_are_compare() -> None:
+    scores_a, scores_b, targets = draw_two()
+    thresholds = np.linspace(0.3, 0.6, 5)
+    options = {"samples": 40, "seed": 2, "min_labels": 1}
+    expected = metrics.compare(scores_a, scores_b, targets, thresholds, 0.4, **options)
+    assert metrics.compare_groups(scores_a[None], scores_b[None], targets, thresholds[None], 0.4, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "thresholds", "message"),
+    [
+        ((40, 5), 0.5, r"probabilities_b \(40, 5\) must be of the shape \(seeds, images, classes\)"),
+        ((0, 40, 5), 0.5, r"probabilities_b \(0, 40, 5\)"),
+        ((2, 40, 5), np.full(5, 0.5), r"thresholds_b \(5,\) must be one number, or \(seeds, classes\) of 2 seeds"),
+        ((2, 40, 5), np.full((3, 5), 0.5), r"thresholds_b \(3, 5\)"),
+        ((2, 30, 5), 0.5, r"must be of one shape \(N, C\)"),
+    ],
+)
+def test_groups_of_other_shapes_are_refused(shape: tuple[int, ...], thresholds: object, message: str) -> None:
+    scores_a, _, targets = draw_two()
+    with pytest.raises(InputError, match=message):
+        metrics.compare_groups(scores_a[None], np.zeros(shape), targets, 0.5, thresholds)
+
+
+# ---- many comparisons ----
+
+
+HOLM_P = [0.012, 0.04, 0.0003, 0.6, 0.012, 0.021, 0.9, 0.0401]
+HOLM_ADJUSTED = []
+
+
+def test_holms_correction() -> None:
+    """The expected numbers are those of statsmodels.stats.multitest.multipletests(p, method="holm")."""
+    assert metrics.adjust_holm(HOLM_P) == pytest.approx(HOLM_ADJUSTED, abs=1e-12)
+    order = np.random.default_rng(0).permutation(len(HOLM_P))
+    assert metrics.adjust_holm(np.array(HOLM_P)[order]) == pytest.approx(np.array(HOLM_ADJUSTED)[order], abs=1e-12)
+    with_nan = [HOLM_P[0], np.nan, *HOLM_P[1:]]
+    found = metrics.adjust_holm(with_nan)
+    assert np.isnan(found[1])
+    assert np.delete(found, 1) == pytest.approx(HOLM_ADJUSTED, abs=1e-12)
+    assert metrics.adjust_holm([]).tolist() == []
+    for wrong in ([0.1, 1.1], [-0.1], [[0.1]], 0.1):
+        with pytest.raises(InputError, match="adjust_holm"):
+            metrics.adjust_holm(wrong)
 
 
 def test_which_class_is_taken_for_which() -> None:

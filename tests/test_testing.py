@@ -727,3 +727,67 @@ def test_images_of_the_same_name_in_two_folders_keep_apart() -> None:
     assert prediction_files.name_images(["/set/test/cat/1.jpg", "/set/test/dog/1.jpg"]) == ["cat/1", "dog/1"]
     assert prediction_files.name_images(["/set/test/a.b.jpg", "/set/test/c.png"]) == ["a.b", "c"]
     assert prediction_files.name_images(["/set/a.jpg", "/set/a.png", "/set/b.jpg"]) == ["a.jpg", "a.png", "b.jpg"]
+
+
+# ---- slices ----
+
+
+@pytest.fixture
+def sliced(folder: Path, dataset: Path) -> Path:
+    """The small data set with its test split as a csv, which has a column of the camera; every third has none."""
+    lines = ["image_path,labels,camera,(odd)"]
+    table = dataset_readers.read_dataset(dataset, split="test")
+    for number, (path, row) in enumerate(zip(table.paths, table.targets, strict=True)):
+        names = ";".join(table.classes[c] for c in np.flatnonzero(row))
+        camera = ("north", "south", "")[number % 3]
+        lines.append(f"{Path(path).relative_to(dataset).as_posix()},{names},{camera},{number % 2}")
+    shutil.rmtree(dataset / "labels")
+    (dataset / "test.csv").write_text("\n".join(lines))
+    return dataset
+
+
+def test_metrics_of_each_slice(folder: Path, sliced: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*make_small_run(sliced, folder), "--BOOTSTRAP_SAMPLES=20"]
+    testing.main([*arguments, r"--SLICES=camera,test00([0-4])"])
+    result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())["slices"]
+    assert [*result] == ["camera", "test00([0-4])"]
+    assert [*result["camera"]["slices"]] == ["north", "south", ""]
+    assert [*result["test00([0-4])"]["slices"]] == ["0", "1", "2", "3", "4", ""]
+    rows = compute_by_hand(folder, sliced)
+    table = dataset_readers.read_dataset(sliced, split="test")
+    probabilities = np.stack([rows[stem] for stem in sorted(rows)])
+    for start, name in enumerate(("north", "south", "")):
+        found = result["camera"]["slices"][name]
+        part = slice(start, None, 3)
+        expected = metrics.measure(probabilities[part], table.targets[part], 0.52)
+        assert found["metrics"] == pytest.approx(expected, abs=1e-6)
+        assert (found["num_images"], found["num_positives"]) == (4, table.targets[part].sum())
+    assert result["camera"]["num_pairs"] == 3 + 15
+    out = capsys.readouterr().out
+    assert "fewer than 30 images, which say little: north (4), south (4), (none) (4)" in out
+    lines = (folder / "predictions" / "slices.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3 + 6
+    assert lines[0].startswith("slicing,slice,images,labels,mAP,mAP_low,mAP_high,num_classes_in_mAP,CP,CP_low,")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("camra", "'camra' is neither a column (the csv of test has image_path, labels, camera, (odd)) nor a regular "),
+        ("(odd)", "SLICES '(odd)' is a column of the csv, and a regular expression with one group, too: rename the "),
+        ("lamp|door", "(on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"),
+        ("(lamp)", "SLICES '(lamp)' finds nothing in any path, such as "),
+    ],
+)
+def test_slices_that_are_not_there_stop_before_anything_is_predicted(
+    folder: Path, sliced: Path, name: str, message: str, fails: Callable[..., str]
+) -> None:
+    assert message in fails(testing.main, [*make_small_run(sliced, folder), f"--SLICES='{name}'"])
+    assert not (folder / "predictions").exists()
+
+
+def test_a_format_without_columns_is_said(folder: Path, shared_dataset: Path, fails: Callable[..., str]) -> None:
+    error = fails(testing.main, [*make_small_run(shared_dataset, folder), "--SLICES=camera"])
+    assert (
+        f"'camera' is neither a column ({shared_dataset} is read as coco_cls, and columns are only read from" in error
+    )

@@ -29,7 +29,7 @@ from dataset.table import Table, map_classes
 from evaluation import slices
 from predictor import Predictor
 from thresholds import Policy
-from utils import InputError, suggest
+from utils import InputError
 
 
 class ImagesToPredict(NamedTuple):
@@ -201,15 +201,13 @@ def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[
             slicings[name] = slices.find_rows(name, slices.find_in_paths(name, paths))
         elif is_column:
             slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
-        elif columns:
-            raise InputError(
-                f"SLICES {name!r} is no column of the csv of {config.TEST_SPLIT}{suggest(name, columns)}, which has "
-                f"{show_names(columns)}, and no regular expression over paths with one group (...)"
-            )
         else:
+            found = f"{config.DATASET_FOLDER} is read as {format}, and columns are only read from the format csv"
+            if columns:
+                found = f"the csv of {config.TEST_SPLIT} has {show_names(columns)}"
             raise InputError(
-                f"SLICES {name!r} is no regular expression over paths with one group (...); columns are only read from "
-                f"a data set in the format csv, and {config.DATASET_FOLDER} is read as {format}"
+                f"SLICES {name!r} is neither a column ({found}) nor a regular expression over paths with one group "
+                "(on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"
             )
     return slicings
 

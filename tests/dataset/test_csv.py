@@ -780,3 +780,27 @@ def test_a_class_may_be_called_like_a_foreign_column_of_images(tmp_path: Path) -
         (tmp_path / "train.csv").write_text(f"{heading},foto,dog\na.jpg,1,0\nb.jpg,0,1\n")
         table = read_dataset(tmp_path, split="train", options=ReadOptions())
         assert name_rows(table) == {"a.jpg": {"foto"}, "b.jpg": {"dog"}}
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("image_path,labels,camera\na.jpg,cat,north\nb.jpg,dog,\n", {}),
+        ("image_path,group,labels,camera\na.jpg,g,cat,north\nb.jpg,g,dog,\n", {}),
+        ("image_path,cat,dog,camera\na.jpg,1,0,north\nb.jpg,0,1,\n", {"label_columns": ("cat", "dog")}),
+        ("image,label,camera\na.jpg,cat,north\na.jpg,cat,north\nb.jpg,dog,\n", {}),
+    ],
+)
+def test_any_column_may_be_read_for_each_image(tmp_path: Path, text: str, options: dict[str, tuple[str, ...]]) -> None:
+    table = read_csv(tmp_path, text, group_column="camera", **options)
+    assert (table.classes, table.groups) == (("cat", "dog"), ("north", ""))
+    assert table.targets.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(InputError, match=r"train.csv:1: the column 'lens' stands 0 times"):
+        read_csv(tmp_path, text, group_column="lens", **options)
+
+
+def test_rows_of_an_image_agree_on_the_column_that_is_read(tmp_path: Path) -> None:
+    text = "image,label,camera\na.jpg,cat,north\na.jpg,dog,south\nb.jpg,dog,\n"
+    with pytest.raises(InputError, match=r"train.csv:3: 'a.jpg' has another 'camera' here than at \S+train.csv:2"):
+        read_csv(tmp_path, text, group_column="camera")
+    assert read_csv(tmp_path, text).targets.tolist() == [[1, 1], [0, 1]]
