@@ -624,7 +624,8 @@ def _integrate_student(degrees: float) -> tuple[NDArray[np.float64], NDArray[np.
     angles = np.linspace(0, min(np.pi / 2, 12 / np.sqrt(degrees)), STUDENT_STEPS + 1)
     density = np.cos(angles) ** (degrees - 1)
     areas = density[1:] + density[:-1]
-    return angles, np.append(areas[::-1].cumsum()[::-1], 0) / areas.sum()
+    outside = np.append(areas[::-1].cumsum()[::-1], 0)
+    return angles, outside / outside[0]  # which the sum of the areas in another order would miss by a rounding
 
 
 def _resample_both(

@@ -104,8 +104,10 @@ def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
         if line:
             lines[num_rows] = line
         num_rows += len(rows)
-        blocks.append(rows.assign(block=len(blocks) + 1))
+        blocks.append(rows)
     rows = pd.concat(blocks, ignore_index=True)
+    numbers = [number for number, block in enumerate(blocks, start=1) for _ in range(len(block))]
+    rows = pd.concat([rows, pd.DataFrame({"block": numbers})], axis="columns")
     rows.attrs.update(runs.attrs)
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")

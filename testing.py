@@ -279,6 +279,46 @@ def write_predictions(predictions: Predictions, name: str) -> None:
         utils.say(f"saved: {path}")
 
 
+def keep_with_run(
+    result: Mapping[str, Any], predictions: Predictions, images: ImagesToPredict, model: Predictor
+) -> None:
+    """Write the test of a run's checkpoint into the folder of the run, too. Says where, or why not.
+
+    It takes the place of the run's last test. Only a test of other images than those that the run names does not
+    replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
+    """
+    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
+        return
+    folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
+    if folder is None:
+        utils.say(f"this test is not kept with a run: {reason}")
+        return
+    ruler = test_results.make_ruler(images.paths, images.table.targets, model.classes)
+    path, before = folder / test_results.RESULT_FILE, None
+    try:
+        before = test_results.read_test(folder)
+    except InputError as error:
+        utils.warn(f"{error}; this test takes its place")
+    difference = test_results.describe_difference(before.ruler, ruler) if before and not before.stale else ""
+    if difference and not takes_images_of_run(model):
+        utils.warn(
+            f"this test is not kept with its run: {path} is by another ruler ({difference}); if this one shall count, "
+            "delete that file and test again"
+        )
+        return
+    scores = SavedScores(predictions.probabilities, images.table.targets, images.paths, model.classes)
+    test_results.save_test(folder, result, scores, ruler, model.metadata, model.thresholds.tolist(), name_views())
+    utils.say(f"saved: {path} and {test_results.SCORES_FILE}: the test of the run, by ruler {ruler.fingerprint}")
+    if difference:
+        utils.say(f"       in place of a test by another ruler: {difference}")
+
+
+def takes_images_of_run(model: Predictor) -> bool:
+    """Whether the test images are those that the constants of the model's run name."""
+    constants, theirs = overrides.resolved(config), model.metadata.get("config", {})
+    return all(theirs.get(name) == constants[name] for name in ("DATASET_FOLDER", "TEST_IMAGES_DIR", "TEST_LABELS_DIR"))
+
+
 def evaluate(
     predictions: Predictions,
     images: ImagesToPredict,
@@ -330,6 +370,7 @@ def evaluate(
         slices.save_csv(PREDICTIONS_FOLDER / f"slices{ending}.csv", sliced)
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
+    keep_with_run(result, predictions, images, model)
     confusion = metrics.confusion(*scores, **limits)
     plots.save_report(
         folder=PREDICTIONS_FOLDER,
@@ -343,47 +384,6 @@ def evaluate(
         class_confusion=class_confusion,
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
-    keep_with_run(result, predictions, images, model)
-
-
-def keep_with_run(
-    result: Mapping[str, Any], predictions: Predictions, images: ImagesToPredict, model: Predictor
-) -> None:
-    """Write the test of a run's checkpoint into the folder of the run, too. Says where, or why not.
-
-    It takes the place of the run's last test. Only a test of other images than those that the run names does not
-    replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
-    """
-    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
-        return
-    folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
-    if folder is None:
-        utils.say(f"this test is not kept with a run: {reason}")
-        return
-    ruler = test_results.make_ruler(images.paths, images.table.targets, model.classes)
-    path, before = folder / test_results.RESULT_FILE, None
-    try:
-        before = test_results.read_test(folder)
-    except InputError as error:
-        utils.warn(f"{error}; this test takes its place")
-    difference = test_results.describe_difference(before.ruler, ruler) if before and not before.stale else ""
-    if difference and not takes_images_of_run(model):
-        utils.warn(
-            f"this test is not kept with its run: {path} is by another ruler ({difference}); if this one shall count, "
-            "delete that file and test again"
-        )
-        return
-    scores = SavedScores(predictions.probabilities, images.table.targets, images.paths, model.classes)
-    test_results.save_test(folder, result, scores, ruler, model.metadata, model.thresholds.tolist(), name_views())
-    utils.say(f"       {path} and {test_results.SCORES_FILE}: the test of the run, by ruler {ruler.fingerprint}")
-    if difference:
-        utils.say(f"       in place of a test by another ruler: {difference}")
-
-
-def takes_images_of_run(model: Predictor) -> bool:
-    """Whether the test images are those that the constants of the model's run name."""
-    constants, theirs = overrides.resolved(config), model.metadata.get("config", {})
-    return all(theirs.get(name) == constants[name] for name in ("DATASET_FOLDER", "TEST_IMAGES_DIR", "TEST_LABELS_DIR"))
 
 
 def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:

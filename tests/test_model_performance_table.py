@@ -249,13 +249,15 @@ def test_mean_and_deviation_stand_in_one_cell(show: Any) -> None:
     assert rows[2] == ["resnet18", "3", ".600 ± .100", ".660 ± .060", "5.0 ± 2.0", "812.2 ± 0.0"]
     assert rows[3] == ["resnet50", "2", ".590 ± .085", ".750 ± .071", "5.0 ± 1.4", "812.2 ± 0.0"]  # .12 / sqrt(2)
     assert rows[4] == ["vgg16", "1", "–", ".100", "1.0", "812.2"]
-    assert rows[6] == ["6 runs in 3 groups: mean ± sample standard deviation; sorted by best_f1"]
+    assert rows[6] == [
+        "6 runs in 3 groups: mean ± sample standard deviation over TRAIN_BATCH_SIZE, SEED, OPTIMIZER; sorted by best_f1"
+    ]
     assert rows[7] == ["note: 1 of the runs have no best_f1: its means are without them"]
 
 
 def test_mean_says_over_what_it_is_taken(show: Any) -> None:
     text = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER,TRAIN_BATCH_SIZE", "--GROUP_MODE", "mean")
-    assert "6 runs in 5 groups: mean ± sample standard deviation; " in text  # the groups of one run have a SEED
+    assert "6 runs in 5 groups: mean ± sample standard deviation over SEED; " in text
     text = show("--GROUP_BY_COLUMNS", "HEAD", "--GROUP_MODE", "mean")
     assert "mean ± sample standard deviation over MODEL_NAME, TRAIN_BATCH_SIZE, SEED, OPTIMIZER; sorted" in text
 
@@ -429,8 +431,8 @@ def test_best_row_is_bold_in_a_terminal(show: Any, monkeypatch: pytest.MonkeyPat
             line.split("\x1b[1m")[1].split("\x1b")[0].strip() for line in show(*arguments).splitlines() if "[1m" in line
         ]
 
-    assert list_bold("--COLUMNS", "best_f1,mAP") == ["0.70"]
-    assert list_bold("--COLUMNS", "best_f1,mAP", "--SORT_ASCENDING", "True") == ["0.50"]
+    assert list_bold("--COLUMNS", "best_f1,mAP") == ["0.70", "0.80"]
+    assert list_bold("--COLUMNS", "best_f1,mAP", "--SORT_ASCENDING", "True") == ["0.50", "0.80"]
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "SEED") == ["2"]
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "SEED", "--SORT_ASCENDING", "True") == ["0", "0", "0"]
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "OPTIMIZER") == []
@@ -663,7 +665,7 @@ SKILLS = {"linear": 1.0, "mlp": 1.03, "gcn": 0.4}
 @pytest.fixture
 def tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three heads x two seeds, tested on the same images; a run without a test, and one tested on other images."""
-    root, rng = tmp_path / "trained_models", np.random.default_rng(11)
+    root, rng = tmp_path / "tested_models", np.random.default_rng(11)
     targets = draw_targets(rng)
     runs = [(head, seed) for head in SKILLS for seed in (1, 2)] + [("cosine", 1), ("ml_decoder", 1)]
     for head, seed in runs:
@@ -740,7 +742,7 @@ def test_against_the_best_there_are_marks(tested: Path, show: Any, capsys: pytes
     for head in ranked[1:]:
         p = float(rows[head]["delta_test_mAP_p"])
         cells = next(line for line in text.splitlines() if f" {head} " in line)
-        shown = re.search(r"[−+]\.\d{3} \[[−+]\.\d{3}, [−+]\.\d{3}\]( ≈)? +\w+$", cells)
+        shown = re.search(r"[−+]\.\d{3} \[[−+]\.\d{3}, [−+]\.\d{3}\]( ≈)? +\w+$", cells.rstrip())
         assert shown, cells
         assert bool(shown[1]) is (p >= 0.05)
     assert "it was chosen on these test images" in text

@@ -170,7 +170,7 @@ def test_the_test_of_a_copy_lies_with_its_run(
     arguments = [*make_small_run(shared_dataset, folder), "--BOOTSTRAP_SAMPLES=20"]
     testing.main(arguments)
     test = read_test(run)
-    assert f"       {run / 'test_result.json'} and test_scores.npz: the test of the run" in capsys.readouterr().out
+    assert f"saved: {run / 'test_result.json'} and test_scores.npz: the test of the run" in capsys.readouterr().out
     result = json.loads((folder / "predictions" / "evaluate_result.json").read_text())
     assert test.metrics == pytest.approx(result["metrics"])
     assert {name: [*ends] for name, ends in test.intervals.items()} == pytest.approx(result["intervals"])

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import dataset_readers
+import metrics
 from dataset import whole_files
 from dataset.formats import FORMATS
 from dataset.table import Table
@@ -82,6 +83,30 @@ def test_a_changed_byte_name_label_class_or_definition_is_another_ruler(
     assert found.fingerprint != ruler.fingerprint
     versions = f"version {ruler.definitions} and {found.definitions}"
     assert describe_difference(ruler, found) == f"other definitions of the metrics ({versions})"
+
+
+def test_metrics_mean_what_they_did_when_definitions_was_last_raised() -> None:
+    """By hand, with an unknown label, a class that is never predicted and an image without a right label."""
+    probabilities = [[0.9, 0.2, 0.4], [0.8, 0.7, 0.3], [0.3, 0.6, 0.6], [0.1, 0.4, 0.2]]
+    targets = [[1, 0, 1], [1, 1, 0], [0, 1, -1], [1, 0, 0]]
+    expected = {
+        "mAP": (11 / 12 + 1 + 1) / 3,
+        "CP": 2 / 3,
+        "CR": 5 / 9,
+        "CF1": 20 / 33,
+        "OP": 1,
+        "OR": 2 / 3,
+        "OF1": 0.8,
+        "f1_macro": 0.6,
+        "f1_weighted": 4.4 / 6,
+        "f1_samples": 2 / 3,
+        "exact_match": 0.5,
+        "hamming_loss": 2 / 11,
+    }
+    measured = metrics.measure(probabilities, targets, 0.5)
+    found = {name: measured[name] for name in expected}
+    assert found == pytest.approx(expected), "raise DEFINITIONS in evaluation/test_results.py, and correct this test"
+    assert test_results.DEFINITIONS == 1
 
 
 def test_members_of_shards_are_hashed_and_a_missing_file_is_named(tmp_path: Path) -> None:
