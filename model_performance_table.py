@@ -94,9 +94,10 @@ def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
     """
     import pandas as pd
 
-    columns, blocks, lines, num_rows = choose_groups(), [], {}, 0
+    columns, blocks, lines, varied, num_rows = choose_groups(), [], {}, [], 0
     for line, block in run_rows.find_blocks(runs, SORT_BY, averages()):
         rows = run_rows.make_rows(block, columns, averages())
+        varied += rows.attrs["varied"]
         if SORT_BY in rows:
             rows = run_rows.sort_rows(rows, SORT_BY, SORT_ASCENDING)
         if not averages():
@@ -108,7 +109,7 @@ def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
     rows = pd.concat(blocks, ignore_index=True)
     numbers = [number for number, block in enumerate(blocks, start=1) for _ in range(len(block))]
     rows = pd.concat([rows, pd.DataFrame({"block": numbers})], axis="columns")
-    rows.attrs.update(runs.attrs)
+    rows.attrs.update(runs.attrs | {"varied": varied})
     if SORT_BY not in rows:
         raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
     return rows, lines
@@ -125,7 +126,7 @@ def averages() -> bool:
 
 
 def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> None:
-    """Print how two rows of the table, or two of its runs, differ; `best` is the first row."""
+    """Print how two rows of the table, or two of its runs, differ; `best` is the first row with a test."""
     import pandas as pd
 
     from evaluation.run_pair import print_pair
@@ -135,12 +136,14 @@ def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> No
     for name in names:
         is_named = rows["run"].astype(str) == name
         if name == "best":
-            chosen.append(rows.head(1))
+            is_tested = rows["test_checkpoints"].map(len) > 0
+            chosen.append((rows[is_tested] if is_tested.any() else rows).head(1))
         elif is_named.any():
             chosen.append(rows[is_named].head(1))
         else:
             chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
     pair = pd.concat(chosen, ignore_index=True)
+    pair.attrs["varied"] = rows.attrs["varied"] if (pair["runs"] > 1).any() else []
     print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
 
 
@@ -323,9 +326,10 @@ def list_constants(rows: Frame, differing: bool) -> list[str]:
 
 
 def list_differing(rows: Frame) -> list[str]:
-    """The constants in which the rows differ, and how they were tested if that differs."""
+    """The constants in which the rows differ, and not the runs of a row; and how they were tested if that differs."""
     of_tests = [name for name in run_rows.SAME_TEST[1:] if name in rows and rows[name].nunique() > 1]
-    return list_constants(rows, differing=True) + of_tests
+    constants = [name for name in list_constants(rows, differing=True) if name not in rows.attrs["varied"]]
+    return constants + of_tests
 
 
 def choose_columns(rows: Frame) -> list[str]:
@@ -361,7 +365,8 @@ def describe(runs: Frame, rows: Frame) -> list[str]:
     counted, first = count(int(rows["runs"].sum()), "run"), rows["checkpoints"].iloc[0]
     ending = f"; sorted by {SORT_BY}"
     if averages() and (rows["runs"] > 1).any():
-        varied = run_rows.list_varied(runs, list_constants(runs, differing=True), choose_groups())
+        varied = [name for name in list_constants(runs, differing=True) if name in rows.attrs["varied"]]
+        varied += ["FOLDS"] if "fold" in rows.attrs["varied"] else []
         over = f" over {', '.join(varied)}" if varied else ""
         lines = [f"{counted} in {count(len(rows), 'group')}: mean ± sample standard deviation{over}{ending}"]
         if not GROUP_BY_COLUMNS:

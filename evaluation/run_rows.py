@@ -128,11 +128,13 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     has. A row of several runs has of each metric the mean and, in `<metric>_std`, the sample standard deviation, both
     over the runs that have a value; of the rest the value that all of them share, else NaN (a mean of SEED would say
     nothing), and columns that are empty then are left out. Tests are averaged where they agree in SAME_TEST; else the
-    row has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds.
+    row has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds. `.attrs["varied"]` are
+    the columns that runs of a row do not share.
     """
     import pandas as pd
 
     runs = _assign(runs, test_checkpoint=runs["checkpoint"].where(runs.get("test_ruler", _empty(runs)).notna()))
+    runs.attrs["varied"] = []
     if not averages:
         return _list_checkpoints(runs).drop(columns="test_checkpoint")
     runs = join_averaged(runs)
@@ -142,6 +144,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     parts = [single.set_axis(number[is_single])] if len(single) else []
     if len(several):
         parts.append(average_groups(several, number[~is_single]))
+    varied = [name for part in parts for name in part.attrs["varied"]]
     rows = (pd.concat(parts) if len(parts) > 1 else parts[0]).sort_index()
     ordered = dict.fromkeys(name for mean in [*runs, *rows] for name in (mean, f"{mean}_std") if name in rows)
     was_empty = runs.isna().all()
@@ -149,7 +152,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     lost = [name for name in rows if rows[name].isna().all() and not was_empty.get(name, False) and name not in kept]
     rows = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore")
     rows = rows.reset_index(drop=True)
-    rows.attrs.update(runs.attrs)
+    rows.attrs.update(runs.attrs | {"varied": varied})
     return rows
 
 
@@ -180,6 +183,7 @@ def average_groups(runs: Frame, number: Any) -> Frame:
         tables.name_run(Path(averaged).stem) if tables.is_given(averaged) else configuration
         for averaged, configuration in zip(rows["checkpoint"], rows["configuration"], strict=True)
     ]
+    rows.attrs["varied"] = [name for name in others if not is_shared[name].all()]
     return rows
 
 
@@ -255,14 +259,6 @@ def find_best(rows: Frame, lines: Mapping[int, str], sort_by: str) -> set[tuple[
                 value = values.min() if name.removeprefix(TEST) in LOWER_IS_BETTER else values.max()
             best |= {(int(number), name) for number in block.index[values == value]}
     return best
-
-
-def list_varied(runs: Frame, constants: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """Those of the `constants` that vary within groups of runs that agree in `columns`; FOLDS where the fold does."""
-    names = [*constants, *(["fold"] if "fold" in runs else [])]
-    groups = runs[names].map(repr).groupby([runs[name].map(repr) for name in columns])
-    varies = (groups.nunique() > 1).any()
-    return ["FOLDS" if name == "fold" else name for name in names if varies[name]]
 
 
 def count_untested(rows: Frame) -> int:

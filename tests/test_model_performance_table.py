@@ -762,10 +762,13 @@ def test_two_runs_beside_each_other(tested: Path, show: Any) -> None:
     assert text.splitlines()[:2] == ["A: resnet18/gcn1.pt", "B: resnet18/mlp2.pt"]
     constants = [line.split() for line in text.splitlines() if line.startswith(("HEAD", "SEED"))]
     assert constants == [["HEAD", "gcn", "mlp"], ["SEED", "1", "2"]]
-    name = read_rows(show("--csv", "--CHECKPOINTS_ROOT", str(tested), "--SORT_BY", "HEAD"))[1]["run"]
-    text = show("--CHECKPOINTS_ROOT", str(tested), "--diff", name, "best", width=100)
+    rows = read_rows(show("--csv", "--CHECKPOINTS_ROOT", str(tested)))
+    name = next(row["run"] for row in rows if row["HEAD"] == "gcn")
+    text = show("--CHECKPOINTS_ROOT", str(tested), "--diff", name, "mlp1", width=100)
+    assert "SEED" not in text, "it is none of what tells these two apart"
     assert f"A: {name}, the mean of 2 runs: resnet18/gcn1.pt, resnet18/gcn2.pt" in text
     assert "paired over images and over seeds" in text
+    assert show("--CHECKPOINTS_ROOT", str(tested), "--diff", "best", "best").startswith("A: resnet18/ml_decoder1.pt\n")
 
 
 def test_a_forest_plot_is_saved_beside_the_table(tested: Path, show: Any, tmp_path: Path) -> None:
