@@ -128,8 +128,8 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     has. A row of several runs has of each metric the mean and, in `<metric>_std`, the sample standard deviation, both
     over the runs that have a value; of the rest the value that all of them share, else NaN (a mean of SEED would say
     nothing), and columns that are empty then are left out. Tests are averaged where they agree in SAME_TEST; else the
-    row has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds. `.attrs["varied"]` are
-    the columns that runs of a row do not share.
+    row has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds. The columns that runs
+    of a row do not share are in `.attrs["varied"]`.
     """
     import pandas as pd
 
