@@ -52,6 +52,7 @@ COLUMNS: tuple[str, ...] = (
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
 MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
+MAX_WORDS = 40  # characters of the constants that name a row in the plot
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
 
 
@@ -72,19 +73,19 @@ def main(arguments: list[str]) -> None:
         from evaluation.run_comparison import compare_rows
 
         rows, legend = compare_rows(rows, lines, AGAINST, SORT_BY, CHECKPOINTS_ROOT)
-    if picture:
-        plot(runs, rows, Path(picture[0]))
 
     shown = rows if mode == "--csv" else rows[choose_columns(rows)]
     layout = Layout(lines, run_rows.find_best(rows, lines, SORT_BY), legend)
-    if not mode:
-        tables.print_text(shown, describe(runs, rows), layout, kept="run")
-        return
-    tables.PRINTERS[mode](shown, layout)
     notes = describe(runs, rows)
-    if mode == "--csv":
-        notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
-    say(*notes, stream=sys.stderr)
+    if mode:
+        tables.PRINTERS[mode](shown, layout)
+        if mode == "--csv":
+            notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
+        say(*notes, stream=sys.stderr)
+    else:
+        tables.print_text(shown, notes, layout, kept="run")
+    if picture:
+        plot(runs, rows, Path(picture[0]))
 
 
 def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
@@ -150,11 +151,12 @@ def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> No
 def plot(runs: Frame, rows: Frame, path: Path) -> None:
     """Draw the rows into a forest plot; they are named by what differs, and by their runs."""
     from evaluation.forest_plot import save_forest
+    from evaluation.pages import cut
     from evaluation.run_comparison import choose_metrics
 
-    differing = list_differing(rows)
-    words = [[*map(tables.format_value, row), run] for *row, run in rows[[*differing, "run"]].itertuples(index=False)]
-    names = [", ".join(map(str, row)) for row in words]
+    values = rows[list_differing(rows)].map(tables.format_value)
+    words = [cut(", ".join(row), MAX_WORDS) for row in values.itertuples(index=False)]
+    names = [f"{word}  {run}" if word else str(run) for word, run in zip(words, rows["run"], strict=True)]
     save_forest(path, runs, rows, names, choose_metrics(SORT_BY, rows)[0], CHECKPOINTS_ROOT)
     say(f"saved: {path}", stream=sys.stderr)
 
@@ -343,7 +345,8 @@ def choose_columns(rows: Frame) -> list[str]:
     is_several = (rows["runs"] > 1).any()
     names = [*GROUP_BY_COLUMNS, *(["runs"] if GROUP_BY_COLUMNS and is_several else [])]
     names += [SORT_BY] if SORT_BY not in columns else []
-    names += [difference for difference, name in zip(differences, compared, strict=True) if name not in columns]
+    if not set(compared) & set(columns):
+        names += differences
     for name in columns:
         if name == "differing":
             grouped_by = {column.lower() for column in GROUP_BY_COLUMNS}  # model_name says what MODEL_NAME does

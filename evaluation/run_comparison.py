@@ -33,52 +33,76 @@ def compare_rows(
 ) -> tuple[Frame, list[str]]:
     """`rows` with their differences from the row that is called `against`, and lines that say what these are.
 
-    For "best" it is the first row with a test of each block; `lines` are {number of a block's first row: the line above
-    it}. stderr says which rows could not be compared. Raises InputError where there is no such row, or it has no test.
+    For "best" each is compared with the first row of its block that was tested by the same ruler; `lines` are {number
+    of a block's first row: the line above it}. stderr says which rows could not be compared. Raises InputError where
+    there is no such row, or it has no test.
     """
     folders = list_folders(rows, root)
     if not any(folders):
         raise InputError(f"AGAINST: no run here has a test: {HOW_TO_TEST}")
-    parts = [part for _, part in split_rows(len(rows), lines)]
-    references = [next((number for number in range(len(rows))[part] if folders[number]), None) for part in parts]
-    if against != "best":
-        parts, references = [slice(0, len(rows))], [find_row(rows, against, "AGAINST")]
-        if not folders[references[0]]:
-            raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
-    names = choose_metrics(sort_by, rows)
-    compared, counts, num_left = [], [], sum(map(bool, folders))
-    for part, reference in zip(parts, references, strict=True):
-        block = rows.iloc[part]
-        if reference is not None:
-            block, problems = add_differences(block, folders[part], reference - part.start, names)
-            say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
-            counts.append(int(block[f"{DIFFERENCE}{TEST}mAP"].notna().sum()))
-            num_left -= 1 + counts[-1] + len(problems)
-        compared.append(block)
-    joined = pd.concat(compared)
-    joined.attrs.update(rows.attrs)
-    first = rows.iloc[next(number for number in references if number is not None)]
-    name = str(first["run"]) if is_given(first["run"]) else "the first row"
     if against == "best":
-        name = f"{name}, the first by {sort_by}" if len(counts) == 1 else f"the first by {sort_by} of each block"
-    images = f"the same {int(first['test_num_images']):,} test images" if len(counts) == 1 else "the same test images"
-    seeds = " and over seeds" if any(len(row_folders) > 1 for row_folders in folders) else ""
-    legend = [
-        f"Δ: from {name}, on {images}; [95 % interval], paired over images{seeds}",
-        f"{MARK}: not distinguishable from it: p is .05 or more after Holm's correction for "
-        f"{' and '.join(dict.fromkeys(map(str, counts)))} comparisons",
-    ]
-    if against == "best" and sort_by.startswith(TEST):
-        legend.append(
-            "it was chosen on these test images: a part of its lead is luck (--SORT_BY best_f1 chooses without)"
-        )
-    elif against == "best":
-        legend.append(f"it was chosen by {sort_by}, without a look at the test images")
-    if num_left:
+        groups = list_comparable(rows, lines)
+    else:
+        reference = find_row(rows, against, "AGAINST")
+        if not folders[reference]:
+            raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
+        ruler = rows["test_ruler"].iloc[reference]
+        others = [n for n, of_row in enumerate(rows["test_ruler"]) if of_row == ruler and n != reference]
+        groups = [[reference, *others]]
+    names, compared, counts = choose_metrics(sort_by, rows), [], {}
+    for group in groups:
+        part, problems = add_differences(rows.iloc[group], [folders[number] for number in group], names)
+        say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
+        compared.append(part)
+        if count := int(part[f"{DIFFERENCE}{TEST}mAP"].notna().sum()):
+            counts[group[0]] = count
+    left = [number for number in range(len(rows)) if number not in {number for group in groups for number in group}]
+    joined = pd.concat([*compared, rows.iloc[left]]).sort_index()
+    joined.attrs.update(rows.attrs)
+    legend = describe_reference(rows, counts, against, sort_by)
+    if counts and any(len(row_folders) > 1 for row_folders in folders):
+        legend[0] += " and over seeds"
+    if num_left := sum(bool(folders[number]) for number in left):
         legend.append(
             f"tested by another ruler, and so without Δ: {num_left} rows (--SORT_BY test_mAP says how it differs)"
         )
     return joined, legend
+
+
+def list_comparable(rows: Frame, lines: Mapping[int, str]) -> list[list[int]]:
+    """The numbers of the rows with a test that are in one block and were tested by one ruler, in their order."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for start, (_, part) in enumerate(split_rows(len(rows), lines)):
+        for number in range(part.start, part.stop):
+            if rows["test_checkpoints"].iloc[number]:
+                groups.setdefault((start, rows["test_ruler"].iloc[number]), []).append(number)
+    return [*groups.values()]
+
+
+def describe_reference(rows: Frame, counts: Mapping[int, int], against: str, sort_by: str) -> list[str]:
+    """What the differences are: `counts` are {number of a row that is compared with: how many rows are compared}."""
+    if not counts:
+        return ["Δ: no other row was tested by the same ruler"]
+    references = [rows.iloc[number] for number in counts]
+    name, num_images = references[0]["run"], int(references[0]["test_num_images"])
+    name, images = name if is_given(name) else "the first row", f"the same {num_images:,} test images"
+    if against == "best":
+        name = f"{name}, the first by {sort_by}"
+    if len(counts) > 1:
+        name, images = f"the first by {sort_by} of those with the same test images", "these"
+    times = " and ".join(dict.fromkeys(map(str, counts.values())))
+    lines = [
+        f"Δ: from {name}, on {images}; [95 % interval], paired over images",
+        f"{MARK}: not distinguishable from it: p is .05 or more after Holm's correction for {times} comparison"
+        f"{'' if times == '1' else 's'}",
+    ]
+    if against == "best" and sort_by.startswith(TEST):
+        lines.append(
+            "it was chosen on these test images: a part of its lead is luck (--SORT_BY best_f1 chooses without)"
+        )
+    elif against == "best":
+        lines.append(f"it was chosen by {sort_by}, without a look at the test images")
+    return lines
 
 
 def choose_metrics(sort_by: str, rows: Frame) -> list[str]:
@@ -94,26 +118,20 @@ def choose_metrics(sort_by: str, rows: Frame) -> list[str]:
     return [*dict.fromkeys([*([name] if name in known else []), "mAP", f1])]
 
 
-def add_differences(
-    rows: Frame, folders: Sequence[Sequence[Path]], reference: int, names: Sequence[str]
-) -> tuple[Frame, list[str]]:
-    """`rows` with what each has more than the row number `reference`, and why some of them have no such numbers.
+def add_differences(rows: Frame, folders: Sequence[Sequence[Path]], names: Sequence[str]) -> tuple[Frame, list[str]]:
+    """`rows`, tested by one ruler, with what each has more than the first, and why some have no such numbers.
 
     `folders` are those of the runs whose tests a row has. For each metric of `names` there are the columns
     delta_test_<name>, its 95 % interval `..._low` and `..._high`, and `..._p`, adjusted for the number of rows that are
-    compared (Holm 1979). Rows that were tested by another ruler than the reference have NaN. Raises InputError where
-    the reference has no whole test.
+    compared (Holm 1979). Raises InputError where the first row has no whole test.
     """
-    rulers = rows["test_ruler"].tolist()
-    base, found, problems = [resample_test(folder) for folder in folders[reference]], {}, []
-    for number, row_folders in enumerate(folders):
-        if number == reference or not row_folders or rulers[number] != rulers[reference]:
-            continue
+    base, found, problems = [resample_test(folder) for folder in folders[0]], {}, []
+    for number, row_folders in enumerate(folders[1:], start=1):
         try:
             found[number] = metrics.subtract_groups(base, [resample_test(folder) for folder in row_folders])
         except InputError as error:
             problems.append(str(error))
-    added = {IS_REFERENCE: [number == reference for number in range(len(rows))]}
+    added = {IS_REFERENCE: [number == 0 for number in range(len(rows))]}
     unknown = Difference(*[np.nan] * 4)
     for name in names:
         differences = [found[number][name] if number in found else unknown for number in range(len(rows))]

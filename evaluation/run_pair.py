@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from utils import InputError, say
 
 SHOWN = ("mAP", "f1_weighted", "f1_macro", "f1_micro", "CF1", "OF1", "exact_match", "hamming_loss")  # metrics
 MAX_CLASSES = 40  # where people read; --csv has all classes
+MAX_NAMES = 12  # of classes in a sentence
 ENDINGS = ("", "_low", "_high", "_p")  # of the columns of a difference
 
 
@@ -67,7 +68,11 @@ def print_pair(pair: Frame, constants: Sequence[str], root: Path, mode: str = ""
 def describe_row(row: Mapping[str, Any]) -> str:
     """Which run a row is of, or which runs."""
     names = row["checkpoints"]
-    return names[0] if len(names) == 1 else f"{row['run']}, the mean of {len(names)} runs: {', '.join(names)}"
+    if len(names) == 1:
+        return names[0]
+    return (
+        f"{row['run']}, the mean of {len(names)} runs: {', '.join(tables.name_run(Path(name).stem) for name in names)}"
+    )
 
 
 # ---- numbers ----
@@ -119,12 +124,19 @@ def shorten(classes: Frame, length: int = MAX_CLASSES) -> Frame:
     return classes.loc[sorted(weight.nlargest(length).index)].reset_index(drop=True)
 
 
+def join_names(names: Iterable[str]) -> str:
+    """At most MAX_NAMES of them, in a line."""
+    listed = [*names]
+    more = f" and {len(listed) - MAX_NAMES} more" if len(listed) > MAX_NAMES else ""
+    return f"{', '.join(listed[:MAX_NAMES])}{more}" or "none"
+
+
 def describe_classes(classes: Frame, has_seeds: bool) -> list[str]:
     """Which classes gained and lost AP, or that none is known to have; and what the differences are."""
     p, change = classes[f"{DIFFERENCE}AP_p"], classes[f"{DIFFERENCE}AP"]
     is_found = p < SIGNIFICANCE
     gained, lost = classes["class"][is_found & (change > 0)], classes["class"][is_found & (change < 0)][::-1]
-    line = f"AP gained: {', '.join(gained) or 'none'}; lost: {', '.join(lost) or 'none'}"
+    line = f"AP gained: {join_names(gained)}; lost: {join_names(lost)}"
     if not is_found.any():
         line = f"of no class is AP distinguishable from unchanged (smallest corrected p {p.min():.2f})"
     left_out = (

@@ -216,7 +216,10 @@ def print_text(frame: Frame, notes: Sequence[str] = (), layout: Layout = PLAIN, 
         console.print(table)
     if left_out:
         more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
-        notes = [*notes, f"left out for want of width: {', '.join(left_out[:8])}{more}; --csv shows all"]
+        notes = [
+            *notes,
+            f"left out for want of width: {', '.join(map(name_column, left_out[:8]))}{more}; --csv shows all",
+        ]
     if notes or layout.legend:
         console.print("", *layout.legend, *notes, sep="\n")
 

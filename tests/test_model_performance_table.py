@@ -738,7 +738,9 @@ def test_against_the_best_there_are_marks(tested: Path, show: Any, capsys: pytes
     assert "delta_test_f1_weighted" in rows["gcn"]
     assert rows["ml_decoder"]["delta_test_mAP"] == "", "the first of its own block"
     text = show(*arguments, "--SORT_BY", "test_mAP", width=140)
-    assert text.splitlines()[0].split("  ")[0].split() == ["Δ", "test_f1_weighted"]
+    assert re.split("  +", text.splitlines()[0].strip()) == ["HEAD", "test_mAP", "Δ test_mAP", "run"]
+    no_value = show(*arguments[:4], "--COLUMNS", "HEAD", "--SORT_BY", "HEAD", width=140).splitlines()[0]
+    assert re.split("  +", no_value.strip()) == ["Δ test_mAP", "Δ test_f1_weighted", "HEAD"]
     for head in ranked[1:]:
         p = float(rows[head]["delta_test_mAP_p"])
         cells = next(line for line in text.splitlines() if f" {head} " in line)
@@ -766,7 +768,7 @@ def test_two_runs_beside_each_other(tested: Path, show: Any) -> None:
     name = next(row["run"] for row in rows if row["HEAD"] == "gcn")
     text = show("--CHECKPOINTS_ROOT", str(tested), "--diff", name, "mlp1", width=100)
     assert "SEED" not in text, "it is none of what tells these two apart"
-    assert f"A: {name}, the mean of 2 runs: resnet18/gcn1.pt, resnet18/gcn2.pt" in text
+    assert f"A: {name}, the mean of 2 runs: gcn1, gcn2" in text
     assert "paired over images and over seeds" in text
     assert show("--CHECKPOINTS_ROOT", str(tested), "--diff", "best", "best").startswith("A: resnet18/ml_decoder1.pt\n")
 

@@ -43,7 +43,7 @@ def test_differences_are_those_over_images_and_seeds(tested: tuple[Path, dict[st
     rows = read_rows(root)
     assert rows["LOSS"].tolist() == ["a", "b", "c", "elsewhere", "untested"]
     folders = run_comparison.list_folders(rows, root)
-    compared, problems = run_comparison.add_differences(rows, folders, 0, ["mAP", "f1_weighted", "exact_match"])
+    compared, problems = run_comparison.add_differences(rows[:3], folders[:3], ["mAP", "f1_weighted", "exact_match"])
     assert problems == []
     base = np.stack([probabilities["a1"], probabilities["a2"]])
     expected = metrics.compare_groups(base, probabilities["b"][None], targets, 0.45, 0.45)
@@ -57,8 +57,8 @@ def test_differences_are_those_over_images_and_seeds(tested: tuple[Path, dict[st
     first, second = sorted(others)
     holm = {first: min(1, 2 * first), second: min(1, max(2 * first, second))}
     assert compared["delta_test_mAP_p"][1:3].tolist() == pytest.approx([holm[p] for p in others])
-    assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
-    assert compared["is_reference"].tolist() == [True, False, False, False, False]
+    assert compared["delta_test_mAP"].isna().tolist() == [True, False, False]
+    assert compared["is_reference"].tolist() == [True, False, False]
     assert compared.attrs["metrics"] == rows.attrs["metrics"]
 
 
@@ -69,8 +69,8 @@ def test_a_run_whose_scores_are_gone_is_named(tested: tuple[Path, dict[str, Any]
     file.unlink()
     try:
         folders = run_comparison.list_folders(rows, root)
-        compared, problems = run_comparison.add_differences(rows, folders, 0, ["mAP"])
-        assert compared["delta_test_mAP"].isna().tolist() == [True, False, True, True, True]
+        compared, problems = run_comparison.add_differences(rows[:3], folders[:3], ["mAP"])
+        assert compared["delta_test_mAP"].isna().tolist() == [True, False, True]
         (problem,) = problems
         assert "resnet18/c holds no whole test: python testing.py --MODEL_PATH " in problem
         with pytest.raises(InputError, match="c holds no whole test"):
@@ -85,23 +85,26 @@ def test_the_reference_and_what_is_said_of_it(
     root = tested[0]
     rows = read_rows(root)
     compared, legend = run_comparison.compare_rows(rows, {}, "best", "best_f1", root)
-    assert compared["is_reference"].tolist().index(True) == 0, "the first row"
+    assert compared["LOSS"].tolist() == rows["LOSS"].tolist()
+    assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
+    assert [value is True for value in compared["is_reference"]] == [True, False, False, True, False], "of each ruler"
     assert legend[0].startswith(
         f"Δ: from {rows['run'][0]}, the first by best_f1, on the same 300 test images; [95 % int"
     )
     assert legend[0].endswith("paired over images and over seeds")
     assert legend[1].endswith("after Holm's correction for 2 comparisons")
-    assert legend[2] == "it was chosen by best_f1, without a look at the test images"
-    assert legend[3].startswith("tested by another ruler, and so without Δ: 1 rows")
+    assert legend[2:] == ["it was chosen by best_f1, without a look at the test images"]
     _, legend = run_comparison.compare_rows(rows, {}, "best", "test_mAP", root)
     assert "it was chosen on these test images: a part of its lead is luck" in legend[2]
     compared, legend = run_comparison.compare_rows(rows, {}, "b", "best_f1", root)
-    assert compared["is_reference"].tolist() == [False, True, False, False, False]
+    assert [value is True for value in compared["is_reference"]] == [False, True, False, False, False]
     assert legend[0].startswith("Δ: from b, on the same 300 test images")
-    assert len(legend) == 3
-    blocks = run_comparison.compare_rows(rows, {3: "other test images"}, "best", "best_f1", root)
-    assert blocks[0]["is_reference"].tolist() == [True, False, False, True, False]
-    assert blocks[1][0].startswith("Δ: from the first by best_f1 of each block, on the same test images")
+    assert legend[2:] == ["tested by another ruler, and so without Δ: 1 rows (--SORT_BY test_mAP says how it differs)"]
+    compared, legend = run_comparison.compare_rows(rows, {1: "other validation images"}, "best", "best_f1", root)
+    assert [value is True for value in compared["is_reference"]] == [True, True, False, True, False], "of each block"
+    assert legend[1].endswith("after Holm's correction for 1 comparison")
+    _, legend = run_comparison.compare_rows(rows, {}, "elsewhere", "best_f1", root)
+    assert legend[0].startswith("Δ: no other row was tested by the same ruler")
     for against, message in (("untested", "untested has no test: python testing.py"), ("x", "there is no run 'x'")):
         with pytest.raises(InputError, match=message):
             run_comparison.compare_rows(rows, {}, against, "best_f1", root)
