@@ -435,16 +435,7 @@ def compare_classes(
     a, b = _resample_both(
         probabilities_a, probabilities_b, targets, thresholds_a, thresholds_b, samples, seed, min_labels, max_labels
     )
-    (known, positives, predicted_a, _), predicted_b = (counts[0] for counts in a.tallies[:4]), b.tallies.predicted[0]
-    nums = {"P": np.minimum(predicted_a, predicted_b), "accuracy": known}
-    return {
-        name: _find_difference(
-            b.value.by_class[name][0] - a.value.by_class[name][0],
-            b.drawn.by_class[name] - a.drawn.by_class[name],
-            nums.get(name, positives),
-        )
-        for name in CLASS_METRICS
-    }
+    return subtract_classes([a], [b])
 
 
 def compare_groups(
@@ -482,7 +473,7 @@ def compare_groups(
             checked, checked_targets = as_scores(scores, targets, at_least=1)
             models.append((checked, at))
     found = _resample(models, checked_targets, samples, seed, min_labels, max_labels)
-    return _subtract_groups(found[: len(groups[0])], found[len(groups[0]) :], LEVEL)
+    return subtract_groups(found[: len(groups[0])], found[len(groups[0]) :])
 
 
 def _as_group(probabilities: ArrayLike, thresholds: float | ArrayLike, name: str) -> list[tuple[NDArray, Any]]:
@@ -520,32 +511,55 @@ def subtract(a: Resampled, b: Resampled, level: float = LEVEL) -> dict[str, Diff
     Or of one model on other images: then the two have to be resampled with different seeds, so that chance is not
     shared.
     """
-    return _subtract_groups([a], [b], level)
+    return subtract_groups([a], [b], level)
 
 
-def _subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float) -> dict[str, Difference]:
-    """{metric of `measure`: `Difference` of the mean over models b and that over models a}."""
+def subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float = LEVEL) -> dict[str, Difference]:
+    """{metric of `measure`: `Difference` of the mean over models b and that over models a}, as in `compare_groups`."""
     num_images = min(found.tallies.num_images for found in (*a, *b))
     differences = {}
     for name in b[0].value.overall:
         if name == "num_classes_in_mAP":
             continue
-        values_a, values_b = (np.array([found.value.overall[name] for found in group]) for group in (a, b))
-        drawn_a, drawn_b = (np.mean([found.drawn.overall[name] for found in group], axis=0) for group in (a, b))
-        seeds = [
-            (values.var(axis=0, ddof=1) / len(values), len(values) - 1)
-            for values in (values_a, values_b)
-            if len(values) > 1
-        ]
-        found = _find_difference(
-            values_b.mean(axis=0) - values_a.mean(axis=0),
-            (drawn_b - drawn_a)[:, None],
+        found = _subtract_means(
+            [[one.value.overall[name] for one in group] for group in (a, b)],
+            [[one.drawn.overall[name][:, None] for one in group] for group in (a, b)],
             np.array([num_images]),
-            seeds,
             level,
         )
         differences[name] = Difference(*(float(numbers[0]) for numbers in found))
     return differences
+
+
+def subtract_classes(a: Sequence[Resampled], b: Sequence[Resampled], level: float = LEVEL) -> dict[str, Difference]:
+    """`subtract_groups` for each class, as in `compare_classes`: {metric of CLASS_METRICS: `Difference` of (C,)}."""
+    known, positives = (counts[0] for counts in a[0].tallies[:2])
+    nums = {"P": np.min([found.tallies.predicted[0] for found in (*a, *b)], axis=0), "accuracy": known}
+    return {
+        name: _subtract_means(
+            [[found.value.by_class[name][0] for found in group] for group in (a, b)],
+            [[found.drawn.by_class[name] for found in group] for group in (a, b)],
+            nums.get(name, positives),
+            level,
+        )
+        for name in CLASS_METRICS
+    }
+
+
+def _subtract_means(
+    values: Sequence[Sequence[NDArray[np.float64]]],
+    drawn: Sequence[Sequence[NDArray[np.float64]]],
+    num: NDArray,
+    level: float,
+) -> Difference:
+    """The `Difference` of K metrics, the mean over models b less that over a, from (values a, values b), (K,) a model.
+
+    `drawn` are those in resamples, (B, K) a model, and `num` (K,) is of how many images each metric is.
+    """
+    means = [np.mean(group, axis=0) for group in values]
+    drawn_means = [np.mean(group, axis=0) for group in drawn]
+    seeds = [(np.var(group, axis=0, ddof=1) / len(group), len(group) - 1) for group in values if len(group) > 1]
+    return _find_difference(means[1] - means[0], drawn_means[1] - drawn_means[0], num, seeds, level)
 
 
 def _find_difference(
@@ -610,7 +624,8 @@ def _integrate_student(degrees: float) -> tuple[NDArray[np.float64], NDArray[np.
     angles = np.linspace(0, min(np.pi / 2, 12 / np.sqrt(degrees)), STUDENT_STEPS + 1)
     density = np.cos(angles) ** (degrees - 1)
     areas = density[1:] + density[:-1]
-    return angles, np.append(areas[::-1].cumsum()[::-1], 0) / areas.sum()
+    outside = np.append(areas[::-1].cumsum()[::-1], 0)
+    return angles, outside / outside[0]  # which the sum of the areas in another order would miss by a rounding
 
 
 def _resample_both(

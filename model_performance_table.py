@@ -1,16 +1,23 @@
-"""A table of every trained model.
+"""A table of every trained model, and which of them is better.
 
     python model_performance_table.py [--csv | --markdown | --latex] [recipe.py ...] [--NAME value ...]
+    python model_performance_table.py --AGAINST best      # differences with intervals, and what is not distinguishable
+    python model_performance_table.py --diff A B          # two runs: their constants, their metrics, class by class
+    python model_performance_table.py --plot FILE.png     # also a forest plot
 
 Sorts, groups and compares the checkpoints of TRAINED_MODELS_FOLDER by the constants below. The terminal shows what
-fits; `--markdown` and `--latex` print COLUMNS, `--csv` prints every column. Only the JSON file beside each checkpoint
-is read. In Python: `runs = model_performance_table.read_runs(root)` is a pandas.DataFrame with one row a checkpoint.
+fits; `--markdown` and `--latex` print COLUMNS, `--csv` prints every column. Runs that differ in SEED alone are one row,
+and what was measured on other images stands in a block of its own. Read are the JSON file beside each checkpoint and
+the test that testing.py left in the run's folder; to compare, also the test's scores. In Python:
+`runs = model_performance_table.read_runs(root)` is a pandas.DataFrame with one row a checkpoint.
 """
 
 from __future__ import annotations
 
+import functools
 import reprlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +25,9 @@ import overrides  # isort: skip  # before config: it tells a mistake there in on
 import config
 from dataset.image_sizes import as_size
 from dataset.json_files import read_json
-from evaluation import tables
-from evaluation.tables import Frame
+from evaluation import run_rows, tables
+from evaluation.run_rows import TEST, identify_configuration, separate_copies
+from evaluation.tables import DIFFERENCE, Frame, Layout
 from models import checkpoints
 from models.metadata import check_metadata, is_measured
 from utils import InputError, run_script, say, suggest
@@ -27,75 +35,153 @@ from utils import InputError, run_script, say, suggest
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evaluation.test_results import TestResult
+
 # ---- Table ----
-SORT_BY: str = "best_f1"  # any column: best_f1 is what the run chose by on the validation split, weighted F1
+SORT_BY: str = "best_f1"  # any column: best_f1 is what the run chose by on the validation split; test_...: of its test
 SORT_ASCENDING: bool = False  # True: the smallest value is the best one and stands first
-GROUP_BY_COLUMNS: tuple[str, ...] = ()  # one row for all runs that agree in these, such as MODEL_NAME,HEAD; () all runs
-GROUP_MODE: Literal["best", "mean"] = "best"  # of a group: best, its best run by SORT_BY; mean, mean ± std of metrics
+AGAINST: str = ""  # Δ of each row's test from that of this run, such as 0a1b2c3d; best: from the first row; "": off
+GROUP_BY_COLUMNS: tuple[str, ...] = ()  # one row for runs that agree in these; (): that differ in SEED or fold alone
+GROUP_MODE: Literal["best", "mean"] = "best"  # of such a group: best, its best run by SORT_BY; mean, mean ± std
 CHECKPOINTS_ROOT: Path = config.TRAINED_MODELS_FOLDER
 CHECKPOINT_GLOB: str = "*/*.pt"  # within CHECKPOINTS_ROOT
 COLUMNS: tuple[str, ...] = (
-    "best_f1", "mAP", "CF1", "OF1", "epoch", "differing", "run"
+    "best_f1", "mAP", "test_mAP", "differing", "test_f1_weighted", "CF1", "OF1", "epoch", "runs", "run"
 )  # fmt: skip  # shown, in order; differing: all constants in which the runs differ; also any column of --csv; () all
 
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
 MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
+MAX_WORDS = 40  # characters of the constants that name a row in the plot
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
 
 
 def main(arguments: list[str]) -> None:
+    names, arguments = tables.take_option(arguments, "--diff", "A", "B")
+    picture, arguments = tables.take_option(arguments, "--plot", "FILE.png")
     mode, arguments = tables.take_mode(arguments)
     overrides.apply(arguments, config, sys.modules[__name__])
 
     runs: Frame = read_runs(CHECKPOINTS_ROOT, CHECKPOINT_GLOB)
-    is_mean = bool(GROUP_BY_COLUMNS) and GROUP_MODE == "mean"
-    check_names(runs, is_mean)
-    has_folds = {"fold", "fold_of"} <= set(runs)
-    if is_mean and has_folds:
-        runs = select_runs(runs, runs["fold"] != 0)  # a model of averaged weights is no run, and measured nothing
-    rows = average_groups(runs, GROUP_BY_COLUMNS) if is_mean else runs
-    if has_folds and not GROUP_BY_COLUMNS:
-        rows = average_folds(runs)
-        if len(rows) < len(runs):
-            runs = select_runs(runs, runs["fold"] != 0)
-    if SORT_BY not in rows:
-        raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
-    rows = sort_rows(rows, SORT_BY, SORT_ASCENDING)
-    if GROUP_BY_COLUMNS and not is_mean:
-        rows = group_by(rows, GROUP_BY_COLUMNS).head(1)
+    check_names(runs)
+    rows, lines = rank(runs)
+    if names:
+        compare_two(runs, rows, names, mode)
+        return
+    legend: list[str] = []
+    if AGAINST:
+        from evaluation.run_comparison import compare_rows
+
+        rows, legend = compare_rows(rows, lines, AGAINST, SORT_BY, CHECKPOINTS_ROOT)
 
     shown = rows if mode == "--csv" else rows[choose_columns(rows)]
-    notes = [] if mode == "--csv" else describe(runs, rows, is_mean)
-    fingerprints = (runs if is_mean else rows).get("fingerprint", [])  # a mean hides what it runs over
-    num_datasets = len({str(fingerprint) for fingerprint in fingerprints if fingerprint == fingerprint})
-    if num_datasets > 1:
-        notes.append(f"note: these runs used {num_datasets} different data sets (column fingerprint): not comparable")
-    kinds = {value == "one" for value in (runs if is_mean else rows).get("LABELS_PER_IMAGE", [])}
-    if len(kinds) > 1:
-        notes.append("note: best_f1 is macro F1 where LABELS_PER_IMAGE is one, else weighted F1: not comparable")
-    if len({str(name).endswith("_cross_fitted") for name in (runs if is_mean else rows).get("chosen_by", [])}) > 1:
-        notes.append("note: best_f1 is cross-fitted where validation images are few (column chosen_by): not comparable")
+    layout = Layout(lines, run_rows.find_best(rows, lines, SORT_BY), legend)
+    notes = describe(runs, rows)
     if mode:
-        tables.PRINTERS[mode](shown)
+        tables.PRINTERS[mode](shown, layout)
+        if mode == "--csv":
+            notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
         say(*notes, stream=sys.stderr)
     else:
-        num_best = (rows[SORT_BY] == rows[SORT_BY].iloc[0]).sum() if tables.is_numeric(rows[SORT_BY]) else 0
-        tables.print_text(shown, notes, num_bold=num_best, kept="run")
+        tables.print_text(shown, notes, layout, kept="run")
+    if picture:
+        plot(runs, rows, Path(picture[0]))
+
+
+def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
+    """The rows of the table, sorted within blocks, and {number of a block's first row: how it differs from the above}.
+
+    A column `block` numbers the blocks from 1 on.
+    """
+    import pandas as pd
+
+    columns, blocks, lines, varied, num_rows = choose_groups(), [], {}, [], 0
+    for line, block in run_rows.find_blocks(runs, SORT_BY, averages()):
+        rows = run_rows.make_rows(block, columns, averages())
+        varied += rows.attrs["varied"]
+        if SORT_BY in rows:
+            rows = run_rows.sort_rows(rows, SORT_BY, SORT_ASCENDING)
+        if not averages():
+            rows = run_rows.group_by(rows, columns).head(1)
+        if line:
+            lines[num_rows] = line
+        num_rows += len(rows)
+        blocks.append(rows)
+    rows = pd.concat(blocks, ignore_index=True)
+    numbers = [number for number, block in enumerate(blocks, start=1) for _ in range(len(block))]
+    rows = pd.concat([rows, pd.DataFrame({"block": numbers})], axis="columns")
+    rows.attrs.update(runs.attrs | {"varied": varied})
+    if SORT_BY not in rows:
+        raise InputError(f"SORT_BY is {SORT_BY!r}, which differs within each group, or is missing: sort by a metric")
+    return rows, lines
+
+
+def choose_groups() -> tuple[str, ...]:
+    """The columns in which the runs of a row agree."""
+    return GROUP_BY_COLUMNS or ("configuration",)
+
+
+def averages() -> bool:
+    """Whether a row is the mean of its runs, and not the best of them."""
+    return not GROUP_BY_COLUMNS or GROUP_MODE == "mean"
+
+
+def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> None:
+    """Print how two rows of the table, or two of its runs, differ; `best` is the first row with a test."""
+    import pandas as pd
+
+    from evaluation.run_pair import print_pair
+
+    each = run_rows.make_rows(runs, (), averages=False)
+    chosen = []
+    for name in names:
+        is_named = rows["run"].astype(str) == name
+        if name == "best":
+            is_tested = rows["test_checkpoints"].map(len) > 0
+            chosen.append((rows[is_tested] if is_tested.any() else rows).head(1))
+        elif is_named.any():
+            chosen.append(rows[is_named].head(1))
+        else:
+            chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
+    pair = pd.concat(chosen, ignore_index=True)
+    pair.attrs["varied"] = rows.attrs["varied"] if (pair["runs"] > 1).any() else []
+    print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
+
+
+def plot(runs: Frame, rows: Frame, path: Path) -> None:
+    """Draw the rows into a forest plot; they are named by what differs, and by their runs."""
+    from evaluation.forest_plot import save_forest
+    from evaluation.pages import cut
+    from evaluation.run_comparison import choose_metrics
+
+    values = rows[list_differing(rows)].map(tables.format_value)
+    words = [cut(", ".join(row), MAX_WORDS) for row in values.itertuples(index=False)]
+    names = [f"{word}  {run}" if word else str(run) for word, run in zip(words, rows["run"], strict=True)]
+    save_forest(path, runs, rows, names, choose_metrics(SORT_BY, rows)[0], CHECKPOINTS_ROOT)
+    say(f"saved: {path}", stream=sys.stderr)
 
 
 def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     """One row for each checkpoint that matches `glob` in `root`, in the order of their paths.
 
-    Columns: what was measured (their names are in `.attrs["metrics"]`), then the rest of the sidecar: constants, data
-    set, environment; last `run`, a short name, and `checkpoint`, the path within `root`. Null is NaN. A checkpoint
-    whose sidecar is missing, damaged or foreign is left out, and stderr says why. Raises InputError when there is no
-    such folder, when nothing in it matches, and when no sidecar is usable.
+    Columns: what was measured on validation images (their names are in `.attrs["metrics"]`), then the rest of the
+    sidecar: constants, data set, environment; `run`, a short name, `checkpoint`, the path within `root`, and
+    `configuration`, which runs have in common that differ in SEED or fold alone. Last what testing.py measured on test
+    images: `test_<metric>` (in `.attrs["metrics"]`, too), the ends of its 95 % interval `..._low` and `..._high`, and
+    by what it was measured: `test_ruler` is the same where the test images, their labels and classes are. Null is NaN.
+
+    A checkpoint whose sidecar is missing, damaged or foreign is left out, as is a test of an earlier checkpoint of the
+    run, and stderr says why. Raises InputError when there is no such folder, when nothing in it matches, and when no
+    sidecar is usable.
 
     >>> runs = read_runs("trained_models")
-    >>> runs.groupby("HEAD").best_f1.mean()
+    >>> runs.groupby("HEAD").test_mAP.mean()
     """
     import pandas as pd
+
+    from evaluation.pages import count
+    from evaluation.saved_scores import find_val_fingerprint
+    from evaluation.test_results import read_test
 
     root = Path(root)
     if not root.is_dir():
@@ -107,6 +193,7 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     if not paths:
         raise InputError(f"no checkpoint matches {glob} in {root}; training.py makes them")
     rows, skipped, metrics = [], [], dict.fromkeys(MEASURED)
+    rulers, stale = {}, []
     for path in paths:
         checkpoint = path.relative_to(root).as_posix()
         try:
@@ -115,7 +202,23 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
             skipped.append(f"{checkpoint}: {error}")
             continue
         metrics.update(dict.fromkeys(sidecar["metrics"]))
-        rows.append(make_row(sidecar, checkpoint))
+        row = make_row(sidecar, checkpoint)
+        row["val_fingerprint"] = row.get("val_fingerprint") or find_val_fingerprint(path, sidecar)
+        try:
+            test = read_test(path.with_suffix(""))
+            reason = test.stale if test else ""
+        except InputError as error:
+            test, reason = None, str(error)
+        if reason:
+            stale.append(f"{checkpoint}: {reason}")
+        elif test:
+            rulers[test.ruler.fingerprint] = test.ruler
+            metrics.update(dict.fromkeys(f"{TEST}{name}" for name in test.metrics))
+            row |= make_test_columns(test)
+        rows.append(row)
+    if stale:
+        heading = f"left out {count(len(stale), 'test')} that testing.py has to make anew:"
+        say(heading, *(f"  {line}" for line in stale), stream=sys.stderr)
     if skipped:
         heading = f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:"
         say(heading, *(f"  {line}" for line in skipped), stream=sys.stderr)
@@ -125,7 +228,8 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     empty = runs.columns[runs.isna().all()]
     runs = runs.astype(dict.fromkeys(empty, float)).copy()  # nothing but null, which is NaN as in other columns
     runs.attrs["metrics"] = [name for name in metrics if name in runs and tables.is_numeric(runs[name])]
-    return runs
+    runs.attrs["rulers"] = rulers
+    return separate_copies(runs)
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -152,7 +256,9 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     """One flat row: what was measured, what else stands at the sidecar's top, constants, data set, environment."""
-    top = {name: value for name, value in sidecar.items() if name not in (*SECTIONS, "format", "version", "classes")}
+    top = {
+        name: value for name, value in sidecar.items() if name not in (*SECTIONS, "format", "version", "classes", "run")
+    }
     row = {name: top[name] for name in ("model_name", "best_f1", "best_threshold", "epoch") if name in top}
     for section in (sidecar["metrics"], top, *(sidecar[name] for name in SECTIONS[1:])):
         for name, value in section.items():
@@ -162,85 +268,55 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
     for name in ("image_size", "IMAGE_SIZE"):  # a list where it is not square, which neither sorts nor reads well
         if isinstance(row.get(name), list):
             row[name] = str(as_size(row[name]))
-    return {**row, "run": tables.name_run(Path(checkpoint).stem), "checkpoint": checkpoint}
+    configuration = identify_configuration(sidecar, list_deciding())
+    return {
+        **row,
+        "run": tables.name_run(Path(checkpoint).stem),
+        "checkpoint": checkpoint,
+        "configuration": configuration,
+    }
 
 
-def check_names(runs: Frame, is_mean: bool) -> None:
+@functools.cache
+def list_deciding() -> list[str]:
+    """The constants that decide what is learned: those of the sections marked *, and MICRO_BATCH_SIZE (BatchNorm)."""
+    constants = overrides.list_constants(config)
+    return [constant.name for constant in constants if constant.section.endswith("*")] + ["MICRO_BATCH_SIZE"]
+
+
+def make_test_columns(test: TestResult) -> dict[str, Any]:
+    """What a row says of the run's test: metrics and their intervals, and by what and how they were measured."""
+    columns: dict[str, Any] = {}
+    for name, value in test.metrics.items():
+        columns[name] = value
+        columns[f"{name}_low"], columns[f"{name}_high"] = test.intervals.get(name, (float("nan"), float("nan")))
+    columns |= {"num_images": test.num_images, "views": test.views, "calibration": test.calibration}
+    columns |= {"engine": test.engine, "date": test.tested, "ruler": test.ruler.fingerprint}
+    return {f"{TEST}{name}": value for name, value in columns.items()}
+
+
+def check_names(runs: Frame) -> None:
     """Raise InputError when SORT_BY, GROUP_BY_COLUMNS or COLUMNS names a column that cannot exist.
 
-    A constant of config.py that is newer than all of the runs can exist: it is added, without values.
+    A constant of config.py that is newer than all of the runs can exist: it is added, without values. COLUMNS may also
+    name what a test measures before there is one.
     """
+    metrics = runs.attrs["metrics"]
     new = [name for name in vars(config) if name.isupper() and name not in runs]
-    known = [*runs.columns, *new]
-    if is_mean:
-        known += ["runs", *(f"{name}_std" for name in runs.attrs["metrics"])]
+    of_rows = ["runs", "block", "checkpoints", "test_checkpoints", *(f"{name}_std" for name in metrics)]
+    known = [*runs.columns, *new, *of_rows, *(f"{DIFFERENCE}{name}" for name in metrics if name.startswith(TEST))]
     columns = [name for name in COLUMNS if name != "differing"]
+    if SORT_BY.startswith(TEST) and "test_ruler" not in runs:
+        raise InputError(
+            f"SORT_BY: there is no {SORT_BY}, since no run has a test: python testing.py --MODEL_PATH FILE.pt"
+        )
     for constant, names in (("SORT_BY", [SORT_BY]), ("GROUP_BY_COLUMNS", GROUP_BY_COLUMNS), ("COLUMNS", columns)):
         for name in names:
-            if name not in known:
+            is_awaited = constant == "COLUMNS" and name.startswith(TEST) and "test_ruler" not in runs
+            if name not in known and not is_awaited:
                 raise InputError(f"{constant}: there is no column {name!r}{suggest(name, known)}; --csv shows all")
     for name in {SORT_BY, *GROUP_BY_COLUMNS} & set(new):
         runs[name] = float("nan")
-
-
-def sort_rows(rows: Frame, column: str, ascending: bool) -> Frame:
-    """Sort stably: rows that agree keep their order, those without a value come last either way."""
-    values = rows[column]
-    if not tables.is_numeric(values):
-        values = values.map(str, na_action="ignore")
-    return rows.loc[values.sort_values(ascending=ascending, kind="stable", na_position="last").index]
-
-
-def group_by(rows: Frame, columns: tuple[str, ...]) -> Any:
-    """The rows in groups that agree in `columns`, in the order of each group's first row."""
-    # as text, lists can be compared, and a missing value is a value
-    return rows.groupby([rows[name].map(repr) for name in columns], sort=False)
-
-
-def average_groups(runs: Frame, columns: tuple[str, ...]) -> Frame:
-    """One row for each group of runs that agree in `columns`.
-
-    `runs` is their number. Of each metric: its mean, and in `<metric>_std` the sample standard deviation, both over
-    the runs that have a value. Of the rest: the value that all runs of the group share, else NaN (a mean of SEED would
-    say nothing). Columns without any value are left out.
-    """
-    import pandas as pd
-
-    metrics = runs.attrs["metrics"]
-    number = group_by(runs, columns).ngroup()
-    groups = runs.groupby(number)
-    means = groups[metrics].agg(["mean", "std"])
-    means.columns = [metric if statistic == "mean" else f"{metric}_std" for metric, statistic in means.columns]
-    is_shared = runs.drop(columns=[*metrics, "run"]).map(repr).groupby(number).nunique() == 1
-    shared = groups[list(is_shared)].head(1).set_axis(is_shared.index).where(is_shared)
-    rows = pd.concat([groups.size().rename("runs"), means, shared], axis="columns")
-    return rows.loc[:, ~rows.columns.duplicated()].dropna(axis="columns", how="all")
-
-
-def select_runs(runs: Frame, is_kept: Any) -> Frame:
-    """Those of `runs` that are kept, with the names of what was measured."""
-    kept = runs[is_kept].reset_index(drop=True)
-    kept.attrs["metrics"] = runs.attrs["metrics"]
-    return kept
-
-
-def average_folds(runs: Frame) -> Frame:
-    """`runs` with one row for all folds of a configuration (FOLDS): means, and `<metric>_std`, as `average_groups` has.
-
-    The row's `run` and `checkpoint` are those of the model that their weights were averaged to, if it is there.
-    """
-    import pandas as pd
-
-    is_fold = (runs["fold"] > 0) & runs["fold_of"].notna()
-    if not is_fold.any():
-        return runs
-    rows = average_groups(select_runs(runs, is_fold), ("model_name", "fold_of")).drop(columns="runs")
-    is_average = (runs["fold"] == 0) & runs["fold_of"].isin(rows["fold_of"])
-    averages = dict(runs.loc[is_average, ["fold_of", "checkpoint"]].itertuples(index=False))
-    for row, name in rows["fold_of"].items():
-        rows.loc[row, ["checkpoint", "run"]] = averages.get(name, name), tables.name_run(name)
-    others = runs[~is_fold & ~is_average]
-    return pd.concat([others, rows], ignore_index=True) if len(others) else rows
 
 
 def list_constants(rows: Frame, differing: bool) -> list[str]:
@@ -251,35 +327,69 @@ def list_constants(rows: Frame, differing: bool) -> list[str]:
     return [name for name in names if differs[name] == differing]
 
 
+def list_differing(rows: Frame) -> list[str]:
+    """The constants in which the rows differ, and not the runs of a row; and how they were tested if that differs."""
+    of_tests = [name for name in run_rows.SAME_TEST[1:] if name in rows and rows[name].nunique() > 1]
+    constants = [name for name in list_constants(rows, differing=True) if name not in rows.attrs["varied"]]
+    return constants + of_tests
+
+
 def choose_columns(rows: Frame) -> list[str]:
-    """The columns to show: COLUMNS, what the rows are grouped and sorted by, and each deviation beside its mean."""
+    """The columns to show: COLUMNS, what rows are grouped and sorted by, and what stands in the cells of each.
+
+    Differences stand beside the metric that they are of, which then has no interval in its cells.
+    """
     columns = COLUMNS or list(rows.columns)
-    names = [*GROUP_BY_COLUMNS, "runs", *([] if SORT_BY in columns else [SORT_BY])]
+    differences = [name for name in rows if name.startswith(DIFFERENCE) and f"{name}_p" in rows]
+    compared = [name.removeprefix(DIFFERENCE) for name in differences]
+    is_several = (rows["runs"] > 1).any()
+    names = [*GROUP_BY_COLUMNS, *(["runs"] if GROUP_BY_COLUMNS and is_several else [])]
+    names += [SORT_BY] if SORT_BY not in columns else []
+    if not set(compared) & set(columns):
+        names += differences
     for name in columns:
         if name == "differing":
             grouped_by = {column.lower() for column in GROUP_BY_COLUMNS}  # model_name says what MODEL_NAME does
-            names += [name for name in list_constants(rows, differing=True) if name.lower() not in grouped_by]
-        else:
+            names += [name for name in list_differing(rows) if name.lower() not in grouped_by]
+        elif name != "runs" or is_several or not COLUMNS:
             names.append(name)
-    means = [name.removesuffix("_std") for name in names]
-    return [name for mean in dict.fromkeys(means) for name in (mean, f"{mean}_std") if name in rows]
+    shown: list[str] = []
+    for name in names:
+        for value in (name.removesuffix("_std"), f"{DIFFERENCE}{name}"):
+            endings = ("_std",) if value in compared else tables.ATTENDANTS
+            shown += [value, *(f"{value}{ending}" for ending in endings)]
+    return [name for name in dict.fromkeys(shown if COLUMNS else rows.columns) if name in rows]
 
 
-def describe(runs: Frame, rows: Frame, is_mean: bool) -> list[str]:
+def describe(runs: Frame, rows: Frame) -> list[str]:
     """Lines below the table: how many runs, in which order, and the constants that all of them share."""
-    counted = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-    if is_mean:
-        varied = [name for name in list_constants(runs, differing=True) if name not in rows]
+    from evaluation.pages import count
+
+    counted, first = count(int(rows["runs"].sum()), "run"), rows["checkpoints"].iloc[0]
+    ending = f"; sorted by {SORT_BY}"
+    if averages() and (rows["runs"] > 1).any():
+        varied = [name for name in list_constants(runs, differing=True) if name in rows.attrs["varied"]]
+        varied += ["FOLDS"] if "fold" in rows.attrs["varied"] else []
         over = f" over {', '.join(varied)}" if varied else ""
-        lines = [f"{counted} in {len(rows)} groups: mean ± sample standard deviation{over}; sorted by {SORT_BY}"]
-        missing = runs[SORT_BY].isna().sum() if SORT_BY in runs else 0
-        if missing:
+        lines = [f"{counted} in {count(len(rows), 'group')}: mean ± sample standard deviation{over}{ending}"]
+        if not GROUP_BY_COLUMNS:
+            lines.append("--GROUP_BY_COLUMNS checkpoint shows each run")
+        elif missing := runs[SORT_BY].isna().sum() if SORT_BY in runs else 0:
             lines.append(f"note: {missing} of the runs have no {SORT_BY}: its means are without them")
+    elif GROUP_BY_COLUMNS and not averages():
+        lines = [f"{count(len(runs), 'run')}, the best of each of {len(rows)} groups{ending}"]
     else:
-        grouped = f", the best of each of {len(rows)} groups" if GROUP_BY_COLUMNS else ""
-        lines = [f"{counted}{grouped}; sorted by {SORT_BY}", f"first: {rows['checkpoint'].iloc[0]}"]
-        if len(rows) < len(runs) and not grouped:
-            lines.append("mean ± sample standard deviation over FOLDS; --GROUP_BY_COLUMNS checkpoint shows each run")
+        lines = [f"{counted}{ending}"]
+    lines.append(f"first: {first[0]}{f' and {len(first) - 1} more' if len(first) > 1 else ''}")
+    if "test_ruler" in runs:
+        lines.append("test_…: of test images, [95 % interval] over them; all other metrics are of validation images")
+    if untested := run_rows.count_untested(rows):
+        lines.append(f"note: {untested} of the runs have no test: the means of test_… are without them")
+    if unlike := run_rows.count_unlike_tests(runs, rows):
+        lines.append(
+            f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "
+            f"different ways (columns {', '.join(run_rows.SAME_TEST)})"
+        )
     values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]

@@ -1,6 +1,12 @@
 """Print a pandas.DataFrame: as text that fits the terminal, as CSV, Markdown or LaTeX.
 
-Names of columns and texts in cells come from anywhere, so each way to print escapes what would be more than text there.
+    print_text(frame)
+    PRINTERS["--latex"](frame, Layout(bold={(0, "mAP")}, lines={3: "other test images"}))
+
+A column `x` of numbers takes in what belongs to it: its deviation `x_std` and the ends `x_low`, `x_high` of its
+interval (`.314 ± .010`, `.314 [.301, .322]`), and for a difference `delta_x` the p `delta_x_p`, of which a mark
+remains. Names of columns and texts in cells come from anywhere, so each way to print escapes what would be more than
+text there.
 """
 
 from __future__ import annotations
@@ -9,8 +15,8 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from utils import InputError, make_console, make_visible
 
@@ -22,6 +28,39 @@ MARKDOWN = re.compile(r"[\\|`*<\[&$~]|(?<![^\W_])_|_(?![^\W_])")  # within a wor
 ABSOLUTE_FILE = re.compile(r"(?:/|~/|[A-Za-z]:[/\\]).*?([^/\\]+)(\.\w{1,9})")  # its name, and its ending
 DIGEST = re.compile(r"_([0-9a-f]{8})$")  # of the configuration, at the end of the names that training.py gives
 GAP = 2  # spaces between columns in the terminal
+ATTENDANTS = ("_std", "_low", "_high", "_p")  # endings of columns that are shown in the cells of another one
+DIFFERENCE = "delta_"  # how a column of differences begins; Δ stands for it where people read
+SIGNIFICANCE = 0.05  # a difference whose p is not below it has the mark
+MARK = "≈"
+IN_LATEX = {"±": r"$\pm$", "−": "$-$", MISSING: "--", MARK: r"$\approx$", "Δ": r"$\Delta$", "…": r"\dots{}"}
+
+
+class Layout(NamedTuple):
+    """What a table shows beside its cells."""
+
+    lines: Mapping[int, str] = {}  # {number of a row: the line above it}; what stands above is another block
+    bold: Collection[tuple[int, str]] = ()  # (number of a row, column)
+    legend: Sequence[str] = ()  # lines below the table
+
+
+PLAIN = Layout()
+
+
+def take_option(arguments: list[str], name: str, *values: str) -> tuple[list[str], list[str]]:
+    """(what stands behind `name` in `arguments`, one for each of `values`; the other arguments): [] if it is not there.
+
+    Raises InputError, which shows the `values` by their names, where there are fewer.
+
+    >>> take_option(["--csv", "--diff", "x", "y"], "--diff", "A", "B")
+    (['x', 'y'], ['--csv'])
+    """
+    if name not in arguments:
+        return [], arguments
+    first = arguments.index(name) + 1
+    taken = arguments[first : first + len(values)]
+    if len(taken) < len(values) or any(value.startswith("--") for value in taken):
+        raise InputError(f"{name} needs {' and '.join(values)}: {' '.join([name, *values])}")
+    return taken, arguments[: first - 1] + arguments[first + len(values) :]
 
 
 def take_mode(arguments: list[str]) -> tuple[str, list[str]]:
@@ -32,8 +71,8 @@ def take_mode(arguments: list[str]) -> tuple[str, list[str]]:
     return "".join(modes), [argument for argument in arguments if argument not in modes]
 
 
-def print_csv(frame: Frame) -> None:
-    """Print every column exactly, as `make_csv` has it."""
+def print_csv(frame: Frame, layout: Layout = PLAIN) -> None:
+    """Print every column exactly, as `make_csv` has it, and nothing of the `layout`."""
     sys.stdout.write(make_csv(frame))
 
 
@@ -62,12 +101,33 @@ def guard_cell(text: str) -> str:
     return text
 
 
-def print_markdown(frame: Frame) -> None:
-    """Print a GitHub table."""
+def print_markdown(frame: Frame, layout: Layout = PLAIN) -> None:
+    """Print a GitHub table; several blocks make several tables."""
     cells = format_cells(frame)
-    sides = ["right" if is_numeric(frame[name]) else "left" for name in cells]
-    escaped = cells.map(escape_markdown).rename(columns=lambda name: escape_markdown(make_visible(name)))
-    print(escaped.to_markdown(index=False, disable_numparse=True, colalign=sides))
+    sides = ["right" if is_right(frame, name) else "left" for name in cells]
+    escaped = cells.map(escape_markdown)
+    for row, name in layout.bold:
+        if name in escaped:
+            escaped.loc[row, name] = f"**{escaped.loc[row, name].strip()}**"
+    escaped = escaped.rename(columns=lambda name: escape_markdown(name_column(name)))
+    parts = []
+    for line, rows in split_rows(len(frame), layout.lines):
+        if line:
+            parts.append(f"*{escape_markdown(line)}*")
+        parts.append(escaped.iloc[rows].to_markdown(index=False, disable_numparse=True, colalign=sides))
+    print("\n\n".join([*parts, *map(escape_markdown, layout.legend)]))
+
+
+def split_rows(num_rows: int, lines: Mapping[int, str]) -> list[tuple[str, slice]]:
+    """The blocks that `lines` divide the rows into: the line above each, "" for none, and its rows.
+
+    >>> split_rows(5, {3: "others"})
+    [('', slice(0, 3, None)), ('others', slice(3, 5, None))]
+    """
+    starts = sorted({0, *lines})
+    return [
+        (lines.get(start, ""), slice(start, stop)) for start, stop in zip(starts, [*starts[1:], num_rows], strict=True)
+    ]
 
 
 def escape_markdown(text: str) -> str:
@@ -75,20 +135,40 @@ def escape_markdown(text: str) -> str:
     return MARKDOWN.sub(r"\\\g<0>", text)
 
 
-def print_latex(frame: Frame) -> None:
-    r"""Print a LaTeX table, which needs \usepackage{booktabs}."""
+def print_latex(frame: Frame, layout: Layout = PLAIN) -> None:
+    r"""Print a LaTeX table, which needs \usepackage{booktabs}; the legend stands in comments below it."""
     cells = format_cells(frame)
-    sides = "".join("r" if is_numeric(frame[name]) else "l" for name in cells)
-    text = cells.rename(columns=make_visible).to_latex(index=False, escape=True, column_format=sides)
+    sides = "".join("r" if is_right(frame, name) else "l" for name in cells)
+    text = cells.map(str.strip).rename(columns=name_column).to_latex(index=False, escape=True, column_format=sides)
+    lines = text.splitlines()
+    top = lines.index(r"\midrule") + 1
+    for row, name in layout.bold:
+        if name in cells:
+            texts = lines[top + row].removesuffix(r" \\").split(" & ")  # an & of a name is \& here
+            texts[[*cells].index(name)] = rf"\textbf{{{texts[[*cells].index(name)]}}}"
+            lines[top + row] = " & ".join(texts) + r" \\"
+    for row in sorted(layout.lines, reverse=True):  # from the last one on, so that the places of the others stay
+        above = rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{escape_latex(layout.lines[row])}}}}} \\"
+        lines[top + row : top + row] = [*([r"\midrule"] if row else []), above, r"\addlinespace"]
+    text = "\n".join(lines)
     text = re.sub(r"^(?=[\[*])", "{}", text, flags=re.MULTILINE)  # after the line's end before, they are its options
-    print(text.replace("±", r"$\pm$").replace(MISSING, "--"), end="")
+    for character, command in IN_LATEX.items():
+        text = text.replace(character, command)
+    print(text, *(f"% {make_visible(line)}" for line in layout.legend), sep="\n")
 
 
-def print_text(frame: Frame, notes: Sequence[str] = (), num_bold: int = 0, kept: str | None = None) -> None:
-    """Print the columns that fit the terminal (the width is that of `utils.make_console`), then `notes`.
+def escape_latex(text: str) -> str:
+    """`text` for LaTeX, on one line."""
+    import pandas as pd
+
+    lines = pd.DataFrame([[make_visible(text)]]).to_latex(index=False, header=False, escape=True).splitlines()
+    return next(line for line in lines if line.endswith(r" \\")).removesuffix(r" \\")
+
+
+def print_text(frame: Frame, notes: Sequence[str] = (), layout: Layout = PLAIN, kept: str | None = None) -> None:
+    """Print the columns that fit the terminal (the width is that of `utils.make_console`), then legend and `notes`.
 
     Where the width is not enough, columns are left out from the right; the first one and a last one called `kept` stay.
-    The first `num_bold` rows are bold.
     """
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
@@ -97,31 +177,56 @@ def print_text(frame: Frame, notes: Sequence[str] = (), num_bold: int = 0, kept:
 
     console = make_console()
     cells = format_cells(frame).map(lambda cell: cell if len(cell) <= MAX_CELL else cell[: MAX_CELL - 1] + "…")
-    widths = {name: max(map(cell_len, cells[name])) for name in cells.columns}
-    headers = {name: make_visible(name) for name in widths}
+    widths = {name: max(map(cell_len, cells[name]), default=0) for name in cells.columns}
+    headers = {name: name_column(name) for name in widths}
+
+    def measure_column(name: str) -> int:
+        return max(widths[name], *map(cell_len, headers[name].split("\n")))
 
     def is_too_wide(names: list[str]) -> bool:
-        columns = [max(widths[name], *map(cell_len, headers[name].split("\n"))) + GAP for name in names]
-        return sum(columns) - GAP > console.width
+        return sum(measure_column(name) + GAP for name in names) - GAP > console.width
 
     if is_too_wide(list(headers)):
-        headers = {name: wrap_name(make_visible(name), width) for name, width in widths.items()}
+        headers = {name: wrap_name(name_column(name), width) for name, width in widths.items()}
     shown, left_out = list(headers), []
     while len(shown) > 1 and is_too_wide(shown):
         left_out.insert(0, shown.pop(-2 if len(shown) > 2 and shown[-1] == kept else -1))
 
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0), header_style="")
-    for name in shown:
-        side = "right" if is_numeric(frame[name]) else "left"
-        table.add_column(Text(headers[name]), justify=side, no_wrap=True, vertical="bottom")
-    for index, row in enumerate(cells[shown].itertuples(index=False)):
-        table.add_row(*row, style="bold" if index < num_bold else None)
-    console.print(table)
+    for line, rows in split_rows(len(frame), layout.lines):
+        table = Table(
+            box=SIMPLE_HEAD if rows.start == 0 else None,
+            show_header=rows.start == 0,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, GAP - 1, 0, 0) if rows.start == 0 else (0, GAP, 0, 0),
+            header_style="",
+        )
+        for name in shown:
+            side = "right" if is_right(frame, name) else "left"
+            width = min(measure_column(name), console.width)
+            table.add_column(Text(headers[name]), justify=side, no_wrap=True, vertical="bottom", width=width)
+        for number in range(rows.start, rows.stop):
+            texts = [Text(cells.iloc[number][name]) for name in shown]
+            for name, text in zip(shown, texts, strict=True):
+                if (number, name) in layout.bold:
+                    text.stylize("bold")
+            table.add_row(*texts)
+        if line:
+            console.print(*([""] if rows.start else []), line, sep="\n")
+        console.print(table)
     if left_out:
         more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
-        notes = [*notes, f"left out for want of width: {', '.join(left_out[:8])}{more}; --csv shows all"]
-    if notes:
-        console.print("", *notes, sep="\n")
+        notes = [
+            *notes,
+            f"left out for want of width: {', '.join(map(name_column, left_out[:8]))}{more}; --csv shows all",
+        ]
+    if notes or layout.legend:
+        console.print("", *layout.legend, *notes, sep="\n")
+
+
+def name_column(name: str) -> str:
+    """How the column `name` is called where people read: `delta_test_mAP` is `Δ test_mAP`."""
+    return make_visible(f"Δ {name.removeprefix(DIFFERENCE)}" if name.startswith(DIFFERENCE) else name)
 
 
 def wrap_name(name: str, width: int) -> str:
@@ -135,33 +240,64 @@ def wrap_name(name: str, width: int) -> str:
     return "\n".join(line.replace("_ ", "_") for line in lines)
 
 
+def list_attendants(frame: Frame, name: str) -> list[str]:
+    """The columns whose numbers are shown in the cells of the column `name` of numbers: its deviation, its interval."""
+    if not is_numeric(frame[name]):
+        return []
+    endings = ATTENDANTS if name.startswith(DIFFERENCE) else ATTENDANTS[:-1]
+    return [f"{name}{end}" for end in endings if f"{name}{end}" in frame and is_numeric(frame[f"{name}{end}"])]
+
+
+def is_right(frame: Frame, name: str) -> bool:
+    """Whether the column is aligned to the right: numbers are, but for those with others beside them in their cells."""
+    return is_numeric(frame[name]) and not list_attendants(frame, name)
+
+
 def format_cells(frame: Frame) -> Frame:
-    """The text of every cell. A column of numbers `x` takes in that of their deviations `x_std`: `.314 ± .010`."""
+    """The text of every cell, with rows numbered from 0. A column takes in what `list_attendants` finds."""
     import pandas as pd  # it takes most of a second: a mistake on the command line must not wait for it
 
-    numeric = [name for name in frame if is_numeric(frame[name])]
-    stds = {name: f"{name}_std" for name in numeric if f"{name}_std" in numeric}
+    attendants = {name: list_attendants(frame, name) for name in frame}
+    hidden = {name for names in attendants.values() for name in names}
     cells = {
-        name: format_means(frame[name], frame[stds[name]]) if name in stds else format_column(frame[name])
+        name: format_measured(frame, name) if attendants[name] else format_column(frame[name])
         for name in frame
-        if name not in stds.values()
+        if name not in hidden
     }
     return pd.DataFrame(cells, dtype=object)
 
 
-def format_means(means: Any, stds: Any) -> list[str]:
-    """`.314 ± .010`: three decimals for shares of 1, one for larger numbers."""
-    decimals = 3 if means.abs().max() <= 1 else 1
+def format_measured(frame: Frame, name: str) -> list[str]:
+    """`.314 ± .010` or `.314 [.301, .322]`: three decimals for shares of 1, one for larger numbers; all of one length.
 
-    def format_number(number: float) -> str:
-        if number != number:
-            return MISSING
-        text = f"{number:.{decimals}f}"
-        return text.replace("0.", ".", 1) if decimals == 3 else text
+    A difference has a sign, and MARK behind it where its p is not below SIGNIFICANCE.
+    """
+    values, is_difference = frame[name], name.startswith(DIFFERENCE)
+    stds, lows, highs, ps = (frame.get(f"{name}{ending}", [float("nan")] * len(values)) for ending in ATTENDANTS)
+    decimals = 3 if values.abs().max() <= 1 else 1
+    numbers, rests = [], []
+    for value, std, low, high, p in zip(values, stds, lows, highs, ps, strict=True):
+        numbers.append(format_number(value, decimals, is_difference))
+        rest = ""
+        if std == std:
+            rest = f"± {format_number(std, decimals)}"
+        elif low == low:
+            rest = f"[{format_number(low, decimals, is_difference)}, {format_number(high, decimals, is_difference)}]"
+        rests.append(f"{rest} {MARK}" if is_difference and p >= SIGNIFICANCE else rest)
+    widths = max(map(len, numbers), default=0), max(map(len, rests), default=0)
+    return [f"{number:>{widths[0]}} {rest:<{widths[1]}}" for number, rest in zip(numbers, rests, strict=True)]
 
-    numbers = [format_number(std) for std in stds]
-    width = max(map(len, numbers))
-    return [f"{format_number(mean)} ± {std:>{width}}" for mean, std in zip(means, numbers, strict=True)]
+
+def format_number(number: float, decimals: int = 3, has_sign: bool = False) -> str:
+    """`.314`, or with a sign `−.314`: without the 0 that shares of 1 begin with. MISSING for NaN.
+
+    >>> format_number(-0.0125, has_sign=True), format_number(31.42, 1)
+    ('−.013', '31.4')
+    """
+    if number != number:
+        return MISSING
+    text = f"{number:+.{decimals}f}".replace("-", "−") if has_sign else f"{number:.{decimals}f}"
+    return text.replace("0.", ".", 1) if decimals == 3 and abs(number) < 1 else text
 
 
 def format_column(column: Any) -> list[str]:
@@ -206,6 +342,11 @@ def format_value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(format_value, value))
     return f"{value:.6g}" if isinstance(value, float) else make_visible(str(value).replace("\n", " "))
+
+
+def is_given(value: Any) -> bool:
+    """Whether a cell holds a value: not None, not NaN."""
+    return value is not None and value == value
 
 
 def is_numeric(column: Any) -> bool:

@@ -18,18 +18,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from made_runs import (
+    CONSTANTS,
+    draw_probabilities,
+    draw_targets,
+    make_ruler,
+    make_sidecar,
+    write_run,
+    write_test,
+)
 
 import config
 import model_performance_table
 import overrides
 import utils
-from evaluation import tables
-from models import checkpoints
+from evaluation import run_rows, tables
 
 REPOSITORY = Path(model_performance_table.__file__).parent
-CONSTANTS = overrides.resolved(config)
 # name, model_name, best_f1, mAP, epoch, SEED, TRAIN_BATCH_SIZE, OPTIMIZER
 RUNS = [
     ("a", "resnet18", 0.50, 0.60, 3, 0, 32, "adam"),
@@ -49,41 +57,13 @@ def _restore_constants() -> Iterator[None]:
         vars(module).update(values)
 
 
-def make_sidecar(model_name: str, best_f1: float, mean_ap: float, epoch: int, **constants: Any) -> dict[str, Any]:
-    return {
-        "format": checkpoints.FORMAT,
-        "version": checkpoints.VERSION,
-        "model_name": model_name,
-        "head": "linear_bn",
-        "classes": ["cat", "dog"],
-        "image_size": 224,
-        "resize_rule": "squash",
-        "best_threshold": 0.41,
-        "best_f1": best_f1,
-        "epoch": epoch,
-        "metrics": {"mAP": mean_ap, "f1_weighted": best_f1, "CF1": mean_ap - 0.05, "OF1": mean_ap - 0.03},
-        "config": {**CONSTANTS, "MODEL_NAME": model_name, **constants},
-        "dataset": {"fingerprint": "0123abcd", "num_train": 3600, "num_val": 400},
-        "environment": {"git_commit": "fedc", "torch": "2.14.1", "device": "cpu"},
-        "seconds": 812.25,
-        "saved": "2026-11-22T11:02:03",
-    }
-
-
-def write_run(root: Path, name: str, sidecar: dict[str, Any] | str | None) -> None:
-    """An empty checkpoint with its sidecar: as given, as the given text, or none."""
-    folder = root / (sidecar["model_name"] if isinstance(sidecar, dict) else "other")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.pt").write_bytes(b"")
-    if sidecar is not None:
-        (folder / f"{name}.json").write_text(sidecar if isinstance(sidecar, str) else json.dumps(sidecar))
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for name, model_name, best_f1, mean_ap, epoch, seed, batch_size, optimizer in RUNS:
         constants = {"SEED": seed, "TRAIN_BATCH_SIZE": batch_size, "OPTIMIZER": optimizer}
-        write_run(tmp_path / "trained_models", name, make_sidecar(model_name, best_f1, mean_ap, epoch, **constants))
+        sidecar = make_sidecar(model_name, best_f1, mean_ap, epoch, **constants)
+        sidecar["threshold_policy"] = {"of": name}  # else d and e, which differ in SEED alone, were one row
+        write_run(tmp_path / "trained_models", name, sidecar)
     return tmp_path / "trained_models"
 
 
@@ -128,11 +108,13 @@ def test_order_is_that_of_a_stable_pandas_sort(show: Any, root: Path, column: st
     assert list_names(show("--csv", "--SORT_BY", column, "--SORT_ASCENDING", str(ascending))) == list(expected["name"])
 
 
-def test_f1_that_was_cross_fitted_is_not_compared_in_silence(root: Path, show: Any) -> None:
-    note = "note: best_f1 is cross-fitted where validation images are few (column chosen_by): not comparable"
+def test_f1_that_was_cross_fitted_stands_in_a_block_of_its_own(root: Path, show: Any) -> None:
+    line = "not ranked with the rows above: best_f1 is f1_weighted above and f1_weighted_cross_fitted below"
     for chosen_by, is_said in (("f1_weighted", False), ("f1_weighted_cross_fitted", True)):
-        write_run(root, "g", make_sidecar("resnet18", 0.5, 0.6, 3) | {"chosen_by": chosen_by})
-        assert (note in show(width=200)) is is_said
+        write_run(root, "g", make_sidecar("resnet18", 0.99, 0.6, 3) | {"chosen_by": chosen_by})
+        assert (line in show(width=200)) is is_said
+        assert list_names(show("--csv"))[0] == ("b" if is_said else "g")
+        assert line not in show("--SORT_BY", "mAP", width=200)
 
 
 def test_folds_of_a_configuration_are_one_row(root: Path, show: Any) -> None:
@@ -147,32 +129,38 @@ def test_folds_of_a_configuration_are_one_row(root: Path, show: Any) -> None:
         sidecar = make_sidecar("vgg16", 0.1 * fold, 0.5, 1, FOLDS=5) | {"fold": fold, "fold_of": "y_5folds_0"}
         write_run(root, f"y_fold{fold}of5", sidecar)
     rows = read_rows(show("--csv"))
-    assert [Path(row["checkpoint"]).stem for row in rows] == ["x_3folds_0", "b", "d", "c", "e", "a", "y_5folds_0", "f"]
-    assert rows[0]["checkpoint"] == "resnet18/x_3folds_0.pt"
+    assert [Path(row["checkpoint"]).stem for row in rows] == ["b", "d", "c", "e", "a", "f", "x_3folds_0", ""]
+    assert [row["block"] for row in rows] == ["1"] * 6 + ["2", "3"], "F1 over other validation images"
+    assert rows[6]["checkpoint"] == "resnet18/x_3folds_0.pt"
     for name, values in zip(("best_f1", "mAP", "epoch"), zip(*found.values(), strict=True), strict=True):
-        assert float(rows[0][name]) == pytest.approx(statistics.mean(values))
-        assert float(rows[0][f"{name}_std"]) == pytest.approx(statistics.stdev(values))
-    assert rows[1]["best_f1_std"] == ""
+        assert float(rows[6][name]) == pytest.approx(statistics.mean(values))
+        assert float(rows[6][f"{name}_std"]) == pytest.approx(statistics.stdev(values))
+    assert rows[0]["best_f1_std"] == ""
     text = show(width=200)
     assert ".710 ± .115" in text
-    assert "11 runs; sorted by best_f1" in text, "a model of averaged weights is none"
-    assert "mean ± sample standard deviation over FOLDS; --GROUP_BY_COLUMNS checkpoint shows each run" in text
+    assert "11 runs in 8 groups: mean ± sample standard deviation over FOLDS; sorted by best_f1" in text, (
+        "a model of averaged weights is no run"
+    )
+    assert "--GROUP_BY_COLUMNS checkpoint shows each run" in text
+    assert "not ranked with the rows above: other validation images (400 and 3 folds)" in text
     single = list_names(show("--csv", "--GROUP_BY_COLUMNS", "checkpoint"))
     assert {"x_fold1of3", "x_fold2of3", "x_fold3of3", "y_fold1of5"} <= set(single)
     means = read_rows(show("--csv", "--GROUP_BY_COLUMNS", "MODEL_NAME", "--GROUP_MODE", "mean"))
-    assert {row["model_name"]: row["runs"] for row in means} == {"resnet18": "6", "resnet50": "2", "vgg16": "3"}
+    assert [(row["model_name"], row["runs"], row["block"]) for row in means] == [
+        ("resnet18", "3", "1"), ("resnet50", "2", "1"), ("vgg16", "1", "1"), ("resnet18", "3", "2"), ("vgg16", "2", "3")
+    ]  # fmt: skip  # no mean spans two blocks
 
 
 def test_missing_values_come_last_either_way() -> None:
     rows = pd.DataFrame([{"x": None}, {"x": 1}, {}, {"x": math.nan}, {"x": 2.5}])
-    assert list(model_performance_table.sort_rows(rows, "x", ascending=True).index) == [1, 4, 0, 2, 3]
-    assert list(model_performance_table.sort_rows(rows, "x", ascending=False).index) == [4, 1, 0, 2, 3]
+    assert list(run_rows.sort_rows(rows, "x", ascending=True).index) == [1, 4, 0, 2, 3]
+    assert list(run_rows.sort_rows(rows, "x", ascending=False).index) == [4, 1, 0, 2, 3]
 
 
 def test_lists_and_mixed_values_are_sorted_as_text() -> None:
     rows = pd.DataFrame({"lists": [[6, 8], [], None, [3]], "mixed": ["b", 2, None, True]})
-    assert list(model_performance_table.sort_rows(rows, "lists", ascending=True).index) == [3, 0, 1, 2]
-    assert list(model_performance_table.sort_rows(rows, "mixed", ascending=False).index) == [0, 3, 1, 2]
+    assert list(run_rows.sort_rows(rows, "lists", ascending=True).index) == [3, 0, 1, 2]
+    assert list(run_rows.sort_rows(rows, "mixed", ascending=False).index) == [0, 3, 1, 2]
 
 
 def test_runs_are_a_frame_with_numeric_columns(root: Path) -> None:
@@ -260,14 +248,16 @@ def test_mean_and_deviation_stand_in_one_cell(show: Any) -> None:
     assert rows[0] == ["model_name", "runs", "best_f1", "mAP", "epoch", "seconds"]
     assert rows[2] == ["resnet18", "3", ".600 ± .100", ".660 ± .060", "5.0 ± 2.0", "812.2 ± 0.0"]
     assert rows[3] == ["resnet50", "2", ".590 ± .085", ".750 ± .071", "5.0 ± 1.4", "812.2 ± 0.0"]  # .12 / sqrt(2)
-    assert rows[4] == ["vgg16", "1", "– ±", "–", ".100 ±", "–", "1.0 ±", "–", "812.2 ±", "–"]
-    assert rows[6] == ["6 runs in 3 groups: mean ± sample standard deviation; sorted by best_f1"]
+    assert rows[4] == ["vgg16", "1", "–", ".100", "1.0", "812.2"]
+    assert rows[6] == [
+        "6 runs in 3 groups: mean ± sample standard deviation over TRAIN_BATCH_SIZE, SEED, OPTIMIZER; sorted by best_f1"
+    ]
     assert rows[7] == ["note: 1 of the runs have no best_f1: its means are without them"]
 
 
 def test_mean_says_over_what_it_is_taken(show: Any) -> None:
     text = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER,TRAIN_BATCH_SIZE", "--GROUP_MODE", "mean")
-    assert "6 runs in 5 groups: mean ± sample standard deviation; " in text  # the groups of one run have a SEED
+    assert "6 runs in 5 groups: mean ± sample standard deviation over SEED; " in text
     text = show("--GROUP_BY_COLUMNS", "HEAD", "--GROUP_MODE", "mean")
     assert "mean ± sample standard deviation over MODEL_NAME, TRAIN_BATCH_SIZE, SEED, OPTIMIZER; sorted" in text
 
@@ -295,7 +285,7 @@ def test_markdown_is_a_github_table_of_columns(show: Any) -> None:
     assert lines[:4] == [
         "| model_name   |   best_f1 | LR_MILESTONES   |   epoch |",
         "|:-------------|----------:|:----------------|--------:|",
-        "| resnet18     |      0.70 | 6, 8            |       5 |",
+        "| resnet18     |  **0.70** | 6, 8            |       5 |",
         "| resnet50     |      0.65 | 6, 8            |       4 |",
     ]
     assert len(lines) == 2 + len(RUNS)
@@ -308,12 +298,12 @@ def test_latex_is_a_table_of_columns(show: Any) -> None:
         r"\toprule",
         r"model\_name & best\_f1 \\",
         r"\midrule",
-        r"resnet18 & 0.70 \\",
+        r"resnet18 & \textbf{0.70} \\",
         r"resnet50 & 0.65 \\",
     ]
     grouped = show("--latex", *columns, "--GROUP_BY_COLUMNS", "model_name", "--GROUP_MODE", "mean")
-    assert r"resnet18 & 3 & .600 $\pm$ .100 \\" in grouped.splitlines()
-    assert r"vgg16 & 1 & -- $\pm$    -- \\" in grouped.splitlines()
+    assert r"resnet18 & 3 & \textbf{.600 $\pm$ .100} \\" in grouped.splitlines()
+    assert r"vgg16 & 1 & -- \\" in grouped.splitlines()
 
 
 def test_markdown_escapes_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,12 +340,12 @@ def test_long_names_are_broken_after_underscores() -> None:
 
 def test_default_columns_are_metrics_what_differs_and_the_run(show: Any) -> None:
     lines = show(width=120).splitlines()
-    shown = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "run"]
+    shown = ["best_f1", "mAP", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "CF1", "OF1", "epoch", "run"]
     assert lines[0].split() == shown
-    assert lines[2].split() == ["0.70", "0.72", "0.67", "0.69", "5", "resnet18", "32", "1", "sgd", "b"]
+    assert lines[2].split() == ["0.70", "0.72", "resnet18", "32", "1", "sgd", "0.67", "0.69", "5", "b"]
     grouped = show("--GROUP_BY_COLUMNS", "model_name,OPTIMIZER").splitlines()
-    assert grouped[0].split() == ["model_name", "OPTIMIZER", *shown[:5], "TRAIN_BATCH_SIZE", "SEED", "run"]
-    assert grouped[4].split() == ["resnet18", "adam", "0.60", "0.66", "0.61", "0.63", "7", "64", "2", "c"]
+    assert grouped[0].split() == ["model_name", "OPTIMIZER", *shown[:2], "TRAIN_BATCH_SIZE", "SEED", *shown[6:]]
+    assert grouped[4].split() == ["resnet18", "adam", "0.60", "0.66", "64", "2", "0.61", "0.63", "7", "c"]
 
 
 def test_what_all_runs_share_stands_below(show: Any) -> None:
@@ -372,7 +362,7 @@ def test_what_all_runs_share_stands_below(show: Any) -> None:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_table_fits_the_terminal(show: Any, width: int) -> None:
-    columns = ["best_f1", "mAP", "CF1", "OF1", "epoch", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "run"]
+    columns = ["best_f1", "mAP", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "CF1", "OF1", "epoch", "run"]
     lines = show(width=width).splitlines()
     assert max(map(len, lines)) <= width
     top = next(index for index, line in enumerate(lines) if line.startswith("─"))
@@ -441,37 +431,38 @@ def test_best_row_is_bold_in_a_terminal(show: Any, monkeypatch: pytest.MonkeyPat
             line.split("\x1b[1m")[1].split("\x1b")[0].strip() for line in show(*arguments).splitlines() if "[1m" in line
         ]
 
-    assert list_bold("--COLUMNS", "best_f1,mAP") == ["0.70"]
-    assert list_bold("--COLUMNS", "best_f1,mAP", "--SORT_ASCENDING", "True") == ["0.50"]
+    assert list_bold("--COLUMNS", "best_f1,mAP") == ["0.70", "0.80"]
+    assert list_bold("--COLUMNS", "best_f1,mAP", "--SORT_ASCENDING", "True") == ["0.50", "0.80"]
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "SEED") == ["2"]
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "SEED", "--SORT_ASCENDING", "True") == ["0", "0", "0"]
     assert list_bold("--COLUMNS", "run", "--SORT_BY", "OPTIMIZER") == []
 
 
-def test_notes_runs_that_were_chosen_by_different_metrics(show: Any, root: Path) -> None:
-    note = "note: best_f1 is macro F1 where LABELS_PER_IMAGE is one"
-    assert note not in show()
+def test_runs_that_were_chosen_by_different_metrics_stand_apart(show: Any, root: Path) -> None:
+    line = "not ranked with the rows above: best_f1 is f1_weighted above and f1_macro below"
+    assert line not in show()
     other = make_sidecar("densenet121", 0.9, 0.9, 1)
     other["config"]["LABELS_PER_IMAGE"] = "one"
     write_run(root, "g", other)
-    assert note in show()
-    assert note not in show("--GROUP_BY_COLUMNS", "HEAD")
+    assert line in show()
+    assert list_names(show("--csv"))[-1] == "g"
+    assert line not in show("--SORT_BY", "mAP")
 
 
-def test_notes_runs_on_different_data_sets(show: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    note = "note: these runs used 2 different data sets (column fingerprint): not comparable"
-    assert "note:" not in show()
+def test_runs_on_different_data_sets_stand_apart(show: Any, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "not ranked with the rows above: another data set (column fingerprint)"
+    assert "not ranked" not in show()
     other = make_sidecar("densenet121", 0.9, 0.9, 1)
     other["dataset"]["fingerprint"] = "another"
     write_run(root, "g", other)
-    assert note in show()
-    group = ("--GROUP_BY_COLUMNS", "HEAD")
-    assert note not in show(*group)  # the best run alone
-    assert note in show(*group, "--GROUP_MODE", "mean")
+    assert line in show()
+    means = read_rows(show("--csv", "--GROUP_BY_COLUMNS", "HEAD", "--GROUP_MODE", "mean"))
+    assert [row["runs"] for row in means] == ["6", "1"]
+    assert list_names(show("--csv", "--GROUP_BY_COLUMNS", "HEAD")) == ["b", "g"], "the best of each"
     model_performance_table.main(["--csv", "--CHECKPOINTS_ROOT", str(root)])
     captured = capsys.readouterr()
-    assert captured.err.strip() == note
-    assert note not in captured.out
+    assert captured.err.strip() == f"block 2: {line}"
+    assert line not in captured.out
 
 
 def test_skipped_checkpoints_are_listed_on_stderr(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -569,7 +560,15 @@ def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
     [
         (["--SORT_BY", "best_f2"], "SORT_BY: there is no column 'best_f2' (did you mean best_f1?)"),
         (["--SORT_BY", "train_batchsize"], "did you mean TRAIN_BATCH_SIZE?"),
-        (["--SORT_BY", "runs"], "SORT_BY: there is no column 'runs'"),
+        (["--SORT_BY", "test_mAP"], "SORT_BY: there is no test_mAP, since no run has a test: python testing.py"),
+        (["--AGAINST", "best"], "AGAINST: no run here has a test: python testing.py"),
+        (["--AGAINST"], "--AGAINST needs a value"),
+        (["--plot", "x.png"], "--plot: no run here has a test"),
+        (["--plot"], "--plot needs FILE.png: --plot FILE.png"),
+        (["--diff", "a"], "--diff needs A and B: --diff A B"),
+        (["--diff", "a", "--csv"], "--diff needs A and B: --diff A B"),
+        (["--diff", "a", "zz"], "--diff: there is no run 'zz'"),
+        (["--diff", "a", "b"], "--diff: A has no test, so that no metrics can be compared: python testing.py"),
         (["--GROUP_BY_COLUMNS", "hed"], "GROUP_BY_COLUMNS: there is no column 'hed' (did you mean HEAD?)"),
         (["--COLUMNS", "epoch,qqqqqq"], "COLUMNS: there is no column 'qqqqqq'; --csv shows all"),
         (["--GROUP_MODE", "means"], "did you mean mean?"),
@@ -644,6 +643,11 @@ def test_script_from_the_command_line(root: Path) -> None:
     assert done.stderr == ""
     code = "import sys, model_performance_table as table; table.main(sys.argv[1:]); print('torch' in sys.modules)"
     command[1:2] = ["-c", code]
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+    for name in "ab":
+        write_test(root, f"resnet18/{name}", draw_probabilities(rng, targets, 1), targets)
+    command += ["--AGAINST", "best"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
     command[1:3] = ["model_performance_table.py"]
@@ -651,6 +655,144 @@ def test_script_from_the_command_line(root: Path) -> None:
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: SORT_BY: there is no column 'f1'")
     assert failed.stdout == ""
+
+
+# ---- what was measured on test images ----
+
+SKILLS = {"linear": 1.0, "mlp": 1.03, "gcn": 0.4}
+
+
+@pytest.fixture
+def tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three heads x two seeds, tested on the same images; a run without a test, and one tested on other images."""
+    root, rng = tmp_path / "tested_models", np.random.default_rng(11)
+    targets = draw_targets(rng)
+    runs = [(head, seed) for head in SKILLS for seed in (1, 2)] + [("cosine", 1), ("ml_decoder", 1)]
+    for head, seed in runs:
+        skill = SKILLS.get(head, 1.5)
+        sidecar = make_sidecar("resnet18", 0.5 + skill / 10 + seed / 1000, 0.6, 3, HEAD=head, SEED=seed)
+        write_run(root, f"{head}{seed}", sidecar)
+        if head != "cosine":
+            ruler = make_ruler("others") if head == "ml_decoder" else None
+            write_test(root, f"resnet18/{head}{seed}", draw_probabilities(rng, targets, skill), targets, ruler=ruler)
+    return root
+
+
+def test_the_tests_of_runs_are_columns(tested: Path, show: Any) -> None:
+    runs: Any = model_performance_table.read_runs(tested)
+    assert len(runs) == 8, "one row a checkpoint"
+    result = json.loads((tested / "resnet18" / "gcn1" / "test_result.json").read_text())
+    row = runs[runs["checkpoint"] == "resnet18/gcn1.pt"].iloc[0]
+    assert row["test_mAP"] == result["metrics"]["mAP"]
+    assert [row["test_mAP_low"], row["test_mAP_high"]] == result["intervals"]["mAP"]
+    assert (row["test_ruler"], row["test_num_images"], row["test_views"]) == ("itc", 300, "")
+    assert runs["test_mAP"].isna().tolist() == [True, *[False] * 7]
+    assert {"mAP", "test_mAP", "test_f1_weighted"} <= set(runs.attrs["metrics"])
+    assert "test_mAP_low" not in runs.attrs["metrics"]
+
+
+def test_best_f1_sorts_and_tests_stand_beside(tested: Path, show: Any) -> None:
+    lines = show("--CHECKPOINTS_ROOT", str(tested), width=160).splitlines()
+    header = lines[0].split()
+    assert header == ["best_f1", "mAP", "test_mAP", "HEAD", "test_f1_weighted", "CF1", "OF1", "epoch", "runs", "run"]
+    row = next(line for line in lines if " mlp " in line)
+    assert re.search(r"\.60[45] ± \.001 .* \.\d{3} ± \.\d{3} .* mlp .* 2  [0-9a-f]{8}$", row), row
+    assert re.search(r"\.\d{3} \[\.\d{3}, \.\d{3}\]  ml_decoder ", "\n".join(lines)), "one run has an interval"
+    notes = "\n".join(lines)
+    assert "8 runs in 5 groups: mean ± sample standard deviation over SEED; sorted by best_f1" in notes
+    assert "test_…: of test images, [95 % interval] over them; all other metrics are of validation images" in notes
+
+
+def test_sorted_by_a_test_other_rulers_stand_apart(tested: Path, show: Any) -> None:
+    arguments = ("--CHECKPOINTS_ROOT", str(tested), "--SORT_BY", "test_mAP")
+    rows = read_rows(show("--csv", *arguments))
+    assert [row["HEAD"] for row in rows][3:] == ["ml_decoder", "cosine"], "although its number is higher"
+    assert [row["block"] for row in rows] == ["1", "1", "1", "2", "3"]
+    assert float(rows[0]["test_mAP"]) > float(rows[1]["test_mAP"]) > float(rows[2]["test_mAP"])
+    line = "not ranked with the rows above: other test images (300 each)"
+    text = show(*arguments, width=140)
+    assert text.index(line) < text.index("ml_decoder") < text.index("not ranked with the rows above: without a test")
+    assert text.splitlines()[6] == line
+    columns = ("--COLUMNS", "HEAD,test_mAP")
+    markdown = show("--markdown", *arguments, *columns)
+    assert f"\n\n*{line}*\n\n| HEAD" in markdown
+    assert markdown.count("| HEAD") == 3
+    assert markdown.count("**") == 2, "the best of the only block with several"
+    latex = show("--latex", *arguments, *columns).splitlines()
+    place = latex.index(rf"\multicolumn{{2}}{{l}}{{\emph{{{line}}}}} \\")
+    assert latex[place - 1] == r"\midrule"
+    assert latex[place + 1] == r"\addlinespace"
+    assert latex[place + 2].startswith(r"ml\_decoder & .")
+    assert latex[4].count(r"\textbf{") == 1
+
+
+def test_against_the_best_there_are_marks(tested: Path, show: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--CHECKPOINTS_ROOT", str(tested), "--AGAINST", "best", "--COLUMNS", "HEAD,test_mAP,run")
+    rows = {row["HEAD"]: row for row in read_rows(show("--csv", *arguments, "--SORT_BY", "test_mAP"))}
+    ranked = sorted(SKILLS, key=lambda head: -float(rows[head]["test_mAP"]))
+    assert rows[ranked[0]]["delta_test_mAP"] == ""
+    for head in ranked[1:]:
+        difference = float(rows[head]["test_mAP"]) - float(rows[ranked[0]]["test_mAP"])
+        assert float(rows[head]["delta_test_mAP"]) == pytest.approx(difference)
+        assert float(rows[head]["delta_test_mAP_low"]) < difference < float(rows[head]["delta_test_mAP_high"])
+    assert "delta_test_f1_weighted" in rows["gcn"]
+    assert rows["ml_decoder"]["delta_test_mAP"] == "", "the first of its own block"
+    text = show(*arguments, "--SORT_BY", "test_mAP", width=140)
+    assert re.split("  +", text.splitlines()[0].strip()) == ["HEAD", "test_mAP", "Δ test_mAP", "run"]
+    no_value = show(*arguments[:4], "--COLUMNS", "HEAD", "--SORT_BY", "HEAD", width=140).splitlines()[0]
+    assert re.split("  +", no_value.strip()) == ["Δ test_mAP", "Δ test_f1_weighted", "HEAD"]
+    for head in ranked[1:]:
+        p = float(rows[head]["delta_test_mAP_p"])
+        cells = next(line for line in text.splitlines() if f" {head} " in line)
+        shown = re.search(r"[−+]\.\d{3} \[[−+]\.\d{3}, [−+]\.\d{3}\]( ≈)? +\w+$", cells.rstrip())
+        assert shown, cells
+        assert bool(shown[1]) is (p >= 0.05)
+    assert "it was chosen on these test images" in text
+    latex = show("--latex", *arguments, "--SORT_BY", "test_mAP")
+    assert r"$\Delta$ test\_mAP" in latex
+    assert re.search(r"^% ≈: not distinguishable from it", latex, re.MULTILINE)
+    assert "≈" not in latex.split("% ")[0]
+    by_validation = show(*arguments, width=140)
+    assert "it was chosen by best_f1, without a look at the test images" in by_validation
+    assert "Δ: from linear1" in show(
+        *arguments[:2], "--AGAINST", "linear1", "--GROUP_BY_COLUMNS", "checkpoint", width=140
+    )
+
+
+def test_two_runs_beside_each_other(tested: Path, show: Any) -> None:
+    text = show("--CHECKPOINTS_ROOT", str(tested), "--diff", "gcn1", "mlp2", width=100)
+    assert text.splitlines()[:2] == ["A: resnet18/gcn1.pt", "B: resnet18/mlp2.pt"]
+    constants = [line.split() for line in text.splitlines() if line.startswith(("HEAD", "SEED"))]
+    assert constants == [["HEAD", "gcn", "mlp"], ["SEED", "1", "2"]]
+    rows = read_rows(show("--csv", "--CHECKPOINTS_ROOT", str(tested)))
+    name = next(row["run"] for row in rows if row["HEAD"] == "gcn")
+    text = show("--CHECKPOINTS_ROOT", str(tested), "--diff", name, "mlp1", width=100)
+    assert "SEED" not in text, "it is none of what tells these two apart"
+    assert f"A: {name}, the mean of 2 runs: gcn1, gcn2" in text
+    assert "paired over images and over seeds" in text
+    assert show("--CHECKPOINTS_ROOT", str(tested), "--diff", "best", "best").startswith("A: resnet18/ml_decoder1.pt\n")
+
+
+def test_a_forest_plot_is_saved_beside_the_table(tested: Path, show: Any, tmp_path: Path) -> None:
+    text = show("--CHECKPOINTS_ROOT", str(tested), "--AGAINST", "best", "--plot", str(tmp_path / "forest.png"))
+    assert "sorted by best_f1" in text
+    assert (tmp_path / "forest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_stale_or_damaged_test_is_left_out_with_a_reason(tested: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sidecar = json.loads((tested / "resnet18" / "gcn1.json").read_text())
+    (tested / "resnet18" / "gcn1.json").write_text(json.dumps(sidecar | {"epoch": 4}))
+    sidecar = json.loads((tested / "resnet18" / "gcn2.json").read_text())
+    (tested / "resnet18" / "gcn2.json").write_text(json.dumps(sidecar | {"thresholds": [0.3, 0.4]}))
+    (tested / "resnet18" / "mlp1" / "test_result.json").write_text("{")
+    runs: Any = model_performance_table.read_runs(tested)
+    assert runs["test_mAP"].isna().sum() == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "left out 3 tests that testing.py has to make anew:"
+    assert lines[1] == "  resnet18/gcn1.pt: its weights are of another epoch or training"
+    assert lines[2] == "  resnet18/gcn2.pt: its thresholds or its calibration were tuned again"
+    assert lines[3].startswith("  resnet18/mlp1.pt: ")
+    assert "test_result.json:1: " in lines[3]
 
 
 def test_before_split_seed_the_seed_drew_the_split(tmp_path: Path) -> None:

@@ -50,7 +50,9 @@ def report(
         notes.append(f"to train it: python training.py {recipe}")
     shown = frame.head(min(SHOWN, len(complete)))
     dropped = ["reason", *([] if is_trained else ["run"])]
-    tables.print_text(shown.drop(columns=dropped), num_bold=1, kept="run" if is_trained else None)
+    shown = shown.drop(columns=dropped)
+    best = tables.Layout(bold={(0, name) for name in shown})
+    tables.print_text(shown, layout=best, kept="run" if is_trained else None)
     utils.say("", *notes)  # a command to copy stays on its line, however narrow the terminal is
     return True
 

@@ -162,7 +162,9 @@ def test_the_present_one_keeps_the_thresholds_that_it_was_given_since(root: Path
 
 
 def test_a_run_that_has_not_ended_or_is_damaged_is_no_rival(capsys: pytest.CaptureFixture[str]) -> None:
-    save_run("unfinished", 0.99, thresholds=None)
+    unfinished, checkpoint, _ = save_run("unfinished", 0.99)
+    del checkpoint["thresholds"]  # which it gets at its end
+    checkpoints.save(unfinished.checkpoint, checkpoint)
     damaged, _, _ = save_run("damaged", 0.98)
     damaged.checkpoint.write_bytes(damaged.checkpoint.read_bytes()[:100])
     replaced, checkpoint, _ = save_run("replaced", 0.97)

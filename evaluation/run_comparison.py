@@ -1,0 +1,179 @@
+"""Which rows of the table of runs are better than another one, over the same test images, and over seeds.
+
+    rows, legend = compare_rows(rows, lines, against="best", sort_by="best_f1", root=Path("trained_models"))
+
+gives the columns delta_test_mAP, delta_test_mAP_low, ..._high and ..._p. What is compared are the scores that
+testing.py left with each run (evaluation/test_results.py): nothing is predicted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import metrics
+from evaluation import test_results
+from evaluation.run_rows import TEST, find_row
+from evaluation.tables import DIFFERENCE, MARK, Frame, is_given, split_rows
+from metrics import Difference, Measured, Resampled
+from utils import InputError, say
+
+SAMPLES = 1000  # resamples of the test images
+HOW_TO_TEST = "python testing.py --MODEL_PATH FILE.pt"
+IS_REFERENCE = "is_reference"  # column: True for a row that others are compared with
+SAME_AS = {"accuracy": "exact_match"}  # with one label an image testing.py gives it this name, too
+
+
+def compare_rows(
+    rows: Frame, lines: Mapping[int, str], against: str, sort_by: str, root: Path
+) -> tuple[Frame, list[str]]:
+    """`rows` with their differences from the row that is called `against`, and lines that say what these are.
+
+    For "best" each is compared with the first row of its block that was tested by the same ruler; `lines` are {number
+    of a block's first row: the line above it}. stderr says which rows could not be compared. Raises InputError where
+    there is no such row, or it has no test.
+    """
+    folders = list_folders(rows, root)
+    if not any(folders):
+        raise InputError(f"AGAINST: no run here has a test: {HOW_TO_TEST}")
+    if against == "best":
+        groups = list_comparable(rows, lines)
+    else:
+        reference = find_row(rows, against, "AGAINST")
+        if not folders[reference]:
+            raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
+        ruler = rows["test_ruler"].iloc[reference]
+        others = [n for n, of_row in enumerate(rows["test_ruler"]) if of_row == ruler and n != reference]
+        groups = [[reference, *others]]
+    names, compared, counts = choose_metrics(sort_by, rows), [], {}
+    for group in groups:
+        part, problems = add_differences(rows.iloc[group], [folders[number] for number in group], names)
+        say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
+        compared.append(part)
+        if count := int(part[f"{DIFFERENCE}{TEST}mAP"].notna().sum()):
+            counts[group[0]] = count
+    left = [number for number in range(len(rows)) if number not in {number for group in groups for number in group}]
+    joined = pd.concat([*compared, rows.iloc[left]]).sort_index()
+    joined.attrs.update(rows.attrs)
+    legend = describe_reference(rows, counts, against, sort_by)
+    if counts and any(len(row_folders) > 1 for row_folders in folders):
+        legend[0] += " and over seeds"
+    if num_left := sum(bool(folders[number]) for number in left):
+        legend.append(
+            f"tested by another ruler, and so without Δ: {num_left} rows (--SORT_BY test_mAP says how it differs)"
+        )
+    return joined, legend
+
+
+def list_comparable(rows: Frame, lines: Mapping[int, str]) -> list[list[int]]:
+    """The numbers of the rows with a test that are in one block and were tested by one ruler, in their order."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for start, (_, part) in enumerate(split_rows(len(rows), lines)):
+        for number in range(part.start, part.stop):
+            if rows["test_checkpoints"].iloc[number]:
+                groups.setdefault((start, rows["test_ruler"].iloc[number]), []).append(number)
+    return [*groups.values()]
+
+
+def describe_reference(rows: Frame, counts: Mapping[int, int], against: str, sort_by: str) -> list[str]:
+    """What the differences are: `counts` are {number of a row that is compared with: how many rows are compared}."""
+    if not counts:
+        return ["Δ: no other row was tested by the same ruler"]
+    references = [rows.iloc[number] for number in counts]
+    name, num_images = references[0]["run"], int(references[0]["test_num_images"])
+    name, images = name if is_given(name) else "the first row", f"the same {num_images:,} test images"
+    if against == "best":
+        name = f"{name}, the first by {sort_by}"
+    if len(counts) > 1:
+        name, images = f"the first by {sort_by} of those with the same test images", "these"
+    times = " and ".join(dict.fromkeys(map(str, counts.values())))
+    lines = [
+        f"Δ: from {name}, on {images}; [95 % interval], paired over images",
+        f"{MARK}: not distinguishable from it: p is .05 or more after Holm's correction for {times} comparison"
+        f"{'' if times == '1' else 's'}",
+    ]
+    if against == "best" and sort_by.startswith(TEST):
+        lines.append(
+            "it was chosen on these test images: a part of its lead is luck (--SORT_BY best_f1 chooses without)"
+        )
+    elif against == "best":
+        lines.append(f"it was chosen by {sort_by}, without a look at the test images")
+    return lines
+
+
+def choose_metrics(sort_by: str, rows: Frame) -> list[str]:
+    """The names in `metrics.measure` of what is compared: what the table is sorted by, mAP, and F1 as best_f1 is.
+
+    For a table that is sorted by "test_CF1": ["CF1", "mAP", "f1_weighted"].
+    """
+    labels = set(rows["LABELS_PER_IMAGE"].map(str)) if "LABELS_PER_IMAGE" in rows else set()
+    f1 = "f1_macro" if labels == {"one"} else "f1_weighted"
+    name = sort_by.removeprefix(TEST).removesuffix("_std")
+    name = f1 if name == "best_f1" else SAME_AS.get(name, name)
+    known = {*metrics.measure([[0.5]], [[1]], 0.5)} - {"num_classes_in_mAP"}
+    return [*dict.fromkeys([*([name] if name in known else []), "mAP", f1])]
+
+
+def add_differences(rows: Frame, folders: Sequence[Sequence[Path]], names: Sequence[str]) -> tuple[Frame, list[str]]:
+    """`rows`, tested by one ruler, with what each has more than the first, and why some have no such numbers.
+
+    `folders` are those of the runs whose tests a row has. For each metric of `names` there are the columns
+    delta_test_<name>, its 95 % interval `..._low` and `..._high`, and `..._p`, adjusted for the number of rows that are
+    compared (Holm 1979). Raises InputError where the first row has no whole test.
+    """
+    base, found, problems = [resample_test(folder) for folder in folders[0]], {}, []
+    for number, row_folders in enumerate(folders[1:], start=1):
+        try:
+            found[number] = metrics.subtract_groups(base, [resample_test(folder) for folder in row_folders])
+        except InputError as error:
+            problems.append(str(error))
+    added = {IS_REFERENCE: [number == 0 for number in range(len(rows))]}
+    unknown = Difference(*[np.nan] * 4)
+    for name in names:
+        differences = [found[number][name] if number in found else unknown for number in range(len(rows))]
+        columns = dict(zip(("", "_low", "_high", "_p"), np.array(differences).T, strict=True))
+        columns["_p"] = metrics.adjust_holm(columns["_p"])
+        added |= {f"{DIFFERENCE}{TEST}{name}{ending}": values for ending, values in columns.items()}
+    compared = pd.concat([rows, pd.DataFrame(added, index=rows.index)], axis="columns")
+    compared.attrs.update(rows.attrs)
+    return compared, problems
+
+
+def resample_test(folder: Path, keeps_classes: bool = False) -> Resampled:
+    """The metrics of a run's test, and in resamples of its images, the same for all runs.
+
+    Those of each class in resamples are dropped unless `keeps_classes`. Raises InputError where the run has no whole
+    test of its checkpoint as it is.
+    """
+    test = test_results.read_test(folder)
+    if test is None or test.stale:
+        raise InputError(f"{folder} has no test{f' of its checkpoint: {test.stale}' if test else ''}")
+    scores = test_results.read_test_scores(folder)
+    found = metrics.resample(
+        scores.probabilities,
+        scores.targets,
+        test.thresholds,
+        num_samples=SAMPLES,
+        min_labels=test.min_labels,
+        max_labels=test.max_labels,
+    )
+    return found if keeps_classes else found._replace(drawn=found.drawn._replace(by_class={}))
+
+
+def find_mean_interval(tests: Sequence[Resampled], name: str) -> Difference:
+    """The mean of a metric over seeds, and its 95 % interval over images and seeds: what it has more than nothing."""
+
+    def clear(measured: Measured) -> Measured:
+        return Measured({key: np.zeros_like(values) for key, values in measured.overall.items()}, {})
+
+    nothing = Resampled(clear(tests[0].value), clear(tests[0].drawn), tests[0].tallies)
+    return metrics.subtract_groups([nothing], tests)[name]
+
+
+def list_folders(rows: Frame, root: Path) -> list[list[Path]]:
+    """For each row the folders of the runs whose tests it has."""
+    return [[(root / name).with_suffix("") for name in names] for names in rows["test_checkpoints"]]

@@ -1,0 +1,143 @@
+"""evaluation/run_comparison.py: differences between rows are those of metrics.py, corrected as Holm says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import draw_probabilities, draw_targets, make_ruler, make_sidecar, write_run, write_test
+from scipy import stats
+
+import metrics
+import model_performance_table
+from evaluation import run_comparison, run_rows, test_results
+from utils import InputError
+
+SKILLS = {"a1": 1.0, "a2": 1.05, "b": 1.0, "c": 0.6, "elsewhere": 2.0, "untested": 0.0}
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Any]:
+    """The folder of six runs, a1 and a2 of one configuration; {run: its probabilities}; the targets of all."""
+    root, rng = tmp_path_factory.mktemp("models"), np.random.default_rng(3)
+    targets, probabilities = draw_targets(rng), {}
+    for name, skill in SKILLS.items():
+        constants = {"SEED": int(name[1]), "LOSS": "a"} if name[0] == "a" else {"LOSS": name}
+        write_run(root, name, make_sidecar("resnet18", skill / 4, 0.5, 3, **constants))
+        probabilities[name] = draw_probabilities(rng, targets, skill)
+        if name != "untested":
+            ruler = make_ruler("others") if name == "elsewhere" else None
+            limits = {"max_labels": 2} if name == "c" else {}
+            write_test(root, f"resnet18/{name}", probabilities[name], targets, 0.45, ruler, **limits)
+    return root, probabilities, targets
+
+
+def read_rows(root: Path) -> Any:
+    return run_rows.make_rows(model_performance_table.read_runs(root), ("configuration",), averages=True)
+
+
+def test_differences_are_those_over_images_and_seeds(tested: tuple[Path, dict[str, Any], Any]) -> None:
+    root, probabilities, targets = tested
+    rows = read_rows(root)
+    assert rows["LOSS"].tolist() == ["a", "b", "c", "elsewhere", "untested"]
+    folders = run_comparison.list_folders(rows, root)
+    compared, problems = run_comparison.add_differences(rows[:3], folders[:3], ["mAP", "f1_weighted", "exact_match"])
+    assert problems == []
+    base = np.stack([probabilities["a1"], probabilities["a2"]])
+    expected = metrics.compare_groups(base, probabilities["b"][None], targets, 0.45, 0.45)
+    for name in ("mAP", "f1_weighted", "exact_match"):
+        found = [compared[f"delta_test_{name}{ending}"][1] for ending in ("", "_low", "_high")]
+        assert found == pytest.approx(expected[name][:3])
+    means = [np.mean([metrics.measure(one, targets, 0.45)["exact_match"] for one in base]), 0.0]
+    means[1] = metrics.measure(probabilities["c"], targets, 0.45, max_labels=2)["exact_match"]
+    assert compared["delta_test_exact_match"][2] == pytest.approx(means[1] - means[0]), "each run with its own limits"
+    others = [metrics.compare_groups(base, probabilities[name][None], targets, 0.45, 0.45)["mAP"].p for name in "bc"]
+    first, second = sorted(others)
+    holm = {first: min(1, 2 * first), second: min(1, max(2 * first, second))}
+    assert compared["delta_test_mAP_p"][1:3].tolist() == pytest.approx([holm[p] for p in others])
+    assert compared["delta_test_mAP"].isna().tolist() == [True, False, False]
+    assert compared["is_reference"].tolist() == [True, False, False]
+    assert compared.attrs["metrics"] == rows.attrs["metrics"]
+
+
+def test_a_run_whose_scores_are_gone_is_named(tested: tuple[Path, dict[str, Any], Any]) -> None:
+    root = tested[0]
+    rows, file = read_rows(root), root / "resnet18" / "c" / test_results.SCORES_FILE
+    content = file.read_bytes()
+    file.unlink()
+    try:
+        folders = run_comparison.list_folders(rows, root)
+        compared, problems = run_comparison.add_differences(rows[:3], folders[:3], ["mAP"])
+        assert compared["delta_test_mAP"].isna().tolist() == [True, False, True]
+        (problem,) = problems
+        assert "resnet18/c holds no whole test: python testing.py --MODEL_PATH " in problem
+        with pytest.raises(InputError, match="c holds no whole test"):
+            run_comparison.compare_rows(rows, {}, "c", "best_f1", root)
+    finally:
+        file.write_bytes(content)
+
+
+def test_the_reference_and_what_is_said_of_it(
+    tested: tuple[Path, dict[str, Any], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tested[0]
+    rows = read_rows(root)
+    compared, legend = run_comparison.compare_rows(rows, {}, "best", "best_f1", root)
+    assert compared["LOSS"].tolist() == rows["LOSS"].tolist()
+    assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
+    assert [value is True for value in compared["is_reference"]] == [True, False, False, True, False], "of each ruler"
+    assert legend[0].startswith(
+        f"Δ: from {rows['run'][0]}, the first by best_f1, on the same 300 test images; [95 % int"
+    )
+    assert legend[0].endswith("paired over images and over seeds")
+    assert legend[1].endswith("after Holm's correction for 2 comparisons")
+    assert legend[2:] == ["it was chosen by best_f1, without a look at the test images"]
+    _, legend = run_comparison.compare_rows(rows, {}, "best", "test_mAP", root)
+    assert "it was chosen on these test images: a part of its lead is luck" in legend[2]
+    compared, legend = run_comparison.compare_rows(rows, {}, "b", "best_f1", root)
+    assert [value is True for value in compared["is_reference"]] == [False, True, False, False, False]
+    assert legend[0].startswith("Δ: from b, on the same 300 test images")
+    assert legend[2:] == ["tested by another ruler, and so without Δ: 1 rows (--SORT_BY test_mAP says how it differs)"]
+    compared, legend = run_comparison.compare_rows(rows, {1: "other validation images"}, "best", "best_f1", root)
+    assert [value is True for value in compared["is_reference"]] == [True, True, False, True, False], "of each block"
+    assert legend[1].endswith("after Holm's correction for 1 comparison")
+    _, legend = run_comparison.compare_rows(rows, {}, "elsewhere", "best_f1", root)
+    assert legend[0].startswith("Δ: no other row was tested by the same ruler")
+    for against, message in (("untested", "untested has no test: python testing.py"), ("x", "there is no run 'x'")):
+        with pytest.raises(InputError, match=message):
+            run_comparison.compare_rows(rows, {}, against, "best_f1", root)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("sort_by", "labels", "names"),
+    [
+        ("best_f1", "any", ["f1_weighted", "mAP"]),
+        ("best_f1", "one", ["f1_macro", "mAP"]),
+        ("test_mAP", "any", ["mAP", "f1_weighted"]),
+        ("test_CF1", "any", ["CF1", "mAP", "f1_weighted"]),
+        ("mAP_std", "any", ["mAP", "f1_weighted"]),
+        ("test_accuracy", "one", ["exact_match", "mAP", "f1_macro"]),
+        ("test_num_images", "any", ["mAP", "f1_weighted"]),
+        ("LOSS", "any", ["mAP", "f1_weighted"]),
+    ],
+)
+def test_what_is_compared(sort_by: str, labels: str, names: list[str], tmp_path: Path) -> None:
+    write_run(tmp_path, "a", make_sidecar("resnet18", 0.5, 0.5, 1, LABELS_PER_IMAGE=labels))
+    assert run_comparison.choose_metrics(sort_by, read_rows(tmp_path)) == names
+
+
+def test_the_interval_of_a_mean_over_seeds_by_hand(tested: tuple[Path, dict[str, Any], Any]) -> None:
+    """Variance over images plus that of a mean of two seeds; degrees of freedom of Welch and Satterthwaite."""
+    root, probabilities, targets = tested
+    found = [run_comparison.resample_test(root / "resnet18" / name) for name in ("a1", "a2")]
+    value, low, high, _ = run_comparison.find_mean_interval(found, "mAP")
+    values = [metrics.measure(probabilities[name], targets, 0.45)["mAP"] for name in ("a1", "a2")]
+    assert value == pytest.approx(np.mean(values))
+    over_images = np.var(np.mean([test.drawn.overall["mAP"] for test in found], axis=0), ddof=1)
+    over_seeds = np.var(values, ddof=1) / 2
+    degrees = (over_images + over_seeds) ** 2 / (over_images**2 / (len(targets) - 1) + over_seeds**2)
+    reach = stats.t.ppf(0.975, degrees) * np.sqrt(over_images + over_seeds)
+    assert (low, high) == pytest.approx((value - reach, value + reach), abs=1e-5)
