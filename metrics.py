@@ -352,6 +352,10 @@ def find_intervals(
     them. So each class adds to an arm of the interval, squared, by how much that of its own interval is longer than
     z x its standard error (MOVER: Zou and Donner 2008). The lower arm of mAP is longer by its `overcount`, too, since
     the value is too high by that. How often such intervals contain the truth: benchmarks/interval_coverage.py.
+
+    Percentiles of the resamples, bias-corrected or not (BCa: Efron 1987; DiCiccio and Efron 1996), leave the value out
+    where nearly all resamples lie on one side of it, and contain the truth less often where classes are rare: what
+    resamples cannot show, no choice of their percentiles mends.
     """
     value, drawn, tallies, overcount = resampled
     t = find_t(level, np.array([tallies.num_images - 1]))
@@ -408,9 +412,8 @@ def _find_added_arms(
     for ending, of_class, predicted in (("", "", tallies.predicted), (f"_top{TOP}", "_top", tallies.predicted_top)):
         cp, cr = value.overall[f"CP{ending}"], value.overall[f"CR{ending}"]
         of_cp, of_cr = average(f"P{of_class}", predicted[0] > 0), average(f"R{of_class}", has_positives)
-        by_cp, by_cr = (
-            divide(2 * other**2, (cp + cr) ** 2) for other in (cr, cp)
-        )  # derivatives of 2 CP CR / (CP + CR)
+        # derivatives of 2 CP CR / (CP + CR)
+        by_cp, by_cr = (divide(2 * other**2, (cp + cr) ** 2) for other in (cr, cp))
         added |= {f"CP{ending}": of_cp, f"CR{ending}": of_cr, f"CF1{ending}": by_cp**2 * of_cp + by_cr**2 * of_cr}
     return added
 
