@@ -74,6 +74,7 @@ from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
 MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
+FEW_POSITIVES = 5  # of a class: fewer make its AP too high, which is said
 MAX_ANSWERS = 10  # images whose labels are printed; of more only the files say them
 
 
@@ -383,6 +384,12 @@ def evaluate(
     if predictions.compared:
         result["novelty"] = neighbours.measure_by_novelty(predictions.compared.novelty, *scores, **limits)
         utils.say(*filter(None, [neighbours.describe_f1(result["novelty"])]))
+    num_rare = int(((columns["positives"] > 0) & (columns["positives"] < FEW_POSITIVES)).sum())
+    if intervals and num_rare:
+        utils.say(
+            f"classes with fewer than {FEW_POSITIVES} positives: {num_rare}; with so few AP comes out too high, and "
+            "the interval of mAP reaches further down"
+        )
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     if sliced:
         slices.print_slicings(sliced)

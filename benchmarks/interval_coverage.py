@@ -1,8 +1,8 @@
 """Do 95 % intervals contain the truth in 95 % of all test sets? Test sets are drawn whose true metrics are known.
 
-    python benchmarks/interval_coverage.py intervals 18 300      # classes, images: metrics.bootstrap
-    python benchmarks/interval_coverage.py differences 18 300    # metrics.compare of two models that are equally good
-    python benchmarks/interval_coverage.py seeds 18 300          # metrics.compare_groups, three seeds a group
+    python benchmarks/interval_coverage.py intervals 18 300 100      # classes, images, test sets: metrics.bootstrap
+    python benchmarks/interval_coverage.py differences 18 300 100    # metrics.compare of two equally good models
+    python benchmarks/interval_coverage.py seeds 18 300 60           # metrics.compare_groups, three seeds a group
 
 Classes are rare: their frequencies run from .002 to .3. The score of an image is normal, with another mean where the
 class is present, and labels and scores of an image's classes are correlated. Beside ours stand percentile intervals:
@@ -23,7 +23,7 @@ from scipy.stats import norm
 
 import metrics
 
-NUM_SETS, NUM_RESAMPLES = 200, 200
+NUM_RESAMPLES = 200
 NUM_SEEDS = 3
 METRICS = ("mAP", "CF1", "OF1", "f1_macro", "exact_match", "ECE")
 BANDS = ((1, 1), (2, 2), (3, 5), (6, 20), (21, 10**9))  # of a class's positives
@@ -32,9 +32,9 @@ BANDS = ((1, 1), (2, 2), (3, 5), (6, 20), (21, 10**9))  # of a class's positives
 class World:
     """Where test sets come from, and how good the model is on all that could be drawn."""
 
-    def __init__(self, num_classes: int, num_images: int) -> None:
+    def __init__(self, num_classes: int, num_images: int, num_sets: int) -> None:
         rng = np.random.default_rng(5)
-        self.num_images = num_images
+        self.num_images, self.num_sets = num_images, num_sets
         self.frequencies = rng.permutation(np.geomspace(0.002, 0.3, num_classes))
         self.shifts = rng.uniform(0.8, 2.4, num_classes)  # of a score where the class is present
         self.thresholds = norm.isf(1.3 * self.frequencies)  # of the scores, where the probability is 0.5
@@ -108,7 +108,7 @@ class Tally:
 
 def check_intervals(world: World) -> None:
     tally = Tally()
-    for number in range(NUM_SETS):
+    for number in range(world.num_sets):
         rng = np.random.default_rng([1, number])
         probabilities, targets = world.draw(rng, world.num_images)
         measured = metrics.measure(probabilities, targets, 0.5)
@@ -140,7 +140,7 @@ def check_intervals(world: World) -> None:
 def check_differences(world: World) -> None:
     """Of two equally good models, whose noise is alike: the truth is 0."""
     tally = Tally()
-    for number in range(NUM_SETS):
+    for number in range(world.num_sets):
         rng = np.random.default_rng([2, number])
         targets = world.draw_labels(rng, world.num_images)
         noise = mix(rng, targets.shape, 0.2)
@@ -159,7 +159,7 @@ def check_seeds(world: World) -> None:
     """Of two groups whose seeds are equally good on average: each seed's gain is drawn. The truth is 0."""
     tally = Tally()
     for spread in (0.0, 0.1, 0.3):
-        for number in range(NUM_SETS):
+        for number in range(world.num_sets):
             rng = np.random.default_rng([3, number])
             targets = world.draw_labels(rng, world.num_images)
             noise = mix(rng, targets.shape, 0.2)
@@ -193,5 +193,5 @@ CHECKS = {"intervals": check_intervals, "differences": check_differences, "seeds
 
 
 if __name__ == "__main__":
-    what, num_classes, num_images = sys.argv[1:]
-    CHECKS[what](World(int(num_classes), int(num_images)))
+    what, *counts = sys.argv[1:]
+    CHECKS[what](World(*map(int, counts)))
