@@ -1,7 +1,7 @@
 """What there is to say of a tested model, in one named object: the page report.html and MODEL_CARD.md are made of it.
 
     facts = gather(predictions=..., targets=..., model=..., result=..., columns=..., origin=Origin(...))
-    facts.headline[0].text         # "finds 71 % of the labels"
+    facts.verdict          # "71% of the labels are found (70% to 73%); 69% of what it says is right (67% to 71%)."
     report.save_report(folder, facts)
 
 `result` is what evaluate_result.json says, `columns` are each class's numbers and the ends of their intervals.
@@ -226,7 +226,7 @@ class ModelFacts:
 
     @property
     def verdict(self) -> str:
-        """The headline as a sentence: "Finds 71 % of the labels (69 to 73 %); 69 % of what it says is right (...)."."""
+        """The headline as a sentence; see the top of this file."""
         parts = []
         for number in self.headline:
             if number.value is None:
@@ -302,7 +302,7 @@ def gather(
         no_maps=maps.problem,
         data=data,
         check=origin.check,
-        changes=[(name, write(value), write(default)) for name, (value, default) in origin.changes.items()],
+        changes=[(name, write_value(value), write_value(default)) for name, (value, default) in origin.changes.items()],
         commands=[
             (what, command)
             for what, command in (("train", origin.training_command), ("test", origin.testing_command))
@@ -565,10 +565,10 @@ def read_check(path: Path, dataset_folder: Path) -> Check:
     return Check("", passed, tuple(sorted(findings, key=lambda finding: finding[0] != "error")))
 
 
-def write(value: Any) -> str:
+def write_value(value: Any) -> str:
     """A constant's value as text, without the folders of this machine."""
     if isinstance(value, list):
-        return f"({', '.join(map(write, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(write_value, value))}{',' * (len(value) == 1)})"
     return hide_folders(value) if isinstance(value, str) else str(value)
 
 
