@@ -7,6 +7,7 @@
     split               divide DATASET_FOLDER into train, val and test anew, with the same share of each label
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
     curriculum          weigh the training images by how well a model knows them, into CURRICULUM_OUTPUT
+    queue               choose the images of UNLABELLED_FOLDER whose labels would help most, into QUEUE_FOLDER
 
 After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only. `split`
 prints the commands that undo it; with --DRY_RUN True it changes nothing.
@@ -23,6 +24,7 @@ from typing import Literal
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
 import utils
+from limits import Count
 from utils import InputError
 
 # ---- demo ----
@@ -72,6 +74,11 @@ CURRICULUM_PROBABILITIES: tuple[str, ...] = ()  # files of a model's probabiliti
 CURRICULUM_THRESHOLDS: tuple[float, ...] = (0.8, 0.6)  # falling scores, where the next step begins; 0.5: guessed
 CURRICULUM_WEIGHTS: tuple[float, ...] = (1.0, 0.7, 0.4)  # of each step's images, the best known first; 0: left out
 CURRICULUM_OUTPUT: Path = Path(config.LOCAL_ROOT) / "curriculum.txt"  # `path,weight` a line, for CURRICULUM
+
+# ---- queue ----
+UNLABELLED_FOLDER: Path | None = None  # images to choose from, sub-folders too; those with labels are left out
+QUEUE_SIZE: Count = 200  # images to choose
+QUEUE_FOLDER: Path = Path(config.LOCAL_ROOT) / "queue"  # for queue.csv, index.html and the tasks for Label Studio
 
 
 def main(arguments: list[str]) -> None:
@@ -196,6 +203,24 @@ def run_curriculum() -> None:
     )
 
 
+def run_queue() -> None:
+    if UNLABELLED_FOLDER is None:
+        raise InputError("UNLABELLED_FOLDER is None: set it to the folder of the images that may be labelled next")
+    from tools import queue, queue_files
+    from trainer import from_config, head_search, search_features
+
+    tables = [from_config.read_split(split) for split in from_config.list_splits()]
+    images = queue.find_unlabelled(
+        UNLABELLED_FOLDER, [path for table in tables for path in table.paths], config.CACHE_FOLDER
+    )
+    classes = tables[0].classes
+    policy = from_config.choose_policy(len(classes))
+    labelled = search_features.read_features()
+    rows = search_features.read_rows(images.make_table(classes))
+    head = head_search.find_head(labelled.rows, labelled.targets, labelled.fold_of, device=labelled.device)
+    XXX
+
+
 def require_usual_folders(verb: str) -> None:
     """Raise InputError where the images or labels of DATASET_FOLDER lie elsewhere: `verb` would not find them."""
     images, labels = config.DATASET_FOLDER / "images", config.DATASET_FOLDER / "labels"
@@ -217,6 +242,7 @@ VERBS = {
     "split": run_split,
     "resize": run_resize,
     "curriculum": run_curriculum,
+    "queue": run_queue,
 }
 
 if __name__ == "__main__":

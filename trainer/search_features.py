@@ -2,8 +2,9 @@
 
     features = read_features()                                  # of all training images, computed once
     outcomes = try_ways(features, [make_way(), ...], "mAP")     # each figure over images that the heads did not see
+    rows = read_rows(table)                                     # of any other images, by the same backbone
 
-Reads config, as a part of search.py.
+Reads config, as a part of search.py and of `python dataset_tools.py queue`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import metrics
 import thresholds
 import utils
 from dataset.batches import as_float_targets
-from dataset.table import join_tables
+from dataset.table import Table, join_tables
 from models.shared_cores import share_cores
 from trainer import head_search, random_state
 from trainer.build import choose_loss_options, make_trainer
@@ -51,12 +52,23 @@ def read_features() -> Features:
         data = read_data()
         trainer = make_trainer(data.train, device)
         trainer.model.freeze_backbone(True)
-        tables = [data.train, data.val] if data.val_is_drawn else [data.train]
+        divides = data.val_is_drawn and not data.cross_validates  # else `train` is all of them
+        tables = [data.train, data.val] if divides else [data.train]
         files = [read_whole_features(trainer, table, ImageCaches(None, None), "frozen features") for table in tables]
         rows = [file[np.arange(len(file))].reshape(len(file), -1) for file in files]
     table = join_tables(tables)
     targets = as_float_targets(table.targets).numpy()
     return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device)
+
+
+def read_rows(table: Table) -> NDArray[np.float32]:
+    """Features (N, D) of the N images of `table`, labelled or not, by the same backbone; kept in CACHE_FOLDER, too."""
+    with distributed.start(config.DEVICE) as device, share_cores():
+        random_state.seed_everything(config.SEED)
+        trainer = make_trainer(table, device)
+        trainer.model.freeze_backbone(True)
+        file = read_whole_features(trainer, table, ImageCaches(None, None), "features of unlabelled images")
+        return file[np.arange(len(file))].reshape(len(file), -1)
 
 
 def make_way() -> Way:

@@ -1,0 +1,121 @@
+"""What to label next: of a folder of images without labels, those whose labels would help a model most.
+
+    images = find_unlabelled(Path("photographs"), labelled_paths, cache_folder)
+
+Neither torch nor config is needed here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.bad_images import leave_out_bad_images
+from dataset.decoding import stamp_files
+from dataset.files import list_image_files, make_absolute
+from dataset.table import Table
+from dataset.tar_shards.reading import read_bytes
+from utils import InputError, Progress, say
+
+
+class Unlabelled(NamedTuple):
+    """Images without labels, in one folder."""
+
+    folder: Path
+    names: list[str]  # paths from the folder on
+
+    @property
+    def paths(self) -> list[str]:
+        """The image files."""
+        return [f"{self.folder}{os.sep}{name}" for name in self.names]
+
+    def make_table(self, classes: tuple[str, ...]) -> Table:
+        """A table of which no label is known."""
+        unknown = np.broadcast_to(np.int8(-1), (len(self.names), len(classes)))  # takes the memory of one entry
+        return Table(self.paths, unknown, classes)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The Q images to label next, in order, and what is known of them, for C classes."""
+
+    images: Unlabelled
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.floating]  # (Q, C)
+    predicted: NDArray[np.bool_]  # (Q, C) the labels that the model would give
+    gains: NDArray[np.floating]  # (Q, C) what each class had to say for choosing the image
+    positives: NDArray[np.int64]  # (C,) labelled images that show each class so far
+    num_unlabelled: int  # images that were to choose from
+    max_labels: int  # of an image; 0: any number
+    model: str  # in words
+
+
+# ---- the images ----
+
+
+def find_unlabelled(folder: Path, labelled: Sequence[str], cache_folder: Path | None = None) -> Unlabelled:
+    """The images in `folder` and its sub-folders that may be labelled next, sorted by path.
+
+    Left out, and counted on the screen, are those that are among the `labelled` image files or have the same bytes as
+    one, further copies of the same bytes, and those that cannot be read whole (with a `cache_folder` files that
+    did not change are not tried again). Raises InputError where none is left.
+    """
+    folder = make_absolute(folder.expanduser())
+    if not folder.is_dir():
+        raise InputError(f"UNLABELLED_FOLDER is {folder}: there is no such folder")
+    names = list_image_files(folder).names
+    real_paths = {os.path.realpath(path) for path in labelled}
+    others = [name for name in names if os.path.realpath(folder / name) not in real_paths]
+    known, copies = find_copies([str(folder / name) for name in others], labelled)
+    left = [name for row, name in enumerate(others) if row not in known and row not in copies]
+    num_labelled = len(names) - len(others) + len(known)
+    if not left:
+        raise InputError(f"{folder}: all {len(names):,} images are labelled already, or copies of those: none is left")
+    candidates = Unlabelled(folder, left)
+    _, bad = leave_out_bad_images(candidates.make_table(()), cache_folder)
+    say(
+        f"{folder}: {len(names):,} images; left out because they are labelled already: {num_labelled:,}, copies of "
+        f"others: {len(copies):,}, damaged: {len(bad):,}"
+    )
+    return Unlabelled(folder, [name for name, path in zip(left, candidates.paths, strict=True) if path not in bad])
+
+
+def find_copies(paths: Sequence[str], labelled: Sequence[str]) -> tuple[set[int], set[int]]:
+    """(rows of `paths` with the same bytes as one of the `labelled` files, rows with those of an earlier row).
+
+    Only files of which another one has the same size are read.
+    """
+    sizes, labelled_sizes = stamp_files(paths)[:, 0].tolist(), stamp_files(labelled)[:, 0].tolist()
+    counts, seen = Counter(sizes), set(labelled_sizes)
+    in_doubt = [row for row, size in enumerate(sizes) if counts[size] > 1 or size in seen]
+    doubted = {sizes[row] for row in in_doubt}
+    compared = [path for path, size in zip(labelled, labelled_sizes, strict=True) if size in doubted]
+    known, copies, rows_of = set(), set(), {}
+    with Progress("comparing files", len(compared) + len(in_doubt)) as progress:
+        digests = set()
+        for path in compared:
+            digests.add(_digest(path))
+            progress.step(1)
+        for row in in_doubt:
+            digest = _digest(paths[row])
+            if digest in digests:
+                known.add(row)
+            elif rows_of.setdefault(digest, row) != row:
+                copies.add(row)
+            progress.step(1)
+    return known, copies
+
+
+def _digest(path: str) -> bytes:
+    try:
+        return hashlib.sha256(read_bytes(path)).digest()
+    except OSError as error:
+        raise InputError(f"cannot read image {path}: {error.strerror}") from error
