@@ -53,6 +53,7 @@ TENSORBOARD_FOLDER: Path = Path("runs")  # tensorboard --logdir runs
 # ---- Reading ----
 EXTRA_DATASET_FOLDERS: tuple[str, ...] = ()  # whose training images join in; their classes agree by name
 EXCLUDE_LIST: Path | None = None  # a path a line, from DATASET_FOLDER on, of images that training leaves out
+LABEL_CORRECTIONS: Path | None = None  # corrections.csv of `dataset_tools.py suspects`: labels that it puts right
 BAD_IMAGES: Literal["error", "skip"] = "error"  # skip: each image is tried once, and left out if it is damaged
 GROUP_PATTERN: str | None = None  # regular expression, searched in whole paths: its first group names the source
 LABEL_SEPARATOR: Literal["auto", ";", ",", "|", " "] = "auto"  # csv: between the names in a cell; auto: recognised

@@ -7,6 +7,7 @@
     split               divide DATASET_FOLDER into train, val and test anew, with the same share of each label
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
     curriculum          weigh the training images by how well a model knows them, into CURRICULUM_OUTPUT
+    suspects            list the labels that are probably wrong, and make a page on which a person puts them right
     queue               choose the images of UNLABELLED_FOLDER whose labels would help most, into QUEUE_FOLDER
 
 After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only. `split`
@@ -74,6 +75,11 @@ CURRICULUM_PROBABILITIES: tuple[str, ...] = ()  # files of a model's probabiliti
 CURRICULUM_THRESHOLDS: tuple[float, ...] = (0.8, 0.6)  # falling scores, where the next step begins; 0.5: guessed
 CURRICULUM_WEIGHTS: tuple[float, ...] = (1.0, 0.7, 0.4)  # of each step's images, the best known first; 0: left out
 CURRICULUM_OUTPUT: Path = Path(config.LOCAL_ROOT) / "curriculum.txt"  # `path,weight` a line, for CURRICULUM
+
+# ---- suspects ----
+SUSPECTS_SCORES: Path | None = None  # validation_scores.npz or test_scores.npz of a run; None: heads are trained now
+SUSPECTS_SHOWN: Count = 1000  # images on the page, the most suspect ones; suspects.csv has all
+SUSPECTS_FOLDER: Path = Path(config.LOCAL_ROOT) / "suspects"  # for index.html, its pictures, and suspects.csv
 
 # ---- queue ----
 UNLABELLED_FOLDER: Path | None = None  # images to choose from, sub-folders too; those with labels are left out
@@ -156,6 +162,7 @@ def run_convert() -> None:
         link_or_copy=LINK_OR_COPY,
         classes=config.CLASSES,
         options=from_config.make_options(),
+        correct=from_config.correct_labels,
     )
     utils.say(f"{OUTPUT_FOLDER}: {', '.join(f'{count} {split}' for split, count in counts.items())} images as {TO}")
 
@@ -165,6 +172,11 @@ def run_split() -> None:
     from trainer import from_config
 
     require_usual_folders("split")
+    if config.LABEL_CORRECTIONS:
+        raise InputError(
+            "LABEL_CORRECTIONS goes by the paths of images, which split changes: `convert` writes the corrected labels "
+            "into another folder; split that, with LABEL_CORRECTIONS = None"
+        )
     utils.say(f"{config.DATASET_FOLDER}: read as {from_config.choose_format('train')}")
     split.split_dataset(
         config.DATASET_FOLDER,
@@ -203,22 +215,55 @@ def run_curriculum() -> None:
     )
 
 
+def run_suspects() -> None:
+    from tools import suspects
+    from trainer import from_config, out_of_fold
+
+    predicted = out_of_fold.read(SUSPECTS_SCORES) if SUSPECTS_SCORES else out_of_fold.predict()
+    corrections = from_config.read_corrections()
+    answered = corrections.lines if corrections else []
+    found = suspects.judge_labels(
+        predicted.table,
+        predicted.probabilities,
+        predicted.learned,
+        one_label=out_of_fold.has_one_label(),
+        absent_is_unknown=config.ABSENT_MEANS == "unknown",
+        answered=answered,
+    )
+    utils.say(*suspects.describe(found))
+    suspects.save_suspects(found, SUSPECTS_FOLDER, config.DATASET_FOLDER, SUSPECTS_SHOWN, answered)
+    utils.say(
+        f"saved: {SUSPECTS_FOLDER / 'suspects.csv'}",
+        f"       {SUSPECTS_FOLDER / 'index.html'}: open it in a browser, answer, and save corrections.csv",
+        "then train and test with --LABEL_CORRECTIONS corrections.csv",
+    )
+
+
 def run_queue() -> None:
     if UNLABELLED_FOLDER is None:
         raise InputError("UNLABELLED_FOLDER is None: set it to the folder of the images that may be labelled next")
     from tools import queue, queue_files
-    from trainer import from_config, head_search, search_features
+    from trainer import from_config, unlabelled
 
     tables = [from_config.read_split(split) for split in from_config.list_splits()]
     images = queue.find_unlabelled(
         UNLABELLED_FOLDER, [path for table in tables for path in table.paths], config.CACHE_FOLDER
     )
-    classes = tables[0].classes
-    policy = from_config.choose_policy(len(classes))
-    labelled = search_features.read_features()
-    rows = search_features.read_rows(images.make_table(classes))
-    head = head_search.find_head(labelled.rows, labelled.targets, labelled.fold_of, device=labelled.device)
-    XXX
+    predicted = unlabelled.predict(images.make_table(tables[0].classes))
+    found = queue.make_queue(
+        images,
+        tables[0].classes,
+        QUEUE_SIZE,
+        probabilities=predicted.probabilities,
+        labels=predicted.labels,
+        rows=predicted.rows,
+        labelled_rows=predicted.labelled_rows,
+        labelled_targets=predicted.labelled_targets,
+        model=predicted.model,
+        max_labels=config.MAX_LABELS,
+    )
+    queue_files.save_queue(found, QUEUE_FOLDER)
+    utils.say(*queue.describe(found), *queue_files.describe(QUEUE_FOLDER, images.folder))
 
 
 def require_usual_folders(verb: str) -> None:
@@ -242,6 +287,7 @@ VERBS = {
     "split": run_split,
     "resize": run_resize,
     "curriculum": run_curriculum,
+    "suspects": run_suspects,
     "queue": run_queue,
 }
 

@@ -37,6 +37,7 @@ TENSORBOARD_FOLDER = f"{LOCAL_ROOT}/runs"
 # ---- The values that config.py comes with ----
 EXTRA_DATASET_FOLDERS = ()
 EXCLUDE_LIST = None
+LABEL_CORRECTIONS = None
 BAD_IMAGES = "error"
 GROUP_PATTERN = None
 CHECK_LABEL_FILES = True

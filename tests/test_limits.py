@@ -11,6 +11,7 @@ import pytest
 
 import class_activation_maps
 import config
+import dataset_tools
 import export_onnx
 import heads
 import limits
@@ -20,7 +21,7 @@ import testing
 from constants.values import parse
 from utils import InputError
 
-MODULES = (config, testing, export_onnx, class_activation_maps, serving)
+MODULES = (config, testing, export_onnx, class_activation_maps, serving, dataset_tools)
 CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of the message
     ("--NUM_EPOCHS 0", "NUM_EPOCHS is 0"),
     ("--TRAIN_BATCH_SIZE 1", "TRAIN_BATCH_SIZE is 1: BatchNorm"),
@@ -164,6 +165,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--POSITIVE_CLASS_WEIGHTS 2", "goes with POSITIVE_CLASS_WEIGHTS or NEGATIVE_CLASS_WEIGHTS"),
     ("--USE_PRIOR_BIAS 1 --HEAD cosine", "USE_PRIOR_BIAS needs a last bias and a sigmoid"),
     ("--USE_PRIOR_BIAS 1 --LOSS softmax", "which HEAD linear_bn with LOSS softmax does not have"),
+    ("--SUSPECTS_SHOWN 0", "SUSPECTS_SHOWN is 0"),
     ("--SAM_RHO 0.05 --MIXED_PRECISION fp16", "SAM_RHO is 0.05 but MIXED_PRECISION fp16"),
 ]
 

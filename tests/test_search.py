@@ -21,6 +21,7 @@ import model_performance_table
 import overrides
 import search
 import thresholds
+from dataset.table import Table
 from trainer import head_search, search_features, search_loop, search_trials
 from trainer.head_search import Way
 from trainer.search_study import Trials
@@ -435,7 +436,8 @@ def features() -> search_features.Features:
     rows = np.concatenate([targets[:, :2], np.zeros((90, 4), np.float32)], axis=1)
     rows += rng.normal(0, 0.3, rows.shape).astype(np.float32)
     targets[:5, 2] = np.nan
-    return search_features.Features(rows, targets, np.arange(90) % 5, "f", torch.device("cpu"))
+    table = Table([f"{row}.jpg" for row in range(90)], np.nan_to_num(targets, nan=-1).astype(np.int8), ("a", "b", "c"))
+    return search_features.Features(rows, targets, np.arange(90) % 5, "f", torch.device("cpu"), table)
 
 
 def test_heads_are_searched_on_kept_features(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -42,11 +42,12 @@ def convert_dataset(
     splits: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     options: ReadOptions | None = None,
+    correct: Callable[[Table, str], Table] | None = None,
 ) -> dict[str, int]:
     """Write the data set in `root` into `output` in the format `to`; {split: number of images}.
 
-    `splits` are all there are unless they are named. Raises InputError, before anything is written, when `to` cannot
-    hold the data set, or when `output` holds anything else.
+    `splits` are all there are unless they are named. `correct(table, split)` puts labels right. Raises InputError,
+    before anything is written, when `to` cannot hold the data set, or when `output` holds anything else.
     """
     root, output = make_absolute(root), make_absolute(output)
     source, target = find_format(recognise_format(root) if format == "auto" else format), find_format(to)
@@ -58,6 +59,7 @@ def convert_dataset(
     tables: dict[str, Table] = {}
     for split in splits or source.list_splits(root):
         table = source.read(root, split, None, None, classes, options or ReadOptions())
+        table = correct(table, split) if correct else table
         first = next(iter(tables.values()), table)
         tables[split] = map_classes(table, first.classes, f"of {split}", f"of {next(iter(tables), split)}")
     if not tables:

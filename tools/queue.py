@@ -1,6 +1,8 @@
 """What to label next: of a folder of images without labels, those whose labels would help a model most.
 
     images = find_unlabelled(Path("photographs"), labelled_paths, cache_folder)
+    queue = make_queue(images, classes, 200, probabilities=..., ...)    # of a model that learned from what is labelled
+    queue.images.paths, queue.probabilities
 
 Neither torch nor config is needed here.
 """
@@ -19,11 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.bad_images import leave_out_bad_images
+from dataset.class_names import show_names
 from dataset.decoding import stamp_files
 from dataset.files import list_image_files, make_absolute
 from dataset.table import Table
 from dataset.tar_shards.reading import read_bytes
 from utils import InputError, Progress, say
+
+NUM_RARE = 5  # classes that are named on the screen
 
 
 class Unlabelled(NamedTuple):
@@ -47,7 +52,7 @@ class Unlabelled(NamedTuple):
 class Queue:
     """The Q images to label next, in order, and what is known of them, for C classes."""
 
-    images: Unlabelled
+    images: Unlabelled  # the chosen ones
     classes: tuple[str, ...]
     probabilities: NDArray[np.floating]  # (Q, C)
     predicted: NDArray[np.bool_]  # (Q, C) the labels that the model would give
@@ -119,3 +124,73 @@ def _digest(path: str) -> bytes:
         return hashlib.sha256(read_bytes(path)).digest()
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
+
+
+# ---- the choice ----
+
+
+def make_queue(
+    images: Unlabelled,
+    classes: tuple[str, ...],
+    size: int,
+    *,
+    probabilities: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    rows: NDArray[np.float32],
+    labelled_rows: NDArray[np.float32],
+    labelled_targets: NDArray[np.int8],
+    model: str,
+    max_labels: int = 0,
+) -> Queue:
+    """The `size` images to label next, or all where there are fewer.
+
+    `probabilities` (N, C), `labels` (N, C) and features `rows` (N, D) are those of the N `images` by a model, in words
+    `model`, that learned from images with features `labelled_rows` (L, D) and `labelled_targets` (L, C).
+    """
+    chosen, gains = choose(size, probabilities, rows, labelled_rows, labelled_targets)
+    return Queue(
+        images=Unlabelled(images.folder, [images.names[row] for row in chosen]),
+        classes=classes,
+        probabilities=probabilities[chosen],
+        predicted=labels[chosen],
+        gains=gains,
+        positives=(labelled_targets == 1).sum(axis=0),
+        num_unlabelled=len(images.names),
+        max_labels=max_labels,
+        model=model,
+    )
+
+
+def choose(
+    size: int,
+    probabilities: NDArray[np.floating],
+    rows: NDArray[np.floating],
+    labelled_rows: NDArray[np.floating],
+    labelled_targets: NDArray[np.integer],
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """(rows (Q,) of the images to label next, in order, what each class had to say for each (Q, C)).
+
+    TODO
+    """
+    raise NotImplementedError
+
+
+# ---- what is printed ----
+
+
+def describe(queue: Queue) -> list[str]:
+    """Lines about how many images are queued, and what of the rarest classes is expected among them."""
+    num_queued, expected = len(queue.images.names), queue.probabilities.sum(axis=0)
+    lines = [f"{num_queued:,} of {queue.num_unlabelled:,} images are queued, by {queue.model}"]
+    if num_queued == queue.num_unlabelled:
+        lines[0] += "; there are no more"
+    order = np.argsort(queue.positives, kind="stable")
+    rare = [c for c in order if queue.positives[c]][:NUM_RARE]
+    if rare:
+        told = ", ".join(f"{queue.classes[c]} {queue.positives[c]:,} + {expected[c]:.0f}" for c in rare)
+        lines.append(f"rarest classes, labelled images + those expected in the queue: {told}")
+    if missing := [queue.classes[c] for c in order if not queue.positives[c]]:
+        lines.append(
+            f"no labelled image shows {show_names(missing)}: the queue cannot look for that; label some by hand"
+        )
+    return lines

@@ -2,32 +2,31 @@
 
     save_queue(queue, Path("queue"))    # queue.csv, index.html, label_studio_tasks.json, label_studio_config.xml
 
-The page is templates/queue.html; its small pictures are part of it.
+The page is templates/queue.html; its pictures lie beside it in pictures/.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from PIL import Image
 
-from dataset.decoding import judge_image
 from dataset.json_files import to_json
 from dataset.whole_files import write_text
 from evaluation import pages
 from evaluation.tables import guard_cell
-from tools.check_report import embed, encode_thumbnail
 from tools.queue import Queue
+from tools.suspects import save_pictures
 
 CSV_FILE, PAGE_FILE = "queue.csv", "index.html"
 TASKS_FILE, LABELS_FILE = "label_studio_tasks.json", "label_studio_config.xml"
 CONTROL = "choice"  # Label Studio's name for it, by which dataset/formats/label_studio.py knows the labels' column
-MAX_PICTURES = 500  # on the page, some 8 KB each; the other files have the whole queue
+MAX_PICTURES = 1000  # on the page; the other files have the whole queue
 MAX_REASONS = 3  # classes that are named as why an image was chosen
 MAX_CLASS_ROWS = 100  # of the page's table, the rarest first
 
@@ -37,7 +36,7 @@ class Card(NamedTuple):
 
     rank: int
     name: str
-    thumbnail: str  # a `data:` address
+    picture: str  # its name in pictures/
     labels: list[tuple[str, float]]  # predicted, with their probabilities, the highest first
     reasons: list[tuple[str, float, int]]  # as `list_reasons` has them
 
@@ -47,7 +46,18 @@ def save_queue(queue: Queue, folder: Path) -> None:
     write_text(folder / CSV_FILE, make_csv(queue))
     write_text(folder / TASKS_FILE, to_json(make_tasks(queue), indent=1))
     write_text(folder / LABELS_FILE, make_labels(queue))
-    write_text(folder / PAGE_FILE, make_page(queue))
+    pictures = save_pictures(queue.images.paths[:MAX_PICTURES], folder / "pictures")
+    write_text(folder / PAGE_FILE, make_page(queue, pictures))
+
+
+def describe(folder: Path, images: Path) -> list[str]:
+    """Lines about where the files are, and how Label Studio finds the `images` folder."""
+    return [
+        f"saved: {folder / CSV_FILE}",
+        f"       {folder / PAGE_FILE}: the pictures; open it in a browser",
+        f"       {folder / TASKS_FILE}: to import into Label Studio, with {LABELS_FILE} as its labelling interface and",
+        f"       LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={images.parent}",
+    ]
 
 
 def list_labels(queue: Queue, row: int) -> list[tuple[str, float]]:
@@ -123,17 +133,11 @@ def make_labels(queue: Queue) -> str:
 # ---- the page ----
 
 
-def make_page(queue: Queue) -> str:
-    """The whole of index.html."""
+def make_page(queue: Queue, pictures: Sequence[str]) -> str:
+    """The whole of index.html, with the first images, of which there are `pictures`."""
     cards = [
-        Card(
-            row + 1,
-            queue.images.names[row],
-            embed(encode_thumbnail(Image.fromarray(judge_image(path).pixels))),
-            list_labels(queue, row),
-            list_reasons(queue, row),
-        )
-        for row, path in enumerate(queue.images.paths[:MAX_PICTURES])
+        Card(row + 1, queue.images.names[row], picture, list_labels(queue, row), list_reasons(queue, row))
+        for row, picture in enumerate(pictures)
     ]
     expected = queue.probabilities.sum(axis=0)
     order = np.argsort(queue.positives, kind="stable")[:MAX_CLASS_ROWS]

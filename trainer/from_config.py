@@ -18,9 +18,12 @@ import numpy as np
 
 import config
 import dataset_readers
-from dataset import bad_images
+import distributed
+import utils
+from dataset import bad_images, label_corrections
 from dataset.formats.base import SPLITS, ReadOptions
 from dataset.image_selection import select_images
+from dataset.label_corrections import Corrections
 from dataset.table import Table, map_classes
 from predictor import Predictor
 from thresholds import Policy
@@ -152,8 +155,8 @@ def list_splits() -> list[str]:
 def read_split(split: str, options: ReadOptions | None = None) -> Table:
     """The images and labels of `split`, read with `options`; None: those of the constants.
 
-    The training split includes the images of EXTRA_DATASET_FOLDERS. Images of EXCLUDE_LIST are left out, except from
-    the test split.
+    The training split includes the images of EXTRA_DATASET_FOLDERS. Labels are as LABEL_CORRECTIONS has them. Images of
+    EXCLUDE_LIST are left out, except from the test split.
     """
     folders: list[str | Path] = [config.DATASET_FOLDER]
     if split == "train":
@@ -171,9 +174,34 @@ def read_split(split: str, options: ReadOptions | None = None) -> Table:
         group_pattern=config.GROUP_PATTERN,
         options=options or make_options(),
     )
+    table = correct_labels(table, split)
     if config.EXCLUDE_LIST and split != "test":
         table = dataset_readers.exclude(table, config.EXCLUDE_LIST, config.DATASET_FOLDER)
     return table
+
+
+def read_corrections() -> Corrections | None:
+    """What LABEL_CORRECTIONS holds; None where it is None."""
+    if config.LABEL_CORRECTIONS is None:
+        return None
+    return label_corrections.read_corrections(config.LABEL_CORRECTIONS, config.DATASET_FOLDER)
+
+
+def correct_labels(table: Table, split: str) -> Table:
+    """The `table` of `split` with the labels of LABEL_CORRECTIONS, and says how many of them it has.
+
+    Raises InputError for what is wrong in that file, or does not fit the labels that the data set has now.
+    """
+    corrections = read_corrections()
+    if corrections is None:
+        return table
+    corrected = label_corrections.correct_labels(table, corrections)
+    if distributed.is_first():
+        utils.say(
+            f"{corrections.file}: of the labels of {split}, {corrected.num_changed:,} are corrected and "
+            f"{corrected.num_confirmed:,} confirmed"
+        )
+    return corrected.table
 
 
 def advise_on_labels(split: str) -> str:

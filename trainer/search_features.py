@@ -40,6 +40,7 @@ class Features(NamedTuple):
     fold_of: NDArray[np.intp]  # (N,) which fold holds the image out
     dataset: str  # fingerprint
     device: torch.device
+    table: Table  # these images, and their labels
 
 
 def read_features() -> Features:
@@ -52,13 +53,12 @@ def read_features() -> Features:
         data = read_data()
         trainer = make_trainer(data.train, device)
         trainer.model.freeze_backbone(True)
-        divides = data.val_is_drawn and not data.cross_validates  # else `train` is all of them
-        tables = [data.train, data.val] if divides else [data.train]
+        tables = [data.train, data.val] if data.val_is_drawn and not data.cross_validates else [data.train]
         files = [read_whole_features(trainer, table, ImageCaches(None, None), "frozen features") for table in tables]
         rows = [file[np.arange(len(file))].reshape(len(file), -1) for file in files]
     table = join_tables(tables)
     targets = as_float_targets(table.targets).numpy()
-    return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device)
+    return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device, table)
 
 
 def read_rows(table: Table) -> NDArray[np.float32]:
