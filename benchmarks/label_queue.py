@@ -3,8 +3,8 @@
     python benchmarks/label_queue.py DATASET_FOLDER [SEEDS]        # 0,1,2,3,4 unless given
 
 From 250 labelled photographs of the training split, drawn by the seed, in rounds of 250. All others of that split stand
-for those without labels. After each round a head is found as recipes/frozen_features.py does, and its mAP is measured on
-the test split. Printed are the mean mAP of the seeds and its spread, highest - lowest; then how many photographs the
+for those without labels. After each round a head is found as recipes/frozen_features.py does, and its mAP is measured
+on the test split. Printed are the mean mAP of the seeds and its spread, highest - lowest; then how many photographs the
 queue adds until it has the mean mAP that chance has at 1,500, as a share of the 1,250 that chance added. Between two
 rounds a straight line is taken.
 """
@@ -32,6 +32,7 @@ from dataset.stratified_split import divide_rows
 from tools import queue
 from trainer import from_config, head_search, search_features
 from trainer.head_fit import NUM_FOLDS
+from trainer.unlabelled import compute_probabilities
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "frozen_features.py"
 ROUND, LAST = 250, 1500  # photographs
@@ -78,7 +79,7 @@ def measure(
     labelled, curve = order[:ROUND], []
     while True:
         found = find_head(data, labelled)
-        scores = predict(found, data.test_rows)
+        scores = compute_probabilities(found, data.test_rows)
         curve.append(float(np.nanmean(metrics.average_precision(scores, data.test_targets))))
         if len(labelled) >= LAST:
             return curve
@@ -91,16 +92,19 @@ def find_head(data: Data, labelled: Rows) -> head_search.FoundHead:
     return head_search.find_head(data.rows[labelled], targets, divide_rows(targets.astype(np.int8), NUM_FOLDS, 0))
 
 
-def predict(found: head_search.FoundHead, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    return queue.predict(rows, found.weight.numpy(), found.bias.numpy())
-
-
 def choose_by_chance(data: Data, labelled: Rows, others: Rows, found: head_search.FoundHead, seed: int) -> Rows:
     return np.random.default_rng([seed, len(labelled)]).permutation(len(others))[:ROUND]
 
 
 def choose_by_queue(data: Data, labelled: Rows, others: Rows, found: head_search.FoundHead, seed: int) -> Rows:
-    XXX
+    chosen, _ = queue.choose(
+        ROUND,
+        compute_probabilities(found, data.rows[others]),
+        data.rows[others],
+        data.rows[labelled],
+        data.targets[labelled].astype(np.int8),
+    )
+    return chosen
 
 
 WAYS = {"chance": choose_by_chance, "queue": choose_by_queue}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,8 @@ from dataset.table import Table
 from dataset.tar_shards.reading import read_bytes
 from utils import InputError, Progress, say
 
+MOST_REPRESENTED = 4096  # images; more make the choice slower, and hardly better
+ROWS_AT_ONCE = 1024  # of which the cosines with all of those are in memory
 NUM_RARE = 5  # classes that are named on the screen
 
 
@@ -164,15 +166,67 @@ def make_queue(
 def choose(
     size: int,
     probabilities: NDArray[np.floating],
-    rows: NDArray[np.floating],
-    labelled_rows: NDArray[np.floating],
+    rows: NDArray[np.float32],
+    labelled_rows: NDArray[np.float32],
     labelled_targets: NDArray[np.integer],
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """(rows (Q,) of the images to label next, in order, what each class had to say for each (Q, C)).
+    """(rows (Q,) of the images to label next, in order; what each class has to say for each of them (Q, C)).
 
-    TODO
+    An image stands for those that look like it: to the degree of the cosine of their standardised features. Chosen is,
+    one after the other, the image that adds most to how well the unlabelled images are represented by what is labelled
+    or chosen (facility location, Wei et al. 2015), where an image counts as `measure_doubts` says. That favours what is
+    typical, and unlike what is labelled. With more than MOST_REPRESENTED images, so many drawn ones are represented.
     """
-    raise NotImplementedError
+    doubts = measure_doubts(probabilities, labelled_targets)
+    weights = doubts.max(axis=1)
+    if not weights.any():  # no class can be told yet: typical images are all that can be wished for
+        weights = np.ones(len(rows))
+    represented = np.arange(len(rows))
+    if len(rows) > MOST_REPRESENTED:
+        represented = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_REPRESENTED])
+    mean, std = rows[represented].mean(axis=0), rows[represented].std(axis=0)
+    directions, labelled = _normalise(rows, mean, std), _normalise(labelled_rows, mean, std)
+    targets, weights = directions[represented], weights[represented].astype(np.float32)
+    reached = np.zeros(len(targets), np.float32)  # how well each one is represented so far
+    for block in _split(labelled):
+        np.maximum(reached, (targets @ block.T).max(axis=1), out=reached)
+    gains = np.concatenate(
+        [weights @ np.maximum(targets @ block.T - reached[:, None], 0) for block in _split(directions)]
+    )
+    chosen: list[int] = []
+    for _ in range(min(size, len(rows))):
+        # A gain can only become less: one that is still the highest when it is computed anew is it (Minoux 1978).
+        while True:
+            best = int(gains.argmax())
+            cosines = targets @ directions[best]
+            gains[best] = weights @ np.maximum(cosines - reached, 0)
+            if gains[best] >= gains.max():
+                break
+        chosen.append(best)
+        gains[best] = -1
+        np.maximum(reached, cosines, out=reached)
+    return np.array(chosen), doubts[chosen]
+
+
+def measure_doubts(probabilities: NDArray[np.floating], labelled_targets: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(N, C) how much a label of each image could teach of each class: its entropy / (positives so far + 1).
+
+    0 for a class of which the labelled images show nothing, or nothing else: the model cannot tell it.
+    """
+    p = np.clip(probabilities.astype(np.float64), 1e-12, 1 - 1e-12)
+    entropies = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    positives = (labelled_targets == 1).sum(axis=0)
+    return np.where((positives > 0) & (labelled_targets == 0).any(axis=0), entropies / (positives + 1), 0.0)
+
+
+def _normalise(rows: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Standardised features (N, D), each row of length 1."""
+    standard = (rows - mean) / np.where(std > 0, std, 1)
+    return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+
+
+def _split(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    return (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
 
 
 # ---- what is printed ----

@@ -14,9 +14,15 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+import torch
+import torchvision
+from conftest import make_small_run
 from PIL import Image
 
+import config
+import dataset_tools
 from dataset_readers import read_dataset, recognise_format
+from overrides import list_constants
 from tools import queue, queue_files
 from utils import InputError
 
@@ -93,6 +99,93 @@ def test_folders_without_anything_to_label_are_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-60])
     with pytest.raises(InputError, match="none of the 1 images can be read"):
         queue.find_unlabelled(tmp_path, [])
+
+
+# ---- the choice ----
+
+
+def draw_features(num_images: int = 60, num_labelled: int = 15) -> tuple[Any, Any, Any, Any]:
+    """(probabilities, features, features of labelled images, their labels)"""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(3, [1, 5, 0.2, 2, 1], (num_images + num_labelled, 5)).astype(np.float32)
+    targets = (rng.random((num_labelled, 3)) < (0.5, 0.3, 0.2)).astype(np.int8)
+    targets[:2] = [[1, 1, 1], [0, 0, 0]]
+    return rng.random((num_images, 3)), rows[num_labelled:], rows[:num_labelled], targets
+
+
+def choose_slowly(size: int, probabilities: Any, rows: Any, labelled_rows: Any, weights: Any) -> list[int]:
+    """Facility location by its definition: the sum over all images of weight times the best cosine, or 0."""
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    there = [(row - mean) / std for row in labelled_rows]
+    images = [(row - mean) / std for row in rows]
+
+    def measure(chosen: list[int]) -> float:
+        total = 0.0
+        for image, weight in zip(images, weights, strict=True):
+            others = there + [images[number] for number in chosen]
+            cosines = [image @ other / np.linalg.norm(image) / np.linalg.norm(other) for other in others]
+            total += weight * max(0.0, *cosines)
+        return total
+
+    chosen: list[int] = []
+    for _ in range(size):
+        left = [number for number in range(len(rows)) if number not in chosen]
+        chosen.append(max(left, key=lambda number: measure([*chosen, number])))
+    return chosen
+
+
+def test_the_queue_represents_what_is_in_doubt() -> None:
+    probabilities, rows, labelled_rows, targets = draw_features()
+    doubts = queue.measure_doubts(probabilities, targets)
+    for image, class_ in ((0, 0), (7, 1), (59, 2)):
+        p, count = probabilities[image, class_], (targets[:, class_] == 1).sum()
+        assert doubts[image, class_] == pytest.approx(-(p * np.log(p) + (1 - p) * np.log(1 - p)) / (count + 1))
+    chosen, gains = queue.choose(8, probabilities, rows, labelled_rows, targets)
+    assert chosen.tolist() == choose_slowly(8, probabilities, rows, labelled_rows, doubts.max(axis=1))
+    np.testing.assert_array_equal(gains, doubts[chosen])
+
+
+def test_all_are_queued_where_there_are_fewer() -> None:
+    probabilities, rows, labelled_rows, targets = draw_features()
+    chosen, gains = queue.choose(100, probabilities, rows, labelled_rows, targets)
+    assert sorted(chosen) == [*range(60)]
+    assert gains.shape == (60, 3)
+
+
+def test_of_many_images_drawn_ones_are_represented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All may be chosen; the result differs little."""
+    probabilities, rows, labelled_rows, targets = draw_features(400)
+    exact, _ = queue.choose(40, probabilities, rows, labelled_rows, targets)
+    monkeypatch.setattr(queue, "MOST_REPRESENTED", 200)
+    monkeypatch.setattr(queue, "ROWS_AT_ONCE", 7)
+    chosen, _ = queue.choose(40, probabilities, rows, labelled_rows, targets)
+    again, _ = queue.choose(40, probabilities, rows, labelled_rows, targets)
+    assert chosen.tolist() == again.tolist()
+    assert len({*chosen.tolist()}) == 40
+    assert exact.tolist() != chosen.tolist()
+    assert len({*exact.tolist()} & {*chosen.tolist()}) > 4  # 4 by chance
+
+
+def test_a_class_that_nothing_shows_has_no_say() -> None:
+    probabilities, rows, labelled_rows, targets = draw_features()
+    targets[:, 1] = 0
+    targets[:, 2] = 1
+    doubts = queue.measure_doubts(probabilities, targets)
+    assert (doubts[:, 1:] == 0).all()
+    assert (doubts[:, 0] > 0).all()
+    chosen, gains = queue.choose(5, probabilities, rows, labelled_rows, np.zeros_like(targets))
+    assert len({*chosen.tolist()}) == 5
+    assert (gains == 0).all()
+
+
+def test_what_the_screen_says(tmp_path: Path) -> None:
+    lines = queue.describe(make_queue(tmp_path, ["a.png", "b.png", "c.png"], positives=np.array([50, 0, 3])))
+    assert lines == [
+        "3 of 7 images are queued, by resnet18, 60 labelled images",
+        "rarest classes, labelled images + those expected in the queue: <tram> & bus 3 + 1, cat 50 + 2",
+        'no labelled image shows dog "big": the queue cannot look for that; label some by hand',
+    ]
+    assert queue.describe(make_queue(tmp_path, ["a.png"], num_unlabelled=1))[0].endswith("; there are no more")
 
 
 # ---- files ----
@@ -195,3 +288,65 @@ def test_the_page_of_a_long_queue_says_how_many_it_leaves_out(tmp_path: Path) ->
     assert page.count("<figure") == 2
     assert "and 1 more, in queue.csv" in page
     assert "3 images of 7 in" in page
+
+
+# ---- the verb ----
+
+
+def run_queue(dataset: Path, folder: Path, *more: str) -> list[dict[str, str]]:
+    overrides = [argument for argument in make_small_run(dataset, folder) if "BACKBONE" not in argument]
+    values = {"PRETRAINED_WEIGHTS": folder / "weights.pth", "UNLABELLED_FOLDER": folder / "new", "QUEUE_SIZE": 4}
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), folder / "weights.pth")
+    known = {constant.name for script in (config, dataset_tools) for constant in list_constants(script)}
+    arguments = [*overrides, *(f"--{name}={value}" for name, value in values.items()), *more]
+    dataset_tools.main(["queue", *(text for text in arguments if text[2:].partition("=")[0] in known)])
+    with open(folder / "queue" / "queue.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def new_images(dataset: Path, tmp_path: Path) -> Path:
+    """Six images to label, one that is a test image, and one that is a copy of a training image."""
+    folder = tmp_path / "new"
+    for number in range(6):
+        draw(folder / f"{number}.png", number)
+    test, train = (sorted((dataset / "images" / f"{split}-resized").iterdir())[0] for split in ("test", "train"))
+    (folder / "test.jpg").symlink_to(test)
+    shutil.copy(train, folder / "renamed.jpg")
+    return folder
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_queue_of_a_folder(new_images: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run_queue(dataset, tmp_path)
+    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
+    assert {row["path"] for row in rows} < {str(path) for path in new_images.glob("*.png")}
+    tasks = json.loads((tmp_path / "queue" / "label_studio_tasks.json").read_text(encoding="utf-8"))
+    assert [task["data"]["image"].rpartition("/")[2] for task in tasks] == [Path(row["path"]).name for row in rows]
+    printed = capsys.readouterr().out
+    assert "8 images; left out because they are labelled already: 2, copies of others: 0, damaged: 0" in printed
+    assert "4 of 6 images are queued, by mobilenet_v2, 40 labelled images" in printed
+    assert f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={tmp_path}" in printed
+    labels = {row["path"]: row["predicted"].split("; ") for row in run_queue(dataset, tmp_path, "--QUEUE_SIZE=9")}
+    assert len(labels) == 6
+    assert {row["path"]: row["predicted"].split("; ") for row in rows}.items() <= labels.items()
+
+
+@pytest.mark.usefixtures("one_thread", "new_images")
+def test_queue_with_one_label_an_image(dataset: Path, tmp_path: Path) -> None:
+    for file in (dataset / "labels").glob("*/*.cls"):
+        file.write_text(f"{int(file.stem[-3:]) % 2}\n")
+    rows = run_queue(dataset, tmp_path, "--LABELS_PER_IMAGE=one", "--QUEUE_SIZE=6")
+    assert len(rows) == 6
+    assert all(re.fullmatch(r"(red|green) 0\.\d\d", row["predicted"]) for row in rows)
+    assert "blue" not in "".join(row["why"] for row in rows)  # no image shows it
+    assert 'choice="single"' in (tmp_path / "queue" / "label_studio_config.xml").read_text()
+
+
+def test_queue_says_what_is_wrong(dataset: Path, tmp_path: Path, fails: Any) -> None:
+    arguments = ["queue", f"--LOCAL_ROOT={tmp_path}", f"--DATASET_FOLDER={dataset}"]
+    assert "UNLABELLED_FOLDER is None: set it to the folder" in fails(dataset_tools.main, arguments)
+    arguments.append(f"--UNLABELLED_FOLDER={dataset / 'images'}")
+    assert "all 52 images are labelled already" in fails(dataset_tools.main, arguments)
+    assert "QUEUE_SIZE is 0: 1 or more" in fails(dataset_tools.main, [*arguments, "--QUEUE_SIZE=0"])
