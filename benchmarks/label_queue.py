@@ -1,6 +1,6 @@
 """How many photographs have to be labelled, where `dataset_tools.py queue` chooses them, and where chance does.
 
-    python benchmarks/label_queue.py DATASET_FOLDER [SEEDS]        # 0,1,2,3,4 unless given
+    python benchmarks/label_queue.py DATASET_FOLDER [--seeds 0,1,2,3,4] [--LOCAL_ROOT FOLDER ...]
 
 From 250 labelled photographs of the training split, drawn by the seed, in rounds of 250. All others of that split stand
 for those without labels. After each round a head is found as recipes/frozen_features.py does, and its mAP is measured
@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import argparse
 import statistics
 from collections.abc import Callable
 from typing import NamedTuple
@@ -50,12 +51,21 @@ class Data(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments:
-        raise utils.InputError("name a data set: python benchmarks/label_queue.py DATASET_FOLDER")
-    seeds = parse_numbers(arguments[1]) if len(arguments) > 1 else [0, 1, 2, 3, 4]
-    overrides.apply([str(RECIPE), f"--DATASET_FOLDER={Path(arguments[0]).absolute()}"], config)
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/label_queue.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset_folder", type=Path)
+    parser.add_argument("--seeds", type=parse_numbers, default=[0, 1, 2, 3, 4])
+    options, constants = parser.parse_known_args(arguments)
+    overrides.apply([str(RECIPE), f"--DATASET_FOLDER={options.dataset_folder.absolute()}", *constants], config)
     data = read_data()
-    curves = {name: [measure(data, choose, seed) for seed in seeds] for name, choose in WAYS.items()}
+    curves: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    for seed in options.seeds:
+        for name, choose in WAYS.items():
+            curves[name].append(measure(data, choose, seed))
+            utils.say(f"seed {seed}, {name}: {' '.join(f'{value:.4f}' for value in curves[name][-1])}")
     counts = list(range(ROUND, LAST + 1, ROUND))
     cells = {name: [describe(column) for column in zip(*rows, strict=True)] for name, rows in curves.items()}
     print_table(zip(map(str, counts), *cells.values(), strict=True), ["labelled", *cells])

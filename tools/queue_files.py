@@ -1,6 +1,7 @@
 """What a queue is written as: queue.csv, a page with pictures, and tasks for Label Studio.
 
-    save_queue(queue, Path("queue"))    # queue.csv, index.html, label_studio_tasks.json, label_studio_config.xml
+    save_queue(queue, Path("queue"))    # queue.csv, index.html, label_studio_tasks.json, label_studio_config.xml,
+                                        # classes.txt
 
 The page is templates/queue.html; its pictures lie beside it in pictures/.
 """
@@ -16,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from dataset.class_names import write_classes
 from dataset.json_files import to_json
 from dataset.whole_files import write_text
 from evaluation import pages
@@ -42,10 +44,14 @@ class Card(NamedTuple):
 
 
 def save_queue(queue: Queue, folder: Path) -> None:
-    """Write the four files into `folder`. Raises InputError where one cannot be written."""
+    """Write the files into `folder`. Raises InputError where one cannot be written.
+
+    classes.txt goes beside what Label Studio exports, which does not list the classes that were never chosen.
+    """
     write_text(folder / CSV_FILE, make_csv(queue))
     write_text(folder / TASKS_FILE, to_json(make_tasks(queue), indent=1))
     write_text(folder / LABELS_FILE, make_labels(queue))
+    write_classes(folder, queue.classes)
     pictures = save_pictures(queue.images.paths[:MAX_PICTURES], folder / "pictures")
     write_text(folder / PAGE_FILE, make_page(queue, pictures))
 

@@ -74,7 +74,7 @@ def test_labelled_images_copies_and_damaged_ones_are_left_out(
     assert (table.targets == -1).all()
     assert table.targets.shape == (3, 3)
     printed = capsys.readouterr()
-    assert "8 images; left out because they are labelled already: 2, copies of others: 1, damaged: 1" in printed.out
+    assert "7 images; left out because they are labelled already: 2, copies of others: 1, damaged: 1" in printed.out
     assert "5.png" in printed.err
 
 
@@ -331,6 +331,24 @@ def test_queue_of_a_folder(new_images: Path, dataset: Path, tmp_path: Path, caps
     labels = {row["path"]: row["predicted"].split("; ") for row in run_queue(dataset, tmp_path, "--QUEUE_SIZE=9")}
     assert len(labels) == 6
     assert {row["path"]: row["predicted"].split("; ") for row in rows}.items() <= labels.items()
+
+
+@pytest.mark.usefixtures("one_thread", "new_images")
+def test_the_next_queue_knows_what_was_labelled(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_queue(dataset, tmp_path)
+    tasks = json.loads((tmp_path / "queue" / "label_studio_tasks.json").read_text(encoding="utf-8"))
+    chosen = {"type": "choices", "from_name": "choice", "value": {"choices": ["red"]}}
+    exported = [{"id": 1, "annotations": [{"id": 1, "result": [chosen]}], **task} for task in tasks]
+    (tmp_path / "new" / "export.json").write_text(json.dumps(exported), encoding="utf-8")
+    shutil.copy(tmp_path / "queue" / "classes.txt", tmp_path / "new")
+    capsys.readouterr()
+    second = run_queue(dataset, tmp_path, f"--EXTRA_DATASET_FOLDERS={tmp_path / 'new'}")
+    assert sorted(row["path"] for row in (*first, *second)) == sorted(map(str, (tmp_path / "new").glob("*.png")))
+    printed = capsys.readouterr().out
+    assert "8 images; left out because they are labelled already: 6" in printed
+    assert "2 of 2 images are queued, by mobilenet_v2, 44 labelled images; there are no more" in printed
 
 
 @pytest.mark.usefixtures("one_thread", "new_images")
