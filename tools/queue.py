@@ -30,6 +30,7 @@ from utils import InputError, Progress, say
 
 MOST_REPRESENTED = 4096  # images; more make the choice slower, and hardly better
 ROWS_AT_ONCE = 1024  # of which the cosines with all of those are in memory
+COMPARED_ANEW = 32  # images, after one is chosen
 NUM_RARE = 5  # classes that are named on the screen
 
 
@@ -184,27 +185,29 @@ def choose(
     represented = np.arange(len(rows))
     if len(rows) > MOST_REPRESENTED:
         represented = np.sort(np.random.default_rng(0).permutation(len(rows))[:MOST_REPRESENTED])
-    mean, std = rows[represented].mean(axis=0), rows[represented].std(axis=0)
-    directions, labelled = _normalise(rows, mean, std), _normalise(labelled_rows, mean, std)
-    targets, weights = directions[represented], weights[represented].astype(np.float32)
+    look = _Directions(rows[represented])
+    targets, weights = look.at(rows[represented]), weights[represented].astype(np.float32)
     reached = np.zeros(len(targets), np.float32)  # how well each one is represented so far
-    for block in _split(labelled):
-        np.maximum(reached, (targets @ block.T).max(axis=1), out=reached)
-    gains = np.concatenate(
-        [weights @ np.maximum(targets @ block.T - reached[:, None], 0) for block in _split(directions)]
-    )
+    for block in _split(labelled_rows):
+        np.maximum(reached, (targets @ look.at(block).T).max(axis=1), out=reached)
+
+    def add(others: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(what each of some images would add to how well all are represented, the cosines with all)."""
+        cosines = targets @ look.at(others).T
+        return weights @ np.maximum(cosines - reached[:, None], 0), cosines
+
+    gains = np.concatenate([add(block)[0] for block in _split(rows)])
     chosen: list[int] = []
-    for _ in range(min(size, len(rows))):
-        # A gain can only become less: one that is still the highest when it is computed anew is it (Minoux 1978).
-        while True:
-            best = int(gains.argmax())
-            cosines = targets @ directions[best]
-            gains[best] = weights @ np.maximum(cosines - reached, 0)
-            if gains[best] >= gains.max():
-                break
-        chosen.append(best)
-        gains[best] = -1
-        np.maximum(reached, cosines, out=reached)
+    while len(chosen) < min(size, len(rows)):
+        # A gain can only become less: one that is the highest after it was computed anew is it (Minoux 1978).
+        highest = np.argpartition(-gains, min(COMPARED_ANEW, len(gains)) - 1)[:COMPARED_ANEW]
+        highest = highest[gains[highest] >= 0]
+        gains[highest], cosines = add(rows[highest])
+        best = int(gains.argmax())
+        if best in highest:
+            chosen.append(best)
+            np.maximum(reached, cosines[:, (highest == best).argmax()], out=reached)
+            gains[best] = -1
     return np.array(chosen), doubts[chosen]
 
 
@@ -219,10 +222,17 @@ def measure_doubts(probabilities: NDArray[np.floating], labelled_targets: NDArra
     return np.where((positives > 0) & (labelled_targets == 0).any(axis=0), entropies / (positives + 1), 0.0)
 
 
-def _normalise(rows: NDArray[np.float32], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Standardised features (N, D), each row of length 1."""
-    standard = (rows - mean) / np.where(std > 0, std, 1)
-    return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
+class _Directions:
+    """Turns features into directions: standardised as `rows` (R, D) are, and of length 1."""
+
+    def __init__(self, rows: NDArray[np.float32]) -> None:
+        self.mean, std = rows.mean(axis=0), rows.std(axis=0)
+        self.std = np.where(std > 0, std, 1)
+
+    def at(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, D)"""
+        standard = (rows - self.mean) / self.std
+        return standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-12)
 
 
 def _split(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

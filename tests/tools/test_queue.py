@@ -134,7 +134,9 @@ def choose_slowly(size: int, probabilities: Any, rows: Any, labelled_rows: Any, 
     return chosen
 
 
-def test_the_queue_represents_what_is_in_doubt() -> None:
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+def test_the_queue_represents_what_is_in_doubt(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "COMPARED_ANEW", at_once)
     probabilities, rows, labelled_rows, targets = draw_features()
     doubts = queue.measure_doubts(probabilities, targets)
     for image, class_ in ((0, 0), (7, 1), (59, 2)):
