@@ -12,7 +12,7 @@ import pytest
 import config
 import dataset_readers
 import overrides
-from benchmarks import ablation, head_search, recipes, runs
+from benchmarks import ablation, head_search, recipes, runs, suspects
 from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
@@ -257,3 +257,26 @@ def test_head_search(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert second.startswith("10 heads by steps")
     assert third.startswith("55 logistic regressions")
     assert last.startswith("55 by scikit-learn")
+
+
+# ---- wrong labels ----
+
+
+def test_as_many_labels_are_taken_away_as_are_added() -> None:
+    targets = (np.random.default_rng(0).random((200, 5)) < 0.2).astype(np.int8)
+    noisy, is_wrong = suspects.flip_labels(targets, 0)
+    count = round(0.05 * (targets == 1).sum())
+    assert (is_wrong & (targets == 1)).sum() == (is_wrong & (targets == 0)).sum() == count > 0
+    np.testing.assert_array_equal(noisy, np.where(is_wrong, 1 - targets, targets))
+    np.testing.assert_array_equal(noisy, suspects.flip_labels(targets, 0)[0])
+    assert (noisy != suspects.flip_labels(targets, 1)[0]).any()
+
+
+def test_all_labels_are_ranked_and_suspects_come_first() -> None:
+    targets = (np.random.default_rng(0).random((200, 5)) < 0.3).astype(np.int8)
+    probabilities = (0.2 + 0.6 * targets + np.random.default_rng(1).normal(0, 0.05, targets.shape)).clip(0, 1)
+    noisy, is_wrong = suspects.flip_labels(targets, 0)
+    order, num_suspect = suspects.rank_labels(probabilities, noisy)
+    assert sorted(order.tolist()) == list(range(1000))
+    assert is_wrong.flat[order[: is_wrong.sum()]].all()
+    assert 0 < num_suspect <= is_wrong.sum()

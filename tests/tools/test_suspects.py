@@ -28,7 +28,7 @@ from trainer import from_config
 from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
-NAMES = ("</script><b>.png", 'a "b", c\n.png', "=1+1.png", " blank.png", "\u202egnp.exe.png", "caf\u00e9 ü.png")
+NAMES = ("<!--<script>.png", 'a "b", c\n.png', "=1+1.png", " blank.png", "\u202egnp.exe.png", "caf\u00e9 ü.png")
 
 
 def make_labels(num_images: int = 40, num_classes: int = 3) -> tuple[NDArray[np.float32], NDArray[np.int8]]:
@@ -36,6 +36,13 @@ def make_labels(num_images: int = 40, num_classes: int = 3) -> tuple[NDArray[np.
     truth = np.stack([np.roll(np.arange(num_images) % 2, k) for k in range(num_classes)], axis=1).astype(np.int8)
     random = np.random.default_rng(0).random(truth.shape)
     return (0.05 + 0.1 * random + 0.8 * truth).astype(np.float32), truth
+
+
+def flip(probabilities: NDArray[np.float32], targets: NDArray[np.int8], *places: tuple[int, int]) -> None:
+    """Make these labels wrong; the model is surer of the truth than it is on average."""
+    for place in places:
+        probabilities[place] = 0.99 if targets[place] == 1 else 0.01
+        targets[place] = 1 - targets[place]
 
 
 def write_images(folder: Path, names: tuple[str, ...] = NAMES) -> list[str]:
@@ -54,15 +61,15 @@ def read_data(output: Path) -> dict:
 
 def test_hostile_names_stay_what_they_are_and_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_images(tmp_path / "set")
-    classes = ("<img src=x onerror=alert(1)>", "=cmd", "{{ 7 * 7 }}")
+    classes = ("</script><img src=x>", "=cmd", "{{ 7 * 7 }}")
     probabilities, targets = make_labels()
-    targets[range(6), [0, 1, 2, 0, 1, 2]] ^= 1
+    flip(probabilities, targets, *zip(range(6), [0, 1, 2, 0, 1, 2], strict=True))
     table = Table([*paths, *(f"{tmp_path}/{n}.png" for n in range(34))], targets, classes)
     found = suspects.judge_labels(table, probabilities, targets)
     suspects.save_suspects(found, tmp_path / "out", tmp_path / "set", 1000)
 
     data = read_data(tmp_path / "out")
-    expected = ["</script><b>.png", 'a "b", c\n.png', "=1+1.png", "./ blank.png", "\u202egnp.exe.png", "café ü.png"]
+    expected = ["<!--<script>.png", 'a "b", c\n.png', "=1+1.png", "./ blank.png", "\u202egnp.exe.png", "café ü.png"]
     assert {image["path"] for image in data["images"]} == {*expected}
     assert data["classes"] == list(classes)
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -84,7 +91,7 @@ def test_hostile_names_stay_what_they_are_and_do_nothing(tmp_path: Path, capsys:
 def test_lines_of_the_list(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "set", tuple(f"{number}.png" for number in range(40)))
     probabilities, targets = make_labels()
-    targets[7, 2], targets[7, 0], targets[3, 1] = 1 - targets[7, 2], 1 - targets[7, 0], 1 - targets[3, 1]
+    flip(probabilities, targets, (7, 2), (7, 0), (3, 1))
     table = Table(paths, targets, ("a", "b", "c"))
     found = suspects.judge_labels(table, probabilities, targets)
     suspects.save_suspects(found, tmp_path / "out", tmp_path, num_shown=1)
@@ -128,7 +135,7 @@ def test_pictures_are_made_once_and_those_of_no_suspect_go(tmp_path: Path) -> No
 def test_what_was_answered_is_not_asked_again_but_saved_again(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "set", ("a.png", "b.png"))
     probabilities, targets = make_labels()
-    targets[0, 0], targets[1, 1] = 1 - targets[0, 0], 1 - targets[1, 1]
+    flip(probabilities, targets, (0, 0), (1, 1))
     table = Table([*paths, *(f"{tmp_path}/{n}.png" for n in range(38))], targets, ("a", "b", "c"))
     answered = [
         Correction(2, paths[0], "a", int(targets[0, 0]), int(targets[0, 0])),
@@ -165,7 +172,7 @@ def test_rare_classes_are_left_out_and_said() -> None:
     probabilities, targets = make_labels(num_classes=4)
     targets[:, 3] = 0
     targets[0, 3] = 1
-    targets[5, 0] = 1 - targets[5, 0]
+    flip(probabilities, targets, (5, 0))
     found = suspects.judge_labels(
         Table([f"{n}.png" for n in range(40)], targets, tuple("abcd")), probabilities, targets
     )
@@ -189,7 +196,7 @@ def test_one_label_an_image_is_one_question_with_two_changes(tmp_path: Path) -> 
 
 def test_names_that_are_no_utf8_are_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probabilities, targets = make_labels()
-    targets[0, 0] = 1 - targets[0, 0]
+    flip(probabilities, targets, (0, 0))
     paths = [f"{tmp_path}/caf\udce9.png", *(f"{tmp_path}/{n}.png" for n in range(39))]
     found = suspects.judge_labels(Table(paths, targets, tuple("abc")), probabilities, targets)
     suspects.save_suspects(found, tmp_path / "out", tmp_path, 10)

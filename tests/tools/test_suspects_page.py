@@ -91,7 +91,7 @@ def test_wrong_labels_become_better_scores_by_key_presses(browser: Browser, tmp_
         row = truth.paths.index(str(dataset / read(browser, "path")))
         is_red = truth.targets[row, 0] == 1
         assert read(browser, "given") == ("no red" if is_red else "red")
-        assert read(browser, "suggested") == ("red red 90 %" if is_red else "no red red 10 %")
+        assert read(browser, "suggested") == ("red 90 %" if is_red else "no red red 10 %")
         wait_until(lambda: browser.evaluate("document.getElementById('picture').naturalWidth") == 48)
         press(browser, "f")
     assert read(browser, "done") == "All questions are answered: save corrections.csv."
