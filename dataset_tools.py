@@ -8,6 +8,7 @@
     resize              write smaller copies of the images in RESIZE_SOURCE to RESIZE_TARGET, for quicker training
     curriculum          weigh the training images by how well a model knows them, into CURRICULUM_OUTPUT
     suspects            list the labels that are probably wrong, and make a page on which a person puts them right
+    queue               choose the images of UNLABELLED_FOLDER whose labels would help most, into QUEUE_FOLDER
 
 After `split` an EXCLUDE_LIST has to be made anew (`check`); a coco_json's boxes and masks are in its .bak only. `split`
 prints the commands that undo it; with --DRY_RUN True it changes nothing.
@@ -79,6 +80,11 @@ CURRICULUM_OUTPUT: Path = Path(config.LOCAL_ROOT) / "curriculum.txt"  # `path,we
 SUSPECTS_SCORES: Path | None = None  # validation_scores.npz or test_scores.npz of a run; None: heads are trained now
 SUSPECTS_SHOWN: Count = 1000  # images on the page, the most suspect ones; suspects.csv has all
 SUSPECTS_FOLDER: Path = Path(config.LOCAL_ROOT) / "suspects"  # for index.html, its pictures, and suspects.csv
+
+# ---- queue ----
+UNLABELLED_FOLDER: Path | None = None  # images to choose from, sub-folders too; those with labels are left out
+QUEUE_SIZE: Count = 200  # images to choose
+QUEUE_FOLDER: Path = Path(config.LOCAL_ROOT) / "queue"  # for queue.csv, index.html and the tasks for Label Studio
 
 
 def main(arguments: list[str]) -> None:
@@ -233,6 +239,33 @@ def run_suspects() -> None:
     )
 
 
+def run_queue() -> None:
+    if UNLABELLED_FOLDER is None:
+        raise InputError("UNLABELLED_FOLDER is None: set it to the folder of the images that may be labelled next")
+    from tools import queue, queue_files
+    from trainer import from_config, unlabelled
+
+    tables = [from_config.read_split(split) for split in from_config.list_splits()]
+    images = queue.find_unlabelled(
+        UNLABELLED_FOLDER, [path for table in tables for path in table.paths], config.CACHE_FOLDER
+    )
+    predicted = unlabelled.predict(images.make_table(tables[0].classes))
+    found = queue.make_queue(
+        images,
+        tables[0].classes,
+        QUEUE_SIZE,
+        probabilities=predicted.probabilities,
+        labels=predicted.labels,
+        rows=predicted.rows,
+        labelled_rows=predicted.labelled_rows,
+        labelled_targets=predicted.labelled_targets,
+        model=predicted.model,
+        max_labels=config.MAX_LABELS,
+    )
+    queue_files.save_queue(found, QUEUE_FOLDER)
+    utils.say(*queue.describe(found), *queue_files.describe(QUEUE_FOLDER, images.folder))
+
+
 def require_usual_folders(verb: str) -> None:
     """Raise InputError where the images or labels of DATASET_FOLDER lie elsewhere: `verb` would not find them."""
     images, labels = config.DATASET_FOLDER / "images", config.DATASET_FOLDER / "labels"
@@ -255,6 +288,7 @@ VERBS = {
     "resize": run_resize,
     "curriculum": run_curriculum,
     "suspects": run_suspects,
+    "queue": run_queue,
 }
 
 if __name__ == "__main__":

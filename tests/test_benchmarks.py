@@ -12,7 +12,7 @@ import pytest
 import config
 import dataset_readers
 import overrides
-from benchmarks import ablation, head_search, recipes, runs, suspects
+from benchmarks import ablation, head_search, label_queue, recipes, runs, suspects
 from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
@@ -280,3 +280,14 @@ def test_all_labels_are_ranked_and_suspects_come_first() -> None:
     assert sorted(order.tolist()) == list(range(1000))
     assert is_wrong.flat[order[: is_wrong.sum()]].all()
     assert 0 < num_suspect <= is_wrong.sum()
+
+
+# ---- a queue of images to label ----
+
+
+def test_how_many_photographs_are_needed() -> None:
+    counts = [250, 500, 750]
+    assert label_queue.find_count([0.5, 0.6, 0.7], counts, 0.65) == pytest.approx(625)
+    assert label_queue.find_count([0.5, 0.6, 0.7], counts, 0.6) == pytest.approx(500)
+    assert label_queue.find_count([0.5, 0.7, 0.6], counts, 0.65) == pytest.approx(437.5)
+    assert label_queue.find_count([0.5, 0.6, 0.7], counts, 0.71) == float("inf")

@@ -36,34 +36,51 @@ class OutOfFold(NamedTuple):
     features: NDArray[np.float32] | None = None  # (N, D) of the images; None: they are not at hand
 
 
+class Learned(NamedTuple):
+    """Heads on the features of the frozen backbone, and what they learned from."""
+
+    features: search_features.Features  # of all training images
+    labels: NDArray[np.int8]  # (N, C) that counted; -1: unknown
+    head: head_search.FoundHead
+
+
 def has_one_label() -> bool:
     """Whether the constants say that each image has exactly one label."""
     return config.LOSS == "softmax" or config.LABELS_PER_IMAGE == "one"
 
 
-def predict() -> OutOfFold:
-    """Probabilities of the training images, by logistic regressions on the features of the frozen backbone.
+def learn(verb: str) -> Learned:
+    """Train logistic regressions on the features of the frozen backbone, of all training images, for `verb`.
 
-    Each fold's images are predicted by heads that learned from the other folds. With ABSENT_MEANS "unknown" they do not
-    learn from those absent labels that are probably missing. Raises InputError for a head that looks at positions.
+    With ABSENT_MEANS "unknown" they do not learn from those absent labels that are probably missing. Raises InputError
+    for a head that looks at positions.
     """
     if heads.needs_map(config.HEAD, reweights_channels=config.HEAD == "gcn" and config.GCN_REWEIGHTS_CHANNELS):
         raise InputError(
-            f"HEAD {config.HEAD} looks at all positions of an image, and suspects takes pooled features: name "
+            f"HEAD {config.HEAD} looks at all positions of an image, and {verb} takes pooled features: name "
             "recipes/frozen_features.py, or set HEAD = 'linear'"
         )
     features = search_features.read_features()
-    learned = features.table.targets
+    labels = features.table.targets
     if config.ABSENT_MEANS == "unknown":
-        predicted = missing_labels.predict_left_out(features.rows, learned)
-        learned = missing_labels.reject_probable_negatives(learned, predicted)
-    found = head_search.find_head(
-        features.rows, as_float_targets(learned).numpy(), features.fold_of, device=features.device
+        predicted = missing_labels.predict_left_out(features.rows, labels)
+        labels = missing_labels.reject_probable_negatives(labels, predicted)
+    head = head_search.find_head(
+        features.rows, as_float_targets(labels).numpy(), features.fold_of, device=features.device
     )
-    probabilities = found.out_of_fold
-    if has_one_label():
-        probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
-    return OutOfFold(features.table, probabilities, learned, features.rows)
+    return Learned(features, labels, head)
+
+
+def predict() -> OutOfFold:
+    """Probabilities of the training images by `learn`: each fold's images, by heads that learned from the others."""
+    learned = learn("suspects")
+    features = learned.features
+    return OutOfFold(features.table, normalise(learned.head.out_of_fold), learned.labels, features.rows)
+
+
+def normalise(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities (N, C) of which those of an image are 1 together, where each image has one label."""
+    return probabilities / probabilities.sum(axis=1, keepdims=True) if has_one_label() else probabilities
 
 
 def read(file: Path) -> OutOfFold:

@@ -2,8 +2,9 @@
 
     features = read_features()                                  # of all training images, computed once
     outcomes = try_ways(features, [make_way(), ...], "mAP")     # each figure over images that the heads did not see
+    rows = read_rows(table)                                     # of any other images, by the same backbone
 
-Reads config, as a part of search.py.
+Reads config, as a part of search.py and of `python dataset_tools.py queue`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,16 @@ def read_features() -> Features:
     table = join_tables(tables)
     targets = as_float_targets(table.targets).numpy()
     return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device, table)
+
+
+def read_rows(table: Table) -> NDArray[np.float32]:
+    """Features (N, D) of the N images of `table`, labelled or not, by the same backbone; kept in CACHE_FOLDER, too."""
+    with distributed.start(config.DEVICE) as device, share_cores():
+        random_state.seed_everything(config.SEED)
+        trainer = make_trainer(table, device)
+        trainer.model.freeze_backbone(True)
+        file = read_whole_features(trainer, table, ImageCaches(None, None), "features of unlabelled images")
+        return file[np.arange(len(file))].reshape(len(file), -1)
 
 
 def make_way() -> Way:
