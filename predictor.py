@@ -47,6 +47,7 @@ from models import checkpoints
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models_factory import require_size, restore_model
+from thresholds import measure_doubt
 from utils import InputError, Progress, choose_device, make_visible, say
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
@@ -77,6 +78,7 @@ class Record:
     names: list[str]  # names of the predicted classes, in the same order
     classes: tuple[str, ...]  # names of all C classes
     picture: Picture | None = None  # of an image that did not come from a file: what it was; None: it is at `path`
+    abstains: bool = False  # the model is too unsure of these labels: a person should look (the constant ABSTAIN)
 
     def __repr__(self) -> str:
         return f"Record({', '.join([repr(self.path or 'in memory'), *self.describe()])})"
@@ -96,7 +98,7 @@ class Record:
     def json(self) -> dict[str, dict[str, Any]]:
         """{"res": {"input_path": path or None, "class_ids": [...], "scores": [...], "label_names": [...]}}.
 
-        The labels alone, the most probable first.
+        The labels alone, the most probable first. Where the model abstains, there is also "abstains": true.
         """
         values = {
             "input_path": self.path or None,
@@ -104,6 +106,8 @@ class Record:
             "scores": [shorten(self.probabilities[label]) for label in self.ranked],
             "label_names": [self.classes[label] for label in self.ranked],
         }
+        if self.abstains:
+            values["abstains"] = True
         return {"res": values}
 
     @property
@@ -216,6 +220,7 @@ class Predictor:
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]
+        self.doubt_cut = _choose_cut(metadata, self.calibration)  # above it the model abstains; None: never
 
     def __repr__(self) -> str:
         """Predictor(resnet18, 3 classes: 'cat', 'dog', 'fox', trained_models/best_model.pt)."""
@@ -262,7 +267,8 @@ class Predictor:
                     arrays = [resized[position] for _, resized in batch]
                     computed.append(self.compute(torch.from_numpy(np.stack(arrays)), names))
                 probabilities = np.mean(computed, axis=0)
-                for (path, _), row, labels in zip(batch, probabilities, self.decide(probabilities), strict=True):
+                decisions = self.decide(probabilities), self.abstain(probabilities)
+                for (path, _), row, labels, abstains in zip(batch, probabilities, *decisions, strict=True):
                     yield Record(
                         path=path,
                         probabilities=row,
@@ -270,6 +276,7 @@ class Predictor:
                         names=[self.classes[label] for label in labels],
                         classes=self.classes,
                         picture=waiting.popleft(),
+                        abstains=abstains,
                     )
                 if progress:
                     progress.step(len(batch))
@@ -312,6 +319,16 @@ class Predictor:
         """Indices of the predicted classes, in rising order, for each row of `probabilities` (B, C)."""
         chosen = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
         return [np.flatnonzero(row).tolist() for row in chosen]
+
+    def abstain(self, probabilities: NDArray[np.float32]) -> list[bool]:
+        """Whether the model leaves the decision to a person, for each row of `probabilities` (B, C).
+
+        The thresholds are the model's own.
+        """
+        if self.doubt_cut is None:
+            return [False] * len(probabilities)
+        predicted = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
+        return (measure_doubt(probabilities, predicted) > self.doubt_cut).tolist()
 
 
 def load(
@@ -441,6 +458,20 @@ def choose_activation(
         return activate(calibration.apply(logits, fitted))
 
     return calibrate, np.asarray(calibration.map_thresholds(thresholds, fitted), dtype=np.float32)
+
+
+def _choose_cut(metadata: dict[str, Any], method: str) -> float | None:
+    """The doubt above which the model abstains, of probabilities calibrated by `method`; None: it never does.
+
+    Raises InputError if the model has one for other calibrations only.
+    """
+    if (abstention := metadata.get("abstention")) is None:
+        return None
+    if method not in abstention["cuts"]:
+        raise InputError(
+            f"the model abstains without the calibration {method!r} alone: tune both together by threshold_tuning.py"
+        )
+    return float(abstention["cuts"][method])
 
 
 def _leave_unchanged(probabilities: torch.Tensor) -> torch.Tensor:

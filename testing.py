@@ -9,6 +9,7 @@ PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
 * the files that PREDICTION_FILES asks for
+* if the model leaves images to a person (ABSTAIN): ..._abstained.json, [image]; their labels stay in the first file
 * if TEST_SPLIT has labels: evaluate_result.json with all metrics, and the tables and plots of evaluation/plots.py
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
   interruption
@@ -54,7 +55,7 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import plots, prediction_files
+from evaluation import plots, prediction_files, promises
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
 from export import engines
@@ -118,6 +119,7 @@ def test(device: torch.device) -> None:
                 probabilities=probabilities,
                 classes=model.classes,
                 decide=model.decide,
+                abstain=model.abstain if model.doubt_cut is not None else None,
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
@@ -257,6 +259,11 @@ def write_predictions(predictions: Predictions, name: str) -> None:
     """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
     outputs = [Output(".json", write_indices)]
     outputs += [prediction_files.PREDICTION_FILES[kind] for kind in PREDICTION_FILES]
+    abstained = Output("_abstained.json", prediction_files.write_abstained)
+    if predictions.abstain:
+        outputs.append(abstained)
+    else:  # of an earlier test of this model, when it left images to a person
+        (PREDICTIONS_FOLDER / f"{name}{abstained.ending}").unlink(missing_ok=True)
     for output in outputs:
         path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
         output.write(path, predictions)
@@ -298,6 +305,7 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         },
     }
     print_metrics(result["metrics"], result["intervals"])
+    result |= report_promises(predictions, images.table.targets, model)
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     path = PREDICTIONS_FOLDER / f"evaluate_result{ending}.json"
     whole_files.write_text(path, to_json(result, indent=1))
@@ -314,6 +322,48 @@ def evaluate(predictions: Predictions, images: ImagesToPredict, model: Predictor
         class_confusion=class_confusion,
     )
     utils.say(f"saved: {path}, and each class's numbers and pictures beside it")
+
+
+def report_promises(predictions: Predictions, targets: NDArray[np.int8], model: Predictor) -> dict[str, Any]:
+    """Print whether the images bear out what the model promises, and what it gains by leaving some to a person.
+
+    Returns the same for evaluate_result.json: {} for a model that does neither.
+    """
+    promise, told = model.metadata.get("promise"), {}
+    if config.TEST_SPLIT != "test" or not (promise or predictions.abstain):  # the others' images it was tuned on
+        return told
+    scores = predictions.probabilities
+    predicted = metrics.predict(scores, model.thresholds, model.min_labels, model.max_labels)
+    if promise:
+        kept = promises.check_promise(promise, predicted, targets)
+        utils.say(promises.describe_kept(promise, kept))
+        if TEST_INT8 or TEST_FLIP or TEST_SCALES != (1.0,):
+            utils.say(f"it was promised for one view of an image, in float, and these are {name_engine(model)}")
+        told["promise"] = {**promise, **(kept._asdict() if kept else {})}
+    if predictions.abstain:
+        is_left = np.array(predictions.abstain(scores))
+        gains = promises.measure_gains(predicted, targets, is_left)
+        if gains:
+            print_gains(gains, int(is_left.sum()), len(predictions))
+        told["abstention"] = {
+            "num_left": int(is_left.sum()),
+            "metrics": {name: gain._asdict() for name, gain in gains.items()},
+        }
+    return told
+
+
+def print_gains(gains: Mapping[str, promises.Gain], num_left: int, num_images: int) -> None:
+    """Print what the images that are not left to a person have more than all."""
+    from rich.table import Table as Grid
+
+    title = f"{num_left:,} of {num_images:,} images left to a person, {num_images - num_left:,} decided"
+    grid = Grid("metric", "all", "decided", "gain", "95 % interval", title=title, title_justify="left")
+    for column in grid.columns[1:4]:
+        column.justify = "right"
+    for name, gain in gains.items():
+        difference = f"{gain.decided - gain.all:+.4f}"
+        grid.add_row(name, f"{gain.all:.4f}", f"{gain.decided:.4f}", difference, f"{gain.low:+.4f} to {gain.high:+.4f}")
+    utils.make_console().print(grid)
 
 
 def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:
@@ -363,7 +413,13 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     if len(predictions) <= MAX_ANSWERS:
         base = find_base(predictions.paths)
         for prediction in predictions:
-            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}")
+            doubt = " (look at this one)" if prediction.abstains else ""
+            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{doubt}")
+    if predictions.abstain:
+        num_left = sum(prediction.abstains for prediction in predictions)
+        utils.say(
+            f"{num_left:,} of {count(len(predictions), 'image')} left to a person, see the file ..._abstained.json"
+        )
     if len(predictions) == 1:
         utils.say(f"1 image, {count(int(counts[0]), 'label')}")
     else:

@@ -146,6 +146,7 @@ class Predictions:
     probabilities: NDArray[np.float32]  # (N, C)
     classes: Sequence[str]
     decide: Callable[[NDArray[np.float32]], Sequence[list[int]]]  # probabilities (B, C) -> labels of each image
+    abstain: Callable[[NDArray[np.float32]], Sequence[bool]] | None = None  # -> is an image left to a person? None: no
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -154,11 +155,18 @@ class Predictions:
         classes = tuple(self.classes)
         for rows in read_rows(self.probabilities):
             block = np.ascontiguousarray(self.probabilities[rows])
-            values = zip(self.paths[rows], self.names[rows], block, self.decide(block), strict=True)
-            for path, name, probabilities, labels in values:
+            abstains = self.abstain(block) if self.abstain else [False] * len(block)
+            values = zip(self.paths[rows], self.names[rows], block, self.decide(block), abstains, strict=True)
+            for path, name, probabilities, labels, is_left in values:
                 names = [classes[label] for label in labels]
                 yield Prediction(
-                    path=path, probabilities=probabilities, labels=labels, names=names, classes=classes, name=name
+                    path=path,
+                    probabilities=probabilities,
+                    labels=labels,
+                    names=names,
+                    classes=classes,
+                    abstains=is_left,
+                    name=name,
                 )
 
 
@@ -189,7 +197,8 @@ def write_scores(path: Path, predictions: Predictions) -> None:
 def write_records(path: Path, predictions: Predictions) -> None:
     """Write JSON as PaddleX does: a list of records, one for each image, the most probable class first.
 
-    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}.
+    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}, with "abstains": true
+    where the model leaves the image to a person.
     """
 
     _write_json_list(path, (prediction.json["res"] for prediction in predictions))
@@ -217,7 +226,7 @@ def _write_json(path: Path, brackets: str, texts: Iterable[str]) -> None:
             for text in texts:
                 file.write(f"{separator}\n {text}")
                 separator = ","
-            file.write(f"\n{brackets[1]}")
+            file.write(f"\n{brackets[1]}" if separator == "," else brackets)
 
     write_atomically(path, write)
 
@@ -236,6 +245,11 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
                 writer.writerow([prediction.path, *map("{:.9g}".format, prediction.probabilities.tolist())])
 
     write_atomically(path, write)
+
+
+def write_abstained(path: Path, predictions: Predictions) -> None:
+    """Write JSON: [image], the names of those that the model leaves to a person."""
+    _write_json_list(path, (prediction.name for prediction in predictions if prediction.abstains))
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:

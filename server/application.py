@@ -72,6 +72,9 @@ class Prediction(BaseModel):
     file: str
     labels: list[Label] = Field(description="the most probable first")
     probabilities: list[float] = Field(description="of every class, in the order of /labels")
+    abstains: bool | None = Field(
+        None, description="whether the model, at its own thresholds, leaves this image to a person; not of every model"
+    )
 
 
 class Predictions(BaseModel):
@@ -107,6 +110,7 @@ class PaddleXResult(BaseModel):
     image: str | None = Field(
         None, description="the picture above its labels, a JPEG in base64; left out where visualize is false"
     )
+    abstains: bool | None = Field(None, description="as at /predict")
 
 
 class PaddleXAnswer(BaseModel):
@@ -258,6 +262,12 @@ class Service:
             for row, is_label in zip(probabilities.tolist(), chosen, strict=True)
         ]
 
+    def abstain(self, probabilities: NDArray[np.float32]) -> list[bool] | list[None]:
+        """Whether the model leaves an image to a person, for each row of `probabilities` (B, C); None: it never does."""
+        if self.model.doubt_cut is None:
+            return [None] * len(probabilities)
+        return self.model.abstain(probabilities)
+
     def _make_labels(self, indices: list[int], row: list[float], thresholds: list[float]) -> list[Label]:
         """The classes `indices` of one image, with their values in `row` (C,) and `thresholds` (C,)."""
         return [
@@ -313,9 +323,13 @@ def make_app(
         thresholds = model.thresholds if form.threshold is None else np.full_like(model.thresholds, form.threshold)
         probabilities = await service.compute(form.contents, form.names)
         monitor.images.inc(len(form.names))
-        rows = zip(form.names, service.label(probabilities, thresholds), probabilities.tolist(), strict=True)
+        labels, abstains = service.label(probabilities, thresholds), service.abstain(probabilities)
+        rows = zip(form.names, labels, probabilities.tolist(), abstains, strict=True)
         return Predictions(
-            predictions=[Prediction(file=name, labels=labels, probabilities=row) for name, labels, row in rows]
+            predictions=[
+                Prediction(file=name, labels=labels, probabilities=row, abstains=is_left)
+                for name, labels, row, is_left in rows
+            ]
         )
 
     @app.post(
@@ -337,7 +351,8 @@ def make_app(
         monitor.images.inc()
         categories = [Category(id=label.index, name=label.name, score=label.probability) for label in labels]
         picture = await service.draw(asked.content, probabilities[0], labels) if asked.visualize else None
-        return PaddleXAnswer(logId=str(uuid.uuid4()), result=PaddleXResult(categories=categories, image=picture))
+        result = PaddleXResult(categories=categories, image=picture, abstains=service.abstain(probabilities)[0])
+        return PaddleXAnswer(logId=str(uuid.uuid4()), result=result)
 
     @app.get("/labels")
     async def labels() -> Labels:

@@ -342,6 +342,6 @@ def print_result(run: Run, selected: dict[str, Any]) -> None:
         f"{selected['epoch']}"
     )
     lines += [f"saved: {files.checkpoint}", f"       {config.BEST_MODEL_PATH}", f"       {files.curves}"]
-    utils.say(*lines)
+    utils.say(*lines, *tuning.describe_promise(selected))
     for line in tuning.describe_fallback(selected):
         utils.warn(line)
