@@ -220,7 +220,7 @@ class Predictor:
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]
-        self.doubt_cut = _choose_cut(metadata, self.calibration)  # above it the model abstains; None: never
+        self.abstention: dict[str, float] | None = metadata.get("abstention")  # None: the model decides on every image
 
     def __repr__(self) -> str:
         """Predictor(resnet18, 3 classes: 'cat', 'dog', 'fox', trained_models/best_model.pt)."""
@@ -321,14 +321,16 @@ class Predictor:
         return [np.flatnonzero(row).tolist() for row in chosen]
 
     def abstain(self, probabilities: NDArray[np.float32]) -> list[bool]:
-        """Whether the model leaves the decision to a person, for each row of `probabilities` (B, C).
-
-        The thresholds are the model's own.
-        """
-        if self.doubt_cut is None:
+        """Whether the model leaves the image to a person, for each row of `probabilities` (B, C)."""
+        if self.abstention is None:
             return [False] * len(probabilities)
         predicted = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
-        return (measure_doubt(probabilities, predicted) > self.doubt_cut).tolist()
+        methods = self.metadata.get("calibration") or {}
+        calibrated: NDArray[np.floating] = probabilities
+        if "platt" in methods:  # as when the cut was tuned, whichever calibration is in use
+            used = methods.get(self.calibration, {"scale": [1.0], "bias": [0.0]})
+            calibrated = calibration.apply_to_probabilities(probabilities, calibration.relate(methods["platt"], used))
+        return (measure_doubt(calibrated, predicted) > self.abstention["cut"]).tolist()
 
 
 def load(
@@ -458,20 +460,6 @@ def choose_activation(
         return activate(calibration.apply(logits, fitted))
 
     return calibrate, np.asarray(calibration.map_thresholds(thresholds, fitted), dtype=np.float32)
-
-
-def _choose_cut(metadata: dict[str, Any], method: str) -> float | None:
-    """The doubt above which the model abstains, of probabilities calibrated by `method`; None: it never does.
-
-    Raises InputError if the model has one for other calibrations only.
-    """
-    if (abstention := metadata.get("abstention")) is None:
-        return None
-    if method not in abstention["cuts"]:
-        raise InputError(
-            f"the model abstains without the calibration {method!r} alone: tune both together by threshold_tuning.py"
-        )
-    return float(abstention["cuts"][method])
 
 
 def _leave_unchanged(probabilities: torch.Tensor) -> torch.Tensor:

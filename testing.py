@@ -119,7 +119,7 @@ def test(device: torch.device) -> None:
                 probabilities=probabilities,
                 classes=model.classes,
                 decide=model.decide,
-                abstain=model.abstain if model.doubt_cut is not None else None,
+                abstain=model.abstain if model.abstention else None,
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed

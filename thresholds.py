@@ -588,12 +588,16 @@ def _choose_cheapest(ranking: Ranking, policy: Policy) -> int | None:
 
 
 def measure_doubt(probabilities: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
-    """How unsure each decision is, (N,): TODO.
+    """How unsure each decision is, (N,): its expected number of wrong entries, over one more than its labels.
 
-    `probabilities` (N, C) and `predicted` (N, C) bool, the classes that each image gets.
+    `probabilities` (N, C) are calibrated, and `predicted` (N, C) bool says which classes each image gets. An entry is
+    wrong with probability 1 - p where it is predicted, else with p. Of nine measures this one orders images best by how
+    good their labels are: benchmarks/promises.py.
+
+        measure_doubt([[0.9, 0.2], [0.6, 0.4]], [[True, False], [True, False]])    # [0.15, 0.4]
     """
     probabilities, predicted = np.asarray(probabilities, dtype=np.float64), np.asarray(predicted)
-    return np.where(predicted, 1 - probabilities, probabilities).sum(axis=1)
+    return np.where(predicted, 1 - probabilities, probabilities).sum(axis=1) / (predicted.sum(axis=1) + 1)
 
 
 def tune_abstention(doubts: NDArray[np.float64], share: float) -> float:

@@ -81,21 +81,19 @@ def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Po
 
 def tune_abstention(
     scores: SavedScores, class_thresholds: NDArray[np.float32], methods: Mapping[str, Any], policy: Policy
-) -> dict[str, Any]:
-    """Doubt above which the model leaves an image to a person, so that the share `policy.abstain` of `scores` is left.
+) -> dict[str, float]:
+    """Find the doubt above which the model leaves an image to a person, so that `policy.abstain` of `scores` are left.
 
-    Returns {"share": that share, "cuts": {"none" or a calibration of `methods`: the doubt}}, since a model's doubt is
-    computed from the probabilities that it gives.
+    Returns {"share": that share, "cut": the doubt}. Doubt is measured on probabilities that Platt scaling calibrated,
+    whichever calibration is in use, or none: without it, a model trained with weights of positives knows less well
+    where it is wrong.
     """
-    cuts = {}
-    for name in ("none", *methods):
-        probabilities, used = scores.probabilities, class_thresholds
-        if name != "none":
-            probabilities = calibration.apply_to_probabilities(probabilities, methods[name]).astype(np.float32)
-            used = calibration.map_thresholds(used, methods[name])
-        predicted = metrics.predict(probabilities, used, policy.min_labels, policy.max_labels)
-        cuts[name] = thresholds.tune_abstention(thresholds.measure_doubt(probabilities, predicted), policy.abstain)
-    return {"share": policy.abstain, "cuts": cuts}
+    predicted = metrics.predict(scores.probabilities, class_thresholds, policy.min_labels, policy.max_labels)
+    probabilities = scores.probabilities
+    if "platt" in methods:
+        probabilities = calibration.apply_to_probabilities(probabilities, methods["platt"])
+    cut = thresholds.tune_abstention(thresholds.measure_doubt(probabilities, predicted), policy.abstain)
+    return {"share": policy.abstain, "cut": cut}
 
 
 def describe_promise(metadata: Mapping[str, Any]) -> list[str]:

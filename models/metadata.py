@@ -102,14 +102,8 @@ def is_promise(value: Any) -> bool:
 
 
 def is_abstention(value: Any) -> bool:
-    """Whether `value` is what `evaluation.tuning.tune_abstention` gives: a share, and doubts by calibration."""
-    return (
-        is_object(value)
-        and {"share", "cuts"} <= value.keys()
-        and is_share(value["share"])
-        and is_object(value["cuts"], is_number)
-        and "none" in value["cuts"]
-    )
+    """Whether `value` is what `evaluation.tuning.tune_abstention` gives, except None."""
+    return is_object(value, is_number) and {"share", "cut"} <= value.keys() and is_share(value["share"])
 
 
 def is_config(value: Any) -> bool:
@@ -164,7 +158,7 @@ RULES: dict[str, Limit] = {
         "an object with metric, level, confidence, num_images and words, or null",
     ),
     "abstention": Limit(
-        lambda value: value is None or is_abstention(value), "an object with a share and cuts by calibration, or null"
+        lambda value: value is None or is_abstention(value), "an object with the numbers share and cut, or null"
     ),
     # where it comes from
     "best_f1": Limit(is_f1, "a finite number, or null"),

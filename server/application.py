@@ -263,8 +263,8 @@ class Service:
         ]
 
     def abstain(self, probabilities: NDArray[np.float32]) -> list[bool] | list[None]:
-        """Whether the model leaves an image to a person, for each row of `probabilities` (B, C); None: it never does."""
-        if self.model.doubt_cut is None:
+        """Whether the model leaves an image to a person, for each row (C,); None: it never does."""
+        if self.model.abstention is None:
             return [None] * len(probabilities)
         return self.model.abstain(probabilities)
 
