@@ -670,7 +670,7 @@ def _choose_promised_recall(probabilities: Floats, targets: NDArray, policy: Pol
     if allowed < 0:
         return probabilities.dtype.type(0)
     present, _ = as_known(targets)
-    shares = divide(1, present.sum(axis=1))  # of an image, that one missed label is
+    shares = 1 / np.maximum(present.sum(axis=1), 1)  # of an image's labels, that one is
     scores = probabilities[present]
     order = np.argsort(scores)
     missed = np.cumsum(shares[np.nonzero(present)[0]][order])  # above each score: with it and all lower ones missed
