@@ -56,8 +56,8 @@ def test_a_promise_says_what_how_sure_and_by_what() -> None:
         "confidence": None,
         "num_images": 1000,
         "words": "on new images that are drawn as the 1,000 validation images were, 0.9 or more of an image's labels "
-        "are found, on average (conformal risk control, Angelopoulos et al. 2024); approximately, since the same images "
-        "chose the epoch",
+        "are found, on average (conformal risk control, Angelopoulos et al. 2024); approximately, since the same "
+        "images chose the epoch",
     }
     promise = promises.make_promise(Policy(goal="guaranteed_precision"), 50, {"config": {"NUM_EPOCHS": 1}})
     assert promise is not None
