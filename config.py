@@ -229,9 +229,7 @@ FALSE_POSITIVE_COST: Above0 = 1.0  # cost: of a label too many
 FALSE_NEGATIVE_COST: Above0 = 1.0  # cost: of a label that is missing
 MIN_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: may be none
 MAX_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: any number
-ABSTAIN: ShareBelow1 = (
-    0.0  # share of the images to leave to a person, the most doubtful; they keep their labels; 0: none
-)
+ABSTAIN: ShareBelow1 = 0.0  # share of the images to leave to a person, the most doubtful; they keep labels; 0: none
 CALIBRATION: Literal["none", "temperature", "platt"] = "none"  # of probabilities in use, as fitted on validation images
 
 # ---- Machine ----
