@@ -337,11 +337,11 @@ def report_promises(predictions: Predictions, targets: NDArray[np.int8], model: 
     if promise:
         kept = promises.check_promise(promise, predicted, targets)
         utils.say(promises.describe_kept(promise, kept))
-        if TEST_INT8 or TEST_FLIP or TEST_SCALES != (1.0,):
-            utils.say(f"it was promised for one view of an image, in float, and these are {name_engine(model)}")
+        if TEST_INT8 or TEST_FLIP or TEST_SCALES != (1.0,) or model.metadata.get("precision") == "int8":
+            utils.say("it was promised for one view of an image, in float: int8 and several views change probabilities")
         told["promise"] = {**promise, **(kept._asdict() if kept else {})}
     if predictions.abstain:
-        is_left = np.array(predictions.abstain(scores))
+        is_left = np.concatenate([predictions.abstain(np.array(scores[rows])) for rows in metrics.read_rows(scores)])
         gains = promises.measure_gains(predicted, targets, is_left)
         if gains:
             print_gains(gains, int(is_left.sum()), len(predictions))
@@ -409,17 +409,16 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
 
 def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     """Print how many labels were predicted, those of a few images in full, and which images were left out."""
-    counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
+    found = [(len(prediction.labels), prediction.abstains) for prediction in predictions]
+    counts, is_left = np.array(found, dtype=int).T
     if len(predictions) <= MAX_ANSWERS:
         base = find_base(predictions.paths)
         for prediction in predictions:
             doubt = " (look at this one)" if prediction.abstains else ""
             utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{doubt}")
     if predictions.abstain:
-        num_left = sum(prediction.abstains for prediction in predictions)
-        utils.say(
-            f"{num_left:,} of {count(len(predictions), 'image')} left to a person, see the file ..._abstained.json"
-        )
+        left = f"{is_left.sum():,} of {count(len(predictions), 'image')}"
+        utils.say(f"{left} left to a person: see ..._abstained.json")
     if len(predictions) == 1:
         utils.say(f"1 image, {count(int(counts[0]), 'label')}")
     else:
