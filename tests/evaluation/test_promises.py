@@ -293,7 +293,7 @@ def test_testing_says_what_was_promised_and_gained_and_marks_images(
     testing.main(arguments)
     out = capsys.readouterr().out
     assert "promised recall 0.9: found " in out
-    assert "2 of 12 images left to a person, 10 decided\n" in out
+    assert "2 of 12 images left to a person, 10 decided" in out
     names = {file.name.partition("testbs64")[2]: file for file in (folder / "predictions").glob("predictions_*")}
     assert json.loads(names["_abstained.json"].read_text()) == expected
     labels = json.loads(names[".json"].read_text())
