@@ -591,8 +591,8 @@ def measure_doubt(probabilities: ArrayLike, predicted: ArrayLike) -> NDArray[np.
     """How unsure each decision is, (N,): its expected number of wrong entries, over one more than its labels.
 
     `probabilities` (N, C) are calibrated, and `predicted` (N, C) bool says which classes each image gets. An entry is
-    wrong with probability 1 - p where it is predicted, else with p. Of nine measures this one orders images best by how
-    good their labels are: benchmarks/promises.py.
+    wrong with probability 1 - p where it is predicted, else with p. Of eight measures this one orders images best by
+    the F1 of their labels: benchmarks/promises.py.
 
         measure_doubt([[0.9, 0.2], [0.6, 0.4]], [[True, False], [True, False]])    # [0.15, 0.4]
     """
@@ -662,9 +662,9 @@ def _count_allowed(recall: float, num_images: int) -> float:
 def _choose_promised_recall(probabilities: Floats, targets: NDArray, policy: Policy) -> np.floating | None:
     """The highest score down to which everything has to be predicted; 0 for too few images, None: nothing has to be.
 
-    Conformal risk control (Angelopoulos et al. 2024): the highest threshold with (n R + 1) / (n + 1) <=
-    alpha, for n images, alpha = 1 - recall, and R the mean over images of the share of an image's labels that is
-    missed. R rises with the threshold, and no score but a label's changes it.
+    Conformal risk control (Angelopoulos et al. 2024): the highest threshold with (n R + 1) / (n + 1) <= alpha, for n
+    images, alpha = 1 - recall, and R the mean over images of the share of an image's labels that is missed. R rises
+    with the threshold, and no score but a label's changes it.
     """
     allowed = _count_allowed(policy.recall, len(probabilities))
     if allowed < 0:
