@@ -330,7 +330,7 @@ def report_promises(predictions: Predictions, targets: NDArray[np.int8], model: 
     Returns the same for evaluate_result.json: {} for a model that does neither.
     """
     promise, told = model.metadata.get("promise"), {}
-    if config.TEST_SPLIT != "test" or not (promise or predictions.abstain):  # the others' images it was tuned on
+    if config.TEST_SPLIT != "test" or not (promise or predictions.abstain):  # others were trained on, or tuned on
         return told
     scores = predictions.probabilities
     predicted = metrics.predict(scores, model.thresholds, model.min_labels, model.max_labels)
