@@ -68,6 +68,13 @@ def apply_to_probabilities(probabilities: ArrayLike, method: Method) -> NDArray[
         return 1 / (1 + np.exp(-apply(_logit(np.asarray(probabilities, dtype=np.float64)), method)))
 
 
+def relate(method: Method, used: Method) -> dict[str, list[float]]:
+    """The method that turns probabilities calibrated by `used` into those calibrated by `method`."""
+    scale = np.asarray(method["scale"]) / np.asarray(used["scale"])
+    bias = np.asarray(method["bias"]) - scale * np.asarray(used["bias"])
+    return {"scale": scale.tolist(), "bias": bias.tolist()}
+
+
 def map_thresholds(thresholds: ArrayLike, method: Method) -> NDArray[np.float64]:
     """Thresholds for calibrated probabilities that predict the same classes as `thresholds` do for those before.
 

@@ -215,14 +215,23 @@ INT8_CALIBRATION_IMAGES: Count = 300  # of TEST_INT8 and int8 exports: training 
 
 # ---- Thresholds and calibration ----
 THRESHOLD_SCOPE: Literal["global", "per_class"] = "global"  # one for all classes, or one each, rare classes' shrunk
-THRESHOLD_GOAL: Literal["f1", "f_beta", "precision", "recall", "cost"] = "f1"  # global: weighted over classes
+THRESHOLD_GOAL: Literal[
+    "f1",
+    "f_beta",
+    "precision",
+    "recall",
+    "cost",
+    "guaranteed_recall",
+    "guaranteed_precision",
+] = "f1"  # of global scope: weighted over classes; guaranteed_...: a promise for new images, of global scope only
 THRESHOLD_BETA: Above0 = 1.0  # f_beta: recall counts so many times as much as precision
-THRESHOLD_PRECISION: ShareAbove0 = 0.95  # precision: at least this, then the highest recall
-THRESHOLD_RECALL: ShareAbove0 = 0.9  # recall: at least this, then the highest precision
+THRESHOLD_PRECISION: ShareAbove0 = 0.95  # precision, guaranteed_precision: at least this, then the highest recall
+THRESHOLD_RECALL: ShareAbove0 = 0.9  # recall, guaranteed_recall: at least this, then the highest precision
 FALSE_POSITIVE_COST: Above0 = 1.0  # cost: of a label too many
 FALSE_NEGATIVE_COST: Above0 = 1.0  # cost: of a label that is missing
 MIN_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: may be none
 MAX_LABELS: OffOrCount = 1 if LABELS_PER_IMAGE == "one" else 0  # of an image, its most probable ones; 0: any number
+ABSTAIN: ShareBelow1 = 0.0  # share of the images to leave to a person, the most doubtful; they keep labels; 0: none
 CALIBRATION: Literal["none", "temperature", "platt"] = "none"  # of probabilities in use, as fitted on validation images
 
 # ---- Machine ----

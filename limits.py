@@ -220,6 +220,35 @@ def labels_fit(c: Any) -> str | None:
         return f"MIN_LABELS is {c.MIN_LABELS} but MAX_LABELS {c.MAX_LABELS}: no image could have both"
 
 
+def promise_can_be_kept(c: Any) -> str | None:
+    goal = c.THRESHOLD_GOAL
+    if goal not in ("guaranteed_recall", "guaranteed_precision"):
+        return None
+    if c.LABELS_PER_IMAGE == "one":
+        return (
+            f"THRESHOLD_GOAL {goal} is for thresholds, which LABELS_PER_IMAGE one does not use: leave one of them out"
+        )
+    if c.THRESHOLD_SCOPE == "per_class":
+        return (
+            f"THRESHOLD_GOAL {goal} is a promise over all classes, which one threshold keeps: set THRESHOLD_SCOPE = "
+            "'global'"
+        )
+    if goal == "guaranteed_recall" and c.MAX_LABELS:
+        return (
+            f"MAX_LABELS is {c.MAX_LABELS} but THRESHOLD_GOAL guaranteed_recall: no threshold finds more labels of an "
+            "image; set MAX_LABELS = 0"
+        )
+    if goal == "guaranteed_precision" and (c.MIN_LABELS or c.MAX_LABELS):
+        return (
+            "THRESHOLD_GOAL guaranteed_precision is about the labels at or above the threshold, and MIN_LABELS "
+            f"{c.MIN_LABELS} or MAX_LABELS {c.MAX_LABELS} adds or takes others: set both to 0"
+        )
+    name = "THRESHOLD_RECALL" if goal == "guaranteed_recall" else "THRESHOLD_PRECISION"
+    if getattr(c, name) == 1:
+        return f"{name} is 1 but THRESHOLD_GOAL {goal}: no number of images shows that there is no exception; set 0.99"
+    return None
+
+
 def compiled_model_keeps_activations(c: Any) -> str | None:
     if c.COMPILE and c.ACTIVATION_CHECKPOINTING:
         return "COMPILE and ACTIVATION_CHECKPOINTING do not go together: set one of them to False"
@@ -289,6 +318,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         prior_bias_has_a_sigmoid,
         sam_does_not_overflow,
         labels_fit,
+        promise_can_be_kept,
         compiled_model_keeps_activations,
         calibration_has_a_sigmoid,
         teachers_are_of_one_kind,

@@ -48,6 +48,7 @@ from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models.novelty import Reference, find_reference
 from models_factory import require_size, restore_model
+from thresholds import measure_doubt
 from utils import InputError, Progress, choose_device, make_visible, say
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
@@ -80,6 +81,7 @@ class Record:
     picture: Picture | None = None  # of an image that did not come from a file: what it was; None: it is at `path`
     novelty: float | None = None  # the share of training images that it is more unlike the others than; None: not known
     nearest: tuple[str, ...] = ()  # names of the training images that it is nearest to, the nearest first
+    abstains: bool = False  # the model is too unsure of these labels: a person should look (the constant ABSTAIN)
 
     def __repr__(self) -> str:
         return f"Record({', '.join([repr(self.path or 'in memory'), *self.describe()])})"
@@ -99,7 +101,7 @@ class Record:
     def json(self) -> dict[str, dict[str, Any]]:
         """{"res": {"input_path": path or None, "class_ids": [...], "scores": [...], "label_names": [...]}}.
 
-        The labels alone, the most probable first.
+        The labels alone, the most probable first. Where the model abstains, there is also "abstains": true.
         """
         values = {
             "input_path": self.path or None,
@@ -107,6 +109,8 @@ class Record:
             "scores": [shorten(self.probabilities[label]) for label in self.ranked],
             "label_names": [self.classes[label] for label in self.ranked],
         }
+        if self.abstains:
+            values["abstains"] = True
         return {"res": values}
 
     @property
@@ -230,6 +234,7 @@ class Predictor:
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]
+        self.abstention: dict[str, float] | None = metadata.get("abstention")  # None: the model decides on every image
 
     @property
     def compares(self) -> bool:
@@ -282,7 +287,8 @@ class Predictor:
                     seen.append(self.look(torch.from_numpy(np.stack(arrays)), names))
                 probabilities = np.mean([view.probabilities for view in seen], axis=0)
                 compared = next((view for view in seen if view.novelty is not None), Seen(probabilities))
-                for row, ((path, _), labels) in enumerate(zip(batch, self.decide(probabilities), strict=True)):
+                decisions = self.decide(probabilities), self.abstain(probabilities)
+                for row, ((path, _), labels, abstains) in enumerate(zip(batch, *decisions, strict=True)):
                     yield Record(
                         path=path,
                         probabilities=probabilities[row],
@@ -292,6 +298,7 @@ class Predictor:
                         picture=waiting.popleft(),
                         novelty=None if compared.novelty is None else float(compared.novelty[row]),
                         nearest=self.name_nearest(compared, row),
+                        abstains=abstains,
                     )
                 if progress:
                     progress.step(len(batch))
@@ -369,6 +376,18 @@ class Predictor:
         """Indices of the predicted classes, in rising order, for each row of `probabilities` (B, C)."""
         chosen = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
         return [np.flatnonzero(row).tolist() for row in chosen]
+
+    def abstain(self, probabilities: NDArray[np.float32]) -> list[bool]:
+        """Whether the model leaves the image to a person, for each row of `probabilities` (B, C)."""
+        if self.abstention is None:
+            return [False] * len(probabilities)
+        predicted = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
+        methods = self.metadata.get("calibration") or {}
+        calibrated: NDArray[np.floating] = probabilities
+        if "platt" in methods:  # as when the cut was tuned, whichever calibration is in use
+            used = methods.get(self.calibration, {"scale": [1.0], "bias": [0.0]})
+            calibrated = calibration.apply_to_probabilities(probabilities, calibration.relate(methods["platt"], used))
+        return (measure_doubt(calibrated, predicted) > self.abstention["cut"]).tolist()
 
 
 def load(

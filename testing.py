@@ -9,6 +9,7 @@ PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
 * the files that PREDICTION_FILES asks for
+* if the model leaves images to a person (ABSTAIN): ..._abstained.json, [image]; their labels stay in the first file
 * if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py,
   slices.csv with the metrics of each slice of SLICES, and the model's page report.html and its card MODEL_CARD.md
 * while the script runs: a hidden file with the probabilities so far, from which the same command goes on after an
@@ -59,7 +60,7 @@ from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
 from dataset.json_files import to_json
-from evaluation import model_facts, neighbours, plots, prediction_files, report, slices, test_results
+from evaluation import model_facts, neighbours, plots, prediction_files, promises, report, slices, test_results
 from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
@@ -133,6 +134,7 @@ def test(device: torch.device) -> None:
                 classes=model.classes,
                 decide=model.decide,
                 compared=compared,
+                abstain=model.abstain if model.abstention else None,
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
@@ -282,6 +284,11 @@ def write_predictions(predictions: Predictions, name: str) -> None:
     """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
     outputs = [Output(".json", write_indices)]
     outputs += [prediction_files.PREDICTION_FILES[kind] for kind in PREDICTION_FILES]
+    abstained = Output("_abstained.json", prediction_files.write_abstained)
+    if predictions.abstain:
+        outputs.append(abstained)
+    else:  # of an earlier test of this model, when it left images to a person
+        (PREDICTIONS_FOLDER / f"{name}{abstained.ending}").unlink(missing_ok=True)
     for output in outputs:
         path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
         output.write(path, predictions)
@@ -390,6 +397,7 @@ def evaluate(
             f"classes with fewer than {FEW_POSITIVES} positives: {num_rare}; with so few AP comes out too high, and "
             "the interval of mAP reaches further down"
         )
+    result |= report_promises(predictions, images.table.targets, model)
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     if sliced:
         slices.print_slicings(sliced)
@@ -460,6 +468,48 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
     )
 
 
+def report_promises(predictions: Predictions, targets: NDArray[np.int8], model: Predictor) -> dict[str, Any]:
+    """Print whether the images bear out what the model promises, and what it gains by leaving some to a person.
+
+    Returns the same for evaluate_result.json: {} for a model that does neither.
+    """
+    promise, told = model.metadata.get("promise"), {}
+    if config.TEST_SPLIT != "test" or not (promise or predictions.abstain):  # others were trained on, or tuned on
+        return told
+    scores = predictions.probabilities
+    predicted = metrics.predict(scores, model.thresholds, model.min_labels, model.max_labels)
+    if promise:
+        kept = promises.check_promise(promise, predicted, targets)
+        utils.say(promises.describe_kept(promise, kept))
+        if TEST_INT8 or TEST_FLIP or TEST_SCALES != (1.0,) or model.metadata.get("precision") == "int8":
+            utils.say("it was promised for one view of an image, in float: int8 and several views change probabilities")
+        told["promise"] = {**promise, **(kept._asdict() if kept else {})}
+    if predictions.abstain:
+        is_left = np.concatenate([predictions.abstain(np.array(scores[rows])) for rows in metrics.read_rows(scores)])
+        gains = promises.measure_gains(predicted, targets, is_left)
+        if gains:
+            print_gains(gains, int(is_left.sum()), len(predictions))
+        told["abstention"] = {
+            "num_left": int(is_left.sum()),
+            "metrics": {name: gain._asdict() for name, gain in gains.items()},
+        }
+    return told
+
+
+def print_gains(gains: Mapping[str, promises.Gain], num_left: int, num_images: int) -> None:
+    """Print what the images that are not left to a person have more than all."""
+    from rich.table import Table as Grid
+
+    title = f"{num_left:,} of {num_images:,} images left to a person, {num_images - num_left:,} decided"
+    grid = Grid("metric", "all", "decided", "gain", "95 % interval", title=title, title_justify="left")
+    for column in grid.columns[1:4]:
+        column.justify = "right"
+    for name, gain in gains.items():
+        difference = f"{gain.decided - gain.all:+.4f}"
+        grid.add_row(name, f"{gain.all:.4f}", f"{gain.decided:.4f}", difference, f"{gain.low:+.4f} to {gain.high:+.4f}")
+    utils.make_console().print(grid)
+
+
 def warn_of_missing_labels(targets: NDArray[np.int8]) -> None:
     """Warn where no image of TEST_SPLIT has a label, or none that is known, since most metrics then say nothing."""
     present, known = metrics.as_known(targets)
@@ -504,12 +554,17 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
 
 def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     """Print how many labels were predicted, those of a few images in full, and which images were left out."""
-    counts = np.fromiter((len(prediction.labels) for prediction in predictions), int)
+    found = [(len(prediction.labels), prediction.abstains) for prediction in predictions]
+    counts, is_left = np.array(found, dtype=int).T
     if len(predictions) <= MAX_ANSWERS:
         base = find_base(predictions.paths)
         for prediction in predictions:
+            doubt = " (look at this one)" if prediction.abstains else ""
             unlike = f" ({neighbours.UNLIKE})" if neighbours.is_unlike(prediction.novelty) else ""
-            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{unlike}")
+            utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{doubt}{unlike}")
+    if predictions.abstain:
+        left = f"{is_left.sum():,} of {count(len(predictions), 'image')}"
+        utils.say(f"{left} left to a person: see ..._abstained.json")
     if len(predictions) == 1:
         utils.say(f"1 image, {count(int(counts[0]), 'label')}")
     else:

@@ -3,9 +3,10 @@
     python threshold_tuning.py [recipe.py ...] [--NAME value ...]
 
 Reads the probabilities of the validation images, which training saved with the checkpoint MODEL_PATH. Writes into that
-checkpoint: `thresholds`, `best_threshold` (the global one), `min_labels`, `max_labels` and `calibration`. Beside the
-probabilities it writes thresholds.npy, (C,) float32 in the order of the classes, and thresholds.csv, which also names
-them. Copies of the checkpoint, and files that were exported from it before, stay as they are.
+checkpoint: `thresholds`, `best_threshold` (the global one), `min_labels`, `max_labels`, `calibration`, `promise` (of
+the goals guaranteed_...) and `abstention` (ABSTAIN). Beside the probabilities it writes thresholds.npy, (C,) float32 in
+the order of the classes, and thresholds.csv, which also names them. Copies of the checkpoint, and files that were
+exported from it before, stay as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from evaluation.saved_scores import (
     read_scores,
     save_thresholds,
 )
-from evaluation.tuning import describe_fallback, tune_checkpoint
+from evaluation.tuning import describe_fallback, describe_promise, tune_checkpoint
 from export import engines
 from models import checkpoints
 from thresholds import Policy
@@ -88,9 +89,11 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
         utils.say(
             f"the {MAX_CLASSES} classes with the most positives of {len(scores.classes):,}; thresholds.npy has all"
         )
+    for line in describe_promise(updates):
+        utils.say(line)
     for line in describe_fallback(updates):
         utils.warn(line)
-    if report["unreachable"]:
+    if report["unreachable"] and policy.goal == "precision":
         utils.warn(
             f"no threshold reaches that precision, so they are hardly predicted: {show_names(report['unreachable'])}"
         )
@@ -115,6 +118,8 @@ def make_threshold_grid(policy: Policy, updates: Mapping[str, Any]) -> Grid:
     titles["shrunk" if policy.scope == "per_class" else "global"] += " *"
     grid = Grid("thresholds", "number", "in-sample", "cross-fitted")
     for way, title in titles.items():
+        if way not in report["in_sample"]:  # a promise takes one threshold for all classes
+            continue
         in_sample, cross_fitted = report["in_sample"][way], report["cross_fitted"][way]
         for row, name in enumerate(in_sample):
             grid.add_row(title if row == 0 else "", name, f"{in_sample[name]:.4f}", f"{cross_fitted[name]:.4f}")
@@ -166,6 +171,8 @@ def describe_goal(policy: Policy) -> str:
         "recall": f"recall of {policy.recall:g} or more, then highest precision",
         "cost": f"least cost: {policy.false_positive_cost:g} a label too many, "
         f"{policy.false_negative_cost:g} one missing",
+        "guaranteed_recall": f"{policy.recall:g} of an image's labels found on new images, at the highest threshold",
+        "guaranteed_precision": f"{policy.precision:g} of an image's labels right on new images, then highest recall",
     }
     return goals[policy.goal]
 

@@ -9,10 +9,16 @@ Probabilities (N, C) and targets (N, C) are as in metrics.py, for N images and C
 exact optimum over all scores that occur, not the best of a grid. It lies midway between the lowest score that is
 predicted and the next one below. If it is best to predict nothing, it lies midway between the highest score and 1. Of
 equally good thresholds the highest is taken. With few images that optimum is chosen by noise: `tune_plateau`.
+
+The goals of PROMISES hold for images to come, not only for those that were tuned on:
+
+    decision = decide(probabilities, targets, Policy(goal="guaranteed_recall", recall=0.9))
+    rate_images(predicted, targets, "guaranteed_recall").mean()     # on other images of the same kind: 0.9 or more
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -30,6 +36,7 @@ from metrics import (
     divide,
     f_beta_of,
     measure,
+    predict,
     rank_classes,
     rank_scores,
     read_known,
@@ -51,7 +58,12 @@ FEW_IMAGES = 200
 SHRINKAGES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, np.inf)
 EXTREME_LOGIT = 16.0  # where thresholds are blended, their logits lie between -16 and 16
 
-Goal = Literal["f1", "f_beta", "precision", "recall", "cost"]
+CONFIDENCE = 0.9  # of guaranteed_precision: it holds in this share of draws of validation images, or more
+STEPS = 1000  # guaranteed_precision: the thresholds that are tested are 1 / STEPS, 2 / STEPS, ..., below 1
+STEPS_TO_START = 100  # and the tests begin at every so many of them, going down
+IMAGES_AT_ONCE = 2**10  # whose labels are counted at all these thresholds together
+
+Goal = Literal["f1", "f_beta", "precision", "recall", "cost", "guaranteed_recall", "guaranteed_precision"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,8 @@ class Policy:
 
     Goals: "f1" and "f_beta" make F highest. "precision" reaches at least `precision`, then makes recall highest;
     "recall" reaches at least `recall`, then makes precision highest. "cost" makes the sum of the costs lowest.
+    "guaranteed_recall" and "guaranteed_precision" promise `recall` or `precision` for other images, see PROMISES; they
+    take one threshold for all classes.
     """
 
     scope: Literal["global", "per_class"] = "global"  # one threshold for all classes, or one for each
@@ -71,6 +85,7 @@ class Policy:
     false_negative_cost: float = 1.0
     min_labels: int = 0  # as in metrics.predict
     max_labels: int = 0  # 0: no limit
+    abstain: float = 0.0  # share of images on which the model should not decide, see `tune_abstention`
 
 
 @dataclass(frozen=True)
@@ -78,8 +93,9 @@ class Decision:
     """The thresholds that a policy asks for, and how good all kinds of thresholds are.
 
     `in_sample` and `cross_fitted` have the keys "global", "per_class" and "shrunk" (what `decide` returns for the scope
-    "per_class"), each with the numbers of `measure_goal`. `in_sample` measures the images that the thresholds were
-    tuned on, and is too good. `cross_fitted` measures each image with thresholds tuned on others.
+    "per_class"), each with the numbers of `measure_goal`; for a goal of PROMISES "global" alone. `in_sample` measures
+    the images that the thresholds were tuned on, and is too good. `cross_fitted` measures each image with thresholds
+    tuned on others.
     """
 
     thresholds: NDArray[np.float64]  # (C,)
@@ -115,8 +131,9 @@ def tune_global(
 
     For the goals f1 and f_beta, `metric` is made highest: "f1_weighted", "f1_macro" or "f1_micro" (for f_beta, the same
     mean of F-beta). For precision, recall and cost, all entries are pooled. `min_labels` and `max_labels` play no role.
-    Without a positive the threshold is DEFAULT_THRESHOLD. Raises InputError for another metric, probabilities outside
-    0...1, or shapes that differ.
+    Without a positive the threshold is DEFAULT_THRESHOLD. For guaranteed_recall it is 0 where there are too few images
+    to promise anything (see `require_promise`). Raises InputError for another metric, probabilities outside 0...1, or
+    shapes that differ.
 
         tune_global([[0.9], [0.6], [0.2], [0.1]], [[1], [1], [0], [0]])    # 0.4
     """
@@ -126,13 +143,17 @@ def tune_global(
         )
     probabilities, targets = as_scores(probabilities, targets)
     present, known = as_known(targets)
-    if not present.any():
+    if not present.any() and policy.goal not in PROMISES:
         return DEFAULT_THRESHOLD
     if policy.goal in ("f1", "f_beta"):
         average_f, beta = TUNED_METRICS[metric], _choose_beta(policy)
         columns = present.any(axis=0) | (metric == "f1_micro")  # F is 0 without positives, wherever the threshold lies
         scores = (probabilities, targets) if columns.all() else (probabilities[:, columns], targets[:, columns])
         best = _find_best(*scores, lambda classes: average_f(classes, beta))
+    elif policy.goal in PROMISES:
+        best = PROMISES[policy.goal](probabilities, targets, policy)
+        if policy.goal == "guaranteed_precision" and best is not None:
+            return float(best)  # the test is of this very threshold: a lower one, midway to the next score, may fail
     else:
         ranking = rank_scores(probabilities[known], present[known])
         choice = GOALS[policy.goal](ranking, policy)
@@ -187,6 +208,13 @@ def standard_error(predicted: ArrayLike, targets: ArrayLike, metric: str = "f1_w
     image i changes it by u_i, its influence, and the error is sqrt(sum u_i²) (the infinitesimal jackknife: Efron 1982,
     chapter 6). Raises InputError for another metric.
     """
+    return float(np.sqrt((find_influences(predicted, targets, metric, beta) ** 2).sum()))
+
+
+def find_influences(
+    predicted: ArrayLike, targets: ArrayLike, metric: str = "f1_weighted", beta: float = 1.0
+) -> NDArray[np.float64]:
+    """By how much each image changes the metric, to first order, (N,): see `standard_error`, which takes the same."""
     if metric not in ("f1_weighted", "f1_macro"):
         raise InputError(f"there is a standard error of f1_weighted and f1_macro, not of {metric!r}")
     present, known = as_known(targets)
@@ -201,7 +229,7 @@ def standard_error(predicted: ArrayLike, targets: ArrayLike, metric: str = "f1_w
         total = max(positives.sum(), 1)
         mean = f @ positives / total
         influences = (changes @ positives + present @ (f - mean)) / total
-    return float(np.sqrt((influences**2).sum()))
+    return influences
 
 
 def tune_per_class(
@@ -210,8 +238,11 @@ def tune_per_class(
     """The threshold of each class that is best for this class by the goal of `policy`, (C,) float64.
 
     A class without positives gets the threshold of `tune_global` with this `metric`; the other classes do not depend on
-    `metric`. Thresholds of rare classes are noisy: see `tune_shrunk`. Raises InputError as `tune_global` does.
+    `metric`. Thresholds of rare classes are noisy: see `tune_shrunk`. Raises InputError as `tune_global` does, and for
+    a goal of PROMISES.
     """
+    if policy.goal in PROMISES:
+        raise InputError(f"{policy.goal} is a promise over all classes: it takes one threshold, the scope global")
     tuned = []
     for scores, present in read_known(*as_scores(probabilities, targets)):
         ranking = rank_scores(scores, present)
@@ -253,9 +284,12 @@ def decide(probabilities: ArrayLike, targets: ArrayLike, policy: Policy, folds: 
     of a fold use the k that is best on the remaining folds, so no image has a say in how it is measured.
     With fewer than FEW_IMAGES images the global threshold is that of `tune_plateau`.
 
-    `seed` draws the folds. Raises InputError for probabilities outside 0...1, shapes that differ, or no images.
+    `seed` draws the folds. Raises InputError for probabilities outside 0...1, shapes that differ, no images, or what
+    `require_promise` refuses.
     """
     probabilities, targets = as_scores(probabilities, targets, at_least=1)
+    if policy.goal in PROMISES:
+        return _decide_promise(probabilities, targets, policy, folds, seed)
     limits, tune_all = (policy.min_labels, policy.max_labels), choose_tuner(len(probabilities))
 
     def tune(rows: Bools) -> list[NDArray[np.float64]]:
@@ -292,11 +326,37 @@ def decide(probabilities: ArrayLike, targets: ArrayLike, policy: Policy, folds: 
     )
 
 
+def _decide_promise(probabilities: Floats, targets: NDArray, policy: Policy, folds: int, seed: int) -> Decision:
+    """`decide` for a goal of PROMISES. Its numbers have the mean of `rate_images` beside those of `measure_goal`."""
+    require_promise(policy, len(probabilities))
+    limits = policy.min_labels, policy.max_labels
+    threshold = tune_global(probabilities, targets, policy=policy)
+    fold_of = assign_folds(len(probabilities), folds, seed)
+    tuned = []
+    for fold in range(fold_of.max() + 1):
+        tuned.append(tune_global(probabilities[fold_of != fold], targets[fold_of != fold], policy=policy))
+    measured = []
+    for used in (threshold, np.array(tuned)[fold_of, None]):  # one for all images, or (N, 1)
+        shares = rate_images(predict(probabilities, used, *limits), targets, policy.goal)
+        numbers = measure_goal(confusion(probabilities, targets, used, *limits), policy)
+        measured.append(
+            numbers | {f"image_{policy.goal.removeprefix('guaranteed_')}": float(divide(shares.sum(), len(shares)))}
+        )
+    return Decision(
+        thresholds=np.full(probabilities.shape[1], threshold),
+        threshold=threshold,
+        shrinkage=np.inf,
+        unreachable=_find_unreachable(probabilities, targets, policy),
+        in_sample={"global": measured[0]},
+        cross_fitted={"global": measured[1]},
+    )
+
+
 def measure_goal(counts: NDArray[np.int64], policy: Policy) -> dict[str, float]:
     """What a policy is judged by: weighted F1 and the numbers of its goal, by name.
 
     `counts` are those of `metrics.confusion`, (C, 2, 2). The goal f_beta adds the weighted mean of F-beta; precision
-    and recall add OP and OR, those of all entries pooled; cost adds the mean cost of an entry.
+    and recall, also guaranteed, add OP and OR, those of all entries pooled; cost adds the mean cost of an entry.
     """
     misses, positives = counts[:, 1, 0], counts[:, 1].sum(axis=1)
     hits, predicted = counts[:, 1, 1], counts[:, :, 1].sum(axis=1)
@@ -308,7 +368,7 @@ def measure_goal(counts: NDArray[np.int64], policy: Policy) -> dict[str, float]:
     measured = {"f1_weighted": average_f(1.0)}
     if policy.goal == "f_beta":
         measured[f"f{policy.beta:g}_weighted"] = average_f(policy.beta)
-    elif policy.goal in ("precision", "recall"):
+    elif policy.goal in ("precision", "recall", *PROMISES):
         measured["OP"] = float(divide(hits.sum(), predicted.sum()))
         measured["OR"] = float(divide(hits.sum(), positives.sum()))
     elif policy.goal == "cost":
@@ -524,6 +584,152 @@ def _choose_cheapest(ranking: Ranking, policy: Policy) -> int | None:
     return int(np.argmax(costs <= costs.min() * (1 + EQUAL)))
 
 
+# ---- images on which the model should not decide ----
+
+
+def measure_doubt(probabilities: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """How unsure each decision is, (N,): its expected number of wrong entries, over one more than its labels.
+
+    `probabilities` (N, C) are calibrated, and `predicted` (N, C) bool says which classes each image gets. An entry is
+    wrong with probability 1 - p where it is predicted, else with p. Of eight measures this one orders images best by
+    the F1 of their labels: benchmarks/promises.py.
+
+        measure_doubt([[0.9, 0.2], [0.6, 0.4]], [[True, False], [True, False]])    # [0.15, 0.4]
+    """
+    probabilities, predicted = np.asarray(probabilities, dtype=np.float64), np.asarray(predicted)
+    return np.where(predicted, 1 - probabilities, probabilities).sum(axis=1) / (predicted.sum(axis=1) + 1)
+
+
+def tune_abstention(doubts: NDArray[np.float64], share: float) -> float:
+    """The doubt above which an image is left to a person: at most the `share` (below 1) of `doubts` (N,) lie above.
+
+    It lies midway between the least doubt that is left and the greatest that is not. Equal doubts are never told
+    apart, so fewer may be left.
+    """
+    decided = np.sort(doubts)[::-1][math.floor(round(share * len(doubts), 9))]
+    left = doubts[doubts > decided]
+    return float((decided + left.min()) / 2 if len(left) else decided)
+
+
+# ---- promises: goals that hold for other images ----
+
+
+def require_promise(policy: Policy, num_images: int) -> None:
+    """Raise InputError for a promise that so many validation images, or the rest of the policy, cannot keep.
+
+    Without one of PROMISES as its goal, a policy promises nothing.
+    """
+    if policy.goal not in PROMISES:
+        return
+    if policy.scope == "per_class":
+        raise InputError(f"{policy.goal} is a promise over all classes: it takes one threshold, the scope global")
+    if policy.max_labels or (policy.min_labels and policy.goal == "guaranteed_precision"):
+        raise InputError(f"{policy.goal} is about what a threshold predicts: with labels cut or added it does not hold")
+    if policy.goal == "guaranteed_recall" and policy.recall == 1:
+        raise InputError("guaranteed_recall cannot promise a recall of 1: no number of validation images is enough")
+    if policy.goal == "guaranteed_recall" and _count_allowed(policy.recall, num_images) < 0:
+        needed = math.ceil(round(1 / (1 - policy.recall), 9)) - 1
+        raise InputError(
+            f"guaranteed_recall promises {policy.recall:g}, for which it takes {needed:,} validation images or more, "
+            f"and there are {num_images:,}: lower THRESHOLD_RECALL, or validate on more images"
+        )
+
+
+def rate_images(predicted: ArrayLike, targets: ArrayLike, goal: Goal) -> NDArray[np.float64]:
+    """What a goal of PROMISES promises the mean of: a share of each image's labels, (M,).
+
+    `predicted` (N, C) bool says which classes each image gets. guaranteed_recall: the share of an image's labels that
+    is found, 1 for an image without labels; of all N images. guaranteed_precision: the share of its predicted labels
+    that is right, of the M images that get one. Unknown entries count nowhere.
+    """
+    present, known = as_known(targets)
+    predicted = np.asarray(predicted) & known
+    hits = (predicted & present).sum(axis=1)
+    if goal == "guaranteed_recall":
+        return divide(hits, present.sum(axis=1), undefined=1.0)
+    count = predicted.sum(axis=1)
+    return divide(hits, count)[count > 0]
+
+
+def _count_allowed(recall: float, num_images: int) -> float:
+    """How many images' worth of labels may be missed: the largest sum of losses with (sum + 1) / (n + 1) <= alpha.
+
+    Below 0 if not even a sum of 0 is that small.
+    """
+    return round((1 - recall) * (num_images + 1) - 1, 9)  # 1 - 0.9 is a little less than 0.1
+
+
+def _choose_promised_recall(probabilities: Floats, targets: NDArray, policy: Policy) -> np.floating | None:
+    """The highest score down to which everything has to be predicted; 0 for too few images, None: nothing has to be.
+
+    Conformal risk control (Angelopoulos et al. 2024): the highest threshold with (n R + 1) / (n + 1) <= alpha, for n
+    images, alpha = 1 - recall, and R the mean over images of the share of an image's labels that is missed. R rises
+    with the threshold, and no score but a label's changes it.
+    """
+    allowed = _count_allowed(policy.recall, len(probabilities))
+    if allowed < 0:
+        return probabilities.dtype.type(0)
+    present, _ = as_known(targets)
+    shares = 1 / np.maximum(present.sum(axis=1), 1)  # of an image's labels, that one is
+    scores = probabilities[present]
+    order = np.argsort(scores)
+    missed = np.cumsum(shares[np.nonzero(present)[0]][order])  # above each score: with it and all lower ones missed
+    too_many = np.flatnonzero(missed > allowed + 1e-9)
+    return scores[order[too_many[0]]] if len(too_many) else None
+
+
+def _choose_promised_precision(probabilities: Floats, targets: NDArray, policy: Policy) -> np.floating | None:
+    """The lowest threshold that is shown to be precise enough; None if none is.
+
+    Precision need not rise with the threshold, so this is Learn then Test (Angelopoulos et al. 2025) with fixed
+    sequence testing. The hypothesis of a threshold: over images that get labels, the mean share of wrong ones among
+    them is more than 1 - precision. Going down from each of several starts, thresholds are tested until one is not
+    rejected; each start has its part of the error 1 - CONFIDENCE, so with CONFIDENCE none is rejected wrongly.
+    Thresholds and starts are fixed before any image is seen, as the proof asks for.
+    """
+    candidates = (np.arange(1, STEPS) / STEPS).astype(probabilities.dtype)
+    wrong, labelled = np.zeros(len(candidates)), np.zeros(len(candidates), dtype=np.int64)
+    for start in range(0, len(probabilities), IMAGES_AT_ONCE):
+        rows = slice(start, start + IMAGES_AT_ONCE)
+        present, known = as_known(targets[rows])
+        # at or above how many candidates an entry lies; each image has STEPS bins of its own
+        bins = np.searchsorted(candidates, probabilities[rows], side="right")
+        bins += STEPS * np.arange(len(bins))[:, None]
+        by_bin = [np.bincount(bins[entries], minlength=STEPS * len(bins)) for entries in (known, present)]
+        predicted, hits = (counts.reshape(-1, STEPS)[:, :0:-1].cumsum(axis=1)[:, ::-1] for counts in by_bin)
+        wrong += divide(predicted - hits, predicted).sum(axis=0)
+        labelled += (predicted > 0).sum(axis=0)
+    starts = range(STEPS_TO_START - 1, len(candidates), STEPS_TO_START)
+    level = (1 - CONFIDENCE) / len(starts)
+    best, goes_on = None, False
+    for step in reversed(range(len(candidates))):
+        goes_on = (goes_on or step in starts) and labelled[step] > 0
+        if goes_on:
+            goes_on = find_p_value(wrong[step] / labelled[step], int(labelled[step]), 1 - policy.precision) <= level
+        best = candidates[step] if goes_on else best
+    return best
+
+
+def find_p_value(risk: float, num_images: int, limit: float) -> float:
+    """The p-value of Hoeffding and Bentkus that a risk is above `limit`, where its mean over `num_images` is `risk`.
+
+    For losses in 0...1 (Bates et al. 2021, "Distribution-free, risk-controlling prediction sets"). It is small where
+    `risk` is well below `limit`.
+
+        find_p_value(0.02, 500, 0.05)    # 0.0023
+    """
+    if risk >= limit:
+        return 1.0
+    divergence = (1 - risk) * (math.log1p(-risk) - math.log1p(-limit))
+    divergence += risk * math.log(risk / limit) if risk > 0 else 0.0
+    counts = np.arange(math.ceil(round(num_images * risk, 9)) + 1)
+    factorials = np.cumsum(np.log(np.maximum(np.arange(num_images + 1), 1)))  # their logarithms
+    log_shares = factorials[-1] - factorials[counts] - factorials[num_images - counts]
+    log_shares += counts * math.log(limit) + (num_images - counts) * math.log1p(-limit)
+    binomial = float(np.exp(log_shares).sum())  # P(at most that many of num_images), each with probability `limit`
+    return min(math.exp(-num_images * divergence), math.e * binomial, 1.0)
+
+
 def _choose_strength(counts: NDArray[np.int64], policy: Policy) -> int:
     """The index in SHRINKAGES of the best `counts` (strengths, C, 2, 2) by the goal; of equally good ones the last."""
 
@@ -548,12 +754,15 @@ def _choose_strength(counts: NDArray[np.int64], policy: Policy) -> int:
 def _find_unreachable(probabilities: Floats, targets: NDArray, policy: Policy) -> tuple[int, ...]:
     """The classes with positives for which no threshold reaches the precision.
 
-    With one threshold for all classes, these are all of them or none.
+    With one threshold for all classes, these are all of them or none; for guaranteed_precision all C or none.
     """
-    if policy.goal != "precision":
+    if policy.goal not in ("precision", "guaranteed_precision"):
         return ()
     present, known = as_known(targets)
     with_positives = np.flatnonzero(present.any(axis=0)).tolist()
+    if policy.goal == "guaranteed_precision":
+        is_found = _choose_promised_precision(probabilities, targets, policy) is not None
+        return () if is_found else tuple(range(probabilities.shape[1]))
     if policy.scope == "global":
         ranking = rank_scores(probabilities[known], present[known])
         return tuple(with_positives) if _choose_precise(ranking, policy) is None else ()
@@ -599,4 +808,10 @@ GOALS: dict[Goal, Callable[[Ranking, Policy], int | None]] = {
     "precision": _choose_precise,
     "recall": _choose_complete,
     "cost": _choose_cheapest,
+}
+
+# goals that hold for other images of the same kind; these functions return the lowest score to predict, None: nothing
+PROMISES: dict[Goal, Callable[[Floats, NDArray, Policy], np.floating | None]] = {
+    "guaranteed_recall": _choose_promised_recall,
+    "guaranteed_precision": _choose_promised_precision,
 }

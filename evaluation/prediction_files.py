@@ -173,6 +173,7 @@ class Predictions:
     classes: Sequence[str]
     decide: Callable[[NDArray[np.float32]], Sequence[list[int]]]  # probabilities (B, C) -> labels of each image
     compared: Compared | None = None  # with the training images; None: the model has nothing to compare with
+    abstain: Callable[[NDArray[np.float32]], Sequence[bool]] | None = None  # -> is an image left to a person? None: no
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -181,8 +182,9 @@ class Predictions:
         classes = tuple(self.classes)
         for rows in read_rows(self.probabilities):
             block = np.ascontiguousarray(self.probabilities[rows])
-            values = zip(self.paths[rows], self.names[rows], block, self.decide(block), strict=True)
-            for number, (path, name, probabilities, labels) in enumerate(values, rows.start):
+            abstains = self.abstain(block) if self.abstain else [False] * len(block)
+            values = zip(self.paths[rows], self.names[rows], block, self.decide(block), abstains, strict=True)
+            for number, (path, name, probabilities, labels, is_left) in enumerate(values, rows.start):
                 yield Prediction(
                     path=path,
                     probabilities=probabilities,
@@ -191,6 +193,7 @@ class Predictions:
                     classes=classes,
                     novelty=float(self.compared.novelty[number]) if self.compared else None,
                     nearest=self.name_nearest(number),
+                    abstains=is_left,
                     name=name,
                 )
 
@@ -228,8 +231,9 @@ def write_scores(path: Path, predictions: Predictions) -> None:
 def write_records(path: Path, predictions: Predictions) -> None:
     """Write JSON as PaddleX does: a list of records, one for each image, the most probable class first.
 
-    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}; of images that were
-    compared with the training images also "novelty", and "nearest", names of training images.
+    A record is {"input_path": path, "class_ids": [...], "scores": [...], "label_names": [...]}, with "abstains": true
+    where the model leaves the image to a person; of images that were compared with the training images also "novelty",
+    and "nearest", names of training images.
     """
 
     def make_records() -> Iterator[dict[str, Any]]:
@@ -264,7 +268,7 @@ def _write_json(path: Path, brackets: str, texts: Iterable[str]) -> None:
             for text in texts:
                 file.write(f"{separator}\n {text}")
                 separator = ","
-            file.write(f"\n{brackets[1]}")
+            file.write(f"\n{brackets[1]}" if separator == "," else brackets)
 
     write_atomically(path, write)
 
@@ -283,6 +287,11 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
                 writer.writerow([prediction.path, *map("{:.9g}".format, prediction.probabilities.tolist())])
 
     write_atomically(path, write)
+
+
+def write_abstained(path: Path, predictions: Predictions) -> None:
+    """Write JSON: [image], the names of those that the model leaves to a person."""
+    _write_json_list(path, (prediction.name for prediction in predictions if prediction.abstains))
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:

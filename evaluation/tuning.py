@@ -13,20 +13,23 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import calibration
+import metrics
 import thresholds
 from dataset.class_names import show_names
+from evaluation.promises import make_promise
 from evaluation.saved_scores import SavedScores, identify
 from thresholds import Policy
 from utils import InputError
 
 
 def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Policy) -> dict[str, Any]:
-    """Tune thresholds and calibration on `scores`, as `policy` asks.
+    """Tune thresholds and calibration on `scores`, as `policy` asks, and from when on the model abstains.
 
     Returns the keys of the checkpoint's `metadata` that change, in plain types. Raises InputError where the scores are
-    of another model or checkpoint.
+    of another model or checkpoint, and for a promise that they are too few for.
     """
     classes = tuple(metadata["classes"])
     _require_same_classes(scores.classes, classes)
@@ -52,12 +55,16 @@ def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Po
             "in_sample": measure_error(in_sample, targets),
             "cross_fitted": measure_error(cross_fitted, targets),
         }
+    class_thresholds = decision.thresholds.astype(np.float32)
+    is_promised = policy.goal in thresholds.PROMISES and not decision.unreachable
     return {
         "best_threshold": decision.threshold,
-        "thresholds": decision.thresholds.astype(np.float32).tolist(),
+        "thresholds": class_thresholds.tolist(),
         "min_labels": policy.min_labels,
         "max_labels": policy.max_labels,
         "calibration": methods,
+        "promise": make_promise(policy, len(scores.paths), metadata) if is_promised else None,
+        "abstention": tune_abstention(scores, class_thresholds, methods, policy) if policy.abstain else None,
         "threshold_policy": asdict(policy),
         "threshold_report": {
             "num_images": len(scores.paths),
@@ -72,12 +79,48 @@ def tune_checkpoint(metadata: Mapping[str, Any], scores: SavedScores, policy: Po
     }
 
 
+def tune_abstention(
+    scores: SavedScores, class_thresholds: NDArray[np.float32], methods: Mapping[str, Any], policy: Policy
+) -> dict[str, float]:
+    """Find the doubt above which the model leaves an image to a person, so that `policy.abstain` of `scores` are left.
+
+    Returns {"share": that share, "cut": the doubt}. Doubt is measured on probabilities that Platt scaling calibrated,
+    whichever calibration is in use, or none: without it, a model trained with weights of positives knows less well
+    where it is wrong.
+    """
+    predicted = metrics.predict(scores.probabilities, class_thresholds, policy.min_labels, policy.max_labels)
+    probabilities = scores.probabilities
+    if "platt" in methods:
+        probabilities = calibration.apply_to_probabilities(probabilities, methods["platt"])
+    cut = thresholds.tune_abstention(thresholds.measure_doubt(probabilities, predicted), policy.abstain)
+    return {"share": policy.abstain, "cut": cut}
+
+
+def describe_promise(metadata: Mapping[str, Any]) -> list[str]:
+    """Lines that say what a checkpoint promises, and which images it leaves to a person; often none.
+
+    `metadata` is that of a checkpoint, or what `tune_checkpoint` returns.
+    """
+    lines = []
+    if promise := metadata.get("promise"):
+        lines.append(f"promised: {promise['words']}")
+    if abstention := metadata.get("abstention"):
+        lines.append(f"left to a person: {abstention['share']:.4g} of the images, those that it is least sure of")
+    return lines
+
+
 def describe_fallback(metadata: Mapping[str, Any]) -> list[str]:
-    """Lines that say which classes have the global threshold although one a class was asked for; often none.
+    """Lines that say where a checkpoint has other thresholds than were asked for, or none that can; often none.
 
     `metadata` is that of a checkpoint, or what `tune_checkpoint` returns.
     """
     report, policy = metadata.get("threshold_report"), metadata.get("threshold_policy", {})
+    if report and policy.get("goal") == "guaranteed_precision" and metadata.get("promise") is None:
+        return [
+            f"nothing is promised, and nothing predicted: no threshold is shown to have a precision of "
+            f"{policy['precision']:.4g} by {report['num_images']:,} validation images; promise less "
+            "(THRESHOLD_PRECISION), or validate on more images"
+        ]
     if not report or policy.get("scope") != "per_class":
         return []
     threshold = f"the global threshold {metadata['best_threshold']:.4f}"

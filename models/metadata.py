@@ -63,6 +63,11 @@ def is_threshold(value: Any) -> bool:
     return is_number(value) and 0 <= value <= 1 + 1e-6
 
 
+def is_share(value: Any) -> bool:
+    """Whether `value` is a number from 0 to 1."""
+    return is_number(value) and 0 <= value <= 1
+
+
 def is_list(value: Any, allows: Any = is_number) -> bool:
     """Whether `value` is a list of values that `allows`."""
     return isinstance(value, list | tuple) and all(map(allows, value))
@@ -86,6 +91,25 @@ def is_image_size(value: Any) -> bool:
 
 def are_classes(value: Any) -> bool:
     return is_list(value, lambda name: isinstance(name, str)) and 0 < len(value) == len(set(value))
+
+
+def is_promise(value: Any) -> bool:
+    """Whether `value` is what `evaluation.promises.make_promise` gives, except None."""
+    return (
+        is_object(value)
+        and {"metric", "level", "confidence", "num_images", "words"} <= value.keys()
+        and value["metric"] in ("recall", "precision")
+        and is_share(value["level"])
+        and (value["confidence"] is None or is_share(value["confidence"]))
+        and is_count(value["num_images"])
+        and value["num_images"] > 0
+        and isinstance(value["words"], str)
+    )
+
+
+def is_abstention(value: Any) -> bool:
+    """Whether `value` is what `evaluation.tuning.tune_abstention` gives, except None."""
+    return is_object(value, is_number) and {"share", "cut"} <= value.keys() and is_share(value["share"])
 
 
 def is_config(value: Any) -> bool:
@@ -135,6 +159,13 @@ RULES: dict[str, Limit] = {
         lambda value: value is None or is_object(value, is_method), "an object of methods with scale and bias"
     ),
     "threshold_report": OBJECT,
+    "promise": Limit(
+        lambda value: value is None or is_promise(value),
+        "an object with metric, level, confidence, num_images and words, or null",
+    ),
+    "abstention": Limit(
+        lambda value: value is None or is_abstention(value), "an object with the numbers share and cut, or null"
+    ),
     # where it comes from
     "pretrained_licence": NAME,
     "best_f1": Limit(is_f1, "a finite number, or null"),

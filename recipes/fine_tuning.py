@@ -2,7 +2,8 @@
 
 Set DATASET_FOLDER: `python training.py recipes/fine_tuning.py --DATASET_FOLDER FOLDER`. The head is found first, on the
 frozen backbone: fine-tuning from a good head changes the pretrained features less (Kumar et al. 2022). Trained on crops
-at 256 to 288 pixels the model sees whole images best at 384, where objects are as large as in its crops (Touvron et al. 2019).
+at 256 to 288 pixels the model sees whole images best at 384, where objects are as large as in its crops (Touvron et al.
+2019). Takes up to 13 GB of memory.
 """
 
 MODEL_NAME = "efficientnet_lite2"

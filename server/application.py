@@ -78,6 +78,9 @@ class Prediction(BaseModel):
         description="the share of training images that are nearer to another one than this image is to any: at 1 it is "
         "farther away than all; left out where the model does not compare, see /health",
     )
+    abstains: bool | None = Field(
+        None, description="whether the model, at its own thresholds, leaves this image to a person; not of every model"
+    )
 
 
 class Predictions(BaseModel):
@@ -113,6 +116,7 @@ class PaddleXResult(BaseModel):
     image: str | None = Field(
         None, description="the picture above its labels, a JPEG in base64; left out where visualize is false"
     )
+    abstains: bool | None = Field(None, description="as at /predict")
 
 
 class PaddleXAnswer(BaseModel):
@@ -279,6 +283,12 @@ class Service:
             for row, is_label in zip(probabilities.tolist(), chosen, strict=True)
         ]
 
+    def abstain(self, probabilities: NDArray[np.float32]) -> list[bool] | list[None]:
+        """Whether the model leaves an image to a person, for each row (C,); None: it never does."""
+        if self.model.abstention is None:
+            return [None] * len(probabilities)
+        return self.model.abstain(probabilities)
+
     def _make_labels(self, indices: list[int], row: list[float], thresholds: list[float]) -> list[Label]:
         """The classes `indices` of one image, with their values in `row` (C,) and `thresholds` (C,)."""
         return [
@@ -334,13 +344,19 @@ def make_app(
         thresholds = model.thresholds if form.threshold is None else np.full_like(model.thresholds, form.threshold)
         answers = await service.compute(form.contents, form.names)
         monitor.images.inc(len(form.names))
-        labels_of = service.label(np.stack([answer.probabilities for answer in answers]), thresholds)
+        probabilities = np.stack([answer.probabilities for answer in answers])
+        labels, abstains = service.label(probabilities, thresholds), service.abstain(probabilities)
+        rows = zip(form.names, labels, answers, abstains, strict=True)
         return Predictions(
             predictions=[
                 Prediction(
-                    file=name, labels=labels, probabilities=answer.probabilities.tolist(), novelty=answer.novelty
+                    file=name,
+                    labels=labels,
+                    probabilities=answer.probabilities.tolist(),
+                    novelty=answer.novelty,
+                    abstains=is_left,
                 )
-                for name, labels, answer in zip(form.names, labels_of, answers, strict=True)
+                for name, labels, answer, is_left in rows
             ]
         )
 
@@ -363,7 +379,9 @@ def make_app(
         monitor.images.inc()
         categories = [Category(id=label.index, name=label.name, score=label.probability) for label in labels]
         picture = await service.draw(asked.content, answer.probabilities, labels) if asked.visualize else None
-        return PaddleXAnswer(logId=str(uuid.uuid4()), result=PaddleXResult(categories=categories, image=picture))
+        abstains = service.abstain(answer.probabilities[None])[0]
+        result = PaddleXResult(categories=categories, image=picture, abstains=abstains)
+        return PaddleXAnswer(logId=str(uuid.uuid4()), result=result)
 
     @app.get("/labels")
     async def labels() -> Labels:

@@ -17,6 +17,7 @@ import losses
 import overrides
 import serving
 import testing
+import thresholds
 from dataset import augmentations, formats
 from evaluation import activation_maps, prediction_files
 from export import engines, model_files
@@ -40,6 +41,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "PREDICTION_FILES": prediction_files.PREDICTION_FILES,
     "EXPORT_FORMATS": model_files.EXPORT_FORMATS,
     "CALIBRATION": ("none", *calibration.METHODS),
+    "THRESHOLD_GOAL": (*thresholds.GOALS, *thresholds.PROMISES),
     "DATASET_FORMAT": ("auto", *formats.FORMATS),
 }
 

@@ -126,6 +126,21 @@ def test_an_answer_says_how_novel_an_image_is_where_that_is_known(service: Servi
     assert set(client.post(PADDLEX_PATH, json=image).json()["result"]) == {"categories", "image"}, "PaddleX has none"
 
 
+def test_an_answer_says_whether_the_model_leaves_the_image_to_a_person(client: TestClient) -> None:
+    files = [("files", ("a.png", make_picture())), ("files", ("b.png", make_picture((255, 0, 0))))]
+    asked = {"image": base64.b64encode(make_picture()).decode()}
+    plain = client.post("/predict", files=files).json()["predictions"], client.post("/predict", json=asked).json()
+    # expected wrong entries of the first: .8 + .2 + .4, of two labels; of the second 0
+    model = make_model(abstention={"share": 0.1, "cut": 0.4})
+    with TestClient(make_app(make_service(model), max_bytes=100_000)) as abstaining:
+        answers = abstaining.post("/predict", files=files).json()["predictions"]
+        paddlex = abstaining.post("/predict", json=asked).json()
+    assert [answer["abstains"] for answer in answers] == [True, False]
+    assert [[label["name"] for label in answer["labels"]] for answer in answers] == [["green", "red"], ["red"]]
+    assert paddlex["result"]["abstains"] is True
+    assert "abstains" not in {*plain[0][0], *plain[1]["result"]}, "of a model that decides on every image"
+
+
 def test_a_threshold_of_the_request_takes_the_models_place(client: TestClient) -> None:
     files = {"files": ("a.png", make_picture())}
     (answer,) = client.post("/predict", files=files, data={"threshold": "0.35"}).json()["predictions"]

@@ -238,6 +238,19 @@ def test_several_pictures_keep_their_order_and_a_broken_one_says_why(page: Brows
     assert read_labels(page) == []
 
 
+def test_pictures_that_the_model_leaves_to_a_person_say_so(
+    page: Browser, tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.model, "abstention", {"share": 0.1, "cut": 0.4})
+    for name, colour in (("1.png", GREEN), ("2.png", (255, 0, 0))):
+        (tmp_path / name).write_bytes(make_picture(colour))
+    page.drop(tmp_path / "1.png", tmp_path / "2.png")
+    wait_until(lambda: read_labels(page) == [["green", "red"], ["red"]])
+    doubts = page.evaluate("[...document.querySelectorAll('.doubt')].map(line => [line.hidden, line.textContent])")
+    words = "The model is not sure: look for yourself."
+    assert doubts == [[False, words], [True, words]]
+
+
 def test_a_picture_that_is_too_large_says_so(page: Browser, tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(make_picture() + b"x" * 3_000_000)
     page.drop(tmp_path / "large.png")

@@ -194,6 +194,7 @@ def test_a_checkpoint_is_tuned_and_nothing_else_of_it_changes(tmp_path: Path, sc
     changed = {name for name in after if name != "model_state" and after[name] != before.get(name)}
     added = {"thresholds", "min_labels", "max_labels", "calibration", "threshold_policy", "threshold_report"}
     assert changed == {"best_threshold", *added}
+    assert (after["promise"], after["abstention"]) == (None, None)
     assert torch.equal(checkpoints.load(path)["model_state"]["weight"], before["model_state"]["weight"])
     sidecar = json.loads(path.with_suffix(".json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
     assert sidecar == {name: value for name, value in after.items() if name != "model_state"}
@@ -230,8 +231,8 @@ def test_every_constant_reaches_the_policy() -> None:
     config.THRESHOLD_SCOPE, config.THRESHOLD_GOAL = "per_class", "cost"
     config.THRESHOLD_BETA, config.THRESHOLD_PRECISION, config.THRESHOLD_RECALL = 3.0, 0.8, 0.7
     config.FALSE_POSITIVE_COST, config.FALSE_NEGATIVE_COST = 5.0, 6.0
-    config.MIN_LABELS, config.MAX_LABELS = 1, 2
-    assert from_config.choose_policy(4) == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2)
+    config.MIN_LABELS, config.MAX_LABELS, config.ABSTAIN = 1, 2, 0.25
+    assert from_config.choose_policy(4) == Policy("per_class", "cost", 3.0, 0.8, 0.7, 5.0, 6.0, 1, 2, 0.25)
 
 
 @pytest.mark.parametrize(

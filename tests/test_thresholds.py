@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from conftest import make_products_rng
+from scipy.special import rel_entr
+from scipy.stats import binom
 from sklearn.metrics import f1_score, fbeta_score
 
 import metrics
@@ -276,7 +278,8 @@ def test_global_f_beta_is_the_best_of_all(beta: float, average: str) -> None:
 
 
 def test_the_registry_has_every_goal() -> None:
-    assert tuple(thresholds.GOALS) == typing.get_args(typing.get_type_hints(Policy)["goal"])
+    goals = (*thresholds.GOALS, *thresholds.PROMISES)
+    assert goals == typing.get_args(typing.get_type_hints(Policy)["goal"])
 
 
 @pytest.mark.parametrize("highest", [0.6, 1.0])
@@ -498,3 +501,254 @@ def test_one_image_is_decided_on() -> None:
     decision = thresholds.decide(np.array([[0.6, 0.4]], dtype=np.float32), np.array([[1, 0]]), Policy("per_class"))
     assert metrics.predict(np.array([[0.6, 0.4]], dtype=np.float32), decision.thresholds).tolist() == [[True, False]]
     assert decision.cross_fitted["global"]["f1_weighted"] == 1  # at the default threshold
+
+
+# ---- promises ----
+
+
+def draw_some_unknown(seed: int, num_images: int = 60, ties: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of four classes; a tenth of the targets is unknown, and some images have no label."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((num_images, 4)) < 0.4).astype(np.int8)
+    probabilities = np.clip(targets * 0.3 + rng.random(targets.shape) * 0.7, 0, 1)
+    targets[rng.random(targets.shape) < 0.1] = -1
+    targets[:3] = 0
+    targets[3] = -1
+    return (np.floor(probabilities * ties) / ties if ties else probabilities).astype(np.float32), targets
+
+
+def measure_missed(probabilities: np.ndarray, targets: np.ndarray, threshold: float) -> float:
+    """The mean over images of the share of labels that are missed, counted one by one."""
+    losses = []
+    for scores, labels in zip(probabilities, targets, strict=True):
+        missed = [score < np.float32(threshold) for score, label in zip(scores, labels, strict=True) if label == 1]
+        losses.append(sum(missed) / len(missed) if missed else 0.0)
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("recall", [0.9, 0.75, 0.5, 0.05])
+@pytest.mark.parametrize("ties", [0, 1, 8])
+@pytest.mark.parametrize("num_images", [19, 60])
+def test_promised_recall_is_kept_by_the_highest_threshold_that_may(recall: float, ties: int, num_images: int) -> None:
+    """(n R + 1) / (n + 1) <= alpha: tried at every score, and above all of them."""
+    for seed in range(3):
+        probabilities, targets = draw_some_unknown(seed, num_images, ties)
+        policy = Policy(goal="guaranteed_recall", recall=recall)
+        threshold = thresholds.tune_global(probabilities, targets, policy=policy)
+
+        def holds(candidate: float, scores: tuple[np.ndarray, np.ndarray] = (probabilities, targets)) -> bool:
+            bound = (len(scores[0]) * measure_missed(*scores, candidate) + 1) / (len(scores[0]) + 1)
+            return bound <= 1 - recall + 1e-9
+
+        known = np.unique(probabilities[targets >= 0])
+        above = np.nextafter(known[-1], np.float32(2))
+        kept = [score for score in (*known, above) if holds(float(score))]
+        assert holds(threshold)
+        # nothing more is predicted than at the highest of them, and the threshold lies midway to the next score
+        predicted = metrics.predict(probabilities, threshold) & (targets >= 0)
+        assert np.array_equal(predicted, (probabilities >= max(kept)) & (targets >= 0))
+        below = known[known < max(kept)].max(initial=0)
+        if max(kept) == above:
+            assert threshold == pytest.approx(max((known[-1] + 1) / 2, above))
+        else:
+            assert threshold == pytest.approx((max(kept) + below) / 2)
+
+
+def test_promised_recall_says_how_many_images_it_takes() -> None:
+    policy = Policy(goal="guaranteed_recall", recall=0.9)
+    with pytest.raises(InputError, match=r"promises 0.9, for which it takes 9 validation images .* there are 8: lower"):
+        thresholds.require_promise(policy, 8)
+    thresholds.require_promise(policy, 9)
+    thresholds.require_promise(Policy(goal="recall", recall=1.0), 1)
+    probabilities, targets = draw_some_unknown(0, 8)
+    with pytest.raises(InputError, match="it takes 9 validation images"):
+        thresholds.decide(probabilities, targets, policy)
+    assert thresholds.tune_global(probabilities, targets, policy=policy) == 0, "as in the paper, all is predicted"
+    probabilities, targets = np.float32([[0.3]] * 9), np.ones((9, 1))
+    assert thresholds.decide(probabilities, targets, policy).threshold == pytest.approx(0.15), "none may be missed"
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (Policy(goal="guaranteed_recall", recall=1.0), "cannot promise a recall of 1"),
+        (Policy("per_class", "guaranteed_recall"), "it takes one threshold, the scope global"),
+        (Policy(goal="guaranteed_recall", max_labels=2), "with labels cut or added it does not hold"),
+        (Policy(goal="guaranteed_precision", min_labels=1), "with labels cut or added it does not hold"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused(policy: Policy, message: str) -> None:
+    probabilities, targets = draw_some_unknown(0)
+    with pytest.raises(InputError, match=message):
+        thresholds.decide(probabilities, targets, policy)
+    with pytest.raises(InputError, match="takes one threshold, the scope global"):
+        thresholds.tune_per_class(probabilities, targets, policy=policy)
+
+
+def test_promised_recall_holds_on_new_images_on_average() -> None:
+    """Over many draws the mean share of missed labels is at most alpha, and less than alpha by some 1 / n."""
+    policy, (new, new_targets) = Policy(goal="guaranteed_recall", recall=0.8), draw_some_unknown(1000, 4000)
+    risks = []
+    for seed in range(300):
+        threshold = thresholds.tune_global(*draw_some_unknown(seed, 99), policy=policy)
+        found = thresholds.rate_images(metrics.predict(new, threshold), new_targets, "guaranteed_recall")
+        risks.append(1 - found.mean())
+    error = 4 * np.std(risks) / np.sqrt(len(risks)) + 4 * 0.3 / np.sqrt(len(new))
+    assert 0.2 - 0.02 - error < np.mean(risks) < 0.2 + error
+
+
+def find_promised_precision(probabilities: np.ndarray, targets: np.ndarray, precision: float) -> float | None:
+    """Learn then Test, written out: the lowest threshold that a chain of rejections from 0.9, 0.8, ... 0.1 reaches."""
+
+    def is_rejected(threshold: np.float32) -> bool:
+        wrong = []
+        for scores, labels in zip(probabilities, targets, strict=True):
+            right = [
+                label == 1 for score, label in zip(scores, labels, strict=True) if score >= threshold and label >= 0
+            ]
+            if right:
+                wrong.append(1 - np.mean(right))
+        if not wrong or np.mean(wrong) >= 1 - precision:
+            return False
+        n, risk, limit = len(wrong), float(np.mean(wrong)), 1 - precision
+        divergence = rel_entr(risk, limit) + rel_entr(1 - risk, 1 - limit)
+        bentkus = np.e * binom.cdf(np.ceil(round(n * risk, 9)), n, limit)
+        return min(np.exp(-n * divergence), bentkus) <= 0.1 / 9
+
+    lowest = None
+    for start in range(900, 0, -100):
+        for step in range(start, 0, -1):
+            if not is_rejected(np.float32(step / 1000)):
+                break
+            lowest = min(lowest or 1, step / 1000)
+    return lowest
+
+
+def draw_precise(seed: int, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities of two classes, most near 0 or 1; a tenth is unknown."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.beta(0.15, 0.3, (num_images, 2)).astype(np.float32)
+    targets = (rng.random(probabilities.shape) < probabilities).astype(np.int8)
+    targets[rng.random(targets.shape) < 0.1] = -1
+    return probabilities, targets
+
+
+@pytest.mark.parametrize("precision", [0.8, 0.9])
+def test_promised_precision_is_learn_then_test(precision: float) -> None:
+    policy, found = Policy(goal="guaranteed_precision", precision=precision), []
+    for seed in range(2):
+        probabilities, targets = draw_precise(seed, 250)
+        expected = find_promised_precision(probabilities, targets, precision)
+        threshold = thresholds.tune_global(probabilities, targets, policy=policy)
+        decision = thresholds.decide(probabilities, targets, policy)
+        if expected is None:
+            assert not metrics.predict(probabilities, threshold)[targets >= 0].any()
+            assert decision.unreachable == (0, 1)
+        else:
+            assert threshold == np.float32(expected)
+            assert decision.unreachable == ()
+        found.append(expected)
+    assert any(found), "some draw has a promise"
+
+
+def test_promised_precision_is_broken_in_few_draws() -> None:
+    policy, (new, new_targets) = Policy(goal="guaranteed_precision", precision=0.85), draw_precise(1000, 20_000)
+    precisions = []
+    for seed in range(100):
+        threshold = thresholds.tune_global(*draw_precise(seed, 200), policy=policy)
+        shares = thresholds.rate_images(metrics.predict(new, threshold), new_targets, "guaranteed_precision")
+        precisions.append(shares.mean() if len(shares) else 1.0)
+    assert np.mean(np.array(precisions) < 0.85) <= 0.1
+    assert np.mean(np.array(precisions) < 0.98) > 0.5, "it is no promise of nothing"
+
+
+def test_where_nothing_can_be_promised_nothing_is_predicted() -> None:
+    probabilities, targets = draw_precise(0, 200)
+    policy = Policy(goal="guaranteed_precision", precision=0.999)
+    decision = thresholds.decide(probabilities, targets, policy)
+    assert decision.unreachable == (0, 1)
+    assert not metrics.predict(probabilities, decision.thresholds)[targets >= 0].any()
+    decision = thresholds.decide(probabilities, np.zeros_like(targets), policy)
+    assert decision.unreachable == (0, 1), "nor without any label"
+    assert not metrics.predict(probabilities, decision.thresholds).any()
+
+
+def test_images_are_rated_by_the_share_of_their_labels() -> None:
+    targets = np.array([[1, 1, 0, 0], [1, 0, -1, 0], [0, 0, 0, 0], [0, -1, 0, 0]])
+    predicted = np.array([[1, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
+    assert thresholds.rate_images(predicted, targets, "guaranteed_recall").tolist() == [0.5, 1, 1, 1]
+    assert thresholds.rate_images(predicted, targets, "guaranteed_precision") == pytest.approx([1 / 3, 1, 0])
+
+
+@pytest.mark.parametrize("goal", ["guaranteed_recall", "guaranteed_precision"])
+def test_a_promise_is_measured_on_its_images_and_cross_fitted(goal: typing.Any) -> None:
+    probabilities, targets = draw_precise(1, 400)
+    policy = Policy(goal=goal, recall=0.7, precision=0.8, min_labels=int(goal == "guaranteed_recall"))
+    decision = thresholds.decide(probabilities, targets, policy, seed=3)
+    assert decision.thresholds.tolist() == [decision.threshold] * 2
+    assert decision.threshold == thresholds.tune_global(probabilities, targets, policy=policy)
+    fold_of = make_products_rng(3).permutation(400) % 5
+    held_out = np.zeros(targets.shape, dtype=bool)
+    for fold in range(5):
+        others, here = fold_of != fold, fold_of == fold
+        tuned = thresholds.tune_global(probabilities[others], targets[others], policy=policy)
+        held_out[here] = metrics.predict(probabilities[here], tuned, policy.min_labels)
+    in_sample = metrics.predict(probabilities, decision.threshold, policy.min_labels)
+    for measured, predicted in ((decision.in_sample, in_sample), (decision.cross_fitted, held_out)):
+        hits = (predicted & (targets == 1)).sum()
+        shares = thresholds.rate_images(predicted, targets, goal)
+        assert measured == {
+            "global": {
+                "f1_weighted": pytest.approx(measured["global"]["f1_weighted"]),
+                "OP": pytest.approx(hits / (predicted & (targets >= 0)).sum()),
+                "OR": pytest.approx(hits / (targets == 1).sum()),
+                f"image_{goal.removeprefix('guaranteed_')}": pytest.approx(shares.mean()),
+            }
+        }
+
+
+def test_promises_are_those_of_mapie() -> None:
+    """Thresholds midway between scores, since it predicts what lies above one, not at one."""
+    controllers = pytest.importorskip("mapie.risk_control", reason="MAPIE, the reference, is not installed")
+    methods = pytest.importorskip("mapie.risk_control.methods", reason="MAPIE, the reference, is not installed")
+    probabilities, targets = draw(0, 0)
+    rows = targets.any(axis=1)  # it takes images with labels only
+    probabilities, targets = probabilities[rows], targets[rows]
+    scores = np.unique(np.append(probabilities, np.float32([0, 1])))
+    for recall in (0.6137, 0.8871):  # where no sum of losses is the bound itself, which it does not allow
+        controller = controllers.MultiLabelClassificationController(
+            predict_function=lambda rows: rows,
+            risk="recall",
+            target_level=recall,
+            predict_params=(scores[1:] + scores[:-1]) / 2,
+        )
+        expected = controller.calibrate(probabilities, targets).best_predict_param[0]
+        policy = Policy(goal="guaranteed_recall", recall=recall)
+        assert thresholds.tune_global(probabilities, targets, policy=policy) == pytest.approx(expected, abs=1e-7)
+    for risk, num_images, limit in ((0.02, 500, 0.05), (0.0, 40, 0.1), (0.1, 300, 0.2), (0.3, 300, 0.2)):
+        expected = methods.compute_hoeffding_bentkus_p_value(np.array([risk]), num_images, limit)[0, 0]
+        assert thresholds.find_p_value(risk, num_images, limit) == pytest.approx(min(expected, 1), rel=1e-6)
+
+
+# ---- images left to a person ----
+
+
+def test_doubt_is_the_expected_number_of_wrong_entries_for_each_label_given() -> None:
+    probabilities, _ = draw(1, 0)
+    predicted = metrics.predict(probabilities, 0.4)
+    for row, is_label, doubt in zip(
+        probabilities, predicted, thresholds.measure_doubt(probabilities, predicted), strict=True
+    ):
+        wrong = [1 - p if chosen else p for p, chosen in zip(row.astype(float), is_label, strict=True)]
+        assert doubt == pytest.approx(sum(wrong) / (sum(is_label) + 1))
+
+
+def test_at_most_the_share_asked_for_is_left_to_a_person() -> None:
+    doubts = np.random.default_rng(0).random(50)
+    for share, num_left in ((0.02, 1), (0.1, 5), (0.11, 5), (0.5, 25), (0.98, 49), (0.01, 0)):
+        cut = thresholds.tune_abstention(doubts, share)
+        assert (doubts > cut).sum() == num_left
+        if num_left:
+            assert cut == pytest.approx((np.sort(doubts)[-num_left] + np.sort(doubts)[-num_left - 1]) / 2)
+    equal = np.array([3.0, 2.0, 2.0, 2.0, 1.0])
+    assert [(equal > thresholds.tune_abstention(equal, share)).sum() for share in (0.2, 0.5, 0.79, 0.8)] == [1, 1, 1, 4]

@@ -213,6 +213,7 @@ def print_result(files: RunFiles, together: Together, seen: float, is_sound: boo
         f"saved: {files.checkpoint}, the folds' weights averaged",
         *lines,
         "its own F1 was not measured on held-out images, for none are left; the folds' mean is what to quote",
+        *tuning.describe_promise(checkpoint),
     )
 
 

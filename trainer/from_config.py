@@ -123,6 +123,7 @@ def choose_policy(num_classes: int) -> Policy:
         false_negative_cost=config.FALSE_NEGATIVE_COST,
         min_labels=config.MIN_LABELS,
         max_labels=config.MAX_LABELS,
+        abstain=config.ABSTAIN,
     )
 
 

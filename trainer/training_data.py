@@ -33,6 +33,7 @@ from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table, join_tables
 from heads import pool
+from thresholds import require_promise
 from trainer import feature_cache, from_config, missing_labels, teachers
 from trainer.build import Trainer, choose_batch_size, is_frozen, searches_head
 from utils import InputError
@@ -73,6 +74,7 @@ def read_data(fold: int = 0) -> Data:
     if learns_labels:
         require_labels(data.train, "training", _advise_on_labels(data, "train"))
     require_labels(data.val, "validation", _advise_on_labels(data, "val"))
+    require_promise(from_config.choose_policy(len(data.table.classes)), len(data.val))  # now, not after the training
     if config.LOSS == "softmax" or config.LABELS_PER_IMAGE == "one":
         reason = "LOSS softmax" if config.LOSS == "softmax" else "LABELS_PER_IMAGE one"
         require_one_label(data.table, reason)

@@ -342,6 +342,6 @@ def print_result(run: Run, selected: dict[str, Any], about_best: list[str]) -> N
         f"{selected['epoch']}"
     )
     lines += [f"saved: {files.checkpoint}", f"       {files.curves}", *about_best]
-    utils.say(*lines)
+    utils.say(*lines, *tuning.describe_promise(selected))
     for line in tuning.describe_fallback(selected):
         utils.warn(line)

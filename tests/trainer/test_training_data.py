@@ -40,6 +40,13 @@ def test_a_share_of_the_training_images_is_validated_on(shared_dataset: Path) ->
     assert sorted(data.train.paths + data.val.paths) == data.table.paths
 
 
+def test_a_promise_for_which_there_are_too_few_images_stops_the_run_before_it_trains(shared_dataset: Path) -> None:
+    goal = "--THRESHOLD_GOAL=guaranteed_recall"
+    with pytest.raises(InputError, match="it takes 19 validation images or more, and there are 10"):
+        read_data(shared_dataset, goal, "--THRESHOLD_RECALL=0.95")
+    assert len(read_data(shared_dataset, goal, "--THRESHOLD_RECALL=0.9").val) == 10
+
+
 @pytest.mark.parametrize("format", ["csv", "mlcls", "classes_json"])
 def test_a_data_set_of_another_format_trains_and_is_tested(format: str, shared_dataset: Path, tmp_path: Path) -> None:
     convert.convert_dataset(shared_dataset, "auto", format, tmp_path / "set")

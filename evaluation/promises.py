@@ -1,0 +1,157 @@
+"""What a model promises, and what it gains by leaving images to a person: its words, and what test images show.
+
+    promise = make_promise(policy, num_images=1000, metadata=checkpoint)     # kept in the checkpoint, and exported
+    kept = check_promise(promise, predicted, targets)
+    kept.found, kept.low, kept.high, kept.holds
+    gains = measure_gains(predicted, targets, is_left)                       # {"f1_weighted": Gain(...), ...}
+
+The threshold that keeps a promise, and the doubt from which on an image is left, are found by thresholds.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+import metrics
+from thresholds import CONFIDENCE, PROMISES, Goal, Policy, find_influences, rate_images
+
+Z = 1.96  # standard errors to either end of a 95 % interval
+
+
+class Kept(NamedTuple):
+    """What the mean share of `thresholds.rate_images` is on labelled images, beside what was promised."""
+
+    found: float
+    low: float  # ends of the 95 % interval, as these images are a draw
+    high: float
+    num_images: int  # that count: all, or for precision those that get a label
+    holds: bool  # whether it is as promised, or below it by no more than two such draws, of both splits, may differ
+
+
+class Gain(NamedTuple):
+    """A metric of all images, of those that the model decides on, and the difference."""
+
+    all: float
+    decided: float
+    low: float  # ends of the 95 % interval of decided - all
+    high: float
+
+
+def make_promise(policy: Policy, num_images: int, metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What thresholds that were tuned by `policy` promise, in plain types; None where its goal promises nothing.
+
+    `num_images` are the validation images that they were tuned on, and `metadata` is the checkpoint's: it says what
+    else these images were used for.
+    """
+    if policy.goal not in PROMISES:
+        return None
+    metric = policy.goal.removeprefix("guaranteed_")
+    level = policy.recall if metric == "recall" else policy.precision
+    if metric == "recall":
+        what = f"{level:.4g} or more of an image's labels are found, on average"
+        source = "conformal risk control, Angelopoulos et al. 2024"
+    else:
+        what = f"{level:.4g} or more of the labels that an image gets are right, on average over images that get any"
+        source = f"with confidence {CONFIDENCE:g}; Learn then Test, Angelopoulos et al. 2025"
+    words = f"on new images that are drawn as the {num_images:,} validation images were, {what} ({source})"
+    return {
+        "metric": metric,
+        "level": level,
+        "confidence": None if metric == "recall" else CONFIDENCE,
+        "num_images": num_images,
+        "words": f"{words}{_describe_reuse(metadata)}",
+    }
+
+
+def _describe_reuse(metadata: Mapping[str, Any]) -> str:
+    """Why the promise holds approximately only: what else the validation images decided; "" for nothing."""
+    constants, dataset = metadata.get("config", {}), metadata.get("dataset", {})
+    is_cross_validated = constants.get("HEAD_FIT") == "search" and dataset.get("num_train") == dataset.get("num_val")
+    if is_cross_validated or metadata.get("weights") == "averaged over folds":
+        return "; approximately, since each of these was predicted by a model of other folds, not by this one"
+    if constants.get("NUM_EPOCHS") == 1:
+        return ""
+    return "; approximately, since the same images chose the epoch"
+
+
+def check_promise(promise: Mapping[str, Any], predicted: ArrayLike, targets: ArrayLike) -> Kept | None:
+    """Measure what was promised on other images: `predicted` (N, C) bool, `targets` (N, C) with -1 or NaN for unknown.
+
+    Returns None where no image gets a label, and so none has a precision.
+    """
+    goal: Goal = "guaranteed_recall" if promise["metric"] == "recall" else "guaranteed_precision"
+    shares = rate_images(predicted, targets, goal)
+    if not len(shares):
+        return None
+    found, deviation = float(shares.mean()), float(shares.std())
+    error = Z * deviation / np.sqrt(len(shares))
+    # of recall the promise is a mean over draws of the validation images, too
+    drawn = np.sqrt(1 / len(shares) + (1 / promise["num_images"] if promise["metric"] == "recall" else 0.0))
+    return Kept(
+        found=found,
+        low=max(0.0, float(found - error)),
+        high=min(1.0, float(found + error)),
+        num_images=len(shares),
+        holds=bool(found >= promise["level"] - Z * deviation * drawn),
+    )
+
+
+def describe_kept(promise: Mapping[str, Any], kept: Kept | None) -> str:
+    """A line: "promised recall 0.9: found 0.912 (0.903 to 0.921) on 1,000 test images"."""
+    if kept is None:
+        return f"promised {promise['metric']} {promise['level']:.4g}: no test image gets a label"
+    of = "test images" if promise["metric"] == "recall" else "test images that get a label"
+    line = (
+        f"promised {promise['metric']} {promise['level']:.4g}: found {kept.found:.3f} ({kept.low:.3f} to "
+        f"{kept.high:.3f}) on {kept.num_images:,} {of}"
+    )
+    if kept.found >= promise["level"]:
+        return line
+    if kept.holds:
+        return f"{line}; below it by no more than chance may"
+    return f"{line}: it is not kept, so these images are of another kind than the validation images"
+
+
+def measure_gains(predicted: ArrayLike, targets: ArrayLike, is_left: ArrayLike) -> dict[str, Gain]:
+    """What the images that are not left to a person have more of f1_weighted, f1_samples and exact_match than all have.
+
+    `predicted` (N, C) bool, `targets` (N, C) with -1 or NaN for unknown, `is_left` (N,) bool. The intervals are those
+    of the infinitesimal jackknife, as of `thresholds.standard_error`: an image in both has a share in both. Returns {}
+    where all images are left.
+    """
+    present, known = metrics.as_known(targets)
+    predicted, decided = np.asarray(predicted) & known, ~np.asarray(is_left)
+    if not decided.any():
+        return {}
+    guesses, positives, hits = (entries.sum(axis=1) for entries in (predicted, present, predicted & present))
+    by_image = {
+        "f1_samples": metrics.f_beta_of(hits, guesses, positives),
+        "exact_match": ((hits == guesses) & (hits == positives)).astype(np.float64),
+    }
+    gains = {}
+    for name in ("f1_weighted", *by_image):
+        values, influences = [], []
+        for rows in (np.ones_like(decided), decided):
+            influence = np.zeros(len(decided))
+            if name in by_image:
+                value = by_image[name][rows].mean()
+                influence[rows] = (by_image[name][rows] - value) / rows.sum()
+            else:
+                value = average_f1(predicted[rows], present[rows])
+                influence[rows] = find_influences(predicted[rows], np.asarray(targets)[rows])
+            values.append(float(value))
+            influences.append(influence)
+        gain, error = values[1] - values[0], Z * float(np.sqrt(((influences[1] - influences[0]) ** 2).sum()))
+        gains[name] = Gain(*values, gain - error, gain + error)
+    return gains
+
+
+def average_f1(predicted: NDArray[np.bool_], present: NDArray[np.bool_]) -> float:
+    """The f1_weighted of `metrics.measure`, of known entries that are predicted and present, (N, C) both."""
+    positives = present.sum(axis=0)
+    f1 = metrics.f_beta_of((predicted & present).sum(axis=0), predicted.sum(axis=0), positives)
+    return float(metrics.divide((f1 * positives).sum(), positives.sum()))
