@@ -87,7 +87,7 @@ def describe_reference(rows: Frame, counts: Mapping[int, int], against: str, sor
     name, num_images = references[0]["run"], int(references[0]["test_num_images"])
     name, images = name if is_given(name) else "the first row", f"the same {num_images:,} test images"
     if against == "best":
-        name = f"{name}, the first by {sort_by}"
+        name = f"{name}, of these the first by {sort_by}"
     if len(counts) > 1:
         name, images = f"the first by {sort_by} of those with the same test images", "these"
     times = " and ".join(dict.fromkeys(map(str, counts.values())))

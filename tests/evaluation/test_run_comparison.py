@@ -89,7 +89,7 @@ def test_the_reference_and_what_is_said_of_it(
     assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
     assert [value is True for value in compared["is_reference"]] == [True, False, False, True, False], "of each ruler"
     assert legend[0].startswith(
-        f"Δ: from {rows['run'][0]}, the first by best_f1, on the same 300 test images; [95 % int"
+        f"Δ: from {rows['run'][0]}, of these the first by best_f1, on the same 300 test images; ["
     )
     assert legend[0].endswith("paired over images and over seeds")
     assert legend[1].endswith("after Holm's correction for 2 comparisons")
