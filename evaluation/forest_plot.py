@@ -133,7 +133,9 @@ def draw_forest(blocks: Sequence[Block], metric: str, reference: str = "") -> Fi
 
     for place, entry in places:
         _draw_values(panels[0], place, entry)
-    panels[0].set_xlabel(f"{metric}: mean and 95 % interval", color=GREY, fontsize=9, parse_math=False)
+    seeds = " and seeds" if any(len(entry.values) > 1 for _, entry in places) else ""
+    text = f"{metric}, 95 % interval over images{seeds}"
+    panels[0].set_xlabel(text, color=GREY, fontsize=9, parse_math=False)
     _write_numbers(panels[0], rows, [_write_value(entry) for _, entry in places])
     if reference:
         panels[1].axvline(0, color=GREY, linewidth=1)
