@@ -36,7 +36,7 @@ RESAMPLED_AT_ONCE = 2**25  # numbers in a block of the bootstrap: a resample has
 RANKED_AT_ONCE = 128  # images of a block of `_resample_ap`: float32 counts so few of them without rounding
 LEVEL = 0.95  # of an interval
 CLASS_METRICS = ("AP", "P", "R", "F1", "accuracy")  # those of `measure_classes`
-STUDENT_STEPS = 4000  # in which Student's distribution is summed up
+STUDENT_STEPS = 20_000  # in which Student's distribution is summed up
 TINY = 1e-12  # in place of 0 where it divides
 TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
 NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
@@ -85,6 +85,7 @@ class Resampled(NamedTuple):
     value: Measured  # (1,) and (1, C)
     drawn: Measured  # (B,) and (B, C)
     tallies: Tallies  # of the images
+    overcount: NDArray[np.float64]  # (C,) part of the AP that comes from counting a positive in its own precision
 
 
 class Difference(NamedTuple):
@@ -157,12 +158,27 @@ def average_precision(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[n
 
         average_precision([[0.9, 0.2], [0.8, 0.3], [0.1, 0.4]], [[1, 0], [0, 0], [1, 0]])    # array([0.8333, nan])
     """
+    return _measure_ap(probabilities, targets)[0]
+
+
+def _measure_ap(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.float64]:
+    """(2, C): `average_precision`, and how much of it comes from counting a positive in its own precision.
+
+    Among entries as probable as a positive or more, that positive is always a hit; the precision of the others there
+    says how often a new entry would be. With few positives AP is much higher than the AP of all that could be drawn.
+    Of a positive with no other entry there nothing is known, and nothing is taken off.
+    """
     result = []
     for _, true_positives, predicted in rank_classes(probabilities, targets):
+        if not len(true_positives):
+            result.append((np.nan, np.nan))
+            continue
         gained = np.diff(true_positives, prepend=0)
-        total = (gained * true_positives / predicted).sum()
-        result.append(total / true_positives[-1] if len(true_positives) else np.nan)
-    return np.array(result, dtype=np.float64)
+        precision = true_positives / predicted
+        of_others = divide(true_positives - 1, predicted - 1, undefined=1.0)
+        total = [(gained * values).sum() / true_positives[-1] for values in (precision, precision - of_others)]
+        result.append(tuple(total))
+    return np.array(result, dtype=np.float64).reshape(-1, 2).T
 
 
 def precision_recall_curve(probabilities: ArrayLike, targets: ArrayLike) -> Iterator[Curve]:
@@ -330,37 +346,76 @@ def find_intervals(
 
     Of a class, P, R, and accuracy are plain shares of n = its predicted, its positive, and all entries; F1 is
     2 J / (1 + J), J the share of hits among the entries that are predicted or positive. AP has the standard error of
-    the resamples, t of its positives, and as n at least their number, since the precision at a positive varies by no
-    more than a hit or miss does.
+    the resamples, and t of its positives less 1.
+
+    Resamples tell too little of means over classes with few positives: recall that is 1 on one positive is 1 in all of
+    them. So each class adds to an arm of the interval, squared, by how much that of its own interval is longer than
+    z x its standard error (MOVER: Zou and Donner 2008). The lower arm of mAP is longer by its `overcount`, too, since
+    the value is too high by that. How often such intervals contain the truth: benchmarks/interval_coverage.py.
+
+    Percentiles of the resamples, bias-corrected or not (BCa: Efron 1987; DiCiccio and Efron 1996), leave the value out
+    where nearly all resamples lie on one side of it, and contain the truth less often where classes are rare: what
+    resamples cannot show, no choice of their percentiles mends.
     """
-    value, drawn, tallies = resampled
+    value, drawn, tallies, overcount = resampled
     t = find_t(level, np.array([tallies.num_images - 1]))
+    class_intervals = _find_class_intervals(resampled, level)
+    added = _find_added_arms(resampled, class_intervals, level)
     intervals = {}
     for name, values in value.overall.items():
-        if name != "num_classes_in_mAP":
-            low, high = _find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)
-            intervals[name] = float(low[0]), float(high[0])
-    return intervals, _find_class_intervals(resampled, level)
+        if name == "num_classes_in_mAP":
+            continue
+        ends = _find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)[:, 0]
+        arms = np.sqrt((ends - values) ** 2 + added.get(name, 0))
+        if name == "mAP":
+            arms[0] += np.nanmean(overcount) if (overcount >= 0).any() else np.nan
+        intervals[name] = float(max(values[0] - arms[0], 0)), float(min(values[0] + arms[1], 1))
+    return intervals, {name: class_intervals[name] for name in CLASS_METRICS}
 
 
 def _find_class_intervals(resampled: Resampled, level: float) -> dict[str, NDArray[np.float64]]:
-    """{metric of CLASS_METRICS: (2, C) lows and highs}, as `find_intervals` says."""
-    value, drawn, tallies = resampled
-    known, positives, predicted, hits = (counts[0] for counts in tallies[:4])
+    """{metric of `_class_metrics_of`: (2, C) lows and highs}, as `find_intervals` says."""
+    known, positives, predicted, hits, predicted_top, hits_top = (counts[0] for counts in resampled.tallies[:6])
     z = NormalDist().inv_cdf((1 + level) / 2)
     counts = {
         "P": (hits, predicted),
         "R": (hits, positives),
         "accuracy": (known - positives - predicted + 2 * hits, known),
+        "P_top": (hits_top, predicted_top),
+        "R_top": (hits_top, positives),
     }
     intervals = {name: _find_wilson_interval(divide(*pair), pair[1], z) for name, pair in counts.items()}
     concerned = positives + predicted - hits
     jaccard = _find_wilson_interval(divide(hits, concerned), concerned, z)
     intervals["F1"] = 2 * jaccard / (1 + jaccard)
-    ap, error = value.by_class["AP"][0], _find_error(drawn.by_class["AP"])
-    effective = divide(ap * (1 - ap), error**2) * (z / find_t(level, positives - 1)) ** 2
-    intervals["AP"] = _find_wilson_interval(ap, np.maximum(effective, positives), z)
-    return {name: intervals[name] for name in CLASS_METRICS}
+    ap, error = resampled.value.by_class["AP"][0], _find_error(resampled.drawn.by_class["AP"])
+    t = find_t(level, np.maximum(positives - 1, 1))  # one positive has no degree of freedom: with 1, t is 12.7
+    effective = divide(ap * (1 - ap), error**2)
+    intervals["AP"] = _find_wilson_interval(ap, np.where(effective > 0, effective, positives), t)
+    return intervals
+
+
+def _find_added_arms(
+    resampled: Resampled, class_intervals: Mapping[str, NDArray[np.float64]], level: float
+) -> dict[str, NDArray[np.float64]]:
+    """(2,) what the classes add to the squared arms below and above each mean over classes, by name."""
+    value, drawn, tallies, _ = resampled
+    z, num_classes = NormalDist().inv_cdf((1 + level) / 2), tallies.positives.shape[1]
+
+    def average(name: str, counts: NDArray[np.bool_], total: int = num_classes) -> NDArray[np.float64]:
+        longer = (class_intervals[name] - value.by_class[name]) ** 2 - (z * _find_error(drawn.by_class[name])) ** 2
+        return np.maximum(longer[:, counts], 0).sum(axis=1) / max(total, 1) ** 2
+
+    has_positives = tallies.positives[0] > 0
+    has_ap = ~np.isnan(value.by_class["AP"][0])
+    added = {"mAP": average("AP", has_ap, has_ap.sum()), "f1_macro": average("F1", has_positives)}
+    for ending, of_class, predicted in (("", "", tallies.predicted), (f"_top{TOP}", "_top", tallies.predicted_top)):
+        cp, cr = value.overall[f"CP{ending}"], value.overall[f"CR{ending}"]
+        of_cp, of_cr = average(f"P{of_class}", predicted[0] > 0), average(f"R{of_class}", has_positives)
+        # derivatives of 2 CP CR / (CP + CR)
+        by_cp, by_cr = (divide(2 * other**2, (cp + cr) ** 2) for other in (cr, cp))
+        added |= {f"CP{ending}": of_cp, f"CR{ending}": of_cr, f"CF1{ending}": by_cp**2 * of_cp + by_cr**2 * of_cr}
+    return added
 
 
 def _find_score_interval(
@@ -398,8 +453,9 @@ def compare(
     hard for both is in both, so the interval of the difference is narrower than those of the two metrics. It is
     difference ± t x its standard deviation over the resamples, t Student's of N - 1 degrees of freedom (the standard
     interval of Efron and Tibshirani 1993, chapter 12); p is 1 - the level of the widest such interval that leaves out
-    0. A class that a resample lacks keeps there what it has on the images (`resample`). A deviation counts as no less
-    than difference / (N + 1): so much one more image without a difference would make.
+    0. What rare classes add to the intervals of the two metrics (`find_intervals`) adds here, too, as far as the two do
+    not correlate over the resamples (Zou and Donner 2008). A standard deviation counts as no less than difference /
+    (N + 1): so much one more image without a difference would make.
 
     Of `hamming_loss` and ECE a difference below 0 is the better one. The same `seed` draws the same images, those of
     `bootstrap`. p is of one comparison: of many, some are small by luck (`adjust_holm`).
@@ -517,13 +573,21 @@ def subtract(a: Resampled, b: Resampled, level: float = LEVEL) -> dict[str, Diff
 def subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float = LEVEL) -> dict[str, Difference]:
     """{metric of `measure`: `Difference` of the mean over models b and that over models a}, as in `compare_groups`."""
     num_images = min(found.tallies.num_images for found in (*a, *b))
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    arms_a, arms_b = (
+        [_find_added_arms(found, _find_class_intervals(found, LEVEL), LEVEL) for found in group] for group in (a, b)
+    )
     differences = {}
     for name in b[0].value.overall:
         if name == "num_classes_in_mAP":
             continue
+        drawn_a, drawn_b = (np.mean([found.drawn.overall[name] for found in group], axis=0) for group in (a, b))
+        added = [
+            np.mean([arms[name].mean() / z**2 if name in arms else 0.0 for arms in each]) for each in (arms_a, arms_b)
+        ]
         found = _subtract_means(
             [[one.value.overall[name] for one in group] for group in (a, b)],
-            [[one.drawn.overall[name][:, None] for one in group] for group in (a, b)],
+            np.array([_find_variance(drawn_a, drawn_b, added)]),
             np.array([num_images]),
             level,
         )
@@ -535,60 +599,70 @@ def subtract_classes(a: Sequence[Resampled], b: Sequence[Resampled], level: floa
     """`subtract_groups` for each class, as in `compare_classes`: {metric of CLASS_METRICS: `Difference` of (C,)}."""
     known, positives = (counts[0] for counts in a[0].tallies[:2])
     nums = {"P": np.min([found.tallies.predicted[0] for found in (*a, *b)], axis=0), "accuracy": known}
-    return {
-        name: _subtract_means(
+    differences = {}
+    for name in CLASS_METRICS:
+        drawn_a, drawn_b = (np.mean([found.drawn.by_class[name] for found in group], axis=0) for group in (a, b))
+        differences[name] = _subtract_means(
             [[found.value.by_class[name][0] for found in group] for group in (a, b)],
-            [[found.drawn.by_class[name] for found in group] for group in (a, b)],
+            _find_error(drawn_b - drawn_a) ** 2,
             nums.get(name, positives),
             level,
         )
-        for name in CLASS_METRICS
-    }
+    return differences
 
 
 def _subtract_means(
-    values: Sequence[Sequence[NDArray[np.float64]]],
-    drawn: Sequence[Sequence[NDArray[np.float64]]],
-    num: NDArray,
-    level: float,
+    values: Sequence[Sequence[NDArray[np.float64]]], variance: NDArray[np.float64], num: NDArray, level: float
 ) -> Difference:
     """The `Difference` of K metrics, the mean over models b less that over a, from (values a, values b), (K,) a model.
 
-    `drawn` are those in resamples, (B, K) a model, and `num` (K,) is of how many images each metric is.
+    `variance` (K,) is that of the differences over images, and `num` (K,) is of how many images each metric is.
     """
     means = [np.mean(group, axis=0) for group in values]
-    drawn_means = [np.mean(group, axis=0) for group in drawn]
     seeds = [(np.var(group, axis=0, ddof=1) / len(group), len(group) - 1) for group in values if len(group) > 1]
-    return _find_difference(means[1] - means[0], drawn_means[1] - drawn_means[0], num, seeds, level)
+    return _find_difference(means[1] - means[0], variance, num, seeds, level)
+
+
+def _find_variance(drawn_a: NDArray[np.float64], drawn_b: NDArray[np.float64], added: Sequence[float]) -> float:
+    """The variance of drawn_b - drawn_a, (B,) both, where the variances are `added` that they do not show.
+
+    What is added correlates as what is drawn.
+    """
+    variances = drawn_a.var(ddof=1), drawn_b.var(ddof=1)
+    shown = np.sqrt(variances[0] * variances[1])
+    correlation = np.cov(drawn_a, drawn_b)[0, 1] / shown if shown > 0 else 0.0
+    whole = np.sqrt((variances[0] + added[0]) * (variances[1] + added[1]))
+    return float(max((drawn_b - drawn_a).var(ddof=1) + sum(added) - 2 * correlation * (whole - shown), 0))
 
 
 def _find_difference(
     value: NDArray[np.float64],
-    drawn: NDArray[np.float64],
+    variance: NDArray[np.float64],
     num: NDArray,
     seeds: Sequence[tuple[NDArray[np.float64], int]] = (),
     level: float = LEVEL,
 ) -> Difference:
-    """The `Difference` of each of K metrics from its value (K,), b - a, and those in B resamples, (B, K).
+    """The `Difference` of each of K metrics from its value (K,), b - a, and the variance (K,) of that over images.
 
     `num` (K,) is of how many images each is; `seeds` are variances (K,) to add, and their degrees of freedom.
     """
-    variance = np.maximum(_find_error(drawn), np.abs(value) / (num + 1)) ** 2
+    variance = np.maximum(variance, (value / (num + 1)) ** 2)
     degrees = np.maximum(num - 1, 0).astype(np.float64)
     if seeds:  # Welch (1947), Satterthwaite (1946)
         parts = [(variance, np.maximum(degrees, TINY)), *seeds]
         variance = np.sum([part for part, _ in parts], axis=0)
         degrees = divide(variance**2, sum(part**2 / count for part, count in parts), undefined=1.0)
     error = np.sqrt(variance)
-    reach = find_t(level, degrees) * error
-    p = find_p(divide(np.abs(value), error), degrees)
+    reach = np.where(num > 1, find_t(level, degrees) * error, 2)  # one image says nothing
+    p = np.where(num > 1, find_p(divide(np.abs(value), error), degrees).clip(0, 1), 1)
     low, high = np.maximum(value - reach, -1), np.minimum(value + reach, 1)
     return Difference(value, low, high, np.where(np.isnan(value), np.nan, p))
 
 
 def _find_error(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
     """The standard errors (K,) of K metrics: their standard deviations over the resamples, (B, K) or (B,)."""
-    return drawn.reshape(len(drawn), -1).std(axis=0, ddof=1)
+    error = drawn.reshape(len(drawn), -1).std(axis=0, ddof=1)
+    return np.where(error < TINY, 0, error)  # sums in another order
 
 
 def find_t(level: float, degrees: NDArray) -> NDArray[np.float64]:
@@ -615,7 +689,7 @@ def find_p(t: NDArray[np.float64], degrees: NDArray) -> NDArray[np.float64]:
     return p
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _integrate_student(degrees: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Angles, rising from 0, and the probability that Student's t is sqrt(degrees) x tan(angle) or more away from 0.
 
@@ -660,10 +734,8 @@ def _resample(
     num_images, num_classes = targets.shape
     rng = np.random.default_rng(seed)
     tallies = [_tally(scores, targets, at, min_labels, max_labels) for scores, at in models]
-    values = [
-        _measure_tallies(tally, average_precision(scores, targets)[None])
-        for tally, (scores, _) in zip(tallies, models, strict=True)
-    ]
+    aps = [_measure_ap(scores, targets) for scores, _ in models]
+    values = [_measure_tallies(tally, ap[:1]) for tally, ap in zip(tallies, aps, strict=True)]
     chunks: list[list[Measured]] = [[] for _ in models]
     for chunk in _chunks(num_samples, max(1, RESAMPLED_AT_ONCE // max(num_images, 8 * num_classes))):
         # A resample is kept as how often it has each image, so no scores are copied, and what is computed for an image
@@ -676,8 +748,8 @@ def _resample(
             drawn = _tally(scores, targets, at, min_labels, max_labels, counts)
             measured.append(_measure_tallies(drawn, ap, value.by_class))
     return [
-        Resampled(value, Measured(*(_join([part[kind] for part in measured]) for kind in (0, 1))), tally)
-        for value, measured, tally in zip(values, chunks, tallies, strict=True)
+        Resampled(value, Measured(*(_join([part[kind] for part in measured]) for kind in (0, 1))), tally, ap[1])
+        for value, measured, tally, ap in zip(values, chunks, tallies, aps, strict=True)
     ]
 
 

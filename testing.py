@@ -73,6 +73,7 @@ from utils import InputError
 
 MAX_LINES = 20  # that are printed about images that are left out
 MAX_LABELS_SHOWN = 20  # of an image, where its labels are printed
+FEW_POSITIVES = 5  # of a class: fewer make its AP too high, which is said
 MAX_ANSWERS = 10  # images whose labels are printed; of more only the files say them
 
 
@@ -364,6 +365,12 @@ def evaluate(
         "slices": slices.to_dict(sliced),
     }
     print_metrics(result["metrics"], result["intervals"])
+    num_rare = int(((columns["positives"] > 0) & (columns["positives"] < FEW_POSITIVES)).sum())
+    if intervals and num_rare:
+        utils.say(
+            f"classes with fewer than {FEW_POSITIVES} positives: {num_rare}; with so few AP comes out too high, and "
+            "the interval of mAP reaches further down"
+        )
     ending = "" if config.TEST_SPLIT == "test" else f"_{config.TEST_SPLIT}"
     if sliced:
         slices.print_slicings(sliced)

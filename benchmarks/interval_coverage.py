@@ -1,8 +1,8 @@
 """Do 95 % intervals contain the truth in 95 % of all test sets? Test sets are drawn whose true metrics are known.
 
-    python benchmarks/interval_coverage.py intervals 18 300      # classes, images: metrics.bootstrap
-    python benchmarks/interval_coverage.py differences 18 300    # metrics.compare of two models that are equally good
-    python benchmarks/interval_coverage.py seeds 18 300          # metrics.compare_groups, three seeds a group
+    python benchmarks/interval_coverage.py intervals 18 300 100      # classes, images, test sets: metrics.bootstrap
+    python benchmarks/interval_coverage.py differences 18 300 100    # metrics.compare of two equally good models
+    python benchmarks/interval_coverage.py seeds 18 300 60           # metrics.compare_groups, three seeds a group
 
 Classes are rare: their frequencies run from .002 to .3. The score of an image is normal, with another mean where the
 class is present, and labels and scores of an image's classes are correlated. Beside ours stand percentile intervals:
@@ -23,7 +23,7 @@ from scipy.stats import norm
 
 import metrics
 
-NUM_SETS, NUM_RESAMPLES = 200, 200
+NUM_RESAMPLES = 200
 NUM_SEEDS = 3
 METRICS = ("mAP", "CF1", "OF1", "f1_macro", "exact_match", "ECE")
 BANDS = ((1, 1), (2, 2), (3, 5), (6, 20), (21, 10**9))  # of a class's positives
@@ -32,9 +32,9 @@ BANDS = ((1, 1), (2, 2), (3, 5), (6, 20), (21, 10**9))  # of a class's positives
 class World:
     """Where test sets come from, and how good the model is on all that could be drawn."""
 
-    def __init__(self, num_classes: int, num_images: int) -> None:
+    def __init__(self, num_classes: int, num_images: int, num_sets: int) -> None:
         rng = np.random.default_rng(5)
-        self.num_images = num_images
+        self.num_images, self.num_sets = num_images, num_sets
         self.frequencies = rng.permutation(np.geomspace(0.002, 0.3, num_classes))
         self.shifts = rng.uniform(0.8, 2.4, num_classes)  # of a score where the class is present
         self.thresholds = norm.isf(1.3 * self.frequencies)  # of the scores, where the probability is 0.5
@@ -100,15 +100,15 @@ class Tally:
         self.rows[name, way].append((low <= truth <= high, low <= value <= high, high - low))
 
     def print(self) -> None:
-        print(f"{'':24}{'way':16}{'contains truth':>16}{'contains value':>16}{'mean width':>12}{'sets':>7}")
+        print(f"{'':30}{'way':16}{'contains truth':>16}{'contains value':>16}{'mean width':>12}{'sets':>7}")
         for (name, way), rows in self.rows.items():
             has_truth, has_value, width = np.mean(rows, axis=0)
-            print(f"{name:24}{way:16}{has_truth:16.3f}{has_value:16.3f}{width:12.4f}{len(rows):7}", flush=True)
+            print(f"{name:30}{way:16}{has_truth:16.3f}{has_value:16.3f}{width:12.4f}{len(rows):7}", flush=True)
 
 
 def check_intervals(world: World) -> None:
     tally = Tally()
-    for number in range(NUM_SETS):
+    for number in range(world.num_sets):
         rng = np.random.default_rng([1, number])
         probabilities, targets = world.draw(rng, world.num_images)
         measured = metrics.measure(probabilities, targets, 0.5)
@@ -121,26 +121,19 @@ def check_intervals(world: World) -> None:
             percentiles = find_percentiles([each[name] for each in plain])
             tally.add(name, "percentile", percentiles, truth[name], measured[name])
             tally.add(name, "ours", ours[name], truth[name], measured[name])
-        for c, count in enumerate(by_class["positives"]):
-            for fewest, most in BANDS:
-                if fewest <= count <= most:
-                    of = (
-                        f"{fewest}"
-                        if fewest == most
-                        else f"{fewest} to {most}"
-                        if most < 10**9
-                        else f"{fewest} or more"
-                    )
-                    for name, true in (("AP", world.ap[c]), ("R", world.recall[c]), ("F1", world.f1[c])):
-                        interval = tuple(ours_by_class[name][:, c])
-                        tally.add(f"{name}, positives: {of}", "ours", interval, true, by_class[name][c])
+        for fewest, most in BANDS:
+            of = f"{fewest}" if fewest == most else f"{fewest} to {most}" if most < 10**9 else f"{fewest} or more"
+            for c in np.flatnonzero((by_class["positives"] >= fewest) & (by_class["positives"] <= most)):
+                for name, true in (("AP", world.ap[c]), ("R", world.recall[c]), ("F1", world.f1[c])):
+                    low, high = ours_by_class[name][:, c]
+                    tally.add(f"{name}, {of} positives", "ours", (low, high), true, by_class[name][c])
     tally.print()
 
 
 def check_differences(world: World) -> None:
     """Of two equally good models, whose noise is alike: the truth is 0."""
     tally = Tally()
-    for number in range(NUM_SETS):
+    for number in range(world.num_sets):
         rng = np.random.default_rng([2, number])
         targets = world.draw_labels(rng, world.num_images)
         noise = mix(rng, targets.shape, 0.2)
@@ -159,7 +152,7 @@ def check_seeds(world: World) -> None:
     """Of two groups whose seeds are equally good on average: each seed's gain is drawn. The truth is 0."""
     tally = Tally()
     for spread in (0.0, 0.1, 0.3):
-        for number in range(NUM_SETS):
+        for number in range(world.num_sets):
             rng = np.random.default_rng([3, number])
             targets = world.draw_labels(rng, world.num_images)
             noise = mix(rng, targets.shape, 0.2)
@@ -193,5 +186,5 @@ CHECKS = {"intervals": check_intervals, "differences": check_differences, "seeds
 
 
 if __name__ == "__main__":
-    what, num_classes, num_images = sys.argv[1:]
-    CHECKS[what](World(int(num_classes), int(num_images)))
+    what, *counts = sys.argv[1:]
+    CHECKS[what](World(*map(int, counts)))

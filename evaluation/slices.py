@@ -166,15 +166,16 @@ def _find_gaps(resampled: Mapping[str, Resampled], num_pairs: int) -> dict[str, 
 
 
 def _share_classes(a: Resampled, b: Resampled) -> tuple[Resampled, Resampled, int]:
-    """Both with the mAP over the classes that both have, and the number of these."""
+    """Both with AP, and mAP, of the classes alone that both have, and the number of these."""
     in_both = ~np.isnan(a.value.by_class["AP"][0] + b.value.by_class["AP"][0])
 
-    def average(measured: Measured) -> Measured:
-        ap = measured.by_class["AP"][:, in_both]
-        mean = ap.mean(axis=1) if in_both.any() else np.full(len(ap), np.nan)
-        return measured._replace(overall={**measured.overall, "mAP": mean})
+    def choose(measured: Measured) -> Measured:
+        ap = measured.by_class["AP"]
+        mean = ap[:, in_both].mean(axis=1) if in_both.any() else np.full(len(ap), np.nan)
+        by_class = {**measured.by_class, "AP": np.where(in_both, ap, np.nan)}
+        return Measured({**measured.overall, "mAP": mean}, by_class)
 
-    a, b = (each._replace(value=average(each.value), drawn=average(each.drawn)) for each in (a, b))
+    a, b = (each._replace(value=choose(each.value), drawn=choose(each.drawn)) for each in (a, b))
     return a, b, int(in_both.sum())
 
 
