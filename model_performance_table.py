@@ -383,6 +383,8 @@ def describe(runs: Frame, rows: Frame) -> list[str]:
     lines.append(f"first: {first[0]}{f' and {len(first) - 1} more' if len(first) > 1 else ''}")
     if "test_ruler" in runs:
         lines.append("test_…: of test images, [95 % interval] over them; all other metrics are of validation images")
+        if not SORT_BY.startswith(TEST) and rows["test_ruler"].nunique() > 1:
+            lines.append("note: test_… are by several rulers (column test_ruler): --SORT_BY test_mAP puts them apart")
     if untested := run_rows.count_untested(rows):
         lines.append(f"note: {untested} of the runs have no test: the means of test_… are without them")
     if unlike := run_rows.count_unlike_tests(runs, rows):

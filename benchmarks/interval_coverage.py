@@ -100,10 +100,10 @@ class Tally:
         self.rows[name, way].append((low <= truth <= high, low <= value <= high, high - low))
 
     def print(self) -> None:
-        print(f"{'':24}{'way':16}{'contains truth':>16}{'contains value':>16}{'mean width':>12}{'sets':>7}")
+        print(f"{'':30}{'way':16}{'contains truth':>16}{'contains value':>16}{'mean width':>12}{'sets':>7}")
         for (name, way), rows in self.rows.items():
             has_truth, has_value, width = np.mean(rows, axis=0)
-            print(f"{name:24}{way:16}{has_truth:16.3f}{has_value:16.3f}{width:12.4f}{len(rows):7}", flush=True)
+            print(f"{name:30}{way:16}{has_truth:16.3f}{has_value:16.3f}{width:12.4f}{len(rows):7}", flush=True)
 
 
 def check_intervals(world: World) -> None:
@@ -121,19 +121,12 @@ def check_intervals(world: World) -> None:
             percentiles = find_percentiles([each[name] for each in plain])
             tally.add(name, "percentile", percentiles, truth[name], measured[name])
             tally.add(name, "ours", ours[name], truth[name], measured[name])
-        for c, count in enumerate(by_class["positives"]):
-            for fewest, most in BANDS:
-                if fewest <= count <= most:
-                    of = (
-                        f"{fewest}"
-                        if fewest == most
-                        else f"{fewest} to {most}"
-                        if most < 10**9
-                        else f"{fewest} or more"
-                    )
-                    for name, true in (("AP", world.ap[c]), ("R", world.recall[c]), ("F1", world.f1[c])):
-                        interval = tuple(ours_by_class[name][:, c])
-                        tally.add(f"{name}, positives: {of}", "ours", interval, true, by_class[name][c])
+        for fewest, most in BANDS:
+            of = f"{fewest}" if fewest == most else f"{fewest} to {most}" if most < 10**9 else f"{fewest} or more"
+            for c in np.flatnonzero((by_class["positives"] >= fewest) & (by_class["positives"] <= most)):
+                for name, true in (("AP", world.ap[c]), ("R", world.recall[c]), ("F1", world.f1[c])):
+                    low, high = ours_by_class[name][:, c]
+                    tally.add(f"{name}, {of} positives", "ours", (low, high), true, by_class[name][c])
     tally.print()
 
 

@@ -12,15 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dataset import fonts
 from evaluation import test_results
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
-from evaluation.run_comparison import HOW_TO_TEST, IS_REFERENCE, find_mean_interval, list_folders, resample_test
+from evaluation.run_comparison import HOW_TO_TEST, IS_REFERENCE, list_folders
 from evaluation.run_rows import NOT_RANKED, TEST
 from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, format_number
-from metrics import Difference
+from metrics import LEVEL, Difference, find_t
 from utils import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 TEST_COLOUR, BLUE, GREY, INK = LIGHT[SPLITS["test"]], LIGHT["blue"], LIGHT["soft"], LIGHT["ink"]
 DPI = 110
 ROW_HEIGHT, PANEL_WIDTH, LABEL_WIDTH = 0.34, 3.4, 0.075  # inches: of a run's line, a panel, a letter of a name
-LONGEST_NAME = 48  # characters
+LONGEST_NAME = 60  # characters
 MAX_ROWS = 400  # of all blocks together; a picture of more could not be opened
 
 
@@ -66,13 +69,12 @@ def save_forest(path: Path, runs: Frame, rows: Frame, names: Sequence[str], metr
     entries: dict[str, list[Entry]] = {}  # by ruler
     for name, row, row_folders in zip(names, rows.to_dict("records"), folders, strict=True):
         if row_folders:
-            values = runs.loc[runs["checkpoint"].isin(row["test_checkpoints"]), column].tolist()
-            low, high = row.get(f"{column}_low", math.nan), row.get(f"{column}_high", math.nan)
-            if len(values) > 1:
-                _, low, high, _ = find_mean_interval([resample_test(folder) for folder in row_folders], metric)
+            of_row = runs.loc[runs["checkpoint"].isin(row["test_checkpoints"])]
+            values, lows, highs = (of_row[f"{column}{ending}"].to_numpy() for ending in ("", "_low", "_high"))
+            low, high = find_mean_interval(values, lows, highs)
             found = [row.get(f"{DIFFERENCE}{column}{ending}", math.nan) for ending in ("", "_low", "_high", "_p")]
             difference = None if math.isnan(found[0]) else Difference(*found)
-            entry = Entry(name, values, low, high, difference, row.get(IS_REFERENCE) is True)
+            entry = Entry(name, values.tolist(), low, high, difference, row.get(IS_REFERENCE) is True)
             entries.setdefault(row["test_ruler"], []).append(entry)
     rulers, blocks = runs.attrs["rulers"], [Block("", block) for block in entries.values()]
     for number, (above, below) in enumerate(itertools.pairwise(entries), start=1):
@@ -81,6 +83,21 @@ def save_forest(path: Path, runs: Frame, rows: Frame, names: Sequence[str], metr
     references = [entry.name for block in blocks for entry in block.entries if entry.is_reference]
     reference = references[0] if len(references) == 1 else "the first of each block" if references else ""
     save_figure(draw_forest(blocks, column, reference), path)
+
+
+def find_mean_interval(
+    values: NDArray[np.float64], lows: NDArray[np.float64], highs: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The 95 % interval of the mean of S seeds' values (S,) of a metric, over images and seeds.
+
+    `lows` and `highs` are the ends of each seed's interval over images. The mean of their arms and the arm of a mean
+    over seeds, t s / sqrt(S) with Student's t, are added as what is independent of each other is: by their squares.
+    """
+    num_seeds, of_seeds = len(values), 0.0
+    if num_seeds > 1:
+        of_seeds = find_t(LEVEL, np.array([num_seeds - 1]))[0] * values.std(ddof=1) / math.sqrt(num_seeds)
+    below, above = (math.hypot(np.mean(np.abs(values - ends)), of_seeds) for ends in (lows, highs))
+    return max(values.mean() - below, 0.0), min(values.mean() + above, 1.0)
 
 
 def draw_forest(blocks: Sequence[Block], metric: str, reference: str = "") -> Figure:
@@ -133,7 +150,9 @@ def draw_forest(blocks: Sequence[Block], metric: str, reference: str = "") -> Fi
 
     for place, entry in places:
         _draw_values(panels[0], place, entry)
-    panels[0].set_xlabel(f"{metric}: mean and 95 % interval", color=GREY, fontsize=9, parse_math=False)
+    seeds = " and seeds" if any(len(entry.values) > 1 for _, entry in places) else ""
+    text = f"{metric}, 95 % interval over images{seeds}"
+    panels[0].set_xlabel(text, color=GREY, fontsize=9, parse_math=False)
     _write_numbers(panels[0], rows, [_write_value(entry) for _, entry in places])
     if reference:
         panels[1].axvline(0, color=GREY, linewidth=1)

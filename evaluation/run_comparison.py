@@ -19,7 +19,7 @@ import metrics
 from evaluation import test_results
 from evaluation.run_rows import TEST, find_row
 from evaluation.tables import DIFFERENCE, MARK, Frame, is_given, split_rows
-from metrics import Difference, Measured, Resampled
+from metrics import Difference, Resampled
 from utils import InputError, say
 
 SAMPLES = 1000  # resamples of the test images
@@ -87,7 +87,7 @@ def describe_reference(rows: Frame, counts: Mapping[int, int], against: str, sor
     name, num_images = references[0]["run"], int(references[0]["test_num_images"])
     name, images = name if is_given(name) else "the first row", f"the same {num_images:,} test images"
     if against == "best":
-        name = f"{name}, the first by {sort_by}"
+        name = f"{name}, of these the first by {sort_by}"
     if len(counts) > 1:
         name, images = f"the first by {sort_by} of those with the same test images", "these"
     times = " and ".join(dict.fromkeys(map(str, counts.values())))
@@ -143,17 +143,16 @@ def add_differences(rows: Frame, folders: Sequence[Sequence[Path]], names: Seque
     return compared, problems
 
 
-def resample_test(folder: Path, keeps_classes: bool = False) -> Resampled:
+def resample_test(folder: Path) -> Resampled:
     """The metrics of a run's test, and in resamples of its images, the same for all runs.
 
-    Those of each class in resamples are dropped unless `keeps_classes`. Raises InputError where the run has no whole
-    test of its checkpoint as it is.
+    Raises InputError where the run has no whole test of its checkpoint as it is.
     """
     test = test_results.read_test(folder)
     if test is None or test.stale:
         raise InputError(f"{folder} has no test{f' of its checkpoint: {test.stale}' if test else ''}")
     scores = test_results.read_test_scores(folder)
-    found = metrics.resample(
+    return metrics.resample(
         scores.probabilities,
         scores.targets,
         test.thresholds,
@@ -161,17 +160,6 @@ def resample_test(folder: Path, keeps_classes: bool = False) -> Resampled:
         min_labels=test.min_labels,
         max_labels=test.max_labels,
     )
-    return found if keeps_classes else found._replace(drawn=found.drawn._replace(by_class={}))
-
-
-def find_mean_interval(tests: Sequence[Resampled], name: str) -> Difference:
-    """The mean of a metric over seeds, and its 95 % interval over images and seeds: what it has more than nothing."""
-
-    def clear(measured: Measured) -> Measured:
-        return Measured({key: np.zeros_like(values) for key, values in measured.overall.items()}, {})
-
-    nothing = Resampled(clear(tests[0].value), clear(tests[0].drawn), tests[0].tallies)
-    return metrics.subtract_groups([nothing], tests)[name]
 
 
 def list_folders(rows: Frame, root: Path) -> list[list[Path]]:

@@ -52,7 +52,7 @@ def print_pair(pair: Frame, constants: Sequence[str], root: Path, mode: str = ""
         if not of_letter:
             raise InputError(f"--diff: {letter} has no test, so that no metrics can be compared: {HOW_TO_TEST}")
     names = require_one_ruler([*folders[0], *folders[1]])
-    a, b = ([resample_test(folder, keeps_classes=True) for folder in of_letter] for of_letter in folders)
+    a, b = ([resample_test(folder) for folder in of_letter] for of_letter in folders)
     overall, classes = compare_metrics(a, b), compare_classes(a, b, names)
     legend = describe_classes(classes, has_seeds=len(a) + len(b) > 2)
     if people:

@@ -701,6 +701,9 @@ def test_best_f1_sorts_and_tests_stand_beside(tested: Path, show: Any) -> None:
     notes = "\n".join(lines)
     assert "8 runs in 5 groups: mean ± sample standard deviation over SEED; sorted by best_f1" in notes
     assert "test_…: of test images, [95 % interval] over them; all other metrics are of validation images" in notes
+    note = "note: test_… are by several rulers (column test_ruler): --SORT_BY test_mAP puts them apart"
+    assert note in notes
+    assert note not in show("--CHECKPOINTS_ROOT", str(tested), "--SORT_BY", "test_mAP", width=160)
 
 
 def test_sorted_by_a_test_other_rulers_stand_apart(tested: Path, show: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from made_runs import draw_probabilities, draw_targets, make_ruler, make_sidecar
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 import model_performance_table
 from evaluation import forest_plot, run_comparison, run_rows
@@ -104,6 +106,19 @@ def test_rows_of_the_table_become_a_picture(tmp_path: Path) -> None:
             forest_plot.save_forest(path, runs, rows, names, "mAP", tmp_path)
     with pytest.raises(InputError, match="no run here has a test"):
         forest_plot.save_forest(tmp_path / "y.png", runs, rows.tail(1), names[-1:], "mAP", tmp_path)
+
+
+def test_the_interval_of_a_mean_over_seeds_by_hand() -> None:
+    values, lows, highs = np.array([0.60, 0.62, 0.67]), np.array([0.58, 0.59, 0.64]), np.array([0.63, 0.66, 0.69])
+    of_seeds = stats.t.ppf(0.975, 2) * statistics.stdev(values) / math.sqrt(3)
+    below, above = (
+        math.sqrt(((0.02 + 0.03 + 0.03) / 3) ** 2 + of_seeds**2),
+        math.hypot((0.03 + 0.04 + 0.02) / 3, of_seeds),
+    )
+    found = forest_plot.find_mean_interval(values, lows, highs)
+    assert found == pytest.approx((0.63 - below, 0.63 + above), abs=1e-4)
+    assert forest_plot.find_mean_interval(values[:1], lows[:1], highs[:1]) == pytest.approx((0.58, 0.63))
+    assert forest_plot.find_mean_interval(np.array([0.0, 1.0]), np.zeros(2), np.ones(2)) == (0, 1), "a share"
 
 
 def test_a_picture_of_many_rows_ends() -> None:

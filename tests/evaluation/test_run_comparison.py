@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import draw_probabilities, draw_targets, make_ruler, make_sidecar, write_run, write_test
-from scipy import stats
 
 import metrics
 import model_performance_table
@@ -89,7 +88,7 @@ def test_the_reference_and_what_is_said_of_it(
     assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
     assert [value is True for value in compared["is_reference"]] == [True, False, False, True, False], "of each ruler"
     assert legend[0].startswith(
-        f"Δ: from {rows['run'][0]}, the first by best_f1, on the same 300 test images; [95 % int"
+        f"Δ: from {rows['run'][0]}, of these the first by best_f1, on the same 300 test images; ["
     )
     assert legend[0].endswith("paired over images and over seeds")
     assert legend[1].endswith("after Holm's correction for 2 comparisons")
@@ -127,17 +126,3 @@ def test_the_reference_and_what_is_said_of_it(
 def test_what_is_compared(sort_by: str, labels: str, names: list[str], tmp_path: Path) -> None:
     write_run(tmp_path, "a", make_sidecar("resnet18", 0.5, 0.5, 1, LABELS_PER_IMAGE=labels))
     assert run_comparison.choose_metrics(sort_by, read_rows(tmp_path)) == names
-
-
-def test_the_interval_of_a_mean_over_seeds_by_hand(tested: tuple[Path, dict[str, Any], Any]) -> None:
-    """Variance over images plus that of a mean of two seeds; degrees of freedom of Welch and Satterthwaite."""
-    root, probabilities, targets = tested
-    found = [run_comparison.resample_test(root / "resnet18" / name) for name in ("a1", "a2")]
-    value, low, high, _ = run_comparison.find_mean_interval(found, "mAP")
-    values = [metrics.measure(probabilities[name], targets, 0.45)["mAP"] for name in ("a1", "a2")]
-    assert value == pytest.approx(np.mean(values))
-    over_images = np.var(np.mean([test.drawn.overall["mAP"] for test in found], axis=0), ddof=1)
-    over_seeds = np.var(values, ddof=1) / 2
-    degrees = (over_images + over_seeds) ** 2 / (over_images**2 / (len(targets) - 1) + over_seeds**2)
-    reach = stats.t.ppf(0.975, degrees) * np.sqrt(over_images + over_seeds)
-    assert (low, high) == pytest.approx((value - reach, value + reach), abs=1e-5)
