@@ -523,12 +523,10 @@ def compare_groups(
     Raises InputError as `compare` does.
     """
     groups = [_as_group(probabilities_a, thresholds_a, "a"), _as_group(probabilities_b, thresholds_b, "b")]
-    models = []
-    for group in groups:
-        for scores, at in group:
-            checked, checked_targets = as_scores(scores, targets, at_least=1)
-            models.append((checked, at))
-    found = _resample(models, checked_targets, samples, seed, min_labels, max_labels)
+    checked = [as_scores(scores, targets, at_least=1) for group in groups for scores, _ in group]
+    all_thresholds = [at for group in groups for _, at in group]
+    models = [(scores, at) for (scores, _), at in zip(checked, all_thresholds, strict=True)]
+    found = _resample(models, checked[0][1], samples, seed, min_labels, max_labels)
     return subtract_groups(found[: len(groups[0])], found[len(groups[0]) :])
 
 
@@ -583,7 +581,8 @@ def subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float
             continue
         drawn_a, drawn_b = (np.mean([found.drawn.overall[name] for found in group], axis=0) for group in (a, b))
         added = [
-            np.mean([arms[name].mean() / z**2 if name in arms else 0.0 for arms in each]) for each in (arms_a, arms_b)
+            float(np.mean([arms[name].mean() / z**2 if name in arms else 0.0 for arms in each]))
+            for each in (arms_a, arms_b)
         ]
         found = _subtract_means(
             [[one.value.overall[name] for one in group] for group in (a, b)],
@@ -831,7 +830,7 @@ def read_known(probabilities: Floats, targets: NDArray) -> Iterator[tuple[Floats
             yield scores[known], present[known]
 
 
-def read_rows(probabilities: Floats) -> Iterator[slice]:
+def read_rows(probabilities: NDArray[Any]) -> Iterator[slice]:
     """Slices of rows, one after the other, that hold about ENTRIES_AT_ONCE entries each."""
     return _chunks(len(probabilities), max(1, ENTRIES_AT_ONCE // max(1, probabilities.shape[1])))
 

@@ -144,7 +144,7 @@ def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> No
         else:
             chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
     pair = pd.concat(chosen, ignore_index=True)
-    pair.attrs["varied"] = rows.attrs["varied"] if (pair["runs"] > 1).any() else []
+    pair.attrs["varied"] = rows.attrs["varied"] if pair["runs"].max() > 1 else []
     print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
 
 
@@ -192,7 +192,8 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         raise InputError(f"CHECKPOINT_GLOB {glob!r}: {error}") from error
     if not paths:
         raise InputError(f"no checkpoint matches {glob} in {root}; training.py makes them")
-    rows, skipped, metrics = [], [], dict.fromkeys(MEASURED)
+    rows, skipped = [], []
+    metrics: dict[str, None] = dict.fromkeys(MEASURED)
     rulers, stale = {}, []
     for path in paths:
         checkpoint = path.relative_to(root).as_posix()

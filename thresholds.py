@@ -675,7 +675,7 @@ def _choose_promised_recall(probabilities: Floats, targets: NDArray, policy: Pol
     order = np.argsort(scores)
     missed = np.cumsum(shares[np.nonzero(present)[0]][order])  # above each score: with it and all lower ones missed
     too_many = np.flatnonzero(missed > allowed + 1e-9)
-    return scores[order[too_many[0]]] if len(too_many) else None
+    return scores[int(order[too_many[0]])] if len(too_many) else None
 
 
 def _choose_promised_precision(probabilities: Floats, targets: NDArray, policy: Policy) -> np.floating | None:

@@ -42,7 +42,7 @@ class World:
         recall, false_alarms = norm.sf(scores - self.shifts), norm.sf(scores)
         hits = self.frequencies * recall
         precision = hits / (hits + (1 - self.frequencies) * false_alarms)
-        self.ap = -np.trapezoid(precision, recall, axis=0)
+        self.ap: NDArray[np.float64] = np.asarray(-np.trapezoid(precision, recall, axis=0))
         self.recall = norm.sf(self.thresholds - self.shifts)
         hits = self.frequencies * self.recall
         self.precision = hits / (hits + (1 - self.frequencies) * norm.sf(self.thresholds))
@@ -138,7 +138,7 @@ def check_differences(world: World) -> None:
         targets = world.draw_labels(rng, world.num_images)
         noise = mix(rng, targets.shape, 0.2)
         models = [world.score(0.8 * noise + 0.6 * mix(rng, targets.shape, 0.2), targets) for _ in range(2)]
-        found = metrics.compare(*models, targets, 0.5, 0.5, NUM_RESAMPLES, seed=number)
+        found = metrics.compare(models[0], models[1], targets, 0.5, 0.5, NUM_RESAMPLES, seed=number)
         draws = [rng.integers(len(targets), size=len(targets)) for _ in range(NUM_RESAMPLES)]
         plain = [[metrics.measure(scores[rows], targets[rows], 0.5) for scores in models] for rows in draws]
         for name in METRICS:
@@ -165,7 +165,7 @@ def check_seeds(world: World) -> None:
                 )
                 for _ in range(2)
             ]
-            ours = metrics.compare_groups(*groups, targets, 0.5, 0.5, NUM_RESAMPLES, seed=number)
+            ours = metrics.compare_groups(groups[0], groups[1], targets, 0.5, 0.5, NUM_RESAMPLES, seed=number)
             resampled = [
                 [metrics.resample(scores, targets, 0.5, NUM_RESAMPLES, number) for scores in g] for g in groups
             ]

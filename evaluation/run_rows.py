@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,7 @@ def find_blocks(runs: Frame, sort_by: str, has_means: bool) -> list[tuple[str, F
 
     rulers = runs.attrs["rulers"]
     if sort_by.startswith(TEST):
-        keys = [(ruler if isinstance(ruler, str) else "",) for ruler in runs["test_ruler"]]
+        keys: list[tuple[str, ...]] = [(ruler if isinstance(ruler, str) else "",) for ruler in runs["test_ruler"]]
     else:
         keys = [_find_validation(row, sort_by, has_means) for row in runs.to_dict("records")]
     order = sorted(dict.fromkeys(keys), key=lambda key: (key == ("",), -keys.count(key)))
@@ -115,7 +114,7 @@ def _count_validation(row: Any) -> str:
     if tables.is_given(row.get("fold_of")):
         return f"{row.get('FOLDS')} folds"
     count = row.get("num_val")
-    return f"{int(count):,}" if isinstance(count, Real) and count == count else "unknown"
+    return f"{int(count):,}" if isinstance(count, int | float) and count == count else "unknown"
 
 
 # ---- rows ----
@@ -149,7 +148,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     ordered = dict.fromkeys(name for mean in [*runs, *rows] for name in (mean, f"{mean}_std") if name in rows)
     was_empty = runs.isna().all()
     kept = ("run", "checkpoint")
-    lost = [name for name in rows if rows[name].isna().all() and not was_empty.get(name, False) and name not in kept]
+    lost = [name for name in rows if rows[name].count() == 0 and not was_empty.get(name, False) and name not in kept]
     rows = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore")
     rows = rows.reset_index(drop=True)
     rows.attrs.update(runs.attrs | {"varied": varied})

@@ -294,7 +294,7 @@ def keep(
 
 def measure_by_hand(
     probabilities: np.ndarray, targets: np.ndarray, images: np.ndarray, thresholds: np.ndarray, limits: dict[str, int]
-) -> dict[str, float | np.ndarray]:
+) -> dict[str, Any]:
     """The metrics of one resample: `metrics.measure`, but means over classes from each class, kept where it lacks."""
     drawn = metrics.measure_classes(probabilities[images], targets[images], thresholds, **limits)
     whole = metrics.measure_classes(probabilities, targets, thresholds, **limits)
@@ -303,9 +303,7 @@ def measure_by_hand(
     whole_top = metrics.measure_classes(top * 1.0, targets, 0.5)
     keep(drawn, whole, targets[images], metrics.predict(probabilities[images], thresholds, **limits))
     keep(drawn_top, whole_top, targets[images], top[images])
-    measured: dict[str, float | np.ndarray] = {
-        **metrics.measure(probabilities[images], targets[images], thresholds, **limits)
-    }
+    measured: dict[str, Any] = {**metrics.measure(probabilities[images], targets[images], thresholds, **limits)}
     measured |= {name: drawn[name] for name in ("AP", "P", "R", "F1", "accuracy")}
     measured |= {f"{name}_top3": drawn_top[name] for name in ("P", "R")}
     del measured["num_classes_in_mAP"]
@@ -345,8 +343,9 @@ def solve_score_interval(value: float, num: float, t: float) -> tuple[float, flo
     def excess(share: float) -> float:
         return (value - share) ** 2 - t**2 * share * (1 - share) / num
 
-    low = brentq(excess, 0, value - 1e-12) if excess(0) > 0 else 0.0  # at 0 and 1 the value itself is a root
-    high = brentq(excess, value + 1e-12, 1) if excess(1) > 0 else 1.0
+    find_root: Any = brentq
+    low = find_root(excess, 0, value - 1e-12) if excess(0) > 0 else 0.0  # at 0 and 1 the value itself is a root
+    high = find_root(excess, value + 1e-12, 1) if excess(1) > 0 else 1.0
     return low, high
 
 
@@ -554,7 +553,7 @@ def widen(name: str, drawn: list[list[float]], variance: float, arguments: tuple
         added.append(arms.mean() / stats.norm.ppf(0.975) ** 2)
     s_a, s_b = (np.std(each, ddof=1) for each in drawn)
     e_a, e_b = np.hypot(s_a, added[0] ** 0.5), np.hypot(s_b, added[1] ** 0.5)
-    correlation = np.corrcoef(*drawn)[0, 1]
+    correlation = np.corrcoef(drawn[0], drawn[1])[0, 1]
     assert variance == pytest.approx(s_a**2 + s_b**2 - 2 * correlation * s_a * s_b)
     return e_a**2 + e_b**2 - 2 * correlation * e_a * e_b
 
@@ -694,7 +693,7 @@ def test_groups_that_differ_by_seeds_alone_are_welchs_test() -> None:
     a, b = (np.tile(rng.random((count, 1, 10)), (1, 3000, 1)) for count in (5, 4))
     found = metrics.compare_groups(a, b, targets, 0.5, 0.5, samples=4)["hamming_loss"]
     losses = [((group[:, 0] >= 0.5) != row).mean(axis=1) for group in (a, b)]
-    expected = stats.ttest_ind(losses[1], losses[0], equal_var=False)
+    expected: Any = stats.ttest_ind(losses[1], losses[0], equal_var=False)
     low, high = expected.confidence_interval()
     assert found == pytest.approx((losses[1].mean() - losses[0].mean(), low, high, expected.pvalue), abs=1e-4)
 

@@ -82,7 +82,9 @@ def test_the_largest_gap_that_is_more_than_chance() -> None:
         else:
             assert gap.difference[1:3] == pytest.approx((value - reach, value + reach), abs=1e-6)
         assert len(sure) == 2, "two of the three differ from south alone"
-    assert slicing.gaps["mAP"].num_classes == 3
+    gap = slicing.gaps["mAP"]
+    assert gap is not None
+    assert gap.num_classes == 3
     assert not slices.CLASS_MEANS & slicing.gaps.keys()
     assert slicing.slices[0].measured.keys() > slices.CLASS_MEANS
     (line,) = slices.describe(slicing)
@@ -97,7 +99,10 @@ def test_more_pairs_make_a_gap_less_sure() -> None:
     alone = measure_slicings({"camera": rows_of}, scores, targets, 0.5, num_samples=40)[0]
     both = measure_slicings({"camera": rows_of, "again": rows_of}, scores, targets, 0.5, num_samples=40)
     assert [slicing.num_pairs for slicing in both] == [6, 6]
-    assert both[0].gaps["mAP"].difference.low < alone.gaps["mAP"].difference.low
+    of_both, of_one = both[0].gaps["mAP"], alone.gaps["mAP"]
+    assert of_both is not None
+    assert of_one is not None
+    assert of_both.difference.low < of_one.difference.low
     assert both[0].gaps == both[1].gaps
 
 
