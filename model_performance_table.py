@@ -144,7 +144,7 @@ def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> No
         else:
             chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
     pair = pd.concat(chosen, ignore_index=True)
-    pair.attrs["varied"] = rows.attrs["varied"] if pair["runs"].max() > 1 else []
+    pair.attrs["varied"] = rows.attrs["varied"] if any(count > 1 for count in pair["runs"]) else []
     print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
 
 
