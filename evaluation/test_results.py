@@ -75,14 +75,14 @@ class TestResult(NamedTuple):
 # ---- rulers ----
 
 
-def sort_images(paths: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+def sort_images(paths: Sequence[str]) -> tuple[list[str], list[int]]:
     """The names of the images within the deepest folder that holds them all, sorted, and the order that sorts them."""
     from evaluation.prediction_files import find_base
 
     base = find_base(paths)
     names = [Path(path).relative_to(base).as_posix() for path in paths]
     order = sorted(range(len(names)), key=names.__getitem__)
-    return [names[row] for row in order], np.array(order, dtype=np.intp)
+    return [names[row] for row in order], order
 
 
 def make_ruler(paths: Sequence[str], targets: NDArray[np.int8], classes: Sequence[str]) -> Ruler:
@@ -91,7 +91,7 @@ def make_ruler(paths: Sequence[str], targets: NDArray[np.int8], classes: Sequenc
     Reads every file once, several at a time. Raises InputError for one that cannot be read.
     """
     names, order = sort_images(paths)
-    contents = _hash_images([paths[row] for row in order.tolist()])
+    contents = _hash_images([paths[row] for row in order])
     of_names = _digest(*names)
     parts = {
         "images": _digest(of_names, *contents),
