@@ -75,14 +75,14 @@ class TestResult(NamedTuple):
 # ---- rulers ----
 
 
-def sort_images(paths: Sequence[str]) -> tuple[list[str], NDArray[np.intp]]:
+def sort_images(paths: Sequence[str]) -> tuple[list[str], list[int]]:
     """The names of the images within the deepest folder that holds them all, sorted, and the order that sorts them."""
     from evaluation.prediction_files import find_base
 
     base = find_base(paths)
     names = [Path(path).relative_to(base).as_posix() for path in paths]
     order = sorted(range(len(names)), key=names.__getitem__)
-    return [names[row] for row in order], np.array(order, dtype=np.intp)
+    return [names[row] for row in order], order
 
 
 def make_ruler(paths: Sequence[str], targets: NDArray[np.int8], classes: Sequence[str]) -> Ruler:

@@ -24,7 +24,7 @@ from dataset.table import Table
 from evaluation import saved_scores
 from models import checkpoints
 from tools.split import split_dataset
-from trainer import folds, records, training_data
+from trainer import best_model, folds, records, training_data
 from utils import InputError, Stopped
 
 
@@ -200,10 +200,19 @@ def test_an_average_that_is_no_model_is_not_taken(
     saved = []
     monkeypatch.setattr(folds, "measure_seen", lambda *arguments: 0.0)
     monkeypatch.setattr(folds, "save", lambda *arguments: saved.append(arguments))
+    copied: list[str] = []
+
+    def copy(files: records.RunFiles, *others: Any, is_chosen: bool) -> list[str]:
+        copied.append(files.run)
+        return []
+
+    monkeypatch.setattr(best_model, "update", copy)
     config.__dict__.update({name: together["config"][name] for name in ("FOLDS", "HEAD", "SEED", "SPLIT_SEED")})
     overrides.apply([str(next(ended[0].glob("trained_models/*/*3folds*.pt")))], config)
     folds.finish(torch.device("cpu"))
     assert saved == []
+    (last,) = ended[0].glob("trained_models/*/*fold3of3*.pt")
+    assert copied == [f"{last.parent.name}/{last.stem}"]
     assert "the average of the folds' weights is no model, and not saved: its mAP is 0.0000" in capsys.readouterr().err
 
 
