@@ -695,7 +695,7 @@ def test_best_f1_sorts_and_tests_stand_beside(tested: Path, show: Any) -> None:
     lines = show("--CHECKPOINTS_ROOT", str(tested), width=160).splitlines()
     header = lines[0].split()
     assert header == ["best_f1", "mAP", "test_mAP", "HEAD", "test_f1_weighted", "CF1", "OF1", "epoch", "runs", "run"]
-    row = next(line for line in lines if " mlp " in line)
+    row = next(line.rstrip() for line in lines if " mlp " in line)
     assert re.search(r"\.60[45] ± \.001 .* \.\d{3} ± \.\d{3} .* mlp .* 2  [0-9a-f]{8}$", row), row
     assert re.search(r"\.\d{3} \[\.\d{3}, \.\d{3}\]  ml_decoder ", "\n".join(lines)), "one run has an interval"
     notes = "\n".join(lines)
@@ -746,7 +746,7 @@ def test_against_the_best_there_are_marks(tested: Path, show: Any, capsys: pytes
     assert re.split("  +", no_value.strip()) == ["Δ test_mAP", "Δ test_f1_weighted", "HEAD"]
     for head in ranked[1:]:
         p = float(rows[head]["delta_test_mAP_p"])
-        cells = next(line for line in text.splitlines() if f" {head} " in line)
+        cells = next(line for line in text.splitlines() if line.startswith(f"{head} "))
         shown = re.search(r"[−+]\.\d{3} \[[−+]\.\d{3}, [−+]\.\d{3}\]( ≈)? +\w+$", cells.rstrip())
         assert shown, cells
         assert bool(shown[1]) is (p >= 0.05)
