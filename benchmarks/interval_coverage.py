@@ -2,7 +2,7 @@
 
     python benchmarks/interval_coverage.py intervals 18 300 100      # classes, images, test sets: metrics.bootstrap
     python benchmarks/interval_coverage.py differences 18 300 100    # metrics.compare of two equally good models
-    python benchmarks/interval_coverage.py seeds 18 300 60           # metrics.compare_groups, three seeds a group
+    python benchmarks/interval_coverage.py seeds 18 300 40           # metrics.compare_groups, three seeds a group
 
 Classes are rare: their frequencies run from .002 to .3. The score of an image is normal, with another mean where the
 class is present, and labels and scores of an image's classes are correlated. Beside ours stand percentile intervals:

@@ -117,7 +117,8 @@ def measure_slicings(
     difference has the level 1 - .05 / (number of all pairs): with 95 % none of all these intervals, of one metric,
     leaves out its true difference (Bonferroni). `num_samples` 0: no intervals, and no gaps.
 
-    mAP is compared over the classes that both slices have; means over classes (CLASS_MEANS) are not compared.
+    mAP is compared over the classes that both slices have, and its interval reaches as far as the two differ in what AP
+    counts too much (`Resampled.overcount`); means over classes (CLASS_MEANS) are not compared.
     """
     probabilities, targets = metrics.as_scores(probabilities, targets, at_least=1)
     num_pairs = sum(len(rows_of) * (len(rows_of) - 1) // 2 for rows_of in slicings.values())
@@ -155,6 +156,11 @@ def _find_gaps(resampled: Mapping[str, Resampled], num_pairs: int) -> dict[str, 
         for metric, difference in metrics.subtract(a, b, 1 - (1 - metrics.LEVEL) / num_pairs).items():
             if metric in CLASS_MEANS:
                 continue
+            if metric == "mAP" and num_classes:  # a slice with fewer positives counts them more often in their own AP
+                shift = float(np.nanmean(b.overcount) - np.nanmean(a.overcount))
+                difference = difference._replace(
+                    low=difference.low - max(shift, 0), high=difference.high - min(shift, 0)
+                )
             gap = Gap(first, second, difference, num_classes)
             if difference.value < 0:
                 value, low, high, p = difference
@@ -175,7 +181,11 @@ def _share_classes(a: Resampled, b: Resampled) -> tuple[Resampled, Resampled, in
         by_class = {**measured.by_class, "AP": np.where(in_both, ap, np.nan)}
         return Measured({**measured.overall, "mAP": mean}, by_class)
 
-    a, b = (each._replace(value=choose(each.value), drawn=choose(each.drawn)) for each in (a, b))
+    def choose_all(found: Resampled) -> Resampled:
+        overcount = np.where(in_both, found.overcount, np.nan)
+        return found._replace(value=choose(found.value), drawn=choose(found.drawn), overcount=overcount)
+
+    a, b = choose_all(a), choose_all(b)
     return a, b, int(in_both.sum())
 
 
