@@ -78,8 +78,9 @@ def print_report(scores: SavedScores, policy: Policy, updates: Mapping[str, Any]
         "",
     )
     _print_grid(make_threshold_grid(policy, updates))
+    shrunk = "; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits"
     utils.say(
-        "* saved; shrunk: a class with n positives keeps n / (n + k) of its own threshold, in logits",
+        f"* saved{shrunk if 'shrunk' in report['in_sample'] else ''}",
         "in-sample: tuned on these very images; cross-fitted: on the other folds'",
         "",
     )

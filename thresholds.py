@@ -716,7 +716,7 @@ def find_p_value(risk: float, num_images: int, limit: float) -> float:
     For losses in 0...1 (Bates et al. 2021, "Distribution-free, risk-controlling prediction sets"). It is small where
     `risk` is well below `limit`.
 
-        find_p_value(0.02, 500, 0.05)    # 0.0023
+        find_p_value(0.02, 500, 0.05)    # 0.0013
     """
     if risk >= limit:
         return 1.0
