@@ -54,7 +54,7 @@ def test_no_colour_is_written_outside_the_palette() -> None:
 
 
 def test_every_page_has_the_one_style_sheet() -> None:
-    assert len(TEMPLATES) == 4
+    assert len(TEMPLATES) == 5
     for name in TEMPLATES:
         assert (pages.TEMPLATES / name).read_text(encoding="utf-8").startswith('{% extends "base.html" %}')
     page = pages.render("serving_page.html")
