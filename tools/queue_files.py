@@ -61,8 +61,9 @@ def describe(folder: Path, images: Path) -> list[str]:
     return [
         f"saved: {folder / CSV_FILE}",
         f"       {folder / PAGE_FILE}: the pictures; open it in a browser",
-        f"       {folder / TASKS_FILE}: to import into Label Studio, with {LABELS_FILE} as its labelling interface and",
-        f"       LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={images.parent}",
+        f"       {folder / TASKS_FILE}: to import into Label Studio",
+        f"       {folder / LABELS_FILE}: their labelling interface",
+        f"Label Studio finds the images with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={images.parent}",
     ]
 
 
