@@ -1,7 +1,7 @@
 """What a model gets wrong: which classes it takes for which, and its most confident mistakes.
 
     pairs = find_confusions(read_errors(probabilities, targets, thresholds), num_classes=80)
-    pairs.instead[0]     # Pair(said=7, there=5, num_images=14, expected=1.2, surprise=52.0): "says truck where it is a bus"
+    pairs.instead[0]     # "says truck where it is a bus": Pair(said=7, there=5, num_images=14, expected=1.2, ...)
     false_alarms, misses = find_most_confident(read_errors(probabilities, targets, thresholds), most=12)
 
 An image may show several classes, so no matrix says which class was taken for which. Two things can be counted: on how

@@ -290,11 +290,11 @@ def gather(
         classes=sorted(classes, key=lambda facts: facts.weakness),
         confusions=[
             Confusion(
-                model.classes[pair.said],
-                model.classes[pair.there],
-                pair.num_images,
-                int(missed[pair.there]),
-                pair.expected,
+                said=model.classes[pair.said],
+                there=model.classes[pair.there],
+                num_images=pair.num_images,
+                out_of=int(missed[pair.there]),
+                expected=pair.expected,
             )
             for pair in found.instead
         ],
