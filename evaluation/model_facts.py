@@ -87,7 +87,7 @@ class ClassFacts(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """`said` is said wrongly where `there` is missed: on `num_images` of `out_of` images where `there` is missed."""
+    """`said` is said wrongly where `there` is missed: on `num_images` of the `out_of` on which `there` is missed."""
 
     said: str
     there: str
@@ -274,7 +274,7 @@ def gather(
         for is_wrong, chosen in ((True, false_alarms), (False, misses))
         for mistake in chosen
     ]
-    data = describe_data(origin, targets, result, model.metadata)
+    data = describe_data(origin, scores[0], targets, result, model.metadata)
     has_one_label = "accuracy" in result["metrics"]
     reliability = calibration.measure_reliability(*scores[:2])
     confidence = measure_confidence(scores[0], targets, model.thresholds, *limits)
@@ -290,11 +290,11 @@ def gather(
         classes=sorted(classes, key=lambda facts: facts.weakness),
         confusions=[
             Confusion(
-                model.classes[pair.said],
-                model.classes[pair.there],
-                pair.num_images,
-                int(missed[pair.there]),
-                pair.expected,
+                said=model.classes[pair.said],
+                there=model.classes[pair.there],
+                num_images=pair.num_images,
+                out_of=int(missed[pair.there]),
+                expected=pair.expected,
             )
             for pair in found.instead
         ],
@@ -360,10 +360,9 @@ def make_numbers(
 
 
 def make_number(result: Mapping[str, Any], name: str, text: str) -> Number:
-    interval = result["intervals"].get(name)
-    if interval is None or None in interval:
-        return Number(name, result["metrics"][name], None, text)
-    return Number(name, result["metrics"][name], (interval[0], interval[1]), text)
+    low, high = result["intervals"].get(name, (None, None))
+    interval = None if low is None or high is None else (low, high)
+    return Number(name, result["metrics"][name], interval, text)
 
 
 def measure_confidence(
@@ -486,11 +485,15 @@ def describe_model(model: Predictor, result: Mapping[str, Any]) -> list[tuple[st
 
 
 def describe_data(
-    origin: Origin, targets: NDArray[np.int8], result: Mapping[str, Any], metadata: Mapping[str, Any]
+    origin: Origin,
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.int8],
+    result: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> Data:
     """The images of the test and of the training, in numbers."""
     num_labels = num_without = num_unknown = 0
-    for rows in metrics.read_rows(targets):
+    for rows in metrics.read_rows(probabilities):
         present, known = metrics.as_known(targets[rows])
         num_labels += int(present.sum())
         num_without += int((~present.any(axis=1)).sum())
