@@ -4,7 +4,8 @@
 
 The model is compared with 250, 500, ... of the training images of DATASET_FOLDER. Printed for each: the share of the
 test images that are "unlike the training images", and the mean F1 of an image on the most novel tenth and on the rest
-(the difference ± its standard error). Then, of 200 drawings of `dataset_tools.py demo` and of each other folder: the
+(the difference ± its standard error); beside it the same for the tenth whose highest probability is lowest, which needs
+no training images. Then, of 200 drawings of `dataset_tools.py demo` and of each other folder: the
 share of them that is called unlike, and how well the distance separates them from the test images (AUROC: 1 is always,
 .5 is chance). At last, what comparing adds to a prediction.
 """
@@ -46,12 +47,24 @@ def draw(folder: Path) -> list[str]:
     return [*map(str, paths)]
 
 
-def measure_f1(model: Predictor, paths: Sequence[str], targets: NDArray[np.int8]) -> NDArray[np.float64]:
-    """(N,) the F1 of each image; 0 without a label in common, also where there is none on either side."""
+def measure_f1(
+    model: Predictor, paths: Sequence[str], targets: NDArray[np.int8]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The F1 of each image, (N,), 0 without a label in common, also where there is none on either side; and its
+    highest probability, (N,).
+    """
     probabilities = np.stack([record.probabilities for record in model.predict(paths, title="test images")])
     predicted = metrics.predict(probabilities, model.thresholds, model.min_labels, model.max_labels)
     present = targets == 1
-    return metrics.f_beta_of((predicted & present).sum(axis=1), predicted.sum(axis=1), present.sum(axis=1))
+    f1 = metrics.f_beta_of((predicted & present).sum(axis=1), predicted.sum(axis=1), present.sum(axis=1))
+    return f1, probabilities.max(axis=1)
+
+
+def compare_tenth(f1: NDArray[np.float64], order: NDArray[np.intp], name: str) -> str:
+    """The mean F1 of the first tenth of the images in `order` (N,), and of the others."""
+    tenth, rest = np.split(f1[order], [len(f1) // 10])
+    gap, error = tenth.mean() - rest.mean(), (tenth.var() / len(tenth) + rest.var() / len(rest)) ** 0.5
+    return f"F1 {tenth.mean():.3f} on the {name} tenth, {rest.mean():.3f} on the rest ({gap:+.3f} ± {error:.3f})"
 
 
 def time_comparing(model: Predictor, reference: novelty.Reference) -> str:
@@ -75,7 +88,8 @@ def main(checkpoint: Path, dataset: Path, folders: Sequence[Path]) -> None:
     model = predictor.load(checkpoint)
     model.reference = None
     train, test = (dataset_readers.read_dataset(dataset, split=split) for split in ("train", "test"))
-    f1 = measure_f1(model, test.paths, test.targets)
+    f1, highest = measure_f1(model, test.paths, test.targets)
+    print(compare_tenth(f1, np.argsort(highest), "least confident"), flush=True)
     train = train.select(novelty.choose_rows(len(train)))
     seen = model.measure_features(train.paths, title="training images")
     features = model.measure_features(test.paths, title="test images")
@@ -90,13 +104,10 @@ def main(checkpoint: Path, dataset: Path, folders: Sequence[Path]) -> None:
         )
         assert reference
         cosines = reference.find_nearest(features).cosines[:, 0]
-        order = np.argsort(cosines)
-        novel, rest = f1[order[: len(f1) // 10]], f1[order[len(f1) // 10 :]]
-        gap, error = novel.mean() - rest.mean(), (novel.var() / len(novel) + rest.var() / len(rest)) ** 0.5
         words = [
             f"{size:>5} images",
             f"{(reference.measure_novelty(cosines) >= novelty.NOVEL).mean():.1%} of the test images unlike",
-            f"F1 {novel.mean():.3f} on the most novel tenth, {rest.mean():.3f} on the rest ({gap:+.3f} ± {error:.3f})",
+            compare_tenth(f1, np.argsort(cosines), "most novel"),
         ]
         for name, values in others.items():
             theirs = reference.find_nearest(values).cosines[:, 0]

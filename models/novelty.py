@@ -33,7 +33,7 @@ REFERENCE_FILE = "neighbours.npz"
 MOST_IMAGES = 2000  # of a reference: more change novelty by less than luck does, and cost a run more than a few percent
 NUM_NEAREST = 5
 NOVEL = 0.99  # an image of this novelty or more is "unlike the training images"; of 100 like them it is one
-SAME = 0.999  # cosine from which on two images are copies of one picture
+SAME = 0.9999  # cosine from which on two images are copies of one picture; different ones of one kind may reach 0.99
 ROWS_AT_ONCE = 1024  # whose cosines to all others are in memory together
 
 
