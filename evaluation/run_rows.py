@@ -148,7 +148,9 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     ordered = dict.fromkeys(name for mean in [*runs, *rows] for name in (mean, f"{mean}_std") if name in rows)
     was_empty = runs.isna().all()
     kept = ("run", "checkpoint")
-    lost = [name for name in rows if not any(rows[name].notna()) and not was_empty.get(name, False) and name not in kept]
+    lost = [
+        name for name in rows if not any(rows[name].notna()) and not was_empty.get(name, False) and name not in kept
+    ]
     rows = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore")
     rows = rows.reset_index(drop=True)
     rows.attrs.update(runs.attrs | {"varied": varied})
