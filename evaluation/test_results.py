@@ -91,7 +91,7 @@ def make_ruler(paths: Sequence[str], targets: NDArray[np.int8], classes: Sequenc
     Reads every file once, several at a time. Raises InputError for one that cannot be read.
     """
     names, order = sort_images(paths)
-    contents = _hash_images([str(paths[row]) for row in order.tolist()])
+    contents = _hash_images([paths[row] for row in order])
     of_names = _digest(*names)
     parts = {
         "images": _digest(of_names, *contents),
