@@ -5,8 +5,8 @@
 From 250 labelled photographs of the training split, drawn by the seed, in rounds of 250. All others of that split stand
 for those without labels. After each round a head is found as recipes/frozen_features.py does, and its mAP is measured
 on the test split. Printed are the mean mAP of the seeds and its spread, highest - lowest; then how many photographs the
-queue adds until its mean has the mAP that chance has, on average, at 1,500, as a share of the 1,250 that chance added. Between two
-rounds a straight line is taken.
+queue adds until its mean has the mAP that chance has, on average, at 1,500, as a share of the 1,250 that chance added.
+Between two rounds a straight line is taken.
 """
 
 from __future__ import annotations
