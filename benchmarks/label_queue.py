@@ -5,8 +5,8 @@
 From 250 labelled photographs of the training split, drawn by the seed, in rounds of 250. All others of that split stand
 for those without labels. After each round a head is found as recipes/frozen_features.py does, and its mAP is measured
 on the test split. Printed are the mean mAP of the seeds and its spread, highest - lowest; then how many photographs the
-queue adds until it has the mean mAP that chance has at 1,500, as a share of the 1,250 that chance added. Between two
-rounds a straight line is taken.
+queue adds until its mean has the mAP that chance has, on average, at 1,500, as a share of the 1,250 that chance added.
+Between two rounds a straight line is taken.
 """
 
 from __future__ import annotations
@@ -70,10 +70,9 @@ def main(arguments: list[str]) -> None:
     cells = {name: [describe(column) for column in zip(*rows, strict=True)] for name, rows in curves.items()}
     print_table(zip(map(str, counts), *cells.values(), strict=True), ["labelled", *cells])
     goal = statistics.mean(curve[-1] for curve in curves["chance"])
-    shares = [(find_count(curve, counts, goal) - ROUND) / (LAST - ROUND) for curve in curves["queue"]]
-    utils.say(
-        f"the queue reaches {goal:.4f} with {describe(shares)} of the photographs that chance adds until {LAST:,}"
-    )
+    means = [statistics.mean(column) for column in zip(*curves["queue"], strict=True)]
+    share = (find_count(means, counts, goal) - ROUND) / (LAST - ROUND)
+    utils.say(f"the queue's mean has {goal:.4f} with {share:.2f} of the photographs that chance adds until {LAST:,}")
 
 
 def read_data() -> Data:
