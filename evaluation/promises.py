@@ -146,7 +146,7 @@ def measure_gains(predicted: ArrayLike, targets: ArrayLike, is_left: ArrayLike) 
             values.append(float(value))
             influences.append(influence)
         gain, error = values[1] - values[0], Z * float(np.sqrt(((influences[1] - influences[0]) ** 2).sum()))
-        gains[name] = Gain(*values, gain - error, gain + error)
+        gains[name] = Gain(values[0], values[1], gain - error, gain + error)
     return gains
 
 
