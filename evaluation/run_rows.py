@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _count_validation(row: Any) -> str:
     if tables.is_given(row.get("fold_of")):
         return f"{row.get('FOLDS')} folds"
     count = row.get("num_val")
-    return f"{int(count):,}" if isinstance(count, int | float) and count == count else "unknown"
+    return f"{count:,.0f}" if isinstance(count, Real) and count == count else "unknown"
 
 
 # ---- rows ----

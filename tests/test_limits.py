@@ -172,6 +172,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--USE_PRIOR_BIAS 1 --HEAD cosine", "USE_PRIOR_BIAS needs a last bias and a sigmoid"),
     ("--USE_PRIOR_BIAS 1 --LOSS softmax", "which HEAD linear_bn with LOSS softmax does not have"),
     ("--SUSPECTS_SHOWN 0", "SUSPECTS_SHOWN is 0"),
+    ("--QUEUE_SIZE 0", "QUEUE_SIZE is 0"),
     ("--SAM_RHO 0.05 --MIXED_PRECISION fp16", "SAM_RHO is 0.05 but MIXED_PRECISION fp16"),
 ]
 

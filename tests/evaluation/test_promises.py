@@ -321,7 +321,12 @@ def test_an_empty_list_of_images_is_json(tmp_path: Path) -> None:
     from evaluation.prediction_files import Predictions, write_abstained
 
     predictions = Predictions(
-        ["a.jpg"], ["a"], np.zeros((1, 1), np.float32), ["red"], lambda rows: [[]] * len(rows), lambda rows: [False]
+        paths=["a.jpg"],
+        names=["a"],
+        probabilities=np.zeros((1, 1), np.float32),
+        classes=["red"],
+        decide=lambda rows: [[]] * len(rows),
+        abstain=lambda rows: [False],
     )
     write_abstained(tmp_path / "a.json", predictions)
     assert json.loads((tmp_path / "a.json").read_text()) == []
