@@ -137,14 +137,14 @@ def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> No
     for name in names:
         is_named = rows["run"].astype(str) == name
         if name == "best":
-            is_tested = rows["test_checkpoints"].map(len) > 0
-            chosen.append((rows[is_tested] if is_tested.any() else rows).head(1))
+            tested = [number for number, checkpoints in enumerate(rows["test_checkpoints"]) if checkpoints]
+            chosen.append(rows.iloc[[tested[0] if tested else 0]])
         elif is_named.any():
             chosen.append(rows[is_named].head(1))
         else:
             chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
     pair = pd.concat(chosen, ignore_index=True)
-    pair.attrs["varied"] = rows.attrs["varied"] if any(count > 1 for count in pair["runs"]) else []
+    pair.attrs["varied"] = rows.attrs["varied"] if (pair["runs"] > 1).any() else []
     print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
 
 
@@ -192,9 +192,8 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         raise InputError(f"CHECKPOINT_GLOB {glob!r}: {error}") from error
     if not paths:
         raise InputError(f"no checkpoint matches {glob} in {root}; training.py makes them")
-    rows, skipped = [], []
+    rows, skipped, rulers, stale = [], [], {}, []
     metrics: dict[str, None] = dict.fromkeys(MEASURED)
-    rulers, stale = {}, []
     for path in paths:
         checkpoint = path.relative_to(root).as_posix()
         try:

@@ -61,8 +61,9 @@ def find_blocks(runs: Frame, sort_by: str, has_means: bool) -> list[tuple[str, F
     from evaluation.test_results import describe_difference
 
     rulers = runs.attrs["rulers"]
+    keys: list[tuple[str, ...]]
     if sort_by.startswith(TEST):
-        keys: list[tuple[str, ...]] = [(ruler if isinstance(ruler, str) else "",) for ruler in runs["test_ruler"]]
+        keys = [(ruler if isinstance(ruler, str) else "",) for ruler in runs["test_ruler"]]
     else:
         keys = [_find_validation(row, sort_by, has_means) for row in runs.to_dict("records")]
     order = sorted(dict.fromkeys(keys), key=lambda key: (key == ("",), -keys.count(key)))
@@ -147,11 +148,9 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     varied = [name for part in parts for name in part.attrs["varied"]]
     rows = (pd.concat(parts) if len(parts) > 1 else parts[0]).sort_index()
     ordered = dict.fromkeys(name for mean in [*runs, *rows] for name in (mean, f"{mean}_std") if name in rows)
-    was_empty = runs.isna().all()
+    was_empty = set(runs.columns[runs.isna().all()])
     kept = ("run", "checkpoint")
-    lost = [
-        name for name in rows if not any(rows[name].notna()) and not was_empty.get(name, False) and name not in kept
-    ]
+    lost = [name for name in rows if rows[name].isna().all() and name not in was_empty and name not in kept]
     rows = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore")
     rows = rows.reset_index(drop=True)
     rows.attrs.update(runs.attrs | {"varied": varied})
