@@ -10,8 +10,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import make_small_run, write_dataset
+from PIL import Image
 from test_other_systems import CONSTANTS
 
 import config
@@ -86,6 +88,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = dict(config.__dict__)
     folder = tmp_path_factory.mktemp("readme")
     write_dataset(folder / "my-photos", num_train=24, num_test=6)
+    (folder / "new").mkdir()
+    Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)).save(folder / "new" / "a.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uvicorn.Server, "run", lambda server, sockets: sockets[0].close())  # it would serve for ever
         for command in README_COMMANDS:
@@ -107,6 +111,7 @@ def run(command: list[str], folder: Path) -> None:
     known = {constant.name for script in (config, module) for constant in overrides.list_constants(script)}
     quick = make_small_run(folder / "my-photos", folder / "ms-coco")
     quick += [f"--{name}={value}" for name, value in QUICK.items()]
+    quick.append(f"--UNLABELLED_FOLDER={folder / 'new'}")
     arguments += [option for option in quick if option[2:].partition("=")[0] in known]
     # the check of a few drawn bars finds copies among them, and says so by its status
     with contextlib.suppress(SystemExit) if "check" in arguments else contextlib.nullcontext():
