@@ -104,7 +104,7 @@ def make_reference(
     known). An image's distance is to images of other sources, since an image to be predicted is of another one, too.
     """
     rows = normalise(features)
-    kept = np.flatnonzero(~find_copies(rows))
+    kept: list[int] = np.flatnonzero(~find_copies(rows)).tolist()
     # as they are in the file, so that both give the same novelty
     rows = normalise(rows[kept].astype(np.float16))
     source_of = None if sources is None else number_sources([sources[row] for row in kept])
