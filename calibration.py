@@ -164,14 +164,19 @@ def cross_fit(
 def measure_reliability(probabilities: ArrayLike, targets: ArrayLike) -> Reliability:
     """The `Reliability` of all known entries. Raises InputError for probabilities outside 0...1."""
     probabilities, targets = as_scores(probabilities, targets)
-    present, known = as_known(targets)
-    scores = probabilities[known].astype(np.float64)
-    bins = find_bins(scores)
-    counts = np.bincount(bins, minlength=NUM_BINS)
+    counts = np.zeros(NUM_BINS, dtype=np.int64)
+    probability_sums, present_sums = np.zeros(NUM_BINS), np.zeros(NUM_BINS)
+    for rows in read_rows(probabilities):  # copies of all entries, in float64, would take most of the time
+        present, known = as_known(targets[rows])
+        scores = probabilities[rows][known].astype(np.float64)
+        bins = find_bins(scores)
+        counts += np.bincount(bins, minlength=NUM_BINS)
+        probability_sums += np.bincount(bins, scores, NUM_BINS)
+        present_sums += np.bincount(bins, present[known], NUM_BINS)
     return Reliability(
         counts=counts,
-        probability=divide(np.bincount(bins, scores, NUM_BINS), counts, undefined=np.nan),
-        present=divide(np.bincount(bins, present[known], NUM_BINS), counts, undefined=np.nan),
+        probability=divide(probability_sums, counts, undefined=np.nan),
+        present=divide(present_sums, counts, undefined=np.nan),
     )
 
 

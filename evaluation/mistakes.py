@@ -1,7 +1,7 @@
 """What a model gets wrong: which classes it takes for which, and its most confident mistakes.
 
     pairs = find_confusions(read_errors(probabilities, targets, thresholds), num_classes=80)
-    pairs.instead[0]     # Pair(said=7, there=5, count=14, expected=1.2, surprise=52.0): "says truck where it is a bus"
+    pairs.instead[0]     # "says truck where it is a bus": Pair(said=7, there=5, num_images=14, expected=1.2, ...)
     false_alarms, misses = find_most_confident(read_errors(probabilities, targets, thresholds), most=12)
 
 An image may show several classes, so no matrix says which class was taken for which. Two things can be counted: on how
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,11 +42,11 @@ class Errors(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Class `said` is said wrongly on `count` images on which class `there` is missed, or is there."""
+    """Class `said` is said wrongly on `num_images` images on which class `there` is missed, or is there."""
 
     said: int
     there: int
-    count: int
+    num_images: int
     expected: float  # by chance
     surprise: float  # G^2
 
@@ -187,7 +187,7 @@ class Candidates(NamedTuple):
     labels: NDArray[np.int64]
 
     def select(self, places: NDArray[np.intp]) -> Candidates:
-        return Candidates(*(column[places] for column in self))
+        return Candidates(self.confidences[places], self.scores[places], self.rows[places], self.labels[places])
 
     def sort(self) -> Candidates:
         """The most confident first; of equal ones the image, then the class, that comes first."""
@@ -212,7 +212,8 @@ class MostConfident:
 
     def _drop(self) -> Candidates:
         """Keep the mistakes that can be chosen. Others take at most `most` images away from those of a class."""
-        found = Candidates(*map(np.concatenate, zip(*self.candidates, strict=True))).sort()
+        columns: list[Any] = [np.concatenate(parts) for parts in zip(*self.candidates, strict=True)]
+        found = Candidates(*columns).sort()
         by_class = np.argsort(found.labels, kind="stable")
         starts = np.searchsorted(found.labels[by_class], found.labels[by_class])
         rank_in_class = np.arange(len(by_class)) - starts

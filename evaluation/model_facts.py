@@ -1,7 +1,7 @@
 """What there is to say of a tested model, in one named object: the page report.html and MODEL_CARD.md are made of it.
 
     facts = gather(predictions=..., targets=..., model=..., result=..., columns=..., origin=Origin(...))
-    facts.headline[0].text         # "finds 71 % of the labels"
+    facts.verdict          # "71% of the labels are found (70% to 73%); 69% of what it says is right (67% to 71%)."
     report.save_report(folder, facts)
 
 `result` is what evaluate_result.json says, `columns` are each class's numbers and the ends of their intervals.
@@ -51,10 +51,10 @@ class Number(NamedTuple):
 
 
 class NamedPair(NamedTuple):
-    """Of the `out_of` images on which one class goes wrong, another one is said, or there, on `count`."""
+    """Of the `out_of` images on which one class goes wrong, another one is said, or there, on `num_images`."""
 
     name: str  # of the other class
-    count: int
+    num_images: int
     out_of: int
     expected: float  # by chance
 
@@ -87,11 +87,11 @@ class ClassFacts(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """`said` is said wrongly where `there` is missed: on `count` of the `out_of` images on which `there` is missed."""
+    """`said` is said wrongly where `there` is missed: on `num_images` of the `out_of` on which `there` is missed."""
 
     said: str
     there: str
-    count: int
+    num_images: int
     out_of: int
     expected: float
 
@@ -117,7 +117,7 @@ class Slicing(NamedTuple):
 class Bin(NamedTuple):
     """The entries of one bin of the reliability curve."""
 
-    count: int
+    num_entries: int
     probability: float  # mean; NaN where there are none
     present: float  # share of them whose label is there
 
@@ -226,7 +226,7 @@ class ModelFacts:
 
     @property
     def verdict(self) -> str:
-        """The headline as a sentence: "Finds 71 % of the labels (69 to 73 %); 69 % of what it says is right (...)."."""
+        """The headline as a sentence; see the top of this file."""
         parts = []
         for number in self.headline:
             if number.value is None:
@@ -274,7 +274,7 @@ def gather(
         for is_wrong, chosen in ((True, false_alarms), (False, misses))
         for mistake in chosen
     ]
-    data = describe_data(origin, targets, result, model.metadata)
+    data = describe_data(origin, scores[0], targets, result, model.metadata)
     has_one_label = "accuracy" in result["metrics"]
     reliability = calibration.measure_reliability(*scores[:2])
     confidence = measure_confidence(scores[0], targets, model.thresholds, *limits)
@@ -290,7 +290,11 @@ def gather(
         classes=sorted(classes, key=lambda facts: facts.weakness),
         confusions=[
             Confusion(
-                model.classes[pair.said], model.classes[pair.there], pair.count, int(missed[pair.there]), pair.expected
+                said=model.classes[pair.said],
+                there=model.classes[pair.there],
+                num_images=pair.num_images,
+                out_of=int(missed[pair.there]),
+                expected=pair.expected,
             )
             for pair in found.instead
         ],
@@ -302,7 +306,7 @@ def gather(
         no_maps=maps.problem,
         data=data,
         check=origin.check,
-        changes=[(name, write(value), write(default)) for name, (value, default) in origin.changes.items()],
+        changes=[(name, write_value(value), write_value(default)) for name, (value, default) in origin.changes.items()],
         commands=[
             (what, command)
             for what, command in (("train", origin.training_command), ("test", origin.testing_command))
@@ -356,9 +360,9 @@ def make_numbers(
 
 
 def make_number(result: Mapping[str, Any], name: str, text: str) -> Number:
-    interval = result["intervals"].get(name)
-    is_known = interval is not None and None not in interval
-    return Number(name, result["metrics"][name], tuple(interval) if is_known else None, text)
+    low, high = result["intervals"].get(name, (None, None))
+    interval = None if low is None or high is None else (low, high)
+    return Number(name, result["metrics"][name], interval, text)
 
 
 def measure_confidence(
@@ -438,7 +442,7 @@ def add_pair(pairs: dict[int, list[NamedPair]], label: int, pair: Pair, name: st
     """Add what is said of `pair` to the list of class `label`, which holds MOST_PAIRS at most."""
     found = pairs.setdefault(label, [])
     if len(found) < MOST_PAIRS:
-        found.append(NamedPair(name, pair.count, out_of, pair.expected))
+        found.append(NamedPair(name, pair.num_images, out_of, pair.expected))
 
 
 def thin_out(curve: metrics.Curve) -> list[tuple[float, float]]:
@@ -481,11 +485,15 @@ def describe_model(model: Predictor, result: Mapping[str, Any]) -> list[tuple[st
 
 
 def describe_data(
-    origin: Origin, targets: NDArray[np.int8], result: Mapping[str, Any], metadata: Mapping[str, Any]
+    origin: Origin,
+    probabilities: NDArray[np.floating],
+    targets: NDArray[np.int8],
+    result: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> Data:
     """The images of the test and of the training, in numbers."""
     num_labels = num_without = num_unknown = 0
-    for rows in metrics.read_rows(targets):
+    for rows in metrics.read_rows(probabilities):
         present, known = metrics.as_known(targets[rows])
         num_labels += int(present.sum())
         num_without += int((~present.any(axis=1)).sum())
@@ -565,10 +573,10 @@ def read_check(path: Path, dataset_folder: Path) -> Check:
     return Check("", passed, tuple(sorted(findings, key=lambda finding: finding[0] != "error")))
 
 
-def write(value: Any) -> str:
+def write_value(value: Any) -> str:
     """A constant's value as text, without the folders of this machine."""
     if isinstance(value, list):
-        return f"({', '.join(map(write, value))}{',' * (len(value) == 1)})"
+        return f"({', '.join(map(write_value, value))}{',' * (len(value) == 1)})"
     return hide_folders(value) if isinstance(value, str) else str(value)
 
 

@@ -45,7 +45,7 @@ class Bar(NamedTuple):
     given: float
     found: float
     height: float  # of the bar that counts its entries: their logarithm, as a share of the largest
-    count: int
+    num_entries: int
 
 
 def make_page(facts: ModelFacts) -> str:
@@ -66,18 +66,18 @@ def make_page(facts: ModelFacts) -> str:
 
 def list_bars(bins: Sequence[Bin]) -> list[Bar]:
     """The bins that hold entries."""
-    largest = max((math.log10(entries.count + 1) for entries in bins), default=0) or 1
+    largest = max((math.log10(entries.num_entries + 1) for entries in bins), default=0) or 1
     return [
         Bar(
             left=number / len(bins),
             width=1 / len(bins),
             given=entries.probability,
             found=entries.present,
-            height=math.log10(entries.count + 1) / largest,
-            count=entries.count,
+            height=math.log10(entries.num_entries + 1) / largest,
+            num_entries=entries.num_entries,
         )
         for number, entries in enumerate(bins)
-        if entries.count
+        if entries.num_entries
     ]
 
 

@@ -636,7 +636,7 @@ def test_changes_are_what_differs_from_the_file_and_does_not_follow() -> None:
     [
         {"CLASSES": ["a, b", "driver's seat", '"', "(x)", " blank ", "[", "plain", "$HOME", "-1"]},
         {"CLASSES": ["(x)"]},
-        {"MODEL_NAME": "-odd name", "PRETRAINED_WEIGHTS": None, "LR_MILESTONES": [], "IMAGE_SIZE": [256, 448]},
+        {"MODEL_NAME": "-odd name", "GROUP_PATTERN": None, "LR_MILESTONES": [], "IMAGE_SIZE": [256, 448]},
         {"LR_DECAY_FACTOR": 1e-05, "USE_TENSORBOARD": True, "GROUP_PATTERN": r"^(\d+),\s'\"", "LR_MILESTONES": [3]},
     ],
 )

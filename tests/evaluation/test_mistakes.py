@@ -78,7 +78,7 @@ def test_with_one_label_an_image_the_pairs_are_those_of_the_confusion_matrix() -
     targets, probabilities = np.eye(4, dtype=np.int8)[is_class], np.eye(4, dtype=np.float32)[taken_for] * 0.4
     found = mistakes.find_confusions(read_errors(probabilities, targets, 0.9, 1, 1), 4).instead
     matrix = confusion_matrix(is_class, taken_for)
-    assert {(pair.there, pair.said): pair.count for pair in found} == {
+    assert {(pair.there, pair.said): pair.num_images for pair in found} == {
         (c, (c + 1) % 4): matrix[c, (c + 1) % 4] for c in range(4)
     }
 

@@ -57,7 +57,7 @@ def test_every_page_has_the_one_style_sheet() -> None:
     assert len(TEMPLATES) >= 5
     for name in TEMPLATES:
         assert (pages.TEMPLATES / name).read_text(encoding="utf-8").startswith('{% extends "base.html" %}')
-    page = pages.render("serving_page.html")
+    page = pages.render("serving_page.html", novel=0.99)
     for scheme in (palette.LIGHT, palette.DARK):
         assert all(f"--{name}: {colour};" in page for name, colour in scheme.items())
     assert "{{" not in page

@@ -167,7 +167,7 @@ def test_facts_are_the_numbers_of_the_test(gather: Gather, tmp_path: Path) -> No
     (confusion,) = facts.confusions
     missed = ~said[:, 0] & (targets[:, 0] == 1)
     assert (confusion.said, confusion.there, confusion.out_of) == ("truck", "bus", missed.sum())
-    assert confusion.count == (missed & said[:, 1] & (targets[:, 1] == 0)).sum()
+    assert confusion.num_images == (missed & said[:, 1] & (targets[:, 1] == 0)).sum()
     assert by_name["bus"].said_instead[0].name == "truck"
     assert by_name["truck"].there_instead[0].name == "bus"
     assert facts.data.num_labels == targets.sum()
