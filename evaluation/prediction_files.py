@@ -201,7 +201,8 @@ class Predictions:
         """The names of the training images that image `number` is nearest to; none, where it was not compared."""
         if self.compared is None:
             return ()
-        return tuple(str(self.compared.names[row]) for row in self.compared.nearest[number].tolist())
+        rows: list[int] = self.compared.nearest[number].tolist()
+        return tuple(self.compared.names[row] for row in rows)
 
 
 def write_indices(path: Path, predictions: Predictions) -> None:

@@ -647,8 +647,8 @@ def run_slowly(arguments: list[str], kill_at: int) -> None:
     """testing.py with a pause after each image, and a long one once `kill_at` images are kept: time to kill it."""
     append, done = RowFile.append, []
 
-    def append_slowly(rows: RowFile, probabilities: np.ndarray) -> None:
-        append(rows, probabilities)
+    def append_slowly(rows: RowFile, probabilities: np.ndarray, *compared: Any) -> None:
+        append(rows, probabilities, *compared)
         done.append(probabilities)
         time.sleep(0.02 if len(done) < kill_at + 4 else 60)  # up to a batch of 4 is not yet in the file
 

@@ -40,8 +40,8 @@ def measure_by_hand(train: Features, image: Features) -> float:
     """The share of training images that have a nearer neighbour among the others than the image has, in float64."""
 
     def distance(a: Features, b: Features) -> float:
-        exact_a, exact_b = a.astype(np.float64), b.astype(np.float64)
-        return 1 - float(exact_a @ exact_b) / math.sqrt(float(exact_a @ exact_a) * float(exact_b @ exact_b))
+        left, right = a.astype(np.float64), b.astype(np.float64)
+        return 1 - float(left @ right) / math.sqrt(float(left @ left) * float(right @ right))
 
     own = min(distance(image, row) for row in train)
     others = [min(distance(row, other) for j, other in enumerate(train) if j != i) for i, row in enumerate(train)]
