@@ -290,7 +290,7 @@ def test_what_is_gained_by_leaving_images_to_a_person(gather: Gather, tmp_path: 
     assert (gain.all, gain.decided) == pytest.approx((is_right.mean(), is_right[doubt < cut].mean()))
     page, card = read(tmp_path)
     difference = f"{gain.decided - gain.all:+.3f}"
-    assert f"<td>{gain.decided:.3f}</td><td>{difference}</td>" in page
+    assert f"<td>{gain.decided:.3f}</td><td>{difference}<br/>" in page
     assert rf"| exact_match | {gain.all:.3f} | {gain.decided:.3f} | {difference} | " in card.replace("\\_", "_")
     assert all(facts.abstention.text in text.replace("\\", "") for text in (page, card))
 
