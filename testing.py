@@ -444,7 +444,7 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
     tested |= overrides.list_changes(this, overrides.resolved(this))
 
     def write_command(script: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
-        values = {name: model_facts.hide_folders(value) for name, (value, _) in changes.items()}
+        values = {name: model_facts.hide_folders(name, value) for name, (value, _) in changes.items()}
         return f"python {script} {overrides.write_options(values)}".rstrip()
 
     try:
@@ -559,7 +559,7 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     if len(predictions) <= MAX_ANSWERS:
         base = find_base(predictions.paths)
         for prediction in predictions:
-            doubt = " (look at this one)" if prediction.abstains else ""
+            doubt = " (left to a person: ABSTAIN)" if prediction.abstains else ""
             unlike = f" ({neighbours.UNLIKE})" if neighbours.is_unlike(prediction.novelty) else ""
             utils.say(f"{Path(prediction.path).relative_to(base)}: {describe_labels(prediction)}{doubt}{unlike}")
     if predictions.abstain:
@@ -570,7 +570,7 @@ def print_summary(predictions: Predictions, bad: Mapping[str, str]) -> None:
     else:
         mean, num_without = counts.mean(), (counts == 0).sum()
         utils.say(f"{count(len(predictions), 'image')}, {mean:.2f} labels each, {num_without} without any")
-    if predictions.compared and len(predictions) > MAX_ANSWERS:
+    if predictions.compared and len(predictions) > 1:
         utils.say(neighbours.describe_novelty(predictions.compared.novelty))
     for reason in [*bad.values()][:MAX_LINES]:
         utils.say(f"left out: {reason}")

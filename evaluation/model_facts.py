@@ -22,10 +22,11 @@ import calibration
 import metrics
 from dataset.class_names import show_names
 from dataset.json_files import read_json
-from evaluation import mistakes
+from evaluation import mistakes, promises, slices
 from evaluation.mistakes import Pair
 from evaluation.pages import count
 from evaluation.prediction_files import Predictions
+from evaluation.promises import Gain, Kept
 from evaluation.shown_mistakes import MapMaker, Shown, show_mistake
 from export import engines
 from models.licences import explain_licence, find_licence, forbids_commerce
@@ -39,6 +40,8 @@ MOST_PAIRS = 3  # confusions of one class
 MOST_MISTAKES = 12  # of each kind that are shown with photographs
 RARE = 10  # labels of a class; with fewer its numbers are rough
 FEW_IMAGES = 200
+# Constants whose texts may begin with "/" and are no paths: regular expressions, and names such as /m/01g317
+NO_PATHS = ("GROUP_PATTERN", "SLICES", "CLASSES", "LABEL_COLUMNS", "NO_LABEL_NAMES")
 
 
 class Number(NamedTuple):
@@ -105,13 +108,42 @@ class SliceFacts(NamedTuple):
     mean_ap: Number
     f1: Number
 
+    @property
+    def is_small(self) -> bool:
+        """Whether its numbers say little."""
+        return self.num_images < slices.FEW_IMAGES
+
+
+class Promised(NamedTuple):
+    """What the thresholds promise, and what the test images show of it."""
+
+    text: str  # what was found
+    words: str  # what exactly is promised
+    holds: bool
+
+
+class Abstention(NamedTuple):
+    """How many images the model leaves to a person, and what it is better by on the others."""
+
+    num_left: int
+    num_images: int
+    gains: list[tuple[str, Gain]]  # by metric; none where all images are left
+
+    @property
+    def text(self) -> str:
+        """The number in words."""
+        decided = self.num_images - self.num_left
+        return (
+            f"{self.num_left:,} of {count(self.num_images, 'image')} left to a person (ABSTAIN), {decided:,} decided."
+        )
+
 
 class Slicing(NamedTuple):
     """The slices of one column or pattern, and what is to be said of them."""
 
     name: str
     slices: list[SliceFacts]
-    texts: list[str]
+    texts: list[str]  # sentences
 
 
 class Bin(NamedTuple):
@@ -136,6 +168,7 @@ class Data(NamedTuple):
     ruler: str  # that it was measured by; "": it is not kept with a run
     num_train: int | None
     num_val: int | None
+    is_cross_validated: bool  # each training image was predicted by a model that has not seen it, for the thresholds
     train_fingerprint: str
     novelty: Mapping[str, float | None]  # how many images are unlike the training images, and F1 on them; {}: not known
 
@@ -153,10 +186,15 @@ class Data(NamedTuple):
             "ruler": self.ruler,
             **self._describe_novelty(),
             "trained on": "" if self.num_train is None else count(self.num_train, "image"),
-            "validated on": "" if self.num_val is None else count(self.num_val, "image"),
+            "validated on": self._describe_validation(),
             "fingerprint of the training": self.train_fingerprint,
         }
         return [(what, value) for what, value in rows.items() if value]
+
+    def _describe_validation(self) -> str:
+        if self.is_cross_validated:
+            return "the same images, cross-validated: each image predicted by a model that has not seen it"
+        return "" if self.num_val is None else count(self.num_val, "image")
 
     def _describe_novelty(self) -> dict[str, str]:
         if not self.novelty:
@@ -206,6 +244,8 @@ class ModelFacts:
     about: list[tuple[str, str]]  # the model and its file: what, value
     headline: list[Number]  # one or two numbers that say how good it is
     numbers: list[Number]
+    promised: Promised | None  # None: nothing is promised, or these are no test images
+    abstention: Abstention | None  # None: no image is left to a person
     caveats: list[str]
     has_one_label: bool  # an image has one label, and gets one
     classes: list[ClassFacts]  # the weakest first
@@ -275,6 +315,7 @@ def gather(
         for mistake in chosen
     ]
     data = describe_data(origin, scores[0], targets, result, model.metadata)
+    promised = read_promise(result, model.metadata)
     has_one_label = "accuracy" in result["metrics"]
     reliability = calibration.measure_reliability(*scores[:2])
     confidence = measure_confidence(scores[0], targets, model.thresholds, *limits)
@@ -285,7 +326,9 @@ def gather(
         about=describe_model(model, result),
         headline=make_headline(result, numbers, has_one_label),
         numbers=make_numbers(result, numbers, len(targets), has_one_label),
-        caveats=list_caveats(classes, data, origin.check, bool(result["intervals"])),
+        promised=promised,
+        abstention=read_abstention(result),
+        caveats=list_caveats(classes, data, origin.check, bool(result["intervals"]), promised),
         has_one_label=has_one_label,
         classes=sorted(classes, key=lambda facts: facts.weakness),
         confusions=[
@@ -306,7 +349,10 @@ def gather(
         no_maps=maps.problem,
         data=data,
         check=origin.check,
-        changes=[(name, write_value(value), write_value(default)) for name, (value, default) in origin.changes.items()],
+        changes=[
+            (name, write_value(hide_folders(name, value)), write_value(hide_folders(name, default)))
+            for name, (value, default) in origin.changes.items()
+        ],
         commands=[
             (what, command)
             for what, command in (("train", origin.training_command), ("test", origin.testing_command))
@@ -365,6 +411,25 @@ def make_number(result: Mapping[str, Any], name: str, text: str) -> Number:
     return Number(name, result["metrics"][name], interval, text)
 
 
+def read_promise(result: Mapping[str, Any], metadata: Mapping[str, Any]) -> Promised | None:
+    """What `metadata` promises, and whether the test of `result` bears it out."""
+    if "promise" not in result:
+        return None
+    promise, found = metadata["promise"], result["promise"]
+    kept = Kept(**{name: found[name] for name in Kept._fields}) if "found" in found else None
+    text = f"{capitalise(promises.describe_kept(promise, kept))}."
+    return Promised(text, f"The promise: {promise['words']}.", kept is not None and kept.holds)
+
+
+def read_abstention(result: Mapping[str, Any]) -> Abstention | None:
+    """What the test of `result` says of images that are left to a person."""
+    if "abstention" not in result:
+        return None
+    left = result["abstention"]
+    gains = [(name, Gain(**values)) for name, values in left["metrics"].items()]
+    return Abstention(left["num_left"], result["num_images"], gains)
+
+
 def measure_confidence(
     probabilities: NDArray[np.floating], targets: NDArray[np.int8], thresholds: ArrayLike, *limits: int
 ) -> float | None:
@@ -378,14 +443,14 @@ def measure_confidence(
     return total / number if number else None
 
 
-def list_slicings(slices: Mapping[str, Any]) -> list[Slicing]:
+def list_slicings(measured: Mapping[str, Any]) -> list[Slicing]:
     """The slices that a test measured, as evaluate_result.json has them."""
     return [
         Slicing(
             name,
             [
                 SliceFacts(
-                    name=part or "(none)",
+                    name=slices.show_name(part),
                     num_images=values["num_images"],
                     num_labels=values["num_positives"],
                     mean_ap=make_number(values, "mAP", ""),
@@ -393,9 +458,9 @@ def list_slicings(slices: Mapping[str, Any]) -> list[Slicing]:
                 )
                 for part, values in slicing["slices"].items()
             ],
-            slicing["says"],
+            [f"{capitalise(text)}." for text in slicing["says"]],
         )
-        for name, slicing in slices.items()
+        for name, slicing in measured.items()
     ]
 
 
@@ -511,14 +576,19 @@ def describe_data(
         ruler=origin.ruler,
         num_train=dataset.get("num_train"),
         num_val=dataset.get("num_val"),
+        is_cross_validated=promises.is_cross_validated(metadata),
         train_fingerprint=dataset.get("fingerprint", ""),
         novelty=result.get("novelty", {}),
     )
 
 
-def list_caveats(classes: Sequence[ClassFacts], data: Data, check: Check, has_intervals: bool) -> list[str]:
-    """What a reader of the numbers has to know, a sentence each."""
+def list_caveats(
+    classes: Sequence[ClassFacts], data: Data, check: Check, has_intervals: bool, promised: Promised | None
+) -> list[str]:
+    """What a reader of the numbers has to know, a sentence or two each."""
     texts = []
+    if promised and not promised.holds:
+        texts.append(f"{promised.text} {promised.words}")
     if data.split == "val":
         texts.append(
             "These are validation images, by which the model and its thresholds were chosen: it looks too good."
@@ -573,17 +643,22 @@ def read_check(path: Path, dataset_folder: Path) -> Check:
     return Check("", passed, tuple(sorted(findings, key=lambda finding: finding[0] != "error")))
 
 
+def capitalise(text: str) -> str:
+    """`text` as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
 def write_value(value: Any) -> str:
-    """A constant's value as text, without the folders of this machine."""
+    """A constant's value as text."""
     if isinstance(value, list):
         return f"({', '.join(map(write_value, value))}{',' * (len(value) == 1)})"
-    return hide_folders(value) if isinstance(value, str) else str(value)
+    return str(value)
 
 
-def hide_folders(value: Any) -> Any:
-    """PATH/TO/NAME in place of an absolute path: the page is given to other people."""
+def hide_folders(name: str, value: Any) -> Any:
+    """The value of the constant `name` with PATH/TO/NAME in place of an absolute path: other people get the page."""
     if isinstance(value, list):
-        return [hide_folders(item) for item in value]
-    if isinstance(value, str) and Path(value).expanduser().is_absolute():
+        return [hide_folders(name, item) for item in value]
+    if name not in NO_PATHS and isinstance(value, str) and Path(value).expanduser().is_absolute():
         return f"PATH/TO/{Path(value).name}"
     return value

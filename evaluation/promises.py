@@ -69,13 +69,18 @@ def make_promise(policy: Policy, num_images: int, metadata: Mapping[str, Any]) -
 
 def _describe_reuse(metadata: Mapping[str, Any]) -> str:
     """Why the promise holds approximately only: what else the validation images decided; "" for nothing."""
-    constants, dataset = metadata.get("config", {}), metadata.get("dataset", {})
-    is_cross_validated = constants.get("HEAD_FIT") == "search" and dataset.get("num_train") == dataset.get("num_val")
-    if is_cross_validated or metadata.get("weights") == "averaged over folds":
+    if is_cross_validated(metadata):
         return "; approximately, since each of these was predicted by a model of other folds, not by this one"
-    if constants.get("NUM_EPOCHS") == 1:
+    if metadata.get("config", {}).get("NUM_EPOCHS") == 1:
         return ""
     return "; approximately, since the same images chose the epoch"
+
+
+def is_cross_validated(metadata: Mapping[str, Any]) -> bool:
+    """Whether all training images are the validation images, too, each predicted by a model that has not seen it."""
+    constants, dataset = metadata.get("config", {}), metadata.get("dataset", {})
+    is_searched = constants.get("HEAD_FIT") == "search" and dataset.get("num_train") == dataset.get("num_val")
+    return is_searched or metadata.get("weights") == "averaged over folds"
 
 
 def check_promise(promise: Mapping[str, Any], predicted: ArrayLike, targets: ArrayLike) -> Kept | None:

@@ -16,6 +16,7 @@ from dataset import whole_files
 from evaluation import pages
 from evaluation.model_facts import Bin, ModelFacts
 from models.licences import NO_WEIGHTS, UNKNOWN
+from models.novelty import NOVEL
 from utils import make_visible
 
 PAGE, CARD = "report", "MODEL_CARD"
@@ -56,6 +57,7 @@ def make_page(facts: ModelFacts) -> str:
         bars=list_bars(facts.bins),
         paths={entry.number: draw_curve(entry.curve) for entry in facts.classes},
         panel=PANEL,
+        novel=NOVEL,
         first_curves=FIRST_CURVES,
         weakest=facts.weakest[:MOST_WEAK],
         confusions=facts.confusions[:MOST_CONFUSIONS],

@@ -521,6 +521,27 @@ def test_the_labels_of_a_few_images_are_printed(capsys: pytest.CaptureFixture[st
         assert printed[-1].startswith(last)
 
 
+def test_images_of_a_few_are_marked_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = np.array([[0.9, 0.1], [0.6, 0.5], [0.1, 0.9]], np.float32)
+    predictions = prediction_files.Predictions(
+        paths=["/set/0.jpg", "/set/1.jpg", "/set/2.jpg"],
+        names=["0", "1", "2"],
+        probabilities=rows,
+        classes=("red", "green"),
+        decide=lambda block: [np.flatnonzero(row >= 0.5).tolist() for row in block],
+        compared=prediction_files.Compared(np.array([0.995, 0.2, 0.2]), np.zeros((3, 1), int), ["a.jpg"]),
+        abstain=lambda block: [bool(row[1] == 0.5) for row in block],
+    )
+    testing.print_summary(predictions, {})
+    first, second, third, left, total, unlike = capsys.readouterr().out.splitlines()
+    assert first == "0.jpg: red 0.90 (unlike the training images)"
+    assert second == "1.jpg: red 0.60, green 0.50 (left to a person: ABSTAIN)"
+    assert third == "2.jpg: green 0.90"
+    assert left == "1 of 3 images left to a person: see ..._abstained.json"
+    assert total == "3 images, 1.33 labels each, 0 without any"
+    assert unlike.startswith("1 of 3 images (33.3%) are unlike the training images: ")
+
+
 def test_of_many_labels_the_most_probable_are_printed() -> None:
     names = [f"c{number}" for number in range(30)]
     values = np.linspace(0.9, 0.61, 30, dtype=np.float32)

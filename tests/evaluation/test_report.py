@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,11 +25,14 @@ import config
 import metrics
 import models_factory
 import testing
+import thresholds
+from constants.values import parse
 from dataset.json_files import to_json
 from dataset.table import Table
 from evaluation import model_facts, pages, palette, report, shown_mistakes
 from evaluation.model_facts import ModelFacts
 from evaluation.prediction_files import Compared, Predictions
+from evaluation.tables import escape_markdown
 from models import checkpoints
 from predictor import Predictor
 from trainer.from_config import ImagesToPredict
@@ -91,7 +95,8 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
         paths = [str(picture)] * len(targets)
         names = [f"photo {row} <i>" for row in range(len(targets))]
         table = Table(paths, targets, tuple(classes))
-        predictions = Predictions(paths, names, probabilities, classes, model.decide, compared)
+        abstain = model.abstain if model.abstention else None
+        predictions = Predictions(paths, names, probabilities, classes, model.decide, compared, abstain)
         testing.evaluate(predictions, ImagesToPredict(table, True, {}), model, slicings or {})
         return facts[-1]
 
@@ -227,7 +232,76 @@ def test_slices_are_those_of_the_test(gather: Gather, tmp_path: Path) -> None:
     assert slicing.texts
     for text in slicing.texts:
         assert text.replace("<", "&lt;").replace(">", "&gt;") in page
-    assert r"By day: \<b>" in card
+        assert escape_markdown(text) in card.splitlines()
+    low, high = slicing.slices[0].mean_ap.interval or (math.nan, math.nan)
+    row = rf"| \<b> | 100 | {targets[:100].sum()} | {expected['mAP']:.3f} | {low:.3f} to {high:.3f} | "
+    assert sum(line.startswith(row) for line in card.splitlines()) == 1
+
+
+def test_slices_of_few_images_are_marked(gather: Gather, tmp_path: Path) -> None:
+    slicings = {"day": {"a": np.arange(1), "b": np.arange(1, 30), "c": np.arange(30, 300)}}
+    (slicing,) = gather(*make_scores(), slicings=slicings).slicings
+    assert [part.is_small for part in slicing.slices] == [True, True, False]
+    page, card = read(tmp_path)
+    assert page.count(">few<") == 2
+    assert [line.split(" | ")[1] for line in card.splitlines() if re.match(r"\| [abc] ", line)] == [
+        "1 (few)",
+        "29 (few)",
+        "270",
+    ]
+
+
+@pytest.mark.parametrize(("level", "holds"), [(0.5, True), (0.999, False)])
+def test_a_promise_stands_where_it_belongs(gather: Gather, tmp_path: Path, level: float, holds: bool) -> None:
+    promise = {"metric": "recall", "level": level, "confidence": None, "num_images": 300, "words": "on new <b> images"}
+    facts = gather(*make_scores(), promise=promise)
+    promised = facts.promised
+    assert promised is not None
+    assert promised.holds is holds
+    assert promised.text.startswith(f"Promised recall {level:.4g}: found 0.")
+    assert ("not kept" in promised.text) is not holds
+    page, card = read(tmp_path)
+    assert [text.startswith(promised.text) for text in facts.caveats].count(True) == (not holds)
+    for text, heading in ((page, "<h2>Where it fails"), (card, "## To keep in mind")):
+        before, _, after = text.partition(heading)
+        assert promised.text in (before if holds else after)
+        assert promised.text not in (after if holds else before)
+        assert len(re.findall(r"The promise: on new (?:\\<|&lt;)b", text)) == 1
+
+
+def test_a_promise_of_precision_where_nothing_is_said(gather: Gather) -> None:
+    probabilities, targets = make_scores()
+    promise = {"metric": "precision", "level": 0.9, "confidence": 0.9, "num_images": 300, "words": "on new images"}
+    facts = gather(probabilities * 0.4, targets, promise=promise)
+    assert facts.promised is not None
+    assert not facts.promised.holds
+    assert facts.caveats[0].startswith("Promised precision 0.9: no test image gets a label.")
+
+
+def test_what_is_gained_by_leaving_images_to_a_person(gather: Gather, tmp_path: Path) -> None:
+    probabilities, targets = make_scores()
+    doubt = thresholds.measure_doubt(probabilities, probabilities >= 0.5)
+    cut = float(np.sort(doubt)[-31:-29].mean())
+    facts = gather(probabilities, targets, abstention={"share": 0.1, "cut": cut})
+    assert facts.abstention is not None
+    assert facts.abstention.text == "30 of 300 images left to a person (ABSTAIN), 270 decided."
+    is_right = ((probabilities >= 0.5) == (targets == 1)).all(axis=1)
+    gain = dict(facts.abstention.gains)["exact_match"]
+    assert (gain.all, gain.decided) == pytest.approx((is_right.mean(), is_right[doubt < cut].mean()))
+    page, card = read(tmp_path)
+    difference = f"{gain.decided - gain.all:+.3f}"
+    assert f"<td>{gain.decided:.3f}</td><td>{difference}<br/>" in page
+    assert rf"| exact_match | {gain.all:.3f} | {gain.decided:.3f} | {difference} | " in card.replace("\\_", "_")
+    assert all(facts.abstention.text in text.replace("\\", "") for text in (page, card))
+
+
+def test_cross_validation_is_said(gather: Gather) -> None:
+    sizes = {"fingerprint": "x", "num_train": 280, "num_val": 280}
+    rows = dict(gather(*make_scores(), config={"HEAD_FIT": "search"}, dataset=sizes).data.rows)
+    assert rows["trained on"] == "280 images"
+    assert rows["validated on"].startswith("the same images, cross-validated: ")
+    rows = dict(gather(*make_scores(), config={}, dataset=sizes | {"num_val": 31}).data.rows)
+    assert rows["validated on"] == "31 images"
 
 
 def test_constants_and_commands_name_no_folder_of_this_machine(gather: Gather, tmp_path: Path) -> None:
@@ -242,6 +316,21 @@ def test_constants_and_commands_name_no_folder_of_this_machine(gather: Gather, t
     for text in read(tmp_path):
         assert "/home/somebody" not in text
         assert str(tmp_path) not in text
+
+
+def test_expressions_and_names_are_no_folders(gather: Gather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expression = r"/0(\d)\d+\.jpg$"
+    monkeypatch.setattr(testing, "SLICES", (expression,))
+    constants = {"GROUP_PATTERN": "/(site)/", "CLASSES": ["/m/01g317"], "TEACHER_CHECKPOINTS": ["/home/somebody/a.pt"]}
+    facts = gather(*make_scores(), config=constants)
+    words = shlex.split(dict(facts.commands)["test"])
+    assert parse(words[words.index("--SLICES") + 1], tuple[str, ...]) == (expression,)
+    assert {name: value for name, value, _ in facts.changes} == {
+        "GROUP_PATTERN": "/(site)/",
+        "CLASSES": "(/m/01g317,)",
+        "TEACHER_CHECKPOINTS": "(PATH/TO/a.pt,)",
+    }
+    assert "/home/somebody" not in "".join(read(tmp_path))
 
 
 def test_what_a_reader_has_to_know(gather: Gather, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +405,21 @@ def test_the_page_is_one_file_with_every_class(gather: Gather, tmp_path: Path) -
     assert "says <b><bdi>truck</bdi></b> where it misses <b><bdi>bus</bdi></b>" in page
     assert "- says truck where it misses bus: " in card
     assert facts.verdict in card
+
+
+def test_page_and_card_give_a_class_the_same_numbers(gather: Gather, tmp_path: Path) -> None:
+    probabilities, targets = make_scores()
+    probabilities[:, 1] *= 0.4  # is never said
+    facts = gather(probabilities, targets)
+    page, card = read(tmp_path)
+    table = card.partition("| class |")[2].partition("\n## ")[0].strip().splitlines()[2:]
+    assert len(table) == len(facts.classes)
+    for row, line in zip(read_table(page), table, strict=True):
+        names = ("class", "labels", "F1", "recall", "precision", "AP", "threshold")
+        assert line == f"| {' | '.join(row[name] for name in names)} |"
+    assert {row["class"]: row["precision"] for row in read_table(page)}["truck"] == "–"
+    entry = facts.weakest[0]
+    assert f'F1 {entry.f1:.2f}<span class="soft">, {entry.positives} labels</span>' in page
 
 
 def test_curves_are_the_steps_that_ap_adds_up() -> None:
