@@ -113,7 +113,7 @@ def _suggest_path(path: str, base: str) -> str:
 def _list_names(folder: Path) -> list[str]:
     """What `folder` holds, sorted; nothing where it cannot be listed."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(entry.name for entry in folder.iterdir())
     except OSError:
         return []
 
