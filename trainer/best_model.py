@@ -53,8 +53,7 @@ def update(
     path, ended = config.BEST_MODEL_PATH, describe(files.checkpoint, checkpoint)._replace(run=files.run)
     is_compared = config.BEST_MODEL == "best" and not is_chosen
     with locks.hold(saved_scores.find_folder(path) / locks.LOCK):  # of runs that end together
-        present = checkpoints.read_sidecar(path) if path.is_file() else None
-        before = describe(path, present) if present else None
+        before = describe(path, checkpoints.read_sidecar(path) or {}) if path.is_file() else None
         rivals = find_rivals(files, ended) if is_compared else {}
         for file, rival in sorted(rivals.items(), key=lambda item: item[1].f1, reverse=True):
             if rival.f1 > ended.f1 and copy_rival(file, rival, before):
@@ -135,7 +134,7 @@ def explain_change(before: Validated | None, now: Validated, why: str = "") -> l
         why = f"whose F1 on the same validation images is {before.f1:.4f}"
         if before.f1 > now.f1:
             why += ", but whose own checkpoint is gone, cannot be read, or trains again"
-    return [f"       before, it was a copy of {before.run or 'an older run'}, {why}"]
+    return [f"       before, it was a copy of {before.run or 'a run that it did not name'}, {why}"]
 
 
 def explain_unlike(before: Validated, ended: Validated) -> str:

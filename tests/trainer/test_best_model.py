@@ -160,6 +160,15 @@ def test_a_winner_is_copied_whatever_the_others_reached() -> None:
     assert read_best() == "winner"
 
 
+def test_a_model_of_which_nothing_is_known_is_said_to_be_replaced() -> None:
+    end_run("a", 0.9)
+    config.BEST_MODEL_PATH.with_suffix(".json").write_text("{")
+    assert end_run("b", 0.95).splitlines()[1:] == [
+        "       before, it was a copy of a run that it did not name, and one of the two has no F1 on validation images "
+        "that are known"
+    ]
+
+
 @pytest.mark.parametrize("f1", [float("nan"), 0.0])
 def test_an_undefined_f1_is_below_any_other(f1: float) -> None:
     end_run("a", 0.1)
