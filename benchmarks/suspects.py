@@ -24,17 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import config
-import distributed
 import metrics
 import overrides
 from dataset.batches import as_float_targets
 from dataset.table import Table
-from models.shared_cores import share_cores
 from tools import confident_learning
 from trainer import from_config, head_fit, head_search, search_features
-from trainer.build import make_trainer
 from trainer.head_search import FoundHead
-from trainer.training_data import ImageCaches, read_whole_features
 from utils import run_script, say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,12 +74,7 @@ def main(arguments: list[str]) -> None:
 def read_data() -> Data:
     """Features of whole images by the frozen backbone, kept in CACHE_FOLDER."""
     features, test = search_features.read_features(), from_config.read_split("test")
-    with distributed.start(config.DEVICE) as device, share_cores():
-        trainer = make_trainer(test, device)
-        trainer.model.freeze_backbone(True)
-        file = read_whole_features(trainer, test, ImageCaches(None, None), "features of the test images")
-        rows = file[np.arange(len(file))].reshape(len(file), -1)
-    return Data(features.table, features.rows, test, rows)
+    return Data(features.table, features.rows, test, search_features.read_rows(test))
 
 
 def flip_labels(targets: NDArray[np.int8], seed: int) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:

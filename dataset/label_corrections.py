@@ -9,14 +9,15 @@ was there, and the right one; 1 present, 0 absent, -1 unknown. Where both are th
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.class_names import to_nfc
-from dataset.csv_files import read_cells
+from dataset.class_names import quote_names, to_nfc
+from dataset.csv_files import read_cells, read_rows
 from dataset.files import find_missing, find_path, make_absolute
 from dataset.table import Table
 from dataset.tar_shards import split_member
@@ -54,8 +55,8 @@ class Corrected(NamedTuple):
 def read_corrections(file: str | Path, root: str | Path) -> Corrections:
     """Read `file`, whose paths begin at the folder `root`.
 
-    Raises InputError, with the line, for what is no label, for an image that does not exist, and for two lines that say
-    different things of one label.
+    Raises InputError, with the line, for other columns, for what is no label, for an image that does not exist, and for
+    two lines that say different things of one label.
     """
     file, base = make_absolute(file), str(make_absolute(root))
     lines: dict[tuple[str, str], Correction] = {}
@@ -70,19 +71,51 @@ def read_corrections(file: str | Path, root: str | Path) -> Corrections:
     for correction in lines.values():
         if correction.path in missing:
             raise InputError(
-                f"{file}:{correction.line}: there is no image {correction.path}: correct the line, or delete it"
+                f"{file}:{correction.line}: there is no image {correction.path}{_suggest_path(correction.path, base)}: "
+                "correct the line, or delete it"
             )
     return Corrections(file, list(lines.values()))
 
 
 def _parse(file: Path, base: str) -> Iterator[Correction]:
-    """The lines of `file`, whose paths begin at the folder `base`."""
+    """The lines of `file`, whose paths begin at the folder `base`. Raises InputError for other columns, or labels."""
+    _, first = next(read_rows(file), (1, []))
+    header = [to_nfc(name.strip()) for name in first]
+    if not {*COLUMNS} <= {*header}:
+        found = f"has {quote_names(header)}" if header else "is empty"
+        raise InputError(f"{file}:1: this file {found}: expected the columns {','.join(COLUMNS)}, in small letters")
     for line, (path, name, *labels) in read_cells(file, COLUMNS):
         for column, label in zip(COLUMNS[2:], labels, strict=True):
             if label not in LABELS:
                 raise InputError(f"{file}:{line}: {column} is {label!r}: expected 1 present, 0 absent or -1 unknown")
         given, corrected = (LABELS[label] for label in labels)
         yield Correction(line, find_path(base, path), to_nfc(name), given, corrected)
+
+
+def _suggest_path(path: str, base: str) -> str:
+    """Suggest the file below `base` that is `path` in other capitals, or without a spreadsheet's apostrophe before it.
+
+    For the end of an error message; "" if there is none.
+    """
+    name = os.path.relpath(path, base)
+    for wanted in (name, name.removeprefix("'")):
+        found = Path(base)
+        for part in Path(wanted).parts:
+            same = [entry for entry in _list_names(found) if entry.casefold() == part.casefold()]
+            if not same:
+                break
+            found /= part if part in same else same[0]
+        else:
+            return f" (did you mean {found.relative_to(base)}?)"
+    return ""
+
+
+def _list_names(folder: Path) -> list[str]:
+    """What `folder` holds, sorted; nothing where it cannot be listed."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir())
+    except OSError:
+        return []
 
 
 def _describe(correction: Correction) -> str:

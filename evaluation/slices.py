@@ -65,12 +65,15 @@ class Slicing(NamedTuple):
     num_pairs: int  # of slices that were compared for each metric, by all columns and patterns
 
 
-def is_pattern(text: str) -> bool:
-    """Whether a text is a regular expression with one group."""
+def find_fault(text: str) -> str:
+    """What a text lacks to be a regular expression with one group, in words; "" where it is one."""
     try:
-        return re.compile(text).groups == 1
-    except re.error:
-        return False
+        groups = re.compile(text).groups
+    except re.error as error:
+        return str(error)
+    if groups == 1:
+        return ""
+    return f"it has {groups} groups: those that only hold together are written (?:...)" if groups else "it has no group"
 
 
 def find_in_paths(pattern: str, paths: Sequence[str]) -> list[str]:

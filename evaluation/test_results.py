@@ -294,6 +294,19 @@ def read_test_scores(folder: Path) -> SavedScores:
     return scores
 
 
+def find_split(path: Path, scores: SavedScores) -> str:
+    """The split that the `scores` in the file `path` are of, as the test's numbers beside it say; "" without those.
+
+    Raises InputError where the numbers are damaged, or of another test.
+    """
+    content = _read_result(path.parent) if path.name == SCORES_FILE else None
+    if content is None:
+        return ""
+    if scores.identity != _name_scores(content):
+        raise InputError(f"{path} is not of {RESULT_FILE} beside it: test the run again")
+    return str(content.get("split", ""))
+
+
 def _read_result(folder: Path) -> dict[str, Any] | None:
     """What RESULT_FILE holds; None where there is none. Raises InputError for what is no object of this version."""
     path = folder / RESULT_FILE

@@ -27,7 +27,7 @@ from dataset.array_files import read_arrays
 from dataset.image_sizes import as_size
 from dataset.whole_files import write_atomically
 from models.features import OWN
-from utils import InputError, first_line
+from utils import InputError, first_line, warn_once
 
 REFERENCE_FILE = "neighbours.npz"
 MOST_IMAGES = 2000  # of a reference: more change novelty by less than luck does, and cost a run more than a few percent
@@ -187,8 +187,8 @@ def read_reference(path: Path) -> Reference:
             raise ValueError("it names images outside the folder of the training images")
     except (OSError, ValueError, LookupError) as error:
         raise InputError(
-            f"cannot read {path}: it is damaged, or no file of this project ({first_line(error)}); delete it, and "
-            "testing.py makes it again"
+            f"cannot read {path}: it is damaged, or no file of this project ({first_line(error)}); a test "
+            "of labelled images makes it again"
         ) from error
     return Reference(normalise(features), names.tolist(), distances.astype(np.float32), str(identity))
 
@@ -196,14 +196,18 @@ def read_reference(path: Path) -> Reference:
 def find_reference(checkpoint: Path, metadata: Mapping[str, Any]) -> Reference | None:
     """The reference of the model in the file `checkpoint`, with its `metadata` and weights; None where there is none.
 
-    A file of another model is left alone. Raises InputError for a damaged one.
+    A file of another model is left alone. Of a damaged one it warns: all but novelty is known without it.
     """
     identity = ""
     for folder in list_folders(checkpoint, metadata):
         path = folder / REFERENCE_FILE
         if path.is_file():
             identity = identity or identify(metadata)
-            reference = read_reference(path)
+            try:
+                reference = read_reference(path)
+            except InputError as error:
+                warn_once(f"{error}; without it, novelty is not known")
+                continue
             if reference.identity == identity:
                 return reference
     return None

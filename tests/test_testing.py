@@ -795,7 +795,11 @@ def test_metrics_of_each_slice(folder: Path, sliced: Path, capsys: pytest.Captur
     [
         ("camra", "'camra' is neither a column (the csv of test has image_path, labels, camera, (odd)) nor a regular "),
         ("(odd)", "SLICES '(odd)' is a column of the csv, and a regular expression with one group, too: rename the "),
-        ("lamp|door", "(on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"),
+        (
+            "lamp|door",
+            "(it has no group; on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")",
+        ),
+        ("(a)(b)", "with one group (it has 2 groups: those that only hold together are written (?:...); on the "),
         ("(lamp)", "SLICES '(lamp)' finds nothing in any path, such as "),
     ],
 )

@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.bad_images import leave_out_bad_images
-from dataset.class_names import show_names
+from dataset.class_names import quote_names, show_names
 from dataset.decoding import stamp_files
 from dataset.files import list_image_files, make_absolute
 from dataset.table import Table
 from dataset.tar_shards.reading import read_bytes
-from utils import InputError, Progress, say
+from evaluation import pages
+from utils import InputError, Progress, say, warn
 
 MOST_REPRESENTED = 4096  # images; more make the choice slower, and hardly better
 ROWS_AT_ONCE = 1024  # of which the cosines with all of those are in memory
@@ -73,25 +74,32 @@ def find_unlabelled(folder: Path, labelled: Sequence[str], cache_folder: Path | 
     """The images in `folder` and its sub-folders that may be labelled next, sorted by path.
 
     Left out, and counted on the screen, are those that are among the `labelled` image files or have the same bytes as
-    one, further copies of the same bytes, and those that cannot be read whole (with a `cache_folder` files that
-    did not change are not tried again). Raises InputError where none is left.
+    one, further copies of the same bytes, links that point nowhere, and those that cannot be read whole (with a
+    `cache_folder` files that did not change are not tried again). Raises InputError where none is left.
     """
     folder = make_absolute(folder.expanduser())
     if not folder.is_dir():
         raise InputError(f"UNLABELLED_FOLDER is {folder}: there is no such folder")
     names = list_image_files(folder).names
     real_paths = {os.path.realpath(path) for path in labelled}
-    others = [name for name in names if os.path.realpath(folder / name) not in real_paths]
+    lost = {name for name in names if not os.access(folder / name, os.F_OK)}
+    others = [name for name in names if name not in lost and os.path.realpath(folder / name) not in real_paths]
     known, copies = find_copies([str(folder / name) for name in others], labelled)
     left = [name for row, name in enumerate(others) if row not in known and row not in copies]
-    num_labelled = len(names) - len(others) + len(known)
+    num_labelled = len(names) - len(lost) - len(others) + len(known)
+    if lost:
+        warn(f"{folder}: {pages.count(len(lost), 'link')} to a file that is not there: {quote_names(sorted(lost), 3)}")
     if not left:
-        raise InputError(f"{folder}: all {len(names):,} images are labelled already, or copies of those: none is left")
+        more = f", and {len(lost):,} links point nowhere" if lost else ""
+        raise InputError(
+            f"{folder}: all {len(names) - len(lost):,} images are labelled already, or copies of those{more}: none is "
+            "left"
+        )
     candidates = Unlabelled(folder, left)
     _, bad = leave_out_bad_images(candidates.make_table(()), cache_folder)
     say(
         f"{folder}: {len(names):,} images; left out because they are labelled already: {num_labelled:,}, copies of "
-        f"others: {len(copies):,}, damaged: {len(bad):,}"
+        f"others: {len(copies):,}, damaged: {len(bad) + len(lost):,}"
     )
     return Unlabelled(folder, [name for name, path in zip(left, candidates.paths, strict=True) if path not in bad])
 
@@ -99,7 +107,7 @@ def find_unlabelled(folder: Path, labelled: Sequence[str], cache_folder: Path | 
 def find_copies(paths: Sequence[str], labelled: Sequence[str]) -> tuple[set[int], set[int]]:
     """(rows of `paths` with the same bytes as one of the `labelled` files, rows with those of an earlier row).
 
-    Only files of which another one has the same size are read.
+    Only files of which another one has the same size are read. One of `paths` that cannot be read is in neither.
     """
     sizes, labelled_sizes = stamp_files(paths)[:, 0].tolist(), stamp_files(labelled)[:, 0].tolist()
     counts, seen = Counter(sizes), set(labelled_sizes)
@@ -113,12 +121,15 @@ def find_copies(paths: Sequence[str], labelled: Sequence[str]) -> tuple[set[int]
             digests.add(_digest(path))
             progress.step(1)
         for row in in_doubt:
-            digest = _digest(paths[row])
+            progress.step(1)
+            try:
+                digest = _digest(paths[row])
+            except InputError:  # no copy that can be told; who tries all images says why, and counts it
+                continue
             if digest in digests:
                 known.add(row)
             elif rows_of.setdefault(digest, row) != row:
                 copies.add(row)
-            progress.step(1)
     return known, copies
 
 

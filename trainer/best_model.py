@@ -4,7 +4,8 @@
 
 Runs can be compared if they were validated on the same images, with the same labels and classes, and chosen by the same
 kind of F1. Of those, the one with the highest F1 is copied. A run that cannot be compared with the model that is there
-takes its place, so that nobody goes on with a model of other data; that run's own file stays, and a line names it.
+takes its place, so that nobody goes on with a model of other data. Whenever the copy becomes one of another run, a line
+says of which run it was, and why that changed; that run's own file stays.
 
 Reads config, as a part of training.py.
 """
@@ -52,8 +53,7 @@ def update(
     path, ended = config.BEST_MODEL_PATH, describe(files.checkpoint, checkpoint)._replace(run=files.run)
     is_compared = config.BEST_MODEL == "best" and not is_chosen
     with locks.hold(saved_scores.find_folder(path) / locks.LOCK):  # of runs that end together
-        present = checkpoints.read_sidecar(path) if path.is_file() else None
-        before = describe(path, present) if present else None
+        before = describe(path, checkpoints.read_sidecar(path) or {}) if path.is_file() else None
         rivals = find_rivals(files, ended) if is_compared else {}
         for file, rival in sorted(rivals.items(), key=lambda item: item[1].f1, reverse=True):
             if rival.f1 > ended.f1 and copy_rival(file, rival, before):
@@ -61,6 +61,7 @@ def update(
                     f"{path} is a copy of {rival.run}: on the same validation images its F1 is {rival.f1:.4f}, this "
                     f"run's {ended.f1:.4f}",
                     f"       this run is --MODEL_PATH {files.checkpoint}",
+                    *explain_change(before, rival),
                 ]
         saved_scores.save_with_scores(path, checkpoint, scores)
     reason = ""
@@ -68,10 +69,8 @@ def update(
         reason = f", the highest F1 of {len(rivals) + 1} runs on the same validation images"
     elif is_compared and ended.fingerprint:
         reason = ", the only run so far on these validation images"
-    lines = [f"{path} is a copy of it{reason}"]
-    if is_compared and before and before.run != ended.run and not before.is_like(ended):
-        lines.append(f"       before, it was a copy of {before.run or 'an older run'}, {explain_unlike(before, ended)}")
-    return lines
+    why = "" if is_compared else "and this run was chosen among others" if is_chosen else "and BEST_MODEL is 'last'"
+    return [f"{path} is a copy of it{reason}", *explain_change(before, ended, why)]
 
 
 def describe(file: Path, metadata: Mapping[str, Any]) -> Validated:
@@ -120,6 +119,22 @@ def copy_rival(file: Path, rival: Validated, before: Validated | None) -> bool:
     checkpoint["run"] = rival.run  # an older run did not say it
     saved_scores.save_with_scores(config.BEST_MODEL_PATH, checkpoint, scores)
     return True
+
+
+def explain_change(before: Validated | None, now: Validated, why: str = "") -> list[str]:
+    """A line that says which other run the copy was of `before`, and why it is of `now`; no line if it was of that.
+
+    Without `why` the two were compared, or could not be.
+    """
+    if before is None or before.weights == now.weights or (before.run and before.run == now.run):
+        return []
+    if not why and not before.is_like(now):
+        why = explain_unlike(before, now)
+    elif not why:
+        why = f"whose F1 on the same validation images is {before.f1:.4f}"
+        if before.f1 > now.f1:
+            why += ", but whose own checkpoint is gone, cannot be read, or trains again"
+    return [f"       before, it was a copy of {before.run or 'a run that it did not name'}, {why}"]
 
 
 def explain_unlike(before: Validated, ended: Validated) -> str:

@@ -221,13 +221,13 @@ def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[
     columns = dataset_readers.list_columns(config.DATASET_FOLDER, config.TEST_SPLIT) if format == "csv" else []
     slicings = {}
     for name in names:
-        is_column, is_pattern = to_nfc(name) in columns, slices.is_pattern(name)
-        if is_column and is_pattern:
+        is_column, fault = to_nfc(name) in columns, slices.find_fault(name)
+        if is_column and not fault:
             raise InputError(
                 f"SLICES {name!r} is a column of the csv, and a regular expression with one group, too: rename the "
                 f"column, or write the expression as '(?:){name}'"
             )
-        if is_pattern:
+        if not fault:
             slicings[name] = slices.find_rows(name, slices.find_in_paths(name, paths))
         elif is_column:
             slicings[name] = slices.find_rows(name, read_column(to_nfc(name), paths))
@@ -237,7 +237,7 @@ def read_slicings(names: Sequence[str], paths: Sequence[str]) -> dict[str, dict[
                 found = f"the csv of {config.TEST_SPLIT} has {show_names(columns)}"
             raise InputError(
                 f"SLICES {name!r} is neither a column ({found}) nor a regular expression over paths with one group "
-                "(on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"
+                f"({fault}; on the command line, one that is all a group has quotes of its own: \"'(a|b)'\")"
             )
     return slicings
 

@@ -22,7 +22,7 @@ import utils
 from dataset.batches import as_float_targets
 from dataset.files import make_absolute
 from dataset.table import Table, map_classes
-from evaluation import saved_scores
+from evaluation import saved_scores, test_results
 from trainer import from_config, head_search, missing_labels, search_features
 from utils import InputError
 
@@ -86,22 +86,25 @@ def normalise(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 def read(file: Path) -> OutOfFold:
     """The scores that a run has saved in `file`, of images that it did not train on, with the data set's labels now.
 
-    The images are those of one split: the one that has the most of them. Raises InputError where none has any, or
-    where two have as many.
+    The images are those of one split: the one that the test beside `file` names, or else the one that has the most of
+    them. Raises InputError where none has any, or where two have as many.
     """
-    scores = saved_scores.read_scores(file.expanduser())
-    tables = {split: from_config.read_split(split) for split in from_config.list_splits()}
+    file = file.expanduser()
+    scores = saved_scores.read_scores(file)
+    named = test_results.find_split(file, scores)
+    tables = {split: from_config.read_split(split) for split in from_config.list_splits() if named in ("", split)}
     rows = {split: _find_rows(table, scores.paths) for split, table in tables.items()}
     counts = {split: int((found >= 0).sum()) for split, found in rows.items()}
-    most = max(counts.values())
+    most = max(counts.values(), default=0)
     splits = [split for split, count in counts.items() if count == most]
     if not most:
-        raise InputError(
-            f"{file}: none of its {len(scores.paths):,} images, such as {scores.paths[0]}, is in "
-            f"{config.DATASET_FOLDER}"
-        )
+        where = f"the split {named} of {config.DATASET_FOLDER}" if named else config.DATASET_FOLDER
+        raise InputError(f"{file}: none of its {len(scores.paths):,} images, such as {scores.paths[0]}, is in {where}")
     if len(splits) > 1:
-        raise InputError(f"{file}: its {most:,} images may be those of {' or '.join(splits)}: they have the same names")
+        raise InputError(
+            f"{file}: its {most:,} images may be those of {' or '.join(splits)}: they have the same names. Name the "
+            f"{test_results.SCORES_FILE} in the folder of its run: {test_results.RESULT_FILE} beside it says the split"
+        )
     table, found = tables[splits[0]], rows[splits[0]]
     map_classes(Table(scores.paths, scores.targets, scores.classes), table.classes, f"of {file}", "of the data set")
     columns = [scores.classes.index(name) for name in table.classes]

@@ -67,7 +67,7 @@ def read_rows(table: Table) -> NDArray[np.float32]:
         random_state.seed_everything(config.SEED)
         trainer = make_trainer(table, device)
         trainer.model.freeze_backbone(True)
-        file = read_whole_features(trainer, table, ImageCaches(None, None), "features of unlabelled images")
+        file = read_whole_features(trainer, table, ImageCaches(None, None), "features of other images")
         return file[np.arange(len(file))].reshape(len(file), -1)
 
 

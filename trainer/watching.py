@@ -315,18 +315,25 @@ def describe_steps(record: dict[str, Any]) -> str:
     return f"{loss} ({reasons} of {record['steps'] + num_left_out} steps)" if words else loss
 
 
+def describe_thresholds(selected: dict[str, Any]) -> str:
+    """Those that the selected checkpoint is used with, which may be other ones than the best F1 of an epoch is of."""
+    thresholds = selected.get("thresholds") or [selected["best_threshold"]]  # an older run has one
+    lowest, highest = min(thresholds), max(thresholds)
+    return f", threshold {lowest:.4f}" if lowest == highest else f", thresholds {lowest:.4f} to {highest:.4f}"
+
+
 def print_result(run: Run, selected: dict[str, Any], about_best: list[str]) -> None:
     """What came out of the run, which checkpoint was selected, and the lines `about_best`, the file BEST_MODEL_PATH."""
     state, files, measured = run.state, run.files, selected["metrics"]
     metric = choose_metric()
-    threshold, accuracy = f", threshold {state.best_threshold:.4f}", ""
+    threshold, accuracy = describe_thresholds(selected), ""
     if config.LABELS_PER_IMAGE == "one":
         threshold, accuracy = "", f"accuracy {measured['exact_match']:.4f}, "
     kind = metric.removeprefix("f1_") + (", cross-fitted" if state.cross_fits else "")
     lines = [
         "",
         f"best validation F1 {state.best_f1:.4f} ({kind}) in epoch {state.best_epoch} of "
-        f"{state.epoch}{threshold}, training {utils.format_duration(state.seconds)}",
+        f"{state.epoch}, training {utils.format_duration(state.seconds)}",
     ]
     validated = {record["epoch"]: record["val_f1"] for record in state.history if "val_f1" in record}
     error = measured.get(f"{metric}_standard_error")
@@ -339,7 +346,7 @@ def print_result(run: Run, selected: dict[str, Any], about_best: list[str]) -> N
     lines.append(
         f"checkpoint: F1 {measured[metric]:.4f} (cross-fitted {measured[f'{metric}_cross_fitted']:.4f}), "
         f"{accuracy}mAP {measured['mAP']:.4f} over {measured['num_classes_in_mAP']:.0f} classes, epoch "
-        f"{selected['epoch']}"
+        f"{selected['epoch']}{threshold}"
     )
     lines += [f"saved: {files.checkpoint}", f"       {files.curves}", *about_best]
     utils.say(*lines, *tuning.describe_promise(selected))

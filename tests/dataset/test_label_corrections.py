@@ -90,8 +90,38 @@ def test_what_does_not_fit_stops_with_its_line(table: Table, tmp_path: Path, lin
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ONE.jpg", " (did you mean one.jpg?)"),
+        ("More/=Two, three.jpg", " (did you mean more/=two, three.jpg?)"),
+        ("'more/=two, three.jpg", " (did you mean more/=two, three.jpg?)"),  # as a spreadsheet shows a text
+        ("one.jpg/one.jpg", ""),
+        ("../one.jpg", ""),
+        ("five.jpg", ""),
+    ],
+)
+def test_an_image_that_is_not_there_may_be_one_in_other_capitals(
+    table: Table, tmp_path: Path, name: str, meant: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        correct(table, tmp_path, f'{HEADER}"{name}",cat,1,0\n')
+    message = str(caught.value)
+    assert message.partition(": there is no image ")[0].endswith("corrections.csv:2")
+    assert message.endswith(f"{name.removeprefix('../')}{meant}: correct the line, or delete it")
+
+
 def test_other_files_are_refused(table: Table, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"corrections\.csv:1: the column 'corrected' stands 0 times"):
-        correct(table, tmp_path, "path,class,given\none.jpg,cat,1\n")
+    expected = "expected the columns path,class,given,corrected, in small letters"
+    for text, found in (
+        ("path,class,given\none.jpg,cat,1\n", "has 'path', 'class', 'given'"),
+        ("Path,Class,Given,Corrected\none.jpg,cat,1,0\n", "has 'Path', 'Class', 'Given', 'Corrected'"),
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+    ):
+        with pytest.raises(InputError, match=rf"corrections\.csv:1: this file {found}: {expected}$"):
+            correct(table, tmp_path, text)
+    with pytest.raises(InputError, match="the column 'path' stands 2 times: it must stand once"):
+        correct(table, tmp_path, "path,class,given,corrected,path\none.jpg,cat,1,0,\n")
     with pytest.raises(InputError, match=r"cannot read .*/missing\.csv: No such file"):
         read_corrections(tmp_path / "missing.csv", tmp_path)

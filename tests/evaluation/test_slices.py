@@ -174,7 +174,10 @@ def test_a_pattern_finds_slices_in_whole_paths() -> None:
     assert find_in_paths(r"/camera(\d\d)?", paths) == ["12", "", ""]
     with pytest.raises(InputError, match=r"finds nothing in any path, such as /data/camera12/1\.jpg"):
         find_in_paths("(lamp)", paths)
-    assert [slices.is_pattern(text) for text in ("(a)", "a", "(a)(b)", "(a", "(?:a)")] == [True, *[False] * 4]
+    assert slices.find_fault("(a)") == slices.find_fault("(?:a|b)(c)") == ""
+    assert slices.find_fault("(?:a)") == slices.find_fault("a") == "it has no group"
+    assert slices.find_fault("(a)(b)") == "it has 2 groups: those that only hold together are written (?:...)"
+    assert slices.find_fault("(") == "missing ), unterminated subpattern at position 0"
 
 
 def test_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,7 +190,7 @@ def test_a_file_that_is_none_is_one_line(tmp_path: Path, changes: dict[str, Any]
     np.savez(path, **arrays)
     assert novelty.read_reference(path).names == ["a", "b", "c"]
     np.savez(path, **(arrays | changes))
-    with pytest.raises(InputError, match=rf"^cannot read {path}: it is damaged, [^\n]*\({reason}\); delete it, "):
+    with pytest.raises(InputError, match=rf"^cannot read {path}: it is damaged, [^\n]*\({reason}\); a test of "):
         novelty.read_reference(path)
 
 
@@ -246,3 +246,5 @@ def test_a_reference_is_found_in_the_runs_folder_or_beside_the_checkpoint(tmp_pa
     assert novelty.find_reference(checkpoint, metadata | {"image_size": 96}) is None, "of another model"
     novelty.save_reference(tmp_path / REFERENCE_FILE, reference)
     assert novelty.find_reference(best, make_metadata()) is not None
+    (run / REFERENCE_FILE).write_bytes(b"")
+    assert novelty.find_reference(best, metadata) is not None, "the one in its own folder is whole"

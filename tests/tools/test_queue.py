@@ -21,6 +21,7 @@ from PIL import Image
 
 import config
 import dataset_tools
+from dataset import decoding
 from dataset.formats import FORMATS
 from dataset_readers import read_dataset, recognise_format
 from overrides import list_constants
@@ -77,6 +78,34 @@ def test_labelled_images_copies_and_damaged_ones_are_left_out(
     printed = capsys.readouterr()
     assert "7 images; left out because they are labelled already: 2, copies of others: 1, damaged: 1" in printed.out
     assert "5.png" in printed.err
+
+
+def test_links_that_point_nowhere_and_files_that_cannot_be_read_are_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    for number in range(3):
+        draw(new / f"{number}.png", number)
+    shutil.copy(new / "1.png", new / "1 copy.png")  # so that the bytes of both are compared
+    (new / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (new / "loop.png").symlink_to(new / "loop.png")
+
+    def refuse(path: str) -> bytes:
+        if path.endswith("1.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return Path(path).read_bytes()
+
+    for module in (queue, decoding):
+        monkeypatch.setattr(module, "read_bytes", refuse)
+    assert queue.find_unlabelled(new, []).names == ["0.png", "1 copy.png", "2.png"]
+    printed = capsys.readouterr()
+    assert "6 images; left out because they are labelled already: 0, copies of others: 0, damaged: 3" in printed.out
+    assert f"warning: {new}: 2 links to a file that is not there: 'gone.png', 'loop.png'\n" in printed.err
+    assert "1.png: Permission denied" in printed.err
+    labelled = [str(new / name) for name in ("0.png", "1 copy.png", "2.png")]
+    (new / "1.png").unlink()
+    with pytest.raises(InputError, match="all 3 images are labelled already, or copies of those, and 2 links point no"):
+        queue.find_unlabelled(new, labelled)
 
 
 def test_the_same_size_does_not_make_a_copy(tmp_path: Path) -> None:

@@ -79,9 +79,10 @@ def read_best() -> str:
 
 def test_of_runs_on_the_same_images_the_best_one_stays(root: Path) -> None:
     assert end_run("a", 0.5) == f"{root}/best_model.pt is a copy of it, the only run so far on these validation images"
-    assert end_run("b", 0.7) == (
-        f"{root}/best_model.pt is a copy of it, the highest F1 of 2 runs on the same validation images"
-    )
+    assert end_run("b", 0.7).splitlines() == [
+        f"{root}/best_model.pt is a copy of it, the highest F1 of 2 runs on the same validation images",
+        "       before, it was a copy of resnet18/a, whose F1 on the same validation images is 0.5000",
+    ]
     assert read_best() == "b"
     said = end_run("c", 0.6)
     assert said.splitlines() == [
@@ -97,7 +98,11 @@ def test_of_runs_on_the_same_images_the_best_one_stays(root: Path) -> None:
 def test_last_takes_each_run(root: Path) -> None:
     overrides.apply([f"--LOCAL_ROOT={root.parent}", "--BEST_MODEL=last"], config)
     end_run("a", 0.7)
-    assert end_run("b", 0.5) == f"{root}/best_model.pt is a copy of it"
+    assert end_run("b", 0.5).splitlines() == [
+        f"{root}/best_model.pt is a copy of it",
+        "       before, it was a copy of resnet18/a, and BEST_MODEL is 'last'",
+    ]
+    assert end_run("b", 0.6) == f"{root}/best_model.pt is a copy of it", "it was of this run before"
     assert read_best() == "b"
 
 
@@ -121,8 +126,21 @@ def test_a_run_that_cannot_be_compared_takes_its_place_and_says_so(values: Any, 
     end_run("b", 0.8)
     assert end_run("other", 0.1, **values).splitlines()[1:] == [f"       before, it was a copy of resnet18/a, {words}"]
     assert read_best() == "other"
-    assert end_run("c", 0.7).startswith(f"{root}/best_model.pt is a copy of resnet18/a: ")
+    lines = end_run("c", 0.7).splitlines()
+    assert lines[0].startswith(f"{root}/best_model.pt is a copy of resnet18/a: ")
+    unlike = words.replace("(f1_weighted)", "(f1_macro)")
+    assert lines[2:] == [f"       before, it was a copy of resnet18/other, {unlike}"]
     assert read_best() == "a", "the best on these images, whatever was there in between"
+    assert "before, " not in end_run("d", 0.6), "it was of that run, and stays so"
+
+
+def test_a_better_copy_whose_run_is_gone_is_named_when_it_is_replaced() -> None:
+    end_run("a", 0.9)
+    (config.TRAINED_MODELS_FOLDER / "resnet18" / "a.pt").unlink()
+    assert end_run("b", 0.5).splitlines()[1:] == [
+        "       before, it was a copy of resnet18/a, whose F1 on the same validation images is 0.9000, but whose own "
+        "checkpoint is gone, cannot be read, or trains again"
+    ]
 
 
 def test_the_average_of_folds_has_no_f1_to_compare_by(root: Path) -> None:
@@ -137,8 +155,18 @@ def test_the_average_of_folds_has_no_f1_to_compare_by(root: Path) -> None:
 
 def test_a_winner_is_copied_whatever_the_others_reached() -> None:
     end_run("a", 0.9)
-    end_run("winner", 0.3, is_chosen=True)
+    said = end_run("winner", 0.3, is_chosen=True)
+    assert said.endswith("before, it was a copy of resnet18/a, and this run was chosen among others")
     assert read_best() == "winner"
+
+
+def test_a_model_of_which_nothing_is_known_is_said_to_be_replaced() -> None:
+    end_run("a", 0.9)
+    config.BEST_MODEL_PATH.with_suffix(".json").write_text("{")
+    assert end_run("b", 0.95).splitlines()[1:] == [
+        "       before, it was a copy of a run that it did not name, and one of the two has no F1 on validation images "
+        "that are known"
+    ]
 
 
 @pytest.mark.parametrize("f1", [float("nan"), 0.0])

@@ -11,11 +11,15 @@ import torch
 import torchvision
 from conftest import make_small_run
 from numpy.typing import NDArray
+from PIL import Image
 
 import config
 import dataset_readers
 import overrides
+from evaluation import test_results
+from evaluation.saved_scores import SavedScores
 from trainer import head_search, out_of_fold
+from utils import InputError
 
 
 @pytest.fixture
@@ -89,3 +93,36 @@ def read_one_label() -> out_of_fold.search_features.Features:
     return out_of_fold.search_features.Features(
         rows, targets.astype(np.float32), np.arange(3), "f", torch.device("cpu"), table
     )
+
+
+# ---- scores that exist ----
+
+
+def test_of_two_splits_with_the_same_names_the_test_beside_the_scores_says_which(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for number, name in enumerate(("blue", "blue", "red")):
+            path = tmp_path / "twins" / split / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), name).save(path)
+    overrides.apply([f"--DATASET_FOLDER={tmp_path / 'twins'}", f"--LOCAL_ROOT={tmp_path}"], config)
+    table = dataset_readers.read_dataset(tmp_path / "twins", split="test")
+    probabilities = np.linspace(0, 1, table.targets.size, dtype=np.float32).reshape(table.targets.shape)
+    scores = SavedScores(probabilities, table.targets, table.paths, table.classes)
+    ruler = test_results.make_ruler(table.paths, table.targets, table.classes)
+    run = tmp_path / "run"
+    test_results.save_test(run, {"split": "test"}, scores, ruler, {}, [0.5, 0.5])
+    predicted = out_of_fold.read(run / "test_scores.npz")
+    assert predicted.table.paths == table.paths
+    np.testing.assert_array_equal(predicted.probabilities, probabilities)
+    (tmp_path / "moved").mkdir()
+    (run / "test_scores.npz").rename(tmp_path / "moved" / "test_scores.npz")
+    message = r"its 3 images may be those of train or test: .* test_result\.json beside it says the split$"
+    with pytest.raises(InputError, match=message):
+        out_of_fold.read(tmp_path / "moved" / "test_scores.npz")
+    (tmp_path / "moved" / "test_scores.npz").rename(run / "test_scores.npz")
+    content = (run / "test_result.json").read_text()
+    (run / "test_result.json").write_text(content.replace('"tested": "2', '"tested": "1'))
+    with pytest.raises(
+        InputError, match=r"test_scores\.npz is not of test_result\.json beside it: test the run again$"
+    ):
+        out_of_fold.read(run / "test_scores.npz")

@@ -105,6 +105,12 @@ def test_a_test_of_labelled_images_makes_what_the_run_did_not(
 
     testing.main([*arguments, *tests])
     assert (run / REFERENCE_FILE).stat().st_mtime_ns == made
+    whole = (run / REFERENCE_FILE).read_bytes()
+    (run / REFERENCE_FILE).write_bytes(whole[:200])
+    capsys.readouterr()
+    testing.main([*arguments, *tests])
+    assert f"cannot read {run / REFERENCE_FILE}: it is damaged" in capsys.readouterr().err
+    assert novelty.read_reference(run / REFERENCE_FILE).names == reference.names, "the test has made it again"
     records = [*predictor.load(checkpoint, "cpu").predict(images / "test-resized")]
     (file,) = (path for path in (tmp_path / "predictions").glob("*_records.json") if "test-resized" not in path.name)
     for written, record in zip(json.loads(file.read_text()), records, strict=True):

@@ -1,4 +1,4 @@
-"""trainer/watching.py: what is printed before a run."""
+"""trainer/watching.py: what is printed before a run, and at its end."""
 
 from __future__ import annotations
 
@@ -65,3 +65,27 @@ def test_only_drops_within_the_run_are_named(milestones: tuple[int, ...], num_ep
     config.LR_MILESTONES, config.NUM_EPOCHS, config.SCHEDULE = milestones, num_epochs, "multistep"
     run: Any = SimpleNamespace(trainer=SimpleNamespace(optimizer=SimpleNamespace(param_groups=[])))
     assert watching._describe_rates(run).endswith(f", {text}")
+
+
+@pytest.mark.parametrize(
+    ("labels_per_image", "thresholds", "words"),
+    [
+        ("any", [0.056, 0.056, 0.056], ", threshold 0.0560"),
+        ("any", [0.25, 0.056, 0.5], ", thresholds 0.0560 to 0.5000"),
+        ("one", [0.5, 0.5, 0.5], ""),
+    ],
+)
+def test_the_end_says_the_thresholds_that_are_saved(
+    labels_per_image: str, thresholds: list[float], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.LABELS_PER_IMAGE = labels_per_image
+    kinds = ("f1_weighted", "f1_macro", "exact_match")
+    names = (*kinds, *(f"{kind}_cross_fitted" for kind in kinds), "mAP", "num_classes_in_mAP")
+    selected = {"metrics": dict.fromkeys(names, 0.5), "best_f1": 0.5, "thresholds": thresholds, "epoch": 2}
+    state = SimpleNamespace(best_f1=0.5, best_threshold=0.1859, best_epoch=2, epoch=3, seconds=1, history=[])
+    run: Any = SimpleNamespace(state=state, files=SimpleNamespace(checkpoint="x.pt", curves="x.png"))
+    run.state.cross_fits = False
+    watching.print_result(run, selected, [])
+    printed = capsys.readouterr().out
+    assert f" classes, epoch 2{words}\n" in printed
+    assert "0.1859" not in printed
