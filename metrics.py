@@ -371,7 +371,7 @@ def find_intervals(
     for name, values in value.overall.items():
         if name == "num_classes_in_mAP":
             continue
-        ends = _find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)[:, 0]
+        ends = find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)[:, 0]
         if name in of_entries:
             ends = np.array([min(ends[0], of_entries[name][0]), max(ends[1], of_entries[name][1])])
         arms = np.sqrt((ends - values) ** 2 + added.get(name, 0))
@@ -453,10 +453,13 @@ def _find_added_arms(
     return added
 
 
-def _find_score_interval(
-    share: NDArray[np.float64], error: NDArray[np.float64], num: int, t: NDArray[np.float64]
+def find_score_interval(
+    share: NDArray[np.float64], error: NDArray[np.float64], num: float, t: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(2, K) the score interval of K shares with these standard errors; of `num` images where all resamples agree."""
+    """(2, K) ends of the score interval of K shares with these standard errors; of `num` images where an error is 0.
+
+    `t` (K,) or (1,) says how many standard errors it reaches. See `find_intervals`.
+    """
     effective = divide(share * (1 - share), error**2)
     return _find_wilson_interval(share, np.where(effective > 0, effective, num), t)
 
