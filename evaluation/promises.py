@@ -93,7 +93,7 @@ def check_promise(promise: Mapping[str, Any], predicted: ArrayLike, targets: Arr
     low, high = metrics.find_score_interval(found, deviation / np.sqrt([len(shares)]), len(shares), t)[:, 0]
     # The threshold is of one draw of validation images, and these are another: what is found varies with both. Of the
     # validation images the same share gets a label.
-    variance = (1 / len(shares)) * (1 + len(targets) / promise["num_images"])
+    variance = (1 / len(shares)) * (1 + len(np.asarray(targets)) / promise["num_images"])
     error = deviation * np.sqrt([variance])
     highest = np.maximum(found + t * error, metrics.find_score_interval(found, error, 1 / variance, t)[1])
     return Kept(
