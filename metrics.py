@@ -39,6 +39,7 @@ CLASS_METRICS = ("AP", "P", "R", "F1", "accuracy")  # those of `measure_classes`
 STUDENT_STEPS = 20_000  # in which Student's distribution is summed up
 TINY = 1e-12  # in place of 0 where it divides
 TOP = 3  # how many classes of an image the metrics ending in _top3 take as predicted
+F1_OF_ENTRIES = ("OF1", f"OF1_top{TOP}", "f1_micro", "f1_weighted")  # 2 J / (1 + J), J a share of entries
 NUM_BINS = 15  # bins of equal width for calibration, as many as Guo et al. (2017) use
 
 
@@ -344,6 +345,10 @@ def find_intervals(
     less 1 degrees of freedom, and n the number of images on which a plain share would have the standard error of the
     resamples (Korn and Graubard 1998): for narrow intervals this is value ± t x standard error.
 
+    Metrics of pooled entries (OP, OR, OF1, those ending in _top3, f1_micro, f1_weighted, hamming_loss) claim no more
+    than Wilson's interval of these entries does: few of them lie in many images, and where all are right resamples
+    show no error. An arm is as long as the longer of the two. With 3 labels predicted, all right, OP is .44 to 1.
+
     Of a class, P, R, and accuracy are plain shares of n = its predicted, its positive, and all entries; F1 is
     2 J / (1 + J), J the share of hits among the entries that are predicted or positive. AP has the standard error of
     the resamples, and t of its positives less 1.
@@ -361,11 +366,14 @@ def find_intervals(
     t = find_t(level, np.array([tallies.num_images - 1]))
     class_intervals = _find_class_intervals(resampled, level)
     added = _find_added_arms(resampled, class_intervals, level)
+    of_entries = _find_entry_intervals(resampled, t)
     intervals = {}
     for name, values in value.overall.items():
         if name == "num_classes_in_mAP":
             continue
-        ends = _find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)[:, 0]
+        ends = find_score_interval(values, _find_error(drawn.overall[name]), tallies.num_images, t)[:, 0]
+        if name in of_entries:
+            ends = np.array([min(ends[0], of_entries[name][0]), max(ends[1], of_entries[name][1])])
         arms = np.sqrt((ends - values) ** 2 + added.get(name, 0))
         if name == "mAP":
             arms[0] += np.nanmean(overcount) if (overcount >= 0).any() else np.nan
@@ -395,6 +403,33 @@ def _find_class_intervals(resampled: Resampled, level: float) -> dict[str, NDArr
     return intervals
 
 
+def _find_entry_intervals(resampled: Resampled, t: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """{metric of pooled entries: (2,) ends of the Wilson interval of as many entries, each drawn by itself}."""
+    known, positives, predicted, hits, predicted_top, hits_top = (counts[0] for counts in resampled.tallies[:6])
+    concerned, all_positives = positives + predicted - hits, positives.sum()
+    counts = {
+        "OP": predicted.sum(),
+        "OR": all_positives,
+        "OF1": concerned.sum(),
+        "f1_micro": concerned.sum(),
+        # a mean over classes, weighted by positives: as many entries as have its variance (Kish 1965)
+        "f1_weighted": divide(all_positives**2, divide(positives**2, concerned).sum()),
+        "hamming_loss": known.sum(),
+        f"OP_top{TOP}": predicted_top.sum(),
+        f"OR_top{TOP}": all_positives,
+        f"OF1_top{TOP}": (positives + predicted_top - hits_top).sum(),
+    }
+    intervals = {}
+    for name, num in counts.items():
+        value = resampled.value.overall[name]
+        if name in F1_OF_ENTRIES:
+            jaccard = _find_wilson_interval(value / (2 - value), num, t)[:, 0]
+            intervals[name] = 2 * jaccard / (1 + jaccard)
+        else:
+            intervals[name] = _find_wilson_interval(value, num, t)[:, 0]
+    return intervals
+
+
 def _find_added_arms(
     resampled: Resampled, class_intervals: Mapping[str, NDArray[np.float64]], level: float
 ) -> dict[str, NDArray[np.float64]]:
@@ -418,16 +453,19 @@ def _find_added_arms(
     return added
 
 
-def _find_score_interval(
-    share: NDArray[np.float64], error: NDArray[np.float64], num: int, t: NDArray[np.float64]
+def find_score_interval(
+    share: NDArray[np.float64], error: NDArray[np.float64], num: float, t: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(2, K) the score interval of K shares with these standard errors; of `num` images where all resamples agree."""
+    """(2, K) ends of the score interval of K shares with these standard errors; of `num` images where an error is 0.
+
+    `t` (K,) or (1,) says how many standard errors it reaches. See `find_intervals`.
+    """
     effective = divide(share * (1 - share), error**2)
     return _find_wilson_interval(share, np.where(effective > 0, effective, num), t)
 
 
 def _find_wilson_interval(
-    share: NDArray[np.float64], num: NDArray[np.float64], t: float | NDArray[np.float64]
+    share: NDArray[np.float64], num: ArrayLike, t: float | NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(2, K) ends of Wilson's interval (1927) of K shares, of `num` each; 0 to 1 where that is 0."""
     width = divide(np.full_like(share, t**2), num, undefined=1 / TINY)
@@ -455,7 +493,9 @@ def compare(
     interval of Efron and Tibshirani 1993, chapter 12); p is 1 - the level of the widest such interval that leaves out
     0. What rare classes add to the intervals of the two metrics (`find_intervals`) adds here, too, as far as the two do
     not correlate over the resamples (Zou and Donner 2008). A standard deviation counts as no less than difference /
-    (N + 1): so much one more image without a difference would make.
+    (N + 1): so much one more image without a difference would make. Metrics of pooled entries are of these where they
+    are fewer than N: OP of the labels predicted, by the model with fewer, OR and F1 of the positives, hamming_loss of
+    the known entries. One entry shows nothing: its interval is -1 to 1, its p 1.
 
     Of `hamming_loss` and ECE a difference below 0 is the better one. The same `seed` draws the same images, those of
     `bootstrap`. p is of one comparison: of many, some are small by luck (`adjust_holm`).
@@ -571,6 +611,7 @@ def subtract(a: Resampled, b: Resampled, level: float = LEVEL) -> dict[str, Diff
 def subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float = LEVEL) -> dict[str, Difference]:
     """{metric of `measure`: `Difference` of the mean over models b and that over models a}, as in `compare_groups`."""
     num_images = min(found.tallies.num_images for found in (*a, *b))
+    nums = [_count_entries(found.tallies) for found in (*a, *b)]
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     arms_a, arms_b = (
         [_find_added_arms(found, _find_class_intervals(found, LEVEL), LEVEL) for found in group] for group in (a, b)
@@ -587,11 +628,23 @@ def subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float
         found = _subtract_means(
             [[one.value.overall[name] for one in group] for group in (a, b)],
             np.array([_find_variance(drawn_a, drawn_b, added)]),
-            np.array([num_images]),
+            np.array([min(num_images, *(each.get(name, num_images) for each in nums))]),
             level,
         )
         differences[name] = Difference(*(float(numbers[0]) for numbers in found))
     return differences
+
+
+def _count_entries(tallies: Tallies) -> dict[str, float]:
+    """{metric of pooled entries: how many entries a difference in it is of}, for one model; as for each class."""
+    known, positives, predicted, _, predicted_top, _ = (float(counts[0].sum()) for counts in tallies[:6])
+    of_positives = ("OR", f"OR_top{TOP}", *F1_OF_ENTRIES)
+    return {
+        **dict.fromkeys(of_positives, positives),
+        "OP": predicted,
+        f"OP_top{TOP}": predicted_top,
+        "hamming_loss": known,
+    }
 
 
 def subtract_classes(a: Sequence[Resampled], b: Sequence[Resampled], level: float = LEVEL) -> dict[str, Difference]:

@@ -7,8 +7,9 @@
 
 Probabilities (N, C) and targets (N, C) are as in metrics.py, for N images and C classes. A tuned threshold is the
 exact optimum over all scores that occur, not the best of a grid. It lies midway between the lowest score that is
-predicted and the next one below. If it is best to predict nothing, it lies midway between the highest score and 1. Of
-equally good thresholds the highest is taken. With few images that optimum is chosen by noise: `tune_plateau`.
+predicted and the next one below. If it is best to predict nothing, it lies midway between the highest score and 1, and
+few scores of other images lie above it. Of equally good thresholds the highest is taken. With few images that optimum
+is chosen by noise: `tune_plateau`.
 
 The goals of PROMISES hold for images to come, not only for those that were tuned on:
 

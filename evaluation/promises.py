@@ -20,16 +20,17 @@ import metrics
 from thresholds import CONFIDENCE, PROMISES, Goal, Policy, find_influences, rate_images
 
 Z = 1.96  # standard errors to either end of a 95 % interval
+APPROXIMATELY = "; approximately, "  # in the words of a promise, before why it is no more than that
 
 
 class Kept(NamedTuple):
     """What the mean share of `thresholds.rate_images` is on labelled images, beside what was promised."""
 
     found: float
-    low: float  # ends of the 95 % interval, as these images are a draw
+    low: float  # ends of the 95 % interval, as these images are a draw: `metrics.find_score_interval`
     high: float
     num_images: int  # that count: all, or for precision those that get a label
-    holds: bool  # whether it is as promised, or below it by no more than two such draws, of both splits, may differ
+    holds: bool  # whether it is as promised, or below it by no more than chance in the draw of both splits may make it
 
 
 class Gain(NamedTuple):
@@ -70,10 +71,10 @@ def make_promise(policy: Policy, num_images: int, metadata: Mapping[str, Any]) -
 def _describe_reuse(metadata: Mapping[str, Any]) -> str:
     """Why the promise holds approximately only: what else the validation images decided; "" for nothing."""
     if is_cross_validated(metadata):
-        return "; approximately, since each of these was predicted by a model of other folds, not by this one"
+        return f"{APPROXIMATELY}since each of these was predicted by a model of other folds, not by this one"
     if metadata.get("config", {}).get("NUM_EPOCHS") == 1:
         return ""
-    return "; approximately, since the same images chose the epoch"
+    return f"{APPROXIMATELY}since the same images chose the epoch"
 
 
 def is_cross_validated(metadata: Mapping[str, Any]) -> bool:
@@ -92,21 +93,28 @@ def check_promise(promise: Mapping[str, Any], predicted: ArrayLike, targets: Arr
     shares = rate_images(predicted, targets, goal)
     if not len(shares):
         return None
-    found, deviation = float(shares.mean()), float(shares.std())
-    error = Z * deviation / np.sqrt(len(shares))
-    # of recall the promise is a mean over draws of the validation images, too
-    drawn = np.sqrt(1 / len(shares) + (1 / promise["num_images"] if promise["metric"] == "recall" else 0.0))
+    found, deviation = shares.mean(keepdims=True), shares.std(ddof=min(1, len(shares) - 1))
+    t = metrics.find_t(metrics.LEVEL, np.array([len(shares) - 1]))
+    low, high = metrics.find_score_interval(found, deviation / np.sqrt([len(shares)]), len(shares), t)[:, 0]
+    # The threshold is of one draw of validation images, and these are another: what is found varies with both. Of the
+    # validation images the same share gets a label.
+    variance = (1 / len(shares)) * (1 + len(np.asarray(targets)) / promise["num_images"])
+    error = deviation * np.sqrt([variance])
+    highest = np.maximum(found + t * error, metrics.find_score_interval(found, error, 1 / variance, t)[1])
     return Kept(
-        found=found,
-        low=max(0.0, float(found - error)),
-        high=min(1.0, float(found + error)),
+        found=float(found[0]),
+        low=float(low),
+        high=float(high),
         num_images=len(shares),
-        holds=bool(found >= promise["level"] - Z * deviation * drawn),
+        holds=bool(highest[0] >= promise["level"]),
     )
 
 
 def describe_kept(promise: Mapping[str, Any], kept: Kept | None) -> str:
-    """A line: "promised recall 0.9: found 0.912 (0.903 to 0.921) on 1,000 test images"."""
+    """A line: "promised recall 0.9: found 0.912 (0.903 to 0.921) on 1,000 test images".
+
+    Where it is not kept, it goes on with what may be the cause: the numbers cannot tell which.
+    """
     if kept is None:
         return f"promised {promise['metric']} {promise['level']:.4g}: no test image gets a label"
     of = "test images" if promise["metric"] == "recall" else "test images that get a label"
@@ -118,7 +126,15 @@ def describe_kept(promise: Mapping[str, Any], kept: Kept | None) -> str:
         return line
     if kept.holds:
         return f"{line}; below it by no more than chance may"
-    return f"{line}: it is not kept, so these images are of another kind than the validation images"
+    causes = [
+        "these images may be of another kind than the validation images",
+        f"the {promise['num_images']:,} validation images may be an unlucky draw",
+    ]
+    if why := promise["words"].partition(APPROXIMATELY)[2]:
+        causes.append(f"or it matters that the promise holds approximately only, {why}")
+    else:
+        causes[-1] = f"or {causes[-1]}"
+    return f"{line}: it is not kept; {', '.join(causes)}"
 
 
 def measure_gains(predicted: ArrayLike, targets: ArrayLike, is_left: ArrayLike) -> dict[str, Gain]:

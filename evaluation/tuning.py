@@ -117,9 +117,9 @@ def describe_fallback(metadata: Mapping[str, Any]) -> list[str]:
     report, policy = metadata.get("threshold_report"), metadata.get("threshold_policy", {})
     if report and policy.get("goal") == "guaranteed_precision" and metadata.get("promise") is None:
         return [
-            f"nothing is promised, and nothing predicted: no threshold is shown to have a precision of "
-            f"{policy['precision']:.4g} by {report['num_images']:,} validation images; promise less "
-            "(THRESHOLD_PRECISION), or validate on more images"
+            f"nothing is promised: no threshold is shown to have a precision of {policy['precision']:.4g} by "
+            f"{report['num_images']:,} validation images; it is now above the probabilities of all of these, so that "
+            "hardly anything is predicted; promise less (THRESHOLD_PRECISION), or validate on more images"
         ]
     if not report or policy.get("scope") != "per_class":
         return []

@@ -349,6 +349,32 @@ def solve_score_interval(value: float, num: float, t: float) -> tuple[float, flo
     return low, high
 
 
+def find_entry_interval(name: str, value: float, tables: dict[str, np.ndarray], t: float) -> tuple[float, ...]:
+    """What the pooled entries of a metric say of it by themselves; the value itself for other metrics.
+
+    `tables` (N, C) bool: known, present, predicted, and predicted_top.
+    """
+    predicted, present = tables["predicted_top" if name.endswith("_top3") else "predicted"], tables["present"]
+    either = (predicted | present).sum(axis=0)
+    shares = present.sum(axis=0) / max(present.sum(), 1)  # weights of the classes
+    nums = {
+        "OP": predicted.sum(),
+        "OR": present.sum(),
+        "OF1": either.sum(),
+        "f1_micro": either.sum(),
+        "f1_weighted": 1 / sum(share**2 / num for share, num in zip(shares, either, strict=True) if num),
+        "hamming_loss": tables["known"].sum(),
+    }
+    num = nums.get(name.removesuffix("_top3"))
+    if num is None:
+        return value, value
+    if not num:
+        return 0, 1
+    if "f1" in name.lower():
+        return tuple(2 * j / (1 + j) for j in solve_score_interval(value / (2 - value), num, t))
+    return solve_score_interval(value, num, t)
+
+
 @pytest.mark.parametrize("ties", [0, 1, 5])
 @pytest.mark.parametrize("unknown", [None, -1, np.nan])
 def test_intervals_are_those_of_the_standard_error_over_resamples(unknown: float | None, ties: int) -> None:
@@ -383,10 +409,14 @@ def test_intervals_are_those_of_the_standard_error_over_resamples(unknown: float
         wider[f"CF1{ending}"] = by_cp**2 * added["P"] + by_cr**2 * added["R"]
         if not ending:
             wider |= {"mAP": added["AP"] * (7 / present.any(axis=0).sum()) ** 2, "f1_macro": added["F1"]}
+    tables = {"known": known, "present": present, "predicted_top": known & (top > 0)}
+    tables["predicted"] = known & metrics.predict(probabilities, thresholds, **limits)
     for name, interval in intervals.items():
-        value, error = whole[name], np.std([each[name] for each in drawn], ddof=1)
+        value, error = float(whole[name]), np.std([each[name] for each in drawn], ddof=1)
         num = value * (1 - value) / error**2 if error > 1e-12 and 0 < value < 1 else 40
-        arms = np.abs(np.array(solve_score_interval(float(value), num, stats.t.ppf(0.9, 39))) - value)
+        t = stats.t.ppf(0.9, 39)
+        all_ends = solve_score_interval(value, num, t), find_entry_interval(name, value, tables, t)
+        arms = np.abs(np.array(all_ends) - value).max(axis=0)
         arms = np.sqrt(arms**2 + wider.get(name, 0))
         if name == "mAP":
             arms[0] += np.mean([count_itself(probabilities, targets, c) for c in range(7) if present[:, c].any()])
@@ -475,6 +505,68 @@ def test_resamples_keep_a_class_that_they_lack() -> None:
     assert (found.drawn.overall["num_classes_in_mAP"] == 1).all()
     nothing, _ = metrics.bootstrap(probabilities, np.zeros((4, 2)), 0.5, num_samples=5)
     assert np.isnan(nothing["mAP"]).all()
+
+
+def draw_few(right: int, wrong: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """300 images of 5 classes with that many labels predicted; which targets they hit does not depend on `seed`."""
+    targets = (make_products_rng(0).random((300, 5)) < 0.3).astype(np.int8)
+    scores, rng = np.full(targets.shape, 0.1), make_products_rng(seed)
+    for count, is_right in ((right, 1), (wrong, 0)):
+        scores[tuple(rng.permutation(np.argwhere(targets == is_right))[:count].T)] = 0.9
+    return scores, targets
+
+
+def test_few_labels_in_many_images_say_what_few_labels_do() -> None:
+    for right, wrong in ((3, 0), (0, 3), (2, 2)):
+        scores, targets = draw_few(right, wrong, 1)
+        low, high = metrics.bootstrap(scores, targets, 0.5, 200)[0]["OP"]
+        expected = stats.binomtest(right, right + wrong).proportion_ci(0.95, method="wilson")
+        assert low <= expected.low + 1e-3, (right, wrong)
+        assert high >= expected.high - 1e-3, (right, wrong)
+    targets = np.zeros((300, 5), dtype=np.int8)
+    targets[0, 0] = targets[0, 1] = targets[1, 2] = 1  # all found
+    intervals, _ = metrics.bootstrap(targets * 0.9, targets, 0.5, 200)
+    low = solve_score_interval(1.0, 3, stats.t.ppf(0.975, 299))[0]
+    for name, expected in {"OP": low, "OR": low, "OF1": 2 * low / (1 + low), "f1_micro": 2 * low / (1 + low)}.items():
+        assert intervals[name] == pytest.approx((expected, 1), abs=1e-6), name
+    assert intervals["f1_weighted"] == pytest.approx(intervals["OF1"])
+    assert intervals["exact_match"][0] > 0.98, "that is of all 300 images"
+
+
+def test_intervals_of_a_few_labels_contain_the_truth() -> None:
+    """4 labels a test set, each right with probability .8: as likely as the binomial distribution says."""
+    covered = 0.0
+    for right in range(5):
+        scores, targets = draw_few(right, 4 - right, right)
+        low, high = metrics.bootstrap(scores, targets, 0.5, 200)[0]["OP"]
+        covered += float(stats.binom.pmf(right, 4, 0.8)) * (low <= 0.8 <= high)
+    assert covered > 0.94
+
+
+def test_few_labels_show_no_difference() -> None:
+    """3 labels, all right, against 3 that are all wrong: Fisher's p is .1."""
+    (a, targets), (b, _) = draw_few(3, 0, 1), draw_few(0, 3, 2)
+    found = metrics.compare(a, b, targets, 0.5, 0.5, 200)
+    value, low, high, p = found["OP"]
+    assert value == -1
+    assert (low, high > 0, p > 0.05) == (-1, True, True)
+    error = max(find_drawn_error("OP", a, b, targets), 1 / 4)
+    assert p == pytest.approx(2 * stats.t.sf(1 / error, 3 - 1), rel=1e-3)
+    value, error = found["hamming_loss"].value, find_drawn_error("hamming_loss", a, b, targets)
+    assert found["hamming_loss"].p == pytest.approx(2 * stats.t.sf(value / error, 300 - 1), rel=1e-3)
+    alone, _ = draw_few(1, 0, 1)
+    assert metrics.compare(alone, b, targets, 0.5, 0.5, 20)["OP"][1:] == (-1, 1, 1), "one label shows nothing"
+    targets = np.zeros((300, 5), dtype=np.int8)
+    targets[0, 0] = targets[0, 1] = targets[1, 2] = 1  # all found, or none
+    found = metrics.compare(targets * 0.9, np.full(targets.shape, 0.1), targets, 0.5, 0.5, 200)
+    for name in ("OR", "OF1", "f1_micro", "f1_weighted"):
+        assert found[name].p > 0.05, name
+        assert found[name].high >= 0, name
+
+
+def find_drawn_error(name: str, a: np.ndarray, b: np.ndarray, targets: np.ndarray) -> float:
+    drawn = [metrics.resample(scores, targets, 0.5, 200).drawn.overall[name] for scores in (a, b)]
+    return float(np.std(drawn[1] - drawn[0], ddof=1))
 
 
 def test_one_image_says_nothing_of_others() -> None:
