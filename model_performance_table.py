@@ -170,9 +170,9 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     images: `test_<metric>` (in `.attrs["metrics"]`, too), the ends of its 95 % interval `..._low` and `..._high`, and
     by what it was measured: `test_ruler` is the same where the test images, their labels and classes are. Null is NaN.
 
-    A checkpoint whose sidecar is missing, damaged or foreign is left out, as is a test of an earlier checkpoint of the
-    run, and stderr says why. Raises InputError when there is no such folder, when nothing in it matches, and when no
-    sidecar is usable.
+    A checkpoint whose sidecar is missing, damaged or foreign is left out, as is a copy of another one, and a test of an
+    earlier checkpoint of the run; stderr says why. Raises InputError when there is no such folder, when nothing in it
+    matches, and when no sidecar is usable.
 
     >>> runs = read_runs("trained_models")
     >>> runs.groupby("HEAD").test_mAP.mean()
@@ -192,15 +192,19 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         raise InputError(f"CHECKPOINT_GLOB {glob!r}: {error}") from error
     if not paths:
         raise InputError(f"no checkpoint matches {glob} in {root}; training.py makes them")
-    rows, skipped, rulers, stale = [], [], {}, []
+    rows, skipped, rulers, stale, sidecars = [], [], {}, [], {}
     metrics: dict[str, None] = dict.fromkeys(MEASURED)
     for path in paths:
         checkpoint = path.relative_to(root).as_posix()
         try:
-            sidecar = read_sidecar(path.with_suffix(".json"))
+            sidecars[checkpoint] = read_sidecar(path.with_suffix(".json"))
         except InputError as error:
             skipped.append(f"{checkpoint}: {error}")
+    copies = run_rows.find_copies({checkpoint: sidecar.get("run") for checkpoint, sidecar in sidecars.items()})
+    for checkpoint, sidecar in sidecars.items():
+        if checkpoint in copies:
             continue
+        path = root / checkpoint
         metrics.update(dict.fromkeys(sidecar["metrics"]))
         row = make_row(sidecar, checkpoint)
         row["val_fingerprint"] = row.get("val_fingerprint") or find_val_fingerprint(path, sidecar)
@@ -219,6 +223,9 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     if stale:
         heading = f"left out {count(len(stale), 'test')} that testing.py has to make anew:"
         say(heading, *(f"  {line}" for line in stale), stream=sys.stderr)
+    if copies:
+        heading = f"left out {len(copies)} of {len(paths)} checkpoints, copies of others:"
+        say(heading, *(f"  {copy}, of {original}" for copy, original in copies.items()), stream=sys.stderr)
     if skipped:
         heading = f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:"
         say(heading, *(f"  {line}" for line in skipped), stream=sys.stderr)
