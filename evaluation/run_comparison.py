@@ -23,7 +23,9 @@ from metrics import Difference, Resampled
 from utils import InputError, say
 
 SAMPLES = 1000  # resamples of the test images
+TOLERANCE = 1e-3  # of mAP: scores that another processor measures may tie in other places
 HOW_TO_TEST = "python testing.py --MODEL_PATH FILE.pt"
+NO_TEST = f"has no test: {HOW_TO_TEST}"
 IS_REFERENCE = "is_reference"  # column: True for a row that others are compared with
 SAME_AS = {"accuracy": "exact_match"}  # with one label an image testing.py gives it this name, too
 
@@ -37,15 +39,14 @@ def compare_rows(
     of a block's first row: the line above it}. stderr says which rows could not be compared. Raises InputError where
     there is no such row, or it has no test.
     """
-    folders = list_folders(rows, root)
-    if not any(folders):
-        raise InputError(f"AGAINST: no run here has a test: {HOW_TO_TEST}")
+    folders = require_tests(rows, root, "AGAINST")
     if against == "best":
         groups = list_comparable(rows, lines)
     else:
         reference = find_row(rows, against, "AGAINST")
         if not folders[reference]:
-            raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
+            reason = explain_no_test(rows["checkpoints"].iloc[reference], root)
+            raise InputError(f"AGAINST: {against} {reason}")
         ruler = rows["test_ruler"].iloc[reference]
         others = [n for n, of_row in enumerate(rows["test_ruler"]) if of_row == ruler and n != reference]
         groups = [[reference, *others]]
@@ -146,13 +147,13 @@ def add_differences(rows: Frame, folders: Sequence[Sequence[Path]], names: Seque
 def resample_test(folder: Path) -> Resampled:
     """The metrics of a run's test, and in resamples of its images, the same for all runs.
 
-    Raises InputError where the run has no whole test of its checkpoint as it is.
+    Raises InputError where the run has no whole test of its checkpoint as it is, or its scores give other numbers.
     """
     test = test_results.read_test(folder)
     if test is None or test.stale:
         raise InputError(f"{folder} has no test{f' of its checkpoint: {test.stale}' if test else ''}")
     scores = test_results.read_test_scores(folder)
-    return metrics.resample(
+    resampled = metrics.resample(
         scores.probabilities,
         scores.targets,
         test.thresholds,
@@ -160,8 +161,35 @@ def resample_test(folder: Path) -> Resampled:
         min_labels=test.min_labels,
         max_labels=test.max_labels,
     )
+    found, noted = resampled.value.overall["mAP"][0], test.metrics.get("mAP", np.nan)
+    if abs(found - noted) > TOLERANCE:
+        raise InputError(
+            f"the scores in {folder} give mAP {found:.3f}, its numbers say {noted:.3f}: test the run again"
+        )
+    return resampled
 
 
 def list_folders(rows: Frame, root: Path) -> list[list[Path]]:
     """For each row the folders of the runs whose tests it has."""
     return [[(root / name).with_suffix("") for name in names] for names in rows["test_checkpoints"]]
+
+
+def require_tests(rows: Frame, root: Path, where: str) -> list[list[Path]]:
+    """`list_folders(rows, root)`. Raises InputError, which begins with `where`, if no row has a test."""
+    folders = list_folders(rows, root)
+    if not any(folders):
+        reasons = [explain_no_test(names, root) for names in rows["checkpoints"]]
+        unlike = [f"row {row} {reason}" for row, reason in zip(rows["run"], reasons, strict=True) if reason != NO_TEST]
+        raise InputError(f"{where}: {unlike[0] if unlike else f'no run here has a test: {HOW_TO_TEST}'}")
+    return folders
+
+
+def explain_no_test(checkpoints: Sequence[str], root: Path) -> str:
+    """Why a row of the runs with these `checkpoints` has no test: none of them has, or they were not tested alike."""
+    tests = [test_results.read_test((root / name).with_suffix("")) for name in checkpoints]
+    tests = [test for test in tests if test and not test.stale]
+    if len(tests) < 2:
+        return NO_TEST
+    words = [test_results.describe_difference(tests[0].ruler, test.ruler) for test in tests[1:]]
+    how = next(filter(None, words), "other views, or another calibration")
+    return f"is of several runs that were not tested alike ({how}): name one of them, or test all in one way"

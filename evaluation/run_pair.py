@@ -17,7 +17,7 @@ import pandas as pd
 
 import metrics
 from evaluation import tables, test_results
-from evaluation.run_comparison import HOW_TO_TEST, list_folders, resample_test
+from evaluation.run_comparison import explain_no_test, list_folders, resample_test
 from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, Layout
 from metrics import Resampled
 from utils import InputError, say
@@ -48,9 +48,9 @@ def print_pair(pair: Frame, constants: Sequence[str], root: Path, mode: str = ""
         say("")
         show(pd.DataFrame({"constant": constants, **texts}))
     folders = list_folders(pair, root)
-    for letter, of_letter in zip("AB", folders, strict=True):
+    for letter, of_letter, names in zip("AB", folders, pair["checkpoints"], strict=True):
         if not of_letter:
-            raise InputError(f"--diff: {letter} has no test, so that no metrics can be compared: {HOW_TO_TEST}")
+            raise InputError(f"--diff: no metrics can be compared: {letter} {explain_no_test(names, root)}")
     names = require_one_ruler([*folders[0], *folders[1]])
     a, b = ([resample_test(folder) for folder in of_letter] for of_letter in folders)
     overall, classes = compare_metrics(a, b), compare_classes(a, b, names)

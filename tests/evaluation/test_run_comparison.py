@@ -78,6 +78,19 @@ def test_a_run_whose_scores_are_gone_is_named(tested: tuple[Path, dict[str, Any]
         file.write_bytes(content)
 
 
+def test_scores_that_give_other_numbers_are_not_compared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+    write_run(tmp_path, "a", make_sidecar("resnet18", 0.5, 0.5, 1))
+    mean_ap = write_test(tmp_path, "resnet18/a", draw_probabilities(rng, targets, 1), targets)["mAP"]
+    file = tmp_path / "resnet18" / "a" / test_results.SCORES_FILE
+    with np.load(file) as arrays:
+        changed = {**arrays, "probabilities": 1 - arrays["probabilities"]}
+    np.savez(file, **changed)
+    with pytest.raises(InputError, match=rf"resnet18/a give mAP 0\.\d+, its numbers say {mean_ap:.3f}: test the run"):
+        run_comparison.resample_test(file.parent)
+
+
 def test_the_reference_and_what_is_said_of_it(
     tested: tuple[Path, dict[str, Any], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +121,29 @@ def test_the_reference_and_what_is_said_of_it(
         with pytest.raises(InputError, match=message):
             run_comparison.compare_rows(rows, {}, against, "best_f1", root)
     assert capsys.readouterr().err == ""
+
+
+def test_runs_that_were_not_tested_alike_have_a_test(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+    for seed, ruler in ((1, None), (2, make_ruler("others", 20)), (3, None)):
+        write_run(tmp_path, f"s{seed}", make_sidecar("resnet18", 0.5, 0.5, 1, SEED=seed))
+        if seed < 3:
+            write_test(tmp_path, f"resnet18/s{seed}", draw_probabilities(rng, targets, 1), targets, ruler=ruler)
+    rows = read_rows(tmp_path)
+    name = rows["run"].iloc[0]
+    reason = r"is of several runs that were not tested alike \(other test images \(300 and 20\)\): name one of them, or"
+    with pytest.raises(InputError, match=rf"^AGAINST: row {name} {reason}"):
+        run_comparison.compare_rows(rows, {}, "best", "best_f1", tmp_path)
+    write_run(tmp_path, "other", make_sidecar("resnet18", 0.5, 0.5, 1, LOSS="other"))
+    write_test(tmp_path, "resnet18/other", draw_probabilities(rng, targets, 1), targets)
+    with pytest.raises(InputError, match=rf"^AGAINST: {name} {reason}"):
+        run_comparison.compare_rows(read_rows(tmp_path), {}, name, "best_f1", tmp_path)
+    write_test(tmp_path, "resnet18/s2", draw_probabilities(rng, targets, 1), targets, views="flip")
+    assert "(other views, or another calibration)" in run_comparison.explain_no_test(
+        rows["checkpoints"].iloc[0], tmp_path
+    )
+    assert run_comparison.explain_no_test(["resnet18/s3.pt"], tmp_path) == run_comparison.NO_TEST
 
 
 @pytest.mark.parametrize(

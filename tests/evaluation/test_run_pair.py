@@ -95,7 +95,7 @@ def test_where_no_class_is_distinguishable_it_says_so(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("untested", "--diff: B has no test, so that no metrics can be compared: python testing.py"),
+        ("untested", "--diff: no metrics can be compared: B has no test: python testing.py"),
         ("elsewhere", r"--diff: the two cannot be compared: other test images \(600 and 20\); test both on the same"),
     ],
 )
