@@ -568,7 +568,7 @@ def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
         (["--diff", "a"], "--diff needs A and B: --diff A B"),
         (["--diff", "a", "--csv"], "--diff needs A and B: --diff A B"),
         (["--diff", "a", "zz"], "--diff: there is no run 'zz'"),
-        (["--diff", "a", "b"], "--diff: A has no test, so that no metrics can be compared: python testing.py"),
+        (["--diff", "a", "b"], "--diff: no metrics can be compared: A has no test: python testing.py"),
         (["--GROUP_BY_COLUMNS", "hed"], "GROUP_BY_COLUMNS: there is no column 'hed' (did you mean HEAD?)"),
         (["--COLUMNS", "epoch,qqqqqq"], "COLUMNS: there is no column 'qqqqqq'; --csv shows all"),
         (["--GROUP_MODE", "means"], "did you mean mean?"),

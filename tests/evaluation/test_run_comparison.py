@@ -99,22 +99,32 @@ def test_the_reference_and_what_is_said_of_it(
     compared, legend = run_comparison.compare_rows(rows, {}, "best", "best_f1", root)
     assert compared["LOSS"].tolist() == rows["LOSS"].tolist()
     assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
-    assert [value is True for value in compared["is_reference"]] == [True, False, False, True, False], "of each ruler"
+    assert [value is True for value in compared["is_reference"]] == [True, False, False, False, False], (
+        "elsewhere is alone"
+    )
     assert legend[0].startswith(
         f"Δ: from {rows['run'][0]}, of these the first by best_f1, on the same 300 test images; ["
     )
     assert legend[0].endswith("paired over images and over seeds")
-    assert legend[1].endswith("after Holm's correction for 2 comparisons")
-    assert legend[2:] == ["it was chosen by best_f1, without a look at the test images"]
+    assert "after Holm's correction for 2 comparisons; an interval is of its own comparison" in legend[1]
+    left = "tested by another ruler, and so without Δ: 1 row (--SORT_BY test_mAP says how it differs)"
+    assert legend[2:] == ["it was chosen by best_f1, without a look at the test images", left]
     _, legend = run_comparison.compare_rows(rows, {}, "best", "test_mAP", root)
     assert "it was chosen on these test images: a part of its lead is luck" in legend[2]
     compared, legend = run_comparison.compare_rows(rows, {}, "b", "best_f1", root)
     assert [value is True for value in compared["is_reference"]] == [False, True, False, False, False]
     assert legend[0].startswith("Δ: from b, on the same 300 test images")
-    assert legend[2:] == ["tested by another ruler, and so without Δ: 1 rows (--SORT_BY test_mAP says how it differs)"]
+    assert legend[2:] == [left]
     compared, legend = run_comparison.compare_rows(rows, {1: "other validation images"}, "best", "best_f1", root)
-    assert [value is True for value in compared["is_reference"]] == [True, True, False, True, False], "of each block"
-    assert legend[1].endswith("after Holm's correction for 1 comparison")
+    assert [value is True for value in compared["is_reference"]] == [True, False, False, False, False]
+    assert "after Holm's correction for 2 comparisons" in legend[1], "blocks of validation share the test images"
+    assert legend[-1].startswith("best_f1 does not rank blocks: that this is the best one holds for its own; --AGAINST")
+    write_test(root, "resnet18/untested", tested[1]["b"], tested[2], 0.45, make_ruler("others"))
+    compared, legend = run_comparison.compare_rows(read_rows(root), {}, "best", "best_f1", root)
+    (root / "resnet18" / "untested" / test_results.RESULT_FILE).unlink()
+    assert compared["is_reference"].tolist() == [True, False, False, True, False], "of each ruler"
+    assert "; from elsewhere, of these the first by best_f1, on the same 300 test images; [95" in legend[0]
+    assert "for 2 and 1 comparisons" in legend[1]
     _, legend = run_comparison.compare_rows(rows, {}, "elsewhere", "best_f1", root)
     assert legend[0].startswith("Δ: no other row was tested by the same ruler")
     for against, message in (("untested", "untested has no test: python testing.py"), ("x", "there is no run 'x'")):
