@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
             notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
         say(*notes, stream=sys.stderr)
     else:
-        tables.print_text(shown, notes, layout, kept="run")
+        tables.print_text(shown, notes, layout, kept="run", first_left_out=rank_columns(rows, [*shown]))
     if picture:
         plot(runs, rows, Path(picture[0]))
 
@@ -366,6 +366,23 @@ def choose_columns(rows: Frame) -> list[str]:
             endings = ("_std",) if value in compared else tables.ATTENDANTS
             shown += [value, *(f"{value}{ending}" for ending in endings)]
     return [name for name in dict.fromkeys(shown if COLUMNS else rows.columns) if name in rows]
+
+
+def rank_columns(rows: Frame, shown: Sequence[str]) -> list[str]:
+    """What a narrow terminal leaves out of the columns `shown`, in this order.
+
+    First go metrics other than SORT_BY and test_mAP, intervals of metrics, and constants by which no more rows are told
+    apart than by the others. Differences, and the constants that tell the rows apart, stay longest.
+    """
+    difference = f"{DIFFERENCE}test_mAP"
+    main = {SORT_BY, "test_mAP", difference, *GROUP_BY_COLUMNS}
+    metrics = [*rows.attrs["metrics"], *(f"{DIFFERENCE}{name}" for name in rows.attrs["metrics"]), "runs"]
+    lesser = [name for name in reversed(shown) if name in metrics and name not in main]
+    intervals = [name for name in shown if name.endswith("_low") and name != f"{difference}_low"]
+    constants = [name for name in list_differing(rows) if name in shown and name not in main]
+    telling = run_rows.choose_telling(rows, constants)
+    spare = [name for name in reversed(constants) if name not in telling]
+    return [*lesser, *intervals, *spare, "test_mAP", f"{difference}_low", *reversed(telling)]
 
 
 def describe(runs: Frame, rows: Frame) -> list[str]:

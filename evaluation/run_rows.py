@@ -294,6 +294,20 @@ def count_unlike_tests(runs: Frame, rows: Frame) -> int:
     return sum(has and not left for has, left in zip(has_tests, rows["test_checkpoints"], strict=True))
 
 
+def choose_telling(rows: Frame, columns: Sequence[str]) -> list[str]:
+    """A few of `columns` that tell as many rows apart as all of them do, the most telling one first."""
+    texts = rows[[*columns]].map(repr)
+    chosen: list[str] = []
+    told = 1
+    while len(chosen) < len(columns):
+        counts = {name: len(texts[[*chosen, name]].drop_duplicates()) for name in columns if name not in chosen}
+        best = max(counts, key=counts.__getitem__)
+        if counts[best] <= told:
+            break
+        chosen, told = [*chosen, best], counts[best]
+    return chosen
+
+
 def group_by(rows: Frame, columns: Sequence[str]) -> Any:
     """The rows in groups that agree in `columns`, in the order of each group's first row."""
     # as text, lists can be compared, and a missing value is a value
