@@ -154,10 +154,20 @@ def plot(runs: Frame, rows: Frame, path: Path) -> None:
     from evaluation.pages import cut
     from evaluation.run_comparison import choose_metrics
 
-    values = rows[list_differing(rows)].map(tables.format_value)
-    words = [cut(", ".join(row), MAX_WORDS) for row in values.itertuples(index=False)]
+    constants = list_differing(rows)
+    if COLUMNS and "differing" not in COLUMNS:  # as the table shows them
+        constants = [name for name in COLUMNS if name in rows and name.isupper()]
+    telling = run_rows.choose_telling(rows, constants)
+    named = [name for name in constants if name in telling]
+    words = [
+        cut(", ".join(f"{name} {tables.format_value(row[name])}" for name in named), MAX_WORDS)
+        for row in rows.to_dict("records")
+    ]
     names = [f"{word}  {run}" if word else str(run) for word, run in zip(words, rows["run"], strict=True)]
-    save_forest(path, runs, rows, names, choose_metrics(SORT_BY, rows)[0], CHECKPOINTS_ROOT)
+    known = choose_metrics(SORT_BY, rows)
+    first = next((name for name in COLUMNS if name.removeprefix(TEST) in known and name.startswith(TEST)), known[0])
+    metric = known[0] if SORT_BY.startswith(TEST) else first.removeprefix(TEST)
+    save_forest(path, runs, rows, names, metric, CHECKPOINTS_ROOT)
     say(f"saved: {path}", stream=sys.stderr)
 
 
@@ -416,7 +426,9 @@ def describe(runs: Frame, rows: Frame) -> list[str]:
             f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "
             f"different ways (columns {', '.join(run_rows.SAME_TEST)})"
         )
-    values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
+    deciding = set(list_deciding())
+    shared = [name for name in list_constants(rows, differing=False) if name in deciding]
+    values = {name: rows[name].iloc[0] for name in shared}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]
     line = "all share " + ", ".join(used)

@@ -148,7 +148,8 @@ def print_latex(frame: Frame, layout: Layout = PLAIN) -> None:
             texts[[*cells].index(name)] = rf"\textbf{{{texts[[*cells].index(name)]}}}"
             lines[top + row] = " & ".join(texts) + r" \\"
     for row in sorted(layout.lines, reverse=True):  # from the last one on, so that the places of the others stay
-        above = rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{escape_latex(layout.lines[row])}}}}} \\"
+        kind = r"p{0.9\linewidth}"  # a long sentence has to wrap
+        above = rf"\multicolumn{{{len(sides)}}}{{{kind}}}{{\emph{{{escape_latex(layout.lines[row])}}}}} \\"
         lines[top + row : top + row] = [*([r"\midrule"] if row else []), above, r"\addlinespace"]
     text = "\n".join(lines)
     text = re.sub(r"^(?=[\[*])", "{}", text, flags=re.MULTILINE)  # after the line's end before, they are its options

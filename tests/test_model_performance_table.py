@@ -723,7 +723,7 @@ def test_sorted_by_a_test_other_rulers_stand_apart(tested: Path, show: Any) -> N
     assert markdown.count("| HEAD") == 3
     assert markdown.count("**") == 2, "the best of the only block with several"
     latex = show("--latex", *arguments, *columns).splitlines()
-    place = latex.index(rf"\multicolumn{{2}}{{l}}{{\emph{{{line}}}}} \\")
+    place = latex.index(rf"\multicolumn{{2}}{{p{{0.9\linewidth}}}}{{\emph{{{line}}}}} \\")
     assert latex[place - 1] == r"\midrule"
     assert latex[place + 1] == r"\addlinespace"
     assert latex[place + 2].startswith(r"ml\_decoder & .")
