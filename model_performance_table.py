@@ -52,7 +52,7 @@ COLUMNS: tuple[str, ...] = (
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
 MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
-MAX_WORDS = 40  # characters of the constants that name a row in the plot
+MAX_WORDS = 70  # characters of the constants that name a row in the plot
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
 
 
@@ -160,7 +160,14 @@ def plot(runs: Frame, rows: Frame, path: Path) -> None:
     telling = run_rows.choose_telling(rows, constants)
     named = [name for name in constants if name in telling]
     words = [
-        cut(", ".join(f"{name} {tables.format_value(row[name])}" for name in named), MAX_WORDS)
+        cut(
+            ", ".join(
+                f"{name} {text}"
+                for name in named
+                if (text := tables.format_value(tables.shorten_paths(row[name]))) != tables.MISSING
+            ),
+            MAX_WORDS,
+        )
         for row in rows.to_dict("records")
     ]
     names = [f"{word}  {run}" if word else str(run) for word, run in zip(words, rows["run"], strict=True)]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TEST_COLOUR, BLUE, GREY, INK = LIGHT[SPLITS["test"]], LIGHT["blue"], LIGHT["soft"], LIGHT["ink"]
 DPI = 110
 ROW_HEIGHT, PANEL_WIDTH, LABEL_WIDTH = 0.34, 3.4, 0.075  # inches: of a run's line, a panel, a letter of a name
-LONGEST_NAME = 60  # characters
+LONGEST_NAME = 82  # characters
 MAX_ROWS = 400  # of all blocks together; a picture of more could not be opened
 
 
