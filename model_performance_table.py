@@ -52,7 +52,7 @@ COLUMNS: tuple[str, ...] = (
 SECTIONS = ("metrics", "config", "dataset", "environment")  # the objects within a sidecar
 MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidecar's metrics
 MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
-MAX_WORDS = 40  # characters of the constants that name a row in the plot
+MAX_WORDS = 70  # characters of the constants that name a row in the plot
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
 
 
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
             notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
         say(*notes, stream=sys.stderr)
     else:
-        tables.print_text(shown, notes, layout, kept="run")
+        tables.print_text(shown, notes, layout, kept="run", first_left_out=rank_columns(rows, [*shown]))
     if picture:
         plot(runs, rows, Path(picture[0]))
 
@@ -154,10 +154,27 @@ def plot(runs: Frame, rows: Frame, path: Path) -> None:
     from evaluation.pages import cut
     from evaluation.run_comparison import choose_metrics
 
-    values = rows[list_differing(rows)].map(tables.format_value)
-    words = [cut(", ".join(row), MAX_WORDS) for row in values.itertuples(index=False)]
+    constants = list_differing(rows)
+    if COLUMNS and "differing" not in COLUMNS:  # as the table shows them
+        constants = [name for name in COLUMNS if name in rows and name.isupper()]
+    telling = run_rows.choose_telling(rows, constants)
+    named = [name for name in constants if name in telling]
+    words = [
+        cut(
+            ", ".join(
+                f"{name} {text}"
+                for name in named
+                if (text := tables.format_value(tables.shorten_paths(row[name]))) != tables.MISSING
+            ),
+            MAX_WORDS,
+        )
+        for row in rows.to_dict("records")
+    ]
     names = [f"{word}  {run}" if word else str(run) for word, run in zip(words, rows["run"], strict=True)]
-    save_forest(path, runs, rows, names, choose_metrics(SORT_BY, rows)[0], CHECKPOINTS_ROOT)
+    known = choose_metrics(SORT_BY, rows)
+    first = next((name for name in COLUMNS if name.removeprefix(TEST) in known and name.startswith(TEST)), known[0])
+    metric = known[0] if SORT_BY.startswith(TEST) else first.removeprefix(TEST)
+    save_forest(path, runs, rows, names, metric, CHECKPOINTS_ROOT)
     say(f"saved: {path}", stream=sys.stderr)
 
 
@@ -170,9 +187,9 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     images: `test_<metric>` (in `.attrs["metrics"]`, too), the ends of its 95 % interval `..._low` and `..._high`, and
     by what it was measured: `test_ruler` is the same where the test images, their labels and classes are. Null is NaN.
 
-    A checkpoint whose sidecar is missing, damaged or foreign is left out, as is a test of an earlier checkpoint of the
-    run, and stderr says why. Raises InputError when there is no such folder, when nothing in it matches, and when no
-    sidecar is usable.
+    A checkpoint whose sidecar is missing, damaged or foreign is left out, as is a copy of another one, and a test of an
+    earlier checkpoint of the run; stderr says why. Raises InputError when there is no such folder, when nothing in it
+    matches, and when no sidecar is usable.
 
     >>> runs = read_runs("trained_models")
     >>> runs.groupby("HEAD").test_mAP.mean()
@@ -192,15 +209,19 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
         raise InputError(f"CHECKPOINT_GLOB {glob!r}: {error}") from error
     if not paths:
         raise InputError(f"no checkpoint matches {glob} in {root}; training.py makes them")
-    rows, skipped, rulers, stale = [], [], {}, []
+    rows, skipped, rulers, stale, sidecars = [], [], {}, [], {}
     metrics: dict[str, None] = dict.fromkeys(MEASURED)
     for path in paths:
         checkpoint = path.relative_to(root).as_posix()
         try:
-            sidecar = read_sidecar(path.with_suffix(".json"))
+            sidecars[checkpoint] = read_sidecar(path.with_suffix(".json"))
         except InputError as error:
             skipped.append(f"{checkpoint}: {error}")
+    copies = run_rows.find_copies({checkpoint: sidecar.get("run") for checkpoint, sidecar in sidecars.items()})
+    for checkpoint, sidecar in sidecars.items():
+        if checkpoint in copies:
             continue
+        path = root / checkpoint
         metrics.update(dict.fromkeys(sidecar["metrics"]))
         row = make_row(sidecar, checkpoint)
         row["val_fingerprint"] = row.get("val_fingerprint") or find_val_fingerprint(path, sidecar)
@@ -219,6 +240,9 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     if stale:
         heading = f"left out {count(len(stale), 'test')} that testing.py has to make anew:"
         say(heading, *(f"  {line}" for line in stale), stream=sys.stderr)
+    if copies:
+        heading = f"left out {len(copies)} of {len(paths)} checkpoints, copies of others:"
+        say(heading, *(f"  {copy}, of {original}" for copy, original in copies.items()), stream=sys.stderr)
     if skipped:
         heading = f"skipped {len(skipped)} of {len(paths)} checkpoints in {root}:"
         say(heading, *(f"  {line}" for line in skipped), stream=sys.stderr)
@@ -361,6 +385,23 @@ def choose_columns(rows: Frame) -> list[str]:
     return [name for name in dict.fromkeys(shown if COLUMNS else rows.columns) if name in rows]
 
 
+def rank_columns(rows: Frame, shown: Sequence[str]) -> list[str]:
+    """What a narrow terminal leaves out of the columns `shown`, in this order.
+
+    First go metrics other than SORT_BY and test_mAP, intervals of metrics, and constants by which no more rows are told
+    apart than by the others. Differences, and the constants that tell the rows apart, stay longest.
+    """
+    difference = f"{DIFFERENCE}test_mAP"
+    main = {SORT_BY, "test_mAP", difference, *GROUP_BY_COLUMNS}
+    metrics = [*rows.attrs["metrics"], *(f"{DIFFERENCE}{name}" for name in rows.attrs["metrics"]), "runs"]
+    lesser = [name for name in reversed(shown) if name in metrics and name not in main]
+    intervals = [name for name in shown if name.endswith("_low") and name != f"{difference}_low"]
+    constants = [name for name in list_differing(rows) if name in shown and name not in main]
+    telling = run_rows.choose_telling(rows, constants)
+    spare = [name for name in reversed(constants) if name not in telling]
+    return [*lesser, *intervals, *spare, "test_mAP", f"{difference}_low", *reversed(telling)]
+
+
 def describe(runs: Frame, rows: Frame) -> list[str]:
     """Lines below the table: how many runs, in which order, and the constants that all of them share."""
     from evaluation.pages import count
@@ -392,7 +433,9 @@ def describe(runs: Frame, rows: Frame) -> list[str]:
             f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "
             f"different ways (columns {', '.join(run_rows.SAME_TEST)})"
         )
-    values = {name: rows[name].iloc[0] for name in list_constants(rows, differing=False)}
+    deciding = set(list_deciding())
+    shared = [name for name in list_constants(rows, differing=False) if name in deciding]
+    values = {name: rows[name].iloc[0] for name in shared}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]
     line = "all share " + ", ".join(used)

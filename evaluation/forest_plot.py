@@ -20,7 +20,7 @@ from evaluation import test_results
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
-from evaluation.run_comparison import HOW_TO_TEST, IS_REFERENCE, list_folders
+from evaluation.run_comparison import IS_REFERENCE, require_tests
 from evaluation.run_rows import NOT_RANKED, TEST
 from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, format_number
 from metrics import LEVEL, Difference, find_t
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 TEST_COLOUR, BLUE, GREY, INK = LIGHT[SPLITS["test"]], LIGHT["blue"], LIGHT["soft"], LIGHT["ink"]
 DPI = 110
 ROW_HEIGHT, PANEL_WIDTH, LABEL_WIDTH = 0.34, 3.4, 0.075  # inches: of a run's line, a panel, a letter of a name
-LONGEST_NAME = 60  # characters
+LONGEST_NAME = 82  # characters
 MAX_ROWS = 400  # of all blocks together; a picture of more could not be opened
 
 
@@ -63,9 +63,7 @@ def save_forest(path: Path, runs: Frame, rows: Frame, names: Sequence[str], metr
     """
     if path.suffix != ".png":
         raise InputError(f"--plot {path}: it writes a PNG: call it {path.with_suffix('.png')}")
-    column, folders = f"{TEST}{metric}", list_folders(rows, root)
-    if not any(folders):
-        raise InputError(f"--plot: no run here has a test: {HOW_TO_TEST}")
+    column, folders = f"{TEST}{metric}", require_tests(rows, root, "--plot")
     entries: dict[str, list[Entry]] = {}  # by ruler
     for name, row, row_folders in zip(names, rows.to_dict("records"), folders, strict=True):
         if row_folders:

@@ -17,13 +17,16 @@ import pandas as pd
 
 import metrics
 from evaluation import test_results
+from evaluation.pages import count
 from evaluation.run_rows import TEST, find_row
-from evaluation.tables import DIFFERENCE, MARK, Frame, is_given, split_rows
+from evaluation.tables import DIFFERENCE, MARK, Frame, is_given
 from metrics import Difference, Resampled
 from utils import InputError, say
 
 SAMPLES = 1000  # resamples of the test images
+TOLERANCE = 1e-3  # of mAP: scores that another processor measures may tie in other places
 HOW_TO_TEST = "python testing.py --MODEL_PATH FILE.pt"
+NO_TEST = f"has no test: {HOW_TO_TEST}"
 IS_REFERENCE = "is_reference"  # column: True for a row that others are compared with
 SAME_AS = {"accuracy": "exact_match"}  # with one label an image testing.py gives it this name, too
 
@@ -33,19 +36,18 @@ def compare_rows(
 ) -> tuple[Frame, list[str]]:
     """`rows` with their differences from the row that is called `against`, and lines that say what these are.
 
-    For "best" each is compared with the first row of its block that was tested by the same ruler; `lines` are {number
-    of a block's first row: the line above it}. stderr says which rows could not be compared. Raises InputError where
-    there is no such row, or it has no test.
+    For "best" each is compared with the first row that was tested by the same ruler, also where that stands in another
+    block; `lines` are {number of a block's first row: the line above it}. stderr says which rows could not be compared.
+    Raises InputError where there is no such row, or it has no test.
     """
-    folders = list_folders(rows, root)
-    if not any(folders):
-        raise InputError(f"AGAINST: no run here has a test: {HOW_TO_TEST}")
+    folders = require_tests(rows, root, "AGAINST")
     if against == "best":
-        groups = list_comparable(rows, lines)
+        groups = list_comparable(rows)
     else:
         reference = find_row(rows, against, "AGAINST")
         if not folders[reference]:
-            raise InputError(f"AGAINST: {against} has no test: {HOW_TO_TEST}")
+            reason = explain_no_test(rows["checkpoints"].iloc[reference], root)
+            raise InputError(f"AGAINST: {against} {reason}")
         ruler = rows["test_ruler"].iloc[reference]
         others = [n for n, of_row in enumerate(rows["test_ruler"]) if of_row == ruler and n != reference]
         groups = [[reference, *others]]
@@ -54,28 +56,36 @@ def compare_rows(
         part, problems = add_differences(rows.iloc[group], [folders[number] for number in group], names)
         say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
         compared.append(part)
-        if count := int(part[f"{DIFFERENCE}{TEST}mAP"].notna().sum()):
-            counts[group[0]] = count
+        if num_compared := int(part[f"{DIFFERENCE}{TEST}mAP"].notna().sum()):
+            counts[group[0]] = num_compared
     left = [number for number in range(len(rows)) if number not in {number for group in groups for number in group}]
     joined = pd.concat([*compared, rows.iloc[left]]).sort_index()
     joined.attrs.update(rows.attrs)
     legend = describe_reference(rows, counts, against, sort_by)
     if counts and any(len(row_folders) > 1 for row_folders in folders):
         legend[0] += " and over seeds"
-    if num_left := sum(bool(folders[number]) for number in left):
+    alone = [group[0] for group in groups if len(group) == 1 and counts]
+    if num_left := sum(bool(folders[number]) for number in left) + len(alone):
+        by = "" if sort_by.startswith(TEST) else " (--SORT_BY test_mAP says how it differs)"
+        legend.append(f"tested by another ruler, and so without Δ: {count(num_left, 'row')}{by}")
+    if (
+        counts
+        and against == "best"
+        and not sort_by.startswith(TEST)
+        and max(map(max, groups)) >= min(lines, default=len(rows))
+    ):
         legend.append(
-            f"tested by another ruler, and so without Δ: {num_left} rows (--SORT_BY test_mAP says how it differs)"
+            f"{sort_by} does not rank blocks: that this is the best one holds for its own; --AGAINST RUN names another"
         )
     return joined, legend
 
 
-def list_comparable(rows: Frame, lines: Mapping[int, str]) -> list[list[int]]:
-    """The numbers of the rows with a test that are in one block and were tested by one ruler, in their order."""
-    groups: dict[tuple[int, str], list[int]] = {}
-    for start, (_, part) in enumerate(split_rows(len(rows), lines)):
-        for number in range(part.start, part.stop):
-            if rows["test_checkpoints"].iloc[number]:
-                groups.setdefault((start, rows["test_ruler"].iloc[number]), []).append(number)
+def list_comparable(rows: Frame) -> list[list[int]]:
+    """The numbers of the rows with a test that were tested by one ruler, in their order."""
+    groups: dict[str, list[int]] = {}
+    for number, (ruler, tests) in enumerate(zip(rows["test_ruler"], rows["test_checkpoints"], strict=True)):
+        if tests:
+            groups.setdefault(ruler, []).append(number)
     return [*groups.values()]
 
 
@@ -84,17 +94,15 @@ def describe_reference(rows: Frame, counts: Mapping[int, int], against: str, sor
     if not counts:
         return ["Δ: no other row was tested by the same ruler"]
     references = [rows.iloc[number] for number in counts]
-    name, num_images = references[0]["run"], int(references[0]["test_num_images"])
-    name, images = name if is_given(name) else "the first row", f"the same {num_images:,} test images"
-    if against == "best":
-        name = f"{name}, of these the first by {sort_by}"
-    if len(counts) > 1:
-        name, images = f"the first by {sort_by} of those with the same test images", "these"
-    times = " and ".join(dict.fromkeys(map(str, counts.values())))
+    names = [str(row["run"]) if is_given(row["run"]) else "the first row" for row in references]
+    images = [f"the same {int(row['test_num_images']):,} test images" for row in references]
+    first = f", of these the first by {sort_by}" if against == "best" else ""
+    words = "; ".join(f"from {name}{first}, on {of_name}" for name, of_name in zip(names, images, strict=True))
+    times = " and ".join(map(str, counts.values()))
     lines = [
-        f"Δ: from {name}, on {images}; [95 % interval], paired over images",
+        f"Δ: {words}; [95 % interval], paired over images",
         f"{MARK}: not distinguishable from it: p is .05 or more after Holm's correction for {times} comparison"
-        f"{'' if times == '1' else 's'}",
+        f"{'' if times == '1' else 's'}; an interval is of its own comparison, without it",
     ]
     if against == "best" and sort_by.startswith(TEST):
         lines.append(
@@ -131,7 +139,7 @@ def add_differences(rows: Frame, folders: Sequence[Sequence[Path]], names: Seque
             found[number] = metrics.subtract_groups(base, [resample_test(folder) for folder in row_folders])
         except InputError as error:
             problems.append(str(error))
-    added = {IS_REFERENCE: [number == 0 for number in range(len(rows))]}
+    added = {IS_REFERENCE: [number == 0 and bool(found) for number in range(len(rows))]}
     unknown = Difference(*[np.nan] * 4)
     for name in names:
         differences = [found[number][name] if number in found else unknown for number in range(len(rows))]
@@ -146,13 +154,13 @@ def add_differences(rows: Frame, folders: Sequence[Sequence[Path]], names: Seque
 def resample_test(folder: Path) -> Resampled:
     """The metrics of a run's test, and in resamples of its images, the same for all runs.
 
-    Raises InputError where the run has no whole test of its checkpoint as it is.
+    Raises InputError where the run has no whole test of its checkpoint as it is, or its scores give other numbers.
     """
     test = test_results.read_test(folder)
     if test is None or test.stale:
         raise InputError(f"{folder} has no test{f' of its checkpoint: {test.stale}' if test else ''}")
     scores = test_results.read_test_scores(folder)
-    return metrics.resample(
+    resampled = metrics.resample(
         scores.probabilities,
         scores.targets,
         test.thresholds,
@@ -160,8 +168,35 @@ def resample_test(folder: Path) -> Resampled:
         min_labels=test.min_labels,
         max_labels=test.max_labels,
     )
+    found, noted = resampled.value.overall["mAP"][0], test.metrics.get("mAP", np.nan)
+    if abs(found - noted) > TOLERANCE:
+        raise InputError(
+            f"the scores in {folder} give mAP {found:.3f}, its numbers say {noted:.3f}: test the run again"
+        )
+    return resampled
 
 
 def list_folders(rows: Frame, root: Path) -> list[list[Path]]:
     """For each row the folders of the runs whose tests it has."""
     return [[(root / name).with_suffix("") for name in names] for names in rows["test_checkpoints"]]
+
+
+def require_tests(rows: Frame, root: Path, where: str) -> list[list[Path]]:
+    """`list_folders(rows, root)`. Raises InputError, which begins with `where`, if no row has a test."""
+    folders = list_folders(rows, root)
+    if not any(folders):
+        reasons = [explain_no_test(names, root) for names in rows["checkpoints"]]
+        unlike = [f"row {row} {reason}" for row, reason in zip(rows["run"], reasons, strict=True) if reason != NO_TEST]
+        raise InputError(f"{where}: {unlike[0] if unlike else f'no run here has a test: {HOW_TO_TEST}'}")
+    return folders
+
+
+def explain_no_test(checkpoints: Sequence[str], root: Path) -> str:
+    """Why a row of the runs with these `checkpoints` has no test: none of them has, or they were not tested alike."""
+    tests = [test_results.read_test((root / name).with_suffix("")) for name in checkpoints]
+    tests = [test for test in tests if test and not test.stale]
+    if len(tests) < 2:
+        return NO_TEST
+    words = [test_results.describe_difference(tests[0].ruler, test.ruler) for test in tests[1:]]
+    how = next(filter(None, words), "other views, or another calibration")
+    return f"is of several runs that were not tested alike ({how}): name one of them, or test all in one way"

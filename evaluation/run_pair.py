@@ -17,12 +17,13 @@ import pandas as pd
 
 import metrics
 from evaluation import tables, test_results
-from evaluation.run_comparison import HOW_TO_TEST, list_folders, resample_test
+from evaluation.pages import count
+from evaluation.run_comparison import explain_no_test, list_folders, resample_test
 from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, Layout
 from metrics import Resampled
 from utils import InputError, say
 
-SHOWN = ("mAP", "f1_weighted", "f1_macro", "f1_micro", "CF1", "OF1", "exact_match", "hamming_loss")  # metrics
+SHOWN = ("mAP", "f1_weighted", "f1_macro", "CF1", "OF1", "exact_match", "hamming_loss")  # metrics; f1_micro is OF1
 MAX_CLASSES = 40  # where people read; --csv has all classes
 MAX_NAMES = 12  # of classes in a sentence
 ENDINGS = ("", "_low", "_high", "_p")  # of the columns of a difference
@@ -48,9 +49,9 @@ def print_pair(pair: Frame, constants: Sequence[str], root: Path, mode: str = ""
         say("")
         show(pd.DataFrame({"constant": constants, **texts}))
     folders = list_folders(pair, root)
-    for letter, of_letter in zip("AB", folders, strict=True):
+    for letter, of_letter, names in zip("AB", folders, pair["checkpoints"], strict=True):
         if not of_letter:
-            raise InputError(f"--diff: {letter} has no test, so that no metrics can be compared: {HOW_TO_TEST}")
+            raise InputError(f"--diff: no metrics can be compared: {letter} {explain_no_test(names, root)}")
     names = require_one_ruler([*folders[0], *folders[1]])
     a, b = ([resample_test(folder) for folder in of_letter] for of_letter in folders)
     overall, classes = compare_metrics(a, b), compare_classes(a, b, names)
@@ -138,13 +139,15 @@ def describe_classes(classes: Frame, has_seeds: bool) -> list[str]:
     gained, lost = classes["class"][is_found & (change > 0)], classes["class"][is_found & (change < 0)][::-1]
     line = f"AP gained: {join_names(gained)}; lost: {join_names(lost)}"
     if not is_found.any():
-        line = f"of no class is AP distinguishable from unchanged (smallest corrected p {p.min():.2f})"
+        smallest = f"smallest corrected p {p.min():.2f}" if p.notna().any() else "too few positives for a p"
+        line = f"of no class is AP distinguishable from unchanged ({smallest})"
     left_out = (
         f"; {MAX_CLASSES} of {len(classes)} classes are shown, --csv has all" if len(classes) > MAX_CLASSES else ""
     )
     seeds = " and over seeds" if has_seeds else ""
+    times = count(int(p.notna().sum()), "comparison")
     return [
         f"{line}{left_out}",
         f"Δ: B - A on the same test images; [95 % interval], paired over images{seeds}",
-        f"{MARK}: p is .05 or more; of the classes after Holm's correction for {p.notna().sum()} comparisons",
+        f"{MARK}: p is .05 or more; of the classes after Holm's correction for {times}",
     ]

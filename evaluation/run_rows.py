@@ -40,6 +40,23 @@ def identify_configuration(sidecar: Mapping[str, Any], constants: Sequence[str])
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def find_copies(runs: Mapping[str, Any]) -> dict[str, str]:
+    """{a checkpoint that is a copy: the one that it is of}.
+
+    `runs` are {path of a checkpoint: the run "<model>/<configuration>" that it says it is of, or None}. A run is the
+    checkpoint of that name or, where it is gone or has another name now, the first of those that say so.
+
+    >>> find_copies({"m/backup.pt": "m/x", "m/x.pt": "m/x"})
+    {'m/backup.pt': 'm/x.pt'}
+    """
+    copies = {}
+    for run in {run for run in runs.values() if run}:
+        checkpoints = [checkpoint for checkpoint, of_run in runs.items() if of_run == run]
+        originals = [name for name in checkpoints if f"/{name}".endswith(f"/{run}.pt")] or checkpoints[:1]
+        copies |= {name: originals[0] for name in checkpoints if name not in originals}
+    return {name: copies[name] for name in runs if name in copies}
+
+
 def separate_copies(runs: Frame) -> Frame:
     """`runs` with another configuration for each copy: the same SEED and fold twice are no two runs to average."""
     names = [name for name in ("configuration", "SEED", "fold") if name in runs]
@@ -275,6 +292,20 @@ def count_unlike_tests(runs: Frame, rows: Frame) -> int:
     tested = set(runs["checkpoint"][runs["test_ruler"].notna()])
     has_tests = [bool(tested & {*names}) for names in rows["checkpoints"]]
     return sum(has and not left for has, left in zip(has_tests, rows["test_checkpoints"], strict=True))
+
+
+def choose_telling(rows: Frame, columns: Sequence[str]) -> list[str]:
+    """A few of `columns` that tell as many rows apart as all of them do, the most telling one first."""
+    texts = rows[[*columns]].map(repr)
+    chosen: list[str] = []
+    told = 1
+    while len(chosen) < len(columns):
+        counts = {name: len(texts[[*chosen, name]].drop_duplicates()) for name in columns if name not in chosen}
+        best = max(counts, key=counts.__getitem__)
+        if counts[best] <= told:
+            break
+        chosen, told = [*chosen, best], counts[best]
+    return chosen
 
 
 def group_by(rows: Frame, columns: Sequence[str]) -> Any:

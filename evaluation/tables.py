@@ -148,7 +148,8 @@ def print_latex(frame: Frame, layout: Layout = PLAIN) -> None:
             texts[[*cells].index(name)] = rf"\textbf{{{texts[[*cells].index(name)]}}}"
             lines[top + row] = " & ".join(texts) + r" \\"
     for row in sorted(layout.lines, reverse=True):  # from the last one on, so that the places of the others stay
-        above = rf"\multicolumn{{{len(sides)}}}{{l}}{{\emph{{{escape_latex(layout.lines[row])}}}}} \\"
+        kind = r"p{0.9\linewidth}"  # a long sentence has to wrap
+        above = rf"\multicolumn{{{len(sides)}}}{{{kind}}}{{\emph{{{escape_latex(layout.lines[row])}}}}} \\"
         lines[top + row : top + row] = [*([r"\midrule"] if row else []), above, r"\addlinespace"]
     text = "\n".join(lines)
     text = re.sub(r"^(?=[\[*])", "{}", text, flags=re.MULTILINE)  # after the line's end before, they are its options
@@ -165,10 +166,17 @@ def escape_latex(text: str) -> str:
     return next(line for line in lines if line.endswith(r" \\")).removesuffix(r" \\")
 
 
-def print_text(frame: Frame, notes: Sequence[str] = (), layout: Layout = PLAIN, kept: str | None = None) -> None:
+def print_text(
+    frame: Frame,
+    notes: Sequence[str] = (),
+    layout: Layout = PLAIN,
+    kept: str | None = None,
+    first_left_out: Sequence[str] = (),
+) -> None:
     """Print the columns that fit the terminal (the width is that of `utils.make_console`), then legend and `notes`.
 
-    Where the width is not enough, columns are left out from the right; the first one and a last one called `kept` stay.
+    Where the width is not enough, columns are left out: those of `first_left_out` in this order (`x_low` there is the
+    interval in the cells of x), then from the right; the first column and a last one called `kept` stay.
     """
     from rich.box import SIMPLE_HEAD
     from rich.cells import cell_len
@@ -176,21 +184,33 @@ def print_text(frame: Frame, notes: Sequence[str] = (), layout: Layout = PLAIN, 
     from rich.text import Text
 
     console = make_console()
-    cells = format_cells(frame).map(lambda cell: cell if len(cell) <= MAX_CELL else cell[: MAX_CELL - 1] + "…")
+    cells = cut_cells(frame)
     widths = {name: max(map(cell_len, cells[name]), default=0) for name in cells.columns}
     headers = {name: name_column(name) for name in widths}
 
     def measure_column(name: str) -> int:
         return max(widths[name], *map(cell_len, headers[name].split("\n")))
 
-    def is_too_wide(names: list[str]) -> bool:
-        return sum(measure_column(name) + GAP for name in names) - GAP > console.width
+    def is_too_wide() -> bool:
+        return sum(measure_column(name) + GAP for name in headers) - GAP > console.width
 
-    if is_too_wide(list(headers)):
+    if is_too_wide():
         headers = {name: wrap_name(name_column(name), width) for name, width in widths.items()}
-    shown, left_out = list(headers), []
-    while len(shown) > 1 and is_too_wide(shown):
-        left_out.insert(0, shown.pop(-2 if len(shown) > 2 and shown[-1] == kept else -1))
+    left_out: list[str] = []
+    waiting = [*first_left_out, *reversed(list(headers)[1:])]
+    while waiting and is_too_wide():
+        name = waiting.pop(0)
+        owner = name.removesuffix("_low")
+        if name in headers and name not in (kept if [*headers][-1] == kept else None, next(iter(headers))):
+            del headers[name]
+            left_out.insert(0, name_column(name))
+        elif owner in headers and name in list_attendants(frame, owner):
+            frame = frame.drop(columns=[name, f"{owner}_high"])
+            cells[owner] = cut_cells(frame[[owner, *list_attendants(frame, owner)]])[owner]
+            widths[owner] = max(map(cell_len, cells[owner]), default=0)
+            headers[owner] = wrap_name(name_column(owner), widths[owner])
+            left_out.insert(0, f"intervals of {name_column(owner)}")
+    shown = list(headers)
 
     for line, rows in split_rows(len(frame), layout.lines):
         table = Table(
@@ -218,10 +238,15 @@ def print_text(frame: Frame, notes: Sequence[str] = (), layout: Layout = PLAIN, 
         more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
         notes = [
             *notes,
-            f"left out for want of width: {', '.join(map(name_column, left_out[:8]))}{more}; --csv shows all",
+            f"left out for want of width: {', '.join(left_out[:8])}{more}; --csv shows all",
         ]
     if notes or layout.legend:
         console.print("", *layout.legend, *notes, sep="\n")
+
+
+def cut_cells(frame: Frame) -> Frame:
+    """`format_cells(frame)` with at most MAX_CELL characters in a cell."""
+    return format_cells(frame).map(lambda cell: cell if len(cell) <= MAX_CELL else cell[: MAX_CELL - 1] + "…")
 
 
 def name_column(name: str) -> str:

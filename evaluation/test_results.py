@@ -34,6 +34,7 @@ RESULT_FILE, SCORES_FILE = "test_result.json", "test_scores.npz"  # in the folde
 LOCK = ".test.lock"  # not the run's own: an earlier checkpoint may be tested while the run trains
 VERSION = 1  # of RESULT_FILE
 DEFINITIONS = 1  # of the numbers of metrics.measure: raise it where one of them comes to mean something else
+ROUNDING = 1e-9  # by which a share may be above 1
 HASHED_AT_ONCE = 1024  # images, between two lines of progress
 WEIGHTS = ("model_name", "classes", "weights", "epoch", "best_f1", "metrics", "saved")  # metadata that training changes
 DECISIONS = ("best_threshold", "thresholds", "min_labels", "max_labels", "calibration")  # and that tuning changes
@@ -95,7 +96,7 @@ def make_ruler(paths: Sequence[str], targets: NDArray[np.int8], classes: Sequenc
     of_names = _digest(*names)
     parts = {
         "images": _digest(of_names, *contents),
-        "targets": _digest(np.ascontiguousarray(np.asarray(targets, dtype=np.int8)[order]).tobytes()),
+        "targets": digest_targets(np.asarray(targets)[order]),
         "classes": _digest(*classes),
     }
     return Ruler(
@@ -106,6 +107,11 @@ def make_ruler(paths: Sequence[str], targets: NDArray[np.int8], classes: Sequenc
         definitions=DEFINITIONS,
         **parts,
     )
+
+
+def digest_targets(targets: NDArray[np.int8]) -> str:
+    """16 hexadecimal digits for (N, C) targets in the order of the images' names."""
+    return _digest(np.ascontiguousarray(targets, dtype=np.int8).tobytes())
 
 
 def describe_difference(ruler_a: Ruler, ruler_b: Ruler) -> str:
@@ -125,6 +131,8 @@ def describe_difference(ruler_a: Ruler, ruler_b: Ruler) -> str:
         words.append("other labels of the same test images" if a.images == b.images else "other labels")
     if a.definitions != b.definitions:
         words.append(f"other definitions of the metrics (version {a.definitions} and {b.definitions})")
+    if not words and a.fingerprint != b.fingerprint:
+        words.append(f"other fingerprints ({a.fingerprint} and {b.fingerprint}) of what looks the same")
     return "; ".join(words)
 
 
@@ -283,7 +291,7 @@ def read_test_scores(folder: Path) -> SavedScores:
     """The probabilities and targets of the test of the run in `folder`, in the order of the images' names.
 
     `paths` are names within the images' common folder. Raises InputError where they are missing, damaged, or not those
-    of the test's numbers.
+    of the test's numbers: they go with its time and its ruler.
     """
     path, content = folder / SCORES_FILE, _read_result(folder)
     if content is None or not path.is_file():
@@ -291,6 +299,10 @@ def read_test_scores(folder: Path) -> SavedScores:
     scores = read_scores(path)
     if scores.identity != _name_scores(content):
         raise InputError(f"{path} is not of {RESULT_FILE} beside it: test the run again")
+    if not ((scores.probabilities >= 0) & (scores.probabilities <= 1)).all():  # also where one is NaN
+        raise InputError(f"{path} holds probabilities that are none, from 0 to 1: test the run again")
+    if digest_targets(scores.targets) != content["ruler"]["targets"]:
+        raise InputError(f"{path} has other labels than the ruler in {RESULT_FILE} beside it: test the run again")
     return scores
 
 
@@ -313,7 +325,8 @@ def _read_result(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     content = read_json(path, allow_nan=True)
-    if not isinstance(content, dict) or content.get("version") != VERSION or find_oddity(content):
+    version = content.get("version") if isinstance(content, dict) else None
+    if type(version) is not int or version != VERSION or find_oddity(content):
         raise InputError(f"{path} is no test of this project, or of another version of it: test the run again")
     return content
 
@@ -332,6 +345,9 @@ def _parse(content: Mapping[str, Any]) -> TestResult:
     texts = ("run", "views", "calibration", "engine", "tested")
     if not all(map(is_count, counts.values())):
         raise ValueError(f"its counts are {counts}")
+    least, most = content["min_labels"], content["max_labels"]  # 0: no limit
+    if least > ruler.num_classes or 0 < most < least:
+        raise ValueError(f"{least} to {most} labels an image, of {ruler.num_classes} classes")
     if not is_list(content["thresholds"], is_threshold) or len(content["thresholds"]) != ruler.num_classes:
         raise ValueError(f"there are no {ruler.num_classes} thresholds")
     return TestResult(
@@ -339,8 +355,8 @@ def _parse(content: Mapping[str, Any]) -> TestResult:
         **counts,
         stale="",
         ruler=ruler,
-        metrics=_read_numbers(content["metrics"]),
-        intervals={name: (_read_number(low), _read_number(high)) for name, (low, high) in content["intervals"].items()},
+        metrics={name: _read_metric(name, value) for name, value in content["metrics"].items()},
+        intervals={name: _read_interval(name, *ends) for name, ends in content["intervals"].items()},
         classes={name: _read_numbers(columns) for name, columns in content["classes"].items()},
         thresholds=content["thresholds"],
     )
@@ -350,6 +366,21 @@ def _require(value: Any, expected: type) -> Any:
     if type(value) is not expected:
         raise TypeError(f"{value!r} is no {expected.__name__}")
     return value
+
+
+def _read_metric(name: str, value: Any) -> float:
+    """A metric: a share from 0 to 1, or a number of something; NaN where it is undefined."""
+    number = _read_number(value)
+    if not (math.isnan(number) or 0 <= number <= (math.inf if name.startswith("num_") else 1 + ROUNDING)):
+        raise ValueError(f"{name} is {number:g}")
+    return number
+
+
+def _read_interval(name: str, low: Any, high: Any) -> tuple[float, float]:
+    ends = _read_metric(name, low), _read_metric(name, high)
+    if ends[0] > ends[1]:
+        raise ValueError(f"the interval of {name} is from {low:g} to {high:g}")
+    return ends
 
 
 def _read_numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -71,11 +71,16 @@ def write_test(
 ) -> dict[str, float]:
     """The test of the `run` "<model>/<name>", as testing.py saves it; returns its metrics."""
     measured = metrics.measure(probabilities, targets, thresholds, **limits)
+    ruler = ruler or make_ruler(num_images=len(targets))
+    if ruler.targets == "t":
+        ruler = ruler._replace(targets=test_results.digest_targets(targets))
     folder = root / run
     folder.mkdir(exist_ok=True)
     result = {
         "metrics": measured,
-        "intervals": {name: [value - 0.02, value + 0.03] for name, value in measured.items() if "num_" not in name},
+        "intervals": {
+            name: [max(value - 0.02, 0), min(value + 0.03, 1)] for name, value in measured.items() if "num_" not in name
+        },
         "classes": {},
         "min_labels": 0,
         "max_labels": 0,
@@ -90,7 +95,7 @@ def write_test(
         folder,
         result,
         SavedScores(probabilities, targets, paths, CLASSES),
-        ruler or make_ruler(num_images=len(targets)),
+        ruler,
         json.loads(folder.with_name(f"{folder.name}.json").read_text()),
         [thresholds] * len(CLASSES),
         views,

@@ -371,7 +371,8 @@ def test_table_fits_the_terminal(show: Any, width: int) -> None:
     left_out = re.search(r"left out for want of width: (.*); --csv shows all$", notes)
     names = left_out[1].split(", ") if left_out else []
     shown = [name for name in columns if name not in names]
-    assert shown == [*columns[: len(shown) - 1], "run"]
+    order = ["epoch", "OF1", "CF1", "mAP", "OPTIMIZER", "TRAIN_BATCH_SIZE"]  # SEED and MODEL_NAME tell all rows apart
+    assert names[::-1] == order[: len(names)]
     assert [len(row) for row in rows] == [len(shown)] * len(RUNS)
     assert [row[0] for row in rows] == ["0.70", "0.65", "0.60", "0.53", "0.50", "–"]
     assert [row[-1] for row in rows] == ["b", "d", "c", "e", "a", "f"]
@@ -568,7 +569,7 @@ def test_refuses_a_folder_where_nothing_is_usable(tmp_path: Path) -> None:
         (["--diff", "a"], "--diff needs A and B: --diff A B"),
         (["--diff", "a", "--csv"], "--diff needs A and B: --diff A B"),
         (["--diff", "a", "zz"], "--diff: there is no run 'zz'"),
-        (["--diff", "a", "b"], "--diff: A has no test, so that no metrics can be compared: python testing.py"),
+        (["--diff", "a", "b"], "--diff: no metrics can be compared: A has no test: python testing.py"),
         (["--GROUP_BY_COLUMNS", "hed"], "GROUP_BY_COLUMNS: there is no column 'hed' (did you mean HEAD?)"),
         (["--COLUMNS", "epoch,qqqqqq"], "COLUMNS: there is no column 'qqqqqq'; --csv shows all"),
         (["--GROUP_MODE", "means"], "did you mean mean?"),
@@ -722,7 +723,7 @@ def test_sorted_by_a_test_other_rulers_stand_apart(tested: Path, show: Any) -> N
     assert markdown.count("| HEAD") == 3
     assert markdown.count("**") == 2, "the best of the only block with several"
     latex = show("--latex", *arguments, *columns).splitlines()
-    place = latex.index(rf"\multicolumn{{2}}{{l}}{{\emph{{{line}}}}} \\")
+    place = latex.index(rf"\multicolumn{{2}}{{p{{0.9\linewidth}}}}{{\emph{{{line}}}}} \\")
     assert latex[place - 1] == r"\midrule"
     assert latex[place + 1] == r"\addlinespace"
     assert latex[place + 2].startswith(r"ml\_decoder & .")
@@ -760,6 +761,33 @@ def test_against_the_best_there_are_marks(tested: Path, show: Any, capsys: pytes
     assert "Δ: from linear1" in show(
         *arguments[:2], "--AGAINST", "linear1", "--GROUP_BY_COLUMNS", "checkpoint", width=140
     )
+
+
+def test_a_narrow_terminal_keeps_what_tells_rows_apart(tmp_path: Path, show: Any) -> None:
+    """HEAD and FEATURES name each row; HEAD_FIT and NUM_EPOCHS only repeat what HEAD says."""
+    root, rng = tmp_path / "narrow", np.random.default_rng(1)
+    targets = draw_targets(rng)
+    for number, (head, features, fit) in enumerate(
+        [("linear", "mean", "search"), ("linear", "own", "search"), ("mlp", "own", "steps")]
+    ):
+        constants = {"NUM_EPOCHS": 1 if fit == "search" else 6, "HEAD": head, "HEAD_FIT": fit, "FEATURES": features}
+        sidecar = make_sidecar("resnet18", 0.5 + number / 10, 0.6, 3, **constants)
+        write_run(root, f"run{number}", sidecar | {"features": features})
+        write_test(root, f"resnet18/run{number}", draw_probabilities(rng, targets, 1), targets)
+    headers = {
+        (width, against): re.split("  +", show("--CHECKPOINTS_ROOT", str(root), *against, width=width).split("─")[0])
+        for width in (40, 80, 100)
+        for against in ((), ("--AGAINST", "best"))
+    }
+    for texts in headers.values():
+        words = {word for text in texts for word in text.split()}
+        assert {"HEAD", "FEATURES", "run"} <= words
+    assert "NUM_" not in "".join(headers[40, ()])
+    assert "CF1" not in "".join(headers[40, ("--AGAINST", "best")])
+    wide = show("--CHECKPOINTS_ROOT", str(root), width=200).splitlines()[0].split()
+    assert {"CF1", "OF1", "epoch", "NUM_EPOCHS", "HEAD_FIT"} <= set(wide)
+    frame = pd.DataFrame({"a": [1, 1, 2, 2], "b": [5, 5, 5, 5], "c": [1, 2, 3, 3], "d": ["x", "y", "x", "y"]})
+    assert run_rows.choose_telling(frame, ["a", "b", "c", "d"]) == ["c", "d"]
 
 
 def test_two_runs_beside_each_other(tested: Path, show: Any) -> None:

@@ -78,6 +78,19 @@ def test_a_run_whose_scores_are_gone_is_named(tested: tuple[Path, dict[str, Any]
         file.write_bytes(content)
 
 
+def test_scores_that_give_other_numbers_are_not_compared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+    write_run(tmp_path, "a", make_sidecar("resnet18", 0.5, 0.5, 1))
+    mean_ap = write_test(tmp_path, "resnet18/a", draw_probabilities(rng, targets, 1), targets)["mAP"]
+    file = tmp_path / "resnet18" / "a" / test_results.SCORES_FILE
+    with np.load(file) as arrays:
+        changed = {**arrays, "probabilities": 1 - arrays["probabilities"]}
+    np.savez(file, **changed)
+    with pytest.raises(InputError, match=rf"resnet18/a give mAP 0\.\d+, its numbers say {mean_ap:.3f}: test the run"):
+        run_comparison.resample_test(file.parent)
+
+
 def test_the_reference_and_what_is_said_of_it(
     tested: tuple[Path, dict[str, Any], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,28 +99,61 @@ def test_the_reference_and_what_is_said_of_it(
     compared, legend = run_comparison.compare_rows(rows, {}, "best", "best_f1", root)
     assert compared["LOSS"].tolist() == rows["LOSS"].tolist()
     assert compared["delta_test_mAP"].isna().tolist() == [True, False, False, True, True], "other images, or no test"
-    assert [value is True for value in compared["is_reference"]] == [True, False, False, True, False], "of each ruler"
+    assert [value is True for value in compared["is_reference"]] == [True, False, False, False, False], (
+        "elsewhere is alone"
+    )
     assert legend[0].startswith(
         f"Δ: from {rows['run'][0]}, of these the first by best_f1, on the same 300 test images; ["
     )
     assert legend[0].endswith("paired over images and over seeds")
-    assert legend[1].endswith("after Holm's correction for 2 comparisons")
-    assert legend[2:] == ["it was chosen by best_f1, without a look at the test images"]
+    assert "after Holm's correction for 2 comparisons; an interval is of its own comparison" in legend[1]
+    left = "tested by another ruler, and so without Δ: 1 row (--SORT_BY test_mAP says how it differs)"
+    assert legend[2:] == ["it was chosen by best_f1, without a look at the test images", left]
     _, legend = run_comparison.compare_rows(rows, {}, "best", "test_mAP", root)
     assert "it was chosen on these test images: a part of its lead is luck" in legend[2]
     compared, legend = run_comparison.compare_rows(rows, {}, "b", "best_f1", root)
     assert [value is True for value in compared["is_reference"]] == [False, True, False, False, False]
     assert legend[0].startswith("Δ: from b, on the same 300 test images")
-    assert legend[2:] == ["tested by another ruler, and so without Δ: 1 rows (--SORT_BY test_mAP says how it differs)"]
+    assert legend[2:] == [left]
     compared, legend = run_comparison.compare_rows(rows, {1: "other validation images"}, "best", "best_f1", root)
-    assert [value is True for value in compared["is_reference"]] == [True, True, False, True, False], "of each block"
-    assert legend[1].endswith("after Holm's correction for 1 comparison")
+    assert [value is True for value in compared["is_reference"]] == [True, False, False, False, False]
+    assert "after Holm's correction for 2 comparisons" in legend[1], "blocks of validation share the test images"
+    assert legend[-1].startswith("best_f1 does not rank blocks: that this is the best one holds for its own; --AGAINST")
+    write_test(root, "resnet18/untested", tested[1]["b"], tested[2], 0.45, make_ruler("others"))
+    compared, legend = run_comparison.compare_rows(read_rows(root), {}, "best", "best_f1", root)
+    (root / "resnet18" / "untested" / test_results.RESULT_FILE).unlink()
+    assert compared["is_reference"].tolist() == [True, False, False, True, False], "of each ruler"
+    assert "; from elsewhere, of these the first by best_f1, on the same 300 test images; [95" in legend[0]
+    assert "for 2 and 1 comparisons" in legend[1]
     _, legend = run_comparison.compare_rows(rows, {}, "elsewhere", "best_f1", root)
     assert legend[0].startswith("Δ: no other row was tested by the same ruler")
     for against, message in (("untested", "untested has no test: python testing.py"), ("x", "there is no run 'x'")):
         with pytest.raises(InputError, match=message):
             run_comparison.compare_rows(rows, {}, against, "best_f1", root)
     assert capsys.readouterr().err == ""
+
+
+def test_runs_that_were_not_tested_alike_have_a_test(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+    for seed, ruler in ((1, None), (2, make_ruler("others", 20)), (3, None)):
+        write_run(tmp_path, f"s{seed}", make_sidecar("resnet18", 0.5, 0.5, 1, SEED=seed))
+        if seed < 3:
+            write_test(tmp_path, f"resnet18/s{seed}", draw_probabilities(rng, targets, 1), targets, ruler=ruler)
+    rows = read_rows(tmp_path)
+    name = rows["run"].iloc[0]
+    reason = r"is of several runs that were not tested alike \(other test images \(300 and 20\)\): name one of them, or"
+    with pytest.raises(InputError, match=rf"^AGAINST: row {name} {reason}"):
+        run_comparison.compare_rows(rows, {}, "best", "best_f1", tmp_path)
+    write_run(tmp_path, "other", make_sidecar("resnet18", 0.5, 0.5, 1, LOSS="other"))
+    write_test(tmp_path, "resnet18/other", draw_probabilities(rng, targets, 1), targets)
+    with pytest.raises(InputError, match=rf"^AGAINST: {name} {reason}"):
+        run_comparison.compare_rows(read_rows(tmp_path), {}, name, "best_f1", tmp_path)
+    write_test(tmp_path, "resnet18/s2", draw_probabilities(rng, targets, 1), targets, views="flip")
+    assert "(other views, or another calibration)" in run_comparison.explain_no_test(
+        rows["checkpoints"].iloc[0], tmp_path
+    )
+    assert run_comparison.explain_no_test(["resnet18/s3.pt"], tmp_path) == run_comparison.NO_TEST
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_what_people_read(
     assert next(line for line in lines if line.startswith("bird")).count("≈") == 2
     assert "≈" not in next(line for line in lines if line.startswith("cat"))
     assert "AP gained: cat; lost: dog" in lines
+    assert any(line.startswith("OF1 ") for line in lines)
+    assert not any(line.startswith("f1_micro") for line in lines), "OF1 is the same number"
 
 
 def test_where_no_class_is_distinguishable_it_says_so(
@@ -95,7 +97,7 @@ def test_where_no_class_is_distinguishable_it_says_so(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("untested", "--diff: B has no test, so that no metrics can be compared: python testing.py"),
+        ("untested", "--diff: no metrics can be compared: B has no test: python testing.py"),
         ("elsewhere", r"--diff: the two cannot be compared: other test images \(600 and 20\); test both on the same"),
     ],
 )
@@ -116,6 +118,8 @@ def test_of_many_classes_the_changed_ones_are_shown() -> None:
     assert len(shown) == run_pair.MAX_CLASSES
     assert {"c0", "c9", "c50", "c100", "c10", "c90"} <= set(shown["class"])
     assert shown["delta_AP"].is_monotonic_decreasing
+    unknown = classes.assign(delta_AP=np.nan, delta_AP_p=np.nan)
+    assert "(too few positives for a p)" in run_pair.describe_classes(unknown, has_seeds=False)[0]
     (line, *_) = run_pair.describe_classes(classes, has_seeds=False)
     assert line.startswith("AP gained: c0, c1, ")
     assert line.endswith("; 40 of 101 classes are shown, --csv has all")

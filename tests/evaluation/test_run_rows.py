@@ -86,6 +86,32 @@ def test_a_copy_is_no_second_run(tmp_path: Path) -> None:
     assert sorted(read_rows(tmp_path)["runs"]) == [1, 2]
 
 
+def test_a_copied_checkpoint_takes_nobodys_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever it is called, and although it comes first; the runs of two folders are no copies of each other."""
+    for name, seed in (("x", 1), ("y", 2)):
+        add_run(tmp_path, name, SEED=seed, run=f"resnet18/{name}")
+    for copy in ("resnet18/backup", "resnet18/z", "keep/y"):
+        add_run(tmp_path, Path(copy).name, SEED=2, run="resnet18/y")
+        (tmp_path / "keep").mkdir(exist_ok=True)
+        if copy == "keep/y":
+            for ending in (".pt", ".json"):
+                (tmp_path / f"keep/y{ending}").write_bytes((tmp_path / f"resnet18/y{ending}").read_bytes())
+    (row,) = read_rows(tmp_path).to_dict("records")
+    assert row["checkpoints"] == ["resnet18/x.pt", "resnet18/y.pt"]
+    assert capsys.readouterr().err.splitlines() == [
+        "left out 3 of 5 checkpoints, copies of others:",
+        "  keep/y.pt, of resnet18/y.pt",
+        "  resnet18/backup.pt, of resnet18/y.pt",
+        "  resnet18/z.pt, of resnet18/y.pt",
+    ]
+    for ending in (".pt", ".json"):
+        (tmp_path / f"resnet18/y{ending}").unlink()
+        (tmp_path / f"keep/y{ending}").unlink()
+    (row,) = read_rows(tmp_path).to_dict("records")
+    assert row["checkpoints"] == ["resnet18/backup.pt", "resnet18/x.pt"], "a renamed run is a run"
+    assert run_rows.find_copies({"a/m/x.pt": "m/x", "b/m/x.pt": "m/x", "m/older.pt": None}) == {}
+
+
 def test_tests_of_seeds_are_averaged_where_they_were_made_alike(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     targets = draw_targets(rng)

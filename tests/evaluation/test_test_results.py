@@ -318,6 +318,15 @@ def test_two_tests_at_once_leave_one_whole_test(tmp_path: Path) -> None:
         lambda content: content.update(views=None),
         lambda content: content.update(checkpoint=[]),
         lambda content: content.update(version=2),
+        lambda content: content.update(version=True),
+        lambda content: content.update(metrics={"mAP": 5}),
+        lambda content: content.update(metrics={"mAP": -1}),
+        lambda content: content.update(metrics={"f1_weighted": 1e308}),
+        lambda content: content.update(metrics={"CF1": float("inf")}),
+        lambda content: content.update(intervals={"mAP": [0.4, 0.3]}),
+        lambda content: content.update(intervals={"mAP": [-0.4, 0.3]}),
+        lambda content: content.update(min_labels=99),
+        lambda content: content.update(min_labels=3, max_labels=2),
         lambda content: content.clear(),
     ],
 )
@@ -330,3 +339,30 @@ def test_a_damaged_result_is_one_line(change: Any, tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"^{path} [^\n]+: test the run again$"):
         test_results.read_test(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("targets", 1, "has other labels than the ruler in test_result.json beside it: test the run again"),
+        ("probabilities", float("nan"), "holds probabilities that are none, from 0 to 1: test the run again"),
+        ("probabilities", 7, "holds probabilities that are none, from 0 to 1: test the run again"),
+    ],
+)
+def test_scores_that_were_changed_are_not_compared(field: str, value: float, message: str, tmp_path: Path) -> None:
+    folder, metadata = make_run(tmp_path)
+    save(folder, metadata, write_images(tmp_path / "set"))
+    path = folder / "test_scores.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    arrays[field][3, 0] = value
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=rf"^{path} {message}$"):
+        test_results.read_test_scores(folder)
+
+
+def test_another_fingerprint_of_equal_parts_is_a_difference(tmp_path: Path) -> None:
+    ruler = make_ruler(write_images(tmp_path / "set"), TARGETS, CLASSES)
+    other = ruler._replace(fingerprint="a" * 16)
+    words = f"other fingerprints ({ruler.fingerprint} and {'a' * 16}) of what looks the same"
+    assert describe_difference(ruler, other) == words
