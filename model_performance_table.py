@@ -144,7 +144,7 @@ def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> No
         else:
             chosen.append(each.iloc[[run_rows.find_row(each, name, "--diff")]])
     pair = pd.concat(chosen, ignore_index=True)
-    pair.attrs["varied"] = rows.attrs["varied"] if (pair["runs"] > 1).any() else []
+    pair.attrs["varied"] = rows.attrs["varied"] if max(pair["runs"]) > 1 else []
     print_pair(pair, list_differing(pair), CHECKPOINTS_ROOT, mode)
 
 

@@ -167,7 +167,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     ordered = dict.fromkeys(name for mean in [*runs, *rows] for name in (mean, f"{mean}_std") if name in rows)
     was_empty = set(runs.columns[runs.isna().all()])
     kept = ("run", "checkpoint")
-    lost = [name for name in rows if rows[name].isna().all() and name not in was_empty and name not in kept]
+    lost = [name for name in rows if all(rows[name].isna()) and name not in was_empty and name not in kept]
     rows = rows[[*ordered]].drop(columns=[*lost, "test_checkpoint", "averaged"], errors="ignore")
     rows = rows.reset_index(drop=True)
     rows.attrs.update(runs.attrs | {"varied": varied})
