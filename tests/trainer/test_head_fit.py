@@ -61,11 +61,8 @@ def test_the_backbone_trains_on_from_the_head_that_was_found(small_run: list[str
     steps = ["--NUM_EPOCHS=3", "--UNFREEZE_BACKBONE_EPOCH=2", "--SCHEDULE=cosine", "--EMA_DECAY=0.9"]
     training.main([*small_run, *SEARCH, *steps])
     path = find_checkpoint(tmp_path)
-    assert checkpoints.load(path)["dataset"] | {"fingerprint": ""} == {
-        "fingerprint": "",
-        "num_train": 30,
-        "num_val": 10,
-    }
+    dataset = checkpoints.load(path)["dataset"]
+    assert (dataset["num_train"], dataset["num_val"]) == (30, 10)
     with open(path.with_suffix("") / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["frozen"] for row in rows] == ["True", "False", "False"]
