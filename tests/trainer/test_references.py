@@ -53,7 +53,7 @@ def test_a_frozen_backbone_leaves_a_reference_from_its_kept_features(
     monkeypatch.undo()
     checkpoint, run = find_run(tmp_path)
     reference = novelty.read_reference(run / REFERENCE_FILE)
-    assert len(reference.names) == 20
+    assert 12 <= len(reference.names) <= 20, "of what random weights take for copies, one is kept"
     check(reference, checkpoint, shared_dataset / "images" / "train-resized")
 
 
@@ -65,7 +65,7 @@ def test_a_trained_backbone_leaves_one_where_that_is_little_work(
     training.main([*make_small_run(shared_dataset, tmp_path), *PRETRAINED])
     checkpoint, run = find_run(tmp_path)
     reference = novelty.read_reference(run / REFERENCE_FILE)
-    assert len(reference.names) == 7
+    assert 4 <= len(reference.names) <= 7
     validated = {Path(path).name for path in np.load(run / "validation_scores.npz")["paths"]}
     assert not validated & {*reference.names}
     check(reference, checkpoint, shared_dataset / "images" / "train-resized")
