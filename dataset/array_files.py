@@ -13,6 +13,7 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +56,19 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return found
     except ARCHIVE_ERRORS as error:
         raise ValueError(str(error)) from error
+
+
+def read_named_arrays(path: Path, kinds: Mapping[str, tuple[str, int]]) -> list[NDArray[Any]]:
+    """The arrays of a .npz file that `kinds` names, in its order: {name: (dtype.kind, dimensions)}.
+
+    Raises OSError as `read_arrays` does, LookupError for a name that is missing, and ValueError for anything else.
+    """
+    found = read_arrays(path)
+    arrays = [found[name] for name in kinds]
+    for (name, (kind, dimensions)), array in zip(kinds.items(), arrays, strict=True):
+        if array.dtype.kind != kind or array.ndim != dimensions:
+            raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
+    return arrays
 
 
 def _read(file: Any, size: int) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import metrics
 from dataset import whole_files
-from dataset.array_files import read_arrays
+from dataset.array_files import read_named_arrays
 from dataset.class_names import normalise_saved
 from dataset.table import Table
 from evaluation.tables import guard_cell
@@ -39,7 +39,8 @@ class SavedScores(NamedTuple):
     identity: str = ""  # which checkpoint predicted, see `identify`; "": not known
 
 
-KINDS = (("f", 2), ("i", 2), ("U", 1), ("U", 1), ("U", 0))  # of the fields of SavedScores: dtype.kind, dimensions
+# of the arrays in the file: dtype.kind, dimensions
+KINDS = dict(zip(SavedScores._fields, (("f", 2), ("i", 2), ("U", 1), ("U", 1), ("U", 0)), strict=True))
 
 
 def find_folder(checkpoint: Path) -> Path:
@@ -86,16 +87,11 @@ def read_scores(path: Path) -> SavedScores:
             f"there are no validation scores {path}: training.py saves them with a checkpoint; train again"
         )
     try:
-        found = read_arrays(path)
-        arrays = [found[name] for name in SavedScores._fields]
-        for name, array, (kind, dimensions) in zip(SavedScores._fields, arrays, KINDS, strict=True):
-            if array.dtype.kind != kind or array.ndim != dimensions:
-                raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
+        probabilities, targets, paths, classes, identity = read_named_arrays(path, KINDS)
     except (OSError, ValueError, LookupError) as error:
         raise InputError(
             f"cannot read the scores {path}: it is damaged, or no file of this project ({first_line(error)})"
         ) from error
-    probabilities, targets, paths, classes, identity = arrays
     if probabilities.shape != (len(paths), len(classes)) or targets.shape != probabilities.shape:
         raise InputError(
             f"the scores {path} do not fit together: probabilities {probabilities.shape}, targets {targets.shape}, "

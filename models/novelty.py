@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.array_files import read_arrays
+from dataset.array_files import read_named_arrays
 from dataset.image_sizes import as_size
 from dataset.whole_files import write_atomically
 from models.features import OWN
@@ -167,18 +167,14 @@ def save_reference(path: Path, reference: Reference) -> None:
     write_atomically(path, write)
 
 
-KINDS = (("f", 2), ("U", 1), ("f", 1), ("U", 0))  # of the fields of Reference: dtype.kind, dimensions
+# of the arrays in the file: dtype.kind, dimensions
+KINDS = dict(zip(Reference._fields, (("f", 2), ("U", 1), ("f", 1), ("U", 0)), strict=True))
 
 
 def read_reference(path: Path) -> Reference:
     """Read what `save_reference` wrote. Runs no code from the file. Raises InputError for a damaged one."""
     try:
-        found = read_arrays(path)
-        arrays = [found[name] for name in Reference._fields]
-        for name, array, (kind, dimensions) in zip(Reference._fields, arrays, KINDS, strict=True):
-            if array.dtype.kind != kind or array.ndim != dimensions:
-                raise ValueError(f"{name} is {array.dtype} with {array.ndim} dimensions")
-        features, names, distances, identity = arrays
+        features, names, distances, identity = read_named_arrays(path, KINDS)
         if len(features) != len(names) or not 0 < len(distances) <= len(names):
             raise ValueError(f"{len(features)} rows, {len(names)} names, {len(distances)} distances")
         if not (np.isfinite(features).all() and np.isfinite(distances).all() and (np.diff(distances) >= 0).all()):
