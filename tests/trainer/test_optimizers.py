@@ -266,7 +266,7 @@ def change(model: nn.Module, step: int) -> None:
 
 def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
     model = make_model()
-    average = optimizers.make_average(model, decay=0.4)
+    average = optimizers.MovingAverage(model, decay=0.4)
     before = copy_state(model)
     expected: dict[str, np.ndarray] = {}
     for step in range(8):
@@ -280,7 +280,7 @@ def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
         if step == 3:
             file = io.BytesIO()
             torch.save(average.state_dict(), file)
-            average = optimizers.make_average(make_model(), decay=0.4)
+            average = optimizers.MovingAverage(make_model(), decay=0.4)
             average.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     averaged = average.module.state_dict()
     for key, value in averaged.items():
