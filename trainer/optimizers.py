@@ -168,22 +168,18 @@ class MovingAverage(nn.Module):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module, where: Tensor | bool = True) -> None:
         """Update the average by the weights of `model` if `where`, which may be a scalar on the device."""
-        n = self.n_averaged
+        tensors = ((*part.parameters(), *part.buffers()) for part in (self.module, model))
+        pairs = list(zip(*tensors, strict=True))
+        averages, weights = zip(*((a, w) for a, w in pairs if a.is_floating_point()), strict=True)
+        n = self.n_averaged.to(averages[0].dtype)
         share = torch.where(n > 0, (9 / (10 + n)).clamp(min=1 - self.decay), 1.0) * where  # of the new weights
         self.n_averaged += where
-        averages, weights = self._list_tensors(self.module), self._list_tensors(model)
-        pairs = [pair for pair in zip(averages, weights, strict=True) if pair[0].is_floating_point()]
-        numbers, current = [average for average, _ in pairs], [weight for _, weight in pairs]
-        changes = torch._foreach_sub(current, numbers)
-        torch._foreach_mul_(changes, share.to(numbers[0].dtype))
-        torch._foreach_add_(numbers, changes)
-        counts = [pair for pair in zip(averages, weights, strict=True) if not pair[0].is_floating_point()]
+        changes = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(changes, share)
+        torch._foreach_add_(averages, changes)
+        counts = [(a, w) for a, w in pairs if not a.is_floating_point()]
         if counts:
-            torch._foreach_copy_([average for average, _ in counts], [weight for _, weight in counts])
-
-    @staticmethod
-    def _list_tensors(model: nn.Module) -> list[Tensor]:
-        return [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]
+            torch._foreach_copy_(*zip(*counts, strict=True))
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {

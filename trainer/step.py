@@ -135,7 +135,9 @@ def clip_gradients(trainer: Trainer) -> Tensor:
     trainer.scaler.unscale_(trainer.optimizer)
     groups = trainer.optimizer.param_groups
     parameters = [weight for group in groups for weight in group["params"] if weight.grad is not None]
-    norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
+    # as torch's get_total_norm, which moves each norm to the device of the first one
+    norms = torch._foreach_norm([weight.grad for weight in parameters if weight.grad is not None])
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     if trainer.clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, trainer.clip_norm, norm)
     return norm.isfinite()

@@ -72,7 +72,8 @@ def test_every_optimizer_is_torchs_with_a_rate_for_each_part(name: str, decays_a
             nn.functional.softplus(each_model(make_images(step))).mean().backward()
             each.step()
     for key, value in reference_model.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-9, atol=1e-12)
+        # the fused kernel for CPUs computes some factors in float32
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)

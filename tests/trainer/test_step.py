@@ -179,17 +179,20 @@ def test_a_step_reads_nothing_back(loss: str, frozen: bool) -> None:
             taken = take_step(trainer, trainer.model, make_batch(), 1, step)
         events = profiled.events()
         assert events is not None
-        assert not WAITS & {event.name for event in events}
+        waits = [list_callers(event) for event in events if event.name in WAITS]
+        # the optimizer's kernel for CPUs reads the number of its step, which lies on the CPU
+        assert [callers for callers in waits if "aten::_fused_adam_" not in callers] == []
     assert taken.is_finite
 
 
 def test_little_is_done_beside_forward_backward_and_optimizer() -> None:
     """A ResNet-50 has 161 buffers: to keep each by itself would be as many operations."""
     trainer = make_trainer("--MODEL_NAME resnet50 --HEAD linear_bn --OPTIMIZER adam")
+    take_step(trainer, trainer.model, make_batch(), 1, 0)  # the first one prepares
     for module in (trainer.model, trainer.objective):
         module.forward = name_range("forward", module.forward)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        take_step(trainer, trainer.model, make_batch(), 1, 0)
+        take_step(trainer, trainer.model, make_batch(), 1, 1)
     events = profiled.events()
     assert events is not None
     assert count_beside(events) < 40
@@ -209,13 +212,19 @@ def count_beside(events: Any) -> int:
     """How many operations no forward or backward pass, no optimizer and no other operation called."""
     count = 0
     for event in events:
-        callers, caller = [], event.cpu_parent
-        while caller is not None:
-            callers.append(caller.name)
-            caller = caller.cpu_parent
+        callers = list_callers(event)
         is_called = any(name.startswith(("aten::", "forward", "autograd::", "Optimizer.step")) for name in callers)
         count += event.name.startswith("aten::") and not is_called
     return count
+
+
+def list_callers(event: Any) -> list[str]:
+    """The names of the operations and ranges that an event of the profiler is a part of, the innermost first."""
+    callers, caller = [], event.cpu_parent
+    while caller is not None:
+        callers.append(caller.name)
+        caller = caller.cpu_parent
+    return callers
 
 
 def test_steps_that_overflow_are_said_and_counted(
