@@ -71,7 +71,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(20_000, (480, 360), 224, ("resnet50", "timm/vit_base_patch16_224", "efficientnet_lite0"), 128, 256, 30, 2)
-SMALL = Size(48, (96, 72), 64, ("resnet18",), 8, 8, 2, 2)
+SMALL = Size(32, (64, 48), 32, ("resnet18",), 8, 8, 1, 2)
 
 
 class Line(NamedTuple):
@@ -354,11 +354,17 @@ def check_resume(place: Place) -> Iterator[Line]:
     )
 
 
-def check_devices(place: Place) -> Iterator[Line]:
-    """A checkpoint that was trained here predicts on the CPU what it predicts here; exported files and maps, too."""
+def find_checkpoint(place: Place) -> Path:
+    """The checkpoint of the run in float32, which is trained first if that stage was left out."""
     path = place.folder / "precision_off" / "trained_models" / "best_model.pt"
     if not path.is_file():
         place.run("training.py", [*place.name_constants("precision_off"), "--MIXED_PRECISION=off"])
+    return path
+
+
+def check_devices(place: Place) -> Iterator[Line]:
+    """A checkpoint that was trained here predicts on the CPU what it predicts here; exported files and maps, too."""
+    path = find_checkpoint(place)
     images = list_images(place.data / "images" / "test-resized")[:64]
     results = {}
     for name in (str(place.device), "cpu"):
@@ -366,8 +372,8 @@ def check_devices(place: Place) -> Iterator[Line]:
         results[name] = np.stack([record.probabilities for record in model.predict(images)])
     drift = np.abs(results[str(place.device)] - results["cpu"]).max()
     yield Line("a checkpoint here and on the CPU", f"probabilities differ by {drift:.1e}", bool(drift < 2e-2))
-    constants = [*place.name_constants("precision_off"), f"--MODEL_PATH={path}", "--EXPORT_CHECK_IMAGES=16"]
-    place.run("export_onnx.py", [*constants, "--EXPORT_FORMATS=torchscript"])
+    constants = [*place.name_constants("precision_off"), f"--MODEL_PATH={path}"]
+    place.run("export_onnx.py", [*constants, "--EXPORT_CHECK_IMAGES=16", "--EXPORT_FORMATS=torchscript"])
     (file,) = (place.folder / "precision_off" / "exported_models").glob(f"*{engines.PROGRAM_ENDING}")
     exported = np.stack([record.probabilities for record in predictor.load(file, str(place.device)).predict(images)])
     drift = np.abs(exported - results["cpu"]).max()
@@ -458,7 +464,12 @@ def measure_runs(place: Place) -> Iterator[Line]:
         yield Line(f"{name}, testing from files", rate.split(" images/s")[0] + " images/s")
     for views in (1, 0):
         folder = f"frozen_{views}"
-        constants = [*place.name_constants(folder), "--FREEZE_BACKBONE=True", "--UNFREEZE_BACKBONE_EPOCH=0"]
+        frozen = [
+            "--FREEZE_BACKBONE=True",
+            "--UNFREEZE_BACKBONE_EPOCH=0",
+            f"--PRETRAINED_WEIGHTS={find_checkpoint(place)}",
+        ]
+        constants = [*place.name_constants(folder), *frozen]
         start = time.perf_counter()
         place.run("training.py", [*constants, f"--FROZEN_FEATURE_VIEWS={views}"])
         words = "features computed once" if views else "without a cache"
