@@ -45,12 +45,12 @@ from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.step import (
     LookAtLogits,
+    TakenStep,
     clip_gradients,
-    copy_statistics,
-    count_step,
     exchange_gradients,
-    explains_overflow,
-    put_back,
+    explain_overflow,
+    find_statistics,
+    move_weights,
     run_within_memory,
     split_batch,
 )
@@ -58,6 +58,7 @@ from trainer.training_curves import CurvesFile
 from trainer.training_data import Data, leave_out_missing, open_image_caches, prepare_stage, read_data
 from utils import Stopped
 
+STEPS_BETWEEN_LOOKS = 10  # at the loss and at signals: reading a number back waits for the GPU
 LONG_EPOCH_SECONDS = 60.0  # an epoch that took longer is saved before its validation, which may take long too
 
 
@@ -171,43 +172,41 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
     if state.step == 0:
         state.rates = trainer.read_rates()
     run.doctor.watch(trainer.model, trainer.optimizer, trainer.average)
-    total_loss = torch.tensor(state.loss_total, device=trainer.device)
     seconds_before, steps_before = state.epoch_seconds, state.num_taken
     last_save = time.perf_counter()
+    unread: list[records.UnreadStep] = []
     batches = utils.Waiting(stage.train_loader)
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", loading.count_images(stage.train_loader)) as progress:
         for step, batch in enumerate(batches, state.step):
             look = watching.see_first_step(run) if epoch == 1 and step == 0 else None
-            loss = take_step(trainer, stage.trained_network, batch, epoch, step, look)
+            taken = take_step(trainer, stage.trained_network, batch, epoch, step, look)
             num_images = stage.count_images(step)
-            if loss is not None:
-                total_loss += loss * num_images
-                state.num_images += num_images
-                state.num_taken += 1
-            elif explains_overflow(trainer):
-                state.num_overflowed += 1
-            else:
-                records.note_left_out(run, batch, epoch, step)
+            unread.append(records.UnreadStep(taken, step, num_images, batch))
             state.step = step + 1
-            if step % 10 == 0 and state.num_images:  # not at every step: reading a number back waits for the GPU
-                mean_loss = total_loss.item() / state.num_images * distributed.count()
-                progress.step(num_images, loss=mean_loss)
+            is_look = step % STEPS_BETWEEN_LOOKS == 0
+            if is_look:
+                records.note_steps(run, unread, epoch)
+            if is_look and state.num_images:
+                progress.step(num_images, loss=state.loss_total / state.num_images * distributed.count())
             else:
                 progress.step(num_images)
+            if not is_look and distributed.count() > 1 and trainer.device.type != "cpu":
+                continue  # to agree with the other processes takes longer than a GPU's step may
             save_is_due = 0 < config.SAVE_EVERY_MINUTES * 60 < time.perf_counter() - last_save
             # All processes have to stop and save at the same step, whichever of them the signal reached.
             must_stop, must_save = distributed.agree(run.interruption.came, save_is_due)
             if must_stop or must_save:
-                state.loss_total, state.epoch_seconds = total_loss.item(), seconds_before + progress.seconds
+                records.note_steps(run, unread, epoch)
+                state.epoch_seconds = seconds_before + progress.seconds
                 records.save_last(run)
                 last_save = time.perf_counter()
             if must_stop:
                 raise Stopped(f"saved after step {state.step} of epoch {epoch}: {run.interruption.advice}")
-    state.loss_total = total_loss.item()
+    records.note_steps(run, unread, epoch)
     state.epoch_seconds = stage.seconds + seconds_before + progress.seconds
     if distributed.agree(config.SAVE_EVERY_MINUTES > 0 and state.epoch_seconds > LONG_EPOCH_SECONDS)[0]:
         records.save_last(run)
-    loss_of_all = distributed.add_up(total_loss).item()
+    loss_of_all = sum(distributed.collect(state.loss_total))
     record = {
         "epoch": epoch,
         "frozen": trainer.model.backbone_is_frozen,
@@ -227,16 +226,16 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
 
 def take_step(
     trainer: Trainer, network: nn.Module, batch: Batch, epoch: int, step: int, look: LookAtLogits | None = None
-) -> Tensor | None:
-    """Train `network`, the model or its head, on one batch. Returns this process's part of the batch's mean loss.
+) -> TakenStep:
+    """Train `network`, the model or its head, on one batch.
 
-    `batch` is this process's share of the images; the parts of all processes add up to the mean loss. Returns None
-    where the gradient is not finite: weights, averages and statistics then stay as they were. `look` is shown the
-    first logits.
+    `batch` is this process's share of the images; the losses of all processes add up to the mean loss. Where the
+    gradient is not finite, weights, averages and statistics stay as they were. `look` is shown the first logits.
     """
     # Teachers look at the pictures first; then mixup or CutMix blends them, and MULTI_SCALE_SIZES resizes them.
     batch = trainer.change_batch(batch.to(trainer.device), epoch, step)
-    statistics = copy_statistics(trainer)  # to be put back if the step is left out
+    statistics = find_statistics(trainer)
+    statistics.keep()  # to be put back if the step is left out
     compute = partial(compute_gradients, trainer, network, batch)
     loss = run_within_memory(trainer, batch, statistics, compute, look)
     if trainer.sam_rho:
@@ -244,20 +243,14 @@ def take_step(
         # gradient there. GHM counts the first pass only.
         with optimizers.climb(trainer.model, trainer.sam_rho):
             trainer.objective.entry_weights.eval()
-            run_within_memory(trainer, batch, [], compute)
+            run_within_memory(trainer, batch, None, compute)
             trainer.objective.entry_weights.train()
     is_finite = clip_gradients(trainer)
-    if is_finite:
-        trainer.scaler.step(trainer.optimizer)
-    trainer.scaler.update()  # in fp16: lowers its scale after an overflow
-    trainer.optimizer.zero_grad(set_to_none=True)
-    count_step(trainer)
-    if not is_finite:
-        put_back(statistics)
-        return None
+    move_weights(trainer, is_finite)
+    statistics.put_back(~is_finite)
     if trainer.average:
-        trainer.average.update_parameters(trainer.model)
-    return loss
+        trainer.average.update_parameters(trainer.model, is_finite)
+    return TakenStep(loss, is_finite, explain_overflow(trainer, is_finite))
 
 
 def compute_gradients(trainer: Trainer, network: nn.Module, batch: Batch, look: LookAtLogits | None = None) -> Tensor:

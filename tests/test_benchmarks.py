@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import config
 import dataset_readers
 import overrides
-from benchmarks import ablation, head_search, label_queue, recipes, runs, suspects
+from benchmarks import ablation, gpu, head_search, label_queue, recipes, runs, suspects
 from utils import InputError
 
 Fails = Callable[[Callable[[list[str]], None], list[str]], str]
@@ -291,3 +292,43 @@ def test_how_many_photographs_are_needed() -> None:
     assert label_queue.find_count([0.5, 0.6, 0.7], counts, 0.6) == pytest.approx(500)
     assert label_queue.find_count([0.5, 0.7, 0.6], counts, 0.65) == pytest.approx(437.5)
     assert label_queue.find_count([0.5, 0.6, 0.7], counts, 0.71) == float("inf")
+
+
+# ---- the GPU's checks ----
+
+
+def test_every_stage_of_the_gpu_benchmark_holds_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All but `resume`, which starts processes. Scripts run in this process, which is quicker."""
+
+    def run_here(place: gpu.Place, script: str, constants: list[str]) -> str:
+        importlib.import_module(script.removesuffix(".py")).main(list(constants))
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(gpu.Place, "run", run_here)
+    gpu.main(["--small", "--device=cpu", f"--folder={tmp_path}", "--without=resume"])
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["stages"].keys() == gpu.STAGES.keys() - {"resume"}
+    lines = {line["what"]: line for stage in report["stages"].values() for line in stage["lines"]}
+    assert {line["holds"] for line in lines.values()} == {True, None}
+    assert lines["a step in fp16 that is not finite"]["value"] == "0 tensors changed"
+    pictures = list((tmp_path / "data" / "images").rglob("*.jpg"))
+    assert len(pictures) == gpu.SMALL.images + 16
+
+
+def test_a_stage_that_fails_is_told_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Fails
+) -> None:
+    def fail(place: gpu.Place) -> Iterator[gpu.Line]:
+        yield gpu.Line("the first thing", "7", holds=True)
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(gpu, "STAGES", {"first": fail, "second": lambda place: iter([gpu.Line("it", "9", holds=True)])})
+    message = fails(gpu.main, ["--small", "--device=cpu", f"--folder={tmp_path}", "--only=first,second"])
+    assert "1 did not hold: first, the stage ended" in message
+    stages = json.loads((tmp_path / "gpu.json").read_text())["stages"]
+    assert [line["value"] for line in stages["second"]["lines"]] == ["9"]
+    assert stages["first"]["lines"][0] == {"what": "the first thing", "value": "7", "holds": True}
+    assert "RuntimeError: no kernel image" in stages["first"]["lines"][1]["value"]
+    assert "no stage third" in fails(gpu.main, ["--only=third", f"--folder={tmp_path}"])

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 import config
 import distributed
@@ -32,6 +31,7 @@ from dataset.table import Table
 from models import backbones, batchnorm_sync, low_rank, recomputation
 from models_factory import make_example
 from trainer import optimizers, schedules, teachers
+from trainer.optimizers import MovingAverage
 from utils import InputError
 
 
@@ -44,7 +44,7 @@ class Trainer:
     objective: losses.Objective
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
-    average: AveragedModel | None  # moving average of the model's weights; None where EMA_DECAY is 0
+    average: MovingAverage | None  # moving average of the model's weights; None where EMA_DECAY is 0
     change_batch: Callable[[Batch, int, int], Batch]  # (batch, epoch, step) -> batch: teachers, mixing, resizing
     scaler: torch.amp.GradScaler
     precision: str  # off, bf16 or fp16
@@ -53,6 +53,7 @@ class Trainer:
     micro_batch_size: int  # images that a process computes at once; 0: its share of the batch
     clip_norm: float  # longest gradient; 0: any length
     sam_rho: float  # radius of sharpness-aware steps; 0: plain steps
+    statistics: dict[bool, Any] = field(default_factory=dict)  # trainer/step.py keeps them here between steps
 
     STATEFUL = ("objective", "optimizer", "schedule", "average", "scaler")  # the model's weights are saved apart
 
@@ -136,7 +137,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         low_rank.adapt(model.backbone, config.LORA_RANK)
     memory_format = torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format
     model.to(device).to(memory_format=memory_format)
-    average = optimizers.make_average(model, config.EMA_DECAY) if config.EMA_DECAY else None
+    average = MovingAverage(model, config.EMA_DECAY) if config.EMA_DECAY else None
     if config.COMPILE:
         model.compile()
     if config.USE_DIFFERENTIAL_LR:

@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 import metrics
 import thresholds
@@ -46,6 +45,7 @@ from dataset.decoding import stamp_files
 from dataset.table import Table
 from dataset.tar_shards import split_member
 from losses import Objective, reduce_loss
+from trainer.optimizers import MovingAverage
 from utils import InputError
 
 PARTS = {"backbone", "head"}  # the parts of a model
@@ -287,7 +287,7 @@ class Doctor:
                 f"{advice}",
             )
 
-    def watch(self, model: nn.Module, optimizer: Optimizer, average: AveragedModel | None) -> None:
+    def watch(self, model: nn.Module, optimizer: Optimizer, average: MovingAverage | None) -> None:
         """Before an epoch: remember the rates, and a sample of those weights that were not seen to move yet."""
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.before, self.average_before = sample(model, PARTS - self.moving), {}
@@ -299,7 +299,7 @@ class Doctor:
         *,
         model: nn.Module,
         optimizer: Optimizer,
-        average: AveragedModel | None,
+        average: MovingAverage | None,
         loss: float | None,
         num_taken: int,
         num_left_out: int = 0,
@@ -358,7 +358,7 @@ class Doctor:
                     "(NUM_EPOCHS)",
                 )
 
-    def _look_at_weights(self, model: nn.Module, average: AveragedModel | None) -> None:
+    def _look_at_weights(self, model: nn.Module, average: MovingAverage | None) -> None:
         """Look for a backbone, head or average that trains, but did not change since `watch`."""
         moved = find_moved(self.before, model)
         for part in {name.partition(".")[0] for name in self.before} - self.moving:

@@ -1,7 +1,7 @@
 """Optimizers by name, sharpness-aware steps (SAM), and the moving average of the weights (EMA).
 
 optimizer = make_optimizer("adamw", model, backbone_lr=1e-4, head_lr=1e-3, weight_decay=1e-2)
-average = make_average(model, decay=0.9997)
+average = MovingAverage(model, decay=0.9997)
 
 compute_loss(batch).backward()
 with climb(model, rho=0.05):            # only for sharpness-aware steps: these two lines
@@ -15,6 +15,7 @@ average.update_parameters(model)
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,14 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.batchnorm_statistics import keep_statistics
 from models.depths import count_layers_above
 from models.low_rank import list_trained
 from models_factory import MultiLabelModel
-
-Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def make_optimizer(
@@ -75,9 +73,8 @@ def make_optimizer(
             groups[layer + (", no decay" if key in undecayed else "")]["params"].append(parameter)
     make = OPTIMIZERS[name]
     options: dict[str, Any] = {}
-    is_on_gpu = next(model.parameters()).device.type == "cuda"
-    if is_on_gpu and "fused" in inspect.signature(make).parameters:
-        options["fused"] = True  # one kernel for all parameters; on a CPU it gains nothing
+    if next(model.parameters()).device.type in ("cpu", "cuda") and "fused" in inspect.signature(make).parameters:
+        options["fused"] = True  # one kernel for all parameters, and `step_if`
     return make([group for group in groups.values() if group["params"]], **options)
 
 
@@ -108,6 +105,26 @@ def list_undecayed(model: nn.Module) -> set[str]:
     }
 
 
+def skips_on_device(optimizer: Optimizer) -> bool:
+    """Whether `step_if` may be called: the optimizer is fused, also after it took over the groups of a saved one."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
+def step_if(optimizer: Optimizer, where: Tensor) -> None:
+    """Let a fused `optimizer` take a step if `where`, a scalar on its device, is True. Nothing is read back for it.
+
+    Its kernels leave weights and state as they are where `found_inf` is 1: torch made that for GradScaler.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if group.get("momentum") and weight.grad is not None and "momentum_buffer" not in optimizer.state[weight]:
+                # SGD's first step would otherwise make it, and leave it undefined if the step is left out
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    optimizer.found_inf = (~where).float()  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
+    optimizer.step()
+
+
 @contextmanager
 def climb(model: nn.Module, rho: float) -> Iterator[None]:
     """Sharpness-aware minimisation (Foret et al. 2021): inside the `with` block, weights w become w + rho * g / ||g||.
@@ -133,24 +150,36 @@ def climb(model: nn.Module, rho: float) -> Iterator[None]:
         torch._foreach_copy_(weights, before)
 
 
-def make_average(model: nn.Module, decay: float) -> AveragedModel:
-    """An exponential moving average of the model's weights and BatchNorm statistics; the averaged model is `.module`.
+class MovingAverage(nn.Module):
+    """An exponential moving average of a model's weights and BatchNorm statistics; the averaged model is `module`.
 
-    Call `update_parameters(model)` after each step. The first update copies. Update n + 1 keeps the share
-    min(decay, (1 + n) / (10 + n)) of the average, so that the first weights are soon forgotten. Integers, such as
-    BatchNorm's number of batches, are copied.
+    Call `update_parameters(model)` after each step. The first update takes the model's weights. Update n + 1 keeps the
+    share min(decay, (1 + n) / (10 + n)) of the average, so that the first weights are soon forgotten. Integers, such as
+    BatchNorm's number of batches, are copied. torch's AveragedModel reads n back from the device in each update.
     """
 
-    @torch.no_grad()
-    def blend(averages: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
-        if averages[0].is_floating_point():  # torch calls this once for each type of number
-            n = int(average.n_averaged)  # on the CPU; reading `num_averaged`, a copy on the weights' device, would wait
-            get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, n)
-        else:
-            torch._foreach_copy_(averages, current)
+    n_averaged: Tensor  # updates that were done; named as in torch's AveragedModel
 
-    average = AveragedModel(model, multi_avg_fn=blend, use_buffers=True)
-    return average
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module, self.decay = copy.deepcopy(model), decay
+        self.register_buffer("n_averaged", torch.zeros((), dtype=torch.long, device=next(model.parameters()).device))
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module, where: Tensor | bool = True) -> None:
+        """Update the average by the weights of `model` if `where`, which may be a scalar on the device."""
+        tensors = ((*part.parameters(), *part.buffers()) for part in (self.module, model))
+        pairs = list(zip(*tensors, strict=True))
+        averages, weights = zip(*((a, w) for a, w in pairs if a.is_floating_point()), strict=True)
+        n = self.n_averaged.to(averages[0].dtype)
+        share = torch.where(n > 0, (9 / (10 + n)).clamp(min=1 - self.decay), 1.0) * where  # of the new weights
+        self.n_averaged += where
+        changes = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(changes, share)
+        torch._foreach_add_(averages, changes)
+        counts = [(a, w) for a, w in pairs if not a.is_floating_point()]
+        if counts:
+            torch._foreach_copy_(*zip(*counts, strict=True))
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {

@@ -13,6 +13,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import config
 import distributed
 import overrides
@@ -31,7 +33,7 @@ from trainer.doctor import Doctor
 from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState, read_state, require_alike
-from trainer.step import save_batch
+from trainer.step import TakenStep, save_batch
 from trainer.training_data import Data
 from trainer.validation import Validation, cross_fits, name_f1
 from utils import InputError
@@ -254,6 +256,36 @@ def save_last(run: Run) -> None:
         # one that goes on.
         checkpoints.save_sidecar(run.files.last, checkpoint)
         checkpoints.save_alone(run.files.last, checkpoint)
+
+
+class UnreadStep(NamedTuple):
+    """A step of which nothing is known yet but that it was taken or left out."""
+
+    taken: TakenStep
+    step: int  # its number in the epoch, from 0
+    num_images: int  # of all processes
+    batch: Batch
+
+
+def note_steps(run: Run, steps: list[UnreadStep], epoch: int) -> None:
+    """Read what `steps` came to from the device, all at once, and add it to the run's state. Empties the list.
+
+    Raises InputError as `note_left_out` does.
+    """
+    if not steps:
+        return
+    state = run.state
+    losses, *flags = (torch.stack(values).tolist() for values in zip(*(step.taken for step in steps), strict=True))
+    for step, loss, is_finite, overflowed in zip(steps, losses, *flags, strict=True):
+        if is_finite:
+            state.loss_total += loss * step.num_images
+            state.num_images += step.num_images
+            state.num_taken += 1
+        elif overflowed:
+            state.num_overflowed += 1
+        else:
+            note_left_out(run, step.batch, epoch, step.step)
+    steps.clear()
 
 
 def note_left_out(run: Run, batch: Batch, epoch: int, step: int) -> None:

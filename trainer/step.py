@@ -1,5 +1,8 @@
 """The details of a training step that `training.take_step` leaves out: micro-batches, memory, clipping, undoing.
 
+Nothing here reads a number back from the device, since the processor would wait for it, and a fast GPU then for the
+processor. What a step came to stays on the device (`TakenStep`) until `records.note_steps` reads several at once.
+
 Gradients are those of the loss over the whole batch, so neither the number of processes nor that of micro-batches
 changes a step. Exceptions are what looks at a micro-batch alone (BatchNorm in training, OHEM) or at what the processes
 compute at the same time (GHM, and BatchNorm with SYNC_BATCHNORM), and mixup and CutMix, which pair the images of one
@@ -8,9 +11,11 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +26,53 @@ import utils
 from dataset import whole_files
 from dataset.batches import Batch
 from models.checkpoints import save_tensors
+from trainer import optimizers
 from trainer.build import Trainer
 from utils import InputError
 
 LookAtLogits = Callable[[Tensor, Batch], None]  # is shown logits (B, C), and the batch that they are of
+
+
+class TakenStep(NamedTuple):
+    """What a step came to, as scalars on the device."""
+
+    loss: Tensor  # this process's part of the batch's mean loss
+    is_finite: Tensor  # whether the gradient was; if not, the step was left out
+    overflowed: Tensor  # whether the scaler explains that it was not: fp16 starts too high, and lowers its scale
+
+
+class Statistics:
+    """What a forward pass in training changes: BatchNorm's statistics, GHM's counts. A step may have to put them back.
+
+    All `buffers` of one type become parts of one tensor, so that keeping them is one operation, not some hundred.
+    """
+
+    ALIGNMENT = 64  # numbers, at multiples of which a buffer begins: vectorised kernels want round addresses
+
+    def __init__(self, buffers: Iterable[Tensor]) -> None:
+        by_type = sorted(buffers, key=lambda buffer: str(buffer.dtype))
+        self.current = [self._join(list(group)) for _, group in groupby(by_type, key=lambda buffer: buffer.dtype)]
+        self.kept = [torch.empty_like(tensor) for tensor in self.current]
+
+    def _join(self, buffers: list[Tensor]) -> Tensor:
+        """A tensor (n,) of which each of `buffers` becomes a part, with the values that it has."""
+        lengths = [-(-buffer.numel() // self.ALIGNMENT) * self.ALIGNMENT for buffer in buffers]
+        joined = torch.zeros(sum(lengths), dtype=buffers[0].dtype, device=buffers[0].device)
+        for buffer, start in zip(buffers, accumulate(lengths[:-1], initial=0), strict=True):
+            part = joined.as_strided(buffer.shape, buffer.stride(), start)
+            part.copy_(buffer)
+            buffer.set_(part)
+        return joined
+
+    def keep(self) -> None:
+        """Keep the present values."""
+        for kept, current in zip(self.kept, self.current, strict=True):
+            kept.copy_(current)
+
+    def put_back(self, where: Tensor) -> None:
+        """Put the kept values back if `where`, a scalar, is True."""
+        for kept, current in zip(self.kept, self.current, strict=True):
+            torch.where(where, kept, current, out=current)
 
 
 def split_batch(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
@@ -49,7 +97,7 @@ def exchange_gradients(network: nn.Module, is_last: bool) -> AbstractContextMana
 def run_within_memory(
     trainer: Trainer,
     batch: Batch,
-    statistics: list[tuple[Tensor, Tensor]],
+    statistics: Statistics | None,
     compute: Callable[[LookAtLogits | None], Tensor],
     look: LookAtLogits | None = None,
 ) -> Tensor:
@@ -67,7 +115,8 @@ def run_within_memory(
                 ) from error
             trainer.micro_batch_size = _halve(trainer.micro_batch_size or len(batch.images), error)
             trainer.optimizer.zero_grad(set_to_none=True)
-            put_back(statistics)
+            if statistics:
+                statistics.put_back(torch.ones((), dtype=torch.bool, device=trainer.device))
         torch.cuda.empty_cache()  # outside the handler, whose error still holds the tensors
 
 
@@ -81,47 +130,50 @@ def _halve(size: int, error: torch.OutOfMemoryError) -> int:
     return size
 
 
-def clip_gradients(trainer: Trainer) -> bool:
+def clip_gradients(trainer: Trainer) -> Tensor:
     """Shorten the gradient to CLIP_GRADIENT_NORM, if set. Returns whether it is finite, alike in all processes."""
     trainer.scaler.unscale_(trainer.optimizer)
     groups = trainer.optimizer.param_groups
     parameters = [weight for group in groups for weight in group["params"] if weight.grad is not None]
-    norm = nn.utils.get_total_norm([weight.grad for weight in parameters if weight.grad is not None])
+    # as torch's get_total_norm, which moves each norm to the device of the first one
+    norms = torch._foreach_norm([weight.grad for weight in parameters if weight.grad is not None])
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     if trainer.clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, trainer.clip_norm, norm)
-    return bool(norm.isfinite())  # waits for the GPU, which then has nothing left but to move the weights
+    return norm.isfinite()
 
 
-def count_step(trainer: Trainer) -> None:
-    """Move the schedule on by a step, taken or left out: it counts steps, not updates.
-
-    Before the first update, which makes the optimizer's state, the rates play no role, and torch warns of a schedule
-    that moves them: then the step is counted only.
-    """
-    if trainer.optimizer.state:
+def move_weights(trainer: Trainer, is_finite: Tensor) -> None:
+    """Let the optimizer take its step if `is_finite`, and move the schedule on either way: it counts steps."""
+    optimizer = trainer.optimizer
+    if optimizers.skips_on_device(optimizer):
+        optimizers.step_if(optimizer, is_finite)
+    elif is_finite:  # this waits for the device
+        optimizer.step()
+    trainer.scaler.update()  # in fp16: lowers its scale after an overflow
+    optimizer.zero_grad(set_to_none=True)
+    if optimizer.state:
         trainer.schedule.step()
-    else:
+    else:  # the optimizer has not moved yet: the rates play no role, and torch warns of a schedule that moves them
         trainer.schedule.last_epoch += 1
 
 
-def explains_overflow(trainer: Trainer) -> bool:
-    """Whether a gradient that is not finite is the scaler's doing: fp16 starts too high, and lowers its scale."""
-    return trainer.scaler.is_enabled() and trainer.scaler.get_scale() >= 1
+def explain_overflow(trainer: Trainer, is_finite: Tensor) -> Tensor:
+    """Whether the scaler explains a gradient that is not finite: it can still lower its scale, which is 1 or more."""
+    if not trainer.scaler.is_enabled():
+        return torch.zeros_like(is_finite)
+    scale = trainer.scaler.scale(torch.ones((), device=trainer.device))  # get_scale() would wait for the device
+    return ~is_finite & (scale >= 1)
 
 
-def copy_statistics(trainer: Trainer) -> list[tuple[Tensor, Tensor]]:
-    """(buffer, its copy) of all that a forward pass in training changes: BatchNorm's statistics, GHM's counts."""
-    changing = [module for module in trainer.model.modules() if module.training]
-    buffers = [buffer for module in changing for buffer in module.buffers(recurse=False)]
-    buffers += trainer.objective.buffers()
-    return [(buffer, buffer.clone()) for buffer in buffers]
-
-
-@torch.no_grad()
-def put_back(statistics: list[tuple[Tensor, Tensor]]) -> None:
-    """Undo what happened to the buffers since `copy_statistics`."""
-    for buffer, copy in statistics:
-        buffer.copy_(copy)
+def find_statistics(trainer: Trainer) -> Statistics:
+    """The `Statistics` of the trainer's model and objective, which change while the backbone is as frozen as now."""
+    frozen = trainer.model.backbone_is_frozen
+    if frozen not in trainer.statistics:
+        changing = [module for module in trainer.model.modules() if module.training]
+        buffers = [buffer for module in changing for buffer in module.buffers(recurse=False)]
+        trainer.statistics = {frozen: Statistics([*buffers, *trainer.objective.buffers()])}
+    return trainer.statistics[frozen]
 
 
 def save_batch(path: Path, batch: Batch, epoch: int, step: int) -> None:

@@ -84,7 +84,7 @@ class Run:
         self.said: list[str] = []
         torch.manual_seed(0)
         model, objective = self.model, losses.Objective(self.loss, {}, 0.0, self.reduction)
-        average = optimizers.make_average(model, self.ema_decay) if self.ema_decay else None
+        average = optimizers.MovingAverage(model, self.ema_decay) if self.ema_decay else None
         optimizer = optimizers.make_optimizer(self.optimizer, model, self.rate, self.rate, self.weight_decay)
         loader, val_loader = self.make_loader(self.train_split, shuffle=True), self.make_loader(self.val_split)
         schedule = LambdaLR(optimizer, lambda epoch: self.decay_factor**epoch)

@@ -72,7 +72,8 @@ def test_every_optimizer_is_torchs_with_a_rate_for_each_part(name: str, decays_a
             nn.functional.softplus(each_model(make_images(step))).mean().backward()
             each.step()
     for key, value in reference_model.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-9, atol=1e-12)
+        # the fused kernel for CPUs computes some factors in float32
+        torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
@@ -266,7 +267,7 @@ def change(model: nn.Module, step: int) -> None:
 
 def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
     model = make_model()
-    average = optimizers.make_average(model, decay=0.4)
+    average = optimizers.MovingAverage(model, decay=0.4)
     before = copy_state(model)
     expected: dict[str, np.ndarray] = {}
     for step in range(8):
@@ -280,7 +281,7 @@ def test_average_is_the_warmed_up_exponential_one_also_when_resumed() -> None:
         if step == 3:
             file = io.BytesIO()
             torch.save(average.state_dict(), file)
-            average = optimizers.make_average(make_model(), decay=0.4)
+            average = optimizers.MovingAverage(make_model(), decay=0.4)
             average.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
     averaged = average.module.state_dict()
     for key, value in averaged.items():

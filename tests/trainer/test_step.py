@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 import config
 import models_factory
@@ -23,6 +24,7 @@ from dataset.table import Table
 from models import recomputation
 from trainer import build
 from trainer.build import Trainer
+from trainer.step import Statistics, TakenStep
 from training import take_step
 from utils import InputError
 
@@ -65,7 +67,7 @@ def test_parts_add_up_to_the_batch(reduction: str, sam: float) -> None:
     for size in (0, 3):
         trainer = make_trainer(f"--LOSS_REDUCTION {reduction} --MICRO_BATCH_SIZE {size} --SAM_RHO {sam}")
         before = copy_state(trainer)
-        losses.append(take_step(trainer, trainer.model, make_batch(), 1, 0))
+        losses.append(take_step(trainer, trainer.model, make_batch(), 1, 0).loss)
         states.append(copy_state(trainer))
     assert any(not torch.equal(states[0][name], before[name]) for name in before)
     for name, expected in states[0].items():
@@ -108,22 +110,121 @@ def test_a_gradient_is_shortened_to_the_limit(limit: float) -> None:
     )  # torch adds 1e-6 to the length
 
 
-def test_a_step_that_is_not_finite_leaves_no_trace_but_in_the_schedule() -> None:
-    line = "--MODEL_NAME mobilenet_v2 --HEAD linear_bn --EMA_DECAY 0.9 --ENTRY_WEIGHTS ghm --SCHEDULE cosine"
-    trainer = make_trainer(line)
-    assert take_step(trainer, trainer.model, make_batch(), 1, 0) is not None
-    before, optimizer = copy_state(trainer), trainer.optimizer.state_dict()["state"]
-    momenta = [state["momentum_buffer"].clone() for state in optimizer.values()]
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "radam"])
+def test_a_step_that_is_not_finite_leaves_no_trace_but_in_the_schedule(name: str) -> None:
+    """Neither in the middle of a run nor at its start, where the optimizer has no state yet."""
+    line = f"--MODEL_NAME mobilenet_v2 --HEAD linear_bn --EMA_DECAY 0.9 --ENTRY_WEIGHTS ghm --OPTIMIZER {name}"
+    trainer, plain = make_trainer(line), make_trainer(line)  # whose rates are the same for six steps
     bad = make_batch()
     bad = bad._replace(images=bad.images.float().index_fill(0, torch.tensor([2]), torch.inf))
-    assert take_step(trainer, trainer.model, bad, 1, 1) is None
-    after = copy_state(trainer)
-    assert all(torch.equal(after[name], before[name]) for name in before)
-    assert any("running_mean" in name for name in before)
+    for step, is_good in enumerate((False, True, True, False, True)):
+        before = copy_state(trainer)
+        taken = take_step(trainer, trainer.model, make_batch() if is_good else bad, 1, step)
+        assert taken.is_finite == is_good
+        assert trainer.schedule.last_epoch == step + 1
+        after = copy_state(trainer)
+        same = [key for key in before if torch.equal(after[key], before[key])]
+        assert len(same) == len(before) if not is_good else len(same) < len(before)
+        if is_good:
+            take_step(plain, plain.model, make_batch(), 1, step)
+    expected = copy_state(plain)
     assert before["objective.entry_weights.ghm.counts"].sum() > 0
-    assert all(torch.equal(a["momentum_buffer"], b) for a, b in zip(optimizer.values(), momenta, strict=True))
-    assert trainer.schedule.last_epoch == 2
-    assert take_step(trainer, trainer.model, make_batch(), 1, 2) is not None
+    assert any("running_mean" in key for key in expected)
+    for key, value in copy_state(trainer).items():
+        assert torch.equal(value, expected[key]), key
+    momenta, expected_momenta = (one.optimizer.state_dict()["state"] for one in (trainer, plain))
+    for index, values in momenta.items():
+        for key, value in values.items():
+            assert torch.equal(value, expected_momenta[index][key]), key
+
+
+def test_statistics_are_kept_and_put_back_together() -> None:
+    """Buffers of several types and shapes become views of one tensor a type, keep their values, and come back."""
+    buffers = [torch.arange(5.0), torch.tensor(7), torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)]
+    before = [buffer.clone() for buffer in buffers]
+    statistics = Statistics(buffers)
+    assert len(statistics.current) == 2
+    assert len({buffer.untyped_storage().data_ptr() for buffer in buffers}) == 2
+    statistics.keep()
+    for buffer in buffers:
+        buffer.add_(1)
+    statistics.put_back(torch.tensor(False))
+    assert all(torch.equal(new, old + 1) for new, old in zip(buffers, before, strict=True))
+    statistics.put_back(torch.tensor(True))
+    assert all(torch.equal(new, old) for new, old in zip(buffers, before, strict=True))
+
+
+WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::is_nonzero",
+    "aten::nonzero",
+    "aten::equal",
+    "aten::bincount",
+}
+
+
+@pytest.mark.parametrize("loss", build.losses.LOSSES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_step_reads_nothing_back(loss: str, frozen: bool) -> None:
+    """On a GPU each of the operations in WAITS would let the processor wait for it."""
+    line = (
+        f"--MODEL_NAME resnet18 --HEAD linear_bn --LOSS {loss} --CLIP_GRADIENT_NORM 1 --EMA_DECAY 0.9 --OPTIMIZER adam"
+    )
+    line += " --ENTRY_WEIGHTS ghm,ohem,threshold" if loss == "bce_with_logits" else ""
+    trainer = make_trainer(f"{line} {'--HEAD cosine' if loss == 'asymmetric_angular' else ''}")
+    trainer.model.freeze_backbone(frozen)
+    for step in range(2):
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            taken = take_step(trainer, trainer.model, make_batch(), 1, step)
+        events = profiled.events()
+        assert events is not None
+        waits = [list_callers(event) for event in events if event.name in WAITS]
+        # the optimizer's kernel for CPUs reads the number of its step, which lies on the CPU
+        assert [callers for callers in waits if "aten::_fused_adam_" not in callers] == []
+    assert taken.is_finite
+
+
+def test_little_is_done_beside_forward_backward_and_optimizer() -> None:
+    """A ResNet-50 has 161 buffers: to keep each by itself would be as many operations."""
+    trainer = make_trainer("--MODEL_NAME resnet50 --HEAD linear_bn --OPTIMIZER adam")
+    take_step(trainer, trainer.model, make_batch(), 1, 0)  # the first one prepares
+    for module in (trainer.model, trainer.objective):
+        module.forward = name_range("forward", module.forward)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        take_step(trainer, trainer.model, make_batch(), 1, 1)
+    events = profiled.events()
+    assert events is not None
+    assert count_beside(events) < 40
+
+
+def name_range(name: str, function: Any) -> Any:
+    """`function`, whose operations the profiler shows as a part of `name`."""
+
+    def call(*arguments: Any) -> Any:
+        with record_function(name):
+            return function(*arguments)
+
+    return call
+
+
+def count_beside(events: Any) -> int:
+    """How many operations no forward or backward pass, no optimizer and no other operation called."""
+    count = 0
+    for event in events:
+        callers = list_callers(event)
+        is_called = any(name.startswith(("aten::", "forward", "autograd::", "Optimizer.step")) for name in callers)
+        count += event.name.startswith("aten::") and not is_called
+    return count
+
+
+def list_callers(event: Any) -> list[str]:
+    """The names of the operations and ranges that an event of the profiler is a part of, the innermost first."""
+    callers, caller = [], event.cpu_parent
+    while caller is not None:
+        callers.append(caller.name)
+        caller = caller.cpu_parent
+    return callers
 
 
 def test_steps_that_overflow_are_said_and_counted(
@@ -160,7 +261,7 @@ def test_the_schedule_counts_steps_that_are_left_out_at_the_start() -> None:
         warnings.simplefilter("error", UserWarning)
         for step in range(3):
             taken = take_step(trainer, trainer.model, make_batch() if step == 2 else bad, 1, step)
-            assert (taken is None) is (step < 2)
+            assert taken.is_finite == (step == 2)
             take_step(plain, plain.model, make_batch(), 1, step)
     assert trainer.schedule.last_epoch == plain.schedule.last_epoch == 3
     assert trainer.read_rates() == plain.read_rates()
@@ -195,7 +296,8 @@ def test_so_many_bad_steps_end_the_run_and_keep_the_batch(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(training, "take_step", lambda *arguments: None)
+    no = torch.tensor(False)
+    monkeypatch.setattr(training, "take_step", lambda *arguments: TakenStep(torch.tensor(torch.nan), no, no))
     message = fails(training.main, [*small_run, "--NON_FINITE_LIMIT=3"])
     assert "3 steps had a loss or gradient that is not finite; the last batch is in " in message
     (path,) = tmp_path.glob("trained_models/*/*/non_finite_batch_0.pt")
