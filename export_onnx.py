@@ -48,6 +48,7 @@ from dataset.json_files import to_json
 from dataset.table import map_classes
 from evaluation import export_parity
 from export import engines, model_files
+from export.export_formats import EXPORT_FORMATS as FORMATS
 from export.model_files import Export
 from models import batchnorm_folding, checkpoints
 from trainer import from_config
@@ -57,7 +58,7 @@ from utils import InputError
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     for name in EXPORT_FORMATS:
-        engines.require_packages(model_files.EXPORT_FORMATS[name].packages, f"EXPORT_FORMATS {name}")
+        engines.require_packages(FORMATS[name].packages, f"EXPORT_FORMATS {name}")
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     checkpoint = checkpoints.load(config.MODEL_PATH)
@@ -122,6 +123,7 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
         read_image=lambda path: predictor.read_image(path, transform),
         int8_images=int8_images,
         fp16=EXPORT_FP16,
+        checkpoint=config.MODEL_PATH,
     )
 
 
@@ -148,23 +150,27 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(name: str, source: Export, reference: export_parity.Reference) -> dict[str, Any]:
-    """Write the file in format `name`, compare it with the checkpoint, and write the report beside it.
+    """Write the file or folder in format `name`, compare it with the checkpoint, and write the report beside it.
 
-    Returns the report. The file is marked as failed until it has passed.
+    Returns the report. The export is marked as failed until it has passed. Raises InputError for a folder in its place
+    that no export has made.
     """
     path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
+    if path.is_dir() and not (mark.exists() or model_files.report_path(path).exists()):
+        raise InputError(f"{path} is a folder that no export has made: move it away, or set EXPORT_FOLDER to another")
     was_marked = mark.exists()
     utils.say(f"making {path}")
     whole_files.write_text(mark, "not compared with the checkpoint\n")
     try:
-        model_files.EXPORT_FORMATS[name].save(source, path)
+        FORMATS[name].save(source, path)
     except Exception as error:  # converters have many classes of errors, for example for an operator that they lack
         if not was_marked:
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
     try:
-        report = export_parity.compare(path, reference, config.CALIBRATION)
+        opened = FORMATS[name].find_model(path)
+        report = export_parity.compare(path, reference, config.CALIBRATION, opened)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
     whole_files.write_text(model_files.report_path(path), to_json(report, indent=1))
@@ -176,12 +182,12 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
 
 
 def name_file(name: str, metadata: Mapping[str, Any]) -> str:
-    """The name of the exported file: the model, its run's configuration, and an ending for the format.
+    """The name of the exported file or folder: the model, its run's configuration, and an ending for the format.
 
     Another checkpoint of the run than the selected one adds its own name, such as model_epoch_006. One without a run
     has only its own name.
     """
-    ending = model_files.EXPORT_FORMATS[name].ending
+    ending = FORMATS[name].ending
     if name == "openvino" and EXPORT_FP16:
         ending = f"_fp16{ending}"
     configuration = metadata.get("run", "").rpartition("/")[2]

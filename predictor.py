@@ -435,10 +435,10 @@ def load(
     else:
         if int8_images:
             raise InputError(f"int8 is made of a checkpoint, and {path} is {format}: set TEST_INT8 = False")
-        if model_files.mark_path(path).exists() and not allow_failed:
+        if not allow_failed and (mark := model_files.find_mark(path)):
             raise InputError(
                 f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
-                f"{model_files.mark_path(path).name} to use it all the same"
+                f"{mark.name} to use it all the same"
             )
         if not allow_failed:
             model_files.require_unchanged(path)

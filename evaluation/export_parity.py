@@ -84,13 +84,13 @@ def predict_files(model: Predictor, paths: Sequence[str], batch_size: int) -> ND
     return np.stack([record.probabilities for record in model.predict(paths, batch_size)])
 
 
-def compare(path: Path, reference: Reference, calibration: str = "none") -> dict[str, Any]:
-    """Compare the exported file `path` with the checkpoint.
+def compare(path: Path, reference: Reference, calibration: str = "none", opened: Path | None = None) -> dict[str, Any]:
+    """Compare the export `path`, a file or folder, with the checkpoint. Of a folder, `opened` is the model in it.
 
     Returns a report of plain types: the differences, the time for an image, and whether the file passed. Raises
     InputError if the file cannot be opened.
     """
-    model = predictor.load(path, "cpu", calibration=calibration, allow_failed=True)
+    model = predictor.load(opened or path, "cpu", calibration=calibration, allow_failed=True)
     expected, thresholds = reference.probabilities, reference.model.thresholds
     problems = []
     if model.classes != reference.model.classes:
@@ -155,8 +155,8 @@ def _mean_ap(probabilities: NDArray[np.float32], targets: NDArray[np.int8]) -> f
 
 
 def measure_size(path: Path) -> int:
-    """The size of the exported file in bytes, with that of the weights beside it."""
-    return sum(file.stat().st_size for file in engines.list_files(path))
+    """The size of the export in bytes: of a file with the weights beside it, or of all that is in a folder."""
+    return sum(file.stat().st_size for file in model_files.list_files(path))
 
 
 def measure_milliseconds(model: Predictor, path: str) -> float:

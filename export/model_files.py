@@ -1,9 +1,9 @@
 """Makes model files: ONNX, OpenVINO IR and TorchScript, in float or 8-bit integers.
 
-    EXPORT_FORMATS["torchscript"].save(Export(...), path)
+    save_torchscript(Export(...), path)
 
 The input of every file is `images`, uint8 RGB (B, 3, H, W); scaling and normalisation are inside. export/engines.py
-opens these files.
+opens these files. export/export_formats.py lists all formats, also those whose files are made elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,8 @@ from models.licences import explain_licence, find_licence
 from models_factory import make_example
 from utils import InputError
 
+FOLDER_DEPTH = 3  # of a model file in an exported folder: REPOSITORY/MODEL/1/model.onnx is the deepest
+
 # ---- exported files ----
 
 
@@ -54,6 +56,7 @@ class Export:
     read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, H, W)
     int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured
     fp16: bool = False  # OpenVINO IR keeps its weights in 16 bits
+    checkpoint: Path | None = None  # the file that they are made from; None: the network is from elsewhere
 
     @cached_property
     def onnx(self) -> Any:
@@ -215,24 +218,46 @@ def describe(metadata: dict[str, Any]) -> str:
 
 
 def mark_path(path: Path) -> Path:
-    """The path of the mark of the exported file `path`. While it exists, the file has not passed its comparison."""
+    """The path of the mark of the export `path`, a file or a folder. While it exists, that has not been found equal.
+
+    The mark of a folder lies beside the folder, as that of a file does.
+    """
     return path.with_name(f"{path.name}.FAILED")
 
 
+def find_mark(path: Path) -> Path | None:
+    """The mark of the model `path`, or of the exported folder that it lies in; None if there is none."""
+    places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
+    return next((mark_path(place) for place in places if mark_path(place).exists()), None)
+
+
 def report_path(path: Path) -> Path:
-    """The path of the report on the exported file `path`: how it compares with its checkpoint, and its hash."""
+    """The path of the report on the export `path`, beside it: how it compares with its checkpoint, and its hashes."""
     return path.with_name(f"{path.name}.json")
 
 
+def list_files(path: Path) -> list[Path]:
+    """The files that the export `path` consists of: those of a folder, or a file and that of its weights."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return engines.list_files(path)
+
+
 def hash_files(path: Path) -> dict[str, str]:
-    """The SHA-256 of the exported file `path`, and of OpenVINO's weights beside it, by their names."""
+    """The SHA-256 of the export `path`, by names: of a file, and of OpenVINO's weights beside it; of a folder's files.
+
+    A folder's texts for people (.md) are left out: they may be edited.
+    """
+    if path.is_dir():
+        files = [file for file in list_files(path) if file.suffix != ".md"]
+        return {file.relative_to(path).as_posix(): hash_file(file) for file in files}
     weights = path.with_suffix(".bin")
     files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
     return {file.name: hash_file(file) for file in files}
 
 
 def require_unchanged(path: Path) -> None:
-    """Raise InputError if the exported file `path` is not as its report describes it; without a report it may be."""
+    """Raise InputError if the export `path` is not as its report describes it; without a report it may be."""
     report = report_path(path)
     if not report.is_file():
         return
@@ -243,21 +268,3 @@ def require_unchanged(path: Path) -> None:
             f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
             f"delete {report.name} to use it all the same"
         )
-
-
-class ExportFormat(NamedTuple):
-    """How files of one format are made."""
-
-    save: Callable[[Export, Path], None]
-    ending: str  # of the file's name
-    packages: tuple[str, ...] = ()  # needed to make and to open the file
-
-
-# keys: the values of the constant EXPORT_FORMATS of export_onnx.py
-EXPORT_FORMATS: dict[str, ExportFormat] = {
-    "onnx": ExportFormat(save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": ExportFormat(save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
-    "torchscript": ExportFormat(save_torchscript, engines.PROGRAM_ENDING),
-    "onnx_int8": ExportFormat(save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino_int8": ExportFormat(save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")),
-}

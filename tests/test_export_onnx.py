@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -19,10 +20,10 @@ import export_onnx
 import models_factory
 import predictor
 import utils
-from dataset import augmentations, files
+from dataset import augmentations, files, whole_files
 from dataset.files import list_images
 from evaluation import export_parity
-from export import model_files
+from export import export_formats, model_files
 from models import batchnorm_folding, checkpoints
 from predictor import Record
 
@@ -76,7 +77,7 @@ def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempP
     """The folder of all formats' files, made once."""
     before = dict(config.__dict__)
     folder = tmp_path_factory.mktemp("exported")
-    formats = {"EXPORT_FORMATS": ",".join(model_files.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
+    formats = {"EXPORT_FORMATS": ",".join(export_formats.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
     try:
         with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
             loose = export_parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
@@ -227,6 +228,48 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
 
 
 @pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not
+def test_a_format_may_write_a_folder(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model is compared; report and mark lie beside it. A folder that no export has made stays as it is."""
+    weights = []
+
+    def save(export: model_files.Export, path: Path) -> None:
+        assert export.checkpoint == checkpoint
+        network = export.network if not weights else model_files.Activated(export.network, torch.neg)
+        with whole_files.replace_folder(path) as folder:
+            (folder / "1").mkdir()
+            model_files.save_torchscript(
+                dataclasses.replace(export, network=network), folder / "1" / "m_torchscript.pt"
+            )
+            (folder / "README.md").write_text("For people.")
+
+    form = export_formats.ExportFormat(save, "_folder", model="1/m_torchscript.pt")
+    monkeypatch.setitem(export_formats.EXPORT_FORMATS, "onnx", form)
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx")
+    folder = tmp_path / "exported_models" / "test_resnet_random_folder"
+    folder.mkdir(parents=True)
+    (folder / "precious.txt").touch()
+    assert "is a folder that no export has made" in fails(export_onnx.main, arguments)
+    assert [file.name for file in folder.iterdir()] == ["precious.txt"]
+    (folder / "precious.txt").unlink()
+    folder.rmdir()
+
+    export_onnx.main(arguments)
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json"}
+    report = json.loads((folder.parent / f"{folder.name}.json").read_text())
+    model = folder / "1" / "m_torchscript.pt"
+    assert (report["file"], report["parity"]) == (folder.name, "passed")
+    assert report["sha256"] == {"1/m_torchscript.pt": files.hash_file(model)}
+    assert report["megabytes"] == pytest.approx((model.stat().st_size + len("For people.")) / 1e6)
+    predictor.load(model, "cpu")
+
+    weights.append("wrong from now on")
+    assert fails(export_onnx.main, arguments) == f"error: 1 of 1 files did not pass: {folder.name}"
+    with pytest.raises(utils.InputError, match=r"delete test_resnet_random_folder\.FAILED to use it all the same$"):
+        predictor.load(model, "cpu")
+
+
 def test_a_format_that_cannot_be_made_leaves_the_others(
     kind: type[Exception],
     checkpoint: Path,

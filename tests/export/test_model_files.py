@@ -22,7 +22,8 @@ import models_factory
 from export import engine_cache, engines, model_files
 from export.engine_cache import KeptSource
 from export.engines import ENGINES
-from export.model_files import EXPORT_FORMATS, Export
+from export.export_formats import EXPORT_FORMATS
+from export.model_files import Export
 from heads import HEADS
 from models import batchnorm_folding
 from models_factory import MultiLabelModel
