@@ -50,7 +50,7 @@ from evaluation import export_parity
 from export import engines, model_files
 from export.export_formats import EXPORT_FORMATS as FORMATS
 from export.model_files import Export
-from models import batchnorm_folding, checkpoints
+from models import batchnorm_folding, checkpoints, hub_folders
 from trainer import from_config
 from utils import InputError
 
@@ -144,7 +144,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "output": EXPORT_OUTPUT,
         "applied_calibration": config.CALIBRATION if EXPORT_OUTPUT == "probabilities" else "none",
         "dynamic": list(EXPORT_DYNAMIC),
-        "checkpoint_sha256": files.hash_file(config.MODEL_PATH),
+        "checkpoint_sha256": files.hash_file(hub_folders.locate(config.MODEL_PATH)),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
     }
 

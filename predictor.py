@@ -41,9 +41,9 @@ from dataset.fonts import make_drawable
 from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
 from dataset.json_files import to_json
-from export import engine_cache, engines, model_files
+from export import engine_cache, engines, model_files, timm_folders
 from export.engines import Run, TorchRun
-from models import checkpoints
+from models import checkpoints, hub_folders
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models.novelty import Reference, find_reference
@@ -405,6 +405,9 @@ def load(
 ) -> Predictor:
     """Open the model in the file `path`. Its classes, image size and so on come from the file, not from config.py.
 
+    `path` may also be a folder in the layout of Hugging Face's hub, or an address, "hf-hub:owner/name"; see
+    models/hub_folders.py. A model that others put there with timm has no thresholds of its own.
+
     `default_threshold` is used if the model has no threshold. `engine` is a key of engines.ENGINES, or "auto", which
     chooses the engine by the kind of file. Engines other than torch run a checkpoint by an ONNX file that is made from
     it and kept in `cache_folder` (None: in the folder engines/ beside the checkpoint); with image files in
@@ -421,13 +424,21 @@ def load(
 
         model = predictor.load("best_model.pt", flip=True, scales=(1.0, 1.25))
     """
-    path = Path(path)
+    path = hub_folders.locate(path)
     if not scales or min(scales) <= 0:
         raise InputError(f"scales are {tuple(scales)}: they must be one or more numbers above 0")
     format = engines.recognise(path)
     engines.require_program_name(path, format)
     engine = engines.choose_engine(engine, format, path)
     target = choose_device("cpu" if device == "auto" and engine != "torch" else device)
+    is_exported = format != "checkpoint" or hub_folders.is_ours(path)
+    if is_exported and not allow_failed:
+        if mark := model_files.find_mark(path):
+            raise InputError(
+                f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
+                f"{mark.name} to use it all the same"
+            )
+        model_files.require_unchanged(path.parent if hub_folders.is_ours(path) else path)
     if format == "checkpoint":
         metadata = checkpoints.load(path)
         run = _open_checkpoint(metadata, path, engine, target, int8_images, cache_folder)
@@ -435,14 +446,8 @@ def load(
     else:
         if int8_images:
             raise InputError(f"int8 is made of a checkpoint, and {path} is {format}: set TEST_INT8 = False")
-        if not allow_failed and (mark := model_files.find_mark(path)):
-            raise InputError(
-                f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
-                f"{mark.name} to use it all the same"
-            )
-        if not allow_failed:
-            model_files.require_unchanged(path)
-        run, metadata = engines.ENGINES[engine](path, target)
+        opened = timm_folders.open_timm if format == "timm" else engines.ENGINES[engine]
+        run, metadata = opened(path, target)
         if not isinstance(metadata, dict) or not metadata.keys() >= REQUIRED:
             raise InputError(f"{path} does not say its classes and image size: export_onnx.py makes files that do")
         check_metadata(metadata, path)
@@ -482,6 +487,8 @@ def _open_checkpoint(
         if int8_images:
             raise InputError("engine torch runs float models only: choose openvino for int8")
         return engines.make_torch(restore_model(metadata, path), image_size, device)
+    if hub_folders.is_ours(path) and cache_folder is None:
+        raise InputError(f"engine {engine} keeps a file of the model, and {path.parent} is no place: name cache_folder")
     transform = make_eval_transform(metadata["resize_rule"], image_size)
     source = engine_cache.KeptSource(
         make_model=lambda: restore_model(metadata, path),

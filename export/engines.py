@@ -26,6 +26,7 @@ from dataset.files import open_file
 from dataset.json_files import parse_json
 from heads import pool
 from limits import ImageSize
+from models import hub_folders
 from models.batchnorm_folding import fold_batchnorm
 from models.checkpoints import find_damage
 from models_factory import MultiLabelModel, make_example
@@ -90,8 +91,14 @@ def run_one_by_one(run: Run) -> Run:
 def recognise(path: Path) -> str:
     """The kind of the model file `path`, a key of ENGINES_OF, told by its content. No code from the file is run.
 
+    Of a folder in the layout of the hub, or its address, that is "checkpoint" or "timm": see models/hub_folders.py.
     Raises InputError if there is no such file, or if it is of none of these kinds.
     """
+    path = hub_folders.locate(path)
+    if hub_folders.is_ours(path):
+        return "checkpoint"
+    if hub_folders.is_timms(path):
+        return "timm"
     if not path.is_file():
         raise InputError(f"there is no model {path}: run training.py first, or set the path to one that exists")
     try:
@@ -299,4 +306,5 @@ ENGINES_OF: dict[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
     "openvino": ("openvino",),
     "torchscript": ("torch",),
+    "timm": ("torch",),  # a folder of the hub's layout that others made: export/timm_folders.py opens it
 }
