@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from export import engines, model_files
+from export import engines, hub_folder, model_files
 from export.model_files import Export
 
 
@@ -38,4 +38,5 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")
     ),
+    "hub": ExportFormat(hub_folder.save_hub, "_hub", (), model="."),
 }

@@ -2,22 +2,23 @@
 
     save_hub(Export(...), folder)
 
-    model.safetensors     the tensors: under timm's names where timm alone can compute the model, else under this project's
+    model.safetensors     the tensors, under timm's names where timm alone can compute the model
     config.json           timm's: architecture, classes, normalisation, image size
-    multilabel.json       what timm has no place for: thresholds, calibration, resize rule, the run, the model's own names
+    multilabel.json       what timm has no place for: thresholds, calibration, resize rule, the run
     selected_tags.csv     tag_id, name, category, count, as programs for taggers read it
     README.md             the card
 
-`timm.create_model("local-dir:FOLDER", pretrained=True)` opens the folder if the backbone is timm's, with its own pooling
-(FEATURES own), and the head linear; BatchNorm behind a linear head is folded into it. timm then gives the same logits,
-which is checked before the folder is there. Of every other model config.json names no network that timm has, so that
-timm opens it with an error and never with other logits. models/hub_folders.py reads the folder.
+`timm.create_model("local-dir:FOLDER", pretrained=True)` opens the folder if the backbone is timm's, with its own
+pooling (FEATURES own), and the head linear; BatchNorm behind a linear head is folded into it. timm then gives the same
+logits, which is checked before the folder is there. Of every other model config.json names a network that timm does not
+have: timm says so, and never gives other logits. models/hub_folders.py reads the folder.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,7 @@ from models.own_backbones import OWN_BACKBONES
 from models_factory import MultiLabelModel, make_example, restore_model
 from utils import InputError, first_line
 
+MULTI_LABEL, ONE_LABEL = "multi_label_classification", "single_label_classification"
 TOLERANCE = 1e-5  # of the largest logit, by which timm's may differ
 # RESIZE_RULE -> timm's crop_mode and crop_pct. timm resizes PIL images and fills borders with the mean, not with 0
 TIMM_CROPS = {"squash": ("squash", 1.0), "center_crop": ("center", 0.875), "letterbox": ("border", 1.0)}
@@ -72,7 +74,7 @@ def save_hub(export: Export, path: Path) -> None:
         except NotTimms as reason:
             write_own(checkpoint, model, folder)
             layout, problem = hub_folders.OWN, str(reason)
-        metadata = make_metadata(export, checkpoint, model, layout)
+        metadata = make_metadata(export, checkpoint, layout)
         metadata["weights_sha256"] = hash_file(folder / WEIGHTS)
         (folder / METADATA).write_text(to_json(metadata, indent=1), encoding="utf-8")
         with open(folder / TAGS, "w", encoding="utf-8", newline="") as file:
@@ -82,22 +84,16 @@ def save_hub(export: Export, path: Path) -> None:
         (folder / CARD).write_text(export.make_card(problem), encoding="utf-8")
 
 
-def make_metadata(export: Export, checkpoint: dict[str, Any], model: MultiLabelModel, layout: str) -> dict[str, Any]:
-    """What multilabel.json says: the checkpoint's metadata as exports have it, without paths of this machine.
+def make_metadata(export: Export, checkpoint: dict[str, Any], layout: str) -> dict[str, Any]:
+    """What multilabel.json says: the checkpoint's metadata, and what exports have of it without this machine's paths.
 
-    The model gives logits whatever EXPORT_OUTPUT says: it is opened as a checkpoint is, with CALIBRATION and all engines.
+    The model gives logits whatever EXPORT_OUTPUT says: it is opened as a checkpoint is, with CALIBRATION, in all engines.
     """
-    metadata = export.metadata | {key: checkpoint.get(key) for key in ("thresholds", "best_threshold")}
+    values = {key: value for key, value in checkpoint.items() if key not in TENSORS}
+    values |= {key: export.metadata[key] for key in ("config", "checkpoint_sha256", "exported_by")}
     if layout == hub_folders.TIMM:
-        metadata |= {"head": "linear", "head_options": {}}
-    return {
-        **{key: value for key, value in metadata.items() if key not in TENSORS},
-        "output": "logits",
-        "applied_calibration": "none",
-        "precision": "fp32",
-        "pretrained_licence": find_licence(checkpoint),
-        "layout": layout,
-    }
+        values |= {"head": "linear", "head_options": {}}
+    return values | {"precision": "fp32", "pretrained_licence": find_licence(checkpoint), "layout": layout}
 
 
 # ---- under timm's names ----
@@ -181,15 +177,19 @@ def write_config(checkpoint: dict[str, Any], model: MultiLabelModel, form: TimmF
     path.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def describe(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def describe(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json says of the classes. timm does not read `problem_type`, which is transformers' word."""
-    activation = checkpoint.get("activation", "sigmoid")
-    is_multi = activation == "sigmoid" and checkpoint.get("max_labels", 0) != 1
     return {
         "num_classes": len(checkpoint["classes"]),
         "label_names": list(checkpoint["classes"]),
-        "problem_type": "multi_label_classification" if is_multi else "single_label_classification",
+        "problem_type": describe_task(checkpoint),
     }
+
+
+def describe_task(checkpoint: Mapping[str, Any]) -> str:
+    """MULTI_LABEL, or ONE_LABEL for a model that gives each image one label."""
+    is_one = checkpoint.get("activation") == "softmax" or checkpoint.get("max_labels") == 1
+    return ONE_LABEL if is_one else MULTI_LABEL
 
 
 def describe_input(checkpoint: dict[str, Any], model: MultiLabelModel) -> dict[str, Any]:

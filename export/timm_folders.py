@@ -21,6 +21,7 @@ from dataset import csv_files, timm_rules
 from dataset.class_names import show_names
 from dataset.image_sizes import Size
 from export.engines import Opened, make_torch
+from export.hub_folder import MULTI_LABEL
 from models import hub_folders
 from models.hub_folders import CONFIG, TAGS
 from models.metadata import LARGEST_SIDE, is_count, is_name
@@ -29,7 +30,6 @@ from utils import InputError, first_line, say
 
 # what of timm's settings is needed to load tensors; the others say where to load from, which here is the folder alone
 SETTINGS = ("num_classes", "input_size", "fixed_input_size", "first_conv", "classifier", "label_offset", "mean", "std")
-MULTI_LABEL = "multi_label_classification"  # as the problem_type of transformers, whose config.json has the same name
 
 
 def open_timm(path: Path, device: torch.device) -> Opened:

@@ -74,7 +74,7 @@ def find_licence(metadata: Mapping[str, Any]) -> str:
 
 
 def write_for_hub(licence: str) -> dict[str, str]:
-    """The licence as Hugging Face's hub has it in a model card: names that it does not know are "other", with a name."""
+    """The licence as cards on Hugging Face's hub have it: one that it does not know is "other", with a name."""
     if licence in (NO_WEIGHTS, UNKNOWN):
         return {"license": "unknown"}
     return {"license": licence} if licence in HUB_LICENCES else {"license": "other", "license_name": licence}
