@@ -87,7 +87,7 @@ def save_hub(export: Export, path: Path) -> None:
 def make_metadata(export: Export, checkpoint: dict[str, Any], layout: str) -> dict[str, Any]:
     """What multilabel.json says: the checkpoint's metadata, and what exports have of it without this machine's paths.
 
-    The model gives logits whatever EXPORT_OUTPUT says: it is opened as a checkpoint is, with CALIBRATION, in all engines.
+    The model gives logits whatever EXPORT_OUTPUT says, and opens as a checkpoint does: with CALIBRATION, in any engine.
     """
     values = {key: value for key, value in checkpoint.items() if key not in TENSORS}
     values |= {key: export.metadata[key] for key in ("config", "checkpoint_sha256", "exported_by")}
