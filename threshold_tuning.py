@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     engines.require_checkpoint(config.MODEL_PATH, "whose thresholds stay")
     if hub_folders.is_ours(hub_folders.locate(config.MODEL_PATH)):
         raise utils.InputError(
-            f"{config.MODEL_PATH} is a folder for the hub, whose thresholds stay: set MODEL_PATH to the checkpoint (.pt)"
+            f"{config.MODEL_PATH} is a folder for the hub, whose thresholds stay: name the checkpoint (.pt)"
         )
     folder = find_folder(config.MODEL_PATH)
     if not config.MODEL_PATH.is_file():

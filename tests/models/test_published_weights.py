@@ -243,7 +243,11 @@ def test_an_unknown_name_names_the_nearest(tmp_path: Path, monkeypatch: pytest.M
 
 def test_every_entry_says_what_there_is_to_know() -> None:
     names = models_factory.list_names()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     for name, entry in PUBLISHED.items():
+        row = f"| `{name}` | `{entry.model_name}` | `{entry.head}` | {entry.image_size} |"
+        assert row in page
+        assert f"{100 * entry.mean_ap:.1f} |\n" in page[page.index(row) :]
         assert entry.model_name in names
         assert entry.head in published_weights.CONVERTERS
         assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", entry.sha256)
