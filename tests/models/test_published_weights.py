@@ -78,7 +78,7 @@ def make_published_state(model: MultiLabelModel, head: str) -> dict[str, Tensor]
     return state
 
 
-def write_published(path: Path, model: MultiLabelModel, head: str, **changes: Any) -> Path:
+def write_published(path: Path, model: MultiLabelModel, head: str, /, **changes: Any) -> Path:
     content = {
         "model": make_published_state(model, head),
         "num_classes": 5,
