@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,20 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     printed = capsys.readouterr()
     assert [line.partition(": ")[0] for line in printed.err.splitlines()] == names
     assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
+
+
+def test_the_example_of_the_docs_prints_the_labels(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(predictor.__file__).parent / "docs" / "shipping.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(pictures / "inner" / "turned6.jpg", "photo.jpg")
+    save_model(Path("model_resize.onnx"), "letterbox", True, output="probabilities", gives_labels=True, min_labels=2)
+    exec(code, {})
+    (record,) = predictor.load("model_resize.onnx", "cpu").predict("photo.jpg")
+    assert capsys.readouterr().out == f"{record.names}\n"
+    assert len(record.names) >= 2
 
 
 def test_it_needs_three_packages_only() -> None:
