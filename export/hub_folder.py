@@ -30,7 +30,7 @@ from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from dataset.whole_files import replace_folder
-from export.model_files import Export
+from export.model_files import Export, require_plain
 from heads import Linear, LinearBN
 from models import checkpoints, hub_folders
 from models.backbones import get_timm_name, has_fixed_size, is_torchvision
@@ -63,6 +63,7 @@ class TimmForm(NamedTuple):
 
 def save_hub(export: Export, path: Path) -> None:
     """Write the folder. Raises InputError if it cannot be written."""
+    require_plain(export, "hub")
     assert export.checkpoint is not None
     assert export.make_card is not None
     checkpoint = checkpoints.load(export.checkpoint)

@@ -122,9 +122,10 @@ def make_network(config: Mapping[str, Any], num_classes: int, path: Path) -> nn.
     if not timm.is_model(name):
         raise InputError(f"{path.parent}: timm {timm.__version__} has no network {name!r}: it is newer, or no network")
     # what create_model itself takes says where to load from, and is no property of a network
-    own = {*inspect.signature(timm.create_model).parameters, "features_only", "pretrained_strict", "num_classes"}
+    own = {*inspect.signature(timm.create_model).parameters, "features_only", "pretrained_strict"}
     if not isinstance(options, dict) or own & options.keys():
         raise InputError(f"{path.parent / CONFIG}: model_args is {options!r}, expected options of {name} alone")
+    options = {key: value for key, value in options.items() if key not in ("num_classes", "in_chans")}
     tensors = hub_folders.read_tensors(path)
     settings = {key: value for key, value in config["pretrained_cfg"].items() if key in SETTINGS}
     settings |= {"architecture": name, "num_classes": num_classes, "state_dict": tensors}

@@ -496,6 +496,7 @@ def test_an_address_without_a_model_is_one_line(
 
 @pytest.mark.parametrize("is_offline", [True, False])
 def test_without_a_network_it_is_one_line(hub: Hub, is_offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its client's attempts
     if is_offline:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     else:
