@@ -63,7 +63,7 @@ def choose_weights(weights: str, folder: Path | None) -> str:
                 "for the file, or rename it"
             )
         return str(find_weights(weights, folder or Path(torch.hub.get_dir()) / "checkpoints"))
-    if weights == "default" or path.suffix or len(path.parts) > 1 or path.exists():
+    if weights == "default" or path.suffix or "/" in path.as_posix() or weights.startswith(".") or path.exists():
         return weights
     near = difflib.get_close_matches(weights, [*PUBLISHED, "default"], n=1, cutoff=0.0)[0]
     raise InputError(
