@@ -53,12 +53,12 @@ def write_rule(settings: Mapping[str, Any], mean: list[float]) -> str:
 def make_timm_transform(rule: str, size: Size) -> Transform:
     """The transform that `rule` says, uint8 (3, H, W) -> uint8 of `size`: timm's own, which resizes PIL images."""
     from PIL import Image
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
 
     found = PATTERN.fullmatch(rule)
     assert found is not None
     change: Any = create_transform(
-        (3, *size),
+        (3, size.height, size.width),
         crop_mode=found[1],
         crop_pct=float(found[2]),
         interpolation=found[3],

@@ -151,7 +151,7 @@ def measure_timm(folder: Path, reference: Reference) -> float:
     """The largest difference of a probability when timm alone opens `folder`, over the first images."""
     import timm
 
-    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     mean, std = (torch.tensor(network.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     images = torch.stack([reference.model.prepare(path) for path in reference.paths[:BATCH_SIZE]])
     with torch.no_grad():

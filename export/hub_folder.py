@@ -9,9 +9,10 @@
     README.md             the card
 
 `timm.create_model("local-dir:FOLDER", pretrained=True)` opens the folder if the backbone is timm's, with its own
-pooling (FEATURES own), and the head linear; BatchNorm behind a linear head is folded into it. timm then gives the same
-logits, which is checked before the folder is there. Of every other model config.json names a network that timm does not
-have: timm says so, and never gives other logits. models/hub_folders.py reads the folder.
+pooling or one that timm has (FEATURES own, mean or mean_and_max), and the head linear; BatchNorm behind a linear head
+is folded into it. timm then gives the same logits, which is checked before the folder is there. Of every other model
+config.json names a network that timm does not have: timm says so, and never gives other logits. models/hub_folders.py
+reads the folder.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from utils import InputError, first_line
 
 MULTI_LABEL, ONE_LABEL = "multi_label_classification", "single_label_classification"
 TOLERANCE = 1e-5  # of the largest logit, by which timm's may differ
+# FEATURES -> the pooling that timm calls so; None: the network's own
+TIMM_POOLINGS = {OWN: None, "mean": "avg", "mean_and_max": "catavgmax"}
 # RESIZE_RULE -> timm's crop_mode and crop_pct. timm resizes PIL images and fills borders with the mean, not with 0
 TIMM_CROPS = {"squash": ("squash", 1.0), "center_crop": ("center", 0.875), "letterbox": ("border", 1.0)}
 
@@ -112,7 +115,7 @@ def write_timm(checkpoint: dict[str, Any], model: MultiLabelModel, folder: Path)
     write_config(checkpoint, model, form, folder / CONFIG)
     images = make_example(checkpoint["image_size"])
     try:
-        network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         with torch.no_grad():
             found, expected = network(model.normalize(images)), model(images)
     except Exception as error:  # timm's networks have many classes of errors
@@ -131,13 +134,18 @@ def make_timm_form(checkpoint: dict[str, Any], model: MultiLabelModel) -> TimmFo
         raise NotTimms(f"{name} is a network of torchvision")
     if name in OWN_BACKBONES:
         raise NotTimms(f"{name} is a network of one's own")
-    if features != OWN:
+    if features not in TIMM_POOLINGS:
         raise NotTimms(f"FEATURES {features} are no pooling that timm has")
     linear = fold_head(model.head, checkpoint["head"])
     size = as_size(checkpoint["image_size"])
     options: dict[str, Any] = {"img_size": list(size)} if has_fixed_size(name) else {}
+    if features != OWN:
+        options["global_pool"] = TIMM_POOLINGS[features]
     architecture = get_timm_name(name).partition(".")[0]
-    network = timm.create_model(architecture, num_classes=len(checkpoint["classes"]), **options)
+    try:
+        network: Any = timm.create_model(architecture, num_classes=len(checkpoint["classes"]), **options)
+    except Exception as error:  # timm's networks refuse options in many ways
+        raise NotTimms(f"its {architecture} has no FEATURES {features} ({first_line(error)})") from error
     settings = network.pretrained_cfg
     classifier = settings.get("classifier")
     is_one = isinstance(classifier, str) and isinstance(network.get_submodule(classifier), nn.Linear)

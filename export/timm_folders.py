@@ -104,7 +104,7 @@ def read_tags(path: Path) -> list[str]:
 
 def read_names(config: Mapping[str, Any], num_classes: int) -> list[str]:
     """The classes that config.json names, a list or an object {index: name}; without names their numbers."""
-    names = config.get("label_names", config["pretrained_cfg"].get("label_names"))
+    names: Any = config.get("label_names", config["pretrained_cfg"].get("label_names"))
     if isinstance(names, dict):
         names = [names.get(str(index)) for index in range(num_classes)]
     if names is None:

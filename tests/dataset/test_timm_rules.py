@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 
 from dataset.augmentations import make_eval_transform
 from dataset.timm_rules import is_rule, write_rule

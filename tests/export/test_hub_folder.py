@@ -20,9 +20,12 @@ import yaml
 from PIL import Image
 from random_models import compute_plain, draw_images, make_random_model
 from safetensors.torch import load_file, save_file
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 from timm.models import _hub as timm_hub
 from torch import Tensor
 
+import models_factory
 import predictor
 from dataset.files import hash_file
 from evaluation import export_parity, hub_card
@@ -74,7 +77,7 @@ def export(checkpoint: Path, folder: Path, **metadata: Any) -> Path:
 
 def open_with_timm(folder: Path, images: Tensor) -> Tensor:
     """The logits that somebody without this project gets: images normalised by what config.json says."""
-    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     mean, std = (torch.tensor(network.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     return compute_plain(network, (images / 255 - mean) / std)
 
@@ -96,9 +99,9 @@ def test_timm_opens_it_with_equal_logits(name: str, head: str, tmp_path: Path) -
     expected = compute_plain(make_random_model(name, head, len(CLASSES)), images)
     assert expected.std(dim=0).min() > 1e-3, "images differ"
     torch.testing.assert_close(open_with_timm(found, images), expected, rtol=1e-5, atol=1e-5)
-    network = timm.create_model(f"local-dir:{found}", pretrained=True)
+    network: Any = timm.create_model(f"local-dir:{found}", pretrained=True)
     assert network.pretrained_cfg["label_names"] == CLASSES
-    data = timm.data.resolve_model_data_config(network)
+    data = resolve_model_data_config(network)
     assert (*data["input_size"], data["crop_pct"], data["crop_mode"]) == (3, 64, 64, 1.0, "squash")
 
     opened = predictor.load(found, "cpu")
@@ -138,19 +141,26 @@ def test_what_timm_cannot_compute_it_refuses_and_predictor_opens(
     np.testing.assert_allclose(predictor.load(found, "cpu").compute(images), expected, rtol=0, atol=1e-6)
 
 
-def test_pooled_features_are_not_timms(tmp_path: Path) -> None:
-    import models_factory
-
+@pytest.mark.parametrize(
+    ("name", "features", "is_timms"), [("test_resnet", "mean_and_max", True), ("test_vit", "class_and_mean", False)]
+)
+def test_features_are_timms_where_it_has_such_a_pooling(
+    name: str, features: str, is_timms: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    model = models_factory.make_model("test_resnet", 5, "linear", image_size=64, features="mean_and_max")
+    model = models_factory.make_model(name, 5, "linear", image_size=64, features=features)
     path = tmp_path / "model.pt"
-    values = {"model_state": model.state_dict(), "features": "mean_and_max"}
-    write_checkpoint(path, "test_resnet", "linear", **values)
+    write_checkpoint(path, name, "linear", model_state=model.state_dict(), features=features)
     found = export(path, tmp_path / "model_hub")
-    assert json.loads((found / "multilabel.json").read_text())["layout"] == "own"
-    assert "FEATURES mean_and_max are no pooling that timm has" in (found / "README.md").read_text()
-    expected = compute_plain(model.eval(), draw_images(2)).sigmoid().numpy()
-    np.testing.assert_allclose(predictor.load(found, "cpu").compute(draw_images(2)), expected, rtol=0, atol=1e-6)
+    expected = compute_plain(model.eval(), draw_images(2))
+    if is_timms:
+        torch.testing.assert_close(open_with_timm(found, draw_images(2)), expected, rtol=1e-5, atol=1e-5)
+    else:
+        assert f"FEATURES {features} are no pooling that timm has" in (found / "README.md").read_text()
+        with pytest.raises(RuntimeError, match="Unknown model"):
+            timm.create_model(f"local-dir:{found}", pretrained=True)
+    opened = predictor.load(found, "cpu").compute(draw_images(2))
+    np.testing.assert_allclose(opened, expected.sigmoid().numpy(), rtol=0, atol=1e-6)
 
 
 def test_where_timm_computes_something_else_its_names_are_not_used(
@@ -293,7 +303,7 @@ def test_it_is_opened_as_checkpoints_are(folder: Path, tmp_path: Path) -> None:
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tagger of five classes as timm itself writes it, 48 x 48 pixels, with a random head."""
     torch.manual_seed(0)
-    network = timm.create_model("test_vit", num_classes=5, img_size=48, global_pool="avg", class_token=False)
+    network: Any = timm.create_model("test_vit", num_classes=5, img_size=48, global_pool="avg", class_token=False)
     torch.nn.init.normal_(network.get_classifier().weight)
     path = tmp_path_factory.mktemp("others") / "tagger"
     data = {
@@ -328,7 +338,7 @@ def test_what_timm_wrote_gives_what_timm_gives(
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
     image = image.resize((240, 160), Image.Resampling.BICUBIC)
     network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    transform: Any = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+    transform: Any = create_transform(**resolve_model_data_config(network))
     logits = compute_plain(network, transform(image)[None])[0]
     expected = logits.sigmoid() if is_tagger else logits.softmax(0)
 
