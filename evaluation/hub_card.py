@@ -40,7 +40,8 @@ def make_card(checkpoint: Mapping[str, Any], path: Path, trained_models: Path, w
     opening = pages.render(
         "hub_opening.md",
         why_not=why_not_timm,
-        resized=f"{checkpoint['resize_rule']} to {as_size(checkpoint['image_size'])} px",
+        rule=checkpoint["resize_rule"],
+        size=as_size(checkpoint["image_size"]),
         activation=Markup("softmax(1)" if checkpoint.get("activation") == "softmax" else "sigmoid()"),
     ).strip()
     tested = find_tested_card(checkpoint, path, trained_models)
