@@ -3,10 +3,12 @@
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
 Makes the files EXPORT_FORMATS from the checkpoint MODEL_PATH, and writes them into EXPORT_FOLDER. A file takes
-`images`, uint8 RGB (B, 3, H, W), already resized. It holds its classes, thresholds, image size and resize rule, so that
-predictor.load and testing.py open it like a checkpoint. File and checkpoint are run over the same EXPORT_CHECK_IMAGES
-image files; FILE.json beside the file holds the result, and evaluation/export_parity.py the budgets. If the two
-differ too much, the mark FILE.FAILED stays beside the file, the file is not opened later, and the exit status is 1.
+`images`, uint8 RGB (B, 3, H, W), already resized, or with EXPORT_RESIZE one `image`, uint8 RGB (H, W, 3) of any size.
+It holds its classes, thresholds, image size and resize rule, so that predictor.load and testing.py open it like a
+checkpoint. File and checkpoint are run over the same EXPORT_CHECK_IMAGES image files; FILE.json beside the file holds
+the result, and evaluation/export_parity.py the budgets. If the two differ too much, the mark FILE.FAILED stays beside
+the file, the file is not opened later, and the exit status is 1. predict_onnx.py is put beside ONNX files: it runs them
+without this project.
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8"], ...], ONE_OR_MORE
+    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "hub"], ...], ONE_OR_MORE
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
-EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION
+EXPORT_RESIZE: bool = False  # onnx, openvino: they take one image of any size, uint8 (H, W, 3), and resize it
+EXPORT_OUTPUT: Literal["logits", "probabilities", "labels"] = "logits"  # probabilities: after CALIBRATION; labels: both
 EXPORT_DYNAMIC: tuple[Literal["batch", "size"], ...] = ("batch",)  # what may vary; size: height, width; (): one image
 EXPORT_FP16: bool = False  # openvino: weights of 16 bits, half the file
 EXPORT_CHECK_IMAGES: Count = 200  # image files on which each file is compared with the checkpoint
@@ -34,6 +37,7 @@ if __name__ == "__main__":
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -46,18 +50,21 @@ import utils
 from dataset import augmentations, files, whole_files
 from dataset.json_files import to_json
 from dataset.table import map_classes
-from evaluation import export_parity
+from evaluation import export_parity, hub_card
 from export import engines, model_files
+from export.export_formats import EXPORT_FORMATS as FORMATS
 from export.model_files import Export
-from models import batchnorm_folding, checkpoints
+from models import batchnorm_folding, checkpoints, hub_folders
 from trainer import from_config
 from utils import InputError
+
+PREDICTOR = Path(model_files.__file__).with_name("predict_onnx.py")
 
 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     for name in EXPORT_FORMATS:
-        engines.require_packages(model_files.EXPORT_FORMATS[name].packages, f"EXPORT_FORMATS {name}")
+        engines.require_packages(FORMATS[name].packages, f"EXPORT_FORMATS {name}")
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     checkpoint = checkpoints.load(config.MODEL_PATH)
@@ -108,7 +115,7 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
     )
     metadata = make_metadata(checkpoint)
     network = folded
-    if EXPORT_OUTPUT == "probabilities":
+    if metadata["output"] == "probabilities":
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
         network = model_files.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
@@ -122,6 +129,8 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
         read_image=lambda path: predictor.read_image(path, transform),
         int8_images=int8_images,
         fp16=EXPORT_FP16,
+        checkpoint=config.MODEL_PATH,
+        make_card=partial(hub_card.make_card, checkpoint, config.MODEL_PATH, config.TRAINED_MODELS_FOLDER),
     )
 
 
@@ -130,6 +139,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
+    output = "logits" if EXPORT_OUTPUT == "logits" else "probabilities"
     packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
     constants = values.get("config", {})
     # without paths of this machine, since the file is given to other people
@@ -139,32 +149,40 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return values | {
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
-        "output": EXPORT_OUTPUT,
-        "applied_calibration": config.CALIBRATION if EXPORT_OUTPUT == "probabilities" else "none",
-        "dynamic": list(EXPORT_DYNAMIC),
-        "checkpoint_sha256": files.hash_file(config.MODEL_PATH),
+        "input": engines.IMAGE if EXPORT_RESIZE else "images",
+        "output": output,
+        "gives_labels": EXPORT_OUTPUT == "labels",
+        "applied_calibration": config.CALIBRATION if output == "probabilities" else "none",
+        "dynamic": [] if EXPORT_RESIZE else list(EXPORT_DYNAMIC),
+        "checkpoint_sha256": files.hash_file(hub_folders.locate(config.MODEL_PATH)),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
     }
 
 
 def export(name: str, source: Export, reference: export_parity.Reference) -> dict[str, Any]:
-    """Write the file in format `name`, compare it with the checkpoint, and write the report beside it.
+    """Write the file or folder in format `name`, compare it with the checkpoint, and write the report beside it.
 
-    Returns the report. The file is marked as failed until it has passed.
+    Returns the report. The export is marked as failed until it has passed. Raises InputError for a folder in its place
+    that no export has made.
     """
     path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
+    if path.is_dir() and not (mark.exists() or model_files.report_path(path).exists()):
+        raise InputError(f"{path} is a folder that no export has made: move it away, or set EXPORT_FOLDER to another")
     was_marked = mark.exists()
     utils.say(f"making {path}")
     whole_files.write_text(mark, "not compared with the checkpoint\n")
     try:
-        model_files.EXPORT_FORMATS[name].save(source, path)
+        FORMATS[name].save(source, path)
     except Exception as error:  # converters have many classes of errors, for example for an operator that they lack
         if not was_marked:
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
+    if path.suffix == ".onnx":
+        copy_predictor(path.parent)
     try:
-        report = export_parity.compare(path, reference, config.CALIBRATION)
+        opened = FORMATS[name].find_model(path)
+        report = export_parity.compare(path, reference, config.CALIBRATION, opened)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
     whole_files.write_text(model_files.report_path(path), to_json(report, indent=1))
@@ -175,19 +193,31 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     return report
 
 
+def copy_predictor(folder: Path) -> None:
+    """Put predict_onnx.py, which runs ONNX files without this project, beside them. One that was changed stays."""
+    path = folder / PREDICTOR.name
+    text = PREDICTOR.read_text(encoding="utf-8")
+    if not path.exists():
+        whole_files.write_text(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        utils.say(f"{path} is not as this version has it and stays: delete it to get the new one")
+
+
 def name_file(name: str, metadata: Mapping[str, Any]) -> str:
-    """The name of the exported file: the model, its run's configuration, and an ending for the format.
+    """The name of the exported file or folder: the model, its run's configuration, and an ending for the format.
 
     Another checkpoint of the run than the selected one adds its own name, such as model_epoch_006. One without a run
-    has only its own name.
+    has only its own name. A file that resizes says so.
     """
-    ending = model_files.EXPORT_FORMATS[name].ending
+    ending = FORMATS[name].ending
     if name == "openvino" and EXPORT_FP16:
         ending = f"_fp16{ending}"
     configuration = metadata.get("run", "").rpartition("/")[2]
     words = [checkpoints.name_model(metadata["model_name"]), configuration]
     if not configuration or config.MODEL_PATH.stem not in (configuration, config.BEST_MODEL_PATH.stem):
         words.append(config.MODEL_PATH.stem)
+    if metadata.get("input") == engines.IMAGE:
+        words.append("resize")
     return f"{'_'.join(filter(None, words))}{ending}"
 
 

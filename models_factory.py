@@ -23,7 +23,7 @@ from dataset.class_names import show_names
 from dataset.image_sizes import Size, as_size
 from heads import HEADS, copy_classes, needs_map
 from limits import ImageSize
-from models import backbones, low_rank, pretrained
+from models import backbones, low_rank, pretrained, published_weights
 from models.backbones import list_names, read_pixels, require_name
 from models.features import OWN
 from utils import InputError
@@ -124,7 +124,8 @@ def make_model(
 
     The model takes images in 0-255. `image_size` is the side of a square in pixels, or (height, width).
     `weights` fill the backbone. They are "default" (the published weights, kept in `weights_folder`), None (random
-    weights) or a file: .pth, .safetensors or a checkpoint of this project. The normalisation follows the weights.
+    weights), a name of models/published_weights.py (kept there, too) or a file: .pth, .safetensors or a checkpoint of
+    this project. The normalisation follows the weights.
     With `classes`, the names of the classes, a checkpoint of this project with the same head fills the head, too: for
     the classes of the same names. `model.loaded` says what was filled.
     `features` says what a head that pools sees, by a name of models/features.py, or "auto": what the authors of the
@@ -158,6 +159,7 @@ def make_model(
     model.features = features
     if weights is not None:
         folder = Path(weights_folder) if weights_folder else None
+        weights = published_weights.choose_weights(weights, folder)
         model.loaded = pretrained.load_weights(backbone.module, name, weights, folder, size)
         if model.loaded.mean is not None:
             model.mean.copy_(model.loaded.mean)

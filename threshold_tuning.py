@@ -39,7 +39,7 @@ from evaluation.saved_scores import (
 )
 from evaluation.tuning import describe_fallback, describe_promise, tune_checkpoint
 from export import engines
-from models import checkpoints
+from models import checkpoints, hub_folders
 from thresholds import Policy
 from trainer.from_config import choose_policy
 
@@ -52,6 +52,10 @@ MAX_CLASSES = 100  # that are printed, those with the most positives
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     engines.require_checkpoint(config.MODEL_PATH, "whose thresholds stay")
+    if hub_folders.is_ours(hub_folders.locate(config.MODEL_PATH)):
+        raise utils.InputError(
+            f"{config.MODEL_PATH} is a folder for the hub, whose thresholds stay: name the checkpoint (.pt)"
+        )
     folder = find_folder(config.MODEL_PATH)
     if not config.MODEL_PATH.is_file():
         checkpoints.load(config.MODEL_PATH)  # says that it is missing

@@ -22,8 +22,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from dataset import timm_rules
 from dataset.batches import Batch, Transform
 from dataset.image_sizes import Size, as_size
+from dataset.timm_rules import make_timm_transform
 from limits import ImageSize
 
 GREY = 127  # fills what an augmentation leaves empty; near 0 once normalised
@@ -39,7 +41,12 @@ def squash(size: Size) -> Transform:
 
 def center_crop(size: Size) -> Transform:
     """Resize, without stretching, until the image covers 8/7 of the size (224 -> 256), and cut out the middle."""
-    return v2.Compose([partial(_resize_to_cover, size=size.scaled(8 / 7)), v2.CenterCrop(size)])
+    return v2.Compose([partial(_resize_to_cover, size=find_cover(size)), v2.CenterCrop(size)])
+
+
+def find_cover(size: Size) -> Size:
+    """The size that `center_crop` lets an image cover, before it cuts out `size`."""
+    return size.scaled(8 / 7)
 
 
 def letterbox(size: Size) -> Transform:
@@ -67,8 +74,9 @@ def _fit(image: Tensor, size: Size) -> Tensor:
 
 
 def make_eval_transform(name: str, image_size: ImageSize) -> Transform:
-    """The transform called `name` in RESIZE_RULES, to a side or (height, width) in pixels."""
-    return RESIZE_RULES[name](as_size(image_size))
+    """The transform called `name` in RESIZE_RULES, or a rule of timm's, to a side or (height, width) in pixels."""
+    size = as_size(image_size)
+    return make_timm_transform(name, size) if name.startswith(timm_rules.START) else RESIZE_RULES[name](size)
 
 
 # ---- one image ----

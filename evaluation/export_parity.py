@@ -23,7 +23,7 @@ import metrics
 import models_factory
 import predictor
 from export import engines, model_files
-from models import checkpoints
+from models import checkpoints, hub_folders
 from predictor import Predictor
 from utils import make_console
 
@@ -42,11 +42,12 @@ class Budget(NamedTuple):
     mAP_loss: float  # mAP of the checkpoint minus mAP of the file
 
 
-# keys: the precision of a file. The budgets of fp16 and int8 were set by measuring three trained EfficientNet-Lite0.
-# float32 has no budget for the mAP: two images whose probabilities agree to seven digits may change places in the
-# ranking, although no label changes.
+# keys: the precision of a file, or "resized". The budgets of fp16 and int8 were set by measuring three trained
+# EfficientNet-Lite0. float32 has no budget for the mAP: two images whose probabilities agree to seven digits may change
+# places in the ranking, although no label changes.
 BUDGETS: dict[str, Budget] = {
     "fp32": Budget(ROUNDING, ROUNDING, 0.0, 1.0),
+    "resized": Budget(0.002, 0.0005, 0.0, 1.0),  # float32 that resizes by itself: a pixel may differ by 1 in 255
     "fp16": Budget(0.01, 0.001, 0.001, 0.002),
     "int8": Budget(0.6, 0.03, 0.02, 0.02),
 }
@@ -84,13 +85,13 @@ def predict_files(model: Predictor, paths: Sequence[str], batch_size: int) -> ND
     return np.stack([record.probabilities for record in model.predict(paths, batch_size)])
 
 
-def compare(path: Path, reference: Reference, calibration: str = "none") -> dict[str, Any]:
-    """Compare the exported file `path` with the checkpoint.
+def compare(path: Path, reference: Reference, calibration: str = "none", opened: Path | None = None) -> dict[str, Any]:
+    """Compare the export `path`, a file or folder, with the checkpoint. Of a folder, `opened` is the model in it.
 
     Returns a report of plain types: the differences, the time for an image, and whether the file passed. Raises
     InputError if the file cannot be opened.
     """
-    model = predictor.load(path, "cpu", calibration=calibration, allow_failed=True)
+    model = predictor.load(opened or path, "cpu", calibration=calibration, allow_failed=True)
     expected, thresholds = reference.probabilities, reference.model.thresholds
     problems = []
     if model.classes != reference.model.classes:
@@ -101,7 +102,8 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
     limits = (reference.model.min_labels, reference.model.max_labels)
     labels = metrics.predict(probabilities, model.thresholds, *limits)
     is_flip = labels != metrics.predict(expected, thresholds, *limits)
-    is_tie = np.abs(expected - thresholds) <= ROUNDING
+    budget = choose_budget(model)
+    is_tie = np.abs(expected - thresholds) <= (budget.max_difference if model.resizes else ROUNDING)
     measured: dict[str, float] = {
         "max_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
@@ -112,12 +114,21 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
         measured["mAP_checkpoint"] = _mean_ap(expected, reference.targets)
         measured["mAP_file"] = _mean_ap(probabilities, reference.targets)
         measured["mAP_change"] = measured["mAP_file"] - measured["mAP_checkpoint"]
-    budget = BUDGETS[model.metadata["precision"]]
     problems += find_problems(measured, budget, is_flip.size)
     if not np.allclose(model.thresholds, thresholds, rtol=0, atol=1e-6):
         problems.append(f"its thresholds differ by up to {np.abs(model.thresholds - thresholds).max():.2g}")
     if (model.min_labels, model.max_labels) != (reference.model.min_labels, reference.model.max_labels):
         problems.append("its limits of labels an image are others")
+    if model.metadata.get("gives_labels") and (
+        num_others := count_other_labels(opened or path, reference, model, probabilities)
+    ):
+        problems.append(f"{num_others} of the labels that it gives are not those of its probabilities")
+    if model.metadata.get("layout") == hub_folders.TIMM:
+        measured["max_difference_timm"] = measure_timm(path, reference)
+        if not measured["max_difference_timm"] <= ROUNDING:
+            problems.append(
+                f"timm alone gives probabilities that differ by up to {measured['max_difference_timm']:.2g}"
+            )
     return {
         "file": path.name,
         "sha256": model_files.hash_files(path),
@@ -134,6 +145,37 @@ def compare(path: Path, reference: Reference, calibration: str = "none") -> dict
         "milliseconds_per_image": measure_milliseconds(model, reference.paths[0]),
         "milliseconds_per_image_checkpoint": measure_milliseconds(reference.model, reference.paths[0]),
     }
+
+
+def measure_timm(folder: Path, reference: Reference) -> float:
+    """The largest difference of a probability when timm alone opens `folder`, over the first images."""
+    import timm
+
+    network: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    mean, std = (torch.tensor(network.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    images = torch.stack([reference.model.prepare(path) for path in reference.paths[:BATCH_SIZE]])
+    with torch.no_grad():
+        found = reference.model.activate(network((images / 255 - mean) / std)).numpy()
+    return float(np.abs(found - reference.probabilities[:BATCH_SIZE]).max())
+
+
+def choose_budget(model: Predictor) -> Budget:
+    """The budget of the exported file that `model` was opened from."""
+    precision = model.metadata["precision"]
+    return BUDGETS["resized" if model.resizes and precision == "fp32" else precision]
+
+
+def count_other_labels(path: Path, reference: Reference, model: Predictor, probabilities: NDArray[np.float32]) -> int:
+    """How many entries of the output `labels` of the file `path` are not what its `probabilities` (N, C) decide.
+
+    Ties at a threshold do not count, since probabilities of a batch and of a single image may differ by rounding.
+    """
+    decide = engines.ENGINES[engines.choose_engine("auto", engines.recognise(path), path)](path, model.device).decide
+    if decide is None:
+        return probabilities.size
+    labels = np.concatenate([decide(model.prepare(image)[None]).numpy() for image in reference.paths])
+    expected = metrics.predict(probabilities, model.thresholds, model.min_labels, model.max_labels)
+    return int(((labels != expected) & (np.abs(probabilities - model.thresholds) > ROUNDING)).sum())
 
 
 def find_problems(measured: dict[str, float], budget: Budget, num_entries: int) -> list[str]:
@@ -155,12 +197,12 @@ def _mean_ap(probabilities: NDArray[np.float32], targets: NDArray[np.int8]) -> f
 
 
 def measure_size(path: Path) -> int:
-    """The size of the exported file in bytes, with that of the weights beside it."""
-    return sum(file.stat().st_size for file in engines.list_files(path))
+    """The size of the export in bytes: of a file with the weights beside it, or of all that is in a folder."""
+    return sum(file.stat().st_size for file in model_files.list_files(path))
 
 
 def measure_milliseconds(model: Predictor, path: str) -> float:
-    """The median time from the pixels of one resized image to its probabilities, in milliseconds."""
+    """The median time from the pixels of one image, as the model takes it, to its probabilities, in milliseconds."""
     images = model.prepare(path)[None]
     seconds = []
     for _ in range(WARM_UP_RUNS + TIMED_RUNS):

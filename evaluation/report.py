@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dataset import whole_files
 from evaluation import pages
 from evaluation.model_facts import Bin, ModelFacts
-from models.licences import NO_WEIGHTS, UNKNOWN
+from models.licences import write_for_hub
 from models.novelty import NOVEL
 from utils import make_visible
 
@@ -25,8 +25,6 @@ PANEL = 100  # units of the drawing of a curve, along each side
 MOST_CONFUSIONS = 10  # of all classes together
 MOST_WEAK = 6  # classes that are named at the top of the page
 MOST_IN_CARD = 100  # classes in the card, the weakest; the page has all
-# names of licences that the hub knows; others are "other", with a name (https://hf.co/docs/hub/repositories-licenses)
-HUB_LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "mit", "apple-amlr", "apple-ascl", "gemma")
 HUB_METRICS = {"OP": "precision", "OR": "recall", "OF1": "f1", "accuracy": "accuracy", "mAP": "mAP"}
 
 
@@ -117,11 +115,6 @@ def make_head(facts: ModelFacts) -> str:
     """The YAML that the hub reads: licence, library, task, tags, and the numbers."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    licence: dict[str, Any] = {"license": facts.licence.name}
-    if facts.licence.name in (NO_WEIGHTS, UNKNOWN):
-        licence = {"license": "unknown"}
-    elif facts.licence.name not in HUB_LICENCES:
-        licence = {"license": "other", "license_name": facts.licence.name}
     results = [
         EvalResult(
             task_type="image-classification",
@@ -136,7 +129,7 @@ def make_head(facts: ModelFacts) -> str:
         if (value := facts.metrics.get(name)) is not None
     ]
     data = ModelCardData(
-        **licence,
+        **write_for_hub(facts.licence.name),
         library_name="pytorch",
         pipeline_tag="image-classification",
         tags=["image-classification", "single-label" if facts.has_one_label else "multi-label", facts.backbone],

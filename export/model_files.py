@@ -1,9 +1,10 @@
 """Makes model files: ONNX, OpenVINO IR and TorchScript, in float or 8-bit integers.
 
-    EXPORT_FORMATS["torchscript"].save(Export(...), path)
+    save_torchscript(Export(...), path)
 
-The input of every file is `images`, uint8 RGB (B, 3, H, W); scaling and normalisation are inside. export/engines.py
-opens these files.
+The input of a file is `images`, uint8 RGB (B, 3, H, W), or of a file that resizes `image`, uint8 RGB (H, W, 3); scaling
+and normalisation are inside. export/engines.py opens these files. export/export_formats.py lists all formats, also
+those whose files are made elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from dataset.json_files import read_json
 from dataset.whole_files import write_atomically
 from export import engines
 from export.engines import METADATA, get_openvino
+from export.onnx_ends import put_labels_behind, put_resizing_before
 from export.onnx_models import (
     ADVICE,
     copy_proto,
@@ -42,6 +44,8 @@ from models.licences import explain_licence, find_licence
 from models_factory import make_example
 from utils import InputError
 
+FOLDER_DEPTH = 3  # of a model file in an exported folder: REPOSITORY/MODEL/1/model.onnx is the deepest
+
 # ---- exported files ----
 
 
@@ -54,10 +58,12 @@ class Export:
     read_image: Callable[[str], Tensor]  # an image file -> uint8 (3, H, W)
     int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured
     fp16: bool = False  # OpenVINO IR keeps its weights in 16 bits
+    checkpoint: Path | None = None  # the file that they are made from; None: the network is from elsewhere
+    make_card: Callable[[str], str] | None = None  # hub: why timm does not open it ("": it does) -> README.md
 
     @cached_property
     def onnx(self) -> Any:
-        """The ONNX ModelProto, without metadata. All formats except TorchScript are made from it."""
+        """The ONNX ModelProto of the network alone, without metadata: from images (B, 3, H, W) to its output."""
         metadata = self.metadata
         return make_onnx(
             self.network,
@@ -128,6 +134,7 @@ def save_openvino_int8(export: Export, path: Path) -> None:
 
 def save_torchscript(export: Export, path: Path) -> None:
     """Write TorchScript, traced and frozen. It runs without this project's code, also in C++."""
+    require_plain(export, "TorchScript")
     example = make_example(export.metadata["image_size"])
     if "batch" not in export.metadata["dynamic"]:
         example = example[:1]
@@ -150,7 +157,7 @@ def _save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
     """Write an ONNX ModelProto with the metadata of `export`, checked by onnx.checker."""
     import onnx
 
-    model, metadata = copy_proto(model), export.metadata | {"precision": precision}
+    model, metadata = add_ends(model, export.metadata), export.metadata | {"precision": precision}
     model.doc_string = describe(metadata)
     model.producer_name = metadata["exported_by"]
     onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
@@ -172,14 +179,34 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
     def write(file: Path) -> None:
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             source = Path(folder) / "model.onnx"
-            write_onnx(copy_proto(model), source)
+            write_onnx(add_ends(model, metadata), source)
             converted = get_openvino().read_model(source)
+            engines.follow_onnx(converted)
             converted.set_rt_info(json.dumps(metadata), [METADATA])
             converted.set_rt_info(describe(metadata), ["description"])
             openvino.save_model(converted, file, compress_to_fp16=precision == "fp16")
         _require_sizes(export, "openvino", file, precision)
 
     write_whole(path, write)
+
+
+def add_ends(model: Any, metadata: dict[str, Any]) -> Any:
+    """A copy of the ONNX ModelProto `model` of a network, with what its metadata promise before it and behind it."""
+    model = copy_proto(model)
+    if metadata.get("input") == engines.IMAGE:
+        model = put_resizing_before(model, metadata["resize_rule"], metadata["image_size"])
+    if metadata.get("gives_labels"):
+        limits = [metadata.get(name) or 0 for name in ("min_labels", "max_labels")]
+        model = put_labels_behind(model, metadata["thresholds"], *limits)
+    return model
+
+
+def require_plain(export: Export, format: str) -> None:
+    """Raise InputError if the resize rule or the labels shall be inside, and files of `format` cannot hold them."""
+    if export.metadata.get("input") == engines.IMAGE:
+        raise InputError(f"{format} cannot hold the resize rule, ONNX and OpenVINO can: set EXPORT_RESIZE = False")
+    if export.metadata.get("gives_labels"):
+        raise InputError(f"{format} cannot give labels, ONNX and OpenVINO can: set EXPORT_OUTPUT = 'probabilities'")
 
 
 def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> None:
@@ -205,34 +232,63 @@ def describe(metadata: dict[str, Any]) -> str:
     height, width = ("H", "W") if "size" in metadata["dynamic"] else as_size(metadata["image_size"])
     batch = "B" if "batch" in metadata["dynamic"] else "1"
     classes = metadata["classes"]
+    if metadata.get("input") == engines.IMAGE:
+        taken = "Input image: uint8 RGB (H, W, 3) of any size; resizing, scaling and normalisation are inside."
+    else:
+        taken = (
+            f"Input images: uint8 RGB ({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; "
+            "scaling and normalisation are inside."
+        )
+    labels = f" Output {engines.LABELS}: bool ({batch}, {len(classes)})." if metadata.get("gives_labels") else ""
     return (
-        f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
-        f"({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; scaling and normalisation are "
-        f"inside. Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. "
+        f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. {taken} "
+        f"Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}.{labels} "
         f"{explain_licence(find_licence(metadata))} "
         f"metadata {METADATA!r}: JSON with classes, thresholds and the rest."
     )
 
 
 def mark_path(path: Path) -> Path:
-    """The path of the mark of the exported file `path`. While it exists, the file has not passed its comparison."""
+    """The path of the mark of the export `path`, a file or a folder. While it exists, that has not been found equal.
+
+    The mark of a folder lies beside the folder, as that of a file does.
+    """
     return path.with_name(f"{path.name}.FAILED")
 
 
+def find_mark(path: Path) -> Path | None:
+    """The mark of the model `path`, or of the exported folder that it lies in; None if there is none."""
+    places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
+    return next((mark_path(place) for place in places if mark_path(place).exists()), None)
+
+
 def report_path(path: Path) -> Path:
-    """The path of the report on the exported file `path`: how it compares with its checkpoint, and its hash."""
+    """The path of the report on the export `path`, beside it: how it compares with its checkpoint, and its hashes."""
     return path.with_name(f"{path.name}.json")
 
 
+def list_files(path: Path) -> list[Path]:
+    """The files that the export `path` consists of: those of a folder, or a file and that of its weights."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return engines.list_files(path)
+
+
 def hash_files(path: Path) -> dict[str, str]:
-    """The SHA-256 of the exported file `path`, and of OpenVINO's weights beside it, by their names."""
+    """The SHA-256 of the export `path`, by names: of a file, and of OpenVINO's weights beside it; of a folder's files.
+
+    A folder's texts for people (.md) are left out: they may be edited.
+    """
+    if path.is_dir():
+        files = [file for file in list_files(path) if file.suffix != ".md"]
+        return {file.relative_to(path).as_posix(): hash_file(file) for file in files}
     weights = path.with_suffix(".bin")
     files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
     return {file.name: hash_file(file) for file in files}
 
 
 def require_unchanged(path: Path) -> None:
-    """Raise InputError if the exported file `path` is not as its report describes it; without a report it may be."""
+    """Raise InputError if the export `path` is not as its report describes it; without a report it may be."""
     report = report_path(path)
     if not report.is_file():
         return
@@ -243,21 +299,3 @@ def require_unchanged(path: Path) -> None:
             f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
             f"delete {report.name} to use it all the same"
         )
-
-
-class ExportFormat(NamedTuple):
-    """How files of one format are made."""
-
-    save: Callable[[Export, Path], None]
-    ending: str  # of the file's name
-    packages: tuple[str, ...] = ()  # needed to make and to open the file
-
-
-# keys: the values of the constant EXPORT_FORMATS of export_onnx.py
-EXPORT_FORMATS: dict[str, ExportFormat] = {
-    "onnx": ExportFormat(save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino": ExportFormat(save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
-    "torchscript": ExportFormat(save_torchscript, engines.PROGRAM_ENDING),
-    "onnx_int8": ExportFormat(save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
-    "openvino_int8": ExportFormat(save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")),
-}

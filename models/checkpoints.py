@@ -22,6 +22,7 @@ from typing import Any
 import utils
 from dataset.json_files import read_json, to_json
 from dataset.whole_files import write_atomically, write_text
+from models import hub_folders
 from models.metadata import check_metadata
 from utils import InputError
 
@@ -60,23 +61,12 @@ def save_tensors(path: Path, content: Any) -> None:
 def load(path: Path) -> dict[str, Any]:
     """Read the checkpoint in `path`, without running code from it, and with all tensors on the CPU.
 
-    Raises InputError if there is no such file, if a byte of it has changed since it was written, and if it is no
+    `path` may also be a folder that export_onnx.py wrote for the hub, or its address: see models/hub_folders.py. Raises
+    InputError if there is no such file, if a byte of it has changed since it was written, and if it is no
     checkpoint of this project or holds values that none of this project holds.
     """
-    import torch
-
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path}: run training.py first, or set the path to one that exists")
-    if damage := find_damage(path):
-        raise InputError(f"cannot load checkpoint {path}: {damage}")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about pickles that torch.save does not write
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch reports a file that it did not write by many kinds of error
-        reason = "it is no file of torch.save"
-        if "GLOBAL" in str(error):
-            reason = "it holds Python objects that could run code"
-        raise InputError(f"cannot load checkpoint {path}: {reason}") from error
+    path = hub_folders.locate(path)
+    checkpoint = hub_folders.read_checkpoint(path) if hub_folders.is_ours(path) else _read(path)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise InputError(f"{path} is not a checkpoint of this project (no format {FORMAT!r} in it)")
     missing = [key for key in REQUIRED if key not in checkpoint]
@@ -86,6 +76,24 @@ def load(path: Path) -> dict[str, Any]:
     checkpoint |= check_metadata({key: value for key, value in checkpoint.items() if key not in TENSORS}, path)
     _require_tensors(checkpoint["model_state"], path)
     return checkpoint
+
+
+def _read(path: Path) -> Any:
+    """What the file of torch.save `path` holds. Raises InputError if it is damaged, or none."""
+    import torch
+
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}: run training.py first, or set the path to one that exists")
+    if damage := find_damage(path):
+        raise InputError(f"cannot load checkpoint {path}: {damage}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about pickles that torch.save does not write
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports a file that it did not write by many kinds of error
+        reason = "it is no file of torch.save"
+        if "GLOBAL" in str(error):
+            reason = "it holds Python objects that could run code"
+        raise InputError(f"cannot load checkpoint {path}: {reason}") from error
 
 
 def find_damage(path: Path, *, is_packed: bool = False) -> str | None:

@@ -25,6 +25,8 @@ NO_WEIGHTS = "no weights"  # nobody publishes any
 OF_ADDRESS = {"https://github.com/facebookresearch/SWAG/blob/main/LICENSE": "cc-by-nc-4.0"}
 OF_TORCHVISION = "bsd-3-clause"  # the library's own, which its weights are published with
 FREE = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit")
+# names that the hub knows (https://hf.co/docs/hub/repositories-licenses)
+HUB_LICENCES = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "mit", "apple-amlr", "apple-ascl", "gemma")
 # the last: "exclusively for Research Purposes" (Apple Machine Learning Research Model License Agreement)
 NON_COMMERCIAL = ("cc-by-nc-4.0", "fair-noncommercial-research-license", "apple-amlr")
 
@@ -69,6 +71,13 @@ def find_licence(metadata: Mapping[str, Any]) -> str:
         return read_licence(metadata["model_name"])
     except InputError:  # a backbone that this version of timm does not have
         return UNKNOWN
+
+
+def write_for_hub(licence: str) -> dict[str, str]:
+    """The licence as cards on Hugging Face's hub have it: one that it does not know is "other", with a name."""
+    if licence in (NO_WEIGHTS, UNKNOWN):
+        return {"license": "unknown"}
+    return {"license": licence} if licence in HUB_LICENCES else {"license": "other", "license_name": licence}
 
 
 def forbids_commerce(licence: str) -> bool:

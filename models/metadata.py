@@ -14,6 +14,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from dataset import timm_rules
 from dataset.class_names import normalise_saved
 from limits import Limit
 from utils import InputError
@@ -89,6 +90,11 @@ def is_image_size(value: Any) -> bool:
     return all(is_count(side) and 1 <= side <= LARGEST_SIDE for side in sides)
 
 
+def is_resize_rule(value: Any) -> bool:
+    """Whether `value` is a RESIZE_RULE, or a rule of timm's."""
+    return isinstance(value, str) and (value in ("squash", "center_crop", "letterbox") or timm_rules.is_rule(value))
+
+
 def are_classes(value: Any) -> bool:
     return is_list(value, lambda name: isinstance(name, str)) and 0 < len(value) == len(set(value))
 
@@ -149,7 +155,7 @@ RULES: dict[str, Limit] = {
     "activation": one_of("sigmoid", "softmax"),
     "classes": Limit(are_classes, "a list of one or more names, each once"),
     "image_size": Limit(is_image_size, f"1 to {LARGEST_SIDE} pixels, or a height and a width"),
-    "resize_rule": one_of("squash", "center_crop", "letterbox"),
+    "resize_rule": Limit(is_resize_rule, "one of squash, center_crop, letterbox"),
     # decisions
     "best_threshold": Limit(lambda value: value is None or is_threshold(value), "a number from 0 to 1, or null"),
     "thresholds": Limit(lambda value: value is None or is_list(value, is_threshold), "a list of numbers from 0 to 1"),
@@ -183,7 +189,9 @@ RULES: dict[str, Limit] = {
         lambda value: is_object(value, lambda text: isinstance(text, str)), "an object of names and texts"
     ),
     # exported files
+    "input": one_of("images", "image"),
     "output": one_of("logits", "probabilities"),
+    "gives_labels": Limit(lambda value: isinstance(value, bool), "true or false"),
     "applied_calibration": NAME,
     "dynamic": Limit(lambda value: is_list(value, lambda name: name in ("batch", "size")), "a list of batch, size"),
     "precision": one_of("fp32", "fp16", "int8"),

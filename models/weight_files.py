@@ -53,7 +53,7 @@ def read_file(path: Path) -> Any:
     The content says which of the two it is, not the file's ending. Raises InputError if the file cannot be read.
     """
     try:
-        if _is_safetensors(path):
+        if is_safetensors(path):
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -64,7 +64,7 @@ def read_file(path: Path) -> Any:
         raise InputError(f"cannot read weights {path}: {explain(path, error)}") from error
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
     """Whether the file begins with the length of a JSON object, 8 bytes, and that object."""
     with open(path, "rb") as file:
         return file.read(9)[8:] == b"{"

@@ -20,7 +20,7 @@ import testing
 import thresholds
 from dataset import augmentations, formats
 from evaluation import activation_maps, prediction_files
-from export import engines, model_files
+from export import engines, export_formats
 from trainer import optimizers, schedules
 
 RECIPES = Path(config.__file__).parent / "recipes"
@@ -39,7 +39,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "SERVING_ENGINE": engines.ENGINES,
     "MAP_METHOD": activation_maps.METHODS,
     "PREDICTION_FILES": prediction_files.PREDICTION_FILES,
-    "EXPORT_FORMATS": model_files.EXPORT_FORMATS,
+    "EXPORT_FORMATS": export_formats.EXPORT_FORMATS,
     "CALIBRATION": ("none", *calibration.METHODS),
     "THRESHOLD_GOAL": (*thresholds.GOALS, *thresholds.PROMISES),
     "DATASET_FORMAT": ("auto", *formats.FORMATS),

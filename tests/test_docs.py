@@ -27,6 +27,10 @@ OURS = [page for page in PAGES if page.name != "coming_from_another_system.md"] 
 # words in capitals in backticks that are no constants: what a reader puts in, dicts, files
 PLACEHOLDERS = {
     "PYTHONPATH",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
     "FORMULAS",
     "EXAMPLES",
     "DEMO_DOES_NOT_READ",
@@ -44,7 +48,7 @@ PLACEHOLDERS = {
 DICTS = {
     "AUGMENTATIONS", "ENGINES", "ENGINES_OF", "FEATURES_OF", "FORMATS", "HEADS", "LOSSES", "METHODS", "OPTIMIZERS",
     "POLICIES", "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "AS_BEFORE", "DEFAULTS", "WITHOUT_UNKNOWN", "REFUSALS",
-    "VERBS", "VERSION", "DEFINITIONS", "WORDS",
+    "VERBS", "VERSION", "DEFINITIONS", "WORDS", "PUBLISHED",
 }  # fmt: skip
 FILES = {"CHANGELOG", "CITATION", "LICENSE", "FAILED"}
 
@@ -134,7 +138,7 @@ def test_files_of_a_run(project: Path) -> None:
 
 
 def test_the_predictors_example_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = (block for block in list_blocks(ROOT / "docs" / "shipping.md", "python") if "predictor.load" in block)
+    code = next(block for block in list_blocks(ROOT / "docs" / "shipping.md", "python") if "predictor.load" in block)
     images = project / "my-photos" / "images" / "test-resized"
     monkeypatch.chdir(project / "ms-coco")
     names: list[tuple[str, ...]] = []
@@ -227,10 +231,11 @@ DEMO_DOES_NOT_READ = {
     "TEACHER_TEMPERATURE", "EARLY_STOPPING_PATIENCE", "EARLY_STOPPING_MIN_DELTA", "TH_MULTI_LABEL",
     "INT8_CALIBRATION_IMAGES", "THRESHOLD_BETA", "THRESHOLD_PRECISION", "THRESHOLD_RECALL", "FALSE_POSITIVE_COST",
     "FALSE_NEGATIVE_COST", "EXPORT_FORMATS", "EXPORT_FOLDER", "EXPORT_OUTPUT", "EXPORT_DYNAMIC", "EXPORT_FP16",
-    "EXPORT_CHECK_IMAGES", "MAP_METHOD", "MAP_FOLDER", "MAP_MAX_IMAGES", "MAP_LABELS_PER_IMAGE", "SERVING_HOST",
-    "SERVING_PORT", "SERVING_ENGINE", "SERVING_BATCH_SIZE", "SERVING_BATCH_WAIT_MS", "SERVING_QUEUE_SIZE",
-    "SERVING_MAX_UPLOAD_MB", "SERVING_MAX_MEGAPIXELS", "SERVING_TOKEN", "SERVING_LOG", "IMAGE_CACHE_GB",
-    "FEATURE_CACHE_GB", "SHARD_CACHE_GB", "SHARD_COMMANDS", "SAVE_EVERY_MINUTES", "NON_FINITE_LIMIT",
+    "EXPORT_RESIZE", "EXPORT_CHECK_IMAGES", "MAP_METHOD", "MAP_FOLDER", "MAP_MAX_IMAGES", "MAP_LABELS_PER_IMAGE",
+    "SERVING_HOST", "SERVING_PORT", "SERVING_ENGINE", "SERVING_BATCH_SIZE", "SERVING_BATCH_WAIT_MS",
+    "SERVING_QUEUE_SIZE", "SERVING_MAX_UPLOAD_MB", "SERVING_MAX_MEGAPIXELS", "SERVING_TOKEN", "SERVING_LOG",
+    "IMAGE_CACHE_GB", "FEATURE_CACHE_GB", "SHARD_CACHE_GB", "SHARD_COMMANDS", "SAVE_EVERY_MINUTES",
+    "NON_FINITE_LIMIT",
 }  # fmt: skip
 
 

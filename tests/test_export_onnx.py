@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image
 from random_models import choose_thresholds, make_random_model
 from torch import Tensor, nn
 
@@ -18,11 +22,12 @@ import config
 import export_onnx
 import models_factory
 import predictor
+import serving
 import utils
-from dataset import augmentations, files
+from dataset import augmentations, files, whole_files
 from dataset.files import list_images
 from evaluation import export_parity
-from export import model_files
+from export import engines, export_formats, model_files, onnx_ends
 from models import batchnorm_folding, checkpoints
 from predictor import Record
 
@@ -76,7 +81,7 @@ def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempP
     """The folder of all formats' files, made once."""
     before = dict(config.__dict__)
     folder = tmp_path_factory.mktemp("exported")
-    formats = {"EXPORT_FORMATS": ",".join(model_files.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
+    formats = {"EXPORT_FORMATS": ",".join(export_formats.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
     try:
         with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
             loose = export_parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
@@ -94,13 +99,14 @@ FILES = {
     "torchscript": "test_resnet_random_torchscript.pt",
     "onnx_int8": "test_resnet_random_int8.onnx",
     "openvino_int8": "test_resnet_random_int8.xml",
+    "hub": "test_resnet_random_hub",
 }
 
 
 def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -> None:
     weights = {name.replace(".xml", ".bin") for name in FILES.values() if name.endswith(".xml")}
     reports = {f"{name}.json" for name in FILES.values()}
-    assert {path.name for path in exported.iterdir()} == {*FILES.values(), *weights, *reports}
+    assert {path.name for path in exported.iterdir()} == {*FILES.values(), *weights, *reports, "predict_onnx.py"}
     for name, file in FILES.items():
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
@@ -115,7 +121,8 @@ def predict(path: Path, paths: list[str], **options: Any) -> list[Record]:
 
 
 @pytest.mark.parametrize(
-    ("name", "engine"), [("onnx", "auto"), ("openvino", "auto"), ("torchscript", "auto"), ("onnx", "openvino")]
+    ("name", "engine"),
+    [("onnx", "auto"), ("openvino", "auto"), ("torchscript", "auto"), ("onnx", "openvino"), ("hub", "auto")],
 )
 def test_files_predict_the_checkpoints_labels_on_200_photographs(
     name: str, engine: str, exported: Path, checkpoint: Path, paths: list[str]
@@ -132,7 +139,8 @@ def test_a_file_is_its_checkpoint_in_all_that_it_says(exported: Path, checkpoint
     stored = {k: v for k, v in checkpoints.load(checkpoint).items() if k not in checkpoints.TENSORS}
     for file in FILES.values():
         model = predictor.load(exported / file, "cpu")
-        assert model.metadata.items() >= stored.items()
+        head = {"head": "linear"} if file.endswith("_hub") else {}  # with BatchNorm folded into it, as timm has it
+        assert model.metadata.items() >= (stored | head).items()
         assert model.thresholds.tolist() == np.float32(stored["thresholds"]).tolist()
         assert model.threshold == 0.4
 
@@ -168,6 +176,134 @@ def test_probabilities_come_calibrated_with_their_thresholds(
             assert record.labels == other.labels
         message = fails(lambda _, path=path: predictor.load(path, "cpu", calibration="temperature"), [])
         assert "this file gives probabilities of CALIBRATION platt: export it again for temperature" in message
+
+
+def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(
+    exported: Path, checkpoint: Path, paths: list[str]
+) -> None:
+    """The copy that lies beside the file."""
+    name = "predict_onnx"
+    spec = importlib.util.spec_from_file_location(name, exported / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    predict_onnx: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(predict_onnx)
+    classifier = predict_onnx.Classifier(exported / FILES["onnx"])
+    for record in predict(checkpoint, paths[:200]):
+        probabilities = classifier.measure(record.path)
+        np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=2e-3)
+        assert classifier.decide(probabilities) == record.ranked
+
+
+def test_a_changed_predict_onnx_stays(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "predict_onnx.py"
+    path.write_text("# mine")
+    export_onnx.copy_predictor(tmp_path)
+    assert path.read_text() == "# mine"
+    assert capsys.readouterr().out == f"{path} is not as this version has it and stays: delete it to get the new one\n"
+    path.unlink()
+    for _ in range(2):
+        export_onnx.copy_predictor(tmp_path)
+        assert path.read_bytes() == (exported / "predict_onnx.py").read_bytes()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def hard_photographs(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 photographs as test images: turned, grey, transparent, small, large, of one pixel in height or width."""
+    root = tmp_path_factory.mktemp("hard")
+    folder = root / "images" / "test-resized"
+    folder.mkdir(parents=True)
+    for number, path in enumerate(paths[:20]):
+        photo = Image.open(path).convert("RGB")
+        exif = Image.Exif()
+        exif[0x0112] = number % 8 + 1
+        shapes = [(37, 41), (5, 300), (photo.width, 1), (1, photo.height), (801, 533)]
+        if number % 4 == 1:
+            photo = photo.convert("L")
+        elif number % 4 == 2:
+            photo.putalpha(photo.convert("L"))
+        elif number % 4 == 3:
+            photo = photo.resize(shapes[number // 4])
+        ending = "png" if number % 4 == 2 else "jpg"
+        photo.save(folder / f"{number:02}.{ending}", quality=95, exif=exif)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "formats", "output"),
+    [
+        ("squash", [48, 80], "onnx,openvino,onnx_int8,torchscript", "logits"),
+        ("center_crop", 64, "onnx", "probabilities"),
+        ("letterbox", [80, 48], "onnx,openvino", "labels"),
+    ],
+)
+def test_files_that_resize_give_what_their_checkpoint_gives(
+    rule: str,
+    size: Any,
+    formats: str,
+    output: str,
+    checkpoint: Path,
+    hard_photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """For photographs of any shape and kind. TorchScript, which cannot resize, says so in one line."""
+    calibration = "platt" if output == "labels" else "none"
+    values = checkpoints.load(checkpoint) | {"resize_rule": rule, "image_size": size, "min_labels": 1, "max_labels": 9}
+    checkpoints.save(tmp_path / "model.pt", values)
+    values = {"EXPORT_FORMATS": formats, "EXPORT_RESIZE": True, "EXPORT_OUTPUT": output, "EXPORT_CHECK_IMAGES": 20}
+    values |= {"TRAIN_IMAGES_DIR": hard_photographs / "images" / "test-resized", "CALIBRATION": calibration}
+    arguments = make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values)
+    if "torchscript" in formats:
+        assert fails(export_onnx.main, arguments).startswith(
+            "error: 1 of 4 files did not pass: test_resnet_model_resize_"
+        )
+        expected = "TorchScript cannot hold the resize rule, ONNX and OpenVINO can: set EXPORT_RESIZE = False"
+        assert expected in capsys.readouterr().err
+    else:
+        export_onnx.main(arguments)
+    folder = tmp_path / "exported_models"
+    for name in formats.replace(",torchscript", "").split(","):
+        file = folder / f"test_resnet_model_resize{export_formats.EXPORT_FORMATS[name].ending}"
+        report = json.loads(model_files.report_path(file).read_text())
+        assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 20)
+        assert report["max_difference"] <= (0.6 if name.endswith("int8") else 2e-3)
+        assert report["budget"]["max_difference"] == (0.6 if name.endswith("int8") else 0.002)
+    file = folder / "test_resnet_model_resize.onnx"
+    inputs = onnx.load(file).graph.input
+    assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in inputs] == [("image", 3)]
+    model, images = predictor.load(file, "cpu"), list_images(hard_photographs / "images")
+    expected = predict(tmp_path / "model.pt", images, calibration=calibration)
+    for engine, count in (("onnxruntime", 20), ("openvino", 4)):  # which of itself would leave antialiasing out
+        records = predictor.load(file, "cpu", engine=engine).predict(images[:count], 8)
+        for record, other in zip(records, expected[:count], strict=True):
+            np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=2e-3)
+    config.MODEL_PATH = file
+    with pytest.raises(utils.InputError, match="resizes by itself, and the queue would hold images in full size"):
+        serving.load_model()
+    opened = engines.ENGINES["onnxruntime"](file, torch.device("cpu"))
+    assert (opened.decide is not None) == (output == "labels")
+    if opened.decide:
+        for image, record in zip(images, model.predict(images), strict=True):
+            assert np.flatnonzero(opened.decide(model.prepare(image)[None])[0]).tolist() == record.labels
+
+
+def test_labels_that_are_not_those_of_the_probabilities_fail(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = onnx_ends.put_labels_behind
+    monkeypatch.setattr(
+        model_files,
+        "put_labels_behind",
+        lambda model, thresholds, *limits: put(model, [0.5] * len(thresholds), *limits),
+    )
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_OUTPUT="labels")
+    assert "1 of 1 files did not pass" in fails(export_onnx.main, arguments)
+    report = json.loads((tmp_path / "exported_models" / f"{FILES['onnx']}.json").read_text())
+    (problem,) = report["problems"]
+    assert re.fullmatch(r"\d+ of the labels that it gives are not those of its probabilities", problem)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +360,48 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
     assert not model_files.mark_path(path).exists()
     assert json.loads(path.with_name(f"{path.name}.json").read_text())["parity"] == "passed"
     predictor.load(path, "cpu")
+
+
+def test_a_format_may_write_a_folder(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model is compared; report and mark lie beside it. A folder that no export has made stays as it is."""
+    weights = []
+
+    def save(export: model_files.Export, path: Path) -> None:
+        assert export.checkpoint == checkpoint
+        network = export.network if not weights else model_files.Activated(export.network, torch.neg).eval()
+        with whole_files.replace_folder(path) as folder:
+            (folder / "1").mkdir()
+            model_files.save_torchscript(
+                dataclasses.replace(export, network=network), folder / "1" / "m_torchscript.pt"
+            )
+            (folder / "README.md").write_text("For people.")
+
+    form = export_formats.ExportFormat(save, "_folder", model="1/m_torchscript.pt")
+    monkeypatch.setitem(export_formats.EXPORT_FORMATS, "onnx", form)
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx")
+    folder = tmp_path / "exported_models" / "test_resnet_random_folder"
+    folder.mkdir(parents=True)
+    (folder / "precious.txt").touch()
+    assert "is a folder that no export has made" in fails(export_onnx.main, arguments)
+    assert [file.name for file in folder.iterdir()] == ["precious.txt"]
+    (folder / "precious.txt").unlink()
+    folder.rmdir()
+
+    export_onnx.main(arguments)
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json"}
+    report = json.loads((folder.parent / f"{folder.name}.json").read_text())
+    model = folder / "1" / "m_torchscript.pt"
+    assert (report["file"], report["parity"]) == (folder.name, "passed")
+    assert report["sha256"] == {"1/m_torchscript.pt": files.hash_file(model)}
+    assert report["megabytes"] == pytest.approx((model.stat().st_size + len("For people.")) / 1e6)
+    predictor.load(model, "cpu")
+
+    weights.append("wrong from now on")
+    assert fails(export_onnx.main, arguments) == f"error: 1 of 1 files did not pass: {folder.name}"
+    with pytest.raises(utils.InputError, match=r"delete test_resnet_random_folder\.FAILED to use it all the same$"):
+        predictor.load(model, "cpu")
 
 
 @pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not

@@ -25,7 +25,7 @@ from evaluation.pages import count
 from evaluation.prediction_files import find_base
 from export.engines import TorchRun
 from heads import pool
-from models import checkpoints
+from models import checkpoints, hub_folders
 from models.novelty import (
     REFERENCE_FILE,
     Reference,
@@ -150,6 +150,9 @@ def add_reference(model: Predictor) -> None:
 def _make_missing(model: Predictor) -> Reference | None:
     """The reference that the run did not make; None, with the reason, where its training images are not at hand."""
     missing = f"novelty is not known: there is no {REFERENCE_FILE} of this model"
+    if hub_folders.is_ours(model.path):
+        utils.say(f"{missing}, and none is made in a folder for the hub, since it would name training images there")
+        return None
     expected = model.metadata.get("dataset", {}).get("fingerprint")
     if expected is None:
         utils.say(f"{missing}, and it does not say which images it was trained on")

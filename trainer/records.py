@@ -25,7 +25,7 @@ from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
-from models import checkpoints, licences, low_rank
+from models import checkpoints, licences, low_rank, published_weights
 from models_factory import MultiLabelModel
 from trainer import best_model, from_config, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_features, choose_metric
@@ -70,8 +70,9 @@ def name_files(data: Data) -> RunFiles:
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     weights = config.PRETRAINED_WEIGHTS
+    is_file = weights not in (None, "default") and not published_weights.is_published(weights)
     files = [
-        *([] if weights in (None, "default") else [weights]),  # best_model.pt may be another one after each run
+        *([weights] if is_file else []),  # best_model.pt may be another one after each run
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
         *([config.CURRICULUM] if config.CURRICULUM else []),

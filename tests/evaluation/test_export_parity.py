@@ -20,13 +20,13 @@ import predictor
 from dataset import augmentations
 from dataset.files import list_images
 from evaluation import export_parity
-from export import model_files
+from export import export_formats, model_files
 from models import batchnorm_folding, checkpoints
 from models_factory import MultiLabelModel
 from utils import InputError
 
 CLASSES = ["a", "b", "c", "d", "e"]
-FORMAT = model_files.EXPORT_FORMATS["torchscript"]  # the quickest to make
+FORMAT = export_formats.EXPORT_FORMATS["torchscript"]  # the quickest to make
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ import models_factory
 from export import engine_cache, engines, model_files, onnx_models
 from export.engine_cache import KeptSource
 from export.engines import ENGINES
-from export.model_files import EXPORT_FORMATS, Export
+from export.export_formats import EXPORT_FORMATS
+from export.model_files import Export
 from heads import HEADS
 from models.backbones import VisionTransformerBackbone
 from models_factory import MultiLabelModel
@@ -225,7 +226,7 @@ def test_large_weights_lie_in_a_file_beside_the_model(low_limit: None, tmp_path:
     assert engines.list_files(tmp_path / "model.xml") == [tmp_path / "model.xml", tmp_path / "model.bin"]
     assert path.stat().st_size < 12_000 <= (tmp_path / "model.onnx.data").stat().st_size
     for file, engine in ((path, "onnxruntime"), (path, "openvino"), (tmp_path / "model.xml", "openvino")):
-        run, metadata = ENGINES[engine](file, CPU)
+        run, metadata, _ = ENGINES[engine](file, CPU)
         assert metadata is not None
         assert metadata["classes"] == list("abcde")
         for count in (1, 2, 5):

@@ -24,7 +24,8 @@ from dataset.image_sizes import Size
 from dataset_readers import read_dataset
 from evaluation import activation_maps
 from export.engines import ENGINES
-from export.model_files import EXPORT_FORMATS, Export
+from export.export_formats import EXPORT_FORMATS
+from export.model_files import Export
 from models import backbones, checkpoints, licences
 from models.features import FEATURES, find_default
 from models_factory import MultiLabelModel

@@ -8,85 +8,35 @@ import json
 import re
 import shutil
 import tarfile
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from file_server import Server
 from PIL import Image
 
+from dataset import downloads
 from dataset.decoding import decode_image
 from dataset_readers import read_dataset
 from tools import download
-from tools.download import PUBLIC_DATASETS, Archive, download_dataset, extract, fetch, make_coco, make_voc
+from tools.download import PUBLIC_DATASETS, Archive, download_dataset, extract, make_coco, make_voc
 from utils import InputError
-
-
-class Server:
-    """What `files` hold, over HTTP; with faults to be set."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.tag = '"version 1"'
-        self.takes_ranges = True
-        self.break_after: list[int] = []  # bytes of the next answers; after these, answers are whole
-        self.status: int | None = None  # answered to everything
-        self.requests: list[tuple[str, str | None, int]] = []  # path, Range, bytes sent
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                server.answer(self)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/base"
-        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        wanted, data = handler.headers.get("Range"), self.files.get(handler.path.removeprefix("/base/"))
-        if self.status or data is None:
-            self.requests.append((handler.path, wanted, 0))
-            handler.send_error(self.status or 404)
-            return
-        start = 0
-        if wanted and self.takes_ranges and handler.headers.get("If-Range", self.tag) == self.tag:
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= len(data):
-                self.requests.append((handler.path, wanted, 0))
-                handler.send_error(416)
-                return
-            handler.send_response(206)
-            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        else:
-            handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data) - start))
-        if self.tag:
-            handler.send_header("ETag", self.tag)
-        end = start + self.break_after.pop(0) if self.break_after else len(data)
-        self.requests.append((handler.path, wanted, len(data[start:end])))  # before the test can look
-        handler.end_headers()
-        handler.wfile.write(data[start:end])
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-        self.thread.join()
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(downloads, "FIRST_WAIT_SECONDS", 0.0)
     server = Server()
     yield server
     server.close()
+
+
+def fetch(archive: Archive, base_urls: list[str], path: Path) -> None:
+    urls = [f"{base}/{archive.path}" for base in base_urls]
+    downloads.fetch_checked(urls, path, archive.num_bytes, archive.checksum)
 
 
 def make_jpeg(seed: int, width: int = 90, height: int = 60) -> bytes:
@@ -268,7 +218,7 @@ def test_a_server_that_gives_up_is_gone_on_with_later(
     server.break_after = [40_000] + [0] * 50
     with pytest.raises(InputError, match=r"a\.zip: http.*broke off; 0\.0 of 0\.1 MB are here, and the same"):
         fetch(archive, [server.url], tmp_path / "a.zip")
-    assert len(server.requests) == 1 + download.MAX_FAILURES
+    assert len(server.requests) == 1 + downloads.MAX_FAILURES
     assert not (tmp_path / "a.zip").exists()
     server.break_after, server.requests = [], []
     fetch(archive, [server.url], tmp_path / "a.zip")
@@ -352,7 +302,7 @@ def test_a_busy_server_is_asked_again_and_a_dead_one_is_named(server: Server, ar
     server.status = 503
     with pytest.raises(InputError, match="503"):
         fetch(archive, [server.url], tmp_path / "a.zip")
-    assert len(server.requests) == download.MAX_FAILURES
+    assert len(server.requests) == downloads.MAX_FAILURES
     with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/a\.zip: .*refused"):
         fetch(archive, ["http://127.0.0.1:9"], tmp_path / "a.zip")
 
@@ -373,8 +323,8 @@ def test_a_part_that_is_too_long_or_complete(server: Server, archive: Archive, t
 @pytest.mark.parametrize(
     ("where", "what", "times"),
     [
-        (download.ByteProgress, "add", 2),
-        (download.hashlib, "file_digest", 1),
+        (downloads.ByteProgress, "add", 2),
+        (downloads.hashlib, "file_digest", 1),
         (download, "_extract_member", 5),
         (download.os, "replace", 4),
         (download, "resize_images", 0),
@@ -388,7 +338,7 @@ def test_interrupted_anywhere_the_same_command_goes_on(
 ) -> None:  # fmt: skip
     run(server, tmp_path / "whole")
     server.requests.clear()
-    monkeypatch.setattr(download, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(downloads, "CHUNK_BYTES", 1000)
     real, calls = getattr(where, what), []
 
     def stop(*arguments: object, **options: object) -> object:

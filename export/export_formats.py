@@ -1,0 +1,42 @@
+"""The formats that a checkpoint is exported in: what makes each, what it is called, and which model in it is compared.
+
+    EXPORT_FORMATS["torchscript"].save(Export(...), path)
+
+A format writes a file or a folder. A folder is written whole, by `dataset.whole_files.replace_folder`; its report and
+its mark lie beside it (FOLDER.json, FOLDER.FAILED).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from export import engines, hub_folder, model_files
+from export.model_files import Export
+
+
+class ExportFormat(NamedTuple):
+    """How exports of one format are made."""
+
+    save: Callable[[Export, Path], None]  # writes the file or folder at that path
+    ending: str  # of its name
+    packages: tuple[str, ...] = ()  # needed to make and to open it
+    model: str | None = None  # None: it writes a file; else a folder, and this in it is opened for the comparison
+
+    def find_model(self, path: Path) -> Path:
+        """What `predictor.load` opens of the export `path`: the file, or the model in the folder; "." is the folder."""
+        return path if self.model is None else path / self.model
+
+
+# keys: the values of the constant EXPORT_FORMATS of export_onnx.py
+EXPORT_FORMATS: dict[str, ExportFormat] = {
+    "onnx": ExportFormat(model_files.save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino": ExportFormat(model_files.save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
+    "torchscript": ExportFormat(model_files.save_torchscript, engines.PROGRAM_ENDING),
+    "onnx_int8": ExportFormat(model_files.save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
+    "openvino_int8": ExportFormat(
+        model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")
+    ),
+    "hub": ExportFormat(hub_folder.save_hub, "_hub", (), model="."),
+}
