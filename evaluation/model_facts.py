@@ -25,7 +25,7 @@ from dataset.json_files import read_json
 from evaluation import mistakes, promises, slices
 from evaluation.mistakes import Pair
 from evaluation.pages import count
-from evaluation.prediction_files import Predictions
+from evaluation.predictions import Predictions
 from evaluation.promises import Gain, Kept
 from evaluation.shown_mistakes import MapMaker, Shown, show_mistake
 from export import engines

@@ -19,7 +19,7 @@ from dataset.decoding import decode_image
 from evaluation import activation_maps
 from evaluation.mistakes import Mistake
 from evaluation.neighbours import is_unlike
-from evaluation.prediction_files import Predictions
+from evaluation.predictions import Predictions
 from export import engines
 from models import checkpoints
 from models_factory import restore_model
