@@ -22,7 +22,7 @@ from dataset.whole_files import replace_folder, write_atomically, write_text
 from evaluation import label_studio, prediction_tables
 from evaluation.predictions import Prediction, Predictions
 from predictor import shorten
-from utils import say
+from utils import InputError, say, warn
 
 PLAIN_NAME = re.compile(r"\w[\w. -]*")  # of a class: nothing in it is taken for a separator, a list or a formula
 ENTRIES_IN_GROUP = 2**22  # probabilities in a row group of a Parquet file, 16 MB
@@ -158,7 +158,10 @@ def write_label_studio(folder: Path, predictions: Predictions) -> None:
             new_folder / label_studio.INTERFACE_FILE,
             label_studio.make_interface(predictions.classes, made_by.max_labels),
         )
-        write_classes(new_folder, predictions.classes)
+        try:
+            write_classes(new_folder, predictions.classes)
+        except InputError as error:
+            warn(f"classes.txt is left out: {error}")
     say(f"Label Studio finds the images with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={base.parent}")
 
 
