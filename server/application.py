@@ -246,7 +246,9 @@ class Service:
         self.model, self.engine, self.queue, self.max_pixels, self.sha256 = model, engine, queue, max_pixels, sha256
         self.readers = ImageReaders(max_pixels)
         self.maps = MapMaker(model, reads_file=False)
-        self.maps.compute(make_example(model.image_size)[0], [0])  # says whether this network has maps
+        values = self.maps.compute(make_example(model.image_size)[0], [0])  # says whether this network has maps
+        if values is not None:  # the first drawing loads what it needs, for which no request should wait
+            encode_map(self.maps, Image.new("RGB", (8, 8)), values[0])
         self.start = time.monotonic()
 
     @asynccontextmanager
