@@ -160,9 +160,12 @@ def write_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
     _write(path, "{}", (f"{to_json(key)}: {_indent(value)}" for key, value in items))
 
 
-def write_list(path: Path, values: Iterable[Any]) -> None:
-    """Write what to_json(list(values), indent=1) gives, one value after the other, completely or not at all."""
-    _write(path, "[]", (_indent(value) for value in values))
+def write_list(path: Path, values: Iterable[Any], *, one_line: bool = False) -> None:
+    """Write what to_json(list(values), indent=1) gives, one value after the other, completely or not at all.
+
+    `one_line`: each value stands on a line, which is several times quicker.
+    """
+    _write(path, "[]", map(to_json, values) if one_line else map(_indent, values))
 
 
 def _indent(value: Any) -> str:

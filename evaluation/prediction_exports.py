@@ -153,7 +153,7 @@ def write_label_studio(folder: Path, predictions: Predictions) -> None:
             )
 
     with replace_folder(folder) as new_folder:
-        write_list(new_folder / label_studio.TASKS_FILE, make_tasks())
+        write_list(new_folder / label_studio.TASKS_FILE, make_tasks(), one_line=True)
         write_text(
             new_folder / label_studio.INTERFACE_FILE,
             label_studio.make_interface(predictions.classes, made_by.max_labels),

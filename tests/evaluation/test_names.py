@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,6 +25,7 @@ import threshold_tuning
 import utils
 from dataset import drawing
 from dataset.formats import FORMATS
+from dataset.frames import pd
 from dataset.probability_files import read_image_values
 from dataset.stratified_split import describe_split
 from dataset.table import Table

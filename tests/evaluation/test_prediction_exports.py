@@ -274,6 +274,8 @@ def test_the_interface_offers_every_class(make_predictions: Callable[..., Predic
     PREDICTION_FILES["label_studio"].write(tmp_path / "project", predictions)
     view = ET.fromstring((tmp_path / "project" / label_studio.INTERFACE_FILE).read_text(encoding="utf-8"))
     assert [choice.get("value") for choice in view.iter("Choice")] == [*PLAIN]
+    tasks = (tmp_path / "project" / label_studio.TASKS_FILE).read_text(encoding="utf-8")
+    assert tasks.count("\n") == len(predictions) + 1, "a line each"
     assert (tmp_path / "project" / "classes.txt").read_text(encoding="utf-8").split("\n")[:-1] == [*PLAIN]
 
 
