@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -158,7 +159,17 @@ def test_the_token_is_asked_for(service: Service) -> None:
 
 def test_maps_and_answers_at_the_same_time_are_as_one_by_one(service: Service) -> None:
     """A map's hooks and gradients are of its own pass: the network has one thread."""
-    picture = draw_picture()
+    picture, threads = draw_picture(), set[str]()
+
+    def note(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            threads.add(threading.current_thread().name)
+            return function(*arguments)
+
+        return run
+
+    service.maps.compute = note(service.maps.compute)
+    service.queue.compute_batch = note(service.queue.compute_batch)
 
     async def ask_all() -> tuple[list[Any], list[bytes]]:
         async with service.run(None):  # pyright: ignore[reportArgumentType]
@@ -175,6 +186,7 @@ def test_maps_and_answers_at_the_same_time_are_as_one_by_one(service: Service) -
     for row in rows:
         np.testing.assert_allclose(row.probabilities, first.probabilities, atol=1e-5)
     assert one != other
+    assert threads == {"model_0"}
 
 
 def test_a_server_without_maps_says_what_to_set() -> None:
