@@ -64,8 +64,7 @@ def main(arguments: list[str]) -> None:
 
 def compare(names: list[str]) -> tables.Frame:
     """A row for each of the backbones `names` with each of HEADS. Raises InputError for an unknown name first."""
-    import pandas as pd
-
+    from dataset.frames import pd
     from models import backbones
 
     for name in names:

@@ -33,8 +33,7 @@ from models.metadata import check_metadata, is_measured
 from utils import InputError, run_script, say, suggest
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from dataset.frames import pd
     from evaluation.test_results import TestResult
 
 # ---- Table ----
@@ -93,7 +92,7 @@ def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
 
     A column `block` numbers the blocks from 1 on.
     """
-    import pandas as pd
+    from dataset.frames import pd
 
     columns, blocks, lines, varied, num_rows = choose_groups(), [], {}, [], 0
     for line, block in run_rows.find_blocks(runs, SORT_BY, averages()):
@@ -128,8 +127,7 @@ def averages() -> bool:
 
 def compare_two(runs: Frame, rows: Frame, names: Sequence[str], mode: str) -> None:
     """Print how two rows of the table, or two of its runs, differ; `best` is the first row with a test."""
-    import pandas as pd
-
+    from dataset.frames import pd
     from evaluation.run_pair import print_pair
 
     each = run_rows.make_rows(runs, (), averages=False)
@@ -194,8 +192,7 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     >>> runs = read_runs("trained_models")
     >>> runs.groupby("HEAD").test_mAP.mean()
     """
-    import pandas as pd
-
+    from dataset.frames import pd
     from evaluation.pages import count
     from evaluation.saved_scores import find_val_fingerprint
     from evaluation.test_results import read_test

@@ -101,7 +101,7 @@ def read_image_values(file: str | Path, highest: float = 1.0) -> ImageValues:
 
     Raises InputError, with the line, for anything else and for an image that is listed twice.
     """
-    import pandas as pd
+    from dataset.frames import pd
 
     file = make_absolute(file)
     text = read_text(file)

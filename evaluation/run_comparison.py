@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import metrics
+from dataset.frames import pd
 from evaluation import test_results
 from evaluation.pages import count
 from evaluation.run_rows import TEST, find_row

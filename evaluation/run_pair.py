@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 import metrics
+from dataset.frames import pd
 from evaluation import tables, test_results
 from evaluation.pages import count
 from evaluation.run_comparison import explain_no_test, list_folders, resample_test

@@ -149,7 +149,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     row has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds. The columns that runs
     of a row do not share are in `.attrs["varied"]`.
     """
-    import pandas as pd
+    from dataset.frames import pd
 
     runs = _assign(runs, test_checkpoint=runs["checkpoint"].where(runs.get("test_ruler", _empty(runs)).notna()))
     runs.attrs["varied"] = []
@@ -176,7 +176,7 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
 
 def average_groups(runs: Frame, number: Any) -> Frame:
     """One row for each group of several `runs`; `number` says which group a run is in. See `make_rows`."""
-    import pandas as pd
+    from dataset.frames import pd
 
     metrics = runs.attrs["metrics"]
     runs = clear_unlike_tests(runs, number)
@@ -347,6 +347,6 @@ def _assign(frame: Frame, **columns: Any) -> Frame:
 
 
 def _empty(frame: Frame) -> Any:
-    import pandas as pd
+    from dataset.frames import pd
 
     return pd.Series(None, frame.index, dtype=float)

@@ -160,7 +160,7 @@ def print_latex(frame: Frame, layout: Layout = PLAIN) -> None:
 
 def escape_latex(text: str) -> str:
     """`text` for LaTeX, on one line."""
-    import pandas as pd
+    from dataset.frames import pd
 
     lines = pd.DataFrame([[make_visible(text)]]).to_latex(index=False, header=False, escape=True).splitlines()
     return next(line for line in lines if line.endswith(r" \\")).removesuffix(r" \\")
@@ -280,7 +280,7 @@ def is_right(frame: Frame, name: str) -> bool:
 
 def format_cells(frame: Frame) -> Frame:
     """The text of every cell, with rows numbered from 0. A column takes in what `list_attendants` finds."""
-    import pandas as pd  # it takes most of a second: a mistake on the command line must not wait for it
+    from dataset.frames import pd  # it takes most of a second: a mistake on the command line must not wait for it
 
     attendants = {name: list_attendants(frame, name) for name in frame}
     hidden = {name for names in attendants.values() for name in names}

@@ -72,6 +72,16 @@ def test_what_is_printed_goes_through_one_place() -> None:
     }
 
 
+def test_pandas_comes_from_one_place() -> None:
+    """It is set up there, so that names which are no UTF-8 are none the worse for another package."""
+    found = set()
+    for name, file in find_modules().items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import) and any(alias.name == "pandas" for alias in node.names):
+                found.add(name)
+    assert found == {"dataset.frames"}
+
+
 def test_the_root_is_a_shelf_and_every_folder_a_package() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 24
     for folder in FOLDERS:

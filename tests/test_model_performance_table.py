@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from made_runs import (
     CONSTANTS,
@@ -35,6 +34,7 @@ import config
 import model_performance_table
 import overrides
 import utils
+from dataset.frames import pd
 from evaluation import run_rows, tables
 
 REPOSITORY = Path(model_performance_table.__file__).parent

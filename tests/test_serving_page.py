@@ -309,7 +309,7 @@ def test_page_and_docs_ask_no_other_server_and_raise_no_error(browser: Browser, 
     browser.open(address)
     wait_until(lambda: "mean_colour" in browser.evaluate("document.querySelector('#about').textContent"))
     browser.open(address + "docs")
-    wait_until(lambda: browser.evaluate("document.querySelectorAll('.opblock').length") == 4)
+    wait_until(lambda: browser.evaluate("document.querySelectorAll('.opblock').length") == 5)
     sent = [event for event in browser.events if event["method"] == "Network.requestWillBeSent"]
     urls = [event["params"]["request"]["url"] for event in sent]
     assert {address, address + "labels", address + "openapi.json"} <= {*urls}

@@ -59,7 +59,7 @@ def report(
 
 def make_frame(ranked: Sequence[Tried], trials: Trials) -> tables.Frame:
     """A row for each trial: its number, figure, state and time, the constants that vary, run and reason."""
-    import pandas as pd
+    from dataset.frames import pd
 
     rows = [
         {

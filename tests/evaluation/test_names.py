@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,11 +25,13 @@ import threshold_tuning
 import utils
 from dataset import drawing
 from dataset.formats import FORMATS
+from dataset.frames import pd
 from dataset.probability_files import read_image_values
 from dataset.stratified_split import describe_split
 from dataset.table import Table
 from evaluation import export_parity, pages, plots, tables
-from evaluation.prediction_files import Predictions, write_pictures, write_probabilities
+from evaluation.prediction_files import write_pictures, write_probabilities
+from evaluation.predictions import Predictions
 from evaluation.saved_scores import SavedScores
 from models import checkpoints
 from tensorboard_logging import TensorBoardLogger, draw_pictures

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from made_runs import CLASSES, draw_probabilities, draw_targets, make_ruler, make_sidecar, write_run, write_test
 
 import metrics
 import model_performance_table
+from dataset.frames import pd
 from evaluation import run_pair, run_rows
 from utils import InputError
 
