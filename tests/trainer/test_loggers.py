@@ -503,36 +503,26 @@ def test_wandb_offline_holds_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_trackio_holds_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))  # read when trackio is imported: here, and in no other test
     need("trackio", monkeypatch)
-    from trackio import utils as trackio_utils  # pyright: ignore[reportMissingImports]
-
-    folder = Path(trackio_utils.TRACKIO_DIR)
-    project = f"test-{tmp_path.name}-{abs(hash(tmp_path)) % 10**9}"
-    monkeypatch.setenv("TRACKIO_PROJECT", project)  # the folder is chosen when trackio is imported
     tracked = make_tracked(tmp_path)
-    try:
-        with loggers.open_loggers(("trackio",), tracked) as logger:
-            record_all(logger, HISTORY[:2])
-        with loggers.open_loggers(("trackio",), make_tracked(tmp_path, HISTORY[:2], tracked.ids)) as logger:
-            record_all(logger, HISTORY[2:])
-            logger.add_hparams({}, FINAL)
-        (database,) = folder.glob(f"{project}*.db")
-        with contextlib.closing(sqlite3.connect(database)) as connection:
-            rows = connection.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
-            (constants,) = {text for (text,) in connection.execute("SELECT config FROM configs")}
-        assert tracked.constants.items() <= json.loads(constants).items()
-        found: dict[int, dict[str, Any]] = {}
-        for name, step, text in rows:
-            assert name == tracked.name
-            values = json.loads(text)
-            found.setdefault(step, {}).update({k: v for k, v in values.items() if isinstance(v, int | float)})
-        final = {"best/mAP": FINAL["best_mAP"], "best/epoch": FINAL["best_epoch"]}
-        assert same(found, EXPECTED | {3: EXPECTED[3] | final})
-        assert len(list((folder / "media" / project).rglob("*.png"))) == 3
-    finally:
-        import trackio  # pyright: ignore[reportMissingImports]
-
-        trackio.delete_project(project, force=True)
+    with loggers.open_loggers(("trackio",), tracked) as logger:
+        record_all(logger, HISTORY[:2])
+    with loggers.open_loggers(("trackio",), make_tracked(tmp_path, HISTORY[:2], tracked.ids)) as logger:
+        record_all(logger, HISTORY[2:])
+        logger.add_hparams({}, FINAL)
+    with contextlib.closing(sqlite3.connect(tmp_path / "my-data.db")) as connection:
+        rows = connection.execute("SELECT run_name, step, metrics FROM metrics ORDER BY id").fetchall()
+        (constants,) = connection.execute("SELECT config FROM configs").fetchall()
+    assert tracked.constants.items() <= json.loads(constants[0]).items()
+    found: dict[int, dict[str, Any]] = {}
+    for name, step, text in rows:
+        assert name == tracked.name
+        values = json.loads(text)
+        found.setdefault(step, {}).update({k: v for k, v in values.items() if isinstance(v, int | float)})
+    final = {"best/mAP": FINAL["best_mAP"], "best/epoch": FINAL["best_epoch"]}
+    assert same(found, EXPECTED | {3: EXPECTED[3] | final})
+    assert len(list((tmp_path / "media" / "my-data").rglob("*.png"))) == 3
 
 
 def test_mlflow_holds_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
