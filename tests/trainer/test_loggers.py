@@ -20,13 +20,15 @@ from conftest import find_checkpoint
 from sklearn.metrics import precision_recall_curve
 
 import config
+import distributed
 import overrides
 import training
 from models import checkpoints
 from tensorboard_logging import TAGS, draw_pictures
-from trainer import loggers
+from trainer import loggers, watching
 from trainer.loggers import LOGGERS, Loggers, TrackedRun
-from trainer.run_state import read_state
+from trainer.run_files import RunFiles
+from trainer.run_state import RunState, read_state
 from utils import InputError
 
 Record = dict[str, Any]
@@ -79,9 +81,9 @@ def record_all(logger: Loggers, history: list[Record]) -> None:
 
 
 class FakeRun:
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], offline: bool) -> None:
         self.options, self.rows, self.summary, self.ended = options, [], {}, []
-        self.id, self.offline = options.get("id") or "new-id", False
+        self.id, self.offline = options.get("id", "new-id"), offline
 
     def log(self, values: dict[str, Any], step: int, commit: bool | None = None) -> None:
         self.rows.append((step, commit, values))
@@ -105,9 +107,10 @@ class FakeWandb(ModuleType):
         super().__init__(name)
         self.__spec__ = importlib.util.spec_from_loader(name, loader=None, origin="a package")
         self.runs: list[FakeRun] = []
+        self.offline = False
 
     def init(self, **options: Any) -> FakeRun:
-        self.runs.append(FakeRun(options))
+        self.runs.append(FakeRun(options, self.offline))
         return self.runs[-1]
 
     def finish(self) -> None:
@@ -196,14 +199,10 @@ def test_wandb_goes_on_with_its_run(
     expected: list[int],
     fake: Callable[[str], FakeWandb],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It cannot go on offline: then the second part is whole in itself."""
     module = fake("wandb")
-    monkeypatch.setattr(FakeRun, "offline", offline, raising=False)
-    monkeypatch.setattr(
-        FakeRun, "__setattr__", lambda self, name, value: name == "offline" or object.__setattr__(self, name, value)
-    )
+    module.offline = offline
     with loggers.open_loggers(("wandb",), make_tracked(tmp_path, HISTORY[:2], {"wandb": "an-id"})) as logger:
         logger.add_epoch(HISTORY[2])
     (run,) = module.runs
@@ -420,6 +419,27 @@ def test_a_run_is_recorded_and_goes_on_after_an_interruption(
     assert state.logger_ids["tensorboard"] == str(tmp_path / "runs" / "mobilenet_v2" / checkpoint.stem)
 
 
+def test_only_the_first_process_records(
+    fake: Callable[[str], FakeWandb], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fake("wandb")
+    arguments = ["--LOGGERS=wandb,tensorboard", f"--TENSORBOARD_FOLDER={tmp_path}", "--DATASET_FOLDER=/x/a b/."]
+    overrides.apply(arguments, config)
+    files, state = RunFiles(tmp_path / "resnet18" / "a_fold2of5", fold_of="a_5folds"), RunState()
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    with watching.make_logger(files, state) as logger:
+        logger.add_epoch(HISTORY[0])
+    assert (module.runs, list(tmp_path.iterdir()), state.logger_ids) == ([], [], {})
+    monkeypatch.setattr(distributed, "is_first", lambda: True)
+    with watching.make_logger(files, state) as logger:
+        logger.add_epoch(HISTORY[0])
+    (run,) = module.runs
+    assert [run.options[name] for name in ("name", "group", "project")] == ["resnet18/a_fold2of5", "a_5folds", "a-b"]
+    folder = tmp_path / "resnet18" / "a_fold2of5"
+    assert state.logger_ids == {"wandb": "new-id", "tensorboard": str(folder)}
+    assert list(folder.glob("val/events*"))
+
+
 # ---- the packages themselves, where they are installed ----
 
 
@@ -489,9 +509,8 @@ def test_wandb_offline_holds_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
             values = {
                 item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
             }
-            numbers = {
-                name: value for name, value in values.items() if isinstance(value, int | float) and name[0] != "_"
-            }
+            own = ("_", "pictures/", "pr_curve/")  # of wandb, and what describes its files
+            numbers = {name: value for name, value in values.items() if not name.startswith(own)}
             found.setdefault(values["_step"], {}).update(numbers)
     assert same(found, EXPECTED), "the second part is the whole run"
     pictures = list(file.parent.glob("files/media/images/pictures/val_3_*.png"))
