@@ -78,6 +78,12 @@ def read_scalars(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]
     return found
 
 
+def make_older(folder: Path) -> None:
+    """TensorBoard reads files in the order of their names, which say the second: a resumed run begins later."""
+    for file in folder.rglob("events*"):
+        file.rename(file.with_name("events.out.tfevents.1.older"))
+
+
 def test_an_epochs_record_becomes_scalars_with_both_splits_in_one_chart(tmp_path: Path) -> None:
     with TensorBoardLogger(tmp_path / "run") as logger:
         logger.add_epoch(RECORD)
@@ -117,6 +123,7 @@ def test_what_is_constant_gets_no_chart_until_it_changes(tmp_path: Path) -> None
         with TensorBoardLogger(folder) as logger:
             for record in records[:num_done]:
                 logger.add_epoch(record)
+        make_older(folder)
         with TensorBoardLogger(folder, first_epoch=num_done + 1, history=records[:num_done]) as logger:
             for record in records[num_done:]:
                 logger.add_epoch(record)
@@ -127,6 +134,7 @@ def test_a_resumed_run_hides_what_was_written_of_its_epoch_before(tmp_path: Path
     with TensorBoardLogger(tmp_path) as logger:
         for epoch in (1, 2, 3):
             logger.add_epoch({"epoch": epoch, "train_loss": 0.1, "val_loss": 0.2, "threshold": 0.3})
+    make_older(tmp_path)
     with TensorBoardLogger(tmp_path, first_epoch=3) as logger:
         logger.add_epoch({"epoch": 3, "train_loss": 0.4, "val_loss": 0.5, "threshold": 0.6})
     assert read_scalars(tmp_path) == {

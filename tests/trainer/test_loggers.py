@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import find_checkpoint
 from sklearn.metrics import precision_recall_curve
 
 import config
@@ -400,7 +399,7 @@ def test_a_run_is_recorded_and_goes_on_after_an_interruption(
     assert second.options["id"] == first.id
     assert second.options["project"] == "set"
     assert second.options["config"] == overrides.resolved(config)
-    checkpoint = find_checkpoint(tmp_path)
+    (checkpoint,) = tmp_path.glob("trained_models/mobilenet_v2/*.pt")
     assert second.options["name"] == f"mobilenet_v2/{checkpoint.stem}"
     state = read_state(checkpoints.load(checkpoint.with_suffix("") / "last.pt")["training_state"]["state"])
     best, expected = -1.0, {}
