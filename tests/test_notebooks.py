@@ -70,7 +70,9 @@ def test_the_first_model_cell_by_cell(
     shown: list[Any] = []
     display = ModuleType("IPython.display")
     vars(display).update(Image=lambda filename, width: Path(filename), display=lambda *records: shown.extend(records))
-    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    jupyter = ModuleType("IPython")
+    vars(jupyter).update(get_ipython=lambda: None, version_info=(9, 0))  # which matplotlib asks
+    monkeypatch.setitem(sys.modules, "IPython", jupyter)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(FOLDER)
