@@ -17,7 +17,7 @@ import predictor
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FIRST_MODEL = FOLDER / "first_model.ipynb"
-SMALL = {"NUM_IMAGES": 48, "NUM_EPOCHS": 1}
+SMALL = {"NUM_IMAGES": 48, "NUM_EPOCHS": 1, "IMAGE_SIZE": 64}
 
 
 def read(path: Path) -> dict[str, Any]:
