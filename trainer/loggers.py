@@ -358,7 +358,7 @@ def draw_curves(
     frequent = np.argsort(-(targets == 1).sum(axis=0), kind="stable")[: CURVES - 1].tolist()
     columns = {"micro": (probabilities[known], targets[known])}
     for c in frequent:
-        columns[utils.make_visible(classes[c])] = probabilities[known[:, c], c], targets[known[:, c], c]
+        columns[utils.make_visible(classes[int(c)])] = probabilities[known[:, c], c], targets[known[:, c], c]
     drawn = {}
     for name, (scores, labels) in columns.items():
         (curve,) = metrics.precision_recall_curve(scores[:, None], labels[:, None])
