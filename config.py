@@ -253,7 +253,9 @@ NON_FINITE_LIMIT: Count = 10  # steps without a finite loss and gradient are lef
 
 # ---- Reports ----
 TRAIN_METRICS_EVERY_N_EPOCHS: OffOrCount = 0  # measure the training split too, every so many epochs; 0: never
-USE_TENSORBOARD: bool = False  # scalars, PR curves, pictures and hparams into TENSORBOARD_FOLDER
+LOGGERS: Annotated[
+    tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...], ONCE
+] = ()  # record each epoch, pictures and constants there, too; tensorboard: in TENSORBOARD_FOLDER
 
 # ---- Classes ----
 CLASSES: tuple[str, ...] = (

@@ -1,9 +1,13 @@
 """Writes what a run can be watched by in TensorBoard: scalars, PR curves and pictures.
 
     with TensorBoardLogger(folder) as logger:     # then: tensorboard --logdir runs
-        logger.add_epoch({"epoch": 1, "train_loss": 0.3})
+        logger.add_epoch({"epoch": 1, "train_loss": 0.3, "val_loss": 0.4})
+
+TensorBoard draws a chart for each tag, and a line in it for each folder. What is measured on both splits therefore has
+one tag, and is written to the folders `train` and `val` in `folder`: their losses are two lines of one chart.
 
 `TensorBoardLogger(None)` is switched off. TensorBoard takes seconds to import, so a run without it does not import it.
+trainer/loggers.py has the other loggers.
 """
 
 from __future__ import annotations
@@ -24,22 +28,38 @@ from evaluation.palette import DARK
 
 Record = dict[str, Any]  # the numbers of one epoch, None where there is none; "epoch" counts from 1
 
-# keys: numbers of a record; values: their tags. TensorBoard draws the tags of one group (the word before the slash)
-# side by side. A number that is not listed has its key as tag.
+# keys: numbers of a record; values: their tags. The word before the first slash is the group, in which charts stand
+# side by side; what ends in /train or /val is of that split. A number that is not listed has its key as tag.
 TAGS = {
     "train_loss": "loss/train",
     "val_loss": "loss/val",
     "train_f1": "f1/train",
     "val_f1": "f1/val",
-    "val_f1_cross_fitted": "f1/val_cross_fitted",
+    "best_f1": "f1/best",
+    "best_mAP": "best/mAP",
+    "best_epoch": "best/epoch",
+    "best_threshold": "best/threshold",
+    "val_f1_cross_fitted": "f1/cross_fitted/val",
+    "val_f1_raw": "f1/raw/val",
+    "val_f1_averaged": "f1/averaged/val",
     "train_mAP": "mAP/train",
     "val_mAP": "mAP/val",
     "val_accuracy": "accuracy/val",
     "lr_backbone": "learning_rate/backbone",
     "lr_head": "learning_rate/head",
     "images_per_second": "speed/images_per_second",
+    "waiting_share": "speed/waiting_share",
+    "preparation_seconds": "speed/preparation_seconds",
     "seconds": "speed/seconds",
 }
+SPLITS = ("train", "val")
+
+# Numbers of a record that are the same in all epochs of most runs. A chart of a constant says nothing: they are written
+# from the first epoch on as soon as they change.
+OFTEN_CONSTANT = (
+    "frozen", "steps", "steps_left_out", "steps_overflowed", "preparation_seconds", "waiting_share", "lr_backbone",
+    "lr_head",
+)  # fmt: skip
 
 MAX_PR_CURVES = 100  # of classes, those with the most positives
 PR_CURVE_THRESHOLDS = 127  # the most that TensorBoard's plugin takes
@@ -56,17 +76,21 @@ class TensorBoardLogger:
     """Writes a run's numbers, PR curves and pictures to `folder`. If `folder` is None, the methods do nothing.
 
     A run that is resumed goes on at `first_epoch`: TensorBoard no longer shows what was written for this epoch and
-    later ones before. Raises utils.InputError if the folder cannot be written.
+    later ones before. `history` is the records of the epochs before it. Raises utils.InputError if the folder cannot be
+    written.
     """
 
-    def __init__(self, folder: Path | None, first_epoch: int = 1) -> None:
+    def __init__(self, folder: Path | None, first_epoch: int = 1, history: Sequence[Record] = ()) -> None:
         self.writer = None
+        self.splits: dict[str, Any] = {}  # the writers of SPLITS
+        self.history = list(history)
         if folder is None:
             return
         from torch.utils.tensorboard.writer import SummaryWriter
 
         try:
             self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+            self.splits = {name: SummaryWriter(str(folder / name), purge_step=first_epoch) for name in SPLITS}
         except OSError as error:
             raise utils.InputError(f"cannot write TensorBoard files to {folder}: {error}") from error
 
@@ -78,16 +102,39 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         if self.writer is not None:
-            self.writer.close()
+            for writer in (self.writer, *self.splits.values()):
+                writer.close()
 
     def add_epoch(self, record: Record) -> None:
-        """Write one scalar for each number of an epoch's record."""
+        """Write one scalar for each number of an epoch's record; of OFTEN_CONSTANT, those that have changed."""
         if self.writer is None:
             return
         for key, value in record.items():
             if key != "epoch" and value is not None:
-                self.writer.add_scalar(TAGS.get(key, key), float(value), int(record["epoch"]))
-        self.writer.flush()  # so that this epoch is not lost if the run is killed in the next one
+                for due in self._list_due(key, record):
+                    self._add_scalar(TAGS.get(key, key), due[key], due["epoch"])
+        self.history.append(record)
+        self._flush()  # so that this epoch is not lost if the run is killed in the next one
+
+    def _list_due(self, key: str, record: Record) -> list[Record]:
+        """The records whose number `key` is to be written now that there is `record`."""
+        earlier = [past for past in self.history if past.get(key) is not None]
+        values = {past[key] for past in earlier}
+        if key not in OFTEN_CONSTANT or len(values) > 1:
+            return [record]
+        return [*earlier, record] if values - {record[key]} else []
+
+    def _add_scalar(self, tag: str, value: float, epoch: int) -> None:
+        """Write a number where its tag says: to the folder of its split, or to the run's own."""
+        assert self.writer is not None
+        chart, _, split = tag.rpartition("/")
+        writer, tag = (self.splits[split], chart) if split in SPLITS else (self.writer, tag)
+        writer.add_scalar(tag, float(value), int(epoch))
+
+    def _flush(self) -> None:
+        assert self.writer is not None
+        for writer in (self.writer, *self.splits.values()):
+            writer.flush()
 
     def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
         """Write PR curves: one of all classes together (micro), and one of each class that has a positive.
@@ -127,7 +174,10 @@ class TensorBoardLogger:
         self.writer.add_image("pictures/val", picture, epoch, dataformats="HWC")
 
     def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
-        """Write the run's constants and final metrics, for TensorBoard's table that compares runs."""
+        """Write the run's constants and final metrics, for TensorBoard's table that compares runs.
+
+        `best_f1` has a chart, whose last value the table shows; another metric gets a chart of this one value.
+        """
         if self.writer is None:
             return
         from torch.utils.tensorboard.summary import hparams
@@ -136,14 +186,16 @@ class TensorBoardLogger:
             name: value if isinstance(value, bool | int | float) else utils.make_visible(str(value))
             for name, value in constants.items()
         }
-        tagged_metrics = {f"hparam/{name}": float(value) for name, value in metrics.items()}
+        tags = {name: TAGS[name] if name == "best_f1" else f"hparam/{name}" for name in metrics}
         # Not by SummaryWriter.add_hparams, which opens a second event file: TensorBoard (without its fast loader) stops
         # reading a file when there is a newer one, so it would not show what this writer adds later.
-        for summary in hparams(plain_constants, tagged_metrics):
+        for summary in hparams(plain_constants, dict.fromkeys(tags.values(), 0.0)):
             self.writer._get_file_writer().add_summary(summary)
-        for tag, value in tagged_metrics.items():
-            self.writer.add_scalar(tag, value)
-        self.writer.flush()
+        last = self.history[-1] if self.history else {"epoch": 0}
+        for name, value in metrics.items():
+            if last.get(name) != value:
+                self._add_scalar(tags[name], value, last["epoch"])
+        self._flush()
 
 
 def draw_pictures(

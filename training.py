@@ -37,7 +37,7 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.whole_files import write_text
 from models.shared_cores import share_cores
-from trainer import folds, head_fit, novelty, optimizers, random_state, records, validation, watching
+from trainer import folds, head_fit, loggers, novelty, optimizers, random_state, records, validation, watching
 from trainer.build import Trainer, is_frozen, make_trainer, searches_head
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
@@ -65,6 +65,7 @@ LONG_EPOCH_SECONDS = 60.0  # an epoch that took longer is saved before its valid
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     models_factory.require_name(config.MODEL_NAME)
+    loggers.require_packages(config.LOGGERS)
     utils.keep_freed_memory()
     with distributed.start(config.DEVICE) as device, share_cores():
         if not config.FOLDS:
@@ -286,7 +287,7 @@ def finish(run: Run) -> None:
     if distributed.is_first():
         watching.see_end(run)
         selected, about_best = records.finish(run)
-        run.logger.add_hparams(overrides.resolved(config), {"best_f1": run.state.best_f1})
+        watching.log_end(run)
         watching.print_result(run, selected, about_best)
     run.state.finished = True
     records.save_last(run)

@@ -423,10 +423,21 @@ class Progress:
         self.start = self.last_line = time.perf_counter()
         console = make_console()
         self.live = None
-        if console.is_terminal or console.is_jupyter:
+        # the bar of a notebook is a widget; without that package rich warns, and shows nothing
+        if console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets")):
             title_column = TextColumn("{task.description}", markup=False)
             text_column = TextColumn("{task.fields[text]}", markup=False)
-            self.live = LiveProgress(title_column, BarColumn(), text_column, console=console, transient=True)
+            self.live = LiveProgress(
+                title_column,
+                BarColumn(),
+                text_column,
+                console=console,
+                transient=True,
+                # A terminal's lines go above the bar. In a notebook they are no part of the widget, and Jupyter flushes
+                # stdout before it displays anything: displayed by rich, they would flush and display without end.
+                redirect_stdout=not console.is_jupyter,
+                redirect_stderr=not console.is_jupyter,
+            )
             self.task = self.live.add_task(self.title, total=total, text="")
 
     def __enter__(self) -> Progress:

@@ -246,4 +246,5 @@ WORDS: dict[str, str] = {
     "efficientnetv2_s_21k": "MODEL_NAME tf_efficientnetv2_s.in21k",
     "efficientnetv2_l_21k": "MODEL_NAME tf_efficientnetv2_l.in21k",
     "gcn_efficientnetv2_s_21k": "MODEL_NAME tf_efficientnetv2_s.in21k; HEAD gcn",
+    "use_tensorboard": "LOGGERS tensorboard or LOGGERS ()",
 }

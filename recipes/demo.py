@@ -112,6 +112,6 @@ COMPILE = False
 RESUME = "auto"
 SAVE_EVERY_N_EPOCHS = 0
 TRAIN_METRICS_EVERY_N_EPOCHS = 0
-USE_TENSORBOARD = False
+LOGGERS = ()
 CLASSES = ("house", "tree", "fish", "car", "flower", "star", "umbrella", "ball", "ring", "cup")
 NUM_CLASSES = len(CLASSES)

@@ -60,7 +60,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
             "--EMA_DECAY=0.9",
         )
     ),
-    "sam": Configuration(("--SAM_RHO=0.05", "--MIXUP_ALPHA=0.4", "--CUTMIX_ALPHA=1.0", "--USE_TENSORBOARD=True")),
+    "sam": Configuration(("--SAM_RHO=0.05", "--MIXUP_ALPHA=0.4", "--CUTMIX_ALPHA=1.0", "--LOGGERS=tensorboard")),
     "multi_scale": Configuration(("--MULTI_SCALE_SIZES=32,48", "--IMAGE_CACHE=disk", "--SAVE_EVERY_N_EPOCHS=1")),
     "teacher": Configuration(("--TEACHER_CHECKPOINTS={folder}/teacher/trained_models/best_model.pt",)),
     "ghm": Configuration(("--ENTRY_WEIGHTS=ghm,ohem", "--HEAD=per_label_mlp", "--MLP_HIDDEN=8")),

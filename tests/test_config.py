@@ -21,7 +21,7 @@ import thresholds
 from dataset import augmentations, formats
 from evaluation import activation_maps, prediction_files
 from export import engines, export_formats
-from trainer import optimizers, schedules
+from trainer import loggers, optimizers, schedules
 
 RECIPES = Path(config.__file__).parent / "recipes"
 MODULES = (config, testing, export_onnx, class_activation_maps, serving)
@@ -40,6 +40,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "MAP_METHOD": activation_maps.METHODS,
     "PREDICTION_FILES": prediction_files.PREDICTION_FILES,
     "EXPORT_FORMATS": export_formats.EXPORT_FORMATS,
+    "LOGGERS": loggers.LOGGERS,
     "CALIBRATION": ("none", *calibration.METHODS),
     "THRESHOLD_GOAL": (*thresholds.GOALS, *thresholds.PROMISES),
     "DATASET_FORMAT": ("auto", *formats.FORMATS),

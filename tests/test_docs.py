@@ -50,6 +50,11 @@ DICTS = {
     "POLICIES", "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "AS_BEFORE", "DEFAULTS", "WITHOUT_UNKNOWN", "REFUSALS",
     "VERBS", "VERSION", "DEFINITIONS", "WORDS", "PUBLISHED",
 }  # fmt: skip
+VARIABLES = {  # of the environment, which the trackers read
+    "WANDB_MODE", "WANDB_PROJECT", "WANDB_ERROR_REPORTING", "TRACKIO_PROJECT", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID",
+    "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+}  # fmt: skip
 FILES = {"CHANGELOG", "CITATION", "LICENSE", "FAILED"}
 
 
@@ -164,7 +169,7 @@ def test_every_constant_exists(page: Path) -> None:
     """Each word in capitals in backticks, with or without dashes, is a constant."""
     for code in re.findall(r"`([^`\n]+)`", read(page)):
         for name in re.findall(r"(?<![\w./<-])(?:--)?([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})(?![\w./>-])", code):
-            assert name in {*CONSTANTS, *PLACEHOLDERS, *DICTS, *FILES}, f"{page.name}: {code}"
+            assert name in {*CONSTANTS, *PLACEHOLDERS, *DICTS, *VARIABLES, *FILES}, f"{page.name}: {code}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

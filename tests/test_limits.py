@@ -59,6 +59,8 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--SHARD_CACHE_GB 0", "SHARD_CACHE_GB is 0.0"),
     ("--SAVE_EVERY_MINUTES=-1", "SAVE_EVERY_MINUTES is -1.0"),
     ("--SAVE_EVERY_N_EPOCHS=-1", "SAVE_EVERY_N_EPOCHS is -1"),
+    ("--LOGGERS wandb,wandb", "LOGGERS is ('wandb', 'wandb'): it names one twice"),
+    ("--LOGGERS mlflo", "LOGGERS is 'mlflo' (did you mean mlflow?)"),
     ("--NON_FINITE_LIMIT 0", "NON_FINITE_LIMIT is 0"),
     ("--TEST_INT8 true", "TEST_INT8 is True but TEST_ENGINE is auto"),
     ("--THRESHOLD_BETA 0", "THRESHOLD_BETA is 0.0"),

@@ -217,8 +217,8 @@ def test_tuples_on_the_command_line(text: str, value: tuple[int, ...], joined: b
         ("--CLASSES=[indoor],[outdoor]", ("[indoor]", "[outdoor]")),
         ("--CLASSES=(small) cat,dog (big)", ("(small) cat", "dog (big)")),
         ("--CLASSES=('a)', b (c))", ("a)", "b (c)")),
-        ("--USE_TENSORBOARD=TRUE", True),
-        ("--USE_TENSORBOARD=1", True),
+        ("--COMPILE=TRUE", True),
+        ("--COMPILE=1", True),
         ("--CHANNELS_LAST=false", False),
         ("--CHANNELS_LAST=0", False),
         ("--WARMUP_EPOCHS=1", 1.0),
@@ -637,7 +637,7 @@ def test_changes_are_what_differs_from_the_file_and_does_not_follow() -> None:
         {"CLASSES": ["a, b", "driver's seat", '"', "(x)", " blank ", "[", "plain", "$HOME", "-1"]},
         {"CLASSES": ["(x)"]},
         {"MODEL_NAME": "-odd name", "GROUP_PATTERN": None, "LR_MILESTONES": [], "IMAGE_SIZE": [256, 448]},
-        {"LR_DECAY_FACTOR": 1e-05, "USE_TENSORBOARD": True, "GROUP_PATTERN": r"^(\d+),\s'\"", "LR_MILESTONES": [3]},
+        {"LR_DECAY_FACTOR": 1e-05, "COMPILE": True, "GROUP_PATTERN": r"^(\d+),\s'\"", "LR_MILESTONES": [3]},
     ],
 )
 def test_options_of_a_command_are_read_as_what_was_written(values: dict[str, Any]) -> None:

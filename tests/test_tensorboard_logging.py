@@ -39,20 +39,17 @@ RECORD = {
     "train_f1": 0.7,
     "train_mAP": 0.75,
 }
-TAGS = {
-    "frozen": 1,
-    "loss/train": 0.41,
-    "loss/val": 0.39,
-    "learning_rate/backbone": 1e-4,
-    "learning_rate/head": 1e-3,
-    "speed/images_per_second": 88.1,
-    "speed/seconds": 40.2,
-    "f1/val": 0.61,
-    "f1/val_cross_fitted": 0.60,
-    "f1/train": 0.7,
-    "mAP/val": 0.66,
-    "mAP/train": 0.75,
-    "threshold": 0.47,
+TAGS = {  # (folder in the run's own, tag): value
+    ("train", "loss"): 0.41,
+    ("val", "loss"): 0.39,
+    ("", "speed/images_per_second"): 88.1,
+    ("", "speed/seconds"): 40.2,
+    ("val", "f1"): 0.61,
+    ("val", "f1/cross_fitted"): 0.60,
+    ("train", "f1"): 0.7,
+    ("val", "mAP"): 0.66,
+    ("train", "mAP"): 0.75,
+    ("", "threshold"): 0.47,
 }
 
 
@@ -71,31 +68,90 @@ def draw_scores(num_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 # ---- scalars ----
 
 
-def test_an_epochs_record_becomes_grouped_scalars(tmp_path: Path) -> None:
+def read_scalars(folder: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """{(folder, tag): (step, value) of each event}, of the run's folder and those of its splits."""
+    found = {}
+    for split in ("", "train", "val"):
+        events = read_events(folder / split)
+        for tag in events.Tags()["scalars"]:
+            found[split, tag] = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in events.Scalars(tag)]
+    return found
+
+
+def make_older(folder: Path) -> None:
+    """TensorBoard reads files in the order of their names, which say the second: a resumed run begins later."""
+    for file in folder.rglob("events*"):
+        file.rename(file.with_name("events.out.tfevents.1.older"))
+
+
+def test_an_epochs_record_becomes_scalars_with_both_splits_in_one_chart(tmp_path: Path) -> None:
     with TensorBoardLogger(tmp_path / "run") as logger:
         logger.add_epoch(RECORD)
-    events = read_events(tmp_path / "run")
-    assert set(events.Tags()["scalars"]) == set(TAGS)
-    for tag, value in TAGS.items():
-        (event,) = events.Scalars(tag)
-        assert event.step == 3
-        assert event.value == pytest.approx(value)
+    assert read_scalars(tmp_path / "run") == {place: [(3, value)] for place, value in TAGS.items()}
+    assert all(len(list(folder.glob("events*"))) == 1 for folder in (tmp_path / "run", *(tmp_path / "run").glob("*/")))
 
 
 def test_keys_that_are_absent_or_unknown(tmp_path: Path) -> None:
     with TensorBoardLogger(tmp_path) as logger:
         logger.add_epoch({"epoch": 1, "train_loss": 0.5, "gpu_memory_gib": 7})
-        logger.add_epoch({"epoch": 2, "train_loss": 0.4, "val_f1": 0.3})
-    events = read_events(tmp_path)
-    assert set(events.Tags()["scalars"]) == {"loss/train", "gpu_memory_gib", "f1/val"}
-    assert [(e.step, round(e.value, 6)) for e in events.Scalars("loss/train")] == [(1, 0.5), (2, 0.4)]
-    assert [e.step for e in events.Scalars("f1/val")] == [2]
+        logger.add_epoch({"epoch": 2, "train_loss": 0.4, "val_f1": 0.3, "val_mAP": None})
+    assert read_scalars(tmp_path) == {
+        ("train", "loss"): [(1, 0.5), (2, 0.4)],
+        ("", "gpu_memory_gib"): [(1, 7)],
+        ("val", "f1"): [(2, 0.3)],
+    }
+
+
+def test_what_is_constant_gets_no_chart_until_it_changes(tmp_path: Path) -> None:
+    records = [
+        {"epoch": 1, "frozen": True, "steps": 9, "lr_head": 0.1, "steps_left_out": 0},
+        {"epoch": 2, "frozen": True, "steps": 9, "lr_head": 0.1, "steps_left_out": 0},
+        {"epoch": 3, "frozen": False, "steps": 9, "lr_head": 0.1, "steps_left_out": 0, "lr_backbone": 0.01},
+        {"epoch": 4, "frozen": False, "steps": 9, "lr_head": 0.2, "steps_left_out": 0, "lr_backbone": 0.01},
+        {"epoch": 5, "frozen": False, "steps": 9, "lr_head": 0.2, "steps_left_out": 0, "lr_backbone": 0.01},
+    ]
+    expected = {
+        ("", "frozen"): [(1, 1), (2, 1), (3, 0), (4, 0), (5, 0)],
+        ("", "learning_rate/head"): [(1, 0.1), (2, 0.1), (3, 0.1), (4, 0.2), (5, 0.2)],
+    }
+    with TensorBoardLogger(tmp_path / "whole") as logger:
+        for record in records:
+            logger.add_epoch(record)
+    assert read_scalars(tmp_path / "whole") == expected
+    for num_done in range(1, 5):  # a run that is resumed knows what it has not written
+        folder = tmp_path / str(num_done)
+        with TensorBoardLogger(folder) as logger:
+            for record in records[:num_done]:
+                logger.add_epoch(record)
+        make_older(folder)
+        with TensorBoardLogger(folder, first_epoch=num_done + 1, history=records[:num_done]) as logger:
+            for record in records[num_done:]:
+                logger.add_epoch(record)
+        assert read_scalars(folder) == expected
+
+
+def test_a_resumed_run_hides_what_was_written_of_its_epoch_before(tmp_path: Path) -> None:
+    with TensorBoardLogger(tmp_path) as logger:
+        for epoch in (1, 2, 3):
+            logger.add_epoch({"epoch": epoch, "train_loss": 0.1, "val_loss": 0.2, "threshold": 0.3})
+    make_older(tmp_path)
+    with TensorBoardLogger(tmp_path, first_epoch=3) as logger:
+        logger.add_epoch({"epoch": 3, "train_loss": 0.4, "val_loss": 0.5, "threshold": 0.6})
+    assert read_scalars(tmp_path) == {
+        ("train", "loss"): [(1, 0.1), (2, 0.1), (3, 0.4)],
+        ("val", "loss"): [(1, 0.2), (2, 0.2), (3, 0.5)],
+        ("", "threshold"): [(1, 0.3), (2, 0.3), (3, 0.6)],
+    }
 
 
 def test_an_epoch_is_on_disk_before_the_logger_is_closed(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
-    logger.add_epoch({"epoch": 1, "val_f1": 0.61})
-    assert read_events(tmp_path).Scalars("f1/val")[0].value == pytest.approx(0.61)
+    logger.add_epoch({"epoch": 1, "val_f1": 0.61, "train_loss": 0.3, "threshold": 0.5})
+    assert read_scalars(tmp_path) == {
+        ("val", "f1"): [(1, 0.61)],
+        ("train", "loss"): [(1, 0.3)],
+        ("", "threshold"): [(1, 0.5)],
+    }
     logger.close()
 
 
@@ -232,9 +288,10 @@ def test_hparams_lie_in_the_runs_own_event_file(tmp_path: Path) -> None:
         "TENSORBOARD_FOLDER": Path("runs"),
     }
     with TensorBoardLogger(tmp_path) as logger:
-        logger.add_hparams(constants, {"val_f1": 0.61})
-        logger.add_epoch(RECORD)
-    assert len(list(tmp_path.iterdir())) == 1
+        logger.add_epoch(RECORD | {"best_f1": 0.61})
+        logger.add_hparams(constants, {"best_f1": 0.61, "seconds_in_all": 80.0})
+        logger.add_epoch(RECORD | {"epoch": 4})
+    assert len(list(tmp_path.glob("events*"))) == 1
     events = read_events(tmp_path)
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     values = HParamsPluginData.FromString(content).session_start_info.hparams
@@ -245,8 +302,13 @@ def test_hparams_lie_in_the_runs_own_event_file(tmp_path: Path) -> None:
     assert values["LR_MILESTONES"].string_value == "(6, 8)"
     assert values["PRETRAINED_WEIGHTS"].string_value == "None"
     assert values["TENSORBOARD_FOLDER"].string_value == "runs"
-    assert events.Scalars("hparam/val_f1")[0].value == pytest.approx(0.61)
-    assert events.Scalars("f1/val")[0].step == 3  # what comes after is still read
+    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    named = HParamsPluginData.FromString(experiment).experiment.metric_infos
+    assert [info.name.tag for info in named] == ["f1/best", "hparam/seconds_in_all"]
+    scalars = read_scalars(tmp_path)
+    assert scalars["", "f1/best"] == [(3, 0.61)], "its chart is there, and gets no second value"
+    assert scalars["", "hparam/seconds_in_all"] == [(3, 80)]
+    assert scalars["", "speed/seconds"] == [(3, 40.2), (4, 40.2)], "what comes after is still read"
 
 
 # ---- switched off ----

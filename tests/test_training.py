@@ -62,7 +62,7 @@ def finished(shared_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-LONGER = ["--NUM_EPOCHS=4", "--USE_TENSORBOARD=True", "--TRAIN_METRICS_EVERY_N_EPOCHS=2", "--VAL_EVERY_N_EPOCHS=3"]
+LONGER = ["--NUM_EPOCHS=4", "--LOGGERS=tensorboard", "--TRAIN_METRICS_EVERY_N_EPOCHS=2", "--VAL_EVERY_N_EPOCHS=3"]
 LONGER += ["--MODEL_NAME=resnet18", "--HEAD_BASE_LR=0.01"]  # scores far enough apart that rounding keeps their order
 
 
@@ -123,12 +123,25 @@ def test_curves_and_tensorboard_are_written(finished: Path) -> None:
 
     with Image.open(find_checkpoint(finished).with_suffix("") / "training_curves.png") as image:
         assert image.width > 400
-    events = EventAccumulator(str(finished / "runs" / "resnet18" / find_checkpoint(finished).stem)).Reload()
-    tags = events.Tags()
-    for tag in ("loss/train", "loss/val", "f1/val", "mAP/val", "threshold", "learning_rate/backbone"):
-        assert tag in tags["scalars"]
-    assert [event.step for event in events.Scalars("f1/val")] == [3, 4]
-    assert tags["images"]
+    folder = finished / "runs" / "resnet18" / find_checkpoint(finished).stem
+    events = {split: EventAccumulator(str(folder / split)).Reload() for split in ("", "train", "val")}
+    last = checkpoints.load(find_checkpoint(finished).with_suffix("") / "last.pt")
+    history = last["training_state"]["state"]["history"]
+    for split, tag, key in (
+        ("train", "loss", "train_loss"),
+        ("val", "loss", "val_loss"),
+        ("train", "f1", "train_f1"),
+        ("val", "f1", "val_f1"),
+        ("val", "mAP", "val_mAP"),
+        ("", "threshold", "threshold"),
+    ):
+        expected = [(record["epoch"], np.float32(record[key])) for record in history if key in record]
+        assert [(event.step, event.value) for event in events[split].Scalars(tag)] == expected
+    (best,) = {np.float32(last["best_f1"])}
+    assert [(event.step, event.value) for event in events[""].Scalars("f1/best")][-1] == (4, best)
+    tags = events[""].Tags()
+    assert not {"steps", "frozen", "learning_rate/head", "hparam/best_f1"} & {*tags["scalars"]}, "they are constant"
+    assert tags["images"] == ["pictures/val"]
 
 
 def test_the_same_configuration_keeps_its_file_unless_f1_improves(small_run: list[str], tmp_path: Path) -> None:
@@ -145,7 +158,7 @@ def test_the_same_configuration_keeps_its_file_unless_f1_improves(small_run: lis
 
 
 def test_a_name_with_a_slash_makes_no_deeper_folder(small_run: list[str], tmp_path: Path) -> None:
-    arguments = [*small_run, "--MODEL_NAME=timm/resnet18", "--NUM_EPOCHS=1", "--USE_TENSORBOARD=1"]
+    arguments = [*small_run, "--MODEL_NAME=timm/resnet18", "--NUM_EPOCHS=1", "--LOGGERS=tensorboard"]
     training.main(arguments)
     assert find_checkpoint(tmp_path).parent == tmp_path / "trained_models" / "timm-resnet18"
     assert list((tmp_path / "runs" / "timm-resnet18").glob("*/events*"))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib.util
 import io
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import utils
 from utils import InputError, keep_freed_memory  # the tests replace it in utils
@@ -198,6 +201,40 @@ def test_progress_in_a_pipe_is_sparse(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == ""
     assert progress.done == 999
     assert 0 < progress.seconds < time.perf_counter()
+
+
+@pytest.mark.parametrize("has_widgets", [True, False])
+def test_lines_are_printed_under_the_bar_of_a_notebook(
+    has_widgets: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jupyter flushes stdout before it displays anything."""
+    shown: list[Any] = []
+
+    def display(*things: Any) -> None:
+        sys.stdout.flush()
+        shown.extend(things)
+
+    class Output:
+        def __enter__(self) -> None: ...
+        def __exit__(self, *error: object) -> None: ...
+        def clear_output(self, wait: bool) -> None: ...
+        def close(self) -> None: ...
+
+    jupyter, pictures, widgets = (ModuleType(name) for name in ("IPython", "IPython.display", "ipywidgets"))
+    vars(pictures)["display"], vars(widgets)["Output"] = display, Output
+    widgets.__spec__ = importlib.util.spec_from_loader("ipywidgets", loader=None)
+    monkeypatch.setitem(sys.modules, "IPython", jupyter)
+    monkeypatch.setitem(sys.modules, "IPython.display", pictures)
+    monkeypatch.setitem(sys.modules, "ipywidgets", widgets if has_widgets else None)
+    monkeypatch.setattr(utils, "make_console", lambda: Console(force_jupyter=True))
+    if not has_widgets:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with utils.Progress("epoch 1", 4) as progress:
+        utils.say("a line")
+        progress.step(2)
+        utils.say("another line")
+    assert [line for line in capsys.readouterr().out.splitlines() if "line" in line] == ["a line", "another line"]
+    assert any(isinstance(thing, Output) for thing in shown) is has_widgets
 
 
 def test_an_import_that_fails_for_want_of_memory_is_one_line(

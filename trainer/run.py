@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import config
-from tensorboard_logging import TensorBoardLogger
 from trainer.build import Trainer
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
+from trainer.loggers import Loggers
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.training_curves import CurvesFile
@@ -27,7 +27,7 @@ class Run:
     state: RunState  # how far the run is
     resumed: dict[str, Any] | None  # what this process resumes in the middle of an epoch; None: a fresh run
     doctor: Doctor  # warns of what is probably a mistake
-    logger: TensorBoardLogger
+    logger: Loggers  # TensorBoard and other trackers
     curves: CurvesFile  # the picture of the run's curves
     interruption: Interruption  # whether a signal came
     stage: Stage | None = None  # what the present epoch runs on; None before the first

@@ -30,6 +30,7 @@ class RunState:
     num_skipped: int = 0  # the sum of `num_left_out` over all epochs and the present one
     closed: str = ""  # when the last of these epochs was done, "2026-03-01 12:00:00"
     finished: bool = False  # whether the run has ended
+    logger_ids: dict[str, str] = field(default_factory=dict)  # {logger: what it knows the run by}
 
     # the present epoch, `epoch` + 1
     step: int = 0  # steps done
@@ -88,6 +89,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "list[dict[str, Any]]": lambda value: is_list(value, is_record),
+    "dict[str, str]": lambda value: is_object(value, lambda part: isinstance(part, str)),
     "dict[str, float]": lambda value: is_object(value, is_number),
 }
 

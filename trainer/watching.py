@@ -1,10 +1,11 @@
-"""Who looks on while a run trains: the doctor, TensorBoard, and the person who reads the printed lines.
+"""Who looks on while a run trains: the doctor, the loggers, and the person who reads the printed lines.
 
 Reads config, as a part of training.py.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import config
 import distributed
+import overrides
 import utils
 from dataset import loading
 from dataset.batches import Batch
@@ -22,10 +24,10 @@ from dataset.table import Table
 from evaluation import tuning
 from evaluation.pages import count
 from models.features import OWN
-from tensorboard_logging import TensorBoardLogger
-from trainer import records
+from trainer import loggers, records
 from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen, searches_head
 from trainer.doctor import describe_noise
+from trainer.loggers import Loggers
 from trainer.optimizers import get_part
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -34,7 +36,7 @@ from trainer.step import LookAtLogits
 from trainer.training_data import Data, changes_batches, make_augmentation, make_eval_loader
 from trainer.validation import Validation
 
-PICTURES = 16  # validation pictures shown in TensorBoard
+PICTURES = 16  # validation pictures that the loggers show
 
 
 # ---- the doctor ----
@@ -129,7 +131,7 @@ def see_end(run: Run) -> None:
 
 
 def see_validation(run: Run, validated: Validation, epoch: int) -> None:
-    """Let the doctor look at a validation; PR curves and pictures for TensorBoard."""
+    """Let the doctor look at a validation; PR curves and pictures for the loggers."""
     if not distributed.is_first():
         return
     scores, classes = validated.scores, run.data.table.classes
@@ -142,7 +144,7 @@ def see_validation(run: Run, validated: Validation, epoch: int) -> None:
         loss=scores.loss,
         is_last=is_last,
     )
-    if config.USE_TENSORBOARD:
+    if run.logger.takes_pictures:
         run.logger.add_pr_curves(scores.probabilities, scores.targets, classes, epoch)
         shown = run.data.val.select(range(min(PICTURES, len(run.data.val))))
         loader = make_eval_loader(shown, run.trainer.device)
@@ -152,11 +154,34 @@ def see_validation(run: Run, validated: Validation, epoch: int) -> None:
         run.logger.add_pictures(images, shown.targets, probabilities, validated.threshold, classes, epoch)
 
 
-def make_logger(files: RunFiles, state: RunState) -> TensorBoardLogger:
-    """TensorBoard's files of this run, or a logger that does nothing."""
-    writes = config.USE_TENSORBOARD and distributed.is_first()
-    folder = config.TENSORBOARD_FOLDER / files.folder.parent.name / files.folder.name if writes else None
-    return TensorBoardLogger(folder, first_epoch=state.epoch + 1)
+def make_logger(files: RunFiles, state: RunState) -> Loggers:
+    """The LOGGERS of this run; `state` remembers what they know it by. Only rank 0 has any."""
+    if not distributed.is_first():
+        return Loggers({})
+    tracked = loggers.TrackedRun(
+        name=files.run,
+        project=re.sub(r"[^\w-]+", "-", config.DATASET_FOLDER.resolve().name) or "training",
+        group=files.fold_of or None,
+        constants=overrides.resolved(config),
+        folder=config.TENSORBOARD_FOLDER / files.folder.parent.name / files.folder.name,
+        history=tuple(state.history),
+        ids=state.logger_ids,
+    )
+    return loggers.open_loggers(config.LOGGERS, tracked)
+
+
+def log_end(run: Run) -> None:
+    """Give the loggers the final metrics: those of the epoch with the best F1."""
+    state = run.state
+    best = next((record for record in state.history if record["epoch"] == state.best_epoch), {})
+    final = {
+        "best_f1": state.best_f1,
+        "best_mAP": best.get("val_mAP"),
+        "best_epoch": state.best_epoch,
+        "best_threshold": state.best_threshold,
+    }
+    known = {name: float(value) for name, value in final.items() if value is not None}
+    run.logger.add_hparams(overrides.resolved(config), known)
 
 
 # ---- printing ----

@@ -12,7 +12,15 @@ import torch
 from trainer.run_state import RunState, read_state, require_alike
 
 RECORD = {"epoch": 1, "frozen": False, "train_loss": math.nan, "lr_head": 0.1, "seconds": 2.0}
-STATE = RunState(epoch=1, seconds=2.0, history=[RECORD], best_f1=0.5, threshold=0.25, rates={"lr_head": 0.1})
+STATE = RunState(
+    epoch=1,
+    seconds=2.0,
+    history=[RECORD],
+    best_f1=0.5,
+    threshold=0.25,
+    rates={"lr_head": 0.1},
+    logger_ids={"wandb": "a"},
+)
 
 
 def test_a_state_comes_back_as_it_was_saved() -> None:
@@ -23,7 +31,8 @@ def test_a_state_comes_back_as_it_was_saved() -> None:
 @pytest.mark.parametrize("name", [field.name for field in fields(RunState)])
 def test_another_type_is_refused(name: str) -> None:
     text = 5 if name == "closed" else "text"  # the one field that is a text
-    for value in (text, [1], {"a": "b"}, 1j, torch.zeros(2), [{"epoch": "one"}], [{"loss": 1.0}], b"x"):
+    texts = {"a": 1} if name == "logger_ids" else {"a": "b"}  # of which that field is made
+    for value in (text, [1], texts, 1j, torch.zeros(2), [{"epoch": "one"}], [{"loss": 1.0}], b"x"):
         with pytest.raises(ValueError, match=f"'{name}' of the run's state is not "):
             read_state(asdict(STATE) | {name: value})
 
