@@ -1,4 +1,4 @@
-"""export/web_folder.py: the package of ONNX Runtime Web, and weights of 16 bits. What browsers see: test_web_page.py."""
+"""export/web_folder.py: ONNX Runtime Web from its package, weights of 16 bits. In a browser: tests/test_web_page.py."""
 
 from __future__ import annotations
 
