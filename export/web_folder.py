@@ -16,6 +16,7 @@ import hashlib
 import statistics
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from dataset.whole_files import replace_folder
-from export.model_files import Export, save_onnx
+from export.engines import IMAGE
+from export.model_files import Export, save_proto
 from export.onnx_models import copy_proto
 from models.licences import explain_licence, find_licence
 from models.novelty import NOVEL
@@ -50,8 +52,9 @@ def save_web(export: Export, path: Path) -> None:
     """Write the folder `path`. Raises InputError if the package of ONNX Runtime Web is damaged or another version."""
     assert export.render is not None
     runtime = read_runtime(export.cache_folder)
+    export = replace(export, metadata=export.metadata | {"input": IMAGE, "gives_labels": False, "dynamic": []})
     with replace_folder(path) as folder:
-        save_onnx(export, folder / MODEL)
+        save_proto(halve_weights(export.onnx), export, folder / MODEL, "fp16")
         for name, content in runtime.items():
             (folder / name).write_bytes(content)
         facts = make_facts(export.metadata, folder / MODEL, runtime)
