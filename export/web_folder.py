@@ -30,7 +30,7 @@ from dataset.json_files import to_json
 from dataset.whole_files import replace_folder
 from export.engines import IMAGE
 from export.model_files import Export, save_proto
-from export.onnx_models import copy_proto
+from export.onnx_models import MAX_BYTES, copy_proto, measure_weights
 from models.licences import explain_licence, find_licence
 from models.novelty import NOVEL
 from utils import InputError, explain, make_visible, say
@@ -49,12 +49,19 @@ PAGE, FACTS, ADVICE = "index.html", "model.json", "README.md"
 
 
 def save_web(export: Export, path: Path) -> None:
-    """Write the folder `path`. Raises InputError if the package of ONNX Runtime Web is damaged or another version."""
+    """Write the folder `path`.
+
+    Raises InputError if the package of ONNX Runtime Web is damaged or another version, or if the network is too large.
+    """
     assert export.render is not None
     runtime = read_runtime(export.cache_folder)
     export = replace(export, metadata=export.metadata | {"input": IMAGE, "gives_labels": False, "dynamic": []})
+    model = halve_weights(export.onnx)
+    size = measure_weights(model)
+    if size > MAX_BYTES:
+        raise InputError(f"a browser does not open {size / 1e9:.1f} GB of weights: choose a smaller MODEL_NAME")
     with replace_folder(path) as folder:
-        save_proto(halve_weights(export.onnx), export, folder / MODEL, "fp16")
+        save_proto(model, export, folder / MODEL, "fp16")
         for name, content in runtime.items():
             (folder / name).write_bytes(content)
         facts = make_facts(export.metadata, folder / MODEL, runtime)
