@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from export import web_folder
 from export.web_folder import SCRIPT, WASM, locate_runtime, read_runtime
@@ -96,7 +97,7 @@ def test_weights_get_16_bits_where_they_fit() -> None:
     assert sorted(kinds) == sorted([TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.FLOAT])
     assert halved.ByteSize() < model.ByteSize() - 64 * 64 * 2 + 300
     x = rng.normal(0, 1, (1, 64)).astype(np.float32)
-    found = onnx.reference.ReferenceEvaluator(halved).run(None, {"x": x})[0]
+    found = ReferenceEvaluator(halved).run(None, {"x": x})[0]
     rounded = small.astype(np.float16).astype(np.float32)
     np.testing.assert_allclose(found, x @ rounded @ large + bias, rtol=1e-3)
 
