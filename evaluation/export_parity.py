@@ -42,9 +42,9 @@ class Budget(NamedTuple):
     mAP_loss: float  # mAP of the checkpoint minus mAP of the file
 
 
-# keys: the precision of a file, with "resized" before it for one that resizes by itself. The budgets of fp16 and int8 were set by measuring three trained
-# EfficientNet-Lite0. float32 has no budget for the mAP: two images whose probabilities agree to seven digits may change
-# places in the ranking, although no label changes.
+# keys: the precision of a file, with "resized" before it for one that resizes by itself. The budgets of fp16 and int8
+# were set by measuring three trained EfficientNet-Lite0. float32 has no budget for the mAP: two images whose
+# probabilities agree to seven digits may change places in the ranking, although no label changes.
 BUDGETS: dict[str, Budget] = {
     "fp32": Budget(ROUNDING, ROUNDING, 0.0, 1.0),
     "resized fp32": Budget(0.002, 0.0005, 0.0, 1.0),  # a pixel may differ by 1 in 255

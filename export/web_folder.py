@@ -54,7 +54,8 @@ def save_web(export: Export, path: Path) -> None:
 
     Raises InputError if the package of ONNX Runtime Web is damaged or another version, or if the network is too large.
     """
-    assert export.render is not None
+    render = export.render
+    assert render is not None
     runtime = read_runtime(export.cache_folder)
     export = replace(export, metadata=export.metadata | {"input": IMAGE, "gives_labels": False, "dynamic": []})
     model = halve_weights(export.onnx)
@@ -67,8 +68,8 @@ def save_web(export: Export, path: Path) -> None:
             (folder / name).write_bytes(content)
         facts = make_facts(export.metadata, folder / MODEL, runtime)
         (folder / FACTS).write_text(to_json(facts, indent=1), encoding="utf-8")
-        (folder / PAGE).write_text(make_page(export.render, facts), encoding="utf-8")
-        advice = export.render("web_readme.md", facts=facts, folder=Markup(make_visible(path.name)))  # amid code
+        (folder / PAGE).write_text(make_page(render, facts), encoding="utf-8")
+        advice = render("web_readme.md", facts=facts, folder=Markup(make_visible(path.name)))  # amid code
         (folder / ADVICE).write_text(advice, encoding="utf-8")
 
 
