@@ -44,6 +44,11 @@ def test_the_digest_is_that_of_subresource_integrity() -> None:
     assert web_folder.make_integrity(b"alert('Hello, world.');") == expected
 
 
+def test_the_docs_name_this_version() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "shipping.md").read_text(encoding="utf-8")
+    assert f"npm pack onnxruntime-web@{web_folder.RUNTIME_VERSION} " in text
+
+
 def test_files_of_the_package_are_copied_and_the_large_one_is_packed(cache: Path) -> None:
     runtime = read_runtime(cache)
     assert runtime == read_runtime(cache), "no time stamp"
