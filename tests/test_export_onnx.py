@@ -277,7 +277,7 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in inputs] == [("image", 3)]
     model, images = predictor.load(file, "cpu"), list_images(hard_photographs / "images")
     expected = predict(tmp_path / "model.pt", images, calibration=calibration)
-    for engine, count in (("onnxruntime", 20), ("openvino", 4)):  # which of itself would leave antialiasing out
+    for engine, count in (("onnxruntime", 20), ("openvino", 4)):
         records = predictor.load(file, "cpu", engine=engine).predict(images[:count], 8)
         for record, other in zip(records, expected[:count], strict=True):
             np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=2e-3)
