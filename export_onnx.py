@@ -1,4 +1,4 @@
-"""Exports a checkpoint as ONNX, OpenVINO IR or TorchScript, in float or int8, and compares each file with it.
+"""Exports a checkpoint as ONNX, OpenVINO IR, TorchScript or a web page, and compares each file with it.
 
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
@@ -23,7 +23,7 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "hub"], ...], ONE_OR_MORE
+    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "web", "hub"], ...], ONE_OR_MORE
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
 EXPORT_RESIZE: bool = False  # onnx, openvino: they take one image of any size, uint8 (H, W, 3), and resize it
@@ -50,7 +50,7 @@ import utils
 from dataset import augmentations, files, whole_files
 from dataset.json_files import to_json
 from dataset.table import map_classes
-from evaluation import export_parity, hub_card
+from evaluation import export_parity, hub_card, pages
 from export import engines, model_files
 from export.export_formats import EXPORT_FORMATS as FORMATS
 from export.model_files import Export
@@ -74,8 +74,9 @@ def main(arguments: list[str]) -> None:
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
-    source = make_source(checkpoint)
-    reports = [export(name, source, reference) for name in EXPORT_FORMATS]
+    outputs = [FORMATS[name].output or EXPORT_OUTPUT for name in EXPORT_FORMATS]
+    sources = {output: make_source(checkpoint, output) for output in dict.fromkeys(outputs)}
+    reports = [export(name, sources[output], reference) for name, output in zip(EXPORT_FORMATS, outputs, strict=True)]
     export_parity.print_table(reports)
     for report in reports:
         for problem in report["problems"]:
@@ -107,13 +108,16 @@ def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[
     return [paths[i] for i in chosen], None if targets is None else targets[chosen]
 
 
-def make_source(checkpoint: dict[str, Any]) -> Export:
-    """Collect what the files are made from: the network, the metadata, and training images for int8."""
+def make_source(checkpoint: dict[str, Any], output: str) -> Export:
+    """Collect what files are made from: the network, the metadata, and training images for int8.
+
+    `output` is what the files give, a value of EXPORT_OUTPUT.
+    """
     folded = batchnorm_folding.fold_batchnorm(
         models_factory.restore_model(checkpoint, config.MODEL_PATH),
         models_factory.make_example(checkpoint["image_size"]),
     )
-    metadata = make_metadata(checkpoint)
+    metadata = make_metadata(checkpoint, output)
     network = folded
     if metadata["output"] == "probabilities":
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
@@ -131,15 +135,16 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
         fp16=EXPORT_FP16,
         checkpoint=config.MODEL_PATH,
         make_card=partial(hub_card.make_card, checkpoint, config.MODEL_PATH, config.TRAINED_MODELS_FOLDER),
+        render=pages.render,
+        cache_folder=config.CACHE_FOLDER,
     )
 
 
-def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def make_metadata(checkpoint: dict[str, Any], output: str) -> dict[str, Any]:
     """The checkpoint's metadata, with what concerns exported files; each format adds its "precision"."""
     values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
-    output = "logits" if EXPORT_OUTPUT == "logits" else "probabilities"
     packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
     constants = values.get("config", {})
     # without paths of this machine, since the file is given to other people
@@ -150,9 +155,9 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
         "input": engines.IMAGE if EXPORT_RESIZE else "images",
-        "output": output,
-        "gives_labels": EXPORT_OUTPUT == "labels",
-        "applied_calibration": config.CALIBRATION if output == "probabilities" else "none",
+        "output": "logits" if output == "logits" else "probabilities",
+        "gives_labels": output == "labels",
+        "applied_calibration": "none" if output == "logits" else config.CALIBRATION,
         "dynamic": [] if EXPORT_RESIZE else list(EXPORT_DYNAMIC),
         "checkpoint_sha256": files.hash_file(hub_folders.locate(config.MODEL_PATH)),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),

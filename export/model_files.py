@@ -60,6 +60,8 @@ class Export:
     fp16: bool = False  # OpenVINO IR keeps its weights in 16 bits
     checkpoint: Path | None = None  # the file that they are made from; None: the network is from elsewhere
     make_card: Callable[[str], str] | None = None  # hub: why timm does not open it ("": it does) -> README.md
+    render: Callable[..., str] | None = None  # evaluation.pages.render, for formats that have a page
+    cache_folder: Path | None = None  # where packages may lie that a format takes files from
 
     @cached_property
     def onnx(self) -> Any:
@@ -86,7 +88,7 @@ class Activated(nn.Module):
 
 def save_onnx(export: Export, path: Path) -> None:
     """Write ONNX in float32."""
-    _save_proto(export.onnx, export, path, "fp32")
+    save_proto(export.onnx, export, path, "fp32")
 
 
 def save_onnx_int8(export: Export, path: Path) -> None:
@@ -118,7 +120,7 @@ def save_onnx_int8(export: Export, path: Path) -> None:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        _save_proto(onnx.load(file), export, path, "int8")
+        save_proto(onnx.load(file), export, path, "int8")
 
 
 def save_openvino(export: Export, path: Path) -> None:
@@ -153,7 +155,7 @@ def save_torchscript(export: Export, path: Path) -> None:
     write_atomically(path, write)
 
 
-def _save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
+def save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
     """Write an ONNX ModelProto with the metadata of `export`, checked by onnx.checker."""
     import onnx
 
