@@ -21,7 +21,8 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8"], ...], ONE_OR_MORE
+    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "triton", "openvino_server"], ...],
+    ONE_OR_MORE,
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
 EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION

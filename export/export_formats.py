@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from export import engines, model_files
+from export import engines, model_files, server_folders
 from export.model_files import Export
 
 
@@ -37,5 +37,14 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx_int8": ExportFormat(model_files.save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")
+    ),
+    "triton": ExportFormat(
+        server_folders.save_triton, "_triton", ("onnx", "onnxscript", "onnxruntime"), server_folders.ONNX_FILE
+    ),
+    "openvino_server": ExportFormat(
+        server_folders.save_openvino_server,
+        "_openvino_server",
+        ("onnx", "onnxscript", "openvino"),
+        server_folders.IR_FILE,
     ),
 }
