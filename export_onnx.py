@@ -1,4 +1,4 @@
-"""Exports a checkpoint as ONNX, OpenVINO IR or TorchScript, in float or int8, and compares each file with it.
+"""Exports a checkpoint as ONNX, OpenVINO IR, TorchScript, a web page or a folder for a server, and compares each.
 
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
@@ -21,7 +21,10 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "triton", "openvino_server"], ...],
+    tuple[
+        Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "web", "triton", "openvino_server"],
+        ...,
+    ],
     ONE_OR_MORE,
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
@@ -47,7 +50,7 @@ import utils
 from dataset import augmentations, files, whole_files
 from dataset.json_files import to_json
 from dataset.table import map_classes
-from evaluation import export_parity
+from evaluation import export_parity, pages
 from export import engines, model_files
 from export.export_formats import EXPORT_FORMATS as FORMATS
 from export.model_files import Export
@@ -69,8 +72,9 @@ def main(arguments: list[str]) -> None:
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
-    source = make_source(checkpoint)
-    reports = [export(name, source, reference) for name in EXPORT_FORMATS]
+    outputs = [FORMATS[name].output or EXPORT_OUTPUT for name in EXPORT_FORMATS]
+    sources = {output: make_source(checkpoint, output) for output in dict.fromkeys(outputs)}
+    reports = [export(name, sources[output], reference) for name, output in zip(EXPORT_FORMATS, outputs, strict=True)]
     export_parity.print_table(reports)
     for report in reports:
         for problem in report["problems"]:
@@ -102,15 +106,15 @@ def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[
     return [paths[i] for i in chosen], None if targets is None else targets[chosen]
 
 
-def make_source(checkpoint: dict[str, Any]) -> Export:
-    """Collect what the files are made from: the network, the metadata, and training images for int8."""
+def make_source(checkpoint: dict[str, Any], output: str) -> Export:
+    """Collect what files that give `output` are made from: the network, the metadata, and training images for int8."""
     folded = batchnorm_folding.fold_batchnorm(
         models_factory.restore_model(checkpoint, config.MODEL_PATH),
         models_factory.make_example(checkpoint["image_size"]),
     )
-    metadata = make_metadata(checkpoint)
+    metadata = make_metadata(checkpoint, output)
     network = folded
-    if EXPORT_OUTPUT == "probabilities":
+    if output == "probabilities":
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
         network = model_files.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
@@ -125,10 +129,12 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
         int8_images=int8_images,
         fp16=EXPORT_FP16,
         checkpoint=config.MODEL_PATH,
+        render=pages.render,
+        cache_folder=config.CACHE_FOLDER,
     )
 
 
-def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
+def make_metadata(checkpoint: dict[str, Any], output: str) -> dict[str, Any]:
     """The checkpoint's metadata, with what concerns exported files; each format adds its "precision"."""
     values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
     threshold = values.get("best_threshold")
@@ -142,8 +148,8 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return values | {
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
-        "output": EXPORT_OUTPUT,
-        "applied_calibration": config.CALIBRATION if EXPORT_OUTPUT == "probabilities" else "none",
+        "output": output,
+        "applied_calibration": config.CALIBRATION if output == "probabilities" else "none",
         "dynamic": list(EXPORT_DYNAMIC),
         "checkpoint_sha256": files.hash_file(config.MODEL_PATH),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from export import engines, model_files, server_folders
 from export.model_files import Export
+from export.web_folder import MODEL, save_web
 
 
 class ExportFormat(NamedTuple):
@@ -23,6 +24,7 @@ class ExportFormat(NamedTuple):
     ending: str  # of its name
     packages: tuple[str, ...] = ()  # needed to make and to open it
     model: str | None = None  # None: it writes a file; else a folder, and this in it is opened for the comparison
+    output: str | None = None  # what it gives, "logits" or "probabilities"; None: EXPORT_OUTPUT
 
     def find_model(self, path: Path) -> Path:
         """What `predictor.load` opens of the export `path`: the file, or the model in the folder; "." is the folder."""
@@ -38,13 +40,19 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")
     ),
+    "web": ExportFormat(save_web, "_web", ("onnx", "onnxscript", "onnxruntime"), MODEL, output="probabilities"),
     "triton": ExportFormat(
-        server_folders.save_triton, "_triton", ("onnx", "onnxscript", "onnxruntime"), server_folders.ONNX_FILE
+        server_folders.save_triton,
+        "_triton",
+        ("onnx", "onnxscript", "onnxruntime"),
+        server_folders.ONNX_FILE,
+        output="probabilities",
     ),
     "openvino_server": ExportFormat(
         server_folders.save_openvino_server,
         "_openvino_server",
         ("onnx", "onnxscript", "openvino"),
         server_folders.IR_FILE,
+        output="probabilities",
     ),
 }

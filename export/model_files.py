@@ -57,6 +57,8 @@ class Export:
     int8_images: Sequence[str] = ()  # image files from which the ranges of int8 are measured
     fp16: bool = False  # OpenVINO IR keeps its weights in 16 bits
     checkpoint: Path | None = None  # the file that they are made from; None: the network is from elsewhere
+    render: Callable[..., str] | None = None  # evaluation.pages.render, for formats that have a page
+    cache_folder: Path | None = None  # where packages may lie that a format takes files from
 
     @cached_property
     def onnx(self) -> Any:

@@ -10,8 +10,8 @@
         config.json                    which models there are
         classifier/1/model.xml, model.bin
 
-The servers give probabilities and know no thresholds: a client compares them with those of classifier.json.
-docs/deploying.md has such a client. A later model may go beside the first one, as the folder `2`.
+The models give probabilities (`output` in export/export_formats.py). The servers know no thresholds: a client compares
+with those of classifier.json. docs/deploying.md has such a client. A later model may go beside the first one, as the folder `2`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataset.json_files import to_json
 from dataset.whole_files import replace_folder, write_text
 from export import model_files
 from export.model_files import Export
-from utils import InputError, make_visible
+from utils import make_visible
 
 MODEL = "classifier"  # the folder's name, by which clients call the model
 ONNX_FILE, IR_FILE = f"{MODEL}/1/model.onnx", f"{MODEL}/1/model.xml"  # in an exported folder
@@ -45,11 +45,7 @@ class TensorFacts(NamedTuple):
 
 
 def save_triton(export: Export, path: Path) -> None:
-    """Write the folder `path`: a model repository for Triton, with the model in ONNX.
-
-    Raises InputError if the export gives logits.
-    """
-    require_probabilities(export, "triton")
+    """Write the folder `path`: a model repository for Triton, with the model in ONNX."""
     with replace_folder(path) as folder:
         model_files.save_onnx(export, folder / ONNX_FILE)
         write_text(folder / MODEL / "config.pbtxt", make_triton_config(folder / ONNX_FILE, export.metadata))
@@ -59,25 +55,13 @@ def save_triton(export: Export, path: Path) -> None:
 
 
 def save_openvino_server(export: Export, path: Path) -> None:
-    """Write the folder `path` for OpenVINO Model Server, with the model in OpenVINO IR.
-
-    Raises InputError if the export gives logits.
-    """
-    require_probabilities(export, "openvino_server")
+    """Write the folder `path` for OpenVINO Model Server, with the model in OpenVINO IR."""
     # As in export/engines.py: a CPU that has bfloat16 would compute in it, which changes logits by .1 to .3.
     settings = {"name": MODEL, "base_path": MODEL, "plugin_config": {"INFERENCE_PRECISION_HINT": "f32"}}
     with replace_folder(path) as folder:
         model_files.save_openvino(export, folder / IR_FILE)
         write_text(folder / "config.json", to_json({"model_config_list": [{"config": settings}]}, indent=1) + "\n")
         write_facts(export, folder)
-
-
-def require_probabilities(export: Export, name: str) -> None:
-    """Raise InputError if the export in format `name` would give logits, which no client compares with thresholds."""
-    if export.metadata["output"] != "probabilities":
-        raise InputError(
-            f"clients compare what a server gives with the thresholds: {name} needs EXPORT_OUTPUT probabilities"
-        )
 
 
 def write_facts(export: Export, folder: Path) -> None:

@@ -13,7 +13,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ from PIL import Image
 import config
 import overrides
 import utils
+
+if TYPE_CHECKING:
+    from browsers import Browser
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data"
 NO_PHOTOGRAPHS = f"there is no folder {PHOTOGRAPHS.parent.name}/{PHOTOGRAPHS.name} beside the project"
@@ -176,6 +179,19 @@ def photographs() -> Path:
     if not PHOTOGRAPHS.is_dir():
         pytest.skip(NO_PHOTOGRAPHS)
     return PHOTOGRAPHS
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One page of a headless Chromium."""
+    from browsers import BROWSERS, Browser, find_browser
+
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is installed")
+    browser = Browser(program, tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -6,22 +6,15 @@ The stand-in model's probabilities are a picture's mean red, green and blue, as 
 from __future__ import annotations
 
 import base64
-import itertools
-import json
-import shutil
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 import torch
 import uvicorn
-import websocket
+from browsers import Browser, wait_until
 from fastapi import FastAPI
 from PIL import ImageColor
 from test_serving import make_picture, make_service
@@ -29,75 +22,7 @@ from test_serving import make_picture, make_service
 from evaluation import palette
 from server.application import Answer, Service, look_at, make_app
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 GREEN = (51, 204, 102)  # probabilities .2, .8, .4, of which the thresholds .1, .3, .6 make green and red
-
-
-class Browser:
-    """One page of a headless Chromium: its commands, and the events that came with their answers."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-        options += ["--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"]
-        quiet = subprocess.DEVNULL
-        self.process = subprocess.Popen([program, *options], stdout=quiet, stderr=quiet)
-        port_file = folder / "DevToolsActivePort"
-        wait_until(lambda: port_file.is_file() and port_file.read_text().count("\n") > 0, 60)
-        port = port_file.read_text().split()[0]
-        pages = [one for one in httpx2.get(f"http://127.0.0.1:{port}/json").json() if one["type"] == "page"]
-        self.connection = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
-        self.numbers, self.events = itertools.count(1), []
-        for domain in ("Page", "Runtime", "Network", "DOM"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self.numbers)
-        self.connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.connection.recv())
-            if message.get("id") == number:
-                assert "error" not in message, (method, message)
-                return message["result"]
-            self.events.append(message)
-
-    def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression, awaited."""
-        answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def open(self, url: str) -> None:
-        self.send("Page.navigate", url=url)
-        wait_until(lambda: self.evaluate("document.readyState") == "complete")
-
-    def drop(self, *files: Path) -> None:
-        """Drag files from the desktop and let them go over the middle of the window."""
-        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            self.send("Input.dispatchDragEvent", type=kind, x=300, y=300, data=data)
-
-    def press(self, key: str, times: int = 1) -> None:
-        code = {"Tab": 9, "ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Home": 36, "End": 35}[key]
-        text = {"text": "\r"} if key == "Enter" else {}
-        for _ in range(times):
-            for kind in ("keyDown", "keyUp"):
-                more = text if kind == "keyDown" else {}
-                self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
-
-    def take_screenshot(self, file: Path) -> None:
-        file.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
-
-    def close(self) -> None:
-        self.connection.close()
-        self.process.terminate()
-        self.process.wait(20)
-
-
-def wait_until(happens: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +45,6 @@ def serve(app: FastAPI) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_serving_page
 import torch
+from browsers import Browser
 from conftest import make_small_run
 from huggingface_hub import ModelCard
 from PIL import Image, ImageColor
@@ -37,7 +37,6 @@ from models import checkpoints
 from predictor import Predictor
 from trainer.from_config import ImagesToPredict
 
-browser = test_serving_page.browser  # a fixture
 CLASSES = ("bus", "truck", "car", "never seen")
 Gather = Callable[..., ModelFacts]
 
@@ -502,7 +501,7 @@ def test_without_labels_predictions_or_intervals(
 # ---- in a browser ----
 
 
-def test_the_table_sorts(gather: Gather, tmp_path: Path, browser: test_serving_page.Browser) -> None:
+def test_the_table_sorts(gather: Gather, tmp_path: Path, browser: Browser) -> None:
     facts = gather(*make_scores())
 
     def click(column: int) -> list[str]:
@@ -524,9 +523,7 @@ def test_the_table_sorts(gather: Gather, tmp_path: Path, browser: test_serving_p
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_in_its_width(
-    gather: Gather, tmp_path: Path, browser: test_serving_page.Browser, scheme: str
-) -> None:
+def test_a_phone_shows_it_in_its_width(gather: Gather, tmp_path: Path, browser: Browser, scheme: str) -> None:
     gather(*make_scores(), classes=(*CLASSES[:3], "a very long name of a class " * 4))
     browser.send("Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=True)
     browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import Browser, wait_until
 from conftest import COLOURS, write_dataset
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
-from test_serving_page import BROWSERS, Browser, wait_until
 from test_suspects import flip_labels, save_scores
 
 import config
@@ -25,16 +23,6 @@ from dataset.stratified_split import divide_rows
 from dataset.table import Table
 from evaluation import palette
 from trainer import from_config, head_search, training_data
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"there is no browser: none of {', '.join(BROWSERS)} is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
 
 
 def press(page: Browser, keys: str) -> None:

@@ -1,0 +1,2 @@
+{% include "model_page.js" %}
+{% include "browser_backend.js" %}
