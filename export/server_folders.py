@@ -11,7 +11,7 @@
         classifier/1/model.xml, model.bin
 
 The models give probabilities (`output` in export/export_formats.py). The servers know no thresholds: a client compares
-with those of classifier.json. docs/deploying.md has such a client. A later model may go beside the first one, as the folder `2`.
+with those of classifier.json; docs/deploying.md has one. A later model may go beside the first, as the folder `2`.
 """
 
 from __future__ import annotations
