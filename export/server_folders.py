@@ -69,7 +69,7 @@ def write_facts(export: Export, folder: Path) -> None:
     metadata = export.metadata
     size = as_size(metadata["image_size"])
     facts = {"model": metadata["model_name"], "checkpoint_sha256": metadata["checkpoint_sha256"]}
-    facts |= {"height": size.height, "width": size.width}
+    facts |= {"input": metadata.get("input", "images"), "height": size.height, "width": size.width}
     facts |= {name: metadata[name] for name in FACTS if name in metadata}
     write_text(folder / f"{MODEL}.json", to_json(facts, indent=1) + "\n")
 
