@@ -15,7 +15,8 @@ import gzip
 import hashlib
 import statistics
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from dataset.whole_files import replace_folder
-from export.model_files import Export, save_onnx
+from export.engines import IMAGE
+from export.model_files import Export, save_proto
+from export.onnx_models import MAX_BYTES, copy_proto, measure_weights
 from models.licences import explain_licence, find_licence
 from models.novelty import NOVEL
 from utils import InputError, explain, make_visible, say
@@ -40,23 +43,55 @@ RUNTIME_FILES = {  # their sizes and digests, as browsers take them (Subresource
     SCRIPT: (73_054, "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG"),
     WASM: (14_239_897, "sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM"),
 }
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 MODEL = "model.onnx"
 PAGE, FACTS, ADVICE = "index.html", "model.json", "README.md"
 
 
 def save_web(export: Export, path: Path) -> None:
-    """Write the folder `path`. Raises InputError if the package of ONNX Runtime Web is damaged or another version."""
+    """Write the folder `path`.
+
+    Raises InputError if the package of ONNX Runtime Web is damaged or another version, or if the network is too large.
+    """
     assert export.render is not None
     runtime = read_runtime(export.cache_folder)
+    export = replace(export, metadata=export.metadata | {"input": IMAGE, "gives_labels": False, "dynamic": []})
+    model = halve_weights(export.onnx)
+    size = measure_weights(model)
+    if size > MAX_BYTES:
+        raise InputError(f"a browser does not open {size / 1e9:.1f} GB of weights: choose a smaller MODEL_NAME")
     with replace_folder(path) as folder:
-        save_onnx(export, folder / MODEL)
+        save_proto(model, export, folder / MODEL, "fp16")
         for name, content in runtime.items():
             (folder / name).write_bytes(content)
         facts = make_facts(export.metadata, folder / MODEL, runtime)
         (folder / FACTS).write_text(to_json(facts, indent=1), encoding="utf-8")
-        (folder / PAGE).write_text(make_page(export, facts), encoding="utf-8")
+        (folder / PAGE).write_text(make_page(export.render, facts), encoding="utf-8")
         advice = export.render("web_readme.md", facts=facts, folder=Markup(make_visible(path.name)))  # amid code
         (folder / ADVICE).write_text(advice, encoding="utf-8")
+
+
+def halve_weights(model: Any) -> Any:
+    """A copy of an ONNX ModelProto whose weights have 16 bits in the file. They are computed with in 32, as before.
+
+    Those that 16 bits do not hold stay as they are, and so do vectors: biases take no room.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    model, casts = copy_proto(model), []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        weights = numpy_helper.to_array(tensor)
+        if not np.abs(weights).max(initial=0) <= FLOAT16_MAX:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(weights.astype(np.float16), f"{name}/16_bits"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}/cast", to=TensorProto.FLOAT))
+    network = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*casts, *network])
+    return model
 
 
 # ---- ONNX Runtime Web ----
@@ -121,7 +156,7 @@ def make_facts(metadata: Mapping[str, Any], model: Path, runtime: Mapping[str, b
     licence = find_licence(metadata)
     return {
         "model_name": metadata["model_name"],
-        "classes": list(metadata["classes"]),
+        "classes": [make_visible(name) for name in metadata["classes"]],
         "thresholds": thresholds,
         "threshold": statistics.median(thresholds),
         "min_labels": metadata.get("min_labels", 0),
@@ -159,10 +194,9 @@ def make_abstention(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"cut": metadata["abstention"]["cut"], **both}
 
 
-def make_page(export: Export, facts: Mapping[str, Any]) -> str:
+def make_page(render: Callable[..., str], facts: Mapping[str, Any]) -> str:
     """The page index.html, bound by its policy to its own script and to the addresses in `facts`."""
-    assert export.render is not None
-    script = export.render("web_page.js", novel=NOVEL)
+    script = render("web_page.js", novel=NOVEL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     is_local = "integrity" not in facts["runtime"]["wasm"]
     policy = {
@@ -176,4 +210,4 @@ def make_page(export: Export, facts: Mapping[str, Any]) -> str:
         "form-action": "'none'",
     }
     text = "; ".join(f"{name} {value}" for name, value in policy.items())
-    return export.render("web_page.html", facts=facts, policy=Markup(text), script=Markup(script))
+    return render("web_page.html", facts=facts, policy=Markup(text), script=Markup(script))

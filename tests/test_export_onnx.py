@@ -95,7 +95,9 @@ FILES = {
     "torchscript": "test_resnet_random_torchscript.pt",
     "onnx_int8": "test_resnet_random_int8.onnx",
     "openvino_int8": "test_resnet_random_int8.xml",
+    "web": "test_resnet_random_web",
 }
+PRECISIONS = {"onnx_int8": "int8", "openvino_int8": "int8", "web": "fp16"}  # of others fp32
 
 
 def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -> None:
@@ -106,7 +108,7 @@ def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
         assert report["checkpoint_sha256"] == files.hash_file(checkpoint)
-        assert report["precision"] == ("int8" if name.endswith("int8") else "fp32")
+        assert report["precision"] == PRECISIONS.get(name, "fp32")
         assert (report["num_images"], report["num_entries"]) == (200, 3600)
         assert (report["max_difference"] <= 1e-4) == (report["precision"] == "fp32")
 
@@ -131,8 +133,8 @@ def test_files_predict_the_checkpoints_labels_on_200_photographs(
 
 def test_a_file_is_its_checkpoint_in_all_that_it_says(exported: Path, checkpoint: Path) -> None:
     stored = {k: v for k, v in checkpoints.load(checkpoint).items() if k not in checkpoints.TENSORS}
-    for file in FILES.values():
-        model = predictor.load(exported / file, "cpu")
+    for name, file in FILES.items():
+        model = predictor.load(export_formats.EXPORT_FORMATS[name].find_model(exported / file), "cpu")
         assert model.metadata.items() >= stored.items()
         assert model.thresholds.tolist() == np.float32(stored["thresholds"]).tolist()
         assert model.threshold == 0.4
