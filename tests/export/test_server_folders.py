@@ -60,7 +60,7 @@ def list_names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-# Triton 2.54 (tritonserver of nvidia-pytriton 0.7.0) has read this text, and tritonclient's definition of its fields
+# Triton 2.51 (the program in nvidia-pytriton 0.7.0) has read such a text, with automatic completion off
 CONFIG = """\
 backend: "onnxruntime"
 default_model_filename: "model.onnx"
