@@ -71,8 +71,8 @@ def read_health_check() -> list[str]:
 @pytest.fixture
 def token(tmp_path: Path) -> str:
     """The recipe with the token, at a path of this machine."""
-    (tmp_path / "token.py").write_text(f"SERVING_TOKEN = {TOKEN!r}\n")
-    return str(tmp_path / "token.py")
+    (tmp_path / "serving_token.py").write_text(f"SERVING_TOKEN = {TOKEN!r}\n")
+    return str(tmp_path / "serving_token.py")
 
 
 # ---- files ----
