@@ -226,7 +226,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
     """serving.py with an ONNX file and the entry point's words, and its port; what the image leaves out is missing."""
     folder = tmp_path_factory.mktemp("image")
     metadata = {
-        "model_name": "mean_colour", "image_size": 32, "resize_rule": "squash", "classes": ["red", "green", "blue"],
+        "model_name": "mean_colour", "head": "none", "image_size": 32, "resize_rule": "squash",
+        "classes": ["red", "green", "blue"],
         "best_threshold": 0.5, "thresholds": [0.5] * 3, "output": "probabilities", "applied_calibration": "none",
     }  # fmt: skip
     write_mean_colour(folder / "m.onnx", metadata)
@@ -245,11 +246,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
         text=True,
     )
     assert process.stdout
-    line = process.stdout.readline()
+    said = line = process.stdout.readline()
     while line and "http://" not in line:
-        line = process.stdout.readline()
+        said += (line := process.stdout.readline())
     found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-    assert found, f"status {process.wait()}"
+    assert found, said
     yield process, int(found[1])
     process.kill()
     process.wait()

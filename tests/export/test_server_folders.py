@@ -166,7 +166,7 @@ class Stub(BaseHTTPRequestHandler):
         assert tensor["shape"][1:] == json.loads(dims)
         assert tensor["parameters"]["binary_data_size"] == len(body) - length == np.prod(tensor["shape"])
         images = np.frombuffer(body[length:], np.uint8).reshape(tensor["shape"])
-        (rows,) = self.model.run(None, {name: images})
+        rows = np.asarray(self.model.run(None, {name: images})[0])
         data = {"name": "probabilities", "datatype": "FP32", "shape": rows.shape, "data": rows.ravel().tolist()}
         answer = json.dumps({"model_name": "classifier", "model_version": "1", "outputs": [data]}).encode()
         self.requests.append(self.path)
