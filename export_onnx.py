@@ -223,7 +223,7 @@ def name_file(name: str, metadata: Mapping[str, Any]) -> str:
     words = [checkpoints.name_model(metadata["model_name"]), configuration]
     if not configuration or config.MODEL_PATH.stem not in (configuration, config.BEST_MODEL_PATH.stem):
         words.append(config.MODEL_PATH.stem)
-    if metadata["input"] == engines.IMAGE:
+    if metadata.get("input") == engines.IMAGE:
         words.append("resize")
     return f"{'_'.join(filter(None, words))}{ending}"
 

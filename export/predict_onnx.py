@@ -43,7 +43,10 @@ class Classifier:
 
     def measure(self, image: str | Path | Image.Image) -> np.ndarray:
         """The probabilities of all classes, float32 (C,)."""
-        picture = make_rgb(image if isinstance(image, Image.Image) else Image.open(image, formats=PIL_FORMATS))
+        if not isinstance(image, Image.Image):
+            with Image.open(image, formats=PIL_FORMATS) as opened:
+                return self.measure(opened)
+        picture = make_rgb(image)
         if self.input == "image":  # the file resizes: uint8 (H, W, 3)
             pixels = np.asarray(picture)
         else:  # uint8 (1, 3, H, W)
@@ -64,7 +67,7 @@ class Classifier:
         count = max(int(is_label.sum()), self.about.get("min_labels") or 0)
         count = min(count, self.about.get("max_labels") or count)
         labels = sorted(range(len(is_label)), key=lambda label: (not is_label[label], -probabilities[label]))[:count]
-        return sorted(labels, key=lambda label: -probabilities[label])
+        return sorted(labels, key=lambda label: (-probabilities[label], label))
 
 
 def resize(image: Image.Image, height: int, width: int, rule: str) -> Image.Image:
@@ -74,7 +77,7 @@ def resize(image: Image.Image, height: int, width: int, rule: str) -> Image.Imag
     """
     new_height, new_width, left, top = height, width, 0, 0
     if rule == "center_crop":  # cover 8/7 of the size, cut out the middle
-        new_height, new_width = round(height * 8 / 7), round(width * 8 / 7)
+        new_height, new_width = round(height * (8 / 7)), round(width * (8 / 7))
         if image.width * new_height >= image.height * new_width:
             new_width = int(new_height * image.width / image.height)
         else:
@@ -112,7 +115,7 @@ def list_images(places: list[str]) -> list[Path]:
     paths = []
     for place in map(Path, places):
         files = place.rglob("*") if place.is_dir() else [place]
-        paths += sorted(file for file in files if file == place or file.suffix.lower() in ENDINGS)
+        paths += sorted(file for file in files if file == place or (file.suffix.lower() in ENDINGS and file.is_file()))
     return paths
 
 

@@ -229,6 +229,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
         "model_name": "mean_colour", "head": "none", "image_size": 32, "resize_rule": "squash",
         "classes": ["red", "green", "blue"],
         "best_threshold": 0.5, "thresholds": [0.5] * 3, "output": "probabilities", "applied_calibration": "none",
+        "dynamic": ["batch"],
     }  # fmt: skip
     write_mean_colour(folder / "m.onnx", metadata)
     left_out = re.findall(r'^ARG LEAVE_OUT="(.*)"$', (CONTAINERS / "serving.Dockerfile").read_text(), flags=re.M)[0]

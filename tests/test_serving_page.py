@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,6 +165,47 @@ def test_pictures_that_the_model_leaves_to_a_person_say_so(
     doubts = page.evaluate("[...document.querySelectorAll('.doubt')].map(line => [line.hidden, line.textContent])")
     words = "The model is not sure: look for yourself."
     assert doubts == [[False, words], [True, words]]
+
+
+MAPS = """
+const canvas = document.createElement("canvas");
+[canvas.width, canvas.height] = [7, 5];
+model.maps = true;
+backend.map = async (file, index) => {
+  if (index === 2) throw new Error("no map of blue");
+  return new Promise((resolve) => canvas.toBlob(resolve));
+};
+pictures.forEach(show);
+"""
+
+
+def test_the_map_of_a_class_takes_the_place_of_the_picture_and_gives_it_back(page: Browser, picture: Path) -> None:
+    page.drop(picture)
+    wait_until(lambda: read_labels(page) == [["green", "red"]])
+    assert page.evaluate("document.querySelectorAll('.scores button').length") == 0, "this server has no maps"
+    page.evaluate(MAPS)
+
+    def ask(label: int) -> None:
+        page.evaluate(f"find('pictures').querySelector('[data-index=\"{label}\"]').focus()")
+        page.evaluate("document.activeElement.click()")
+
+    def see() -> list[Any]:
+        """The picture's width, what is said of it, and the classes whose button is pressed."""
+        return page.evaluate(
+            "[document.querySelector('article img').naturalWidth, document.querySelector('article img').alt,"
+            "[...document.querySelectorAll('.scores [aria-pressed=true]')].map(one => one.ariaLabel)]"
+        )
+
+    ask(1)
+    wait_until(lambda: see() == [7, "What the model looked at for green", ["Where is green?"]])
+    ask(0)
+    wait_until(lambda: see() == [7, "What the model looked at for red", ["Where is red?"]])
+    assert page.evaluate("document.activeElement.ariaLabel") == "Where is red?"
+    ask(2)
+    wait_until(lambda: page.evaluate("document.querySelector('article .error').textContent") == "no map of blue")
+    assert see()[2] == ["Where is red?"]
+    ask(0)
+    wait_until(lambda: see() == [40, "", []])
 
 
 def test_a_picture_that_is_too_large_says_so(page: Browser, tmp_path: Path) -> None:

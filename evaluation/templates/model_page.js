@@ -181,7 +181,7 @@ async function offerCamera() {
     find("camera").onclick = () => find("capture").click();
     find("camera").hidden = false;
   } else if (navigator.mediaDevices) {   // there is none where the page came over plain http from another machine
-    const devices = await navigator.mediaDevices.enumerateDevices();
+    const devices = await navigator.mediaDevices.enumerateDevices().catch(() => []);   // a frame may be forbidden to
     find("camera").onclick = () => openCamera().catch((error) => fail(`the camera does not open: ${error.message}`));
     find("camera").hidden = !devices.some((device) => device.kind === "videoinput");
   }
@@ -198,6 +198,7 @@ async function openCamera() {
     find("viewfinder").close();
   };
   find("viewfinder").showModal();
+  fail("");
 }
 
 // ---- the threshold ----
