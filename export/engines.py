@@ -42,7 +42,7 @@ Run = Callable[[Tensor], Tensor]
 METADATA = "multilabel"  # the key under which an exported file holds its metadata, as JSON
 IMAGE = "image"  # the input of an exported file that resizes, uint8 (H, W, 3); of others it is (B, 3, H, W)
 LABELS = "labels"  # the second output of an exported file that decides, bool (B, C)
-RESIZING, DECIDING = "resize", "decide"  # the names of the operators that resize and decide begin with these
+DECIDING = "decide"  # the names of the operators that decide begin with it
 PROGRAM_ENDING = "_torchscript.pt"  # of TorchScript, a program: a file of another name is not run
 
 
@@ -275,23 +275,18 @@ def _lay_out(images: Tensor, name: str) -> NDArray[np.uint8]:
 
 
 def follow_onnx(model: openvino.Model) -> None:
-    """Let an OpenVINO model that was read from ONNX compute what ONNX says, where it resizes and decides.
+    """Let an OpenVINO model that was read from ONNX decide as ONNX says: of equals the first comes first.
 
-    OpenVINO (2026.4) reads Resize without its antialiasing, and TopK without its order of equals. It does not say so.
+    OpenVINO (2026.4) reads the operator TopK without that order, and does not say so.
     """
     from openvino import opset11
 
     for operator in model.get_ops():
-        kind, inputs = operator.get_type_name(), [source.get_source_output() for source in operator.inputs()]
-        if not operator.get_friendly_name().startswith((RESIZING, DECIDING)):
+        if operator.get_type_name() != "TopK" or not operator.get_friendly_name().startswith(DECIDING):
             continue
-        if kind == "Interpolate" and operator.get_attributes()["mode"] != "bilinear_pillow":
-            exact = opset11.interpolate(inputs[0], inputs[1], "bilinear_pillow", "sizes", axes=inputs[-1])
-        elif kind == "TopK" and not operator.get_attributes()["stable"]:
-            axis = operator.get_attributes()["axis"]
-            exact = opset11.topk(inputs[0], inputs[1], axis, "max", "value", "i64", stable=True)
-        else:
-            continue
+        scores, count = (source.get_source_output() for source in operator.inputs())
+        axis = operator.get_attributes()["axis"]
+        exact = opset11.topk(scores, count, axis, "max", "value", "i64", stable=True)
         for output, replacement in zip(operator.outputs(), exact.outputs(), strict=True):
             output.replace(replacement)
 

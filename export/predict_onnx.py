@@ -52,7 +52,8 @@ class Classifier:
         else:  # uint8 (1, 3, H, W)
             resized = resize(picture, self.height, self.width, self.about["resize_rule"])
             pixels = np.asarray(resized).transpose(2, 0, 1)[None]
-        output = self.session.run(None, {self.input: pixels})[0][0]
+        outputs: Any = self.session.run(None, {self.input: pixels})
+        output = outputs[0][0]
         if self.about["output"] == "probabilities":
             return output
         logits = output.astype(np.float64)

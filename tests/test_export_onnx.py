@@ -116,7 +116,8 @@ def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -
         assert report["checkpoint_sha256"] == files.hash_file(checkpoint)
         assert report["precision"] == PRECISIONS.get(name, "fp32")
         assert (report["num_images"], report["num_entries"]) == (200, 3600)
-        assert (report["max_difference"] <= 1e-4) == (report["precision"] == "fp32")
+        if report["precision"] != "fp16":  # of this network its differences may be of either kind
+            assert (report["max_difference"] <= 1e-4) == (report["precision"] == "fp32")
 
 
 def predict(path: Path, paths: list[str], **options: Any) -> list[Record]:
@@ -141,7 +142,8 @@ def test_a_file_is_its_checkpoint_in_all_that_it_says(exported: Path, checkpoint
     stored = {k: v for k, v in checkpoints.load(checkpoint).items() if k not in checkpoints.TENSORS}
     for name, file in FILES.items():
         model = predictor.load(export_formats.EXPORT_FORMATS[name].find_model(exported / file), "cpu")
-        assert model.metadata.items() >= stored.items()
+        rounded = {"thresholds": model.metadata["thresholds"]}  # those of probabilities are float32
+        assert model.metadata.items() >= (stored | rounded).items()
         assert model.thresholds.tolist() == np.float32(stored["thresholds"]).tolist()
         assert model.threshold == 0.4
 
@@ -277,7 +279,7 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in inputs] == [("image", 3)]
     model, images = predictor.load(file, "cpu"), list_images(hard_photographs / "images")
     expected = predict(tmp_path / "model.pt", images, calibration=calibration)
-    for engine, count in (("onnxruntime", 20), ("openvino", 4)):  # which of itself would leave antialiasing out
+    for engine, count in (("onnxruntime", 20), ("openvino", 4)):
         records = predictor.load(file, "cpu", engine=engine).predict(images[:count], 8)
         for record, other in zip(records, expected[:count], strict=True):
             np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=2e-3)
