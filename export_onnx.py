@@ -1,4 +1,4 @@
-"""Exports a checkpoint as ONNX, OpenVINO IR, TorchScript or a web page, and compares each file with it.
+"""Exports a checkpoint as ONNX, OpenVINO IR, TorchScript, a web page or a folder for a server, and compares each.
 
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
@@ -23,7 +23,13 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "web", "hub"], ...], ONE_OR_MORE
+    tuple[
+        Literal[
+            "onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "web", "hub", "triton", "openvino_server"
+        ],
+        ...,
+    ],
+    ONE_OR_MORE,
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
 EXPORT_RESIZE: bool = False  # onnx, openvino: they take one image of any size, uint8 (H, W, 3), and resize it

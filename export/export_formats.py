@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from export import engines, hub_folder, model_files
+from export import engines, hub_folder, model_files, server_folders
 from export.model_files import Export
 from export.web_folder import MODEL, save_web
 
@@ -40,6 +40,20 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")
     ),
-    "hub": ExportFormat(hub_folder.save_hub, "_hub", (), model="."),
     "web": ExportFormat(save_web, "_web", ("onnx", "onnxscript", "onnxruntime"), MODEL, output="probabilities"),
+    "hub": ExportFormat(hub_folder.save_hub, "_hub", (), model="."),
+    "triton": ExportFormat(
+        server_folders.save_triton,
+        "_triton",
+        ("onnx", "onnxscript", "onnxruntime"),
+        server_folders.ONNX_FILE,
+        output="probabilities",
+    ),
+    "openvino_server": ExportFormat(
+        server_folders.save_openvino_server,
+        "_openvino_server",
+        ("onnx", "onnxscript", "openvino"),
+        server_folders.IR_FILE,
+        output="probabilities",
+    ),
 }

@@ -261,7 +261,8 @@ def mark_path(path: Path) -> Path:
 def find_mark(path: Path) -> Path | None:
     """The mark of the model `path`, or of the exported folder that it lies in; None if there is none."""
     places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
-    return next((mark_path(place) for place in places if mark_path(place).exists()), None)
+    marks = [mark_path(place) for place in places if place.name]  # the root, which /models/a.onnx lies near, has none
+    return next((mark for mark in marks if mark.exists()), None)
 
 
 def report_path(path: Path) -> Path:

@@ -173,16 +173,22 @@ def name_model(model_name: str) -> str:
 
 @functools.cache
 def describe_environment(device: str) -> dict[str, str]:
-    """What a run was made with: the project's version and git commit, the versions of packages, and `device`."""
+    """What a run was made with: the project's version and git commit, the versions of packages, and `device`.
+
+    Where there is no git, or no repository, as in a container, the commit is "unknown".
+    """
     import platform
+    import shutil
     import subprocess
     from importlib.metadata import version
 
-    folder = Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)
+    commit = ""
+    if shutil.which("git"):
+        command = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     return {
         "version": utils.VERSION,
-        "git_commit": git.stdout.strip() or "unknown",
+        "git_commit": commit or "unknown",
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "torchvision", "timm", "numpy")},
         "device": device,

@@ -101,6 +101,8 @@ FILES = {
     "openvino_int8": "test_resnet_random_int8.xml",
     "hub": "test_resnet_random_hub",
     "web": "test_resnet_random_web",
+    "triton": "test_resnet_random_triton",
+    "openvino_server": "test_resnet_random_openvino_server",
 }
 PRECISIONS = {"onnx_int8": "int8", "openvino_int8": "int8", "web": "fp16"}  # of others fp32
 

@@ -63,6 +63,12 @@ def test_the_environment_names_the_projects_version(tmp_path: Path) -> None:
     assert row["version"] == utils.VERSION, "and not the version of the file's format"
 
 
+def test_a_machine_without_git_trains_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container has neither git nor a repository."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert checkpoints.describe_environment.__wrapped__("cpu")["git_commit"] == "unknown"
+
+
 def test_a_checkpoint_from_before_the_version_opens(tmp_path: Path) -> None:
     environment = {"git_commit": "fedc", "torch": "2.14.1", "device": "cpu"}
     checkpoints.save(tmp_path / "a.pt", make_checkpoint(environment=environment))
