@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
 from dataset.files import find_path, make_absolute, open_file
+from dataset.image_selection import ADDRESS, LIST_ENDING
 from dataset.tar_shards.addresses import Address, expand_numbers, read_address, require_readable
 from dataset.tar_shards.scanning import read_members
 from dataset.text_files import read_first_lines, read_lines
@@ -27,7 +27,7 @@ from utils import InputError
 PART_LINES = 10_000  # of a list
 MOST_PART_BYTES = 64 << 20  # of these lines: more is no list
 BLOCK_BYTES = 1 << 20  # of a list that are read at a time
-LIST_ENDING, SHARD_ENDING = ".txt", ".tar"
+SHARD_ENDING = ".tar"
 
 Plan = dict[str, Any]  # what is kept of the images, for all processes: it can be written as JSON
 
@@ -72,9 +72,15 @@ def find_images(where: Path, commands: bool = False) -> Images:
             )
         if listed.is_file():
             return ShardImages(_read_shard_list(listed), commands)
-        return ShardImages([Address("file", path) for path in shards or _complain(where)], commands)
+        if not shards:
+            _complain(where)
+        return ShardImages([Address("file", path) for path in shards], commands)
     if where.suffix.lower() == LIST_ENDING and where.is_file():
         first = next((line for line in read_first_lines(where) if not line.startswith("#")), "").strip()
+        if ADDRESS.match(first) and not _names_shard(first):
+            raise InputError(
+                f"{where} lists addresses, and single images are not fetched: download them, or pack shards"
+            )
         return ShardImages(_read_shard_list(where), commands) if _names_shard(first) else ImageList(where)
     paths = [str(where)] if where.is_file() else sorted(glob.glob(str(where), recursive=True))  # noqa: PTH207
     if not paths or not all(path.endswith(SHARD_ENDING) for path in paths):
@@ -82,10 +88,10 @@ def find_images(where: Path, commands: bool = False) -> Images:
     return ShardImages([Address("file", path) for path in paths], commands)
 
 
-def _complain(where: Path) -> Sequence[str]:
+def _complain(where: Path) -> NoReturn:
     raise InputError(
-        f"parts are made of .tar shards (a folder of them, a pattern) or of a .txt list with a path a line, and {where} "
-        f"is none of these: find {where} -name '*.jpg' > list.txt"
+        f"parts are made of .tar shards (a folder of them, a pattern) or of a .txt list with a path a line, and "
+        f"{where} is none of these: find {where} -name '*.jpg' > list.txt"
     )
 
 
@@ -128,7 +134,7 @@ class ShardImages:
 
     def require_same(self, plan: Plan) -> None:
         if plan["kind"] != "shards" or plan["sha256"] != self.digest:
-            raise InputError(f"{plan['num_parts']:,} {_describe(plan)}, and TEST_IMAGES_DIR has other images")
+            _complain_of_others(plan)
 
     def read_part(self, plan: Plan, number: int) -> Iterator[ListedPicture]:
         address = self.addresses[number]
@@ -175,8 +181,12 @@ class ImageList:
 
     def require_same(self, plan: Plan) -> None:
         """By its size, and by its last part; `read_part` compares each part that it reads."""
-        if plan["kind"] != "list" or self.path.stat().st_size != plan["ends"][-1]:
-            raise InputError(f"{plan['num_parts']:,} {_describe(plan)}, and TEST_IMAGES_DIR has other images")
+        try:
+            size = self.path.stat().st_size
+        except OSError as error:
+            raise InputError(f"cannot read {self.path}: {error.strerror}") from error
+        if plan["kind"] != "list" or size != plan["ends"][-1]:
+            _complain_of_others(plan)
         self._read_bytes(plan, plan["num_parts"] - 1)
 
     def read_part(self, plan: Plan, number: int) -> Iterator[ListedPicture]:
@@ -206,7 +216,6 @@ class ImageList:
         return data
 
 
-def _describe(plan: Plan) -> str:
-    return (
-        "shards were begun" if plan["kind"] == "shards" else f"parts of a list of {plan['ends'][-1]:,} bytes were begun"
-    )
+def _complain_of_others(plan: Plan) -> NoReturn:
+    begun = f"{plan['num_parts']:,} shards" if plan["kind"] == "shards" else f"a list of {plan['ends'][-1]:,} bytes"
+    raise InputError(f"its parts are of other images, {begun}")
