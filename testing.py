@@ -31,7 +31,21 @@ from limits import OffOrMany, Scales
 
 # ---- What testing writes, and how it predicts ----
 PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
-PREDICTION_FILES: tuple[Literal["names", "scores", "records", "pictures", "probabilities"], ...] = ()  # further files
+PREDICTION_FILES: tuple[
+    Literal[
+        "names",
+        "scores",
+        "records",
+        "pictures",
+        "probabilities",
+        "csv",
+        "jsonl",
+        "parquet",
+        "label_studio",
+        "fiftyone",
+    ],
+    ...,
+] = ()  # further files
 BOOTSTRAP_SAMPLES: OffOrMany = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
 SLICES: tuple[str, ...] = ()  # metrics by slice: columns of the csv, or expressions over paths with one group (...)
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
@@ -63,7 +77,8 @@ from dataset.json_files import to_json
 from evaluation import model_facts, neighbours, plots, prediction_files, promises, report, slices, test_results
 from evaluation.model_facts import Origin
 from evaluation.pages import count
-from evaluation.prediction_files import Output, Predictions, RowFile, find_base, name_images, write_indices
+from evaluation.prediction_files import Output, RowFile, find_base, name_images, write_indices
+from evaluation.predictions import MadeBy, Predictions
 from evaluation.saved_scores import SavedScores
 from export import engines
 from models import checkpoints
@@ -88,6 +103,7 @@ def main(arguments: list[str]) -> None:
 
 def test(device: torch.device) -> None:
     """Predict, write and measure. Each process predicts its share of the images; rank 0 does the rest."""
+    prediction_files.require_packages(PREDICTION_FILES)
     int8_images = choose_int8_images() if TEST_INT8 else []
     engine = engines.choose_engine(TEST_ENGINE, engines.recognise(config.MODEL_PATH), config.MODEL_PATH)
     device_name = str(device)
@@ -135,10 +151,13 @@ def test(device: torch.device) -> None:
                 decide=model.decide,
                 compared=compared,
                 abstain=model.abstain if model.abstention else None,
+                made_by=MadeBy(
+                    model.metadata["model_name"], hash_file(model.path), model.thresholds.tolist(), model.max_labels
+                ),
             )
             print_summary(predictions, images.bad)
             with locks.hold(PREDICTIONS_FOLDER / locks.LOCK):  # files of two tests, side by side, are not mixed
-                write_predictions(predictions, name_predictions(model, images.paths))
+                write_predictions(predictions, *name_predictions(model, images.paths))
                 if images.has_labels:
                     evaluate(predictions, images, model, slicings)
     distributed.wait()  # until rank 0 has written everything, the rows have to stay
@@ -193,11 +212,12 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     utils.say(f"{rate:.1f} images/s, from the first file to the last probability")
 
 
-def name_predictions(model: Predictor, paths: Sequence[str]) -> str:
-    """A file name, without its ending, that says which model made the predictions of the images `paths`, and how.
+def name_predictions(model: Predictor, paths: Sequence[str]) -> tuple[str, str]:
+    """Two file names, without endings, of the predictions of the images `paths`: a long one, and one for people.
 
-    Example: "predictions_resnet50_f1-0.9123_epoch12_bs32_lr0.001_th0.41_testbs64_flip". What is not known, and what is
-    as usual (float32, one view of each image, the test split), is left out.
+    The long one says which model made them, and how. What is not known, and what is as usual (float32, one view of each
+    image, the test split), is left out. Example: "predictions_resnet50_f1-0.9123_epoch12_bs32_lr0.001_th0.41_testbs64",
+    and "predictions_resnet50_test_3f09ac".
     """
     metadata, constants = model.metadata, model.metadata.get("config", {})
     lowest, highest = model.thresholds.min(), model.thresholds.max()
@@ -230,11 +250,13 @@ def name_predictions(model: Predictor, paths: Sequence[str]) -> str:
         words.append(f"scales{'-'.join(f'{scale:g}' for scale in TEST_SCALES)}")
     if model.calibration != "none":
         words.append(model.calibration)
-    if config.TEST_SPLIT != "test":
-        words.append(config.TEST_SPLIT)
-    elif from_config.has_other_test_images():
-        words.append(name_choice(config.TEST_IMAGES_DIR, paths))
-    return "_".join(words)
+    images = config.TEST_SPLIT
+    if images == "test" and from_config.has_other_test_images():
+        images = name_choice(config.TEST_IMAGES_DIR, paths)
+    if images != "test":
+        words.append(images)
+    name = "_".join(words)
+    return name, prediction_files.shorten_name(name, words[1], images)
 
 
 def name_choice(where: Path, paths: Sequence[str]) -> str:
@@ -280,17 +302,17 @@ def name_views() -> str:
     return ", ".join(words)
 
 
-def write_predictions(predictions: Predictions, name: str) -> None:
+def write_predictions(predictions: Predictions, name: str, short_name: str) -> None:
     """Write the predictions as JSON, and beside it the files that PREDICTION_FILES asks for."""
-    outputs = [Output(".json", write_indices)]
+    outputs = [Output(".json", write_indices, short=False)]
     outputs += [prediction_files.PREDICTION_FILES[kind] for kind in PREDICTION_FILES]
-    abstained = Output("_abstained.json", prediction_files.write_abstained)
+    abstained = Output("_abstained.json", prediction_files.write_abstained, short=False)
     if predictions.abstain:
         outputs.append(abstained)
     else:  # of an earlier test of this model, when it left images to a person
         (PREDICTIONS_FOLDER / f"{name}{abstained.ending}").unlink(missing_ok=True)
     for output in outputs:
-        path = PREDICTIONS_FOLDER / f"{name}{output.ending}"
+        path = PREDICTIONS_FOLDER / f"{short_name if output.short else name}{output.ending}"
         output.write(path, predictions)
         utils.say(f"saved: {path}")
 

@@ -2,6 +2,7 @@
 
     read_json(Path("run.json"))                      # a small file: metadata, a marker, a result
     text = read_text(file); parse_json(text, file)   # an annotation file, which may have gigabytes
+    write_list(path, (make(row) for row in rows))    # one value after the other, so that millions need no memory
 
 Only plain values come out: dicts with text as keys, lists, text, numbers, True, False, None.
 """
@@ -12,11 +13,13 @@ import functools
 import json
 import mmap
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dataset.files import open_file
 from dataset.text_files import measure_memory, read_text, replace_text
+from dataset.whole_files import write_atomically
 from utils import InputError
 
 SMALL_BYTES = 1 << 24  # of a file that is no list of images: what a run of 10,000 classes writes has some 2 MB
@@ -150,3 +153,30 @@ def write_json(file: Path, **lists: list[Any]) -> None:
         lines = ",\n".join(json.dumps(item, ensure_ascii=False) for item in items)
         texts.append(f'"{name}": [\n{lines}\n]')
     replace_text(file, "{\n" + ",\n".join(texts) + "\n}\n")
+
+
+def write_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
+    """Write what to_json(dict(items), indent=1) gives, one item after the other, completely or not at all."""
+    _write(path, "{}", (f"{to_json(key)}: {_indent(value)}" for key, value in items))
+
+
+def write_list(path: Path, values: Iterable[Any]) -> None:
+    """Write what to_json(list(values), indent=1) gives, one value after the other, completely or not at all."""
+    _write(path, "[]", (_indent(value) for value in values))
+
+
+def _indent(value: Any) -> str:
+    """JSON of a value one level below the top. Line ends within strings are escaped, so that they stay."""
+    return to_json(value, indent=1).replace("\n", "\n ")
+
+
+def _write(path: Path, brackets: str, texts: Iterable[str]) -> None:
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            separator = brackets[0]
+            for text in texts:
+                file.write(f"{separator}\n {text}")
+                separator = ","
+            file.write(f"\n{brackets[1]}" if separator == "," else brackets)
+
+    write_atomically(path, write)

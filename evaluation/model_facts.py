@@ -24,10 +24,11 @@ from dataset.class_names import show_names
 from dataset.json_files import read_json
 from evaluation import mistakes, promises, slices
 from evaluation.mistakes import Pair
+from evaluation.map_maker import MapMaker
 from evaluation.pages import count
-from evaluation.prediction_files import Predictions
+from evaluation.predictions import Predictions
 from evaluation.promises import Gain, Kept
-from evaluation.shown_mistakes import MapMaker, Shown, show_mistake
+from evaluation.shown_mistakes import Shown, show_mistake
 from export import engines
 from models.licences import explain_licence, find_licence, forbids_commerce
 from predictor import Predictor

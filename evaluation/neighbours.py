@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 import distributed
 import metrics
 from evaluation.pages import count
-from evaluation.prediction_files import Compared, RowFile
+from evaluation.prediction_files import RowFile
+from evaluation.predictions import Compared
 from export.engines import TorchRun
 from models.novelty import NOVEL, NUM_NEAREST, REFERENCE_FILE, Nearest, choose_nearest, normalise
 from predictor import Predictor

@@ -15,10 +15,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +26,13 @@ from numpy.typing import NDArray
 
 from dataset.decoding import stamp_files
 from dataset.fonts import make_drawable
-from dataset.json_files import to_json
+from dataset.json_files import write_list, write_object
 from dataset.locks import hold
 from dataset.whole_files import replace_folder, write_atomically
-from metrics import read_rows
-from predictor import JPEG_QUALITY, Record, shorten
+from evaluation.prediction_exports import write_csv, write_fiftyone, write_jsonl, write_label_studio, write_parquet
+from evaluation.prediction_tables import require_pyarrow
+from evaluation.predictions import Prediction, Predictions
+from predictor import JPEG_QUALITY, shorten
 from utils import InputError, Progress, explain
 
 
@@ -148,72 +149,15 @@ def _stamp(paths: Sequence[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction(Record):
-    """What is predicted for one image file, and its name in the files of predictions."""
-
-    name: str = ""  # see `name_images`
-
-
-class Compared(NamedTuple):
-    """How N images compare with a model's training images, see models/novelty.py."""
-
-    novelty: NDArray[np.float32]  # (N,)
-    nearest: NDArray[np.integer]  # (N, k) of `names`, the nearest first
-    names: Sequence[str]  # of the training images, relative to the folder that holds them all
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What is predicted for N images. Iterating gives a `Prediction` for each, and reads probabilities in blocks."""
-
-    paths: Sequence[str]
-    names: Sequence[str]  # of the images in the files, see `name_images`
-    probabilities: NDArray[np.float32]  # (N, C)
-    classes: Sequence[str]
-    decide: Callable[[NDArray[np.float32]], Sequence[list[int]]]  # probabilities (B, C) -> labels of each image
-    compared: Compared | None = None  # with the training images; None: the model has nothing to compare with
-    abstain: Callable[[NDArray[np.float32]], Sequence[bool]] | None = None  # -> is an image left to a person? None: no
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[Prediction]:
-        classes = tuple(self.classes)
-        for rows in read_rows(self.probabilities):
-            block = np.ascontiguousarray(self.probabilities[rows])
-            abstains = self.abstain(block) if self.abstain else [False] * len(block)
-            values = zip(self.paths[rows], self.names[rows], block, self.decide(block), abstains, strict=True)
-            for number, (path, name, probabilities, labels, is_left) in enumerate(values, rows.start):
-                yield Prediction(
-                    path=path,
-                    probabilities=probabilities,
-                    labels=labels,
-                    names=[classes[label] for label in labels],
-                    classes=classes,
-                    novelty=float(self.compared.novelty[number]) if self.compared else None,
-                    nearest=self.name_nearest(number),
-                    abstains=is_left,
-                    name=name,
-                )
-
-    def name_nearest(self, number: int) -> tuple[str, ...]:
-        """The names of the training images that image `number` is nearest to; none, where it was not compared."""
-        if self.compared is None:
-            return ()
-        rows: list[int] = self.compared.nearest[number].tolist()
-        return tuple(self.compared.names[row] for row in rows)
-
-
 def write_indices(path: Path, predictions: Predictions) -> None:
     """Write JSON: {image: [class indices]}, the indices in rising order."""
-    _write_json_object(path, ((prediction.name, prediction.labels) for prediction in predictions))
+    write_object(path, ((prediction.name, prediction.labels) for prediction in predictions))
 
 
 def write_names(path: Path, predictions: Predictions) -> None:
     """Write JSON: {image: [class names]}, in the order of the classes."""
 
-    _write_json_object(path, ((prediction.name, prediction.names) for prediction in predictions))
+    write_object(path, ((prediction.name, prediction.names) for prediction in predictions))
 
 
 def write_scores(path: Path, predictions: Predictions) -> None:
@@ -226,7 +170,7 @@ def write_scores(path: Path, predictions: Predictions) -> None:
                 scores[predictions.classes[label]] = shorten(prediction.probabilities[label])
             yield prediction.name, scores
 
-    _write_json_object(path, make_scores())
+    write_object(path, make_scores())
 
 
 def write_records(path: Path, predictions: Predictions) -> None:
@@ -244,34 +188,7 @@ def write_records(path: Path, predictions: Predictions) -> None:
                 record |= {"novelty": shorten(prediction.novelty), "nearest": [*prediction.nearest]}
             yield record
 
-    _write_json_list(path, make_records())
-
-
-def _write_json_object(path: Path, items: Iterable[tuple[str, Any]]) -> None:
-    """Write what to_json(dict(items), indent=1) gives, one item after the other."""
-    _write_json(path, "{}", (f"{to_json(key)}: {_indent(value)}" for key, value in items))
-
-
-def _write_json_list(path: Path, values: Iterable[Any]) -> None:
-    """Write what to_json(list(values), indent=1) gives, one value after the other."""
-    _write_json(path, "[]", (_indent(value) for value in values))
-
-
-def _indent(value: Any) -> str:
-    """JSON of a value one level below the top. Line ends within strings are escaped, so that they stay."""
-    return to_json(value, indent=1).replace("\n", "\n ")
-
-
-def _write_json(path: Path, brackets: str, texts: Iterable[str]) -> None:
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            separator = brackets[0]
-            for text in texts:
-                file.write(f"{separator}\n {text}")
-                separator = ","
-            file.write(f"\n{brackets[1]}" if separator == "," else brackets)
-
-    write_atomically(path, write)
+    write_list(path, make_records())
 
 
 def write_probabilities(path: Path, predictions: Predictions) -> None:
@@ -292,7 +209,7 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
 def write_abstained(path: Path, predictions: Predictions) -> None:
     """Write JSON: [image], the names of those that the model leaves to a person."""
-    _write_json_list(path, (prediction.name for prediction in predictions if prediction.abstains))
+    write_list(path, (prediction.name for prediction in predictions if prediction.abstains))
 
 
 def write_pictures(folder: Path, predictions: Predictions) -> None:
@@ -321,17 +238,41 @@ def write_pictures(folder: Path, predictions: Predictions) -> None:
 
 
 class Output(NamedTuple):
-    """A file or folder of predictions: how its name ends, and the function that writes it."""
+    """A file or folder of predictions: how its name ends, and the function that writes it.
+
+    The first kinds have the long names by which scripts have always found them; later ones are `short`.
+    """
 
     ending: str
     write: Callable[[Path, Predictions], None]
+    short: bool = True  # the name, see `shorten_name`
 
 
 # the values of testing.py's constant PREDICTION_FILES
 PREDICTION_FILES: dict[str, Output] = {
-    "names": Output("_names.json", write_names),
-    "scores": Output("_scores.json", write_scores),
-    "records": Output("_records.json", write_records),
-    "pictures": Output("_pictures", write_pictures),
-    "probabilities": Output("_probabilities.csv", write_probabilities),
+    "names": Output("_names.json", write_names, short=False),
+    "scores": Output("_scores.json", write_scores, short=False),
+    "records": Output("_records.json", write_records, short=False),
+    "pictures": Output("_pictures", write_pictures, short=False),
+    "probabilities": Output("_probabilities.csv", write_probabilities, short=False),
+    "csv": Output(".csv", write_csv),
+    "jsonl": Output(".jsonl", write_jsonl),
+    "parquet": Output(".parquet", write_parquet),
+    "label_studio": Output("_label_studio", write_label_studio),
+    "fiftyone": Output("_fiftyone.json", write_fiftyone),
 }
+
+
+def require_packages(kinds: Collection[str]) -> None:
+    """Raise InputError where a package is missing that writes one of the `kinds`: before hours of predicting."""
+    if "parquet" in kinds:
+        require_pyarrow()
+
+
+def shorten_name(name: str, model: str, images: str) -> str:
+    """A name for files that people open: "predictions_resnet50_test_3f09ac".
+
+    The six digits are those of `name`, the long one of the same predictions, which says of which run they are and how
+    they were made: other predictions do not replace these. `images` is the split, or what was chosen.
+    """
+    return f"predictions_{model}_{images}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"

@@ -8,28 +8,36 @@ shown.photograph, shown.map      # JPEGs
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from dataset.decoding import decode_image
-from evaluation import activation_maps
+from evaluation.map_maker import MapMaker
 from evaluation.mistakes import Mistake
 from evaluation.neighbours import is_unlike
-from evaluation.prediction_files import Predictions
-from export import engines
-from models import checkpoints
-from models_factory import restore_model
+from evaluation.predictions import Predictions
 from predictor import Predictor
-from utils import InputError
 
 MOST_NEAREST = 3  # training photographs beside a mistake
+MOST_OTHERS = 4  # maps of other classes, which the page shows on request
 SIDE = 220  # pixels, longer side of a photograph and of its map on the page
 SMALL_SIDE = 90  # of a training photograph beside it
 QUALITY = 75  # of their JPEGs
+
+
+class OtherMap(NamedTuple):
+    """Where the model sees another class than that of the mistake: one that it says, or that is there."""
+
+    name: str
+    probability: float
+    is_said: bool
+    target: int  # 1 present, 0 absent, -1 unknown
+    map: bytes | None  # a JPEG; None: no place speaks for it
 
 
 class Shown(NamedTuple):
@@ -44,38 +52,10 @@ class Shown(NamedTuple):
     said: list[tuple[str, float]]  # labels that are said, and their probabilities, the most probable first
     photograph: bytes  # a JPEG
     map: bytes | None  # a JPEG; None: there are no maps, or no place speaks for the class
+    others: list[OtherMap]  # the most probable first; none where there are no maps
     novelty: float | None  # see models/novelty.py; None: the image was not compared with the training images
     is_unlike: bool  # whether it is said to be unlike them
     nearest: list[tuple[str, bytes | None]]  # training photographs most like it: name, and a JPEG where it was found
-
-
-class MapMaker:
-    """Makes maps of where a checkpoint sees a class. `problem` says why there are none; "": there are."""
-
-    def __init__(self, model: Predictor) -> None:
-        self.model, self.problem = model, ""
-        if engines.recognise(model.path) != "checkpoint":
-            self.problem = "Maps of where the model sees a class need a checkpoint, and this is an exported file."
-        else:
-            self.network = restore_model(checkpoints.load(model.path), model.path).to(model.device)
-
-    def draw(self, pixels: NDArray[np.uint8], photograph: Image.Image, label: int) -> bytes | None:
-        """A JPEG of the `photograph` under the colours of the class `label`; None where no place speaks for it.
-
-        `pixels` are those of the image in its full size.
-        """
-        if self.problem:
-            return None
-        try:
-            trace = activation_maps.follow(self.network, self.model.prepare(pixels).to(self.model.device))
-            values = activation_maps.METHODS["grad-cam"](trace, [label])[0].cpu()
-        except InputError as error:
-            self.problem = f"There are no maps: {error}."
-            return None
-        if not values.max() > 0:
-            return None
-        size, rule = self.model.image_size, self.model.metadata["resize_rule"]
-        return encode(activation_maps.draw_map(photograph, values, rule, size))
 
 
 def show_mistake(
@@ -91,8 +71,11 @@ def show_mistake(
     path, row = predictions.paths[mistake.row], mistake.row
     probabilities = np.asarray(predictions.probabilities[row])
     (said,) = predictions.decide(probabilities[None])
+    there = np.flatnonzero(targets[row] == 1).tolist()
+    others = sorted({*said, *there} - {mistake.label}, key=lambda c: -probabilities[c])[:MOST_OTHERS]
     pixels = decode_image(path)
     photograph = shrink(pixels, SIDE)
+    drawn = draw_maps(maps, model.prepare(pixels), photograph, [mistake.label, *others])
     novelty = float(predictions.compared.novelty[row]) if predictions.compared else None
     nearest = predictions.name_nearest(row)[:MOST_NEAREST]
     return Shown(
@@ -101,14 +84,29 @@ def show_mistake(
         name=model.classes[mistake.label],
         probability=mistake.probability,
         threshold=float(model.thresholds[mistake.label]),
-        labels=[model.classes[c] for c in np.flatnonzero(targets[row] == 1)],
+        labels=[model.classes[c] for c in there],
         said=[(model.classes[c], float(probabilities[c])) for c in sorted(said, key=lambda c: -probabilities[c])],
         photograph=encode(photograph),
-        map=maps.draw(pixels, photograph, mistake.label),
+        map=drawn[0] if drawn else None,
+        others=[
+            OtherMap(model.classes[c], float(probabilities[c]), c in said, int(targets[row, c]), picture)
+            for c, picture in zip(others, drawn[1:], strict=False)  # without maps there are none of others
+        ],
         novelty=novelty,
         is_unlike=is_unlike(novelty),
         nearest=[(name, show_small(training_images.get(name))) for name in nearest],
     )
+
+
+def draw_maps(maps: MapMaker, image: Tensor, photograph: Image.Image, labels: Sequence[int]) -> list[bytes | None]:
+    """A JPEG of the photograph under the colours of each of `labels`, None where no place speaks for one.
+
+    `image` is what the model sees, uint8 (3, H, W). An empty list where there are no maps.
+    """
+    values = maps.compute(image, labels)
+    if values is None:
+        return []
+    return [encode(maps.draw(photograph, one)) if one.max() > 0 else None for one in values]
 
 
 def shrink(pixels: NDArray[np.uint8], side: int) -> Image.Image:

@@ -32,6 +32,7 @@ import testing
 from dataset import augmentations, decoding, locks
 from evaluation import prediction_files, test_results
 from evaluation.prediction_files import RowFile
+from evaluation.predictions import Compared, Predictions
 from export import engines
 from models import checkpoints
 from trainer.from_config import ImagesToPredict
@@ -508,7 +509,7 @@ def test_the_labels_of_a_few_images_are_printed(capsys: pytest.CaptureFixture[st
         (10, "10 images, "),
         (1, "1 image, 2 labels"),
     ):
-        predictions = prediction_files.Predictions(
+        predictions = Predictions(
             paths=paths[:count],
             names=paths[:count],
             probabilities=rows[:count],
@@ -523,13 +524,13 @@ def test_the_labels_of_a_few_images_are_printed(capsys: pytest.CaptureFixture[st
 
 def test_images_of_a_few_are_marked_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     rows = np.array([[0.9, 0.1], [0.6, 0.5], [0.1, 0.9]], np.float32)
-    predictions = prediction_files.Predictions(
+    predictions = Predictions(
         paths=["/set/0.jpg", "/set/1.jpg", "/set/2.jpg"],
         names=["0", "1", "2"],
         probabilities=rows,
         classes=("red", "green"),
         decide=lambda block: [np.flatnonzero(row >= 0.5).tolist() for row in block],
-        compared=prediction_files.Compared(np.array([0.995, 0.2, 0.2]), np.zeros((3, 1), int), ["a.jpg"]),
+        compared=Compared(np.array([0.995, 0.2, 0.2]), np.zeros((3, 1), int), ["a.jpg"]),
         abstain=lambda block: [bool(row[1] == 0.5) for row in block],
     )
     testing.print_summary(predictions, {})
@@ -618,6 +619,28 @@ def test_a_threshold_and_limits_a_class_are_the_checkpoints(folder: Path, shared
     assert [entry["predicted"] for entry in result["classes"].values()] == [
         sum(c in labels for labels in predictions.values()) for c in range(3)
     ]
+
+
+def test_each_test_has_short_files_of_its_own(folder: Path, shared_dataset: Path) -> None:
+    """Two tests that differ in a threshold do not replace each other's files; the same test again does."""
+    options = ["--PREDICTION_FILES=csv,jsonl,parquet", "--BOOTSTRAP_SAMPLES=0"]
+    arguments = [*make_small_run(shared_dataset, folder), *options]
+    rows = compute_by_hand(folder, shared_dataset)
+    found: dict[float, set[Path]] = {}
+    for threshold in (0.52, 0.48, 0.52):
+        change_checkpoint(folder, best_threshold=threshold)
+        before = {*(folder / "predictions").glob("predictions_resnet18_test_*")}
+        testing.main(arguments)
+        after = {*(folder / "predictions").glob("predictions_resnet18_test_*")}
+        new = found.setdefault(threshold, after - before)
+        assert {path.suffix for path in new} == {".csv", ".jsonl", ".parquet"}
+        (file,) = (path for path in new if path.suffix == ".jsonl")
+        for line in file.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            above = {("red", "green", "blue")[c] for c in np.flatnonzero(rows[Path(record["file"]).stem] >= threshold)}
+            assert {*record["labels"]} == above
+            assert "novelty" not in record
+    assert len(found[0.52] | found[0.48]) == len(after) == 6
 
 
 def test_other_splits_are_predicted_into_files_of_their_own(

@@ -13,21 +13,19 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from dataset.class_names import write_classes
 from dataset.json_files import to_json
 from dataset.whole_files import write_text
-from evaluation import pages
+from evaluation import label_studio, pages
+from evaluation.label_studio import INTERFACE_FILE, TASKS_FILE
 from evaluation.tables import guard_cell
 from tools.queue import Queue
 from tools.suspects import save_pictures
 
 CSV_FILE, PAGE_FILE = "queue.csv", "index.html"
-TASKS_FILE, LABELS_FILE = "label_studio_tasks.json", "label_studio_config.xml"
-CONTROL = "choice"  # Label Studio's name for it, by which dataset/formats/label_studio.py knows the labels' column
 MAX_PICTURES = 1000  # on the page; the other files have the whole queue
 MAX_REASONS = 3  # classes that are named as why an image was chosen
 MAX_CLASS_ROWS = 100  # of the page's table, the rarest first
@@ -50,7 +48,7 @@ def save_queue(queue: Queue, folder: Path) -> None:
     """
     write_text(folder / CSV_FILE, make_csv(queue))
     write_text(folder / TASKS_FILE, to_json(make_tasks(queue), indent=1))
-    write_text(folder / LABELS_FILE, make_labels(queue))
+    write_text(folder / INTERFACE_FILE, label_studio.make_interface(queue.classes, queue.max_labels))
     write_classes(folder, queue.classes)
     pictures = save_pictures(queue.images.paths[:MAX_PICTURES], folder / "pictures")
     write_text(folder / PAGE_FILE, make_page(queue, pictures))
@@ -62,7 +60,7 @@ def describe(folder: Path, images: Path) -> list[str]:
         f"saved: {folder / CSV_FILE}",
         f"       {folder / PAGE_FILE}: the pictures; open it in a browser",
         f"       {folder / TASKS_FILE}: to import into Label Studio",
-        f"       {folder / LABELS_FILE}: their labelling interface",
+        f"       {folder / INTERFACE_FILE}: their labelling interface",
         f"Label Studio finds the images with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={images.parent}",
     ]
 
@@ -97,44 +95,24 @@ def make_csv(queue: Queue) -> str:
 
 
 def make_tasks(queue: Queue) -> list[dict[str, Any]]:
-    """Tasks with predictions, as Label Studio imports them (https://labelstud.io/guide/predictions).
+    """Tasks with predictions, as Label Studio imports them.
 
     The score of a prediction is the probability that all its labels are right, if classes were independent. An image's
     address starts at the folder that holds their folder: Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
     """
     tasks = []
     for row, name in enumerate(queue.images.names):
-        place = pages.address(f"{queue.images.folder.name}/{name}")
         right = np.where(queue.predicted[row], queue.probabilities[row], 1 - queue.probabilities[row])
-        labels = [label for label, _ in list_labels(queue, row)]
-        result = {
-            "id": f"queue{row + 1}",
-            "type": "choices",
-            "from_name": CONTROL,
-            "to_name": "image",
-            "value": {"choices": labels},
-        }
-        prediction = {
-            "model_version": queue.model,
-            "score": round(float(right.prod()), 6),
-            "result": [result] if labels else [],
-        }
-        tasks.append({"data": {"image": f"/data/local-files/?d={place}"}, "predictions": [prediction]})
+        tasks.append(
+            label_studio.make_task(
+                place=f"{queue.images.folder.name}/{name}",
+                labels=[label for label, _ in list_labels(queue, row)],
+                score=float(right.prod()),
+                model=queue.model,
+                number=row + 1,
+            )
+        )
     return tasks
-
-
-def make_labels(queue: Queue) -> str:
-    """The labelling interface of a Label Studio project for these tasks."""
-    number = "single" if queue.max_labels == 1 else "multiple"
-    lines = [
-        "<View>",
-        '  <Image name="image" value="$image"/>',
-        f'  <Choices name="{CONTROL}" toName="image" choice="{number}" showInLine="true">',
-        *(f"    <Choice value={quoteattr(name)}/>" for name in queue.classes),
-        "  </Choices>",
-        "</View>",
-    ]
-    return "\n".join([*lines, ""])
 
 
 # ---- the page ----
@@ -156,5 +134,5 @@ def make_page(queue: Queue, pictures: Sequence[str]) -> str:
         cards=cards,
         class_rows=class_rows,
         most=most,
-        files=(CSV_FILE, TASKS_FILE, LABELS_FILE),
+        files=(CSV_FILE, TASKS_FILE, INTERFACE_FILE),
     )

@@ -30,7 +30,8 @@ from dataset.probability_files import read_image_values
 from dataset.stratified_split import describe_split
 from dataset.table import Table
 from evaluation import export_parity, pages, plots, tables
-from evaluation.prediction_files import Predictions, write_pictures, write_probabilities
+from evaluation.prediction_files import write_pictures, write_probabilities
+from evaluation.predictions import Predictions
 from evaluation.saved_scores import SavedScores
 from models import checkpoints
 from tensorboard_logging import TensorBoardLogger, draw_pictures

@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 
 from evaluation import prediction_files
-from evaluation.prediction_files import PREDICTION_FILES, Compared, Predictions, RowFile, write_indices
+from evaluation import predictions as predictions_module
+from evaluation.prediction_files import PREDICTION_FILES, RowFile, write_indices
+from evaluation.predictions import Compared, Predictions
 from utils import InputError
 
 CLASSES = ("red", "green, or so", "blé")
@@ -284,7 +286,7 @@ def test_predictions_are_read_block_by_block(predictions: Predictions, monkeypat
         return (slice(start, start + 3) for start in range(0, len(probabilities), 3))
 
     whole = [(p.path, p.name, p.labels, p.probabilities.tolist()) for p in predictions]
-    monkeypatch.setattr(prediction_files, "read_rows", read_rows)
+    monkeypatch.setattr(predictions_module, "read_rows", read_rows)
     assert [(p.path, p.name, p.labels, p.probabilities.tolist()) for p in predictions] == whole
     assert [row[0] for row in whole] == predictions.paths
 

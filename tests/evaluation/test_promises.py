@@ -378,7 +378,8 @@ def test_testing_says_what_was_promised_and_gained_and_marks_images(
 
 
 def test_an_empty_list_of_images_is_json(tmp_path: Path) -> None:
-    from evaluation.prediction_files import Predictions, write_abstained
+    from evaluation.prediction_files import write_abstained
+    from evaluation.predictions import Predictions
 
     predictions = Predictions(
         paths=["a.jpg"],

@@ -31,7 +31,7 @@ from dataset.json_files import to_json
 from dataset.table import Table
 from evaluation import model_facts, pages, palette, report, shown_mistakes
 from evaluation.model_facts import ModelFacts
-from evaluation.prediction_files import Compared, Predictions
+from evaluation.predictions import Compared, Predictions
 from evaluation.tables import escape_markdown
 from models import checkpoints
 from predictor import Predictor

@@ -24,6 +24,7 @@ import dataset_tools
 from dataset import decoding
 from dataset.formats import FORMATS
 from dataset_readers import read_dataset, recognise_format
+from evaluation import label_studio
 from overrides import list_constants
 from tools import queue, queue_files
 from utils import InputError
@@ -292,7 +293,7 @@ def test_tasks_that_nobody_has_labelled_are_no_export(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("max_labels", "number"), [(0, "multiple"), (1, "single"), (2, "multiple")])
 def test_label_studio_offers_every_class(tmp_path: Path, max_labels: int, number: str) -> None:
-    view = ET.fromstring(queue_files.make_labels(make_queue(tmp_path, ["a.png"], max_labels=max_labels)))
+    view = ET.fromstring(label_studio.make_interface(CLASSES, max_labels))
     (image,), (choices,) = view.findall("Image"), view.findall("Choices")
     assert [choice.get("value") for choice in choices] == [*CLASSES]
     assert choices.attrib | {"showInLine": ""} == {
