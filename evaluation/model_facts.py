@@ -23,8 +23,8 @@ import metrics
 from dataset.class_names import show_names
 from dataset.json_files import read_json
 from evaluation import mistakes, promises, slices
-from evaluation.mistakes import Pair
 from evaluation.map_maker import MapMaker
+from evaluation.mistakes import Pair
 from evaluation.pages import count
 from evaluation.predictions import Predictions
 from evaluation.promises import Gain, Kept
