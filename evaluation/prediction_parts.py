@@ -15,7 +15,7 @@ import errno
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -101,7 +101,7 @@ class PartsJob:
         require_pyarrow()
         manifest = self.agree()
         plan: Plan = manifest["images"]
-        schema = self.make_schema()
+        schema = make_schema(self.model)
         with make_pool(self.num_workers) as pool, Progress("predicting", plan["num_parts"]) as progress:
 
             def report(num_done: int) -> None:
@@ -137,7 +137,7 @@ class PartsJob:
                 if not path.is_file():
                     self.publish({**ours, "model": str(self.model.path), "images": self.images.make_plan()})
         manifest = read_json(path)
-        if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        if not isinstance(manifest, dict) or manifest.get("version") != VERSION or not ours.keys() <= manifest.keys():
             raise InputError(f"{path} is of another version of this program, or damaged: choose another folder")
         advice = f"delete {self.folder}, or set PREDICTIONS_FOLDER to another"
         if manifest["model_sha256"] != ours["model_sha256"]:
@@ -167,18 +167,6 @@ class PartsJob:
 
     # ---- a part ----
 
-    def make_schema(self) -> pa.Schema:
-        import pyarrow as pa
-
-        schema = make_arrow_schema(
-            self.model.classes,
-            thresholds=self.model.thresholds.tolist(),
-            model_sha256=hash_file(self.model.path),
-            has_novelty=self.model.compares,
-            has_abstains=self.model.abstention is not None,
-        )
-        return schema.append(pa.field(ERROR, pa.string()))
-
     def write_part(self, claim: Claim, plan: Plan, schema: pa.Schema, pool: Executor) -> None:
         """Predict the images of a part and write it, complete or not at all. Raises InputError."""
         with closing(self.predict(claim, plan, schema, pool)) as tables:
@@ -187,12 +175,7 @@ class PartsJob:
 
     def predict(self, claim: Claim, plan: Plan, schema: pa.Schema, pool: Executor) -> Iterator[pa.Table]:
         """The rows of a part, ROWS_AT_ONCE at a time. No more than a few batches of images are in memory."""
-        read = partial(
-            read_picture,
-            resize_rule=self.model.metadata["resize_rule"],
-            sizes=tuple(self.model.sizes),
-            skips_bad=self.skips_bad,
-        )
+        read = make_reader(self.model, self.skips_bad)
         rows, num_rows, num_bad = Rows(self.model, schema), 0, 0
         for batch in read_in_pool(pool, self.list_pictures(claim, plan), read, self.batch_size):
             claim.beat()
@@ -255,6 +238,38 @@ def count_rows(folder: Path, num_parts: int) -> dict[str, int]:
             column = metadata.row_group(group).column(metadata.num_columns - 1)
             num_damaged += column.num_values - column.statistics.null_count
     return {"images": num_images, "damaged": num_damaged}
+
+
+def make_schema(model: Predictor) -> pa.Schema:
+    """The columns of a part: those of a table of predictions, and `error`. Raises InputError without pyarrow."""
+    schema = make_arrow_schema(
+        model.classes,
+        thresholds=model.thresholds.tolist(),
+        model_sha256=hash_file(model.path),
+        has_novelty=model.compares,
+        has_abstains=model.abstention is not None,
+    )
+    import pyarrow as pa
+
+    return schema.append(pa.field(ERROR, pa.string()))
+
+
+def predict_pictures(model: Predictor, pictures: Iterable[ListedPicture], schema: pa.Schema) -> pa.Table:
+    """The rows of some pictures, which are decoded and predicted here: for a scheduler other than ours.
+
+    An image that cannot be read has its reason in the column `error`. All are in memory at the same time.
+
+        table = predict_pictures(model, [ListedPicture("a.jpg", "/photos/a.jpg")], make_schema(model))
+    """
+    rows, read = Rows(model, schema), make_reader(model)
+    rows.add([read(picture) for picture in pictures])
+    return rows.take()
+
+
+def make_reader(model: Predictor, skips_bad: bool = True) -> Callable[[ListedPicture], ReadPicture]:
+    """`read_picture` for a model. Processes may be given it."""
+    rule, sizes = model.metadata["resize_rule"], tuple(model.sizes)
+    return partial(read_picture, resize_rule=rule, sizes=sizes, skips_bad=skips_bad)
 
 
 class Rows:

@@ -46,6 +46,9 @@ DICTS = {
     "POLICIES", "SCHEDULES", "TIMM_NAMES", "OWN_BACKBONES", "AS_BEFORE", "DEFAULTS", "WITHOUT_UNKNOWN", "REFUSALS",
     "VERBS", "VERSION", "DEFINITIONS", "WORDS",
 }  # fmt: skip
+VARIABLES = {  # of the environment, which other programs read, too
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL", "OMP_NUM_THREADS",
+}  # fmt: skip
 FILES = {"CHANGELOG", "CITATION", "LICENSE", "FAILED"}
 
 
@@ -160,7 +163,7 @@ def test_every_constant_exists(page: Path) -> None:
     """Each word in capitals in backticks, with or without dashes, is a constant."""
     for code in re.findall(r"`([^`\n]+)`", read(page)):
         for name in re.findall(r"(?<![\w./<-])(?:--)?([A-Z]+(?:_[A-Z0-9]+)+|[A-Z]{4,})(?![\w./>-])", code):
-            assert name in {*CONSTANTS, *PLACEHOLDERS, *DICTS, *FILES}, f"{page.name}: {code}"
+            assert name in {*CONSTANTS, *PLACEHOLDERS, *DICTS, *VARIABLES, *FILES}, f"{page.name}: {code}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,6 +10,7 @@ import hashlib
 import http.server
 import importlib.util
 import io
+import multiprocessing
 import re
 import tarfile
 import threading
@@ -232,6 +233,26 @@ def test_a_data_set_in_object_storage(storage: Any, tmp_path: Path, with_index: 
     }  # fmt: skip
     kept = {path.read_bytes() for path in (tmp_path / "cache" / "shards").glob("*.tar")}
     assert kept == {shards["train-000001.tar"], shards["train-000002.tar"]}
+
+
+@needs_s3fs
+def test_processes_that_were_forked_read_too(storage: Any, tmp_path: Path) -> None:
+    """As loading processes do: what reads from the storage has threads of its own, which a fork does not copy."""
+    handler, _ = storage
+    handler.objects.update({f"/bucket/{name}": data for name, data in make_shards().items()})
+    (tmp_path / "shards.txt").write_text("s3://bucket/train-{000000..000002}.tar\n")
+    options = ReadOptions(cache_folder=tmp_path / "cache", shard_cache_gb=1.0)
+    table = read_dataset(tmp_path, split="train", options=options)  # whose shards are read for their index
+    context = multiprocessing.get_context("fork")
+    results: multiprocessing.Queue[list[int]] = context.Queue()
+    processes = [
+        context.Process(target=lambda: results.put([len(read_bytes(path)) for path in table.paths])) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    assert [results.get(timeout=60) for _ in processes] == [[6000] * 6] * 2
+    for process in processes:
+        process.join()
 
 
 @needs_s3fs

@@ -25,7 +25,7 @@ import models_factory
 import predictor
 import testing
 from dataset import image_parts, part_claims, whole_files
-from dataset.image_parts import find_images
+from dataset.image_parts import ListedPicture, find_images
 from dataset.part_claims import Claims
 from evaluation import prediction_parts
 from evaluation.prediction_parts import PartsJob
@@ -396,9 +396,9 @@ def test_who_stood_still_and_goes_on_does_no_harm(listed: Path, monkeypatch: pyt
                 if claim.number == slow.number:
                     assert claim.count == 1
                     with slow:
-                        job.write_part(slow, plan, job.make_schema(), pool)
+                        job.write_part(slow, plan, prediction_parts.make_schema(job.model), pool)
                     assert not list(job.folder.glob(".part-*.claim-*"))
-                job.write_part(claim, plan, job.make_schema(), pool)
+                job.write_part(claim, plan, prediction_parts.make_schema(job.model), pool)
                 claim.last_beat = -1e9
                 claim.beat()  # of a claim that is gone: it does not come back
     job.finish(plan["num_parts"])
@@ -561,6 +561,17 @@ def test_a_shard_that_is_cut_short(tmp_path: Path, size: int, num_rows: int) -> 
     assert len(table) == size // 1024 + 1
     assert table["error"].isna().tolist() == [True] * (len(table) - 1) + [False]
     assert "a-1.tar" in table["error"].iloc[-1]
+
+
+def test_the_same_rows_for_another_scheduler(listed: Path) -> None:
+    damage(listed)
+    model = make_model(listed.parent)
+    make_job(listed, model, skips_bad=True).run()
+    names = listed.read_text().split()
+    pictures = [ListedPicture(name, str(listed.parent / name)) for name in names]
+    table = prediction_parts.predict_pictures(model, pictures, prediction_parts.make_schema(model))
+    assert table.equals(pq.read_table(listed.parent / "out" / "parts"))
+    assert prediction_parts.predict_pictures(model, [], prediction_parts.make_schema(model)).num_rows == 0
 
 
 # ---- memory ----
