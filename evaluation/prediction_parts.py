@@ -37,7 +37,7 @@ from dataset.json_files import read_json
 from dataset.part_claims import Claim, Claims, look, name_part
 from dataset.tar_shards.scanning import DamagedShard
 from dataset.whole_files import make_temporary_folder, write_text
-from evaluation.prediction_tables import make_arrow_schema, make_arrow_table, require_pyarrow, write_parquet
+from evaluation.prediction_tables import escape, make_arrow_schema, make_arrow_table, require_pyarrow, write_parquet
 from export import engines
 from predictor import Predictor, make_pool, read_in_pool
 from utils import InputError, Progress, explain, find_system_error, say, warn
@@ -176,16 +176,16 @@ class PartsJob:
     def predict(self, claim: Claim, plan: Plan, schema: pa.Schema, pool: Executor) -> Iterator[pa.Table]:
         """The rows of a part, ROWS_AT_ONCE at a time. No more than a few batches of images are in memory."""
         read = make_reader(self.model, self.skips_bad)
-        rows, num_rows, num_bad = Rows(self.model, schema), 0, 0
+        rows, num_rows, num_bad, last_error = Rows(self.model, schema), 0, 0, ""
         for batch in read_in_pool(pool, self.list_pictures(claim, plan), read, self.batch_size):
             claim.beat()
             rows.add(batch)
             num_rows, num_bad = num_rows + len(batch), num_bad + sum(bool(picture.error) for picture in batch)
-            if num_bad == num_rows and num_rows >= MANY:
-                reason = batch[-1].error
-                raise InputError(f"none of the first {num_rows:,} images of part {claim.number} can be read; {reason}")
             if len(rows) >= ROWS_AT_ONCE:
                 yield rows.take()
+            last_error = batch[-1].error
+        if num_bad == num_rows >= MANY:
+            raise InputError(f"none of the {num_rows:,} images of part {claim.number} can be read; {last_error}")
         if len(rows):
             yield rows.take()
         self.tally.images, self.tally.bad = self.tally.images + num_rows, self.tally.bad + num_bad
@@ -215,8 +215,7 @@ class PartsJob:
         say(
             f"all {num_parts:,} parts are there: {summary['images']:,} images{bad}: {self.folder}",
             f'  pandas.read_parquet("{self.folder}", columns=["file", "labels"])',
-            f"  duckdb -c \"SELECT file, labels FROM '{self.folder}/*.parquet' WHERE list_contains(labels, "
-            f"'{self.model.classes[0]}')\"",
+            f"  duckdb -c \"SELECT * FROM '{self.folder}/*.parquet' LIMIT 5\"",
             f'  pyarrow.dataset.dataset("{self.folder}").to_batches()    # more than fits into memory',
         )
 
@@ -315,9 +314,9 @@ class Rows:
             abstains=self.model.abstain(probabilities),
         )
         table = table.take(pa.array(places, mask=~np.array(is_whole)))  # null, where there is no prediction
-        files = [name.encode(errors="backslashreplace").decode() for name in self.names]
-        table = table.set_column(0, self.schema.field("file"), pa.array(files, pa.string()))
-        table = table.append_column(self.schema.field(ERROR), pa.array(self.errors, pa.string()))
+        table = table.set_column(0, self.schema.field("file"), pa.array(map(escape, self.names), pa.string()))
+        errors = [None if error is None else escape(error) for error in self.errors]
+        table = table.append_column(self.schema.field(ERROR), pa.array(errors, pa.string()))
         self.clear()
         return table
 

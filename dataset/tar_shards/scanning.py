@@ -118,6 +118,8 @@ def read_members(address: Address, num_bytes: int | None = None) -> Iterator[Mem
                     yield Member(member.name, _read_member(tar, member, address.public))
             if not tar.has_ended:
                 raise DamagedShard(f"{address.public} is damaged or cut short: it lacks the mark that ends a tar file")
+            while address.kind == "command" and stream.read(CHUNK):  # that cannot write to its end would fail
+                pass
     except (OSError, BrokenTransfer) as error:
         where = f" ({address.where})" if address.where else ""
         raise InputError(f"cannot read {address.public}{where}: {shorten_error(error)}") from error

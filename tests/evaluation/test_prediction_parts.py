@@ -540,7 +540,7 @@ def test_a_disk_that_fails_is_no_damaged_image(listed: Path, monkeypatch: pytest
 
 def test_a_folder_that_is_gone_is_no_damaged_images(listed: Path) -> None:
     (listed.parent / "pictures").rename(listed.parent / "elsewhere")
-    with pytest.raises(InputError, match=r"none of the first \d+ images of part \d can be read; .*No such file"):
+    with pytest.raises(InputError, match=r"none of the (10|7) images of part \d can be read; .*No such file"):
         make_job(listed, skips_bad=True).run()
     assert not list(listed.parent.rglob("part-*"))
 
