@@ -167,9 +167,7 @@ class ImageList:
                     num_lines = (num_lines + len(line_ends)) % PART_LINES
                     position += len(block)
                     if position - (ends[-1] if ends else 0) > MOST_PART_BYTES:
-                        raise InputError(
-                            f"{self.path} has lines that are no paths: {PART_LINES:,} of them are too long"
-                        )
+                        raise InputError(f"{self.path} is no list of paths: its lines are too long")
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from error
         if position > (ends[-1] if ends else 0):

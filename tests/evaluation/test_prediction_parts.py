@@ -397,10 +397,8 @@ def test_who_stood_still_and_goes_on_does_no_harm(listed: Path, monkeypatch: pyt
                     assert claim.count == 1
                     with slow:
                         job.write_part(slow, plan, prediction_parts.make_schema(job.model), pool)
-                    assert not list(job.folder.glob(".part-*.claim-*"))
                 job.write_part(claim, plan, prediction_parts.make_schema(job.model), pool)
-                claim.last_beat = -1e9
-                claim.beat()  # of a claim that is gone: it does not come back
+            claim.beat()  # of a claim that is gone: it does not come back
     job.finish(plan["num_parts"])
     require_all(listed.parent)
 
@@ -523,7 +521,9 @@ def test_damaged_images_are_listed_and_counted(listed: Path, capsys: pytest.Capt
 
 def test_a_damaged_image_stops_the_process_unless_it_is_to_be_listed(listed: Path) -> None:
     damage(listed)
-    with pytest.raises(InputError, match=r'cannot read image .*(03|17).png: .*\(BAD_IMAGES = "skip" lists such images'):
+    with pytest.raises(
+        InputError, match=r'cannot read image .*(03|17|41).png: .*\(BAD_IMAGES = "skip" lists such images'
+    ):
         make_job(listed).run()
     assert not list((listed.parent / "out" / "parts").glob(".part*"))
 
@@ -570,7 +570,12 @@ def test_the_same_rows_for_another_scheduler(listed: Path) -> None:
     names = listed.read_text().split()
     pictures = [ListedPicture(name, str(listed.parent / name)) for name in names]
     table = prediction_parts.predict_pictures(model, pictures, prediction_parts.make_schema(model))
-    assert table.equals(pq.read_table(listed.parent / "out" / "parts"))
+    parts = pq.read_table(listed.parent / "out" / "parts")
+    same = ["file", "labels", "error"]
+    assert table.select(same).to_pylist() == parts.select(same).to_pylist()
+    ours, theirs = (each["probabilities"].combine_chunks().flatten() for each in (table, parts))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)  # in batches of another size
+    assert len(ours) == (NUM_IMAGES - 3) * len(CLASSES)
     assert prediction_parts.predict_pictures(model, [], prediction_parts.make_schema(model)).num_rows == 0
 
 
