@@ -303,8 +303,8 @@ class Rows:
         import pyarrow as pa
 
         probabilities = np.concatenate([*self.probabilities, np.zeros((0, len(self.model.classes)), np.float32)])
-        is_whole = [error is None for error in self.errors]
-        places = np.cumsum(is_whole) - 1
+        is_whole = np.array([error is None for error in self.errors], dtype=bool)
+        places = np.cumsum(is_whole, dtype=np.int64) - 1
         table = make_arrow_table(
             self.schema.remove(self.schema.get_field_index(ERROR)),
             [""] * len(probabilities),
@@ -313,7 +313,7 @@ class Rows:
             novelty=np.concatenate(self.novelty) if self.novelty else np.zeros(0),
             abstains=self.model.abstain(probabilities),
         )
-        table = table.take(pa.array(places, mask=~np.array(is_whole)))  # null, where there is no prediction
+        table = table.take(pa.array(places, mask=~is_whole))  # null, where there is no prediction
         table = table.set_column(0, self.schema.field("file"), pa.array(map(escape, self.names), pa.string()))
         errors = [None if error is None else escape(error) for error in self.errors]
         table = table.append_column(self.schema.field(ERROR), pa.array(errors, pa.string()))
