@@ -15,7 +15,7 @@ import errno
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -173,7 +173,7 @@ class PartsJob:
             write_parquet(claim.part, schema, tables)
         self.tally.parts += 1
 
-    def predict(self, claim: Claim, plan: Plan, schema: pa.Schema, pool: Executor) -> Iterator[pa.Table]:
+    def predict(self, claim: Claim, plan: Plan, schema: pa.Schema, pool: Executor) -> Generator[pa.Table]:
         """The rows of a part, ROWS_AT_ONCE at a time. No more than a few batches of images are in memory."""
         read = make_reader(self.model, self.skips_bad)
         rows, num_rows, num_bad, last_error = Rows(self.model, schema), 0, 0, ""

@@ -107,7 +107,7 @@ def read_members(address: Address, num_bytes: int | None = None) -> Iterator[Mem
         with open_address(address) as stream:
             if num_bytes is not None and (found := os.fstat(stream.fileno()).st_size) != num_bytes:
                 raise InputError(f"{address.public} has {found:,} bytes, and had {num_bytes:,} when this began")
-            tar = _open_tar(stream, "r|", address.public, bufsize=MOST_READ_BYTES, tarinfo=_Header)
+            tar: Any = _open_tar(stream, "r|", address.public, bufsize=MOST_READ_BYTES, tarinfo=_Header)
             for member in _list_members(tar, address.public):
                 tar.members.clear()  # it would keep them all
                 if not _holds_image(member):

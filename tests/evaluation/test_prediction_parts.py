@@ -92,7 +92,7 @@ def make_job(where: Path, model: Predictor | None = None, **options: Any) -> Par
     return PartsJob(folder / "out" / "parts", model or make_model(folder), find_images(where), settings, 4, **options)
 
 
-def read_parts(folder: Path) -> pd.DataFrame:
+def read_parts(folder: Path) -> Any:
     """As a person reads them: the whole folder at once."""
     return pd.read_parquet(folder / "out" / "parts")
 
@@ -125,8 +125,8 @@ def test_a_row_for_each_line_of_a_list(listed: Path, capsys: pytest.CaptureFixtu
     assert json.loads(metadata["classes"]) == [*CLASSES]
     assert json.loads(metadata["thresholds"]) == [0.5] * 3
     assert len(metadata["model_sha256"]) == 64
-    table, expected = read_parts(listed.parent), compute_by_hand(draw_colours())
-    for row, probabilities in zip(table.itertuples(), expected, strict=True):
+    expected = compute_by_hand(draw_colours())
+    for row, probabilities in zip(read_parts(listed.parent).itertuples(), expected, strict=True):
         order = [label for label in np.argsort(-probabilities, kind="stable") if probabilities[label] >= 0.5]
         assert [*row.labels] == [CLASSES[label] for label in order]
         np.testing.assert_allclose(row.scores, probabilities[order], atol=1e-6)
@@ -325,7 +325,7 @@ def test_a_kill_loses_at_most_one_part(
 def test_a_process_leaves_between_parts_and_another_goes_on(listed: Path, error: type[BaseException]) -> None:
     """Ctrl-C, and an error: the claim is given back, and nothing half written is left."""
     folder = listed.parent / "out" / "parts"
-    job = make_job(listed)
+    job: Any = make_job(listed)
     predict = job.predict
 
     def leave(*arguments: Any) -> Iterator[Any]:
