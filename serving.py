@@ -85,6 +85,7 @@ def main(arguments: list[str]) -> None:
         where = f"{name_address(listener)}, interface at /docs"
         utils.say(f"{config.MODEL_PATH} in {engine}: {where}; Ctrl-C ends it")
         utils.say(f"novelty of images: {neighbours.describe_reference(model)}")
+        utils.say(*filter(None, [service.explain_maps()]))
 
     monitor = app.state.monitor
     server = Server(app, derive_limits(SERVING_QUEUE_SIZE, max_bytes), monitor.record, announce)

@@ -294,7 +294,7 @@ def _holds(text: str, separator: str) -> bool:
 
 def _split_text(text: str, separator: str) -> list[str]:
     """The names in a text that `separator` joins; without one, the text is a name, which may stand in quotes."""
-    if separator and separator in text:
+    if separator and _holds(text, separator):
         return split_names(text, separator)
     return split_names(text, ";") if '"' in text and not _holds(text, ";") else [text]
 

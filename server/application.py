@@ -1,6 +1,7 @@
 """The HTTP application of serving.py: FastAPI, around a model and its queue.
 
     POST /predict                          image files as multipart/form-data, or JSON as for the next path
+    POST /map                              one image file and a class -> a JPEG of where the model sees that class
     POST /multilabel-image-classification  PaddleX's: {"image": base64} -> {"result": {"categories": ..., "image": ...}}
     GET  /                                 a page on which one can try the model
     GET  /labels                           the classes and their thresholds
@@ -41,19 +42,24 @@ import metrics
 import utils
 from dataset.decoding import DECODER_ERRORS, decode_bytes, open_image, tell_content
 from evaluation import pages
+from evaluation.map_maker import MapMaker
 from models.novelty import NOVEL
+from models_factory import make_example
 from predictor import JPEG_QUALITY, Predictor, Record
 from server.access import TokenGuard
 from server.errors import ERROR_HANDLERS, Error, join_errors
 from server.image_readers import ImageReaders
 from server.monitoring import Monitor, RequestLog, RequestWatch
-from server.parsing import parse_form, parse_json
+from server.parsing import parse_form, parse_json, parse_map_form
 from server.request_queue import BatchQueue
 from server.uploads import BodyMemory, UploadGuard, UploadLimits, derive_limits, read_type, require_room
 from utils import InputError
 
 PADDLEX_PATH = "/multilabel-image-classification"
 MAX_PICTURE_SIDE = 2000  # pixels, longest side of the picture in an answer
+MAP_SIDE = 640  # pixels, longest side of a map
+JPEG = "image/jpeg"
+NO_MAPS = "Start the server with --SERVING_ENGINE torch, and a checkpoint (.pt) as MODEL_PATH."
 MAX_SCANS = 64  # of a JPEG; progressive ones have 10 or so, and each goes over all pixels
 TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF files
 SCANS_OF_A_PASS = 3  # so many scans take as long as decoding the pixels once
@@ -151,6 +157,7 @@ class Health(BaseModel):
     engine: str
     uptime_seconds: float
     novelty: bool = Field(description="whether answers of /predict say how unlike the training images an image is")
+    maps: bool = Field(description="whether /map answers, which needs a checkpoint in PyTorch")
     queue_length: int = Field(description="images that were accepted and are not answered yet")
 
 
@@ -191,6 +198,25 @@ FORM_CONTENT = {
         }
     }
 }
+MAP_CONTENT = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["files", "label"],
+            "properties": {
+                "files": {"type": "string", "format": "binary", "description": "one image"},
+                "label": {"type": "string", "description": "of a class: its index, or its name if that is no number"},
+            },
+        }
+    }
+}
+MAP_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {JPEG: {}},
+        "description": f"the picture, at most {MAP_SIDE} pixels a side, under the map's colours",
+    },
+    409: {"model": Error, "description": "this server has no maps, see /health"},
+}
 
 
 class Answer(NamedTuple):
@@ -219,6 +245,10 @@ class Service:
     ) -> None:
         self.model, self.engine, self.queue, self.max_pixels, self.sha256 = model, engine, queue, max_pixels, sha256
         self.readers = ImageReaders(max_pixels)
+        self.maps = MapMaker(model, reads_file=False)
+        values = self.maps.compute(make_example(model.image_size)[0], [0])  # says whether this network has maps
+        if values is not None:  # the first drawing loads what it needs, for which no request should wait
+            encode_map(self.maps, Image.new("RGB", (8, 8)), values[0])
         self.start = time.monotonic()
 
     @asynccontextmanager
@@ -273,6 +303,37 @@ class Service:
         )
         work = await asyncio.to_thread(measure_image, content, "image", self.max_pixels)
         return await self.readers.run(work, partial(encode_picture, record))
+
+    async def map(self, content: bytes, name: str, label: int) -> bytes:
+        """A JPEG of the image file `content`, called `name`, under the colours of where the model sees a class.
+
+        Raises HTTPException if there are no maps, if the queue is full, or if the file cannot be read as an image.
+        """
+        if self.maps.problem:
+            raise HTTPException(409, self.explain_maps())
+        require_room(self.queue, 1)
+        with self.queue.hold(1):
+            work = await asyncio.to_thread(measure_image, content, name, self.max_pixels)
+            image, photograph = await self.readers.run(work, partial(self._read_twice, content, name))
+            values = await self.queue.run_alone(partial(self.maps.compute, image, [label]))
+            if values is None:
+                raise HTTPException(409, self.explain_maps())
+            return await asyncio.to_thread(encode_map, self.maps, photograph, values[0])
+
+    def explain_maps(self) -> str:
+        """Why there are no maps, and what to set; "" where there are."""
+        advice = NO_MAPS if self.maps.network is None else ""
+        return f"{self.maps.problem} {advice}".strip()
+
+    def _read_twice(self, content: bytes, name: str) -> tuple[Tensor, Image.Image]:
+        """An image as the model sees it, and as the map shows it."""
+        try:
+            pixels = decode_bytes(content, name)
+        except InputError as error:
+            raise HTTPException(422, str(error)) from error
+        photograph = Image.fromarray(pixels)
+        photograph.thumbnail((MAP_SIDE, MAP_SIDE))
+        return self.model.prepare(pixels), photograph
 
     def label(self, probabilities: NDArray[np.float32], thresholds: NDArray[np.float32]) -> list[list[Label]]:
         """The labels of each row of `probabilities` (B, C), the most probable first."""
@@ -383,6 +444,25 @@ def make_app(
         result = PaddleXResult(categories=categories, image=picture, abstains=abstains)
         return PaddleXAnswer(logId=str(uuid.uuid4()), result=result)
 
+    @app.post(
+        "/map",
+        openapi_extra={"requestBody": describe_body(MAP_CONTENT)},
+        responses=MAP_ANSWERS | ERRORS,
+        response_class=Response,
+    )
+    async def show_map(request: Request) -> Response:
+        """Where the model sees a class in an image: the picture, with bright places where they speak for the class.
+
+        Each map is scaled to its own largest value; where no place speaks for the class, the picture is dark all over.
+        """
+        kind = read_type(request.headers)
+        if kind != "multipart/form-data":
+            raise HTTPException(415, f"send a file and a label as multipart/form-data, not {kind or 'nothing'}")
+        body = await read_body(request)
+        asked = await asyncio.to_thread(parse_map_form, request.headers["content-type"], body, model.classes)
+        del body
+        return Response(await service.map(asked.content, asked.name, asked.label), media_type=JPEG)
+
     @app.get("/labels")
     async def labels() -> Labels:
         """The classes in the model's order, with the thresholds from which on they are labels."""
@@ -409,6 +489,7 @@ def make_app(
             engine=service.engine,
             uptime_seconds=time.monotonic() - service.start,
             novelty=model.compares,
+            maps=not service.maps.problem,
             queue_length=queue.held,
         )
 
@@ -440,6 +521,13 @@ def encode_picture(record: Record) -> str:
     buffer = io.BytesIO()
     record.draw(MAX_PICTURE_SIDE).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def encode_map(maps: MapMaker, photograph: Image.Image, values: Tensor) -> bytes:
+    """A JPEG of the photograph under the colours of a map (h, w)."""
+    buffer = io.BytesIO()
+    maps.draw(photograph, values).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 async def read_body(request: Request) -> bytes:

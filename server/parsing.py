@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import string
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from fastapi import HTTPException
 from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
+
+from dataset.class_names import to_nfc
 
 MAX_FIELDS = 8  # of a form, apart from its files
 MAX_FIELD_BYTES = 1024
@@ -34,6 +37,12 @@ class Form(NamedTuple):
     threshold: float | None
 
 
+class MapForm(NamedTuple):
+    name: str
+    content: bytes  # of the image file
+    label: int
+
+
 class JsonRequest(NamedTuple):
     content: bytes  # of the image file
     thresholds: NDArray[np.float32]  # (C,)
@@ -44,8 +53,43 @@ class JsonRequest(NamedTuple):
 def parse_form(content_type: str, body: bytes, max_files: int) -> Form:
     """The files of a form, in fields of any name, and its threshold, or None if it has none.
 
-    Raises HTTPException for a form that is no form or is cut short, without files or with more than `max_files`, for
-    an unknown field, and for a threshold that is not in 0-1.
+    Raises HTTPException for a form that `read_form` refuses, and for a threshold that is not in 0-1.
+    """
+    names, contents, text = read_form(
+        content_type, body, max_files, "threshold", "send files, and a threshold if you like"
+    )
+    return Form(names, contents, None if text is None else parse_threshold(text))
+
+
+def parse_map_form(content_type: str, body: bytes, classes: Sequence[str]) -> MapForm:
+    """The one file of a form, and the index in `classes` of its `label`.
+
+    Raises HTTPException for a form that `read_form` refuses, and for a label that is missing or no class.
+    """
+    names, contents, text = read_form(content_type, body, 1, "label", "send one file, and a label")
+    if text is None:
+        raise HTTPException(400, "the field 'label' is missing: send the name of a class, or its index")
+    return MapForm(names[0], contents[0], parse_label(text, classes))
+
+
+def parse_label(text: str, classes: Sequence[str]) -> int:
+    """The index of the class that `text` means: a number is an index, anything else a name."""
+    if text.isascii() and text.isdecimal():
+        if len(text) < 10 and int(text) < len(classes):
+            return int(text)
+        raise HTTPException(422, f"label: there is no class {text[:80]}; they are 0 to {len(classes) - 1}")
+    if to_nfc(text) in classes:
+        return classes.index(to_nfc(text))
+    raise HTTPException(422, f"label: there is no class {text[:80]!r}: GET /labels lists them")
+
+
+def read_form(
+    content_type: str, body: bytes, max_files: int, field: str, advice: str
+) -> tuple[list[str], list[bytes], str | None]:
+    """The names and contents of the files of a form, in fields of any name, and its field `field`, None if not there.
+
+    Raises HTTPException for a form that is no form or is cut short, without files or with more than `max_files`, and,
+    with `advice`, for another field.
     """
     names: list[str] = []
     contents: list[bytes] = []
@@ -58,10 +102,10 @@ def parse_form(content_type: str, body: bytes, max_files: int) -> Form:
         names.append((file.file_name or b"").decode(errors="replace"))
         contents.append(file.file_object.getvalue())
 
-    def add_field(field: Any) -> None:
-        if len(fields) == MAX_FIELDS or len(field.value or b"") > MAX_FIELD_BYTES:
+    def add_field(found: Any) -> None:
+        if len(fields) == MAX_FIELDS or len(found.value or b"") > MAX_FIELD_BYTES:
             raise HTTPException(400, f"a form has at most {MAX_FIELDS} fields of {MAX_FIELD_BYTES} bytes beside files")
-        name, value = (text.decode(errors="replace") for text in (field.field_name or b"", field.value or b""))
+        name, value = (text.decode(errors="replace") for text in (found.field_name or b"", found.value or b""))
         fields.append((name, value))
 
     def end() -> None:
@@ -79,14 +123,14 @@ def parse_form(content_type: str, body: bytes, max_files: int) -> Form:
         raise HTTPException(400, f"the form cannot be read: {error}") from error
     if not ended:
         raise HTTPException(400, "the form is cut short: its last boundary is missing")
-    unknown = sorted({name for name, _ in fields} - {"threshold"})
+    unknown = sorted({name for name, _ in fields} - {field})
     if unknown:
-        raise HTTPException(400, f"unknown field {unknown[0]!r}: send files, and a threshold if you like")
+        raise HTTPException(400, f"unknown field {unknown[0]!r}: {advice}")
     if not contents:
         raise HTTPException(400, "there is no file: send one or several as multipart/form-data, in the field files")
     if len(fields) > 1:
-        raise HTTPException(400, f"the field 'threshold' is there {len(fields)} times: send it once")
-    return Form(names, contents, parse_threshold(fields[0][1]) if fields else None)
+        raise HTTPException(400, f"the field {field!r} is there {len(fields)} times: send it once")
+    return names, contents, fields[0][1] if fields else None
 
 
 def parse_threshold(text: str) -> float:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
+Other = TypeVar("Other")
 
 
 class Waiting(NamedTuple, Generic[Result]):
@@ -43,6 +44,8 @@ class BatchQueue(Generic[Result]):
         self.compute_batch, self.batch_size, self.wait_seconds, self.size = compute, batch_size, wait_seconds, size
         self.held = 0  # images that were accepted and are not answered yet
         self.ready: asyncio.Queue[Waiting[Result]] = asyncio.Queue()
+        self.pool: ThreadPoolExecutor | None = None  # of one thread, while this runs: nothing else runs the model
+        self.alone = asyncio.Lock()
 
     def has_room(self, num_images: int) -> bool:
         """Whether `num_images` more images may be held."""
@@ -63,14 +66,23 @@ class BatchQueue(Generic[Result]):
         self.ready.put_nowait(waiting)
         return await waiting.answer
 
+    async def run_alone(self, function: Callable[[], Other]) -> Other:
+        """Call `function`, which runs the model in another way, between two batches, and return or raise what it does.
+
+        One waits at a time, so that batches have their turns, too.
+        """
+        async with self.alone:
+            assert self.pool is not None, "the queue does not run"
+            return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+
     async def run(self) -> None:
         """Compute batches until this task is cancelled."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="model") as pool:
+        with ThreadPoolExecutor(1, thread_name_prefix="model") as self.pool:
             while True:
                 batch = await self._collect()
                 try:
-                    answers = await loop.run_in_executor(pool, self._compute, [waiting.image for waiting in batch])
+                    answers = await loop.run_in_executor(self.pool, self._compute, [waiting.image for waiting in batch])
                     for waiting, answer in zip(batch, answers, strict=True):
                         if not waiting.answer.done():  # done: its request was cancelled
                             waiting.answer.set_result(answer)

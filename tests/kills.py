@@ -83,7 +83,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
             "--MODEL_PATH={folder}/teacher/trained_models/best_model.pt",
             "--TEST_BATCH_SIZE=2",
             "--TEST_FLIP=True",
-            "--PREDICTION_FILES=names,scores,records,pictures,probabilities",
+            "--PREDICTION_FILES=names,scores,records,pictures,probabilities,csv,jsonl,parquet,label_studio,fiftyone",
         ),
         script="testing",
     ),

@@ -532,6 +532,7 @@ def test_labels_and_health(client: TestClient) -> None:
         "version": utils.VERSION,
         "engine": "torch",
         "novelty": False,
+        "maps": False,
         "queue_length": 0,
     }
 
@@ -544,7 +545,7 @@ def test_page_and_docs_need_nothing_from_elsewhere(client: TestClient) -> None:
         assert client.get(path).status_code == 200
     operations = client.get("/openapi.json").json()["paths"]
     assert {(path, method) for path, methods in operations.items() for method in methods} == {
-        ("/predict", "post"), (PADDLEX_PATH, "post"), ("/labels", "get"), ("/health", "get")
+        ("/predict", "post"), ("/map", "post"), (PADDLEX_PATH, "post"), ("/labels", "get"), ("/health", "get")
     }  # fmt: skip
     content = operations["/predict"]["post"]["requestBody"]["content"]
     assert set(content) == {"multipart/form-data", "application/json"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import json
 import math
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,16 @@ from test_names import NAMES, OBEYED
 import config
 import metrics
 import models_factory
+import predictor
 import testing
 import thresholds
 from constants.values import parse
+from dataset.decoding import decode_image
 from dataset.json_files import to_json
 from dataset.table import Table
-from evaluation import model_facts, pages, palette, report, shown_mistakes
+from evaluation import activation_maps, model_facts, pages, palette, report, shown_mistakes
+from evaluation.map_maker import MapMaker
+from evaluation.mistakes import Mistake
 from evaluation.model_facts import ModelFacts
 from evaluation.predictions import Compared, Predictions
 from evaluation.tables import escape_markdown
@@ -191,6 +198,35 @@ def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) ->
     assert max(Image.open(io.BytesIO(first.photograph)).size) == shown_mistakes.SIDE
     assert first.map is None
     assert facts.no_maps.endswith("this is an exported file.")
+
+
+def test_maps_of_other_classes_are_unfolded_on_request(gather: Gather) -> None:
+    others = [
+        shown_mistakes.OtherMap("cat <i>", 0.91, is_said=True, target=1, map=b"one"),
+        shown_mistakes.OtherMap("dog", 0.8, is_said=True, target=0, map=b"two"),
+        shown_mistakes.OtherMap("hen", 0.7, is_said=True, target=-1, map=None),
+        shown_mistakes.OtherMap("owl", 0.1, is_said=False, target=1, map=b"three"),
+    ]
+    facts = gather(*make_scores())
+    folds = r"<details>\s*<summary>Where it sees (.*?)</summary>(.*?)</details>"
+    assert not re.findall(folds, report.make_page(facts), re.DOTALL), "an exported file has no maps"
+    facts = replace(
+        facts, mistakes=[facts.mistakes[0]._replace(others=others), facts.mistakes[1]._replace(others=others[:1])]
+    )
+    (words, folded), (one, _) = re.findall(folds, report.make_page(facts), re.DOTALL)
+    assert (words, one) == ("other classes", "another class")
+    texts = [
+        " ".join(html.unescape(re.sub("<[^>]+>", " ", figure)).split())
+        for figure in re.findall(r"<figure>(.*?)</figure>", folded, re.DOTALL)
+    ]
+    assert texts == [
+        "cat <i> 0.91 ✓ right",
+        "dog 0.80 ✕ wrong",
+        "no place speaks for it hen 0.70 not labelled",
+        "owl 0.10 ✕ missed",
+    ]
+    pictures = [base64.b64encode(text).decode() for text in (b"one", b"two", b"three")]
+    assert re.findall(r'base64,([^"]+)"', folded) == pictures
 
 
 def test_training_photographs_stand_beside_a_mistake(
@@ -564,8 +600,39 @@ def tested(shared_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+def count_mistakes(page: str) -> int:
+    return page.count("✕ says ") + page.count("✕ misses ")
+
+
 def test_maps_of_a_checkpoint_lie_beside_the_photographs(tested: Path) -> None:
     page = (tested / "predictions" / "report.html").read_text(encoding="utf-8")
-    assert page.count('alt="where it sees ') + page.count("no place speaks for it<br/>") == page.count("✕") > 0
+    assert page.count('alt="where it sees ') + page.count("no place speaks for it<br/>") == count_mistakes(page) > 0
     assert 'alt="where it sees ' in page
     assert (tested / "predictions" / "MODEL_CARD.md").is_file()
+
+
+def test_maps_of_other_classes_are_those_of_the_network(tested: Path, shared_dataset: Path) -> None:
+    """Of a checkpoint that runs with BatchNorm folded, beside maps of the network as it was saved."""
+    path = tested / "trained_models" / "best_model.pt"
+    model = predictor.load(path, "cpu")
+    probabilities = np.array([[0.9, 0.2, 0.7]], np.float32)
+    image = str(shared_dataset / "images" / "test-resized" / "test000.jpg")
+    predictions = Predictions([image], ["test000"], probabilities, model.classes, lambda rows: [[0, 2]])
+    targets = np.array([[1, 1, -1]], np.int8)
+    shown = shown_mistakes.show_mistake(
+        Mistake(0, 1, 0.2), False, predictions, targets, model, MapMaker(model), training_images={}
+    )
+    found = [(other.name, round(other.probability, 2), other.is_said, other.target) for other in shown.others]
+    assert found == [("red", 0.9, True, 1), ("blue", 0.7, True, -1)], "the most probable first"
+    network = models_factory.restore_model(checkpoints.load(path), path)
+    trace = activation_maps.follow(network, model.prepare(image))
+    photograph = shown_mistakes.shrink(decode_image(image), shown_mistakes.SIDE)
+    for label, picture in zip((1, 0, 2), [shown.map, *(other.map for other in shown.others)], strict=True):
+        values = activation_maps.grad_cam(trace, [label])[0]
+        if not values.max() > 0:
+            assert picture is None
+            continue
+        expected = activation_maps.draw_map(photograph, values, "squash", model.image_size)
+        assert picture is not None
+        drawn = np.asarray(Image.open(io.BytesIO(picture))).astype(int)
+        assert np.abs(drawn - np.asarray(expected)).mean() < 6  # of 255: JPEG
