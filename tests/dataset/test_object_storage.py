@@ -406,10 +406,9 @@ def test_a_web_server_that_says_no_is_not_asked_again(storage: Any, path: str, s
 
 def test_tries_count_from_the_last_byte_that_came() -> None:
     class Halting:
-        version = (1,)
-
         def __init__(self, position: int) -> None:
             self.position = position
+            self.version: tuple[object, ...] = (1,)
 
         def read(self, size: int) -> bytes:
             opened.append(self.position)

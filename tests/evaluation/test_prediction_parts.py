@@ -380,6 +380,29 @@ def test_a_claim_of_another_machine_holds_while_it_changes(tmp_path: Path, monke
     assert part_claims.PATIENCE_SECONDS < since <= part_claims.PATIENCE_SECONDS + 100
 
 
+def test_a_part_that_was_finished_meanwhile_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a look at the folder and the claim, as on a disk that shows files late."""
+    (tmp_path / "part-000000.parquet").touch()
+    looks = iter([part_claims.Found(set(), {})])
+    monkeypatch.setattr(part_claims, "look", lambda folder: next(looks, part_claims.Found({0}, {})))
+    assert Claims(tmp_path, 1).take() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["part-000000.parquet"]
+
+
+def test_who_finishes_a_part_removes_all_claims_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_claims, "PATIENCE_SECONDS", 0.02)
+    (tmp_path / ".part-000000.claim-0").write_text("0123abcd-7")
+    (tmp_path / ".part-000000.claim-1").write_text("0123abcd-8")
+    for is_done, left in ((False, {".part-000000.claim-0", ".part-000000.claim-1"}), (True, {"part-000000.parquet"})):
+        claim = Claims(tmp_path, 1).take()
+        assert claim is not None
+        assert claim.count == 2
+        with claim:
+            if is_done:
+                claim.part.touch()
+        assert {path.name for path in tmp_path.iterdir()} == left
+
+
 def test_who_stood_still_and_goes_on_does_no_harm(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first process claims a part and stands still; the second takes it over; then both finish it."""
     job = make_job(listed)
@@ -533,7 +556,7 @@ def test_a_disk_that_fails_is_no_damaged_image(listed: Path, monkeypatch: pytest
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr("dataset.decoding.read_bytes", read_bytes)
-    with pytest.raises(InputError, match=r"cannot read image .*: Input/output error$"):
+    with pytest.raises(InputError, match=r"^cannot read image .*: Input/output error$"):
         make_job(listed, skips_bad=True).run()
     assert not list(listed.parent.rglob("part-*"))
 
