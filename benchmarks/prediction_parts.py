@@ -4,9 +4,8 @@
 
 Without MODEL_PATH it is a resnet18 of random weights at 64 px. The images are drawn, and a list names them again and
 again. The ways take turns, each in a new folder; seconds are from the start to the end of the last process, which is
-idle for up to a part, and which have loaded the model before. Figures are medians over rounds. Where two processes take
-half the time of one, their efficiency is 100 %. A process that may use all cores decodes on one while another computes,
-so it is quicker than one on a core.
+idle for up to a part; all have loaded the model before. Figures are medians over rounds. Where two processes take half
+the time of one, their efficiency is 100 %. The last way is for comparison: one process that may use as many cores.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ import utils
 from dataset import image_parts
 from evaluation.prediction_parts import PartsJob
 from models import checkpoints
+from models.shared_cores import share_cores
 from models_factory import make_model
 
 NUM_PARTS = 40
@@ -124,7 +124,8 @@ def predict(path: Path, listed: Path, folder: Path, part_lines: int, cores: list
     job = PartsJob(folder, model, image_parts.find_images(listed), {}, BATCH_SIZE)
     print("ready", flush=True)
     sys.stdin.readline()
-    job.run()
+    with share_cores():
+        job.run()
     print(time.time(), flush=True)
 
 
