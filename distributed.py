@@ -65,17 +65,22 @@ def place() -> tuple[int, int]:
 
 
 @contextmanager
-def start(device_name: str) -> Iterator[torch.device]:
+def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
     """Connect the processes that torchrun has started, until the end of `with`. Yields the device of this process.
 
-    A process that was started without torchrun is alone. Raises InputError if the device is not available, and if
-    the contact with another process is lost.
+    A process that was started without torchrun is alone. So is each of several that do not `connect`: none of these
+    waits for another. Raises InputError if the device is not available, and if the contact with another process is
+    lost.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield utils.choose_device(device_name)
         return
     global _gloo
     device = _choose_device(device_name)
+    if not connect:
+        with nullcontext() if os.environ.get("RANK", "0") == "0" else _without_output():
+            yield device
+        return
     try:
         store, number, total = next(rendezvous("env://", timeout=PATIENCE))
         # after a restart, torchrun's store still holds the addresses of the processes that died

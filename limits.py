@@ -308,6 +308,14 @@ def int8_is_of_openvino(c: Any) -> str | None:
         return f"TEST_INT8 is True but TEST_ENGINE is {c.TEST_ENGINE}: set TEST_ENGINE = 'openvino' (for a checkpoint)"
 
 
+def parts_stand_alone(c: Any) -> str | None:
+    if "parts" in c.PREDICTION_FILES and len(c.PREDICTION_FILES) > 1:
+        return (
+            f"PREDICTION_FILES {c.PREDICTION_FILES}: parts are for more images than fit into memory, and the other "
+            "files hold all at once: name parts alone"
+        )
+
+
 # the file whose constants they look at: its rules
 RULES: dict[str, list[Callable[[Any], str | None]]] = {
     "config.py": [
@@ -335,5 +343,5 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         classes_differ,
     ],
     "export_onnx.py": [fp16_is_of_openvino, resizing_files_have_one_size],
-    "testing.py": [int8_is_of_openvino],
+    "testing.py": [int8_is_of_openvino, parts_stand_alone],
 }

@@ -291,13 +291,8 @@ class Predictor:
         batches = read_ahead(remember(), read, 1 if self.resizes else batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
             for batch in batches:
-                names, seen = [path for path, _ in batch], []
-                for position in range(len(self.sizes)):  # all images of the batch in the same size
-                    arrays = [resized[position] for _, resized in batch]
-                    stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
-                    seen.append(self.look(torch.from_numpy(stacked), names))
-                probabilities = np.mean([view.probabilities for view in seen], axis=0)
-                compared = next((view for view in seen if view.novelty is not None), Seen(probabilities))
+                seen = self.look_in_sizes([resized for _, resized in batch], [path for path, _ in batch])
+                probabilities = seen.probabilities
                 decisions = self.decide(probabilities), self.abstain(probabilities)
                 for row, ((path, _), labels, abstains) in enumerate(zip(batch, *decisions, strict=True)):
                     yield Record(
@@ -307,8 +302,8 @@ class Predictor:
                         names=[self.classes[label] for label in labels],
                         classes=self.classes,
                         picture=waiting.popleft(),
-                        novelty=None if compared.novelty is None else float(compared.novelty[row]),
-                        nearest=self.name_nearest(compared, row),
+                        novelty=None if seen.novelty is None else float(seen.novelty[row]),
+                        nearest=self.name_nearest(seen, row),
                         abstains=abstains,
                     )
                 if progress:
@@ -345,6 +340,16 @@ class Predictor:
             return Seen(probabilities)
         nearest = self.reference.find_nearest(features.cpu().numpy())
         return Seen(probabilities, self.reference.measure_novelty(nearest.cosines[:, 0]), nearest.rows)
+
+    def look_in_sizes(self, images: Sequence[Sequence[NDArray[np.uint8]]], names: Sequence[str] = ()) -> Seen:
+        """`look` at B images, each of them uint8 (3, H, W) in each of `sizes`; probabilities are means over these."""
+        views = []
+        for arrays in zip(*images, strict=True):  # all images of the batch in the same size
+            stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # one may be as large as a photograph
+            views.append(self.look(torch.from_numpy(stacked), names))
+        probabilities = np.mean([view.probabilities for view in views], axis=0)
+        compared = next((view for view in views if view.novelty is not None), views[0])
+        return compared._replace(probabilities=probabilities)
 
     def name_nearest(self, seen: Seen, row: int) -> tuple[str, ...]:
         """The names of the training images that image number `row` of those `seen` is nearest to."""
@@ -590,19 +595,27 @@ def read_ahead(
     Threads call `read`, or `num_workers` processes if it is not 0; they are BATCHES_AHEAD batches ahead. An error in
     `read` is raised when the batch of its item is due.
     """
-    with _make_pool(num_workers) as pool:
-        reading = (pool.submit(read, item) for item in items)  # submits an item only when the next one is asked for
-        waiting = deque(islice(reading, BATCHES_AHEAD * batch_size))
+    with make_pool(num_workers) as pool:
         try:
-            while waiting:
-                batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
-                waiting.extend(islice(reading, len(batch)))
-                yield batch
+            yield from read_in_pool(pool, items, read, batch_size)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _make_pool(num_workers: int) -> Executor:
+def read_in_pool(
+    pool: Executor, items: Iterable[Item], read: Callable[[Item], Result], batch_size: int
+) -> Iterator[list[Result]]:
+    """The same with a `pool` of `make_pool` that stays open."""
+    reading = (pool.submit(read, item) for item in items)  # submits an item only when the next one is asked for
+    waiting = deque(islice(reading, BATCHES_AHEAD * batch_size))
+    while waiting:
+        batch = [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
+        waiting.extend(islice(reading, len(batch)))
+        yield batch
+
+
+def make_pool(num_workers: int) -> Executor:
+    """What reads images: as many processes, or threads for 0."""
     if num_workers:  # one thread in each process: torch's own threads would compete for the same cores
         return ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
     return ThreadPoolExecutor(torch.get_num_threads())

@@ -8,7 +8,7 @@ TEST_IMAGES_DIR may be any folder, one file, a pattern ('photos/**/*.jpg') or a 
 PREDICTIONS_FOLDER gets:
 
 * a JSON file {image: [class indices]}; the image's name is its path in the images' folder, without the file's ending
-* the files that PREDICTION_FILES asks for
+* the files that PREDICTION_FILES asks for; "parts": only these, of any number of images (docs/many_machines.md)
 * if the model leaves images to a person (ABSTAIN): ..._abstained.json, [image]; their labels stay in the first file
 * if TEST_SPLIT has labels: evaluate_result.json with all metrics, the tables and plots of evaluation/plots.py,
   slices.csv with the metrics of each slice of SLICES, and the model's page report.html and its card MODEL_CARD.md
@@ -43,6 +43,7 @@ PREDICTION_FILES: tuple[
         "parquet",
         "label_studio",
         "fiftyone",
+        "parts",
     ],
     ...,
 ] = ()  # further files
@@ -73,8 +74,19 @@ import utils
 from dataset import locks, whole_files
 from dataset.decoding import stamp_files
 from dataset.files import hash_file, make_absolute
+from dataset.image_parts import find_images
 from dataset.json_files import to_json
-from evaluation import model_facts, neighbours, plots, prediction_files, promises, report, slices, test_results
+from evaluation import (
+    model_facts,
+    neighbours,
+    plots,
+    prediction_files,
+    prediction_parts,
+    promises,
+    report,
+    slices,
+    test_results,
+)
 from evaluation.model_facts import Origin
 from evaluation.pages import count
 from evaluation.prediction_files import Output, RowFile, find_base, name_images, write_indices
@@ -97,19 +109,46 @@ MAX_ANSWERS = 10  # images whose labels are printed; of more only the files say 
 def main(arguments: list[str]) -> None:
     overrides.apply(arguments, config, sys.modules[__name__])
     utils.keep_freed_memory()
-    with distributed.start(config.DEVICE) as device, share_cores():
-        test(device)
+    in_parts = prediction_parts.PARTS in PREDICTION_FILES
+    with distributed.start(config.DEVICE, connect=not in_parts) as device, share_cores():
+        if in_parts:
+            predict_parts(device)
+        else:
+            test(device)
 
 
-def test(device: torch.device) -> None:
-    """Predict, write and measure. Each process predicts its share of the images; rank 0 does the rest."""
-    prediction_files.require_packages(PREDICTION_FILES)
-    int8_images = choose_int8_images() if TEST_INT8 else []
+def predict_parts(device: torch.device) -> None:
+    """Predict part by part, beside any number of other processes: no labels are looked at, and nothing is measured."""
+    if config.RESUME == "never":
+        raise InputError(f"RESUME is never, but parts that are there stay: delete {PREDICTIONS_FOLDER} to begin anew")
+    images = find_images(config.TEST_IMAGES_DIR, config.SHARD_COMMANDS)
+    model = open_model(device, choose_int8_images() if TEST_INT8 else [])
+    prediction_parts.PartsJob(
+        folder=PREDICTIONS_FOLDER / prediction_parts.PARTS,
+        model=model,
+        images=images,
+        settings={
+            "TEST_ENGINE": choose_engine(model),
+            "TEST_INT8": TEST_INT8,
+            "TEST_FLIP": TEST_FLIP,
+            "TEST_SCALES": TEST_SCALES,
+            "TH_MULTI_LABEL": config.TH_MULTI_LABEL,
+            "CALIBRATION": config.CALIBRATION,
+            "BAD_IMAGES": config.BAD_IMAGES,
+        },
+        batch_size=config.TEST_BATCH_SIZE,
+        num_workers=utils.choose_num_workers(config.NUM_WORKERS, model.device),
+        skips_bad=config.BAD_IMAGES == "skip",
+    ).run()
+
+
+def open_model(device: torch.device, int8_images: Sequence[str]) -> Predictor:
+    """MODEL_PATH in TEST_ENGINE, with the views and the calibration that the constants ask for."""
     engine = engines.choose_engine(TEST_ENGINE, engines.recognise(config.MODEL_PATH), config.MODEL_PATH)
     device_name = str(device)
     if config.DEVICE == "auto" and engine != "torch":
         device_name = "cpu"
-    model = predictor.load(
+    return predictor.load(
         config.MODEL_PATH,
         device_name,
         default_threshold=config.TH_MULTI_LABEL,
@@ -120,6 +159,13 @@ def test(device: torch.device) -> None:
         scales=TEST_SCALES,
         calibration=config.CALIBRATION,
     )
+
+
+def test(device: torch.device) -> None:
+    """Predict, write and measure. Each process predicts its share of the images; rank 0 does the rest."""
+    prediction_files.require_packages(PREDICTION_FILES)
+    int8_images = choose_int8_images() if TEST_INT8 else []
+    model = open_model(device, int8_images)
     images = read_test_images(model)
     if images.has_labels:
         novelty.add_reference(model)

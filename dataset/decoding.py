@@ -134,7 +134,7 @@ def judge_image(path: str | Path) -> Decoded:
         if error.errno in SHORTAGES:  # the image may be whole
             raise
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
-    return _judge_bytes(data, str(path))
+    return judge_bytes(data, str(path))
 
 
 def find_damage(path: str | Path) -> str:
@@ -145,7 +145,7 @@ def find_damage(path: str | Path) -> str:
 
 def decode_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode the content of an image file, as `decode_image` does; messages say `name`."""
-    decoded = _judge_bytes(data, name)
+    decoded = judge_bytes(data, name)
     _warn_of_damage(decoded, name)
     return decoded.pixels
 
@@ -163,7 +163,8 @@ def _warn_of_damage(decoded: Decoded, name: str, advice: str = "") -> None:
         warn(f"{name}: {what}: {loss}{more}")
 
 
-def _judge_bytes(data: bytes, name: str) -> Decoded:
+def judge_bytes(data: bytes, name: str) -> Decoded:
+    """`judge_image` for the content of an image file; messages say `name`."""
     complaint = ""
     with _hear_remarks() as remarks:
         try:

@@ -90,7 +90,20 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 def name_temporary(path: Path) -> Path:
     """The name that the file or folder `path` has while this process writes it."""
-    return path.with_name(f".{path.name}.{_identify_system()}-{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{name_process()}.tmp")
+
+
+def name_process() -> str:
+    """A name for this process that no other has, on this machine or another, while both run."""
+    return f"{_identify_system()}-{os.getpid()}"
+
+
+def has_ended(process: str) -> bool | None:
+    """Whether the process of this name, of `name_process`, has ended; None: it is not of this machine, or no name."""
+    system, _, number = process.partition("-")
+    if system != _identify_system() or not number.isdecimal() or os.name != "posix":
+        return None
+    return not _is_running(int(number))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -19,7 +19,7 @@ import serving
 import testing
 import thresholds
 from dataset import augmentations, formats
-from evaluation import activation_maps, prediction_files
+from evaluation import activation_maps, prediction_files, prediction_parts
 from export import engines, export_formats
 from trainer import loggers, optimizers, schedules
 
@@ -38,7 +38,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "TEST_ENGINE": ("auto", *engines.ENGINES),
     "SERVING_ENGINE": engines.ENGINES,
     "MAP_METHOD": activation_maps.METHODS,
-    "PREDICTION_FILES": prediction_files.PREDICTION_FILES,
+    "PREDICTION_FILES": (*prediction_files.PREDICTION_FILES, prediction_parts.PARTS),
     "EXPORT_FORMATS": export_formats.EXPORT_FORMATS,
     "LOGGERS": loggers.LOGGERS,
     "CALIBRATION": ("none", *calibration.METHODS),

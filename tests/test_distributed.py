@@ -18,6 +18,7 @@ from launching import finish, launch_together
 
 import distributed
 import models_factory
+import utils
 from dataset.loading import EpochBatches
 from models import checkpoints
 
@@ -69,6 +70,20 @@ def test_alone_a_process_gets_back_what_it_gives() -> None:
     assert (distributed.count(), distributed.rank(), distributed.place()) == (1, 0, (0, 1))
     with distributed.start("cpu") as device:
         assert device == torch.device("cpu")
+
+
+def test_processes_that_do_not_connect_wait_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(distributed, "rendezvous", pytest.fail)
+    with distributed.start("cpu", connect=False) as device:
+        utils.say("of the second process")
+        assert device == torch.device("cpu")
+        assert (distributed.count(), distributed.rank()) == (1, 0)
+    utils.say("after it")
+    assert capsys.readouterr().out == "after it\n"
 
 
 # ---- training ----

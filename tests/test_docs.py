@@ -58,6 +58,9 @@ VARIABLES = {  # of the environment, which the trackers read
     "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
 }  # fmt: skip
+VARIABLES = {  # of the environment, which other programs read, too
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL", "OMP_NUM_THREADS",
+}  # fmt: skip
 FILES = {"CHANGELOG", "CITATION", "LICENSE", "FAILED"}
 
 

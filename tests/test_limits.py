@@ -63,6 +63,7 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--LOGGERS mlflo", "LOGGERS is 'mlflo' (did you mean mlflow?)"),
     ("--NON_FINITE_LIMIT 0", "NON_FINITE_LIMIT is 0"),
     ("--TEST_INT8 true", "TEST_INT8 is True but TEST_ENGINE is auto"),
+    ("--PREDICTION_FILES parts,names", "parts are for more images than fit into memory"),
     ("--THRESHOLD_BETA 0", "THRESHOLD_BETA is 0.0"),
     ("--THRESHOLD_PRECISION 0", "THRESHOLD_PRECISION is 0.0"),
     ("--THRESHOLD_RECALL 1.1", "THRESHOLD_RECALL is 1.1"),

@@ -4,34 +4,44 @@
     require_readable([address], commands=False)
     with open_address(address) as stream: ...
 
-A data set is data: only files and web addresses are read. Everything else that webdataset opens (`pipe:`, `gs:`, `hf:`
-and more) runs a command, and is opened only where the constant SHARD_COMMANDS says so.
+A data set is data: only files, web addresses and objects in S3 are read. Everything else that webdataset opens
+(`pipe:`, `gs:`, `hf:` and more) runs a command, and is opened only where the constant SHARD_COMMANDS says so.
 """
 
 from __future__ import annotations
 
-import base64
 import http.client
 import re
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dataset.files import make_absolute, open_file
+from dataset.tar_shards.object_storage import ObjectStream
+from dataset.tar_shards.resuming import BrokenTransfer, ResumedStream, shorten_error
+from dataset.tar_shards.web import WebStream
 from utils import InputError
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-TIMEOUT_SECONDS = 30.0  # without a byte from a server
+NUMBERS = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
+MOST_SHARDS = 1_000_000  # that a line stands for
 
 
 class Address(NamedTuple):
     """Where a shard lies."""
 
-    kind: Literal["here", "file", "web", "command"]  # here: in the data set's folder
+    kind: Literal["here", "file", "web", "s3", "command"]  # here: in the data set's folder
     text: str = ""  # the path of the file, the URL, or what webdataset opens
     where: str = ""  # the line of shards.txt that says so
+
+    @property
+    def public(self) -> str:
+        """`text` without what may be a secret: the account in front of a web server's name, and what follows a `?`."""
+        if self.kind != "web":
+            return self.text
+        parts = urlsplit(self.text)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
     def find_file(self, here: Path) -> Path | None:
         """The file of the shard, which is `here` where it lies in the data set's folder; None for all others."""
@@ -43,20 +53,40 @@ class Address(NamedTuple):
 HERE = Address("here")
 
 
-class BrokenTransfer(Exception):
-    """Why a shard did not arrive whole."""
+def expand_numbers(line: str, where: str) -> list[str]:
+    """The lines that a `line` of shards.txt stands for: s3://bucket/train-{000000..000099}.tar are a hundred.
+
+    A command is left as it is. Raises InputError for numbers that do not rise, and for more than MOST_SHARDS.
+    """
+    match = None if is_command(line) else NUMBERS.search(line)
+    if match is None:
+        return [line]
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise InputError(f"{where}: the numbers of {match[0]} do not rise")
+    ends = expand_numbers(line[match.end() :], where)
+    if (last - first + 1) * len(ends) > MOST_SHARDS:
+        raise InputError(f"{where}: {line[:80]!r} stands for more than {MOST_SHARDS:,} shards")
+    has_zeros = any(len(number) > 1 and number[0] == "0" for number in match.groups())
+    width = max(map(len, match.groups())) if has_zeros else 0
+    return [f"{line[: match.start()]}{number:0{width}}{end}" for number in range(first, last + 1) for end in ends]
 
 
 def read_address(line: str, root: Path, where: str) -> Address:
-    """The address in a `line` of shards.txt in `root`: a path (also one from `root` on), `file:`, `http:`, `https:`.
+    """The address in a `line` of shards.txt in `root`: a path (also one from `root` on), `file:`, `http(s):`, `s3:`.
 
     All else is a command. Raises InputError.
     """
+    if is_command(line):
+        return Address("command", line, where)
     scheme = match[0].lower() if (match := SCHEME.match(line)) else ""
     if scheme in ("http:", "https:"):
         return Address("web", line, where)
-    if scheme not in ("", "file:"):
-        return Address("command", line, where)
+    if scheme == "s3:":
+        bucket, _, key = line[len("s3://") :].partition("/")
+        if line[3:5] != "//" or not bucket or not key:
+            raise InputError(f"{where}: {line[:80]!r} is no address in object storage: s3://BUCKET/train-000000.tar")
+        return Address("s3", f"s3://{bucket}/{key}", where)
     path = line
     if scheme:
         path = line[len(scheme) :]
@@ -71,24 +101,32 @@ def read_address(line: str, root: Path, where: str) -> Address:
     return Address("file", str(make_absolute(root / path)), where)
 
 
+def is_command(line: str) -> bool:
+    """Whether reading the shard of this line of shards.txt may run a command: it is none of the addresses we know."""
+    match = SCHEME.match(line)
+    return match is not None and match[0].lower() not in ("file:", "http:", "https:", "s3:")
+
+
 def require_readable(addresses: Iterable[Address], commands: bool) -> None:
     """Raise InputError where one of `addresses` is a command, unless `commands` allows it."""
     for address in addresses:
         if address.kind == "command" and not commands:
             raise InputError(
-                f"{address.where}: {address.text[:80]!r} is neither a path nor an http or https address, so reading it "
-                "may run a command: bring the shard here, or, if you trust the file, set SHARD_COMMANDS = True (check "
-                "runs none all the same)"
+                f"{address.where}: {address.text[:80]!r} is neither a path nor an http, https or s3 address, so "
+                "reading it may run a command: bring the shard here, or, if you trust the file, set SHARD_COMMANDS = "
+                "True (check runs none all the same)"
             )
 
 
 def open_address(address: Address) -> Any:
     """A stream with the bytes of the shard: `read(size)`, `close()`, `with`. Raises BrokenTransfer, InputError."""
+    if address.kind == "web":
+        return ResumedStream(lambda position: WebStream(address.text, position))
+    if address.kind == "s3":
+        return ResumedStream(lambda position: ObjectStream(address.text, position))
     try:
         if address.kind == "file":
             return open_file(address.text)
-        if address.kind == "web":
-            return WebStream(address.text)
         return import_webdataset(f"reading {address.text[:80]}").gopen(address.text)
     except InputError:
         raise
@@ -103,56 +141,3 @@ def import_webdataset(purpose: str) -> Any:
     except ImportError as error:
         raise InputError(f"{purpose} needs {error.name}: pip install -r requirements-shards.txt") from error
     return webdataset
-
-
-def shorten_error(error: BaseException) -> str:
-    """What `error` says, in one line."""
-    return (str(error) or type(error).__name__).replace("\n", " ")[:300]
-
-
-class WebStream:
-    """What a web server sends for `url`. Raises OSError, ValueError or HTTPException where it cannot be opened.
-
-    The handlers are named one by one, so that a server cannot send us on to anything but http and https. No program is
-    run for it, as webdataset would.
-    """
-
-    def __init__(self, url: str) -> None:
-        opener = urllib.request.OpenerDirector()
-        for handler in (
-            urllib.request.ProxyHandler,
-            urllib.request.UnknownHandler,
-            urllib.request.HTTPHandler,
-            urllib.request.HTTPSHandler,
-            urllib.request.HTTPDefaultErrorHandler,
-            urllib.request.HTTPRedirectHandler,
-            urllib.request.HTTPErrorProcessor,
-        ):
-            opener.add_handler(handler())
-        parts = urlsplit(url)
-        account, _, host = parts.netloc.rpartition("@")
-        address = quote(parts._replace(netloc=host).geturl(), safe="%/:=&?~#+!$,;'@()*[]")
-        request = urllib.request.Request(address)
-        if account:  # not sent to where the server may send us on to
-            secret = base64.b64encode(unquote(account).encode()).decode()
-            request.add_unredirected_header("Authorization", f"Basic {secret}")
-        self.response: http.client.HTTPResponse = opener.open(request, timeout=TIMEOUT_SECONDS)
-
-    def read(self, size: int) -> bytes:
-        """The next bytes, none at the end. Raises BrokenTransfer where the server ends before it said it would."""
-        try:
-            data = self.response.read(size)
-        except (OSError, http.client.HTTPException) as error:
-            raise BrokenTransfer(shorten_error(error)) from error
-        if not data and self.response.length:
-            raise BrokenTransfer(f"the server broke off, {self.response.length:,} bytes before the end")
-        return data
-
-    def close(self) -> None:
-        self.response.close()
-
-    def __enter__(self) -> WebStream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dataset.locks import hold
-from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
+from dataset.tar_shards.addresses import Address, open_address
+from dataset.tar_shards.resuming import BrokenTransfer, shorten_error, try_again
 from utils import InputError, explain
 
-T = TypeVar("T")
-TRIES = 4  # of reading a shard
-RETRY_SECONDS = 1.0  # before the second try; twice as long before each further one
 CHUNK = 1 << 20  # bytes that are read at a time
 
 
@@ -50,16 +46,6 @@ def fetch_shard(address: Address, name: str, file: Path, num_bytes: int, limit_g
             make_room(folder, limit, file)  # what follows the shard's last image was not counted
     except OSError as error:
         raise InputError(f"cannot keep {name} in {folder}: {explain(error)}") from error
-
-
-def try_again(action: Callable[[], T]) -> T:
-    """What `action` returns, in one of TRIES tries. Raises BrokenTransfer when none succeeds."""
-    for number in range(TRIES - 1):
-        try:
-            return action()
-        except BrokenTransfer:
-            time.sleep(RETRY_SECONDS * 2**number)
-    return action()
 
 
 def _copy(address: Address, file: Path, least: int, most: int) -> None:

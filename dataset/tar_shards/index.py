@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from dataset.files import MOST_IMAGE_BYTES
 from dataset.splits import WORDS
-from dataset.tar_shards.addresses import HERE, Address, read_address
+from dataset.tar_shards.addresses import HERE, Address, expand_numbers, read_address
 from dataset.tar_shards.scanning import BLOCK, IndexRow, ScannedShard, scan_shards
 from dataset.text_files import read_lines, read_text, replace_text
 from utils import InputError, warn
@@ -45,14 +45,15 @@ def list_shards(root: Path) -> dict[str, Address]:
     if listed.is_file():
         for number, line in read_lines(listed):
             line, where = line.strip(), f"{listed}:{number}"
-            names = SHARD.findall(line)
             if line.startswith("#"):
                 continue
-            if not names:
-                raise InputError(f"{where}: no name such as train-000000.tar stands in {line[:80]!r}")
-            if names[-1] in found:
-                raise InputError(f"{where}: {names[-1]} stands here a second time")
-            found[names[-1]] = read_address(line, root, where)
+            for text in expand_numbers(line, where):
+                names = SHARD.findall(text)
+                if not names:
+                    raise InputError(f"{where}: no name such as train-000000.tar stands in {text[:80]!r}")
+                if names[-1] in found:
+                    raise InputError(f"{where}: {names[-1]} stands here a second time")
+                found[names[-1]] = read_address(text, root, where)
     if root.is_dir():
         with os.scandir(root) as entries:
             names = [entry.name for entry in entries if SHARD.fullmatch(entry.name) and NUMBER.search(entry.name)]

@@ -1,4 +1,8 @@
-"""Reads shards from their beginning to their end: where each image lies, and its labels. Their index is made of it."""
+"""Reads shards from their beginning to their end: for their index, or image by image.
+
+for shard in scan_shards(root, shards, classes): ...    # where each image lies, and its labels
+for member in read_members(address): ...                # the images themselves, whatever their labels
+"""
 
 from __future__ import annotations
 
@@ -13,18 +17,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.class_names import is_unicode, join_names
-from dataset.files import IMAGE_EXTENSIONS, open_file
+from dataset.files import IMAGE_EXTENSIONS, MOST_IMAGE_BYTES, open_file
 from dataset.json_files import parse_json
-from dataset.tar_shards.addresses import Address, BrokenTransfer, open_address, shorten_error
-from dataset.tar_shards.fetching import CHUNK, try_again
+from dataset.tar_shards.addresses import Address, open_address
+from dataset.tar_shards.fetching import CHUNK
+from dataset.tar_shards.resuming import BrokenTransfer, shorten_error, try_again
 from utils import InputError, Progress
 
 BLOCK = 512  # bytes; everything in a tar file is a multiple of it
 SEPARATOR = ";"  # between the names in a cell of the index
 MOST_READ_BYTES = 1 << 20  # of a header with a long name, or of the labels of a sample
+TOO_LARGE = f"it has more than the {MOST_IMAGE_BYTES:,} bytes of an image"
 TAR_ERRORS = (  # what tarfile raises over damaged files
     tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError, struct.error,
 )  # fmt: skip
+END_OF_TAR: Any = tarfile.EOFHeaderError  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class DamagedShard(InputError):
+    """A shard is no whole tar file: what follows the damage cannot be read."""
 
 
 class IndexRow(NamedTuple):
@@ -78,23 +89,73 @@ def _scan_stream(address: Address, shard: Path, classes: Callable[[], Sequence[s
     return rows
 
 
-def _open_tar(stream: Any, mode: Any, shard: Path) -> tarfile.TarFile:
+class Member(NamedTuple):
+    """An image in a shard."""
+
+    name: str
+    data: bytes
+    error: str = ""  # why it was not read; "" if it was
+
+
+def read_members(address: Address, num_bytes: int | None = None) -> Iterator[Member]:
+    """The images of the shard at `address`, in its order, one at a time: labels and other members are passed over.
+
+    With `num_bytes` its file must be as large. A name that stands in it twice is two images. Raises DamagedShard where
+    the tar file is damaged or cut short, once all before was given, and InputError where it cannot be read.
+    """
     try:
-        return _Tar.open(fileobj=stream, mode=mode)
+        with open_address(address) as stream:
+            if num_bytes is not None and (found := os.fstat(stream.fileno()).st_size) != num_bytes:
+                raise InputError(f"{address.public} has {found:,} bytes, and had {num_bytes:,} when this began")
+            tar: Any = _open_tar(stream, "r|", address.public, bufsize=MOST_READ_BYTES, tarinfo=_Header)
+            for member in _list_members(tar, address.public):
+                tar.members.clear()  # it would keep them all
+                if not _holds_image(member):
+                    continue
+                if member.size > MOST_IMAGE_BYTES:
+                    yield Member(member.name, b"", TOO_LARGE)
+                else:
+                    yield Member(member.name, _read_member(tar, member, address.public))
+            if not tar.has_ended:
+                raise DamagedShard(f"{address.public} is damaged or cut short: it lacks the mark that ends a tar file")
+            while address.kind == "command" and stream.read(CHUNK):  # that cannot write to its end would fail
+                pass
+    except (OSError, BrokenTransfer) as error:
+        where = f" ({address.where})" if address.where else ""
+        raise InputError(f"cannot read {address.public}{where}: {shorten_error(error)}") from error
+
+
+def _open_tar(stream: Any, mode: Any, shard: Path | str, **options: Any) -> _Tar:
+    try:
+        return _Tar.open(fileobj=stream, mode=mode, **options)
     except TAR_ERRORS as error:
         raise _explain(shard, error) from error
 
 
-def _explain(shard: Path, error: Exception) -> InputError:
-    return InputError(f"{shard} is no whole tar file without compression: {shorten_error(error)}")
+def _explain(shard: Path | str, error: Exception) -> InputError:
+    return DamagedShard(f"{shard} is no whole tar file without compression: {shorten_error(error)}")
 
 
 class _Tar(tarfile.TarFile):
     """A tar file that is read forwards, in small pieces."""
 
+    has_ended = False  # whether the mark that ends a tar file was read, where a _Header looks for it
+
     def __init__(self, name: Any, mode: Any, fileobj: Any, **options: Any) -> None:
         forward: Any = _Forward(fileobj)
         super().__init__(name, mode, forward, **options)
+
+
+class _Header(tarfile.TarInfo):
+    """The header of a member, which tells the mark that ends a tar file from damage: tarfile ends at both."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> Any:
+        try:
+            return super().fromtarfile(tarfile)
+        except END_OF_TAR:
+            tarfile.has_ended = True
+            raise
 
 
 class _Forward:
@@ -129,7 +190,7 @@ def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]
         labels: dict[str, bytes] = {}
         for member in sample:
             type = _split_key(member)[1]
-            if f".{type}".endswith(tuple(IMAGE_EXTENSIONS)):
+            if _holds_image(member):
                 images.append(member)
             elif type in ("json", "cls"):
                 labels[type] = _read_member(tar, member, shard)
@@ -143,7 +204,7 @@ def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]
         raise InputError(f"{shard} holds no images ({', '.join(sorted(IMAGE_EXTENSIONS))})")
 
 
-def _list_members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo]:
+def _list_members(tar: tarfile.TarFile, shard: Path | str) -> Iterator[tarfile.TarInfo]:
     """The members that are ordinary files, without hidden ones. Raises InputError for a damaged tar file."""
     while True:
         try:
@@ -156,12 +217,16 @@ def _list_members(tar: tarfile.TarFile, shard: Path) -> Iterator[tarfile.TarInfo
             yield member
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path) -> bytes:
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, shard: Path | str) -> bytes:
     try:
         content = tar.extractfile(member)
-        return content.read() if content else b""
+        return b"".join(iter(partial(content.read, MOST_READ_BYTES), b"")) if content else b""
     except TAR_ERRORS as error:
         raise _explain(shard, error) from error
+
+
+def _holds_image(member: tarfile.TarInfo) -> bool:
+    return f".{_split_key(member)[1]}".endswith(tuple(IMAGE_EXTENSIONS))
 
 
 def _split_key(member: tarfile.TarInfo) -> tuple[str, str]:

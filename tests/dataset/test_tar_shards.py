@@ -35,10 +35,11 @@ from dataset.formats.base import ReadOptions
 from dataset.formats.webdataset import decode_name, encode_name
 from dataset.loading import EpochBatches, make_loader, shuffle_blocks
 from dataset.table import Table
-from dataset.tar_shards import fetching, read_bytes, reading, split_member, writing
-from dataset.tar_shards.addresses import HERE, Address, BrokenTransfer, open_address
+from dataset.tar_shards import read_bytes, reading, resuming, split_member, writing
+from dataset.tar_shards.addresses import HERE, Address, open_address
 from dataset.tar_shards.index import list_shards
 from dataset.tar_shards.reading import find_blocks, stamp_images
+from dataset.tar_shards.resuming import BrokenTransfer
 from dataset.tar_shards.scanning import scan_shards
 from dataset_readers import read_dataset
 from tools.convert import convert_dataset
@@ -523,7 +524,7 @@ def test_what_a_killed_process_left_behind_makes_room(shards: Path) -> None:
 
 
 def test_a_transfer_that_breaks_is_tried_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(resuming, "RETRY_SECONDS", 0.01)
     mark = shards.parent / "mark"
     broken = {  # how often, and in which way
         "train-000000.tar": f"test -s {mark} || {{ echo >> {mark}; head -c 700 {{}}; exit 3; }}; cat {{}}",
@@ -542,7 +543,7 @@ def test_a_transfer_that_breaks_is_tried_again(shards: Path, monkeypatch: pytest
         ) as e:
             decode_image(table.paths[5 * number])
         assert "\n" not in str(e.value)
-        assert (shards.parent / log).read_text() == "\n" * fetching.TRIES
+        assert (shards.parent / log).read_text() == "\n" * resuming.TRIES
     assert list_kept(root) == ["train-000000.tar", "train-000001.tar"]
     assert not list((root / "cache" / "shards").glob("*.part"))
 
@@ -566,7 +567,7 @@ def test_a_full_disk_is_told_and_not_tried_again(shards: Path) -> None:
 
 
 def test_a_server_that_does_not_have_it(shards: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(resuming, "RETRY_SECONDS", 0.01)
     root = move_away(shards, lambda path: f"{served}/nowhere/{path.name}")
     with pytest.raises(InputError, match=r"cannot fetch train-000000\.tar as .*shards\.txt:6 says: .*404"):
         read_bytes(read_elsewhere(root).paths[0])
@@ -637,7 +638,7 @@ COMMANDS = [
     "Pipe:touch MARK test-1.tar",
     "gs://bucket/train-1.tar",
     "hf://datasets/a/b/train-1.tar",
-    "s3://bucket/train-1.tar",
+    "s3x://bucket/train-1.tar",
     "ais://bucket/train-1.tar",
     "htgs://bucket/train-1.tar",
     "scp://host/train-1.tar",
@@ -682,7 +683,7 @@ def test_what_may_run_a_command_is_refused(
 )
 @pytest.mark.parametrize("scheme", ["", "./", "file:", "http://127.0.0.1:9/", "http://127.0.0.1:9/'\";"])
 def test_no_shell_sees_an_address(tmp_path: Path, scheme: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr("subprocess.Popen.__init__", pytest.fail)
     monkeypatch.setattr("dataset.tar_shards.addresses.import_webdataset", pytest.fail)
     monkeypatch.setattr("os.system", pytest.fail)
@@ -712,7 +713,7 @@ def test_a_server_cannot_send_us_on_to_anything_else(tmp_path: Path) -> None:
 
 
 def test_a_server_that_breaks_off_is_asked_again(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(resuming, "RETRY_SECONDS", 0.0)
     asked = []
 
     class Broken(QuietHandler):
