@@ -90,7 +90,7 @@ def resize(image: Image.Image, height: int, width: int, rule: str) -> Image.Imag
         else:
             new_width = max(1, round(image.width * height / image.height))
         left, top = -((width - new_width) // 2), -((height - new_height) // 2)
-    bilinear = Image.Resampling.BILINEAR
+    bilinear = Image.Resampling.BILINEAR  # in two steps, since Pillow 13 begins with the columns for some shapes
     resized = image.resize((new_width, image.height), bilinear).resize((new_width, new_height), bilinear)
     return resized.crop((left, top, left + width, top + height))
 

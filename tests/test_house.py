@@ -46,7 +46,8 @@ def test_no_two_files_import_each_other() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
-PRINTERS = {"utils.py", "evaluation/tables.py"}  # the latter escapes what its formats need
+# evaluation/tables.py escapes what its formats need; export/predict_onnx.py runs without this project
+PRINTERS = {"utils.py", "evaluation/tables.py", "export/predict_onnx.py"}
 
 
 def test_what_is_printed_goes_through_one_place() -> None:
