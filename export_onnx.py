@@ -1,4 +1,4 @@
-"""Exports a checkpoint as ONNX, OpenVINO IR or TorchScript, in float or int8, and compares each file with it.
+"""Exports a checkpoint as ONNX, OpenVINO IR, torch.export or TorchScript, and compares each file with it.
 
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
@@ -21,7 +21,7 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[Literal["onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8"], ...], ONE_OR_MORE
+    tuple[Literal["onnx", "openvino", "torchscript", "pt2", "onnx_int8", "openvino_int8"], ...], ONE_OR_MORE
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
 EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION

@@ -11,11 +11,14 @@ file makes no model files: export/model_files.py does.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import io
+import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
 Run = Callable[[Tensor], Tensor]
 
 METADATA = "multilabel"  # the key under which an exported file holds its metadata, as JSON
-PROGRAM_ENDING = "_torchscript.pt"  # of TorchScript, a program: a file of another name is not run
+# of the kinds of model files that are programs: a file of another name is not run
+PROGRAM_ENDINGS: dict[str, str] = {"torchscript": "_torchscript.pt", "pt2": "_torchexport.pt2"}
+KIND_NAMES: dict[str, str] = {"torchscript": "TorchScript", "pt2": "a file of torch.export"}
 
 
 class Opened(NamedTuple):
@@ -100,31 +105,37 @@ def recognise(path: Path) -> str:
     except OSError as error:
         raise InputError(f"cannot read the model {path}: {error.strerror}") from error
     if zipfile.is_zipfile(path):
-        return "torchscript" if _holds_code(path) else "checkpoint"
+        return _recognise_zip(path)
     if path.suffix == ".onnx":
         return "onnx"
     if start.startswith((b"<?xml", b"<net")):
         return "openvino"
     if path.suffix in (".pt", ".pth") or start.startswith(b"PK"):
         return "checkpoint"  # a damaged one, or another project's: the error comes when it is read
-    raise InputError(f"{path} is no model: a checkpoint or TorchScript (.pt), .onnx, or OpenVINO .xml")
+    raise InputError(
+        f"{path} is no model: a checkpoint or TorchScript (.pt), torch.export (.pt2), .onnx, or OpenVINO .xml"
+    )
 
 
-def _holds_code(path: Path) -> bool:
-    """Whether the zip file `path` has files NAME/code/..., as TorchScript has."""
+def _recognise_zip(path: Path) -> str:
+    """The kind of the zip file `path`: all that torch writes are zip files, and differ in the files inside."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+            inside = {name.partition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # damaged: torch.load, which opens no TorchScript, will say so
+        return "checkpoint"  # damaged: torch.load, which opens no program, will say so
+    if "archive_format" in inside:  # torch.export writes it, and opens no file without it
+        return "pt2"
+    return "torchscript" if any(name.startswith("code/") for name in inside) else "checkpoint"
 
 
 def require_program_name(path: Path, format: str) -> None:
     """Raise InputError if the file `path`, of the kind `format`, is a program but its name does not say so."""
-    if format == "torchscript" and not path.name.endswith(PROGRAM_ENDING):
+    ending = PROGRAM_ENDINGS.get(format)
+    if ending and not path.name.endswith(ending):
         raise InputError(
-            f"{path} is TorchScript, a program that may do whatever you may: if you trust who made it, give it a name "
-            f"that ends in {PROGRAM_ENDING}"
+            f"{path} is {KIND_NAMES[format]}, a program that may do whatever you may: if you trust who made it, give "
+            f"it a name that ends in {ending}"
         )
 
 
@@ -172,6 +183,14 @@ def require_packages(packages: Sequence[str], what: str) -> None:
         raise InputError(f"{what} needs {', '.join(missing)}: pip install -r requirements-export.txt")
 
 
+def open_program(path: Path, device: torch.device) -> Opened:
+    """Open a TorchScript or torch.export file in PyTorch, on any device. Raises InputError if it is damaged.
+
+    Both are programs, which may do whatever the user may.
+    """
+    return (open_pt2 if recognise(path) == "pt2" else open_torchscript)(path, device)
+
+
 def open_torchscript(path: Path, device: torch.device) -> Opened:
     """Open a TorchScript file in PyTorch, on any device. Raises InputError if it is damaged.
 
@@ -187,15 +206,40 @@ def open_torchscript(path: Path, device: torch.device) -> Opened:
         except RuntimeError as error:
             raise _make_error(path, "TorchScript", error) from error
 
+    return Opened(_run_program(model, path, device), _read_metadata(extra[name]))
+
+
+def open_pt2(path: Path, device: torch.device) -> Opened:
+    """Open a file of torch.export in PyTorch, on any device. Raises InputError if it is damaged.
+
+    It is a program: torch may run code from it already when it reads it, since it evaluates the sizes in it and takes
+    any pickle and any compiled library that it holds.
+    """
+    from torch.export.passes import move_to_device_pass
+
+    if damage := find_damage(path):
+        raise InputError(f"cannot open {path} as torch.export: {damage}")
+    name = f"{METADATA}.json"
+    extra = {name: ""}
+    with silence(), open_file(path) as file:  # torch logs what it then raises
+        try:
+            program = torch.export.load(file, extra_files=extra)
+            model = move_to_device_pass(program, device).module()
+        except Exception as error:  # torch has a class of errors for each of its steps
+            raise _make_error(path, "torch.export", error) from error
+    return Opened(_run_program(model, path, device), _read_metadata(extra[name]))
+
+
+def _run_program(model: Callable[[Tensor], Tensor], path: Path, device: torch.device) -> Run:
     def run(images: Tensor) -> Tensor:
         try:
             return run_torch(model, device)(images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # the second for a size that torch.export was not told of
             raise _make_run_error(path, error) from error
 
-    return Opened(run, _read_metadata(extra[name]))
+    return run
 
 
 def open_onnxruntime(path: Path, device: torch.device) -> Opened:
@@ -254,6 +298,22 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
     return Opened(run, _read_metadata(metadata))
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Print nothing: torch's exporter prints whole graphs when it fails, and its reader whole stacks."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(before)
+
+
 @functools.cache
 def get_openvino() -> openvino.Core:
     """The only OpenVINO core of this process. It is never freed.
@@ -289,7 +349,7 @@ def _last_line(error: Exception) -> str:
 
 # keys: the values of TEST_ENGINE; values: (path, device) -> the exported file, opened in that engine
 ENGINES: dict[str, Callable[[Path, torch.device], Opened]] = {
-    "torch": open_torchscript,
+    "torch": open_program,
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
 }
@@ -299,4 +359,5 @@ ENGINES_OF: dict[str, tuple[str, ...]] = {
     "onnx": ("onnxruntime", "openvino"),
     "openvino": ("openvino",),
     "torchscript": ("torch",),
+    "pt2": ("torch",),
 }

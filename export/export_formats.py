@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from export import engines, model_files
+from export import model_files, pt2_models
+from export.engines import PROGRAM_ENDINGS
 from export.model_files import Export
 
 
@@ -33,7 +34,8 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(model_files.save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ExportFormat(model_files.save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
-    "torchscript": ExportFormat(model_files.save_torchscript, engines.PROGRAM_ENDING),
+    "torchscript": ExportFormat(model_files.save_torchscript, PROGRAM_ENDINGS["torchscript"]),
+    "pt2": ExportFormat(pt2_models.save_pt2, PROGRAM_ENDINGS["pt2"]),
     "onnx_int8": ExportFormat(model_files.save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")

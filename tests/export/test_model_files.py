@@ -32,7 +32,7 @@ from utils import InputError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}  # of each format of floats
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "pt2": "torch"}  # of floats
 
 
 def make_small_model(seed: int = 0) -> MultiLabelModel:

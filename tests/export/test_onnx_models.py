@@ -67,7 +67,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 @pytest.mark.parametrize(
     ("backbone", "format"),
     [
-        *((name, "torchscript") for name in BACKBONES),
+        *((name, format) for name in BACKBONES for format in ("torchscript", "pt2")),
         ("all tokens of torchvision's ViT", "onnx"),
     ],
 )
@@ -75,7 +75,7 @@ def test_every_kind_of_backbone_takes_any_number_of_images(backbone: str, format
     """A trace is made of two images: len(images) would be a constant 2 in it."""
     model, path = BACKBONES[backbone](), tmp_path / f"model{EXPORT_FORMATS[format].ending}"
     EXPORT_FORMATS[format].save(make_export(model), path)
-    run = ENGINES["torch" if format == "torchscript" else "onnxruntime"](path, CPU).run
+    run = ENGINES["onnxruntime" if format == "onnx" else "torch"](path, CPU).run
     for count in (1, 2, 5):
         expected = compute_plain(model, draw_images(count))
         torch.testing.assert_close(run(draw_images(count)), expected, rtol=1e-4, atol=1e-4)
