@@ -3,10 +3,12 @@
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
 Makes the files EXPORT_FORMATS from the checkpoint MODEL_PATH, and writes them into EXPORT_FOLDER. A file takes
-`images`, uint8 RGB (B, 3, H, W), already resized. It holds its classes, thresholds, image size and resize rule, so that
-predictor.load and testing.py open it like a checkpoint. File and checkpoint are run over the same EXPORT_CHECK_IMAGES
-image files; FILE.json beside the file holds the result, and evaluation/export_parity.py the budgets. If the two
-differ too much, the mark FILE.FAILED stays beside the file, the file is not opened later, and the exit status is 1.
+`images`, uint8 RGB (B, 3, H, W), already resized, or with EXPORT_RESIZE one `image`, uint8 RGB (H, W, 3) of any size.
+It holds its classes, thresholds, image size and resize rule, so that predictor.load and testing.py open it like a
+checkpoint. File and checkpoint are run over the same EXPORT_CHECK_IMAGES image files; FILE.json beside the file holds
+the result, and evaluation/export_parity.py the budgets. If the two differ too much, the mark FILE.FAILED stays beside
+the file, the file is not opened later, and the exit status is 1. predict_onnx.py is put beside ONNX files: it runs them
+without this project.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ EXPORT_FORMATS: Annotated[
     tuple[Literal["onnx", "openvino", "torchscript", "pt2", "onnx_int8", "openvino_int8"], ...], ONE_OR_MORE
 ] = ("onnx",)  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
-EXPORT_OUTPUT: Literal["logits", "probabilities"] = "logits"  # what they give; probabilities: after CALIBRATION
+EXPORT_RESIZE: bool = False  # onnx, openvino: they take one image of any size, uint8 (H, W, 3), and resize it
+EXPORT_OUTPUT: Literal["logits", "probabilities", "labels"] = "logits"  # probabilities: after CALIBRATION; labels: both
 EXPORT_DYNAMIC: tuple[Literal["batch", "size"], ...] = ("batch",)  # what may vary; size: height, width; (): one image
 EXPORT_FP16: bool = False  # openvino: weights of 16 bits, half the file
 EXPORT_CHECK_IMAGES: Count = 200  # image files on which each file is compared with the checkpoint
@@ -53,6 +56,8 @@ from export.model_files import Export
 from models import batchnorm_folding, checkpoints
 from trainer import from_config
 from utils import InputError
+
+PREDICTOR = Path(model_files.__file__).with_name("predict_onnx.py")
 
 
 def main(arguments: list[str]) -> None:
@@ -109,7 +114,7 @@ def make_source(checkpoint: dict[str, Any]) -> Export:
     )
     metadata = make_metadata(checkpoint)
     network = folded
-    if EXPORT_OUTPUT == "probabilities":
+    if metadata["output"] == "probabilities":
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
         network = model_files.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
@@ -132,6 +137,7 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in checkpoint.items() if key not in checkpoints.TENSORS}
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
+    output = "logits" if EXPORT_OUTPUT == "logits" else "probabilities"
     packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
     constants = values.get("config", {})
     # without paths of this machine, since the file is given to other people
@@ -141,9 +147,11 @@ def make_metadata(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return values | {
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
-        "output": EXPORT_OUTPUT,
-        "applied_calibration": config.CALIBRATION if EXPORT_OUTPUT == "probabilities" else "none",
-        "dynamic": list(EXPORT_DYNAMIC),
+        "input": engines.IMAGE if EXPORT_RESIZE else "images",
+        "output": output,
+        "gives_labels": EXPORT_OUTPUT == "labels",
+        "applied_calibration": config.CALIBRATION if output == "probabilities" else "none",
+        "dynamic": [] if EXPORT_RESIZE else list(EXPORT_DYNAMIC),
         "checkpoint_sha256": files.hash_file(config.MODEL_PATH),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
     }
@@ -168,6 +176,8 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         if not was_marked:
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
+    if path.suffix == ".onnx":
+        copy_predictor(path.parent)
     try:
         opened = FORMATS[name].find_model(path)
         report = export_parity.compare(path, reference, config.CALIBRATION, opened)
@@ -181,11 +191,21 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     return report
 
 
+def copy_predictor(folder: Path) -> None:
+    """Put predict_onnx.py, which runs ONNX files without this project, beside them. One that was changed stays."""
+    path = folder / PREDICTOR.name
+    text = PREDICTOR.read_text(encoding="utf-8")
+    if not path.exists():
+        whole_files.write_text(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        utils.say(f"{path} is not as this version has it and stays: delete it to get the new one")
+
+
 def name_file(name: str, metadata: Mapping[str, Any]) -> str:
     """The name of the exported file or folder: the model, its run's configuration, and an ending for the format.
 
     Another checkpoint of the run than the selected one adds its own name, such as model_epoch_006. One without a run
-    has only its own name.
+    has only its own name. A file that resizes says so.
     """
     ending = FORMATS[name].ending
     if name == "openvino" and EXPORT_FP16:
@@ -194,6 +214,8 @@ def name_file(name: str, metadata: Mapping[str, Any]) -> str:
     words = [checkpoints.name_model(metadata["model_name"]), configuration]
     if not configuration or config.MODEL_PATH.stem not in (configuration, config.BEST_MODEL_PATH.stem):
         words.append(config.MODEL_PATH.stem)
+    if metadata.get("input") == engines.IMAGE:
+        words.append("resize")
     return f"{'_'.join(filter(None, words))}{ending}"
 
 

@@ -295,6 +295,14 @@ def fp16_is_of_openvino(c: Any) -> str | None:
         )
 
 
+def resizing_files_have_one_size(c: Any) -> str | None:
+    if c.EXPORT_RESIZE and "size" in c.EXPORT_DYNAMIC:
+        return (
+            f"EXPORT_RESIZE gives the network images of one size, but EXPORT_DYNAMIC is {c.EXPORT_DYNAMIC}: leave size "
+            "out, or set EXPORT_RESIZE = False"
+        )
+
+
 def int8_is_of_openvino(c: Any) -> str | None:
     if c.TEST_INT8 and c.TEST_ENGINE != "openvino":
         return f"TEST_INT8 is True but TEST_ENGINE is {c.TEST_ENGINE}: set TEST_ENGINE = 'openvino' (for a checkpoint)"
@@ -326,6 +334,6 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         teachers_have_a_sigmoid,
         classes_differ,
     ],
-    "export_onnx.py": [fp16_is_of_openvino],
+    "export_onnx.py": [fp16_is_of_openvino, resizing_files_have_one_size],
     "testing.py": [int8_is_of_openvino],
 }

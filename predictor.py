@@ -32,7 +32,7 @@ from PIL import Image
 import calibration
 import metrics
 from dataset import whole_files
-from dataset.augmentations import make_eval_transform
+from dataset.augmentations import identity, make_eval_transform
 from dataset.batches import Transform
 from dataset.class_names import quote_names
 from dataset.decoding import Picture, decode
@@ -237,6 +237,16 @@ class Predictor:
         self.abstention: dict[str, float] | None = metadata.get("abstention")  # None: the model decides on every image
 
     @property
+    def resizes(self) -> bool:
+        """Whether the model's file resizes by itself: then it takes one image of any size at a time."""
+        return self.metadata.get("input") == engines.IMAGE
+
+    @property
+    def resize_rule(self) -> str | None:
+        """The rule by which images get the model's size; None if the model's file does that itself."""
+        return None if self.resizes else self.metadata["resize_rule"]
+
+    @property
     def compares(self) -> bool:
         """Whether records say how an image compares with the training images: it is looked at in the model's size."""
         return self.reference is not None and self.image_size in self.sizes
@@ -270,7 +280,7 @@ class Predictor:
             raise InputError(f"batch_size is {batch_size}: it must be 1 or more")
         pictures = list_pictures(images)
         total = len(pictures) if isinstance(pictures, Sized) else len(images) if isinstance(images, Sized) else 0
-        read = partial(_read_resized, resize_rule=self.metadata["resize_rule"], sizes=tuple(self.sizes))
+        read = partial(_read_resized, resize_rule=self.resize_rule, sizes=tuple(self.sizes))
         waiting: deque[Picture | None] = deque()  # those in memory that have no record yet, None for a file
 
         def remember() -> Iterator[Picture]:
@@ -278,13 +288,14 @@ class Predictor:
                 waiting.append(None if isinstance(picture, str | Path) else picture)
                 yield picture
 
-        batches = read_ahead(remember(), read, batch_size, num_workers)
+        batches = read_ahead(remember(), read, 1 if self.resizes else batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
             for batch in batches:
                 names, seen = [path for path, _ in batch], []
                 for position in range(len(self.sizes)):  # all images of the batch in the same size
                     arrays = [resized[position] for _, resized in batch]
-                    seen.append(self.look(torch.from_numpy(np.stack(arrays)), names))
+                    stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]
+                    seen.append(self.look(torch.from_numpy(stacked), names))
                 probabilities = np.mean([view.probabilities for view in seen], axis=0)
                 compared = next((view for view in seen if view.novelty is not None), Seen(probabilities))
                 decisions = self.decide(probabilities), self.abstain(probabilities)
@@ -304,8 +315,11 @@ class Predictor:
                     progress.step(len(batch))
 
     def prepare(self, image: Picture) -> torch.Tensor:
-        """The image as uint8 (3, H, W), in the model's size. Raises InputError if it cannot be read."""
-        return read_image(image, make_eval_transform(self.metadata["resize_rule"], self.image_size))
+        """The image as uint8 (3, H, W), in the model's size, or in its own for a file that resizes.
+
+        Raises InputError if it cannot be read.
+        """
+        return read_image(image, _make_transform(self.resize_rule, self.image_size))
 
     def compute(self, images: torch.Tensor, names: Sequence[str] = ()) -> NDArray[np.float32]:
         """The probabilities (B, C) that `look` gives."""
@@ -343,7 +357,7 @@ class Predictor:
     ) -> NDArray[np.float32]:
         """What the head sees of the image files `images`, its mean over positions, (N, D). In engine torch only."""
         assert isinstance(self.run, TorchRun)
-        read = partial(_read_resized, resize_rule=self.metadata["resize_rule"], sizes=(self.image_size,))
+        read = partial(_read_resized, resize_rule=self.resize_rule, sizes=(self.image_size,))
         rows = []
         with Progress(title, len(images)) if title else nullcontext() as progress:
             for batch in read_ahead(images, read, batch_size, num_workers):
@@ -442,7 +456,7 @@ def load(
             )
         if not allow_failed:
             model_files.require_unchanged(path)
-        run, metadata = engines.ENGINES[engine](path, target)
+        run, metadata, _ = engines.ENGINES[engine](path, target)
         if not isinstance(metadata, dict) or not metadata.keys() >= REQUIRED:
             raise InputError(f"{path} does not say its classes and image size: export_onnx.py makes files that do")
         check_metadata(metadata, path)
@@ -544,8 +558,10 @@ def read_image(image: Picture, transform: Transform) -> torch.Tensor:
     return transform(torch.from_numpy(decode(image)).permute(2, 0, 1))
 
 
-def _read_resized(image: Picture, resize_rule: str, sizes: tuple[Size, ...]) -> tuple[str, list[NDArray[np.uint8]]]:
-    """Returns (path, the image as an array (3, H, W) for each of `sizes`).
+def _read_resized(
+    image: Picture, resize_rule: str | None, sizes: tuple[Size, ...]
+) -> tuple[str, list[NDArray[np.uint8]]]:
+    """Returns (path, the image as an array (3, H, W) for each of `sizes`; without a `resize_rule` in its own size).
 
     Arrays and not tensors, since processes pass arrays on more quickly.
     """
@@ -554,7 +570,9 @@ def _read_resized(image: Picture, resize_rule: str, sizes: tuple[Size, ...]) -> 
     return path, [_make_transform(resize_rule, size)(pixels).numpy() for size in sizes]
 
 
-_make_transform = functools.cache(make_eval_transform)  # made once in a process, not once for each image
+@functools.cache  # made once in a process, not once for each image
+def _make_transform(resize_rule: str | None, size: Size) -> Transform:
+    return identity if resize_rule is None else make_eval_transform(resize_rule, size)
 
 
 def read_ahead(

@@ -121,6 +121,11 @@ def load_model() -> tuple[predictor.Predictor, str]:
         cache_folder=config.CACHE_FOLDER,
         calibration=config.CALIBRATION,
     )
+    if model.resizes:
+        raise utils.InputError(
+            f"{config.MODEL_PATH} resizes by itself, and the queue would hold images in full size: serve its "
+            "checkpoint, or a file exported with EXPORT_RESIZE = False"
+        )
     # An engine's first run takes longer than the others: no request should wait for it.
     model.compute(models_factory.make_example(model.image_size)[:1])
     return model, engine

@@ -39,7 +39,12 @@ def squash(size: Size) -> Transform:
 
 def center_crop(size: Size) -> Transform:
     """Resize, without stretching, until the image covers 8/7 of the size (224 -> 256), and cut out the middle."""
-    return v2.Compose([partial(_resize_to_cover, size=size.scaled(8 / 7)), v2.CenterCrop(size)])
+    return v2.Compose([partial(_resize_to_cover, size=find_cover(size)), v2.CenterCrop(size)])
+
+
+def find_cover(size: Size) -> Size:
+    """The size that `center_crop` lets an image cover, before it cuts out `size`."""
+    return size.scaled(8 / 7)
 
 
 def letterbox(size: Size) -> Transform:

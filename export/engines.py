@@ -5,8 +5,9 @@
     logits = run(images)                                    # uint8 (B, 3, H, W) -> float32 (B, C)
     logits, features = run.look(images)                     # in PyTorch only: what the head sees, too, (B, D)
 
-An exported file may give probabilities instead of logits. `recognise` tells the kind of a file by its content. This
-file makes no model files: export/model_files.py does.
+An exported file may give probabilities instead of logits. One that resizes by itself takes one image of any size,
+(1, 3, H, W). `recognise` tells the kind of a file by its content. This file makes no model files:
+export/model_files.py does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dataset.files import open_file
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 Run = Callable[[Tensor], Tensor]
 
 METADATA = "multilabel"  # the key under which an exported file holds its metadata, as JSON
+IMAGE = "image"  # the input of an exported file that resizes, uint8 (H, W, 3); of others it is (B, 3, H, W)
+LABELS = "labels"  # the second output of an exported file that decides, bool (B, C)
+RESIZING = "resize"  # the names of the operators that resize begin with it
 # of the kinds of model files that are programs: a file of another name is not run
 PROGRAM_ENDINGS: dict[str, str] = {"torchscript": "_torchscript.pt", "pt2": "_torchexport.pt2"}
 KIND_NAMES: dict[str, str] = {"torchscript": "TorchScript", "pt2": "a file of torch.export"}
@@ -50,6 +56,7 @@ class Opened(NamedTuple):
 
     run: Run
     metadata: Any  # what the file says about itself, not checked; None: the file was not made by this project
+    decide: Run | None = None  # images -> the labels bool (B, C) that the file gives; None: it gives none
 
 
 class TorchRun:
@@ -256,15 +263,17 @@ def open_onnxruntime(path: Path, device: torch.device) -> Opened:
     except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
         raise _make_error(path, "ONNX", error) from error
     name = session.get_inputs()[0].name
+    outputs = [output.name for output in session.get_outputs()]
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA)
 
-    def run(images: Tensor) -> Tensor:
+    def run(images: Tensor, output: str = outputs[0]) -> Tensor:
         try:
-            return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+            return torch.from_numpy(session.run([output], {name: _lay_out(images, name)})[0])
         except Exception as error:
             raise _make_run_error(path, error) from error
 
-    return Opened(run, _read_metadata(metadata))
+    decide = functools.partial(run, output=LABELS) if LABELS in outputs[1:] else None
+    return Opened(run, _read_metadata(metadata), decide)
 
 
 def open_openvino(path: Path, device: torch.device) -> Opened:
@@ -281,6 +290,7 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
     core = get_openvino()
     try:
         model = core.read_model(path)
+        antialias(model)
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise _make_error(path, "OpenVINO IR or ONNX", error) from error
@@ -289,13 +299,38 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
         if metadata is None and model.has_rt_info(place):
             metadata = model.get_rt_info(place).astype(str)
 
-    def run(images: Tensor) -> Tensor:
+    name = compiled.inputs[0].any_name
+    second = compiled.outputs[1:2]
+
+    def run(images: Tensor, output: int = 0) -> Tensor:
         try:
-            return torch.from_numpy(compiled(images.numpy())[0].copy())  # OpenVINO uses the array again at its next run
+            # copied, since OpenVINO uses the array again at its next run
+            return torch.from_numpy(compiled(_lay_out(images, name))[output].copy())
         except (RuntimeError, ValueError, TypeError) as error:
             raise _make_run_error(path, error) from error
 
-    return Opened(run, _read_metadata(metadata))
+    gives_labels = any(LABELS in output.names for output in second)
+    return Opened(run, _read_metadata(metadata), functools.partial(run, output=1) if gives_labels else None)
+
+
+def _lay_out(images: Tensor, name: str) -> NDArray[np.uint8]:
+    """Images (B, 3, H, W) as the input called `name` takes them."""
+    return images[0].permute(1, 2, 0).numpy() if name == IMAGE else images.numpy()
+
+
+def antialias(model: openvino.Model) -> None:
+    """Let an OpenVINO model that was read from ONNX resize its image as PIL does.
+
+    OpenVINO (2026.4) reads ONNX's Resize without its antialiasing, and says nothing.
+    """
+    from openvino import opset11
+
+    for operator in model.get_ops():
+        is_ours = operator.get_type_name() == "Interpolate" and operator.get_friendly_name().startswith(RESIZING)
+        if is_ours and operator.get_attributes()["mode"] != "bilinear_pillow":
+            image, sides, axes = (operator.input_value(index) for index in (0, 1, operator.get_input_size() - 1))
+            resized = opset11.interpolate(image, sides, "bilinear_pillow", "sizes", axes=axes)
+            operator.output(0).replace(resized.output(0))
 
 
 @contextlib.contextmanager

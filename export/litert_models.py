@@ -12,18 +12,18 @@ import json
 import zipfile
 from pathlib import Path
 
-import torch
-
 from dataset.whole_files import write_atomically
 from export.engines import METADATA, silence
-from export.model_files import Export, require_sizes
+from export.model_files import Export, require_plain, require_sizes
 from export.onnx_models import ADVICE, explain, use_plain_layers
+from export.pt2_models import name_axes
 from models_factory import make_example
 from utils import InputError
 
 
 def save_litert(export: Export, path: Path) -> None:
     """Write LiteRT in float32. Raises InputError if its converter does not take the network."""
+    require_plain(export, "LiteRT")
     dynamic, example = export.metadata["dynamic"], make_example(export.metadata["image_size"])
     metadata = json.dumps(export.metadata | {"precision": "fp32"})
     advice = ADVICE if "size" in dynamic else "another of EXPORT_FORMATS may still work"

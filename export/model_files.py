@@ -2,8 +2,9 @@
 
     save_torchscript(Export(...), path)
 
-The input of every file is `images`, uint8 RGB (B, 3, H, W); scaling and normalisation are inside. export/engines.py
-opens these files. export/export_formats.py lists all formats, also those whose files are made elsewhere.
+The input of a file is `images`, uint8 RGB (B, 3, H, W), or of a file that resizes `image`, uint8 RGB (H, W, 3); scaling
+and normalisation are inside. export/engines.py opens these files. export/export_formats.py lists all formats, also
+those whose files are made elsewhere.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataset.json_files import read_json
 from dataset.whole_files import write_atomically
 from export import engines
 from export.engines import METADATA, get_openvino
+from export.onnx_ends import put_labels_behind, put_resizing_before
 from export.onnx_models import (
     ADVICE,
     copy_proto,
@@ -60,7 +62,7 @@ class Export:
 
     @cached_property
     def onnx(self) -> Any:
-        """The ONNX ModelProto, without metadata. All formats except TorchScript are made from it."""
+        """The ONNX ModelProto of the network alone, without metadata: from images (B, 3, H, W) to its output."""
         metadata = self.metadata
         return make_onnx(
             self.network,
@@ -131,6 +133,7 @@ def save_openvino_int8(export: Export, path: Path) -> None:
 
 def save_torchscript(export: Export, path: Path) -> None:
     """Write TorchScript, traced and frozen. It runs without this project's code, also in C++."""
+    require_plain(export, "TorchScript")
     example = make_example(export.metadata["image_size"])
     if "batch" not in export.metadata["dynamic"]:
         example = example[:1]
@@ -153,7 +156,7 @@ def _save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
     """Write an ONNX ModelProto with the metadata of `export`, checked by onnx.checker."""
     import onnx
 
-    model, metadata = copy_proto(model), export.metadata | {"precision": precision}
+    model, metadata = add_ends(model, export.metadata), export.metadata | {"precision": precision}
     model.doc_string = describe(metadata)
     model.producer_name = metadata["exported_by"]
     onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
@@ -175,14 +178,34 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
     def write(file: Path) -> None:
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             source = Path(folder) / "model.onnx"
-            write_onnx(copy_proto(model), source)
+            write_onnx(add_ends(model, metadata), source)
             converted = get_openvino().read_model(source)
+            engines.antialias(converted)
             converted.set_rt_info(json.dumps(metadata), [METADATA])
             converted.set_rt_info(describe(metadata), ["description"])
             openvino.save_model(converted, file, compress_to_fp16=precision == "fp16")
         require_sizes(export, "openvino", file, precision)
 
     write_whole(path, write)
+
+
+def add_ends(model: Any, metadata: dict[str, Any]) -> Any:
+    """A copy of the ONNX ModelProto `model` of a network, with what its metadata promise before it and behind it."""
+    model = copy_proto(model)
+    if metadata.get("input") == engines.IMAGE:
+        model = put_resizing_before(model, metadata["resize_rule"], metadata["image_size"])
+    if metadata.get("gives_labels"):
+        limits = [metadata.get(name) or 0 for name in ("min_labels", "max_labels")]
+        model = put_labels_behind(model, metadata["thresholds"], *limits)
+    return model
+
+
+def require_plain(export: Export, format: str) -> None:
+    """Raise InputError if the resize rule or the labels shall be inside, and files of `format` cannot hold them."""
+    if export.metadata.get("input") == engines.IMAGE:
+        raise InputError(f"{format} cannot hold the resize rule, ONNX and OpenVINO can: set EXPORT_RESIZE = False")
+    if export.metadata.get("gives_labels"):
+        raise InputError(f"{format} cannot give labels, ONNX and OpenVINO can: set EXPORT_OUTPUT = 'probabilities'")
 
 
 def require_sizes(export: Export, engine: str, path: Path, precision: str) -> None:
@@ -208,10 +231,17 @@ def describe(metadata: dict[str, Any]) -> str:
     height, width = ("H", "W") if "size" in metadata["dynamic"] else as_size(metadata["image_size"])
     batch = "B" if "batch" in metadata["dynamic"] else "1"
     classes = metadata["classes"]
+    if metadata.get("input") == engines.IMAGE:
+        taken = "Input image: uint8 RGB (H, W, 3) of any size; resizing, scaling and normalisation are inside."
+    else:
+        taken = (
+            f"Input images: uint8 RGB ({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; "
+            "scaling and normalisation are inside."
+        )
+    labels = f" Output {engines.LABELS}: bool ({batch}, {len(classes)})." if metadata.get("gives_labels") else ""
     return (
-        f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. Input images: uint8 RGB "
-        f"({batch}, 3, {height}, {width}), resized by {metadata['resize_rule']!r}; scaling and normalisation are "
-        f"inside. Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}. "
+        f"Multi-label image classification: {metadata['model_name']} + {metadata['head']}. {taken} "
+        f"Output {metadata['output']}: float32 ({batch}, {len(classes)}), of {show_names(classes, most=5)}.{labels} "
         f"{explain_licence(find_licence(metadata))} "
         f"metadata {METADATA!r}: JSON with classes, thresholds and the rest."
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.export import ExportedProgram
 
 from dataset.whole_files import write_atomically
 from export.engines import METADATA, silence
-from export.model_files import Export, require_sizes
+from export.model_files import Export, require_plain, require_sizes
 from export.onnx_models import ADVICE, explain, use_plain_layers
 from models_factory import make_example
 from utils import InputError
@@ -28,6 +29,7 @@ SOURCES = ("stack_trace", "nn_module_stack", "from_node", "torch_fn")  # in a no
 
 def save_pt2(export: Export, path: Path) -> None:
     """Write a file of torch.export in float32."""
+    require_plain(export, "pt2")
     program = make_program(
         export.network, make_example(export.metadata["image_size"]), dynamic=export.metadata["dynamic"]
     )
@@ -47,19 +49,13 @@ def make_program(model: nn.Module, example: Tensor, dynamic: Collection[str] = (
     `dynamic` names what may vary later: "batch", and "size", which is height and width. Raises InputError if the
     network does not allow that, or if what it computes depends on the values in the images.
     """
-    axes = {}
-    if "batch" in dynamic:
-        axes[0] = "batch"
-    if "size" in dynamic:
-        axes |= {2: "height", 3: "width"}
-    dimensions = {axis: torch.export.Dim(name) for axis, name in axes.items()}
     advice = ADVICE if "size" in dynamic else "EXPORT_FORMATS torchscript may still work"
     try:
         with use_plain_layers(model), silence():
             program = torch.export.export(
                 model,
                 (example if "batch" in dynamic else example[:1],),
-                dynamic_shapes=(dimensions,) if dimensions else None,
+                dynamic_shapes=name_axes(dynamic),
                 strict=False,
             )
     except Exception as error:  # torch has a class of errors for each of its steps
@@ -68,3 +64,13 @@ def make_program(model: nn.Module, example: Tensor, dynamic: Collection[str] = (
         for source in SOURCES:
             node.meta.pop(source, None)
     return program
+
+
+def name_axes(dynamic: Collection[str]) -> tuple[dict[int, Any]] | None:
+    """What torch.export takes for the axes of `images` that vary; None if none does."""
+    axes = {}
+    if "batch" in dynamic:
+        axes[0] = "batch"
+    if "size" in dynamic:
+        axes |= {2: "height", 3: "width"}
+    return ({axis: torch.export.Dim(name) for axis, name in axes.items()},) if axes else None

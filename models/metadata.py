@@ -183,7 +183,9 @@ RULES: dict[str, Limit] = {
         lambda value: is_object(value, lambda text: isinstance(text, str)), "an object of names and texts"
     ),
     # exported files
+    "input": one_of("images", "image"),
     "output": one_of("logits", "probabilities"),
+    "gives_labels": Limit(lambda value: isinstance(value, bool), "true or false"),
     "applied_calibration": NAME,
     "dynamic": Limit(lambda value: is_list(value, lambda name: name in ("batch", "size")), "a list of batch, size"),
     "precision": one_of("fp32", "fp16", "int8"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from PIL import Image
 from random_models import choose_thresholds, make_random_model
 from torch import Tensor, nn
 
@@ -23,7 +26,7 @@ import utils
 from dataset import augmentations, files, whole_files
 from dataset.files import list_images
 from evaluation import export_parity
-from export import export_formats, model_files
+from export import engines, export_formats, model_files, onnx_ends
 from models import batchnorm_folding, checkpoints
 from predictor import Record
 
@@ -102,7 +105,7 @@ FILES = {
 def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -> None:
     weights = {name.replace(".xml", ".bin") for name in FILES.values() if name.endswith(".xml")}
     reports = {f"{name}.json" for name in FILES.values()}
-    assert {path.name for path in exported.iterdir()} == {*FILES.values(), *weights, *reports}
+    assert {path.name for path in exported.iterdir()} == {*FILES.values(), *weights, *reports, "predict_onnx.py"}
     for name, file in FILES.items():
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
@@ -171,6 +174,130 @@ def test_probabilities_come_calibrated_with_their_thresholds(
             assert record.labels == other.labels
         message = fails(lambda _, path=path: predictor.load(path, "cpu", calibration="temperature"), [])
         assert "this file gives probabilities of CALIBRATION platt: export it again for temperature" in message
+
+
+def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(
+    exported: Path, checkpoint: Path, paths: list[str]
+) -> None:
+    """The copy that lies beside the file."""
+    name = "predict_onnx"
+    spec = importlib.util.spec_from_file_location(name, exported / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    predict_onnx: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(predict_onnx)
+    classifier = predict_onnx.Classifier(exported / FILES["onnx"])
+    for record in predict(checkpoint, paths[:200]):
+        probabilities = classifier.measure(record.path)
+        np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=2e-3)
+        assert classifier.decide(probabilities) == record.ranked
+
+
+def test_a_changed_predict_onnx_stays(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "predict_onnx.py"
+    path.write_text("# mine")
+    export_onnx.copy_predictor(tmp_path)
+    assert path.read_text() == "# mine"
+    assert capsys.readouterr().out == f"{path} is not as this version has it and stays: delete it to get the new one\n"
+    path.unlink()
+    for _ in range(2):
+        export_onnx.copy_predictor(tmp_path)
+        assert path.read_bytes() == (exported / "predict_onnx.py").read_bytes()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def hard_photographs(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 40 photographs: turned, grey, transparent, tiny, of a pixel in height or width; and larger ones."""
+    root = tmp_path_factory.mktemp("hard")
+    folder = root / "images" / "test-resized"
+    folder.mkdir(parents=True)
+    for number, path in enumerate(paths[:40]):
+        photo = Image.open(path).convert("RGB")
+        exif = Image.Exif()
+        exif[0x0112] = number % 8 + 1
+        shapes = [(37, 41), (5, 300), (photo.width, 1), (1, photo.height), (211, 97), (801, 533), (64, 64), (1, 1)]
+        if number % 5 == 1:
+            photo = photo.convert("L")
+        elif number % 5 == 2:
+            photo.putalpha(photo.convert("L"))
+        elif number % 5 == 3:
+            photo = photo.resize(shapes[number // 5])
+        ending = "png" if number % 5 == 2 else "jpg"
+        photo.save(folder / f"{number:02}.{ending}", quality=95, exif=exif)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "formats", "output"),
+    [
+        ("squash", [48, 80], "onnx,openvino,onnx_int8,torchscript", "logits"),
+        ("center_crop", 64, "onnx,openvino", "probabilities"),
+        ("letterbox", [80, 48], "onnx,openvino", "labels"),
+    ],
+)
+def test_files_that_resize_give_what_their_checkpoint_gives(
+    rule: str,
+    size: Any,
+    formats: str,
+    output: str,
+    checkpoint: Path,
+    hard_photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """For photographs of any shape and kind. TorchScript, which cannot resize, says so in one line."""
+    calibration = "platt" if output == "labels" else "none"
+    values = checkpoints.load(checkpoint) | {"resize_rule": rule, "image_size": size, "min_labels": 1, "max_labels": 9}
+    checkpoints.save(tmp_path / "model.pt", values)
+    values = {"EXPORT_FORMATS": formats, "EXPORT_RESIZE": True, "EXPORT_OUTPUT": output, "EXPORT_CHECK_IMAGES": 40}
+    values |= {"TRAIN_IMAGES_DIR": hard_photographs / "images" / "test-resized", "CALIBRATION": calibration}
+    arguments = make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values)
+    if "torchscript" in formats:
+        assert fails(export_onnx.main, arguments).startswith(
+            "error: 1 of 4 files did not pass: test_resnet_model_resize_"
+        )
+        expected = "TorchScript cannot hold the resize rule, ONNX and OpenVINO can: set EXPORT_RESIZE = False"
+        assert expected in capsys.readouterr().err
+    else:
+        export_onnx.main(arguments)
+    folder = tmp_path / "exported_models"
+    for name in formats.replace(",torchscript", "").split(","):
+        file = folder / f"test_resnet_model_resize{export_formats.EXPORT_FORMATS[name].ending}"
+        report = json.loads(model_files.report_path(file).read_text())
+        assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 40)
+        assert report["max_difference"] <= (0.6 if name.endswith("int8") else 2e-3)
+        assert report["budget"]["max_difference"] == (0.6 if name.endswith("int8") else 0.002)
+    file = folder / "test_resnet_model_resize.onnx"
+    inputs = onnx.load(file).graph.input
+    assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in inputs] == [("image", 3)]
+    model, images = predictor.load(file, "cpu"), list_images(hard_photographs / "images")
+    expected = predict(tmp_path / "model.pt", images, calibration=calibration)
+    for engine in ("onnxruntime", "openvino"):  # which of itself would leave antialiasing out
+        for record, other in zip(predictor.load(file, "cpu", engine=engine).predict(images, 8), expected, strict=True):
+            np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=2e-3)
+    opened = engines.ENGINES["onnxruntime"](file, torch.device("cpu"))
+    assert (opened.decide is not None) == (output == "labels")
+    if opened.decide:
+        for image, record in zip(images, model.predict(images), strict=True):
+            assert np.flatnonzero(opened.decide(model.prepare(image)[None])[0]).tolist() == record.labels
+
+
+def test_labels_that_are_not_those_of_the_probabilities_fail(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = onnx_ends.put_labels_behind
+    monkeypatch.setattr(
+        model_files,
+        "put_labels_behind",
+        lambda model, thresholds, *limits: put(model, [0.5] * len(thresholds), *limits),
+    )
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_OUTPUT="labels")
+    assert "1 of 1 files did not pass" in fails(export_onnx.main, arguments)
+    report = json.loads((tmp_path / "exported_models" / f"{FILES['onnx']}.json").read_text())
+    (problem,) = report["problems"]
+    assert re.fullmatch(r"\d+ of the labels that it gives are not those of its probabilities", problem)
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ def test_half_precision_halves_the_file(export: Export, files: dict[str, Path], 
     path = tmp_path / "model.xml"
     EXPORT_FORMATS["openvino"].save(replace_fp16(export), path)
     assert 0.45 < measure_weights(path) / measure_weights(files["openvino"]) < 0.6
-    run, metadata = ENGINES["openvino"](path, CPU)
+    run, metadata, _ = ENGINES["openvino"](path, CPU)
     assert metadata is not None
     assert metadata["precision"] == "fp16"
     expected = compute_plain(export.network, draw_images(4))

@@ -226,7 +226,7 @@ def test_large_weights_lie_in_a_file_beside_the_model(low_limit: None, tmp_path:
     assert engines.list_files(tmp_path / "model.xml") == [tmp_path / "model.xml", tmp_path / "model.bin"]
     assert path.stat().st_size < 12_000 <= (tmp_path / "model.onnx.data").stat().st_size
     for file, engine in ((path, "onnxruntime"), (path, "openvino"), (tmp_path / "model.xml", "openvino")):
-        run, metadata = ENGINES[engine](file, CPU)
+        run, metadata, _ = ENGINES[engine](file, CPU)
         assert metadata is not None
         assert metadata["classes"] == list("abcde")
         for count in (1, 2, 5):
@@ -267,7 +267,7 @@ def test_a_file_is_never_beside_the_weights_of_another(
         raise InputError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_files, "_require_sizes", fail)  # the last step before the files are put in their places
+        patch.setattr(model_files, "require_sizes", fail)  # the last step before the files are put in their places
         with pytest.raises(InputError, match=r"^no$"):
             EXPORT_FORMATS["onnx"].save(export, path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -1,0 +1,177 @@
+"""export/predict_onnx.py: without this project it gives the labels that predictor gives, of whatever picture."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from conftest import SEED_SHIFT
+from PIL import Image
+
+import predictor
+from dataset.augmentations import RESIZE_RULES
+from dataset.image_sizes import as_size
+from export import model_files, predict_onnx
+from export.engines import METADATA
+
+CLASSES = ["cat", "dog", "fäx", "a\x1b[31m"]
+ORIENTATION = 0x0112
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures of every kind that predictor reads, each of another shape."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "inner").mkdir()
+    rng = np.random.default_rng(SEED_SHIFT)
+
+    def draw(height: int, width: int, channels: int = 3) -> Any:
+        patches = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, channels), dtype=np.uint8)
+        return patches.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+
+    Image.fromarray(draw(90, 61)).save(folder / "photo.jpg", quality=90)
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = turn
+        Image.fromarray(draw(30 + turn, 50)).save(folder / "inner" / f"turned{turn}.jpg", exif=exif)
+    Image.fromarray(draw(40, 50)[..., 0]).save(folder / "grey.png")
+    Image.fromarray(draw(33, 47, 4)).save(folder / "alpha.png")
+    Image.fromarray(draw(33, 47)).quantize(8).save(folder / "palette.gif")
+    Image.fromarray(draw(20, 70)[..., 0].astype(np.uint16) * 256).save(folder / "sixteen.png")
+    Image.fromarray(draw(50, 50)).convert("CMYK").save(folder / "cmyk.jpg")
+    for name, shape in (("line", (1, 37)), ("column", (50, 1)), ("dot", (1, 1)), ("small", (9, 7)), ("same", (32, 32))):
+        Image.fromarray(draw(*shape)).save(folder / f"{name}.png")
+    Image.fromarray(draw(200, 333)).save(folder / "large.bmp")
+    return folder
+
+
+def save_model(path: Path, rule: str, resizes: bool, **values: Any) -> None:
+    """An ONNX file as export_onnx.py writes it, of a linear network: each of its weights is of one pixel."""
+    metadata = {"model_name": "network", "head": "linear", "classes": CLASSES, "thresholds": [0.5, 0.4, 0.6, 0.5]}
+    metadata |= {"image_size": 32, "resize_rule": rule, "output": "logits", "dynamic": [], "precision": "fp32"}
+    metadata |= values | {"input": "image" if resizes else "images"}
+    height, width = as_size(metadata["image_size"])
+    rng = np.random.default_rng(SEED_SHIFT)
+    weights = rng.normal(0, 0.03 / 64, (3 * height * width, len(CLASSES))).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Cast", ["images"], ["pixels"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Flatten", ["pixels"], ["row"]),
+        onnx.helper.make_node("MatMul", ["row", "weights"], ["logits"]),
+    ]
+    if metadata["output"] == "probabilities":
+        nodes.append(onnx.helper.make_node("Sigmoid", ["logits"], ["probabilities"]))
+    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, 3, height, width])
+    output = onnx.helper.make_tensor_value_info(metadata["output"], onnx.TensorProto.FLOAT, [1, len(CLASSES)])
+    graph = onnx.helper.make_graph(nodes, "g", [images], [output], [onnx.numpy_helper.from_array(weights, "weights")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    model = model_files.add_ends(model, metadata)
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(metadata)})
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("resizes", [False, True])
+@pytest.mark.parametrize("rule", RESIZE_RULES)
+def test_it_gives_the_labels_of_predictor(rule: str, resizes: bool, pictures: Path, tmp_path: Path) -> None:
+    """Of the same file, where predictor resizes by torchvision; and of one image in memory."""
+    many: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "oblong": {"image_size": [24, 40]},
+        "calibrated": {"output": "probabilities", "gives_labels": True},
+        "top": {"activation": "softmax", "min_labels": 1, "max_labels": 1},
+        "two": {"min_labels": 2, "max_labels": 3, "thresholds": [0.45, 0.1, 0.9, 0.999]},
+    }
+    for name, values in many.items():
+        path = tmp_path / f"{name}.onnx"
+        save_model(path, rule, resizes, **values)
+        classifier, model = predict_onnx.Classifier(path), predictor.load(path, "cpu")
+        records = list(model.predict(pictures))
+        assert [record.path for record in records] == list(map(str, predict_onnx.list_images([str(pictures)])))
+        for record in records:
+            found = classifier.measure(record.path)
+            np.testing.assert_allclose(found, record.probabilities, rtol=0, atol=2e-3, err_msg=record.path)
+            is_near = np.abs(record.probabilities - model.thresholds).min() <= 2e-3
+            assert is_near or classifier.decide(found) == record.ranked, record.path
+            assert is_near or list(classifier.predict(Image.open(record.path))) == [
+                record.classes[label] for label in record.ranked
+            ]
+        counts = {len(record.labels) for record in records}
+        assert counts <= {2, 3} if name == "two" else counts == {1} if name == "top" else len(counts) > 1
+
+
+def test_ties_go_to_the_first_class_as_in_predictor(pictures: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "model.onnx", "squash", False, min_labels=1, max_labels=2)
+    classifier, model = predict_onnx.Classifier(tmp_path / "model.onnx"), predictor.load(tmp_path / "model.onnx", "cpu")
+    rng = np.random.default_rng(SEED_SHIFT)
+    rows = (rng.integers(0, 5, (300, len(CLASSES))) / 4).astype(np.float32)
+    assert [sorted(classifier.decide(row)) for row in rows] == model.decide(rows)
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["predict_onnx.py", *arguments])
+    predict_onnx.main()
+
+
+def test_the_command_prints_labels_or_json(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    save_model(path, "letterbox", True, thresholds=[0.0, 0.99, 0.99, 0.0])
+    arguments = [str(path), str(pictures / "photo.jpg"), str(pictures / "inner")]
+    records = list(predictor.load(path, "cpu").predict([pictures / "photo.jpg", pictures / "inner"]))
+    run(arguments, monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{record.path}: {', '.join(record.describe())}".replace("\x1b", r"\x1b") for record in records]
+    assert any(r"a\x1b[31m 0." in line for line in lines), "a name does nothing to a terminal"
+    run([*arguments, "--json"], monkeypatch)
+    for line, record in zip(capsys.readouterr().out.splitlines(), records, strict=True):
+        values, expected = json.loads(line), record.json["res"]
+        assert values.pop("scores") == pytest.approx(expected.pop("scores"), abs=1e-6)
+        assert values == expected
+
+
+def test_what_cannot_be_read_is_named_and_the_others_go_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.onnx"
+    save_model(path, "squash", False)
+    (tmp_path / "no.jpg").write_bytes(b"no picture")
+    (tmp_path / "half.png").write_bytes((pictures / "grey.png").read_bytes()[:300])
+    names = [str(tmp_path / "no.jpg"), str(tmp_path / "half.png"), str(tmp_path / "none.jpg")]
+    with pytest.raises(SystemExit, match=r"^3 pictures could not be read$"):
+        run([str(path), *names, str(pictures / "dot.png")], monkeypatch)
+    printed = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in printed.err.splitlines()] == names
+    assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
+
+
+def test_the_example_of_the_docs_prints_the_labels(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(predictor.__file__).parent / "docs" / "shipping.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "onnxruntime" in block)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(pictures / "inner" / "turned6.jpg", "photo.jpg")
+    save_model(Path("model_resize.onnx"), "letterbox", True, output="probabilities", gives_labels=True, min_labels=2)
+    exec(code, {})
+    (record,) = predictor.load("model_resize.onnx", "cpu").predict("photo.jpg")
+    assert capsys.readouterr().out == f"{record.names}\n"
+    assert len(record.names) >= 2
+
+
+def test_it_needs_three_packages_only() -> None:
+    tree = ast.parse(Path(predict_onnx.__file__).read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    assert imported - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
