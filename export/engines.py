@@ -48,6 +48,7 @@ LABELS = "labels"  # the second output of an exported file that decides, bool (B
 RESIZING = "resize"  # the names of the operators that resize begin with it
 # of the kinds of model files that are programs: a file of another name is not run
 PROGRAM_ENDINGS: dict[str, str] = {"torchscript": "_torchscript.pt", "pt2": "_torchexport.pt2"}
+PACKAGES = {"litert": "ai_edge_litert"}  # of engines whose package has another name
 KIND_NAMES: dict[str, str] = {"torchscript": "TorchScript", "pt2": "a file of torch.export"}
 
 
@@ -108,19 +109,21 @@ def recognise(path: Path) -> str:
         raise InputError(f"there is no model {path}: run training.py first, or set the path to one that exists")
     try:
         with open_file(path) as file:
-            start = file.read(512).lstrip()
+            start = file.read(512)
     except OSError as error:
         raise InputError(f"cannot read the model {path}: {error.strerror}") from error
+    if start[4:8] == b"TFL3":  # before ZIP: its metadata are in an archive behind it
+        return "litert"
     if zipfile.is_zipfile(path):
         return _recognise_zip(path)
     if path.suffix == ".onnx":
         return "onnx"
-    if start.startswith((b"<?xml", b"<net")):
+    if start.lstrip().startswith((b"<?xml", b"<net")):
         return "openvino"
-    if path.suffix in (".pt", ".pth") or start.startswith(b"PK"):
+    if path.suffix in (".pt", ".pth") or start.lstrip().startswith(b"PK"):
         return "checkpoint"  # a damaged one, or another project's: the error comes when it is read
     raise InputError(
-        f"{path} is no model: a checkpoint or TorchScript (.pt), torch.export (.pt2), .onnx, or OpenVINO .xml"
+        f"{path} is no model: a checkpoint or TorchScript (.pt), torch.export (.pt2), .onnx, OpenVINO .xml, or .tflite"
     )
 
 
@@ -180,14 +183,15 @@ def require_engine(name: str, device: torch.device, packages: Sequence[str] = ()
     """Raise InputError if engine `name` does not run on `device`, or if its package or one of `packages` is missing."""
     if name != "torch" and device.type != "cpu":
         raise InputError(f"engine {name} runs on a CPU, not on {device}: choose engine torch or device cpu")
-    require_packages([name, *packages], f"engine {name}")
+    require_packages([PACKAGES.get(name, name), *packages], f"engine {name}")
 
 
 def require_packages(packages: Sequence[str], what: str) -> None:
     """Raise InputError, which says that `what` needs them, if some of `packages` are not installed."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"{what} needs {', '.join(missing)}: pip install -r requirements-export.txt")
+        file = "requirements-litert.txt" if "litert" in missing[0] else "requirements-export.txt"
+        raise InputError(f"{what} needs {', '.join(missing)}: pip install -r {file}")
 
 
 def open_program(path: Path, device: torch.device) -> Opened:
@@ -313,6 +317,40 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
     return Opened(run, _read_metadata(metadata), functools.partial(run, output=1) if gives_labels else None)
 
 
+def open_litert(path: Path, device: torch.device) -> Opened:
+    """Open a LiteRT file, on the CPU. Raises InputError if it is damaged."""
+    require_engine("litert", device)
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+        interpreter.allocate_tensors()
+        (image,), (output, *_) = interpreter.get_input_details(), interpreter.get_output_details()
+    except (ValueError, RuntimeError) as error:
+        raise _make_error(path, "LiteRT", error) from error
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            interpreter.set_tensor(image["index"], images.numpy())
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise _make_run_error(path, error) from error
+        return torch.from_numpy(interpreter.get_tensor(output["index"]))
+
+    return Opened(run, _read_metadata(_read_archive_behind(path)))
+
+
+def _read_archive_behind(path: Path) -> bytes | None:
+    """The metadata in the ZIP archive behind the model `path`; None if there is none, or if a byte of it has changed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(f"{METADATA}.json")
+            is_packed = entry.file_size != entry.compress_size  # it might unpack to more than there is memory
+            return None if is_packed else archive.read(entry)
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError):
+        return None
+
+
 def _lay_out(images: Tensor, name: str) -> NDArray[np.uint8]:
     """Images (B, 3, H, W) as the input called `name` takes them."""
     return images[0].permute(1, 2, 0).numpy() if name == IMAGE else images.numpy()
@@ -387,12 +425,18 @@ ENGINES: dict[str, Callable[[Path, torch.device], Opened]] = {
     "torch": open_program,
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
+    "litert": open_litert,
 }
 # keys: the kinds of model files; values: the engines that run them, the default engine first
 ENGINES_OF: dict[str, tuple[str, ...]] = {
-    "checkpoint": tuple(ENGINES),  # in engines other than torch by an ONNX file that is made from it
+    "checkpoint": (
+        "torch",
+        "onnxruntime",
+        "openvino",
+    ),  # in engines other than torch by an ONNX file that is made from it
     "onnx": ("onnxruntime", "openvino"),
     "openvino": ("openvino",),
     "torchscript": ("torch",),
     "pt2": ("torch",),
+    "litert": ("litert",),
 }

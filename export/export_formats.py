@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from export import model_files, pt2_models
+from export import litert_models, model_files, pt2_models
 from export.engines import PROGRAM_ENDINGS
 from export.model_files import Export
 
@@ -36,6 +36,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "openvino": ExportFormat(model_files.save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
     "torchscript": ExportFormat(model_files.save_torchscript, PROGRAM_ENDINGS["torchscript"]),
     "pt2": ExportFormat(pt2_models.save_pt2, PROGRAM_ENDINGS["pt2"]),
+    "litert": ExportFormat(litert_models.save_litert, ".tflite", ("litert_torch", "ai_edge_litert")),
     "onnx_int8": ExportFormat(model_files.save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")

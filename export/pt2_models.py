@@ -55,8 +55,9 @@ def make_program(model: nn.Module, example: Tensor, dynamic: Collection[str] = (
             program = torch.export.export(
                 model,
                 (example if "batch" in dynamic else example[:1],),
-                dynamic_shapes=name_axes(dynamic),
+                dynamic_shapes=choose_axes(dynamic),
                 strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
             )
     except Exception as error:  # torch has a class of errors for each of its steps
         raise InputError(f"torch.export cannot express this network: {explain(error)}; {advice}") from error
@@ -66,11 +67,7 @@ def make_program(model: nn.Module, example: Tensor, dynamic: Collection[str] = (
     return program
 
 
-def name_axes(dynamic: Collection[str]) -> tuple[dict[int, Any]] | None:
+def choose_axes(dynamic: Collection[str]) -> tuple[dict[int, Any]] | None:
     """What torch.export takes for the axes of `images` that vary; None if none does."""
-    axes = {}
-    if "batch" in dynamic:
-        axes[0] = "batch"
-    if "size" in dynamic:
-        axes |= {2: "height", 3: "width"}
-    return ({axis: torch.export.Dim(name) for axis, name in axes.items()},) if axes else None
+    axes = [*([0] if "batch" in dynamic else []), *([2, 3] if "size" in dynamic else [])]
+    return (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),) if axes else None

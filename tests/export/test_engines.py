@@ -148,6 +148,7 @@ def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
         ],
         "torchscript": [write_zip(tmp_path / "script.pt", "a/data.pkl", "a/code/__torch__/b.py", "a/constants.pkl")],
         "pt2": [write_zip(tmp_path / "program.pt", "a/archive_format", "a/models/model.json", "a/code/b.py")],
+        "litert": [write(tmp_path / "model.tflite", b" \0\0\0TFL3" + (tmp_path / "code.pt").read_bytes())],
         "onnx": [write(tmp_path / "model.onnx", b"\x08\x0a")],
         "openvino": [write(tmp_path / "model.xml", b'\n<?xml version="1.0"?>\n<net name="Model">')],
     }
@@ -171,10 +172,13 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
 def test_the_engine_is_the_files_own_or_one_that_opens_it() -> None:
     path = Path("model")
     own = {"checkpoint": "torch", "onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "pt2": "torch"}
+    own["litert"] = "litert"
     for format, name in own.items():
         assert engines.choose_engine("auto", format, path) == name
     assert engines.choose_engine("openvino", "onnx", path) == "openvino"
-    assert [engines.choose_engine(name, "checkpoint", path) for name in ENGINES] == list(ENGINES)
+    able = engines.ENGINES_OF["checkpoint"]
+    assert tuple(engines.choose_engine(name, "checkpoint", path) for name in able) == able
+    assert {name for names in engines.ENGINES_OF.values() for name in names} == set(ENGINES)
     for format, name in (
         ("onnx", "torch"),
         ("openvino", "onnxruntime"),
