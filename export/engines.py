@@ -341,7 +341,7 @@ def open_litert(path: Path, device: torch.device) -> Opened:
 
 
 def _read_archive_behind(path: Path) -> bytes | None:
-    """The metadata in the ZIP archive behind the model `path`; None if there is none, or if a byte of it has changed."""
+    """The metadata in the ZIP archive behind the model `path`; None if there are none, or if a byte has changed."""
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(f"{METADATA}.json")

@@ -80,7 +80,7 @@ def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempP
     """The folder of all formats' files, made once."""
     before = dict(config.__dict__)
     folder = tmp_path_factory.mktemp("exported")
-    formats = {"EXPORT_FORMATS": ",".join(export_formats.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
+    formats = {"EXPORT_FORMATS": ",".join(FILES), "EXPORT_CHECK_IMAGES": 200}
     try:
         with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
             loose = export_parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
