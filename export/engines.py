@@ -429,11 +429,7 @@ ENGINES: dict[str, Callable[[Path, torch.device], Opened]] = {
 }
 # keys: the kinds of model files; values: the engines that run them, the default engine first
 ENGINES_OF: dict[str, tuple[str, ...]] = {
-    "checkpoint": (
-        "torch",
-        "onnxruntime",
-        "openvino",
-    ),  # in engines other than torch by an ONNX file that is made from it
+    "checkpoint": ("torch", "onnxruntime", "openvino"),  # in the last two by an ONNX file that is made from it
     "onnx": ("onnxruntime", "openvino"),
     "openvino": ("openvino",),
     "torchscript": ("torch",),
