@@ -23,7 +23,7 @@ import utils
 from evaluation.export_parity import measure_size
 
 BATCH_SIZES = (1, 64)
-ROUNDS = 9  # and one more before, which is not counted
+ROUNDS = 5  # and one more before, which is not counted
 IMAGES_A_TURN = 64  # also in batches of 1
 
 

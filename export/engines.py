@@ -320,7 +320,7 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
 def open_litert(path: Path, device: torch.device) -> Opened:
     """Open a LiteRT file, on the CPU. Raises InputError if it is damaged."""
     require_engine("litert", device)
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
 
     try:
         interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())

@@ -58,7 +58,7 @@ def save_litert(export: Export, path: Path) -> None:
 
 def convert(program: str, path: str) -> None:
     """Convert the file of torch.export `program`, of a network on one image, to LiteRT without metadata."""
-    import litert_torch
+    import litert_torch  # pyright: ignore[reportMissingImports]
 
     loaded = torch.export.load(program)
     assert loaded.example_inputs

@@ -99,12 +99,13 @@ def _get_same_padding(size: Any, kernel_size: int, stride: int, dilation: int = 
     """The number of pixels by which `size` pixels are padded so that ceil(size / stride) come out of a convolution.
 
     That is max((ceil(size / stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - size, 0), as timm has it, with
-    the ceil written as a remainder.
+    the ceil written so that in the padded size + padding the size itself falls away: what the next layer gets is then a
+    short expression, also after many layers.
     """
     reach = (kernel_size - 1) * dilation
     if stride == 1:
         return reach
-    padding = reach - (size - 1) % stride
+    padding = (size - 1) // stride * stride + reach + 1 - size
     return padding if reach >= stride - 1 else max(padding, 0)  # without max where it is not needed
 
 

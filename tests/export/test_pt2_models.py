@@ -70,8 +70,8 @@ def test_same_padding_is_exported_for_any_size(tmp_path: Path) -> None:
     layers = [Conv2dSame(8, 8, kernel, stride) for kernel, stride in ((3, 2), (5, 1), (5, 2), (2, 1), (3, 2))]
 
     class Network(nn.Sequential):
-        def forward(self, images: Tensor) -> Tensor:
-            return super().forward(images.float() / 255)
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input.float() / 255)
 
     network = Network(nn.Conv2d(3, 8, 1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     path = tmp_path / "model_torchexport.pt2"
