@@ -45,7 +45,7 @@ Run = Callable[[Tensor], Tensor]
 METADATA = "multilabel"  # the key under which an exported file holds its metadata, as JSON
 IMAGE = "image"  # the input of an exported file that resizes, uint8 (H, W, 3); of others it is (B, 3, H, W)
 LABELS = "labels"  # the second output of an exported file that decides, bool (B, C)
-RESIZING = "resize"  # the names of the operators that resize begin with it
+RESIZING, DECIDING = "resize", "decide"  # the names of the operators that resize and decide begin with these
 # of the kinds of model files that are programs: a file of another name is not run
 PROGRAM_ENDINGS: dict[str, str] = {"torchscript": "_torchscript.pt", "pt2": "_torchexport.pt2"}
 PACKAGES = {"litert": "ai_edge_litert"}  # of engines whose package has another name
@@ -294,7 +294,7 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
     core = get_openvino()
     try:
         model = core.read_model(path)
-        antialias(model)
+        follow_onnx(model)
         compiled = core.compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise _make_error(path, "OpenVINO IR or ONNX", error) from error
@@ -356,19 +356,26 @@ def _lay_out(images: Tensor, name: str) -> NDArray[np.uint8]:
     return images[0].permute(1, 2, 0).numpy() if name == IMAGE else images.numpy()
 
 
-def antialias(model: openvino.Model) -> None:
-    """Let an OpenVINO model that was read from ONNX resize its image as PIL does.
+def follow_onnx(model: openvino.Model) -> None:
+    """Let an OpenVINO model that was read from ONNX compute what ONNX says, where it resizes and decides.
 
-    OpenVINO (2026.4) reads ONNX's Resize without its antialiasing, and says nothing.
+    OpenVINO (2026.4) reads Resize without its antialiasing, and TopK without its order of equals. It does not say so.
     """
     from openvino import opset11
 
     for operator in model.get_ops():
-        is_ours = operator.get_type_name() == "Interpolate" and operator.get_friendly_name().startswith(RESIZING)
-        if is_ours and operator.get_attributes()["mode"] != "bilinear_pillow":
-            image, sides, axes = (operator.input_value(index) for index in (0, 1, operator.get_input_size() - 1))
-            resized = opset11.interpolate(image, sides, "bilinear_pillow", "sizes", axes=axes)
-            operator.output(0).replace(resized.output(0))
+        kind, inputs = operator.get_type_name(), [source.get_source_output() for source in operator.inputs()]
+        if not operator.get_friendly_name().startswith((RESIZING, DECIDING)):
+            continue
+        if kind == "Interpolate" and operator.get_attributes()["mode"] != "bilinear_pillow":
+            exact = opset11.interpolate(inputs[0], inputs[1], "bilinear_pillow", "sizes", axes=inputs[-1])
+        elif kind == "TopK" and not operator.get_attributes()["stable"]:
+            axis = operator.get_attributes()["axis"]
+            exact = opset11.topk(inputs[0], inputs[1], axis, "max", "value", "i64", stable=True)
+        else:
+            continue
+        for output, replacement in zip(operator.outputs(), exact.outputs(), strict=True):
+            output.replace(replacement)
 
 
 @contextlib.contextmanager

@@ -180,7 +180,7 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
             source = Path(folder) / "model.onnx"
             write_onnx(add_ends(model, metadata), source)
             converted = get_openvino().read_model(source)
-            engines.antialias(converted)
+            engines.follow_onnx(converted)
             converted.set_rt_info(json.dumps(metadata), [METADATA])
             converted.set_rt_info(describe(metadata), ["description"])
             openvino.save_model(converted, file, compress_to_fp16=precision == "fp16")

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from dataset.augmentations import find_cover
 from dataset.image_sizes import Size, as_size
-from export.engines import IMAGE, LABELS, RESIZING
+from export.engines import DECIDING, IMAGE, LABELS, RESIZING
 from export.onnx_models import copy_proto
 from limits import ImageSize
 from utils import InputError
@@ -186,7 +186,7 @@ def put_labels_behind(model: Any, thresholds: ArrayLike, min_labels: int = 0, ma
     model = copy_proto(model)
     (probabilities,) = model.graph.output
     thresholds = np.asarray(thresholds, dtype=np.float32)
-    nodes, scores = Nodes("decide"), probabilities.name
+    nodes, scores = Nodes(DECIDING), probabilities.name
     labels = nodes.add("GreaterOrEqual", scores, nodes.constant(thresholds, np.float32))
     if min_labels:  # what is predicted comes first, then the most probable others
         ranked = nodes.add("Where", labels, nodes.constant(BEYOND, np.float32), scores)

@@ -22,6 +22,7 @@ import config
 import export_onnx
 import models_factory
 import predictor
+import serving
 import utils
 from dataset import augmentations, files, whole_files
 from dataset.files import list_images
@@ -208,22 +209,22 @@ def test_a_changed_predict_onnx_stays(exported: Path, tmp_path: Path, capsys: py
 
 @pytest.fixture(scope="module")
 def hard_photographs(paths: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of 40 photographs: turned, grey, transparent, tiny, of a pixel in height or width; and larger ones."""
+    """20 photographs as test images: turned, grey, transparent, small, large, of one pixel in height or width."""
     root = tmp_path_factory.mktemp("hard")
     folder = root / "images" / "test-resized"
     folder.mkdir(parents=True)
-    for number, path in enumerate(paths[:40]):
+    for number, path in enumerate(paths[:20]):
         photo = Image.open(path).convert("RGB")
         exif = Image.Exif()
         exif[0x0112] = number % 8 + 1
-        shapes = [(37, 41), (5, 300), (photo.width, 1), (1, photo.height), (211, 97), (801, 533), (64, 64), (1, 1)]
-        if number % 5 == 1:
+        shapes = [(37, 41), (5, 300), (photo.width, 1), (1, photo.height), (801, 533)]
+        if number % 4 == 1:
             photo = photo.convert("L")
-        elif number % 5 == 2:
+        elif number % 4 == 2:
             photo.putalpha(photo.convert("L"))
-        elif number % 5 == 3:
-            photo = photo.resize(shapes[number // 5])
-        ending = "png" if number % 5 == 2 else "jpg"
+        elif number % 4 == 3:
+            photo = photo.resize(shapes[number // 4])
+        ending = "png" if number % 4 == 2 else "jpg"
         photo.save(folder / f"{number:02}.{ending}", quality=95, exif=exif)
     return root
 
@@ -232,7 +233,7 @@ def hard_photographs(paths: list[str], tmp_path_factory: pytest.TempPathFactory)
     ("rule", "size", "formats", "output"),
     [
         ("squash", [48, 80], "onnx,openvino,onnx_int8,torchscript", "logits"),
-        ("center_crop", 64, "onnx,openvino", "probabilities"),
+        ("center_crop", 64, "onnx", "probabilities"),
         ("letterbox", [80, 48], "onnx,openvino", "labels"),
     ],
 )
@@ -251,7 +252,7 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     calibration = "platt" if output == "labels" else "none"
     values = checkpoints.load(checkpoint) | {"resize_rule": rule, "image_size": size, "min_labels": 1, "max_labels": 9}
     checkpoints.save(tmp_path / "model.pt", values)
-    values = {"EXPORT_FORMATS": formats, "EXPORT_RESIZE": True, "EXPORT_OUTPUT": output, "EXPORT_CHECK_IMAGES": 40}
+    values = {"EXPORT_FORMATS": formats, "EXPORT_RESIZE": True, "EXPORT_OUTPUT": output, "EXPORT_CHECK_IMAGES": 20}
     values |= {"TRAIN_IMAGES_DIR": hard_photographs / "images" / "test-resized", "CALIBRATION": calibration}
     arguments = make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values)
     if "torchscript" in formats:
@@ -266,7 +267,7 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     for name in formats.replace(",torchscript", "").split(","):
         file = folder / f"test_resnet_model_resize{export_formats.EXPORT_FORMATS[name].ending}"
         report = json.loads(model_files.report_path(file).read_text())
-        assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 40)
+        assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 20)
         assert report["max_difference"] <= (0.6 if name.endswith("int8") else 2e-3)
         assert report["budget"]["max_difference"] == (0.6 if name.endswith("int8") else 0.002)
     file = folder / "test_resnet_model_resize.onnx"
@@ -274,9 +275,13 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in inputs] == [("image", 3)]
     model, images = predictor.load(file, "cpu"), list_images(hard_photographs / "images")
     expected = predict(tmp_path / "model.pt", images, calibration=calibration)
-    for engine in ("onnxruntime", "openvino"):  # which of itself would leave antialiasing out
-        for record, other in zip(predictor.load(file, "cpu", engine=engine).predict(images, 8), expected, strict=True):
+    for engine, count in (("onnxruntime", 20), ("openvino", 4)):  # which of itself would leave antialiasing out
+        records = predictor.load(file, "cpu", engine=engine).predict(images[:count], 8)
+        for record, other in zip(records, expected[:count], strict=True):
             np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=2e-3)
+    config.MODEL_PATH = file
+    with pytest.raises(utils.InputError, match="resizes by itself, and the queue would hold images in full size"):
+        serving.load_model()
     opened = engines.ENGINES["onnxruntime"](file, torch.device("cpu"))
     assert (opened.decide is not None) == (output == "labels")
     if opened.decide:
@@ -356,7 +361,6 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
     predictor.load(path, "cpu")
 
 
-@pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not
 def test_a_format_may_write_a_folder(
     checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +369,7 @@ def test_a_format_may_write_a_folder(
 
     def save(export: model_files.Export, path: Path) -> None:
         assert export.checkpoint == checkpoint
-        network = export.network if not weights else model_files.Activated(export.network, torch.neg)
+        network = export.network if not weights else model_files.Activated(export.network, torch.neg).eval()
         with whole_files.replace_folder(path) as folder:
             (folder / "1").mkdir()
             model_files.save_torchscript(
@@ -399,6 +403,7 @@ def test_a_format_may_write_a_folder(
         predictor.load(model, "cpu")
 
 
+@pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not
 def test_a_format_that_cannot_be_made_leaves_the_others(
     kind: type[Exception],
     checkpoint: Path,
