@@ -1,4 +1,4 @@
-"""Exports a checkpoint as ONNX, OpenVINO IR, TorchScript, a web page or a folder for a server, and compares each.
+"""Exports a checkpoint as a file or folder for other programs, and compares each with it: EXPORT_FORMATS says which.
 
     python export_onnx.py [recipe.py ...] [--NAME value ...]
 
@@ -25,7 +25,17 @@ from limits import ONE_OR_MORE, Count
 EXPORT_FORMATS: Annotated[
     tuple[
         Literal[
-            "onnx", "openvino", "torchscript", "onnx_int8", "openvino_int8", "web", "hub", "triton", "openvino_server"
+            "onnx",
+            "openvino",
+            "torchscript",
+            "pt2",
+            "litert",
+            "onnx_int8",
+            "openvino_int8",
+            "web",
+            "hub",
+            "triton",
+            "openvino_server",
         ],
         ...,
     ],

@@ -1,4 +1,4 @@
-"""Runs a saved model over images. The model is a checkpoint, or an ONNX, OpenVINO IR or TorchScript file.
+"""Runs a saved model over images. The model is a checkpoint, or a file of ONNX, OpenVINO, torch.export or TorchScript.
 
     model = predictor.load("trained_models/best_model.pt")
     for record in model.predict("folder/of/images"):
@@ -437,9 +437,9 @@ def load(
     A checkpoint in engine torch also says how unlike the training images an image is, if its run left a reference of
     them (models/novelty.py). Exported files give logits alone.
 
-    Raises InputError if the file is no model or is damaged, if it is TorchScript, a program, but its name does not end
-    in engines.PROGRAM_ENDING, if the model or the engine cannot do what is asked, and, without `allow_failed`, for an
-    exported file that did not pass its comparison with its checkpoint, or has changed since.
+    Raises InputError if the file is no model or is damaged, if it is a program (TorchScript, torch.export) but its name
+    has not that ending in engines.PROGRAM_ENDINGS, if the model or the engine cannot do what is asked, and, without
+    `allow_failed`, for an exported file that did not pass its comparison with its checkpoint, or has changed since.
 
         model = predictor.load("best_model.pt", flip=True, scales=(1.0, 1.25))
     """

@@ -89,8 +89,9 @@ def save_random_checkpoint(folder: Path) -> Path:
 
 
 def load_engines(checkpoint: Path, int8_images: list[str], folder: Path) -> dict[str, predictor.Predictor]:
-    """Each engine of export/engines.py, and OpenVINO in int8."""
-    models = {name: predictor.load(checkpoint, "cpu", engine=name, cache_folder=folder) for name in engines.ENGINES}
+    """Each engine of export/engines.py that runs checkpoints, and OpenVINO in int8."""
+    names = engines.ENGINES_OF["checkpoint"]
+    models = {name: predictor.load(checkpoint, "cpu", engine=name, cache_folder=folder) for name in names}
     models["openvino int8"] = predictor.load(
         checkpoint, "cpu", engine="openvino", int8_images=int8_images, cache_folder=folder
     )

@@ -12,11 +12,14 @@ export/model_files.py does.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import io
+import logging
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,7 +47,10 @@ METADATA = "multilabel"  # the key under which an exported file holds its metada
 IMAGE = "image"  # the input of an exported file that resizes, uint8 (H, W, 3); of others it is (B, 3, H, W)
 LABELS = "labels"  # the second output of an exported file that decides, bool (B, C)
 DECIDING = "decide"  # the names of the operators that decide begin with it
-PROGRAM_ENDING = "_torchscript.pt"  # of TorchScript, a program: a file of another name is not run
+# of the kinds of model files that are programs: a file of another name is not run
+PROGRAM_ENDINGS: dict[str, str] = {"torchscript": "_torchscript.pt", "pt2": "_torchexport.pt2"}
+PACKAGES = {"litert": "ai_edge_litert"}  # of engines whose package has another name
+KIND_NAMES: dict[str, str] = {"torchscript": "TorchScript", "pt2": "a file of torch.export"}
 
 
 class Opened(NamedTuple):
@@ -110,35 +116,43 @@ def recognise(path: Path) -> str:
         raise InputError(f"there is no model {path}: run training.py first, or set the path to one that exists")
     try:
         with open_file(path) as file:
-            start = file.read(512).lstrip()
+            start = file.read(512)
     except OSError as error:
         raise InputError(f"cannot read the model {path}: {error.strerror}") from error
+    if start[4:8] == b"TFL3":  # before ZIP: its metadata are in an archive behind it
+        return "litert"
     if zipfile.is_zipfile(path):
-        return "torchscript" if _holds_code(path) else "checkpoint"
+        return _recognise_zip(path)
     if path.suffix == ".onnx":
         return "onnx"
-    if start.startswith((b"<?xml", b"<net")):
+    if start.lstrip().startswith((b"<?xml", b"<net")):
         return "openvino"
-    if path.suffix in (".pt", ".pth") or start.startswith(b"PK"):
+    if path.suffix in (".pt", ".pth") or start.lstrip().startswith(b"PK"):
         return "checkpoint"  # a damaged one, or another project's: the error comes when it is read
-    raise InputError(f"{path} is no model: a checkpoint or TorchScript (.pt), .onnx, or OpenVINO .xml")
+    raise InputError(
+        f"{path} is no model: a checkpoint or TorchScript (.pt), torch.export (.pt2), .onnx, OpenVINO .xml, or .tflite"
+    )
 
 
-def _holds_code(path: Path) -> bool:
-    """Whether the zip file `path` has files NAME/code/..., as TorchScript has."""
+def _recognise_zip(path: Path) -> str:
+    """The kind of the zip file `path`: all that torch writes are zip files, and differ in the files inside."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+            inside = {name.partition("/")[2] for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False  # damaged: torch.load, which opens no TorchScript, will say so
+        return "checkpoint"  # damaged: torch.load, which opens no program, will say so
+    if "archive_format" in inside:  # torch.export writes it, and opens no file without it
+        return "pt2"
+    return "torchscript" if any(name.startswith("code/") for name in inside) else "checkpoint"
 
 
 def require_program_name(path: Path, format: str) -> None:
     """Raise InputError if the file `path`, of the kind `format`, is a program but its name does not say so."""
-    if format == "torchscript" and not path.name.endswith(PROGRAM_ENDING):
+    ending = PROGRAM_ENDINGS.get(format)
+    if ending and not path.name.endswith(ending):
         raise InputError(
-            f"{path} is TorchScript, a program that may do whatever you may: if you trust who made it, give it a name "
-            f"that ends in {PROGRAM_ENDING}"
+            f"{path} is {KIND_NAMES[format]}, a program that may do whatever you may: if you trust who made it, give "
+            f"it a name that ends in {ending}"
         )
 
 
@@ -176,14 +190,23 @@ def require_engine(name: str, device: torch.device, packages: Sequence[str] = ()
     """Raise InputError if engine `name` does not run on `device`, or if its package or one of `packages` is missing."""
     if name != "torch" and device.type != "cpu":
         raise InputError(f"engine {name} runs on a CPU, not on {device}: choose engine torch or device cpu")
-    require_packages([name, *packages], f"engine {name}")
+    require_packages([PACKAGES.get(name, name), *packages], f"engine {name}")
 
 
 def require_packages(packages: Sequence[str], what: str) -> None:
     """Raise InputError, which says that `what` needs them, if some of `packages` are not installed."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"{what} needs {', '.join(missing)}: pip install -r requirements-export.txt")
+        file = "requirements-litert.txt" if "litert" in missing[0] else "requirements-export.txt"
+        raise InputError(f"{what} needs {', '.join(missing)}: pip install -r {file}")
+
+
+def open_program(path: Path, device: torch.device) -> Opened:
+    """Open a TorchScript or torch.export file in PyTorch, on any device. Raises InputError if it is damaged.
+
+    Both are programs, which may do whatever the user may.
+    """
+    return (open_pt2 if recognise(path) == "pt2" else open_torchscript)(path, device)
 
 
 def open_torchscript(path: Path, device: torch.device) -> Opened:
@@ -201,15 +224,40 @@ def open_torchscript(path: Path, device: torch.device) -> Opened:
         except RuntimeError as error:
             raise _make_error(path, "TorchScript", error) from error
 
+    return Opened(_run_program(model, path, device), _read_metadata(extra[name]))
+
+
+def open_pt2(path: Path, device: torch.device) -> Opened:
+    """Open a file of torch.export in PyTorch, on any device. Raises InputError if it is damaged.
+
+    It is a program: torch may run code from it already when it reads it, since it evaluates the sizes in it and takes
+    any pickle and any compiled library that it holds.
+    """
+    from torch.export.passes import move_to_device_pass
+
+    if damage := find_damage(path):
+        raise InputError(f"cannot open {path} as torch.export: {damage}")
+    name = f"{METADATA}.json"
+    extra = {name: ""}
+    with silence(), open_file(path) as file:  # torch logs what it then raises
+        try:
+            program = torch.export.load(file, extra_files=extra)
+            model = move_to_device_pass(program, device).module()
+        except Exception as error:  # torch has a class of errors for each of its steps
+            raise _make_error(path, "torch.export", error) from error
+    return Opened(_run_program(model, path, device), _read_metadata(extra[name]))
+
+
+def _run_program(model: Callable[[Tensor], Tensor], path: Path, device: torch.device) -> Run:
     def run(images: Tensor) -> Tensor:
         try:
             return run_torch(model, device)(images)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # the second for a size that torch.export was not told of
             raise _make_run_error(path, error) from error
 
-    return Opened(run, _read_metadata(extra[name]))
+    return run
 
 
 def open_onnxruntime(path: Path, device: torch.device) -> Opened:
@@ -276,6 +324,40 @@ def open_openvino(path: Path, device: torch.device) -> Opened:
     return Opened(run, _read_metadata(metadata), functools.partial(run, output=1) if gives_labels else None)
 
 
+def open_litert(path: Path, device: torch.device) -> Opened:
+    """Open a LiteRT file, on the CPU. Raises InputError if it is damaged."""
+    require_engine("litert", device)
+    from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
+
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+        interpreter.allocate_tensors()
+        (image,), (output, *_) = interpreter.get_input_details(), interpreter.get_output_details()
+    except (ValueError, RuntimeError) as error:
+        raise _make_error(path, "LiteRT", error) from error
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            interpreter.set_tensor(image["index"], images.numpy())
+            interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise _make_run_error(path, error) from error
+        return torch.from_numpy(interpreter.get_tensor(output["index"]))
+
+    return Opened(run, _read_metadata(_read_archive_behind(path)))
+
+
+def _read_archive_behind(path: Path) -> bytes | None:
+    """The metadata in the ZIP archive behind the model `path`; None if there are none, or if a byte has changed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entry = archive.getinfo(f"{METADATA}.json")
+            is_packed = entry.file_size != entry.compress_size  # it might unpack to more than there is memory
+            return None if is_packed else archive.read(entry)
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError, NotImplementedError):
+        return None
+
+
 def _lay_out(images: Tensor, name: str) -> NDArray[np.uint8]:
     """Images (B, 3, H, W) as the input called `name` takes them."""
     return images[0].permute(1, 2, 0).numpy() if name == IMAGE else images.numpy()
@@ -296,6 +378,22 @@ def follow_onnx(model: openvino.Model) -> None:
         exact = opset11.topk(scores, count, axis, "max", "value", "i64", stable=True)
         for output, replacement in zip(operator.outputs(), exact.outputs(), strict=True):
             output.replace(replacement)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Print nothing: torch's exporter prints whole graphs when it fails, and its reader whole stacks."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @functools.cache
@@ -333,15 +431,18 @@ def _last_line(error: Exception) -> str:
 
 # keys: the values of TEST_ENGINE; values: (path, device) -> the exported file, opened in that engine
 ENGINES: dict[str, Callable[[Path, torch.device], Opened]] = {
-    "torch": open_torchscript,
+    "torch": open_program,
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
+    "litert": open_litert,
 }
 # keys: the kinds of model files; values: the engines that run them, the default engine first
 ENGINES_OF: dict[str, tuple[str, ...]] = {
-    "checkpoint": tuple(ENGINES),  # in engines other than torch by an ONNX file that is made from it
+    "checkpoint": ("torch", "onnxruntime", "openvino"),  # in the last two by an ONNX file that is made from it
     "onnx": ("onnxruntime", "openvino"),
     "openvino": ("openvino",),
     "torchscript": ("torch",),
     "timm": ("torch",),  # a folder of the hub's layout that others made: export/timm_folders.py opens it
+    "pt2": ("torch",),
+    "litert": ("litert",),
 }

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from export import engines, hub_folder, model_files, server_folders
+from export import hub_folder, litert_models, model_files, pt2_models, server_folders
+from export.engines import PROGRAM_ENDINGS
 from export.model_files import Export
 from export.web_folder import MODEL, save_web
 
@@ -35,7 +36,9 @@ class ExportFormat(NamedTuple):
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(model_files.save_onnx, ".onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino": ExportFormat(model_files.save_openvino, ".xml", ("onnx", "onnxscript", "openvino")),
-    "torchscript": ExportFormat(model_files.save_torchscript, engines.PROGRAM_ENDING),
+    "torchscript": ExportFormat(model_files.save_torchscript, PROGRAM_ENDINGS["torchscript"]),
+    "pt2": ExportFormat(pt2_models.save_pt2, PROGRAM_ENDINGS["pt2"]),
+    "litert": ExportFormat(litert_models.save_litert, ".tflite", ("litert_torch", "ai_edge_litert")),
     "onnx_int8": ExportFormat(model_files.save_onnx_int8, "_int8.onnx", ("onnx", "onnxscript", "onnxruntime")),
     "openvino_int8": ExportFormat(
         model_files.save_openvino_int8, "_int8.xml", ("onnx", "onnxscript", "openvino", "nncf")

@@ -150,7 +150,7 @@ def save_torchscript(export: Export, path: Path) -> None:
     def write(temporary: Path) -> None:
         with warnings.catch_warnings(action="ignore", category=FutureWarning), open(temporary, "wb") as file:
             torch.jit.save(traced, file, _extra_files={f"{METADATA}.json": metadata})
-        _require_sizes(export, "torch", temporary, "fp32")
+        require_sizes(export, "torch", temporary, "fp32")
 
     write_atomically(path, write)
 
@@ -167,7 +167,7 @@ def save_proto(model: Any, export: Export, path: Path, precision: str) -> None:
     def write(file: Path) -> None:
         write_onnx(model, file)
         onnx.checker.check_model(str(file), full_check=True)
-        _require_sizes(export, "onnxruntime", file, precision)
+        require_sizes(export, "onnxruntime", file, precision)
 
     write_whole(path, write)
 
@@ -187,7 +187,7 @@ def _save_ir(model: Any, export: Export, path: Path, precision: str) -> None:
             converted.set_rt_info(json.dumps(metadata), [METADATA])
             converted.set_rt_info(describe(metadata), ["description"])
             openvino.save_model(converted, file, compress_to_fp16=precision == "fp16")
-        _require_sizes(export, "openvino", file, precision)
+        require_sizes(export, "openvino", file, precision)
 
     write_whole(path, write)
 
@@ -211,7 +211,7 @@ def require_plain(export: Export, format: str) -> None:
         raise InputError(f"{format} cannot give labels, ONNX and OpenVINO can: set EXPORT_OUTPUT = 'probabilities'")
 
 
-def _require_sizes(export: Export, engine: str, path: Path, precision: str) -> None:
+def require_sizes(export: Export, engine: str, path: Path, precision: str) -> None:
     """Raise InputError if "size" is dynamic but the file `path` does not give the network's output at another size."""
     metadata = export.metadata
     if "size" not in metadata["dynamic"]:

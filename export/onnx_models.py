@@ -10,11 +10,8 @@ the networks of timm compute the same in a form that it takes.
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +48,7 @@ def make_onnx(
         advice = ADVICE
     dimensions = {axis: torch.export.Dim(name) for axis, name in axes.items()}
     try:
-        with use_plain_layers(model), _silence():
+        with use_plain_layers(model), engines.silence():
             program = torch.onnx.export(
                 model,
                 (example if "batch" in dynamic else example[:1],),
@@ -62,7 +59,7 @@ def make_onnx(
                 verbose=False,
             )
     except Exception as error:  # torch's exporter has a class of errors for each of its steps
-        raise InputError(f"ONNX cannot express this network: {_explain(error)}; {advice}") from error
+        raise InputError(f"ONNX cannot express this network: {explain(error)}; {advice}") from error
     assert program is not None
     shape = program.model_proto.graph.input[0].type.tensor_type.shape.dim
     fixed = [name for axis, name in axes.items() if not shape[axis].dim_param]
@@ -102,32 +99,17 @@ def _get_same_padding(size: Any, kernel_size: int, stride: int, dilation: int = 
     """The number of pixels by which `size` pixels are padded so that ceil(size / stride) come out of a convolution.
 
     That is max((ceil(size / stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - size, 0), as timm has it, with
-    the ceil written as a remainder.
+    the ceil written so that in the padded size + padding the size itself falls away: what the next layer gets is then a
+    short expression, also after many layers.
     """
     reach = (kernel_size - 1) * dilation
     if stride == 1:
         return reach
-    padding = reach - (size - 1) % stride
+    padding = (size - 1) // stride * stride + reach + 1 - size
     return padding if reach >= stride - 1 else max(padding, 0)  # without max where it is not needed
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Print nothing: torch's exporter prints whole graphs when it fails."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Why torch's exporter failed, in one line."""
     reason = shorten(error)
     if "data-dependent" in reason:

@@ -100,14 +100,14 @@ def find_damage(path: Path, *, is_packed: bool = False) -> str | None:
     """What is wrong with the zip file `path`, in words; None if every byte is as it was when the file was written.
 
     torch writes checksums into its files, but does not compare them when it reads. Unless `is_packed`, nothing in the
-    file may be packed, as in all files of torch.save: what it unpacks to is then no larger than the file.
+    file may be packed, as in all files of torch but TorchScript: what it unpacks to is then no larger than the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = [(entry.file_size, entry.compress_size) for entry in archive.infolist()]
             total = sum(size for size, _ in sizes)
             if not is_packed and (any(size != packed for size, packed in sizes) or total > path.stat().st_size):
-                return "it is packed, which no file of torch.save is"
+                return "it is packed, which no file of torch is"
             damaged = archive.testzip()
     except Exception:  # zipfile reports damage by many kinds of error
         return "it is damaged or cut short"

@@ -81,7 +81,7 @@ def exported(checkpoint: Path, photographs: Path, tmp_path_factory: pytest.TempP
     """The folder of all formats' files, made once."""
     before = dict(config.__dict__)
     folder = tmp_path_factory.mktemp("exported")
-    formats = {"EXPORT_FORMATS": ",".join(export_formats.EXPORT_FORMATS), "EXPORT_CHECK_IMAGES": 200}
+    formats = {"EXPORT_FORMATS": ",".join(FILES), "EXPORT_CHECK_IMAGES": 200}
     try:
         with pytest.MonkeyPatch.context() as patch:  # a random network's images differ little: int8 reorders them
             loose = export_parity.BUDGETS["int8"]._replace(flips=0.3, mAP_loss=0.1)
@@ -97,6 +97,7 @@ FILES = {
     "onnx": "test_resnet_random.onnx",
     "openvino": "test_resnet_random.xml",
     "torchscript": "test_resnet_random_torchscript.pt",
+    "pt2": "test_resnet_random_torchexport.pt2",
     "onnx_int8": "test_resnet_random_int8.onnx",
     "openvino_int8": "test_resnet_random_int8.xml",
     "hub": "test_resnet_random_hub",
@@ -127,7 +128,14 @@ def predict(path: Path, paths: list[str], **options: Any) -> list[Record]:
 
 @pytest.mark.parametrize(
     ("name", "engine"),
-    [("onnx", "auto"), ("openvino", "auto"), ("torchscript", "auto"), ("onnx", "openvino"), ("hub", "auto")],
+    [
+        ("onnx", "auto"),
+        ("openvino", "auto"),
+        ("torchscript", "auto"),
+        ("pt2", "auto"),
+        ("onnx", "openvino"),
+        ("hub", "auto"),
+    ],
 )
 def test_files_predict_the_checkpoints_labels_on_200_photographs(
     name: str, engine: str, exported: Path, checkpoint: Path, paths: list[str]
@@ -168,12 +176,12 @@ def test_probabilities_come_calibrated_with_their_thresholds(
     checkpoint: Path, photographs: Path, paths: list[str], tmp_path: Path, fails: Callable[..., str]
 ) -> None:
     """A fixed file of one image, too: it serves any number of them."""
-    values = {"EXPORT_FORMATS": "torchscript,onnx", "EXPORT_OUTPUT": "probabilities", "CALIBRATION": "platt"}
+    values = {"EXPORT_FORMATS": "torchscript,pt2,onnx", "EXPORT_OUTPUT": "probabilities", "CALIBRATION": "platt"}
     arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_DYNAMIC="()", **values)
     export_onnx.main(arguments)
     calibrated = predictor.load(checkpoint, "cpu", calibration="platt")
     expected = list(calibrated.predict(paths[:7]))
-    for name in ("torchscript", "onnx"):
+    for name in ("torchscript", "pt2", "onnx"):
         path = tmp_path / "exported_models" / FILES[name]
         model = predictor.load(path, "cpu")
         np.testing.assert_allclose(model.thresholds, calibrated.thresholds, atol=1e-6)

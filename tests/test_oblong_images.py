@@ -35,7 +35,9 @@ from server.application import Service, look_at, make_app
 from server.request_queue import BatchQueue
 
 HEIGHT, WIDTH = 48, 96
-FILES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": "_torchscript.pt", "onnx_int8": "_int8.onnx"}
+FILES = {"onnx": ".onnx", "openvino": ".xml", "pt2": "_torchexport.pt2", "onnx_int8": "_int8.onnx"} | {
+    "torchscript": "_torchscript.pt"
+}
 
 
 def make_arguments(dataset: Path, folder: Path) -> list[str]:

@@ -659,7 +659,13 @@ def test_sigterm_lets_requests_in_flight_end(server: Process) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "engine"),
-    [("checkpoint", "openvino"), ("onnx", "onnxruntime"), ("openvino", "openvino"), ("torchscript", "torch")],
+    [
+        ("checkpoint", "openvino"),
+        ("onnx", "onnxruntime"),
+        ("openvino", "openvino"),
+        ("torchscript", "torch"),
+        ("pt2", "torch"),
+    ],
 )
 def test_a_checkpoint_runs_in_the_chosen_engine_and_a_file_in_its_own(
     kind: str, engine: str, monkeypatch: pytest.MonkeyPatch

@@ -216,6 +216,7 @@ def keep_test(
         ([], "onnx"),
         ([], "openvino"),
         ([], "torchscript"),
+        ([], "pt2"),
     ],
 )
 def test_other_splits_exported_files_and_int8_leave_the_test_of_the_run_alone(

@@ -147,6 +147,8 @@ def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
             write(tmp_path / "another.pth", b"\x80\x02 a pickle of old"),
         ],
         "torchscript": [write_zip(tmp_path / "script.pt", "a/data.pkl", "a/code/__torch__/b.py", "a/constants.pkl")],
+        "pt2": [write_zip(tmp_path / "program.pt", "a/archive_format", "a/models/model.json", "a/code/b.py")],
+        "litert": [write(tmp_path / "model.tflite", b" \0\0\0TFL3" + (tmp_path / "code.pt").read_bytes())],
         "onnx": [write(tmp_path / "model.onnx", b"\x08\x0a")],
         "openvino": [write(tmp_path / "model.xml", b'\n<?xml version="1.0"?>\n<net name="Model">')],
     }
@@ -158,7 +160,9 @@ def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
     picture = write(tmp_path / "picture.jpg", b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match=r"picture.jpg is no model: a checkpoint or TorchScript \(.pt\), "):
+    with pytest.raises(
+        InputError, match=r"picture.jpg is no model: a checkpoint or TorchScript \(.pt\), torch.export \(.pt2\), "
+    ):
         engines.recognise(picture)
     for absent in (tmp_path / "absent.onnx", tmp_path):
         with pytest.raises(InputError, match=r"there is no model .*: run training.py first"):
@@ -167,12 +171,20 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
 
 def test_the_engine_is_the_files_own_or_one_that_opens_it() -> None:
     path = Path("model")
-    own = {"checkpoint": "torch", "onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch"}
+    own = {"checkpoint": "torch", "onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "pt2": "torch"}
+    own["litert"] = "litert"
     for format, name in own.items():
         assert engines.choose_engine("auto", format, path) == name
     assert engines.choose_engine("openvino", "onnx", path) == "openvino"
-    assert [engines.choose_engine(name, "checkpoint", path) for name in ENGINES] == list(ENGINES)
-    for format, name in (("onnx", "torch"), ("openvino", "onnxruntime"), ("torchscript", "openvino")):
+    able = engines.ENGINES_OF["checkpoint"]
+    assert tuple(engines.choose_engine(name, "checkpoint", path) for name in able) == able
+    assert {name for names in engines.ENGINES_OF.values() for name in names} == set(ENGINES)
+    for format, name in (
+        ("onnx", "torch"),
+        ("openvino", "onnxruntime"),
+        ("torchscript", "openvino"),
+        ("pt2", "onnxruntime"),
+    ):
         able = "one of auto, " + ", ".join(engines.ENGINES_OF[format])
         with pytest.raises(InputError, match=rf"^engine {name} does not open model \({format}\): choose {able}$"):
             engines.choose_engine(name, format, path)

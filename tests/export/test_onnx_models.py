@@ -68,6 +68,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     ("backbone", "format"),
     [
         *((name, "torchscript") for name in BACKBONES),
+        *((name, "pt2") for name in ("all tokens of torchvision's ViT", "map of timm")),
         ("all tokens of torchvision's ViT", "onnx"),
     ],
 )
@@ -75,7 +76,7 @@ def test_every_kind_of_backbone_takes_any_number_of_images(backbone: str, format
     """A trace is made of two images: len(images) would be a constant 2 in it."""
     model, path = BACKBONES[backbone](), tmp_path / f"model{EXPORT_FORMATS[format].ending}"
     EXPORT_FORMATS[format].save(make_export(model), path)
-    run = ENGINES["torch" if format == "torchscript" else "onnxruntime"](path, CPU).run
+    run = ENGINES["onnxruntime" if format == "onnx" else "torch"](path, CPU).run
     for count in (1, 2, 5):
         expected = compute_plain(model, draw_images(count))
         torch.testing.assert_close(run(draw_images(count)), expected, rtol=1e-4, atol=1e-4)
@@ -267,7 +268,7 @@ def test_a_file_is_never_beside_the_weights_of_another(
         raise InputError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_files, "_require_sizes", fail)  # the last step before the files are put in their places
+        patch.setattr(model_files, "require_sizes", fail)  # the last step before the files are put in their places
         with pytest.raises(InputError, match=r"^no$"):
             EXPORT_FORMATS["onnx"].save(export, path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

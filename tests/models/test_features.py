@@ -315,6 +315,8 @@ def test_the_gradient_of_a_maximum_is_seen_where_it_is() -> None:
         ("test_resnet", "mean_and_max", "torchscript"),
         ("test_resnet", "mean_and_max", "openvino"),  # made from an ONNX file
         ("test_resnet", "last_blocks", "torchscript"),
+        ("test_vit", "class_and_mean", "pt2"),
+        ("test_resnet", "last_blocks", "pt2"),
     ],
 )
 def test_an_exported_file_takes_any_number_of_images(name: str, features: str, format: str, tmp_path: Path) -> None:
@@ -325,7 +327,7 @@ def test_an_exported_file_takes_any_number_of_images(name: str, features: str, f
     export = Export(model, metadata, lambda path: draw_images(1)[0], ["0", "1"])
     path = tmp_path / f"model{EXPORT_FORMATS[format].ending}"
     EXPORT_FORMATS[format].save(export, path)
-    engine = {"torchscript": "torch", "onnx": "onnxruntime", "openvino": "openvino"}[format]
+    engine = {"torchscript": "torch", "pt2": "torch", "onnx": "onnxruntime", "openvino": "openvino"}[format]
     run = ENGINES[engine](path, CPU).run
     for count in (1, 2, 5):
         expected = compute_plain(model, draw_images(count))
