@@ -2,8 +2,8 @@
 
     save_pt2(Export(...), path)
 
-They take the place of TorchScript, which PyTorch calls deprecated. `torch.export.load` opens them in Python, and
-AOTInductor compiles them. A file is for the PyTorch that made it and later ones: PyTorch does not promise more.
+They take the place of TorchScript, which PyTorch calls deprecated. `torch.export.load` opens them in Python. A file is
+for the PyTorch that made it and later ones: PyTorch does not promise more.
 """
 
 from __future__ import annotations
