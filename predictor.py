@@ -345,7 +345,8 @@ class Predictor:
         """`look` at B images, each of them uint8 (3, H, W) in each of `sizes`; probabilities are means over these."""
         views = []
         for arrays in zip(*images, strict=True):  # all images of the batch in the same size
-            stacked = np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # one may be as large as a photograph
+            # a single one may be a whole photograph, which stacking would copy
+            stacked = np.stack(arrays) if len(images) > 1 else images[0][len(views)][None]
             views.append(self.look(torch.from_numpy(stacked), names))
         probabilities = np.mean([view.probabilities for view in views], axis=0)
         compared = next((view for view in views if view.novelty is not None), views[0])

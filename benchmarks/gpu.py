@@ -377,7 +377,8 @@ def check_devices(place: Place) -> Iterator[Line]:
     yield Line("a checkpoint here and on the CPU", f"probabilities differ by {drift:.1e}", bool(drift < 2e-2))
     constants = [*place.name_constants("precision_off"), f"--MODEL_PATH={path}"]
     place.run("export_onnx.py", [*constants, "--EXPORT_CHECK_IMAGES=16", "--EXPORT_FORMATS=torchscript"])
-    (file,) = (place.folder / "precision_off" / "exported_models").glob(f"*{engines.PROGRAM_ENDING}")
+    ending = engines.PROGRAM_ENDINGS["torchscript"]
+    (file,) = (place.folder / "precision_off" / "exported_models").glob(f"*{ending}")
     exported = np.stack([record.probabilities for record in predictor.load(file, str(place.device)).predict(images)])
     drift = np.abs(exported - results["cpu"]).max()
     yield Line("TorchScript here", f"probabilities differ by {drift:.1e}", bool(drift < 2e-2))
@@ -393,7 +394,8 @@ def check_processes(place: Place) -> Iterator[Line]:
     backend = "cpu:gloo,cuda:nccl" if place.device.type == "cuda" else "gloo"
     trainer, alone = place.make_trainer(), place.make_trainer()
     batch = place.make_batch()
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    dist.init_process_group(backend, store=store, rank=0, world_size=1)
     try:
         ids = [place.device] if place.device.type == "cuda" else None
         network = DistributedDataParallel(trainer.model, device_ids=ids, gradient_as_bucket_view=True)

@@ -267,8 +267,7 @@ def predict_pictures(model: Predictor, pictures: Iterable[ListedPicture], schema
 
 def make_reader(model: Predictor, skips_bad: bool = True) -> Callable[[ListedPicture], ReadPicture]:
     """`read_picture` for a model. Processes may be given it."""
-    rule, sizes = model.metadata["resize_rule"], tuple(model.sizes)
-    return partial(read_picture, resize_rule=rule, sizes=sizes, skips_bad=skips_bad)
+    return partial(read_picture, resize_rule=model.resize_rule, sizes=tuple(model.sizes), skips_bad=skips_bad)
 
 
 class Rows:
@@ -292,8 +291,9 @@ class Rows:
         self.names += [picture.name for picture in batch]
         self.errors += [picture.error or None for picture in batch]
         whole = [picture for picture in batch if not picture.error]
-        if whole:
-            seen = self.model.look_in_sizes([picture.arrays for picture in whole], [picture.name for picture in whole])
+        groups = [[picture] for picture in whole] if self.model.resizes else [whole] if whole else []
+        for group in groups:
+            seen = self.model.look_in_sizes([picture.arrays for picture in group], [picture.name for picture in group])
             self.probabilities.append(seen.probabilities)
             if seen.novelty is not None:
                 self.novelty.append(seen.novelty)
@@ -321,10 +321,12 @@ class Rows:
         return table
 
 
-def read_picture(picture: ListedPicture, resize_rule: str, sizes: tuple[Size, ...], skips_bad: bool) -> ReadPicture:
-    """Decode a picture and bring it to each of `sizes`, or say why not. Raises InputError unless it `skips_bad`.
+def read_picture(
+    picture: ListedPicture, resize_rule: str | None, sizes: tuple[Size, ...], skips_bad: bool
+) -> ReadPicture:
+    """Decode a picture and bring it to each of `sizes` by `resize_rule` (None: leave it), or say why not.
 
-    It raises InputError in any case where not the image is at fault, but the disk.
+    Raises InputError unless it `skips_bad`, and in any case where not the image is at fault, but the disk.
     """
     try:
         pixels = torch.from_numpy(decode_listed(picture, skips_bad)).permute(2, 0, 1)
@@ -335,6 +337,8 @@ def read_picture(picture: ListedPicture, resize_rule: str, sizes: tuple[Size, ..
         if not skips_bad:
             raise InputError(f'{error} (BAD_IMAGES = "skip" lists such images, and goes on)') from error
         return ReadPicture(picture.name, [], str(error))
+    if resize_rule is None:  # the model's file resizes
+        return ReadPicture(picture.name, [pixels.numpy() for _ in sizes])
     return ReadPicture(picture.name, [make_transform(resize_rule, size)(pixels).numpy() for size in sizes])
 
 

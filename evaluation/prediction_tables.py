@@ -14,7 +14,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +127,8 @@ def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> 
 
     def write(temporary: Path) -> None:
         # names repeat, so a dictionary shortens them; of probabilities it would only add to the file
-        with pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=["labels.list.element"]) as writer:
+        options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["labels.list.element"]}
+        with pq.ParquetWriter(temporary, schema, **options) as writer:
             for table in tables:
                 writer.write_table(table)
 

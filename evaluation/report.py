@@ -129,7 +129,7 @@ def make_head(facts: ModelFacts) -> str:
         if (value := facts.metrics.get(name)) is not None
     ]
     data = ModelCardData(
-        **write_for_hub(facts.licence.name),
+        **write_for_hub(facts.licence.name),  # pyright: ignore[reportArgumentType]
         library_name="pytorch",
         pipeline_tag="image-classification",
         tags=["image-classification", "single-label" if facts.has_one_label else "multi-label", facts.backbone],

@@ -179,7 +179,7 @@ class MovingAverage(nn.Module):
         torch._foreach_add_(averages, changes)
         counts = [(a, w) for a, w in pairs if not a.is_floating_point()]
         if counts:
-            torch._foreach_copy_(*zip(*counts, strict=True))
+            torch._foreach_copy_([average for average, _ in counts], [current for _, current in counts])
 
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {

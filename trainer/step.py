@@ -61,7 +61,7 @@ class Statistics:
         for buffer, start in zip(buffers, accumulate(lengths[:-1], initial=0), strict=True):
             part = joined.as_strided(buffer.shape, buffer.stride(), start)
             part.copy_(buffer)
-            buffer.set_(part)
+            buffer.set_(joined.untyped_storage(), part.storage_offset(), part.shape, part.stride())
         return joined
 
     def keep(self) -> None:
@@ -136,7 +136,9 @@ def clip_gradients(trainer: Trainer) -> Tensor:
     groups = trainer.optimizer.param_groups
     parameters = [weight for group in groups for weight in group["params"] if weight.grad is not None]
     # as torch's get_total_norm, which moves each norm to the device of the first one
-    norms = torch._foreach_norm([weight.grad for weight in parameters if weight.grad is not None])
+    norms = torch._foreach_norm(  # pyright: ignore[reportPrivateImportUsage]
+        [weight.grad for weight in parameters if weight.grad is not None]
+    )
     norm = torch.linalg.vector_norm(torch.stack(norms))
     if trainer.clip_norm:
         nn.utils.clip_grads_with_norm_(parameters, trainer.clip_norm, norm)

@@ -254,7 +254,7 @@ def test_a_promise_stands_in_checkpoint_sidecar_and_exports(folder: Path, capsys
     sidecar = json.loads((folder / "trained_models" / "best_model.json").read_text())
     assert (sidecar["promise"], sidecar["abstention"]) == (after["promise"], after["abstention"])
     config.MODEL_PATH = folder / "trained_models" / "best_model.pt"
-    exported = export_onnx.make_metadata(after)
+    exported = export_onnx.make_metadata(after, "logits")
     assert (exported["promise"], exported["abstention"]) == (after["promise"], after["abstention"])
     out = capsys.readouterr().out
     assert "goal: 0.8 of an image's labels found on new images, at the highest threshold; labels an image: 0 to" in out
