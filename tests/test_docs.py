@@ -200,7 +200,9 @@ def test_the_tree_is_the_root() -> None:
     assert len(set(names)) == len(names)
     assert {name for name in names if name.endswith(".py")} == {path.name for path in ROOT.glob("*.py")}
     folders = {
-        f"{path.parts[-2]}/" for path in [*ROOT.glob("*/*.py"), *ROOT.glob("*/*.md")] if path.parts[-2][0] != "."
+        f"{path.parts[-2]}/"
+        for path in [path for ending in ("py", "md", "ipynb", "Dockerfile") for path in ROOT.glob(f"*/*.{ending}")]
+        if path.parts[-2][0] != "."
     }
     assert {name for name in names if name.endswith("/")} == folders - {"demo/"}
 

@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
 def test_the_example_of_the_docs_prints_the_labels(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(predictor.__file__).parent / "docs" / "shipping.md").read_text(encoding="utf-8")
+    page = (Path(predictor.__file__).parent / "docs" / "exporting.md").read_text(encoding="utf-8")
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "onnxruntime" in block)
     monkeypatch.chdir(tmp_path)
     shutil.copy(pictures / "inner" / "turned6.jpg", "photo.jpg")

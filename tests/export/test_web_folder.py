@@ -45,7 +45,7 @@ def test_the_digest_is_that_of_subresource_integrity() -> None:
 
 
 def test_the_docs_name_this_version() -> None:
-    text = (Path(__file__).resolve().parents[2] / "docs" / "shipping.md").read_text(encoding="utf-8")
+    text = (Path(__file__).resolve().parents[2] / "docs" / "exporting.md").read_text(encoding="utf-8")
     assert f"npm pack onnxruntime-web@{web_folder.RUNTIME_VERSION} " in text
 
 
