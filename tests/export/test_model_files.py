@@ -248,7 +248,7 @@ def read_contents(path: Path) -> bytes:
         return b"".join(archive.read(name) for name in archive.namelist())
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if "onnx" in name or "openvino" in name])
+@pytest.mark.parametrize("name", FILES)
 def test_a_file_has_no_path_of_this_machine(name: str, files: dict[str, Path]) -> None:
     content = read_contents(files[name].parent)
     for path in PATHS:
