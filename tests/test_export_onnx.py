@@ -115,7 +115,7 @@ def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -
     for name, file in FILES.items():
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
-        assert report["checkpoint_sha256"] == files.hash_file(checkpoint)
+        assert (report["checkpoint"], report["checkpoint_sha256"]) == (checkpoint.name, files.hash_file(checkpoint))
         assert report["precision"] == PRECISIONS.get(name, "fp32")
         assert (report["num_images"], report["num_entries"]) == (200, 3600)
         if report["precision"] != "fp16":  # of this network its differences may be of either kind
