@@ -457,6 +457,16 @@ def test_only_checkpoints_are_exported(exported: Path, photographs: Path, fails:
     assert message == f"error: exported files are made of checkpoints, and MODEL_PATH {path} is none"
 
 
+def test_constants_of_exports_have_no_paths() -> None:
+    """Nor relative ones, that a tuple holds or that a constant of an earlier version names."""
+    kept = {"MODEL_NAME": "timm/resnet18", "HEAD": "linear", "PRETRAINED_WEIGHTS": "default", "IMAGE_SIZE": [48, 80]}
+    kept |= {"GROUP_PATTERN": "/([^/]+)/", "CLASSES": ["/m/01g317", "dog"], "SEED": 0, "SLICES": []}
+    paths = {"TENSORBOARD_FOLDER": "runs", "EXCLUDE_LIST": "mine/list.txt", "LOCAL_ROOT": "data", "CURRICULUM": None}
+    paths |= {"EXTRA_DATASET_FOLDERS": ["more", "other"], "TEACHER_CHECKPOINTS": ["teachers/a.pt"]}
+    paths |= {"A_FORMER_FOLDER": "/home/me/x", "FORMER_LISTS": ["a", "/home/me/y"], "FORMER_FILE": "~/x.csv"}
+    assert export_onnx.leave_out_paths(kept | paths) == kept
+
+
 def test_training_images_serve_where_there_are_no_others(dataset: Path) -> None:
     """Evenly spaced over the sorted names, with their targets; without labels the folder's."""
     config.DATASET_FOLDER = dataset
