@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
-    paths, targets = sample_images(split, EXPORT_CHECK_IMAGES, checkpoint["classes"])
+    paths, targets = sample_check_images(split, checkpoint["classes"])
     reference = export_parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
@@ -108,6 +108,17 @@ def choose_check_split() -> str:
     """The split on whose images files are compared with the checkpoint: "test", or "train" without test images."""
     has_test = from_config.has_split("test") or from_config.has_other_test_images() or config.TEST_IMAGES_DIR.is_dir()
     return "test" if has_test else "train"
+
+
+def sample_check_images(split: str, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
+    """`sample_images` for the comparison, whose error names another way where there is no data set."""
+    try:
+        return sample_images(split, EXPORT_CHECK_IMAGES, classes)
+    except InputError as error:
+        if split == "test":
+            raise
+        advice = "or, to compare on photographs without labels, TEST_IMAGES_DIR to a folder of them"
+        raise InputError(f"{error}; {advice}") from error
 
 
 def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:

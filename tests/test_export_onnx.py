@@ -457,6 +457,17 @@ def test_only_checkpoints_are_exported(exported: Path, photographs: Path, fails:
     assert message == f"error: exported files are made of checkpoints, and MODEL_PATH {path} is none"
 
 
+def test_without_a_data_set_a_folder_of_photographs_serves(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    folder = tmp_path / "none"
+    message = fails(export_onnx.main, make_arguments(checkpoint, tmp_path, photographs, DATASET_FOLDER=folder))
+    assert message == (
+        f"error: there is no folder {folder}: set DATASET_FOLDER to where the data set is; or, to compare on "
+        "photographs without labels, TEST_IMAGES_DIR to a folder of them"
+    )
+
+
 def test_constants_of_exports_have_no_paths() -> None:
     """Nor relative ones, that a tuple holds or that a constant of an earlier version names."""
     kept = {"MODEL_NAME": "timm/resnet18", "HEAD": "linear", "PRETRAINED_WEIGHTS": "default", "IMAGE_SIZE": [48, 80]}
