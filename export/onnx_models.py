@@ -68,9 +68,8 @@ def make_onnx(
             f"ONNX cannot express this network for any {' and '.join(fixed)}: its code takes that of the example, "
             f"{'x'.join(str(dimension.dim_value or '?') for dimension in shape)}, for a constant; {advice}"
         )
-    model = program.model_proto
-    clear_sources(model)
-    return model
+    clear_sources(program.model_proto)
+    return program.model_proto
 
 
 def clear_sources(model: Any) -> None:
