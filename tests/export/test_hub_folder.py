@@ -232,6 +232,7 @@ def test_tags_and_card_say_what_the_model_is(folder: Path) -> None:
     assert "OF1" not in body
     assert "| dog, wolf | 0.300 |" in body
     assert "By timm alone:" in body
+    assert "by up to 0.012 in a probability, and one got other labels" in body
     huggingface_hub.ModelCard.load(folder / "README.md")
 
 
