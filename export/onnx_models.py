@@ -68,8 +68,9 @@ def make_onnx(
             f"ONNX cannot express this network for any {' and '.join(fixed)}: its code takes that of the example, "
             f"{'x'.join(str(dimension.dim_value or '?') for dimension in shape)}, for a constant; {advice}"
         )
-    clear_sources(program.model_proto)
-    return program.model_proto
+    proto: Any = program.model_proto  # made anew each time that it is asked for
+    clear_sources(proto)
+    return proto
 
 
 def clear_sources(model: Any) -> None:
