@@ -139,7 +139,7 @@ def compare(path: Path, reference: Reference, calibration: str = "none", opened:
         "sha256": model_files.hash_files(path),
         "parity": "failed" if problems else "passed",
         "problems": problems,
-        "checkpoint": str(reference.model.path),
+        "checkpoint": reference.model.path.name,  # the report is given away with the file
         "checkpoint_sha256": model.metadata["checkpoint_sha256"],
         "precision": model.metadata["precision"],
         "num_images": len(expected),

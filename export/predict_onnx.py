@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,9 +189,19 @@ def main() -> None:
         else:
             words = [f"{classifier.classes[label]} {probabilities[label]:.2f}" for label in labels]
             print(escape(f"{path}: {', '.join(words) or 'no label'}"))
+    sys.stdout.flush()
     if num_bad:
-        sys.exit(f"{num_bad} pictures could not be read")
+        sys.exit(f"{num_bad} {'picture' if num_bad == 1 else 'pictures'} could not be read")
+
+
+def run() -> None:
+    """`main`, which ends without a word when the program that reads its output has ended, for example `head`."""
+    try:
+        main()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -117,7 +117,7 @@ def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -
     for name, file in FILES.items():
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
-        assert report["checkpoint_sha256"] == files.hash_file(checkpoint)
+        assert (report["checkpoint"], report["checkpoint_sha256"]) == (checkpoint.name, files.hash_file(checkpoint))
         assert report["precision"] == PRECISIONS.get(name, "fp32")
         assert (report["num_images"], report["num_entries"]) == (200, 3600)
         if report["precision"] != "fp16":  # of this network its differences may be of either kind
@@ -466,6 +466,27 @@ def test_only_checkpoints_are_exported(exported: Path, photographs: Path, fails:
     path = exported / FILES["onnx"]
     message = fails(export_onnx.main, make_arguments(path, exported, photographs))
     assert message == f"error: exported files are made of checkpoints, and MODEL_PATH {path} is none"
+
+
+def test_without_a_data_set_a_folder_of_photographs_serves(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    folder = tmp_path / "none"
+    message = fails(export_onnx.main, make_arguments(checkpoint, tmp_path, photographs, DATASET_FOLDER=folder))
+    assert message == (
+        f"error: there is no folder {folder}: set DATASET_FOLDER to where the data set is; or, to compare on "
+        "photographs without labels, TEST_IMAGES_DIR to a folder of them"
+    )
+
+
+def test_constants_of_exports_have_no_paths() -> None:
+    """Nor relative ones, that a tuple holds or that a constant of an earlier version names."""
+    kept = {"MODEL_NAME": "timm/resnet18", "HEAD": "linear", "PRETRAINED_WEIGHTS": "default", "IMAGE_SIZE": [48, 80]}
+    kept |= {"GROUP_PATTERN": "/([^/]+)/", "CLASSES": ["/m/01g317", "dog"], "SEED": 0, "SLICES": []}
+    paths = {"TENSORBOARD_FOLDER": "runs", "EXCLUDE_LIST": "mine/list.txt", "LOCAL_ROOT": "data", "CURRICULUM": None}
+    paths |= {"EXTRA_DATASET_FOLDERS": ["more", "other"], "TEACHER_CHECKPOINTS": ["teachers/a.pt"]}
+    paths |= {"A_FORMER_FOLDER": "/home/me/x", "FORMER_LISTS": ["a", "/home/me/y"], "FORMER_FILE": "~/x.csv"}
+    assert export_onnx.leave_out_paths(kept | paths) == kept
 
 
 def test_training_images_serve_where_there_are_no_others(dataset: Path) -> None:

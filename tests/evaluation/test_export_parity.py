@@ -84,6 +84,8 @@ def test_a_faithful_file_passes_with_figures_that_hold(
     assert (report["num_images"], report["num_entries"]) == (40, 200)
     assert report["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
     assert report["milliseconds_per_image"] > 0
+    assert report["checkpoint"] == "model.pt"
+    assert str(checkpoint.parent) not in str(report), "no path of this machine"
 
 
 def test_the_reference_is_the_plain_network(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -180,8 +182,21 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     with pytest.raises(SystemExit, match=r"^3 pictures could not be read$"):
         run([str(path), *names, str(pictures / "dot.png")], monkeypatch)
     printed = capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^1 picture could not be read$"):
+        run([str(path), names[0]], monkeypatch)
     assert [line.partition(": ")[0] for line in printed.err.splitlines()] == names
     assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(pictures: Path, tmp_path: Path) -> None:
+    """As `| head -n 0`, which ends at once."""
+    save_model(tmp_path / "model.onnx", "squash", False)
+    command = [sys.executable, predict_onnx.__file__, str(tmp_path / "model.onnx"), str(pictures)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_example_of_the_docs_prints_the_labels(
