@@ -72,7 +72,7 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: this is not UTF-8 text; save the file in that encoding") from error
     if numbers := list_lines_left_out(path):
-        lines = text.split("\n")
+        lines = split_lines(text)
         text = "\n".join("" if number in numbers else line for number, line in enumerate(lines, start=1))
     return text
 

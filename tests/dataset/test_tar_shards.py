@@ -351,7 +351,7 @@ def test_what_follows_the_end_of_a_shard_is_looked_at(tmp_path: Path, kind: str,
 
     def read() -> None:
         for member in scanning.read_members(elsewhere):
-            names.append(member.name)  # noqa: PERF401 - those before the damage count
+            names.append(member.name)
 
     def scan() -> None:
         list(scan_shards(tmp_path, {path.name: elsewhere}, lambda: ("x",)))
