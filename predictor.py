@@ -231,6 +231,7 @@ class Predictor:
         self.min_labels, self.max_labels = metadata.get("min_labels", 0), metadata.get("max_labels", 0)
         threshold = metadata.get("best_threshold")
         self.threshold = default_threshold if threshold is None else float(threshold)
+        self.has_thresholds = threshold is not None or bool(metadata.get("thresholds"))  # of its own
         thresholds = metadata.get("thresholds") or [self.threshold] * len(self.classes)
         self.activate, self.thresholds = choose_activation(metadata, calibration, thresholds)
         self.sizes = [self.image_size.scaled(scale) for scale in scales]

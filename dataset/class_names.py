@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.json_files import JsonLine
-from dataset.text_files import read_text, replace_text, require_lines
+from dataset.text_files import CsvFile, read_text, replace_text, require_lines
 from utils import InputError
 
 if TYPE_CHECKING:  # numpy takes time to load, which the table of runs does not need
@@ -210,5 +210,5 @@ def shorten(name: str) -> str:
 def join_names(names: Iterable[str], separator: str) -> str:
     """The names in one cell, in quotes where they need them: what `split_names` reads."""
     buffer = io.StringIO(newline="")
-    csv.writer(buffer, delimiter=separator, lineterminator="").writerow(names)
-    return buffer.getvalue()
+    csv.writer(CsvFile(buffer), delimiter=separator).writerow(names)
+    return buffer.getvalue().removesuffix("\n")

@@ -9,6 +9,7 @@ A list is read once, for where its parts begin; then each process reads the line
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ PART_LINES = 10_000  # of a list
 MOST_PART_BYTES = 64 << 20  # of these lines: more is no list
 BLOCK_BYTES = 1 << 20  # of a list that are read at a time
 SHARD_ENDING = ".tar"
+UTF_16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 
 Plan = dict[str, Any]  # what is kept of the images, for all processes: it can be written as JSON
 
@@ -49,6 +51,10 @@ class Images(Protocol):
 
     def require_same(self, plan: Plan) -> None:
         """Raise InputError, which says what differs, where a plan is of other images than these."""
+        ...
+
+    def name_part(self, number: int) -> str:
+        """What a part is called where something is wrong with all of it."""
         ...
 
     def read_part(self, plan: Plan, number: int) -> Iterator[ListedPicture]:
@@ -136,6 +142,9 @@ class ShardImages:
         if plan["kind"] != "shards" or plan["sha256"] != self.digest:
             _complain_of_others(plan)
 
+    def name_part(self, number: int) -> str:
+        return self.addresses[number].public
+
     def read_part(self, plan: Plan, number: int) -> Iterator[ListedPicture]:
         address = self.addresses[number]
         for member in read_members(address, plan["bytes"][number]):
@@ -152,10 +161,13 @@ class ImageList:
         """Where each part begins and ends, and a digest of its bytes: the list is read once."""
         ends: list[int] = []
         digests: list[str] = []
-        digest, num_lines, position = hashlib.blake2b(digest_size=8), 0, 0
+        digest, num_lines, position, names_any = hashlib.blake2b(digest_size=8), 0, 0, False
         try:
             with open_file(self.path) as file:
                 while block := file.read(BLOCK_BYTES):
+                    if not position and block.startswith(UTF_16):
+                        raise InputError(f"{self.path} is UTF-16: save it as UTF-8")
+                    names_any = names_any or bool(block.strip())
                     line_ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + 1
                     start = 0
                     for end in line_ends[PART_LINES - 1 - num_lines :: PART_LINES].tolist():
@@ -170,12 +182,18 @@ class ImageList:
                         raise InputError(f"{self.path} is no list of paths: its lines are too long")
         except OSError as error:
             raise InputError(f"cannot read {self.path}: {error.strerror}") from error
+        if not ends and not num_lines and self._ends_lines_by_cr():
+            raise InputError(f"{self.path} ends its lines by CR alone: tr '\\r' '\\n' < {self.path} > list.txt")
         if position > (ends[-1] if ends else 0):
             ends.append(position)
             digests.append(digest.hexdigest())
-        if not ends:
+        if not names_any:
             raise InputError(f"{self.path} names no image: it has a path a line")
         return {"kind": "list", "num_parts": len(ends), "lines": PART_LINES, "ends": ends, "digests": digests}
+
+    def _ends_lines_by_cr(self) -> bool:
+        """Of a list without LF: whether it has more than one line all the same."""
+        return len(read_first_lines(self.path)) > 1
 
     def require_same(self, plan: Plan) -> None:
         """By its size, and by its last part; `read_part` compares each part that it reads."""
@@ -187,13 +205,13 @@ class ImageList:
             _complain_of_others(plan)
         self._read_bytes(plan, plan["num_parts"] - 1)
 
+    def name_part(self, number: int) -> str:
+        return f"part {number} of {self.path}"
+
     def read_part(self, plan: Plan, number: int) -> Iterator[ListedPicture]:
         data = self._read_bytes(plan, number)
-        try:
-            text = data.decode("utf-8-sig" if number == 0 else "utf-8")
-        except UnicodeDecodeError as error:
-            line = number * plan["lines"] + data[: error.start].count(b"\n") + 1
-            raise InputError(f"{self.path}:{line}: this is not UTF-8 text; save the file in that encoding") from error
+        # a name need not be UTF-8: it is found as the system has it
+        text = data.decode("utf-8-sig" if number == 0 else "utf-8", errors="surrogateescape")
         for line in map(str.strip, text.split("\n")):  # not splitlines: names may hold U+2028
             if "\0" in line:
                 yield ListedPicture(line, "", "no path holds the character \\0")
@@ -215,5 +233,7 @@ class ImageList:
 
 
 def _complain_of_others(plan: Plan) -> NoReturn:
-    begun = f"{plan['num_parts']:,} shards" if plan["kind"] == "shards" else f"a list of {plan['ends'][-1]:,} bytes"
+    begun = f"{plan['num_parts']:,} shard{'s' * (plan['num_parts'] != 1)}"
+    if plan["kind"] != "shards":
+        begun = f"a list of {plan['ends'][-1]:,} bytes"
     raise InputError(f"its parts are of other images, {begun}")

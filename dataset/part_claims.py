@@ -48,8 +48,8 @@ class Found(NamedTuple):
     claims: dict[int, int]  # part: its highest claim
 
 
-def look(folder: Path) -> Found:
-    """Which parts are done, and which are claimed. Raises InputError."""
+def look(folder: Path, num_parts: int) -> Found:
+    """Which of the parts are done, and which are claimed. Raises InputError."""
     found = Found(set(), {})
     try:
         with os.scandir(folder) as entries:
@@ -58,7 +58,9 @@ def look(folder: Path) -> Found:
                 if match is None:
                     continue
                 if match[1]:
-                    found.done.add(int(match[1]))
+                    number = int(match[1])
+                    if number < num_parts and entry.name == name_part(folder, number).name:
+                        found.done.add(number)
                 else:
                     number, claim = int(match[2]), int(match[3])
                     found.claims[number] = max(claim, found.claims.get(number, 0))
@@ -108,7 +110,7 @@ class Claims:
         """
         pause, longest = LOOK_SECONDS
         while True:
-            found = look(self.folder)
+            found = look(self.folder, self.num_parts)
             self.report(len(found.done))
             open_numbers = [
                 number

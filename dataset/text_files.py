@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import os
 import shutil
@@ -10,11 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TextIO
 
 from dataset.files import open_file
 from dataset.whole_files import write_atomically
 from utils import InputError
 
+CSV_END = csv.excel.lineterminator  # \r\n
 HEAD_BYTES = 1 << 20  # of a file that may be anything, in which its first lines are looked for
 MEMORY_SHARE = 8  # what a list of images is read into takes some eight times the size of the file
 
@@ -69,7 +72,7 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: this is not UTF-8 text; save the file in that encoding") from error
     if numbers := list_lines_left_out(path):
-        lines = text.split("\n")
+        lines = split_lines(text)
         text = "\n".join("" if number in numbers else line for number, line in enumerate(lines, start=1))
     return text
 
@@ -84,10 +87,15 @@ def measure_memory() -> int:
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, text) of the lines that are not blank, without their line ends."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):  # not splitlines: names may hold U+2028
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
         line = line.removesuffix("\r")
         if line.strip():
             yield number, line
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text. CR alone ends a line only where nothing else does, as old Macs and some Excels write it."""
+    return text.split("\n" if "\n" in text else "\r")  # not splitlines: names may hold U+2028
 
 
 def read_first_lines(path: Path, most: int = 20, guess_encoding: Callable[[bytes], str] | None = None) -> list[str]:
@@ -102,13 +110,29 @@ def read_first_lines(path: Path, most: int = 20, guess_encoding: Callable[[bytes
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     encoding = guess_encoding(data) if guess_encoding else "utf-8"
-    lines = data.decode(encoding, errors="replace").removeprefix("\ufeff").split("\n")
+    lines = split_lines(data.decode(encoding, errors="replace").removeprefix("\ufeff"))
     if len(data) == HEAD_BYTES and len(lines) > 1:
         lines.pop()  # it is cut off
     return [line.removesuffix("\r") for line in lines if line.strip()][:most]
 
 
 # ---- writing ----
+
+
+class CsvFile:
+    r"""A file for `csv.writer`, without its option `lineterminator`: rows end in \n.
+
+    With lineterminator="\n", Python before 3.13 puts no quotes around a cell with \r, which ends a row for readers.
+
+        csv.writer(CsvFile(file)).writerow(["a\rb.jpg", 1])    # "a\rb.jpg",1
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, row: str) -> int:
+        """Write a row as csv.writer makes it, one at a time."""
+        return self.file.write(f"{row.removesuffix(CSV_END)}\n")
 
 
 def require_lines(names: Iterable[str]) -> None:

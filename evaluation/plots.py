@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 import calibration
 import metrics
 from dataset import fonts, whole_files
+from dataset.text_files import CsvFile
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT
@@ -88,7 +89,7 @@ def write_classes(
     counts = {"true_positives": tp, "false_positives": fp, "false_negatives": fn, "true_negatives": tn}
     table = {name: np.asarray(values) for name, values in {**columns, **counts}.items()}
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(CsvFile(file))
         writer.writerow(["class", *table])
         for name, *row in zip(classes, *(values.tolist() for values in table.values()), strict=True):
             values = [value if isinstance(value, int) else "" if math.isnan(value) else f"{value:.6g}" for value in row]
@@ -113,7 +114,7 @@ def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figu
 def write_class_confusion(path: Path, classes: Sequence[str], counts: NDArray[np.int64]) -> None:
     """CSV: the (C, C) counts of `metrics.confuse_classes`, a line for each class that is there. It is for people."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(CsvFile(file))
         writer.writerow(["is / taken for", *map(guard_cell, classes)])
         writer.writerows([guard_cell(name), *row] for name, row in zip(classes, counts.tolist(), strict=True))
 

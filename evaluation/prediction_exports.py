@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from dataset.class_names import write_classes
+from dataset.class_names import is_unicode, write_classes
 from dataset.json_files import to_json, write_list
+from dataset.text_files import CsvFile
 from dataset.whole_files import replace_folder, write_atomically, write_text
 from evaluation import label_studio, prediction_tables
 from evaluation.predictions import Prediction, Predictions
 from predictor import shorten
-from utils import InputError, say, warn
+from utils import InputError, say, warn, warn_once
 
 PLAIN_NAME = re.compile(r"\w[\w. -]*")  # of a class: nothing in it is taken for a separator, a list or a formula
 ENTRIES_IN_GROUP = 2**22  # probabilities in a row group of a Parquet file, 16 MB
@@ -52,14 +53,21 @@ def write_csv(path: Path, predictions: Predictions) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(CsvFile(file))
             writer.writerow(["file", "labels", "scores"])
             for prediction in predictions:
                 labels = ";".join(quote(predictions.classes[label]) for label in prediction.ranked)
                 scores = ";".join(map("{:g}".format, rank_scores(prediction)))
+                warn_of_bytes(prediction.path)
                 writer.writerow([make_whole(prediction.path), labels, scores])
 
     write_atomically(path, write)
+
+
+def warn_of_bytes(path: str) -> None:
+    """Warn, once, where the name of a file makes a table no UTF-8."""
+    if not is_unicode(path):
+        warn_once("there are names of files that are no UTF-8: their bytes are in the csv, which is no UTF-8 there")
 
 
 def make_quoter(classes: Sequence[str]) -> Callable[[str], str]:

@@ -28,8 +28,16 @@ from dataset.decoding import stamp_files
 from dataset.fonts import make_drawable
 from dataset.json_files import write_list, write_object
 from dataset.locks import hold
+from dataset.text_files import CsvFile
 from dataset.whole_files import replace_folder, write_atomically
-from evaluation.prediction_exports import write_csv, write_fiftyone, write_jsonl, write_label_studio, write_parquet
+from evaluation.prediction_exports import (
+    warn_of_bytes,
+    write_csv,
+    write_fiftyone,
+    write_jsonl,
+    write_label_studio,
+    write_parquet,
+)
 from evaluation.prediction_tables import require_pyarrow
 from evaluation.predictions import Prediction, Predictions
 from predictor import JPEG_QUALITY, shorten
@@ -95,8 +103,15 @@ class RowFile:
     def __enter__(self) -> RowFile:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.stack.close()
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            self.stack.close()
+        except OSError as failure:  # the last rows do not fit
+            if error is None:
+                raise self._explain(failure) from failure
+
+    def _explain(self, error: OSError) -> InputError:
+        return InputError(f"cannot write {self.path}: {explain(error)} (what is done stays there)")
 
     def _count_same(self) -> int:
         """How many rows, from the first on, have the stamps of `images`. Half a row at the end does not count."""
@@ -127,14 +142,17 @@ class RowFile:
             if self.num_done % self.batch_size == 0:
                 self.file.flush()
         except OSError as error:
-            raise InputError(f"cannot write {self.path}: {explain(error)} (what is done stays there)") from error
+            raise self._explain(error) from error
 
     def read(self, field: str = "probabilities") -> NDArray[Any]:
         """Probabilities (N, C) of all images that are done, mapped from the file, so that they take no memory.
 
-        `field` may also be "novelty", (N,), or "nearest", (N, num_nearest).
+        `field` may also be "novelty", (N,), or "nearest", (N, num_nearest). Raises InputError.
         """
-        self.file.flush()
+        try:
+            self.file.flush()
+        except OSError as error:
+            raise self._explain(error) from error
         if self.num_done == 0:  # an empty file cannot be mapped
             return np.zeros(0, self.row)[field]
         return np.memmap(self.file, self.row, "r", shape=(self.num_done,))[field]
@@ -199,9 +217,10 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(CsvFile(file))
             writer.writerow(["image_path", *predictions.classes])
             for prediction in predictions:
+                warn_of_bytes(prediction.path)
                 writer.writerow([prediction.path, *map("{:.9g}".format, prediction.probabilities.tolist())])
 
     write_atomically(path, write)

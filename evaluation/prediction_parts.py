@@ -37,6 +37,7 @@ from dataset.json_files import read_json
 from dataset.part_claims import Claim, Claims, look, name_part
 from dataset.tar_shards.scanning import DamagedShard
 from dataset.whole_files import make_temporary_folder, write_text
+from evaluation.pages import count
 from evaluation.prediction_tables import escape, make_arrow_schema, make_arrow_table, require_pyarrow, write_parquet
 from export import engines
 from predictor import Predictor, make_pool, read_in_pool
@@ -50,7 +51,7 @@ MANIFEST, SUMMARY = "_parts.json", "_summary.json"  # readers of a folder of Par
 VERSION = 1  # of both
 ERROR = "error"  # the column
 ROWS_AT_ONCE = 1024  # that are written together: the row groups of the Parquet files
-MANY = 100  # images of a part: if none of them can be read, it is not the images that are damaged
+MANY = 100  # images of one of several parts: if none of them can be read, it is not the images that are damaged
 FAULTS_OF_IMAGES = {  # what the system says of a file that is not there or none of ours; all else stops the process
     errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
 }  # fmt: skip
@@ -76,7 +77,7 @@ class Tally:
     def describe(self) -> str:
         rate = self.images / max(time.perf_counter() - self.start, 1e-9)
         bad = f", {self.bad:,} of them damaged" if self.bad else ""
-        return f"{self.images:,} images by this process{bad}, {rate:.1f} images/s"
+        return f"{count(self.images, 'image')} by this process{bad}, {rate:.1f} images/s"
 
 
 @dataclass
@@ -101,16 +102,18 @@ class PartsJob:
         require_pyarrow()
         manifest = self.agree()
         plan: Plan = manifest["images"]
+        num_parts = count(plan["num_parts"], "part")
         schema = make_schema(self.model)
+        self.warn_of_others(plan["num_parts"])
         with make_pool(self.num_workers) as pool, Progress("predicting", plan["num_parts"]) as progress:
 
             def report(num_done: int) -> None:
                 progress.done = num_done
-                progress.show(f"{num_done:,} of {plan['num_parts']:,} parts are there; {self.tally.describe()}")
+                progress.show(f"{num_done:,} of {num_parts} there; {self.tally.describe()}")
 
             claims = Claims(self.folder, plan["num_parts"], report)
-            if num_done := len(look(self.folder).done):
-                say(f"{num_done:,} of {plan['num_parts']:,} parts were done: going on")
+            if num_done := len(look(self.folder, plan["num_parts"]).done):
+                say(f"{num_done:,} of {num_parts} {'was' if num_done == 1 else 'were'} done: going on")
             self.tally = Tally()
             try:
                 while claim := claims.take():
@@ -118,8 +121,15 @@ class PartsJob:
                         self.write_part(claim, plan, schema, pool)
             finally:
                 pool.shutdown(cancel_futures=True)
-        say(f"{self.tally.describe()}, in {self.tally.parts:,} parts")
+        say(f"{self.tally.describe()}, in {count(self.tally.parts, 'part')}")
         self.finish(plan["num_parts"])
+
+    def warn_of_others(self, num_parts: int) -> None:
+        """Warn of Parquet files in the folder that are none of ours: who reads the folder reads them, too."""
+        ours = {name_part(self.folder, number).name for number in range(num_parts)}
+        if others := sorted({path.name for path in self.folder.glob("*.parquet")} - ours):
+            names = f"{', '.join(others[:5])}{f' and {len(others) - 5:,} more' if len(others) > 5 else ''}"
+            warn(f"{self.folder} has Parquet files that are none of its parts, and are read with them: {names}")
 
     # ---- what the parts are of ----
 
@@ -177,66 +187,102 @@ class PartsJob:
         """The rows of a part, ROWS_AT_ONCE at a time. No more than a few batches of images are in memory."""
         read = make_reader(self.model, self.skips_bad)
         rows, num_rows, num_bad, last_error = Rows(self.model, schema), 0, 0, ""
+        where = self.images.name_part(claim.number)  # so is the row of a shard's damage called, which is no image
         for batch in read_in_pool(pool, self.list_pictures(claim, plan), read, self.batch_size):
             claim.beat()
             rows.add(batch)
-            num_rows, num_bad = num_rows + len(batch), num_bad + sum(bool(picture.error) for picture in batch)
+            images = [picture for picture in batch if picture.name != where]
+            num_rows, num_bad = num_rows + len(images), num_bad + sum(bool(picture.error) for picture in images)
             if len(rows) >= ROWS_AT_ONCE:
                 yield rows.take()
-            last_error = batch[-1].error
-        if num_bad == num_rows >= MANY:
-            raise InputError(f"none of the {num_rows:,} images of part {claim.number} can be read; {last_error}")
+            last_error = images[-1].error if images else last_error
+        if num_bad == num_rows and (num_rows >= MANY or (num_rows and plan["num_parts"] == 1)):
+            which = "the only image" if num_rows == 1 else f"none of the {num_rows:,} images"
+            raise InputError(f"{which} of part {claim.number} can{'not' * (num_rows == 1)} be read; {last_error}")
         if len(rows):
             yield rows.take()
         self.tally.images, self.tally.bad = self.tally.images + num_rows, self.tally.bad + num_bad
 
     def list_pictures(self, claim: Claim, plan: Plan) -> Iterator[ListedPicture]:
         """The pictures of a part, and damage of its shard as one that cannot be read."""
+        is_empty = True
         try:
             for picture in self.images.read_part(plan, claim.number):
                 claim.beat()
                 yield picture
+                is_empty = False
         except DamagedShard as error:
+            if is_empty:  # it is the address, or the file, that is wrong
+                raise InputError(f"{error}; no image comes before that") from error
             if not self.skips_bad:
                 raise InputError(f'{error} (BAD_IMAGES = "skip" keeps the images before the damage)') from error
             warn(f"{error}: the images before the damage are kept")
-            yield ListedPicture(f"part {claim.number}", b"", str(error))
+            yield ListedPicture(self.images.name_part(claim.number), b"", str(error))
 
     # ---- the end ----
 
     def finish(self, num_parts: int) -> None:
-        """Say that all parts are there, how many images could not be read, and how to read the parts."""
+        """Say that all parts are there, how many images could not be read, and how to read the parts.
+
+        Raises InputError where a part is damaged, and where there is no image at all.
+        """
         path = self.folder / SUMMARY
         with locks.hold(self.folder / ".summary.lock"):  # others need not look into all parts, too
-            if not path.is_file():
-                write_text(path, json.dumps(count_rows(self.folder, num_parts)))
-        summary = read_json(path)
+            summary = read_json(path) if path.is_file() else None
+            if summary is None or summary["bytes"] != measure_parts(self.folder, num_parts):
+                summary = count_rows(self.folder, self.images, num_parts)
+                write_text(path, json.dumps(summary))
+        if not summary["images"]:
+            raise InputError(f"there is no image in {count(num_parts, 'part')}: {self.folder}")
         bad = f", {summary['damaged']:,} of them without labels, with their `error`" if summary["damaged"] else ""
+        if summary["damaged_shards"]:
+            bad += f"; {count(summary['damaged_shards'], 'shard')} damaged, with the reason in the last row"
+        parts = f"all {num_parts:,} parts are" if num_parts > 1 else "the only part is"
         say(
-            f"all {num_parts:,} parts are there: {summary['images']:,} images{bad}: {self.folder}",
+            f"{parts} there: {count(summary['images'], 'image')}{bad}: {self.folder}",
             f'  pandas.read_parquet("{self.folder}", columns=["file", "labels"])',
             f"  duckdb -c \"SELECT * FROM '{self.folder}/*.parquet' LIMIT 5\"",
             f'  pyarrow.dataset.dataset("{self.folder}").to_batches()    # more than fits into memory',
         )
 
 
-def count_rows(folder: Path, num_parts: int) -> dict[str, int]:
-    """{"images": rows of all parts, "damaged": those with an error}, by the ends of the Parquet files alone."""
+def measure_parts(folder: Path, num_parts: int) -> int:
+    """The bytes of all parts. Raises InputError."""
+    try:
+        return sum(name_part(folder, number).stat().st_size for number in range(num_parts))
+    except OSError as error:
+        raise InputError(f"cannot read the parts in {folder}: {explain(error)}") from error
+
+
+def count_rows(folder: Path, images: Images, num_parts: int) -> dict[str, int]:
+    """What is in all parts, by the ends of the Parquet files: rows are read only where some have an error.
+
+    {"images": without rows of damaged shards, "damaged": those of them with an error, "damaged_shards", "bytes"}.
+    Raises InputError where a part is no whole Parquet file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    num_images = num_damaged = 0
+    num_images = num_damaged = num_shards = 0
     for number in range(num_parts):
-        path = name_part(folder, number)
+        path, where = name_part(folder, number), images.name_part(number)
         try:
-            metadata = pq.read_metadata(path)
+            with pq.ParquetFile(path) as file:
+                metadata = file.metadata
+                num_images += metadata.num_rows
+                for group in range(metadata.num_row_groups):
+                    column = metadata.row_group(group).column(metadata.num_columns - 1)
+                    if num_bad := column.num_values - column.statistics.null_count:
+                        num_damaged += num_bad
+                        num_shards += file.read_row_group(group, columns=["file"])["file"].to_pylist().count(where)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{path} is damaged, delete it and start again: {error}") from error
-        num_images += metadata.num_rows
-        for group in range(metadata.num_row_groups):
-            column = metadata.row_group(group).column(metadata.num_columns - 1)
-            num_damaged += column.num_values - column.statistics.null_count
-    return {"images": num_images, "damaged": num_damaged}
+    return {
+        "images": num_images - num_shards,
+        "damaged": num_damaged - num_shards,
+        "damaged_shards": num_shards,
+        "bytes": measure_parts(folder, num_parts),
+    }
 
 
 def make_schema(model: Predictor) -> pa.Schema:

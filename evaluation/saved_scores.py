@@ -22,6 +22,7 @@ from dataset import whole_files
 from dataset.array_files import read_named_arrays
 from dataset.class_names import normalise_saved
 from dataset.table import Table
+from dataset.text_files import CsvFile
 from evaluation.tables import guard_cell
 from models import checkpoints
 from utils import InputError, first_line
@@ -113,7 +114,7 @@ def save_thresholds(folder: Path, classes: Sequence[str], values: Sequence[float
 
     def write_table(temporary: Path) -> None:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(CsvFile(file))
             writer.writerow(["name", "threshold"])
             for name, threshold in zip(classes, thresholds.tolist(), strict=True):
                 writer.writerow([guard_cell(name), f"{threshold:.9g}"])  # nine digits give the same float32 again

@@ -24,6 +24,7 @@ import metrics
 import utils
 from dataset import whole_files
 from dataset.class_names import quote_names, show_names
+from dataset.text_files import CsvFile
 from evaluation.tables import guard_cell
 from metrics import Difference, Measured, Resampled
 from utils import InputError
@@ -304,7 +305,7 @@ def save_csv(path: Path, slicings: Sequence[Slicing]) -> None:
 
     def write(temporary: Path) -> None:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(CsvFile(file))
             writer.writerow(["slicing", "slice", "images", "labels", *header])
             for slicing in slicings:
                 for part in slicing.slices:

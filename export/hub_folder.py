@@ -30,6 +30,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 from dataset.files import hash_file
 from dataset.image_sizes import as_size
 from dataset.json_files import to_json
+from dataset.text_files import CsvFile
 from dataset.whole_files import replace_folder
 from export.model_files import Export, require_plain
 from heads import Linear, LinearBN
@@ -82,7 +83,7 @@ def save_hub(export: Export, path: Path) -> None:
         metadata["weights_sha256"] = hash_file(folder / WEIGHTS)
         (folder / METADATA).write_text(to_json(metadata, indent=1), encoding="utf-8")
         with open(folder / TAGS, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+            writer = csv.writer(CsvFile(file))
             writer.writerow(["tag_id", "name", "category", "count"])
             writer.writerows([number, name, 0, 0] for number, name in enumerate(checkpoint["classes"]))
         (folder / CARD).write_text(export.make_card(problem), encoding="utf-8")

@@ -46,6 +46,18 @@ def test_no_two_files_import_each_other() -> None:
     list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
+def test_csv_files_are_written_in_one_way() -> None:
+    """By dataset.text_files.CsvFile: Python 3.11 puts no quotes around a carriage return where rows end by another."""
+    found = set()
+    for file in find_modules().values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                is_writer = node.func.attr in ("writer", "DictWriter") and ast.unparse(node.func.value) == "csv"
+                if is_writer and not ast.unparse(node.args[0]).startswith("CsvFile("):
+                    found.add(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert not found
+
+
 # evaluation/tables.py escapes what its formats need; export/predict_onnx.py runs without this project
 PRINTERS = {"utils.py", "evaluation/tables.py", "export/predict_onnx.py"}
 

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dataset.probability_files import HEAVIEST, read_probabilities
 from dataset.table import Table
+from dataset.text_files import CsvFile
 from dataset.whole_files import write_text
 from utils import InputError, say
 
@@ -85,7 +86,7 @@ def weigh_images(
 def write_curriculum(file: Path, paths: Sequence[str], weights: ArrayLike) -> None:
     """A line `path,weight` for each image."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
+    csv.writer(CsvFile(text)).writerows(
         (path, f"{weight:g}") for path, weight in zip(paths, np.asarray(weights).tolist(), strict=True)
     )
     write_text(file, text.getvalue())

@@ -18,6 +18,7 @@ import numpy as np
 
 from dataset.class_names import write_classes
 from dataset.json_files import to_json
+from dataset.text_files import CsvFile
 from dataset.whole_files import write_text
 from evaluation import label_studio, pages
 from evaluation.label_studio import INTERFACE_FILE, TASKS_FILE
@@ -85,7 +86,7 @@ def list_reasons(queue: Queue, row: int) -> list[tuple[str, float, int]]:
 def make_csv(queue: Queue) -> str:
     """A line for each image: rank, path, why it was chosen, and the labels that are predicted. It is for people."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(CsvFile(text))
     writer.writerow(["rank", "path", "why", "predicted"])
     for row, path in enumerate(queue.images.paths):
         why = "; ".join(f"{name} {p:.2f} ({count} so far)" for name, p, count in list_reasons(queue, row))

@@ -24,6 +24,7 @@ from dataset import whole_files
 from dataset.decoding import decode_image
 from dataset.files import IMAGE_EXTENSIONS, list_files, list_image_files
 from dataset.json_files import read_json
+from dataset.text_files import CsvFile
 from utils import InputError
 
 MARKER = ".resize.json"  # in the target: how its copies were made
@@ -79,7 +80,7 @@ def resize_images(source: Path, target: Path, short_side: int, quality: int) -> 
         ThreadPool() as pool,
     ):
         record.write("\n" if waiting else "")  # ends a line that an interrupted run left unfinished
-        writer = csv.writer(record, lineterminator="\n")
+        writer = csv.writer(CsvFile(record))
         for copied in pool.imap_unordered(copy, waiting):
             if copied.problem:
                 num_unreadable += 1

@@ -30,6 +30,7 @@ from dataset.decoding import judge_image, stamp_files
 from dataset.files import make_absolute
 from dataset.label_corrections import Correction
 from dataset.table import Table
+from dataset.text_files import CsvFile
 from evaluation import neighbours, pages
 from evaluation.tables import guard_cell
 from tools import confident_learning
@@ -136,7 +137,7 @@ def shorten(path: str, base: Path) -> str:
 def make_csv(suspects: Suspects, names: Mapping[int, str]) -> str:
     """All suspect labels, a line each, with the rank of their image. For people: names are as `guard_cell` has them."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(CsvFile(text))
     writer.writerow(COLUMNS)
     rank_of: dict[int, int] = {}
     for row, score, changes in suspects.questions:

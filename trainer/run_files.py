@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from dataset.image_sizes import as_size
 from dataset.locks import LOCK, hold
+from dataset.text_files import CsvFile
 from dataset.whole_files import write_text
 from utils import InputError
 
@@ -104,7 +105,7 @@ def write_log(path: Path, history: list[dict[str, Any]]) -> None:
     """Write the records of all epochs as CSV. A record without one of the columns gets an empty cell."""
     text = io.StringIO()
     columns = dict.fromkeys(name for record in history for name in record)  # in the order they first appear
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(CsvFile(text), columns, restval="")
     writer.writeheader()
     writer.writerows(history)
     write_text(path, text.getvalue())
@@ -130,7 +131,7 @@ def add_to_diary(path: Path, entry: Mapping[str, Any]) -> None:
             return
         text = io.StringIO()
         names = rows.fieldnames or [*entry]
-        writer = csv.DictWriter(text, names, restval="", extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(CsvFile(text), names, restval="", extrasaction="ignore")
         if not rows.fieldnames:
             writer.writeheader()
         writer.writerow(entry)

@@ -61,7 +61,7 @@ from dataset.rows import Rows, join_files
 from dataset.splits import WORDS as SPLIT_OF
 from dataset.splits import find_split, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import replace_text
+from dataset.text_files import CsvFile, replace_text
 from utils import InputError, warn_once
 
 OWN_COLUMNS = ("image_path", "labels", "split", "group")  # in what this project writes, every other is a class
@@ -505,7 +505,7 @@ def name_images(table: Table, names: list[str]) -> list[str]:
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     """Write a column for each class, which any table fits into and which keeps the order of the classes."""
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer = csv.writer(CsvFile(buffer), quoting=csv.QUOTE_NONNUMERIC)
     groups = [] if table.groups is None else [table.groups]
     writer.writerow(["image_path", *(["group"] if groups else []), *table.classes])
     unknown = name_values(table)[-1]

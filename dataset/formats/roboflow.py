@@ -18,7 +18,7 @@ from dataset.formats.base import Format, SplitSource
 from dataset.formats.csv import read_files
 from dataset.splits import find_folders, require_one
 from dataset.table import SPLITS, Table
-from dataset.text_files import replace_text
+from dataset.text_files import CsvFile, replace_text
 from utils import InputError
 
 
@@ -54,7 +54,7 @@ def name_images(table: Table, names: list[str]) -> list[str]:
 
 def write(table: Table, root: Path, split: str, names: list[str]) -> None:
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer = csv.writer(CsvFile(buffer), quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["filename", *table.classes])
     for name, row in zip(names, table.targets.tolist(), strict=True):
         writer.writerow([name, *("" if value == -1 else value for value in row)])

@@ -18,7 +18,7 @@ from dataset.files import MOST_IMAGE_BYTES
 from dataset.splits import WORDS
 from dataset.tar_shards.addresses import HERE, Address, expand_numbers, read_address
 from dataset.tar_shards.scanning import BLOCK, IndexRow, ScannedShard, scan_shards
-from dataset.text_files import read_lines, read_text, replace_text
+from dataset.text_files import CsvFile, read_lines, read_text, replace_text
 from utils import InputError, warn
 
 STAMP = ("shard_bytes", "shard_changed")  # changed: nanoseconds since 1970
@@ -123,7 +123,7 @@ def _find_change(
 def write_index(file: Path, shards: Iterable[ScannedShard]) -> None:
     """Write a line for each image."""
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(CsvFile(buffer))
     writer.writerow(COLUMNS)
     for shard in shards:
         stamp = ("", "") if shard.stat is None else (shard.stat.st_size, shard.stat.st_mtime_ns)

@@ -20,13 +20,13 @@ from dataset.class_names import is_unicode, join_names
 from dataset.files import IMAGE_EXTENSIONS, MOST_IMAGE_BYTES, open_file
 from dataset.json_files import parse_json
 from dataset.tar_shards.addresses import Address, open_address
-from dataset.tar_shards.fetching import CHUNK
 from dataset.tar_shards.resuming import BrokenTransfer, shorten_error, try_again
 from utils import InputError, Progress
 
 BLOCK = 512  # bytes; everything in a tar file is a multiple of it
 SEPARATOR = ";"  # between the names in a cell of the index
 MOST_READ_BYTES = 1 << 20  # of a header with a long name, or of the labels of a sample
+MOST_PADDING = 1 << 20  # bytes of zeros at a tar's end: it fills records of 10,240 bytes, `tar -b` up to this size
 TOO_LARGE = f"it has more than the {MOST_IMAGE_BYTES:,} bytes of an image"
 TAR_ERRORS = (  # what tarfile raises over damaged files
     tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError, MemoryError, struct.error,
@@ -83,9 +83,9 @@ def scan_shards(
 
 def _scan_stream(address: Address, shard: Path, classes: Callable[[], Sequence[str]]) -> list[IndexRow]:
     with open_address(address) as stream:
-        rows = list(_scan(_open_tar(stream, "r|", shard), shard, classes))
-        while stream.read(CHUNK):  # a command that cannot write to its end would fail
-            pass
+        tar: Any = _open_tar(stream, "r|", shard, tarinfo=_Header)
+        rows = list(_scan(tar, shard, classes))
+        _read_to_end(tar, shard)
     return rows
 
 
@@ -116,10 +116,7 @@ def read_members(address: Address, num_bytes: int | None = None) -> Iterator[Mem
                     yield Member(member.name, b"", TOO_LARGE)
                 else:
                     yield Member(member.name, _read_member(tar, member, address.public))
-            if not tar.has_ended:
-                raise DamagedShard(f"{address.public} is damaged or cut short: it lacks the mark that ends a tar file")
-            while address.kind == "command" and stream.read(CHUNK):  # that cannot write to its end would fail
-                pass
+            _read_to_end(tar, address.public)
     except (OSError, BrokenTransfer) as error:
         where = f" ({address.where})" if address.where else ""
         raise InputError(f"cannot read {address.public}{where}: {shorten_error(error)}") from error
@@ -180,6 +177,31 @@ def _require_end(shard: Path, stream: Any, offset: int) -> None:
     stream.seek(offset)
     if stream.read(BLOCK) != bytes(BLOCK):
         raise InputError(f"{shard} is cut short: the mark that ends a tar file is missing; copy it anew")
+    _require_padding(shard, stream)
+
+
+def _read_to_end(tar: Any, shard: Path | str) -> None:
+    """Read what follows the last member: a command that cannot write to its end would fail. Raises DamagedShard."""
+    if not tar.has_ended:
+        raise DamagedShard(f"{shard} is damaged or cut short: it lacks the mark that ends a tar file")
+    _require_padding(shard, tar.fileobj)
+
+
+def _require_padding(shard: Path | str, stream: Any) -> None:
+    """Read on behind the mark that ends a tar file, and raise DamagedShard where that is more than padding.
+
+    A header that was overwritten by zeros looks like the mark; so does what a broken download never wrote.
+    """
+    num_bytes = 0
+    while data := stream.read(MOST_READ_BYTES):
+        num_bytes += len(data)
+        if data.count(0) < len(data):
+            raise DamagedShard(f"{shard} is damaged, or several tar files in one: more follows the mark that ends it")
+        if num_bytes > MOST_PADDING:
+            raise DamagedShard(
+                f"{shard} is damaged, or not copied to its end: more than {MOST_PADDING:,} zeros follow the mark that "
+                "ends it"
+            )
 
 
 def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]]) -> Iterator[IndexRow]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import tarfile
@@ -35,7 +36,7 @@ from dataset.formats.base import ReadOptions
 from dataset.formats.webdataset import decode_name, encode_name
 from dataset.loading import EpochBatches, make_loader, shuffle_blocks
 from dataset.table import Table
-from dataset.tar_shards import read_bytes, reading, resuming, split_member, writing
+from dataset.tar_shards import read_bytes, reading, resuming, scanning, split_member, writing
 from dataset.tar_shards.addresses import HERE, Address, open_address
 from dataset.tar_shards.index import list_shards
 from dataset.tar_shards.reading import find_blocks, stamp_images
@@ -315,6 +316,53 @@ def test_a_shard_cut_between_two_images_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train-0\.tar is cut short: the mark that ends a tar file is missing"):
         read_dataset(tmp_path, split="train", classes=("x",))
     assert not (tmp_path / "train.index.csv").exists()
+
+
+def damage_end(path: Path, kind: str) -> None:
+    """A header in the middle that is zero; zeros where the rest was never written; two files in one."""
+    data = bytearray(path.read_bytes())
+    if kind == "header":
+        data[2048:2560] = bytes(512)  # of the second image
+    elif kind == "rest":
+        data[2048:] = bytes(scanning.MOST_PADDING + 1024)
+    elif kind == "joined":
+        data = data * 2
+    else:  # as `tar -b 1024` leaves it
+        data += bytes(512 * 1024)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("header", "train-0.tar is damaged, or several tar files in one: more follows the mark that ends it"),
+        ("joined", "train-0.tar is damaged, or several tar files in one: more follows the mark that ends it"),
+        ("rest", "train-0.tar is damaged, or not copied to its end: more than 1,048,576 zeros follow the mark"),
+        ("padding", ""),
+    ],
+)
+def test_what_follows_the_end_of_a_shard_is_looked_at(tmp_path: Path, kind: str, message: str, is_remote: bool) -> None:
+    path = tmp_path / "train-0.tar"
+    write_tar(path, {"a.jpg": b"first", "a.cls": b"0", "b.jpg": b"second", "b.cls": b"0"})
+    damage_end(path, kind)
+    elsewhere = Address("command", f"pipe:cat {path}") if is_remote else Address("file", str(path))
+    names: list[str] = []
+
+    def read() -> None:
+        for member in scanning.read_members(elsewhere):
+            names.append(member.name)
+
+    def scan() -> None:
+        list(scan_shards(tmp_path, {path.name: elsewhere}, lambda: ("x",)))
+
+    for work in (read, scan):
+        if message:
+            with pytest.raises(scanning.DamagedShard, match=re.escape(message)):
+                work()
+        else:
+            work()
+    assert names == (["a.jpg"] if kind in ("header", "rest") else ["a.jpg", "b.jpg"])
 
 
 @pytest.mark.parametrize("seconds", [-1000, 1000])

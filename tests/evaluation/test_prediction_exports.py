@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import utils
 from dataset_readers import read_dataset, recognise_format
 from evaluation import label_studio, prediction_exports, prediction_files, prediction_tables
 from evaluation.prediction_files import PREDICTION_FILES
@@ -125,6 +126,20 @@ def test_the_csv_is_readable(make_predictions: Callable[..., Predictions], tmp_p
         f"{first},dining table;person,0.75;0.5",
         f"{second},,",
     ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "probabilities"])
+def test_a_table_keeps_any_name(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One with a carriage return, and one that is no UTF-8, of which there is a warning."""
+    utils.warn_once.cache_clear()
+    paths = [str(tmp_path / name) for name in ("a\rb.png", os.fsdecode(b"caf\xe9.png"))]
+    values = np.array([[0.75], [0.25]], np.float32)
+    made_by = MadeBy("resnet50", "3f" * 32, [0.5], max_labels=0)
+    predictions = Predictions(paths, ["a", "b"], values, ("red",), decide, made_by=made_by)
+    PREDICTION_FILES[kind].write(tmp_path / "p.csv", predictions)
+    with open(tmp_path / "p.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert [row[0] for row in csv.reader(file)][1:] == paths
+    assert capsys.readouterr().err.count("there are names of files that are no UTF-8") == 1
 
 
 def test_the_csv_starts_no_formula(awkward: Predictions, tmp_path: Path) -> None:

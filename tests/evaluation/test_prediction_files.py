@@ -82,6 +82,31 @@ def test_a_stopped_run_goes_on_after_its_last_whole_batch(
         assert rows.read().tobytes() == probabilities.tobytes()
 
 
+@pytest.fixture
+def one_row_fits(images: list[str]) -> Iterator[None]:  # which are written before
+    """As after `ulimit -f`: files are no longer than a row and a half."""
+    resource = pytest.importorskip("resource", reason="this system has no limits of files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ROW_BYTES * 3 // 2, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("num_rows", [3, 4])  # at the end, and at the end of a batch
+@pytest.mark.usefixtures("one_row_fits")
+def test_rows_that_do_not_fit_are_one_line(images: list[str], num_rows: int, tmp_path: Path) -> None:
+    def write(reads: bool) -> None:
+        with open_rows(images, tmp_path) as rows:
+            for _ in range(num_rows):
+                rows.append(np.zeros(3, np.float32))
+            if reads:
+                rows.read()
+
+    for reads in (False, True):
+        with pytest.raises(InputError, match=r"cannot write .*\.rows: File too large: .* \(what is done stays"):
+            write(reads)
+
+
 def test_novelty_is_kept_with_its_row(images: list[str], probabilities: np.ndarray, tmp_path: Path) -> None:
     for stop in (6, 10):  # stopped after the sixth image, of which the first four are a whole batch
         with RowFile(tmp_path / ".rows", images, 3, 4, num_nearest=2) as rows:

@@ -175,6 +175,9 @@ def test_a_part_for_each_shard(tmp_path: Path, way: str) -> None:
     [
         (None, r"parts are made of \.tar shards .* or of a \.txt list with a path a line, and .* is none of these"),
         ("", r"list\.txt names no image"),
+        ("\n \r\n\n", r"list\.txt names no image"),
+        ("a.png\rb.png\r", r"list\.txt ends its lines by CR alone: tr "),
+        ("a.tar\rb.png\r", r"list\.txt:2: 'b\.png' does not end in \.tar"),
         ("a.tar\nb.png\n", r"list\.txt:2: 'b\.png' does not end in \.tar"),
         ("pipe:cat a.tar\n", r"list\.txt:1: .*set SHARD_COMMANDS = True"),
         ("https://host/a.png\n", r"lists addresses, and single images are not fetched"),
@@ -187,7 +190,7 @@ def test_what_is_no_images(tmp_path: Path, text: str | None, message: str) -> No
         where = tmp_path / "pictures"
         where.mkdir()
     else:
-        where.write_text(text)
+        where.write_bytes(text.encode())
     with pytest.raises(InputError, match=message):
         make_job(where).run()
     assert not list(tmp_path.rglob("*.parquet"))
@@ -384,7 +387,7 @@ def test_a_part_that_was_finished_meanwhile_is_not_made_again(tmp_path: Path, mo
     """Between a look at the folder and the claim, as on a disk that shows files late."""
     (tmp_path / "part-000000.parquet").touch()
     looks = iter([part_claims.Found(set(), {})])
-    monkeypatch.setattr(part_claims, "look", lambda folder: next(looks, part_claims.Found({0}, {})))
+    monkeypatch.setattr(part_claims, "look", lambda folder, num_parts: next(looks, part_claims.Found({0}, {})))
     assert Claims(tmp_path, 1).take() is None
     assert [path.name for path in tmp_path.iterdir()] == ["part-000000.parquet"]
 
@@ -586,6 +589,91 @@ def test_a_shard_that_is_cut_short(tmp_path: Path, size: int, num_rows: int) -> 
     assert "a-1.tar" in table["error"].iloc[-1]
 
 
+def test_a_shard_that_is_cut_short_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its damage is a row, with its address, and counted for itself."""
+    write_shards(tmp_path / "shards")
+    where, shard = tmp_path / "which.txt", tmp_path / "shards" / "a-1.tar"
+    where.write_text("shards/a-{0..1}.tar\n")
+    os.truncate(shard, 31 * 512 + 20)
+    job = make_job(where, skips_bad=True)
+    job.run()
+    table = read_parts(tmp_path)
+    assert table["file"].tolist()[-1] == str(shard)
+    out = capsys.readouterr().out
+    num_images = len(table) - 1
+    assert f"{num_images} images by this process, " in out
+    assert f"there: {num_images} images; 1 shard damaged, with the reason in the last row: " in out
+    assert json.loads((job.folder / "_summary.json").read_text())["damaged"] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar\n" * 100, b"\x1f\x8b\x08\x00" + bytes(100), bytes(2048)])
+def test_a_shard_of_which_nothing_can_be_read_stops(tmp_path: Path, content: bytes) -> None:
+    write_shards(tmp_path / "shards")
+    where = tmp_path / "which.txt"
+    where.write_text("shards/a-{0..1}.tar\n")
+    (tmp_path / "shards" / "a-1.tar").write_bytes(content)
+    if not any(content) and content:  # an empty tar is whole
+        (tmp_path / "shards" / "a-0.tar").write_bytes(content)
+        message = r"^there is no image in 2 parts: .*parts$"
+    else:
+        message = r"a-1\.tar is no whole tar file .*; no image comes before that"
+    with pytest.raises(InputError, match=message):
+        make_job(where, skips_bad=True).run()
+
+
+def test_a_short_list_of_which_nothing_can_be_read_stops(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_parts, "MANY", 100)
+    for text, message in (
+        ("no.png\nnone.png\n", "none of the 2 images of part 0 can be read; .*No such file"),
+        ("no.png\n", "the only image of part 0 cannot be read; .*No such file"),
+    ):
+        listed.write_text(text)
+        with pytest.raises(InputError, match=message):
+            make_job(listed, skips_bad=True).run()
+        (listed.parent / "out" / "parts" / "_parts.json").unlink()
+        (listed.parent / "out" / "parts").rmdir()
+
+
+def test_a_name_that_is_no_utf_8_is_found(listed: Path) -> None:
+    (listed.parent / "pictures" / "03.png").rename(listed.parent / "pictures" / "\udce9.png")
+    listed.write_bytes(listed.read_bytes().replace(b"/03.png", b"/\xe9.png"))
+    make_job(listed).run()
+    table = read_parts(listed.parent)
+    assert table["file"][3] == "pictures/\\udce9.png"
+    np.testing.assert_allclose(np.stack([*table["probabilities"]]), compute_by_hand(draw_colours()), atol=1e-6)
+    (listed.parent / "utf16.txt").write_text(listed.read_text(errors="replace"), encoding="utf-16")
+    with pytest.raises(InputError, match=r"utf16\.txt is UTF-16: save it as UTF-8"):
+        find_images(listed.parent / "utf16.txt").make_plan()
+
+
+def test_parts_that_were_damaged_later_and_files_of_others(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = listed.parent / "out" / "parts"
+    make_job(listed).run()
+    content = (folder / "part-000002.parquet").read_bytes()
+    for damaged in (b"", b"PAR1" + bytes(len(content) - 8)):
+        (folder / "part-000002.parquet").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"part-000002\.parquet is damaged, delete it and start again"):
+            make_job(listed).run()
+    (folder / "part-000002.parquet").unlink()
+    for name in ("part-000005.parquet", "part-0000002.parquet", "part-mine.parquet"):
+        (folder / name).write_bytes(content)
+    capsys.readouterr()
+    make_job(listed).run()
+    captured = capsys.readouterr()
+    assert "4 of 5 parts were done: going on" in captured.out
+    others = "part-0000002.parquet, part-000005.parquet, part-mine.parquet"
+    assert f"has Parquet files that are none of its parts, and are read with them: {others}\n" in captured.err
+
+
+def test_one_is_one(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed.write_text("pictures/00.png\n")
+    make_job(listed).run()
+    out = capsys.readouterr().out
+    assert re.search(r"1 image by this process, [\d.]+ images/s, in 1 part\nthe only part is there: 1 image: ", out)
+    make_job(listed).run()
+    assert "1 of 1 part was done: going on\n0 images by this process" in capsys.readouterr().out
+
+
 def test_the_same_rows_for_another_scheduler(listed: Path) -> None:
     damage(listed)
     model = make_model(listed.parent)
@@ -667,6 +755,9 @@ def test_testing_predicts_in_parts_what_it_predicts_at_once(
     testing.main(in_parts)
     table = pd.read_parquet(tmp_path / "predictions" / "parts")
     assert table["file"].tolist() == expected["image_path"].tolist()
+    settings = json.loads((tmp_path / "predictions" / "parts" / "_parts.json").read_text())["settings"]
+    assert "TEST_FLIP" in settings
+    assert "TH_MULTI_LABEL" not in settings, "the model has a threshold of its own"
     np.testing.assert_allclose(np.stack([*table["probabilities"]]), expected[[*CLASSES]], atol=1e-6)
     capsys.readouterr()
     testing.main(in_parts)
