@@ -23,24 +23,12 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[
-        Literal[
-            "onnx",
-            "openvino",
-            "torchscript",
-            "pt2",
-            "litert",
-            "onnx_int8",
-            "openvino_int8",
-            "web",
-            "hub",
-            "triton",
-            "openvino_server",
-        ],
-        ...,
-    ],
+    tuple[Literal[
+        "onnx", "openvino", "torchscript", "pt2", "litert", "onnx_int8", "openvino_int8", "web", "hub", "triton",
+        "openvino_server",
+    ], ...],
     ONE_OR_MORE,
-] = ("onnx",)  # the files to make of MODEL_PATH
+] = ("onnx",)  # fmt: skip  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
 EXPORT_RESIZE: bool = False  # onnx, openvino: they take one image of any size, uint8 (H, W, 3), and resize it
 EXPORT_OUTPUT: Literal["logits", "probabilities", "labels"] = "logits"  # probabilities: after CALIBRATION; labels: both

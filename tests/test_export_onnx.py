@@ -33,6 +33,8 @@ from predictor import Record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# without AVX2 torch rounds resized pixels in another way than exported files do
+RESIZED_TOLERANCE = 2e-3 if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else 1e-5
 CALIBRATION = {"platt": {"scale": [1.5, 0.5, 1.0, 2.0, 0.8] * 4, "bias": [0.5, -0.5, 0.0, 1.0, -1.0] * 4}}
 
 
@@ -205,7 +207,7 @@ def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(
     classifier = predict_onnx.Classifier(exported / FILES["onnx"])
     for record in predict(checkpoint, paths[:200]):
         probabilities = classifier.measure(record.path)
-        np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=RESIZED_TOLERANCE)
         assert classifier.decide(probabilities) == record.ranked
 
 
