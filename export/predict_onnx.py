@@ -12,17 +12,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PIL_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # for others PIL may start a program
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of damaged files, with a reason
+RARE_ERRORS = (TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)  # of some, without
+
+
+class PictureError(Exception):
+    """A picture that cannot be read: its file, and why."""
 
 
 class Classifier:
@@ -43,11 +51,8 @@ class Classifier:
         return {self.classes[label]: float(probabilities[label]) for label in self.decide(probabilities)}
 
     def measure(self, image: str | Path | Image.Image) -> np.ndarray:
-        """The probabilities of all classes, float32 (C,)."""
-        if not isinstance(image, Image.Image):
-            with Image.open(image, formats=PIL_FORMATS) as opened:
-                return self.measure(opened)
-        picture = make_rgb(image)
+        """The probabilities of all classes, float32 (C,). Raises PictureError for a file that cannot be read."""
+        picture = make_rgb(image) if isinstance(image, Image.Image) else read_picture(image)
         if self.input == "image":  # the file resizes: uint8 (H, W, 3)
             pixels = np.asarray(picture)
         else:  # uint8 (1, 3, H, W)
@@ -135,6 +140,20 @@ def make_tiles(length: int, count: int, channels: int) -> Iterator[tuple[slice, 
         yield slice(begin * channels, ends[0]), slice(start * channels, ends[1]), tile
 
 
+def read_picture(path: str | Path) -> Image.Image:
+    """The picture in a file, as `make_rgb` gives it. Raises PictureError if it cannot be read."""
+    try:
+        with Image.open(path, formats=PIL_FORMATS) as image:
+            return make_rgb(image)
+    except UnidentifiedImageError:
+        reason = f"it is no {', '.join(PIL_FORMATS)} file, or is damaged"
+    except PIL_ERRORS as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror: without the path
+    except RARE_ERRORS as error:
+        reason = f"it is damaged ({type(error).__name__}: {error})"
+    raise PictureError(f"{path}: {reason}")
+
+
 def make_rgb(image: Image.Image) -> Image.Image:
     """The picture as RGB, upright, transparent pixels white. Raises ValueError for pixels of 32 bits."""
     image = ImageOps.exif_transpose(image)
@@ -175,8 +194,8 @@ def main() -> None:
     for path in list_images(options.images):
         try:
             probabilities = classifier.measure(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's, of damaged files
-            print(escape(f"{path}: {error}"), file=sys.stderr)
+        except PictureError as error:
+            print(escape(str(error)), file=sys.stderr)
             num_bad += 1
             continue
         labels = classifier.decide(probabilities)

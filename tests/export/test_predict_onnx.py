@@ -176,11 +176,23 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     (tmp_path / "no.jpg").write_bytes(b"no picture")
     content = (pictures / "photo.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(content[: len(content) // 2])
-    names = [str(tmp_path / "no.jpg"), str(tmp_path / "half.jpg"), str(tmp_path / "none.jpg")]
-    with pytest.raises(SystemExit, match=r"^3 pictures could not be read$"):
+    Image.open(pictures / "photo.jpg").save(tmp_path / "text.tif")
+    content = (tmp_path / "text.tif").read_bytes()
+    assert content.count(b"\x11\x01\x04\x00") == 1  # where its pixels begin, a number
+    (tmp_path / "text.tif").write_bytes(content.replace(b"\x11\x01\x04\x00", b"\x11\x01\x02\x00"))  # a text
+    reasons = {
+        "no.jpg": "it is no JPEG, PNG, BMP, WEBP, GIF, TIFF file, or is damaged",
+        "half.jpg": "image file is truncated (",
+        "none.jpg": "No such file or directory",
+        "text.tif": "it is damaged (TypeError: ",
+    }
+    names = [str(tmp_path / name) for name in reasons]
+    with pytest.raises(SystemExit, match=r"^4 pictures could not be read$"):
         run([str(path), *names, str(pictures / "dot.png")], monkeypatch)
     printed = capsys.readouterr()
-    assert [line.partition(": ")[0] for line in printed.err.splitlines()] == names
+    for line, name in zip(printed.err.splitlines(), names, strict=True):
+        assert line.startswith(f"{name}: {reasons[Path(name).name]}")
+        assert line.count(name) == 1
     assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
 
 
