@@ -29,17 +29,25 @@ PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  #
 RARE_ERRORS = (TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)  # of some, without
 
 
+class ModelError(Exception):
+    """A model that cannot be used: its file, and why."""
+
+
 class PictureError(Exception):
     """A picture that cannot be read: its file, and why."""
 
 
 class Classifier:
-    """Classifier("model.onnx").predict("photo.jpg") gives the labels: {"cat": 0.98, "sofa": 0.71}."""
+    """Classifier("model.onnx").predict("photo.jpg") gives the labels: {"cat": 0.98, "sofa": 0.71}.
+
+    Raises ModelError for a file that is no such model.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.path = path
+        self.session = open_session(path)
         self.input: str = self.session.get_inputs()[0].name
-        self.about: dict[str, Any] = json.loads(self.session.get_modelmeta().custom_metadata_map["multilabel"])
+        self.about = read_metadata(self.session, path)
         self.classes: list[str] = self.about["classes"]
         self.thresholds = np.array(self.about["thresholds"], dtype=np.float32)  # (C,)
         sides = self.about["image_size"]
@@ -58,7 +66,15 @@ class Classifier:
         else:  # uint8 (1, 3, H, W)
             resized = resize(picture, self.height, self.width, self.about["resize_rule"])
             pixels = np.asarray(resized).transpose(2, 0, 1)[None]
-        outputs: Any = self.session.run(None, {self.input: pixels})
+        try:
+            outputs: Any = self.session.run(None, {self.input: pixels})
+        except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
+            raise ModelError(f"cannot run {self.path} on uint8 {pixels.shape}: {shorten(error, self.path)}") from error
+        if outputs[0].shape != (1, len(self.classes)):
+            raise ModelError(
+                f"{self.path} gives {outputs[0].shape} numbers for an image, and has {len(self.classes)} classes: it "
+                "is not the model that its metadata describes"
+            )
         output = outputs[0][0]
         if self.about["output"] == "probabilities":
             return output
@@ -75,6 +91,61 @@ class Classifier:
         count = min(count, self.about.get("max_labels") or count)
         labels = sorted(range(len(is_label)), key=lambda label: (not is_label[label], -probabilities[label]))[:count]
         return sorted(labels, key=lambda label: (-probabilities[label], label))
+
+
+def open_session(path: str | Path) -> onnxruntime.InferenceSession:
+    """The ONNX file in ONNX Runtime, on the CPU. Raises ModelError if it is none."""
+    if not Path(path).is_file():
+        raise ModelError(f"there is no model {path}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it says what it then raises
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
+        reason = f"it is no ONNX file, damaged, or of another version ({shorten(error, path)})"
+        raise ModelError(f"cannot open {path}: {reason}") from error
+
+
+def read_metadata(session: onnxruntime.InferenceSession, path: str | Path) -> dict[str, Any]:
+    """What the file says about its model. Raises ModelError if that is not all that is used here, in its form."""
+
+    def is_number(value: Any, least: float, most: float) -> bool:
+        return isinstance(value, int | float) and least <= value <= most
+
+    text = session.get_modelmeta().custom_metadata_map.get("multilabel")
+    if text is None:
+        raise ModelError(f"{path} does not say its classes and thresholds: take a file that export_onnx.py wrote")
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: its metadata is no JSON") from error
+    about = about if isinstance(about, dict) else {}
+    classes, thresholds, sides = (about.get(name) for name in ("classes", "thresholds", "image_size"))
+    sides = sides if isinstance(sides, list) else [sides, sides]
+    is_right = {
+        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "thresholds": isinstance(thresholds, list) and all(is_number(value, 0, 1 + 1e-6) for value in thresholds),
+        "image_size": len(sides) == 2 and all(isinstance(side, int) and is_number(side, 1, 8192) for side in sides),
+        "resize_rule": about.get("resize_rule") in ("squash", "center_crop", "letterbox"),
+        "output": about.get("output") in ("logits", "probabilities"),
+        "activation": about.get("activation", "sigmoid") in ("sigmoid", "softmax"),
+    }
+    for name in ("min_labels", "max_labels"):
+        is_right[name] = isinstance(about.get(name) or 0, int) and is_number(about.get(name) or 0, 0, 2**53)
+    for name, right in is_right.items():
+        if not right:
+            raise ModelError(
+                f"{path}: {name} in its metadata is {ascii(about.get(name))[:60]}, which export_onnx.py never writes"
+            )
+    if len(thresholds) != len(classes):
+        raise ModelError(f"{path}: its metadata has {len(thresholds)} thresholds for {len(classes)} classes")
+    return about
+
+
+def shorten(error: Exception, path: str | Path) -> str:
+    """The last line of an error of ONNX Runtime, without the path of the model."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].rpartition(" : ")[2].replace(str(path), "it")
 
 
 def resize(image: Image.Image, height: int, width: int, rule: str) -> Image.Image:
@@ -190,8 +261,16 @@ def main() -> None:
     parser.add_argument("images", nargs="+", help="pictures, and folders of pictures")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
     options = parser.parse_args()
-    classifier, num_bad = Classifier(options.model), 0
-    for path in list_images(options.images):
+    try:
+        predict_files(options.model, options.images, options.json)
+    except ModelError as error:
+        sys.exit(escape(str(error)))
+
+
+def predict_files(model: str, places: list[str], as_json: bool) -> None:
+    """Print the labels of all pictures in `places`. Ends with status 1 if some cannot be read."""
+    classifier, num_bad = Classifier(model), 0
+    for path in list_images(places):
         try:
             probabilities = classifier.measure(path)
         except PictureError as error:
@@ -199,7 +278,7 @@ def main() -> None:
             num_bad += 1
             continue
         labels = classifier.decide(probabilities)
-        if options.json:
+        if as_json:
             scores = [float(f"{probabilities[label]:.6g}") for label in labels]
             names = [classifier.classes[label] for label in labels]
             values = {"input_path": str(path), "class_ids": labels, "scores": scores, "label_names": names}

@@ -196,6 +196,59 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
 
 
+def refuse(path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the command says of the model `path` before it ends with status 1: one line, which names it once."""
+    with pytest.raises(SystemExit) as stopped:
+        run([str(path), str(picture)], monkeypatch)
+    message = stopped.value.code  # a text: Python prints it, and ends with status 1
+    assert isinstance(message, str)
+    assert message.count(str(path)) == 1
+    assert message.isprintable()
+    return message.replace(str(path), "MODEL")
+
+
+def test_a_bad_model_is_one_line(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, photo = tmp_path / "good.onnx", pictures / "photo.jpg"
+    save_model(good, "squash", False)
+    files = {
+        "cut.onnx": good.read_bytes()[:999],
+        "model.pt": b"PK\3\4",
+        "model.xml": b"<?xml?><net/>",
+        "empty.onnx": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        message = refuse(tmp_path / name, photo, monkeypatch)
+        assert message.startswith("cannot open MODEL: it is no ONNX file, damaged, or of another version ("), name
+    assert refuse(tmp_path / "none.onnx", photo, monkeypatch) == "there is no model MODEL"
+
+    model = onnx.load(good)
+    about = json.loads(model.metadata_props[0].value)
+
+    def refuse_metadata(text: str | None) -> str:
+        onnx.helper.set_model_props(model, {} if text is None else {METADATA: text})
+        onnx.save(model, tmp_path / "other.onnx")
+        return refuse(tmp_path / "other.onnx", photo, monkeypatch)
+
+    assert refuse_metadata(None).startswith("MODEL does not say its classes and thresholds: ")
+    for text in ("{", "[" * 100_000):
+        assert refuse_metadata(text) == "MODEL: its metadata is no JSON"
+    wrong = {"classes": [None, "cat", [1]], "thresholds": [None, 0.5, ["0.5"] * 4, [float("nan")] * 4]}
+    wrong |= {"image_size": [None, 0, [32], 1e9, "32"], "resize_rule": ["crop", []], "output": ["labels", {}]}
+    wrong |= {"activation": [None, "relu"], "min_labels": ["1", -1], "max_labels": [[2], 0.5]}
+    for name, values in wrong.items():
+        for value in values:
+            message = refuse_metadata(json.dumps(about | {name: value}))
+            assert message.startswith(f"MODEL: {name} in its metadata is {value!r}, "), message
+    assert refuse_metadata("[]").startswith("MODEL: classes in its metadata is None, ")
+    message = refuse_metadata(json.dumps(about | {"thresholds": [0.5] * 3}))
+    assert message == "MODEL: its metadata has 3 thresholds for 4 classes"
+    message = refuse_metadata(json.dumps(about | {"classes": ["cat", "dog"], "thresholds": [0.5] * 2}))
+    assert message.startswith("MODEL gives (1, 4) numbers for an image, and has 2 classes: ")
+    message = refuse_metadata(json.dumps(about | {"image_size": 64}))
+    assert message.startswith("cannot run MODEL on uint8 (1, 3, 64, 64): ")
+
+
 def test_the_example_of_the_docs_prints_the_labels(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
