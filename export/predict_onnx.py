@@ -75,14 +75,26 @@ class Classifier:
                 f"{self.path} gives {outputs[0].shape} numbers for an image, and has {len(self.classes)} classes: it "
                 "is not the model that its metadata describes"
             )
-        output = outputs[0][0]
+        probabilities = self.activate(outputs[0][0])
+        wrong = probabilities[~((probabilities >= -0.01) & (probabilities <= 1.01))]  # int8 may miss 0 and 1; NaN, too
+        if len(wrong):
+            name = "an image in memory" if isinstance(image, Image.Image) else image
+            raise ModelError(
+                f"{self.path} gives {wrong[0]:g} as a probability for {name}: its weights are not finite, or too "
+                "large; train it again"
+            )
+        return probabilities
+
+    def activate(self, output: np.ndarray) -> np.ndarray:
+        """The probabilities of an image, float32 (C,), from what the file gives for it."""
         if self.about["output"] == "probabilities":
             return output
         logits = output.astype(np.float64)
-        if self.about.get("activation") == "softmax":
-            powers = np.exp(logits - logits.max())
-            return (powers / powers.sum()).astype(np.float32)
-        return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.about.get("activation") == "softmax":
+                powers = np.exp(logits - logits.max())
+                return (powers / powers.sum()).astype(np.float32)
+            return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
     def decide(self, probabilities: np.ndarray) -> list[int]:
         """The indices of the predicted classes, the most probable first."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import predictor
+import utils
 from dataset.augmentations import RESIZE_RULES
 from dataset.image_sizes import as_size
 from export import model_files, predict_onnx
@@ -247,6 +248,31 @@ def test_a_bad_model_is_one_line(pictures: Path, tmp_path: Path, monkeypatch: py
     assert message.startswith("MODEL gives (1, 4) numbers for an image, and has 2 classes: ")
     message = refuse_metadata(json.dumps(about | {"image_size": 64}))
     assert message.startswith("cannot run MODEL on uint8 (1, 3, 64, 64): ")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [{}, {"activation": "softmax"}, {"output": "probabilities"}])
+def test_probabilities_that_are_no_numbers_are_refused(
+    values: dict[str, Any], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in predictor. Logits that are far too large are probabilities of 0 and 1, and nothing is said of them."""
+    path, photo = tmp_path / "model.onnx", pictures / "photo.jpg"
+    save_model(path, "squash", False, **values)
+    model = onnx.load(path)
+    (tensor,) = model.graph.initializer
+    weights = onnx.numpy_helper.to_array(tensor)
+
+    def change(factors: list[float]) -> None:
+        changed = weights * np.array(factors, dtype=np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+        onnx.save(model, path)
+
+    change([1e6] * 4)
+    assert set(predict_onnx.Classifier(path).measure(photo)) <= {0, 1}
+    change([1, 1, np.nan, 1])
+    assert refuse(path, photo, monkeypatch).startswith(f"MODEL gives nan as a probability for {photo}: ")
+    with pytest.raises(utils.InputError, match="gives nan as a probability for "):
+        list(predictor.load(path, "cpu").predict(photo))
 
 
 def test_the_example_of_the_docs_prints_the_labels(
