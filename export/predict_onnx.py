@@ -11,6 +11,7 @@ copy it, or import this file.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import struct
 import sys
@@ -40,11 +41,12 @@ class PictureError(Exception):
 class Classifier:
     """Classifier("model.onnx").predict("photo.jpg") gives the labels: {"cat": 0.98, "sofa": 0.71}.
 
-    Raises ModelError for a file that is no such model.
+    Raises ModelError for a file that is no such model, or is not as it was when it was compared with its checkpoint.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
+        require_whole(Path(path))
         self.session = open_session(path)
         self.input: str = self.session.get_inputs()[0].name
         self.about = read_metadata(self.session, path)
@@ -105,10 +107,35 @@ class Classifier:
         return sorted(labels, key=lambda label: (-probabilities[label], label))
 
 
+def require_whole(path: Path) -> None:
+    """Raise ModelError if there is no file, if it is marked as failed, or is not the one that its report tells of."""
+    if not path.is_file():
+        raise ModelError(f"there is no model {path}")
+    for place in (path, *list(path.absolute().parents)[:3]):  # an exported folder has its mark beside it
+        if place.name and (mark := place.with_name(f"{place.name}.FAILED")).exists():
+            raise ModelError(
+                f"{path} did not pass its comparison with the checkpoint: export it again, or delete {mark.name} to "
+                "use it all the same"
+            )
+    report = path.with_name(f"{path.name}.json")
+    if not report.is_file():
+        return
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {report}: {type(error).__name__}") from error
+    expected = content.get("sha256") if isinstance(content, dict) else None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected is not None and expected != {path.name: digest}:
+        raise ModelError(
+            f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
+            f"delete {report.name} to use it all the same"
+        )
+
+
 def open_session(path: str | Path) -> onnxruntime.InferenceSession:
     """The ONNX file in ONNX Runtime, on the CPU. Raises ModelError if it is none."""
-    if not Path(path).is_file():
-        raise ModelError(f"there is no model {path}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it says what it then raises
     try:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,36 @@ def test_a_bad_model_is_one_line(pictures: Path, tmp_path: Path, monkeypatch: py
     assert message.startswith("MODEL gives (1, 4) numbers for an image, and has 2 classes: ")
     message = refuse_metadata(json.dumps(about | {"image_size": 64}))
     assert message.startswith("cannot run MODEL on uint8 (1, 3, 64, 64): ")
+
+
+def test_a_failed_or_changed_file_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    """In the words of predictor."""
+    path, photo = tmp_path / "folder" / "1" / "model.onnx", pictures / "photo.jpg"
+    path.parent.mkdir(parents=True)
+    save_model(path, "squash", False)
+
+    def refuse_alike() -> str:
+        message = refuse(path, photo, monkeypatch)
+        assert fails(lambda _: predictor.load(path, "cpu"), []) == "error: " + message.replace("MODEL", str(path), 1)
+        return message
+
+    report = model_files.report_path(path)
+    for content in ({"sha256": model_files.hash_files(path)}, {}, []):
+        report.write_text(json.dumps(content))
+        run([str(path), str(photo)], monkeypatch)
+    for marked in (path, tmp_path / "folder"):
+        mark = model_files.mark_path(marked)
+        mark.touch()
+        message = f"MODEL did not pass its comparison with the checkpoint: export it again, or delete {mark.name} to "
+        assert refuse_alike().startswith(message)
+        mark.unlink()
+    report.write_text(json.dumps({"sha256": {path.name: "0" * 64}}))
+    assert refuse_alike().startswith("MODEL has changed since model.onnx.json was written: ")
+    report.write_text("{")
+    with pytest.raises(SystemExit, match=f"^cannot read {re.escape(str(report))}: JSONDecodeError$"):
+        run([str(path), str(photo)], monkeypatch)
 
 
 @pytest.mark.filterwarnings("error")
