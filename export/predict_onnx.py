@@ -11,8 +11,10 @@ copy it, or import this file.
 from __future__ import annotations
 
 import argparse
+import glob
 import hashlib
 import json
+import os
 import struct
 import sys
 import zlib
@@ -281,12 +283,32 @@ def make_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(places: list[str]) -> list[Path]:
-    """The files among `places`, and the pictures in its folders, sorted by path."""
+    """The files among `places`, and the pictures in its folders and of its patterns, sorted by path.
+
+    Hidden files in a folder are left out. Raises PictureError for a folder or a pattern without pictures.
+    """
+
     paths = []
-    for place in map(Path, places):
-        files = place.rglob("*") if place.is_dir() else [place]
-        paths += sorted(file for file in files if file == place or (file.suffix.lower() in ENDINGS and file.is_file()))
+    for place in places:
+        if os.path.isdir(place):  # noqa: PTH112  # Path.is_dir fails for a name that is too long
+            words = "in"
+            files = [file for file in Path(place).rglob("*") if not is_hidden(file.relative_to(place))]
+        elif glob.has_magic(place) and not os.path.lexists(place):  # the shell found nothing, or does not look
+            words = "match"
+            files = list(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207  # which takes absolute patterns
+        else:
+            paths.append(Path(place))
+            continue
+        found = [file for file in files if file.suffix.lower() in ENDINGS and file.is_file()]
+        if not found:
+            raise PictureError(f"no pictures {words} {place} ({', '.join(ENDINGS)})")
+        paths += sorted(found, key=str)
     return paths
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether the file, or a folder on the way to it, is hidden."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def escape(text: str) -> str:
@@ -302,7 +324,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         predict_files(options.model, options.images, options.json)
-    except ModelError as error:
+    except (ModelError, PictureError) as error:
         sys.exit(escape(str(error)))
 
 

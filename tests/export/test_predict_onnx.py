@@ -198,6 +198,26 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
 
 
+def test_folders_and_patterns_give_pictures_or_say_that_there_are_none(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, empty, photos = tmp_path / "model.onnx", tmp_path / "empty", tmp_path / "photos"
+    save_model(model, "squash", False)
+    empty.mkdir()
+    (empty / "a.txt").touch()
+    for name in ("b-c/a.jpg", "b/a.JPG", "b/[1].png", "._a.jpg", ".cache/a.jpg", "a.txt"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / "photo.jpg", photos / name)
+    for place in (empty, tmp_path / "*.jpg", photos / "*"):
+        with pytest.raises(SystemExit) as stopped:
+            run([str(model), str(photos), str(place)], monkeypatch)
+        words = "in" if place == empty else "match"
+        assert stopped.value.code == f"no pictures {words} {place} ({', '.join(predict_onnx.ENDINGS)})"
+    for place in (photos, photos / "**" / "*.[jJ]*", photos / "b" / "*", photos / "b" / "[1].png"):
+        expected = [record.path for record in predictor.load(model, "cpu").predict(str(place))]
+        assert list(map(str, predict_onnx.list_images([str(place)]))) == expected
+
+
 def refuse(path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the command says of the model `path` before it ends with status 1: one line, which names it once."""
     with pytest.raises(SystemExit) as stopped:
