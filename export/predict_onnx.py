@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import glob
 import hashlib
+import io
 import json
 import os
 import struct
@@ -322,6 +323,8 @@ def main() -> None:
     parser.add_argument("images", nargs="+", help="pictures, and folders of pictures")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
     options = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for signs that the terminal's encoding lacks
     try:
         predict_files(options.model, options.images, options.json)
     except (ModelError, PictureError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
 import shutil
@@ -168,6 +169,18 @@ def test_the_command_prints_labels_or_json(
         values, expected = json.loads(line), record.json["res"]
         assert values.pop("scores") == pytest.approx(expected.pop("scores"), abs=2e-6)
         assert values == expected
+
+
+def test_signs_that_a_terminal_lacks_are_escaped(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model.onnx", "squash", False, thresholds=[1.0, 1.0, 0.0, 1.0])
+    shutil.copy(pictures / "dot.png", tmp_path / "Öl €.png")
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    run([str(tmp_path / "model.onnx"), str(tmp_path / "Öl €.png")], monkeypatch)
+    sys.stdout.flush()
+    assert printed.getvalue().startswith(rf"{tmp_path}/\xd6l \u20ac.png: f\xe4x 0.".encode())
 
 
 def test_what_cannot_be_read_is_named_and_the_others_go_on(
