@@ -162,7 +162,9 @@ def read_metadata(session: onnxruntime.InferenceSession, path: str | Path) -> di
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: its metadata is no JSON") from error
     about = about if isinstance(about, dict) else {}
-    classes, thresholds, sides = (about.get(name) for name in ("classes", "thresholds", "image_size"))
+    classes: Any = about.get("classes")
+    thresholds: Any = about.get("thresholds")
+    sides: Any = about.get("image_size")
     sides = sides if isinstance(sides, list) else [sides, sides]
     is_right = {
         "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
