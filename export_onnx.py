@@ -81,6 +81,12 @@ def main(arguments: list[str]) -> None:
     utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 
     outputs = [FORMATS[name].output or EXPORT_OUTPUT for name in EXPORT_FORMATS]
+    bare = [name for name, output in zip(EXPORT_FORMATS, outputs, strict=True) if output == "logits" and name != "hub"]
+    if bare and config.CALIBRATION != "none":
+        utils.warn(
+            f"{', '.join(bare)}: CALIBRATION {config.CALIBRATION} is not in a file of logits, of which predict_onnx.py "
+            "and other programs make uncalibrated probabilities: EXPORT_OUTPUT probabilities puts it in"
+        )
     sources = {output: make_source(checkpoint, output) for output in dict.fromkeys(outputs)}
     reports = [export(name, sources[output], reference) for name, output in zip(EXPORT_FORMATS, outputs, strict=True)]
     export_parity.print_table(reports)

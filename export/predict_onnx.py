@@ -11,28 +11,48 @@ copy it, or import this file.
 from __future__ import annotations
 
 import argparse
+import glob
+import hashlib
+import io
 import json
 import os
+import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 PIL_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")  # for others PIL may start a program
 ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # of damaged files, with a reason
+RARE_ERRORS = (TypeError, LookupError, ArithmeticError, EOFError, struct.error, zlib.error)  # of some, without
+
+
+class ModelError(Exception):
+    """A model that cannot be used: its file, and why."""
+
+
+class PictureError(Exception):
+    """A picture that cannot be read: its file, and why."""
 
 
 class Classifier:
-    """Classifier("model.onnx").predict("photo.jpg") gives the labels: {"cat": 0.98, "sofa": 0.71}."""
+    """Classifier("model.onnx").predict("photo.jpg") gives the labels: {"cat": 0.98, "sofa": 0.71}.
+
+    Raises ModelError for a file that is no such model, or is not as it was when it was compared with its checkpoint.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.path = path
+        require_whole(Path(path))
+        self.session = open_session(path)
         self.input: str = self.session.get_inputs()[0].name
-        self.about: dict[str, Any] = json.loads(self.session.get_modelmeta().custom_metadata_map["multilabel"])
+        self.about = read_metadata(self.session, path)
         self.classes: list[str] = self.about["classes"]
         self.thresholds = np.array(self.about["thresholds"], dtype=np.float32)  # (C,)
         sides = self.about["image_size"]
@@ -44,25 +64,42 @@ class Classifier:
         return {self.classes[label]: float(probabilities[label]) for label in self.decide(probabilities)}
 
     def measure(self, image: str | Path | Image.Image) -> np.ndarray:
-        """The probabilities of all classes, float32 (C,)."""
-        if not isinstance(image, Image.Image):
-            with Image.open(image, formats=PIL_FORMATS) as opened:
-                return self.measure(opened)
-        picture = make_rgb(image)
+        """The probabilities of all classes, float32 (C,). Raises PictureError for a file that cannot be read."""
+        picture = make_rgb(image) if isinstance(image, Image.Image) else read_picture(image)
         if self.input == "image":  # the file resizes: uint8 (H, W, 3)
             pixels = np.asarray(picture)
         else:  # uint8 (1, 3, H, W)
             resized = resize(picture, self.height, self.width, self.about["resize_rule"])
             pixels = np.asarray(resized).transpose(2, 0, 1)[None]
-        outputs: Any = self.session.run(None, {self.input: pixels})
-        output = outputs[0][0]
+        try:
+            outputs: Any = self.session.run(None, {self.input: pixels})
+        except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
+            raise ModelError(f"cannot run {self.path} on uint8 {pixels.shape}: {shorten(error, self.path)}") from error
+        if outputs[0].shape != (1, len(self.classes)):
+            raise ModelError(
+                f"{self.path} gives {outputs[0].shape} numbers for an image, and has {len(self.classes)} classes: it "
+                "is not the model that its metadata describes"
+            )
+        probabilities = self.activate(outputs[0][0])
+        wrong = probabilities[~((probabilities >= -0.01) & (probabilities <= 1.01))]  # int8 may miss 0 and 1; NaN, too
+        if len(wrong):
+            name = "an image in memory" if isinstance(image, Image.Image) else image
+            raise ModelError(
+                f"{self.path} gives {wrong[0]:g} as a probability for {name}: its weights are not finite, or too "
+                "large; train it again"
+            )
+        return probabilities
+
+    def activate(self, output: np.ndarray) -> np.ndarray:
+        """The probabilities of an image, float32 (C,), from what the file gives for it."""
         if self.about["output"] == "probabilities":
             return output
         logits = output.astype(np.float64)
-        if self.about.get("activation") == "softmax":
-            powers = np.exp(logits - logits.max())
-            return (powers / powers.sum()).astype(np.float32)
-        return (1 / (1 + np.exp(-logits))).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.about.get("activation") == "softmax":
+                powers = np.exp(logits - logits.max())
+                return (powers / powers.sum()).astype(np.float32)
+            return (1 / (1 + np.exp(-logits))).astype(np.float32)
 
     def decide(self, probabilities: np.ndarray) -> list[int]:
         """The indices of the predicted classes, the most probable first."""
@@ -71,6 +108,88 @@ class Classifier:
         count = min(count, self.about.get("max_labels") or count)
         labels = sorted(range(len(is_label)), key=lambda label: (not is_label[label], -probabilities[label]))[:count]
         return sorted(labels, key=lambda label: (-probabilities[label], label))
+
+
+def require_whole(path: Path) -> None:
+    """Raise ModelError if there is no file, if it is marked as failed, or is not the one that its report tells of."""
+    if not path.is_file():
+        raise ModelError(f"there is no model {path}")
+    for place in (path, *list(path.absolute().parents)[:3]):  # an exported folder has its mark beside it
+        if place.name and (mark := place.with_name(f"{place.name}.FAILED")).exists():
+            raise ModelError(
+                f"{path} did not pass its comparison with the checkpoint: export it again, or delete {mark.name} to "
+                "use it all the same"
+            )
+    report = path.with_name(f"{path.name}.json")
+    if not report.is_file():
+        return
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {report}: {type(error).__name__}") from error
+    expected = content.get("sha256") if isinstance(content, dict) else None
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected is not None and expected != {path.name: digest}:
+        raise ModelError(
+            f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
+            f"delete {report.name} to use it all the same"
+        )
+
+
+def open_session(path: str | Path) -> onnxruntime.InferenceSession:
+    """The ONNX file in ONNX Runtime, on the CPU. Raises ModelError if it is none."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it says what it then raises
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has many classes of errors, without a common one
+        reason = f"it is no ONNX file, damaged, or of another version ({shorten(error, path)})"
+        raise ModelError(f"cannot open {path}: {reason}") from error
+
+
+def read_metadata(session: onnxruntime.InferenceSession, path: str | Path) -> dict[str, Any]:
+    """What the file says about its model. Raises ModelError if that is not all that is used here, in its form."""
+
+    def is_number(value: Any, least: float, most: float) -> bool:
+        return isinstance(value, int | float) and least <= value <= most
+
+    text = session.get_modelmeta().custom_metadata_map.get("multilabel")
+    if text is None:
+        raise ModelError(f"{path} does not say its classes and thresholds: take a file that export_onnx.py wrote")
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: its metadata is no JSON") from error
+    about = about if isinstance(about, dict) else {}
+    classes: Any = about.get("classes")
+    thresholds: Any = about.get("thresholds")
+    sides: Any = about.get("image_size")
+    sides = sides if isinstance(sides, list) else [sides, sides]
+    is_right = {
+        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "thresholds": isinstance(thresholds, list) and all(is_number(value, 0, 1 + 1e-6) for value in thresholds),
+        "image_size": len(sides) == 2 and all(isinstance(side, int) and is_number(side, 1, 8192) for side in sides),
+        "resize_rule": about.get("resize_rule") in ("squash", "center_crop", "letterbox"),
+        "output": about.get("output") in ("logits", "probabilities"),
+        "activation": about.get("activation", "sigmoid") in ("sigmoid", "softmax"),
+    }
+    for name in ("min_labels", "max_labels"):
+        is_right[name] = isinstance(about.get(name) or 0, int) and is_number(about.get(name) or 0, 0, 2**53)
+    for name, right in is_right.items():
+        if not right:
+            raise ModelError(
+                f"{path}: {name} in its metadata is {ascii(about.get(name))[:60]}, which export_onnx.py never writes"
+            )
+    if len(thresholds) != len(classes):
+        raise ModelError(f"{path}: its metadata has {len(thresholds)} thresholds for {len(classes)} classes")
+    return about
+
+
+def shorten(error: Exception, path: str | Path) -> str:
+    """The last line of an error of ONNX Runtime, without the path of the model."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].rpartition(" : ")[2].replace(str(path), "it")
 
 
 def resize(image: Image.Image, height: int, width: int, rule: str) -> Image.Image:
@@ -136,6 +255,20 @@ def make_tiles(length: int, count: int, channels: int) -> Iterator[tuple[slice, 
         yield slice(begin * channels, ends[0]), slice(start * channels, ends[1]), tile
 
 
+def read_picture(path: str | Path) -> Image.Image:
+    """The picture in a file, as `make_rgb` gives it. Raises PictureError if it cannot be read."""
+    try:
+        with Image.open(path, formats=PIL_FORMATS) as image:
+            return make_rgb(image)
+    except UnidentifiedImageError:
+        reason = f"it is no {', '.join(PIL_FORMATS)} file, or is damaged"
+    except PIL_ERRORS as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__  # strerror: without the path
+    except RARE_ERRORS as error:
+        reason = f"it is damaged ({type(error).__name__}: {error})"
+    raise PictureError(f"{path}: {reason}")
+
+
 def make_rgb(image: Image.Image) -> Image.Image:
     """The picture as RGB, upright, transparent pixels white. Raises ValueError for pixels of 32 bits."""
     image = ImageOps.exif_transpose(image)
@@ -153,12 +286,32 @@ def make_rgb(image: Image.Image) -> Image.Image:
 
 
 def list_images(places: list[str]) -> list[Path]:
-    """The files among `places`, and the pictures in its folders, sorted by path."""
+    """The files among `places`, and the pictures in its folders and of its patterns, sorted by path.
+
+    Hidden files in a folder are left out. Raises PictureError for a folder or a pattern without pictures.
+    """
+
     paths = []
-    for place in map(Path, places):
-        files = place.rglob("*") if place.is_dir() else [place]
-        paths += sorted(file for file in files if file == place or (file.suffix.lower() in ENDINGS and file.is_file()))
+    for place in places:
+        if os.path.isdir(place):  # noqa: PTH112  # Path.is_dir fails for a name that is too long
+            words = "in"
+            files = [file for file in Path(place).rglob("*") if not is_hidden(file.relative_to(place))]
+        elif glob.has_magic(place) and not os.path.lexists(place):  # the shell found nothing, or does not look
+            words = "match"
+            files = list(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207  # which takes absolute patterns
+        else:
+            paths.append(Path(place))
+            continue
+        found = [file for file in files if file.suffix.lower() in ENDINGS and file.is_file()]
+        if not found:
+            raise PictureError(f"no pictures {words} {place} ({', '.join(ENDINGS)})")
+        paths += sorted(found, key=str)
     return paths
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether the file, or a folder on the way to it, is hidden."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def escape(text: str) -> str:
@@ -172,16 +325,26 @@ def main() -> None:
     parser.add_argument("images", nargs="+", help="pictures, and folders of pictures")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each picture")
     options = parser.parse_args()
-    classifier, num_bad = Classifier(options.model), 0
-    for path in list_images(options.images):
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for signs that the terminal's encoding lacks
+    try:
+        predict_files(options.model, options.images, options.json)
+    except (ModelError, PictureError) as error:
+        sys.exit(escape(str(error)))
+
+
+def predict_files(model: str, places: list[str], as_json: bool) -> None:
+    """Print the labels of all pictures in `places`. Ends with status 1 if some cannot be read."""
+    classifier, num_bad = Classifier(model), 0
+    for path in list_images(places):
         try:
             probabilities = classifier.measure(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL's, of damaged files
-            print(escape(f"{path}: {error}"), file=sys.stderr)
+        except PictureError as error:
+            print(escape(str(error)), file=sys.stderr)
             num_bad += 1
             continue
         labels = classifier.decide(probabilities)
-        if options.json:
+        if as_json:
             scores = [float(f"{probabilities[label]:.6g}") for label in labels]
             names = [classifier.classes[label] for label in labels]
             values = {"input_path": str(path), "class_ids": labels, "scores": scores, "label_names": names}

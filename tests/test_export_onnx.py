@@ -194,6 +194,21 @@ def test_probabilities_come_calibrated_with_their_thresholds(
         assert "this file gives probabilities of CALIBRATION platt: export it again for temperature" in message
 
 
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_files_of_logits_say_that_they_have_no_calibration(
+    output: str, checkpoint: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hub folder has all that were fitted, as the checkpoint has."""
+    values = {"EXPORT_FORMATS": "torchscript,hub", "EXPORT_OUTPUT": output, "CALIBRATION": "platt"}
+    export_onnx.main(make_arguments(checkpoint, tmp_path, photographs, **values | {"EXPORT_CHECK_IMAGES": 2}))
+    found = [line for line in capsys.readouterr().err.splitlines() if "of logits" in line]
+    expected = (
+        "warning: torchscript: CALIBRATION platt is not in a file of logits, of which predict_onnx.py and other "
+        "programs make uncalibrated probabilities: EXPORT_OUTPUT probabilities puts it in"
+    )
+    assert found == [expected] * (output == "logits")
+
+
 def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(
     exported: Path, checkpoint: Path, paths: list[str]
 ) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import predictor
+import utils
 from dataset.augmentations import RESIZE_RULES
 from dataset.image_sizes import as_size
 from export import model_files, predict_onnx
@@ -170,6 +173,18 @@ def test_the_command_prints_labels_or_json(
         assert values == expected
 
 
+def test_signs_that_a_terminal_lacks_are_escaped(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model.onnx", "squash", False, thresholds=[1.0, 1.0, 0.0, 1.0])
+    shutil.copy(pictures / "dot.png", tmp_path / "Öl €.png")
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, encoding="ascii"))
+    run([str(tmp_path / "model.onnx"), str(tmp_path / "Öl €.png")], monkeypatch)
+    sys.stdout.flush()
+    assert printed.getvalue().startswith(rf"{tmp_path}/\xd6l \u20ac.png: f\xe4x 0.".encode())
+
+
 def test_what_cannot_be_read_is_named_and_the_others_go_on(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,25 +193,152 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     (tmp_path / "no.jpg").write_bytes(b"no picture")
     content = (pictures / "photo.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(content[: len(content) // 2])
-    names = [str(tmp_path / "no.jpg"), str(tmp_path / "half.jpg"), str(tmp_path / "none.jpg")]
-    with pytest.raises(SystemExit, match=r"^3 pictures could not be read$"):
+    Image.open(pictures / "photo.jpg").save(tmp_path / "text.tif")
+    content = (tmp_path / "text.tif").read_bytes()
+    assert content.count(b"\x11\x01\x04\x00") == 1  # where its pixels begin, a number
+    (tmp_path / "text.tif").write_bytes(content.replace(b"\x11\x01\x04\x00", b"\x11\x01\x02\x00"))  # a text
+    reasons = {
+        "no.jpg": "it is no JPEG, PNG, BMP, WEBP, GIF, TIFF file, or is damaged",
+        "half.jpg": "image file is truncated (",
+        "none.jpg": "No such file or directory",
+        "text.tif": "it is damaged (TypeError: ",
+    }
+    names = [str(tmp_path / name) for name in reasons]
+    with pytest.raises(SystemExit, match=r"^4 pictures could not be read$"):
         run([str(path), *names, str(pictures / "dot.png")], monkeypatch)
     printed = capsys.readouterr()
-    with pytest.raises(SystemExit, match=r"^1 picture could not be read$"):
-        run([str(path), names[0]], monkeypatch)
-    assert [line.partition(": ")[0] for line in printed.err.splitlines()] == names
+    for line, name in zip(printed.err.splitlines(), names, strict=True):
+        assert line.startswith(f"{name}: {reasons[Path(name).name]}")
+        assert line.count(name) == 1
     assert printed.out.startswith(f"{pictures / 'dot.png'}: ")
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(pictures: Path, tmp_path: Path) -> None:
-    """As `| head -n 0`, which ends at once."""
-    save_model(tmp_path / "model.onnx", "squash", False)
-    command = [sys.executable, predict_onnx.__file__, str(tmp_path / "model.onnx"), str(pictures)]
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (1, "")
+def test_folders_and_patterns_give_pictures_or_say_that_there_are_none(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, empty, photos = tmp_path / "model.onnx", tmp_path / "empty", tmp_path / "photos"
+    save_model(model, "squash", False)
+    empty.mkdir()
+    (empty / "a.txt").touch()
+    for name in ("b-c/a.jpg", "b/a.JPG", "b/[1].png", "._a.jpg", ".cache/a.jpg", "a.txt"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / "photo.jpg", photos / name)
+    for place in (empty, tmp_path / "*.jpg", photos / "*"):
+        with pytest.raises(SystemExit) as stopped:
+            run([str(model), str(photos), str(place)], monkeypatch)
+        words = "in" if place == empty else "match"
+        assert stopped.value.code == f"no pictures {words} {place} ({', '.join(predict_onnx.ENDINGS)})"
+    for place in (photos, photos / "**" / "*.[jJ]*", photos / "b" / "*", photos / "b" / "[1].png"):
+        expected = [record.path for record in predictor.load(model, "cpu").predict(str(place))]
+        assert list(map(str, predict_onnx.list_images([str(place)]))) == expected
+
+
+def refuse(path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the command says of the model `path` before it ends with status 1: one line, which names it once."""
+    with pytest.raises(SystemExit) as stopped:
+        run([str(path), str(picture)], monkeypatch)
+    message = stopped.value.code  # a text: Python prints it, and ends with status 1
+    assert isinstance(message, str)
+    assert message.count(str(path)) == 1
+    assert message.isprintable()
+    return message.replace(str(path), "MODEL")
+
+
+def test_a_bad_model_is_one_line(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, photo = tmp_path / "good.onnx", pictures / "photo.jpg"
+    save_model(good, "squash", False)
+    files = {
+        "cut.onnx": good.read_bytes()[:999],
+        "model.pt": b"PK\3\4",
+        "model.xml": b"<?xml?><net/>",
+        "empty.onnx": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        message = refuse(tmp_path / name, photo, monkeypatch)
+        assert message.startswith("cannot open MODEL: it is no ONNX file, damaged, or of another version ("), name
+    assert refuse(tmp_path / "none.onnx", photo, monkeypatch) == "there is no model MODEL"
+
+    model = onnx.load(good)
+    about = json.loads(model.metadata_props[0].value)
+
+    def refuse_metadata(text: str | None) -> str:
+        onnx.helper.set_model_props(model, {} if text is None else {METADATA: text})
+        onnx.save(model, tmp_path / "other.onnx")
+        return refuse(tmp_path / "other.onnx", photo, monkeypatch)
+
+    assert refuse_metadata(None).startswith("MODEL does not say its classes and thresholds: ")
+    for text in ("{", "[" * 100_000):
+        assert refuse_metadata(text) == "MODEL: its metadata is no JSON"
+    wrong = {"classes": [None, "cat", [1]], "thresholds": [None, 0.5, ["0.5"] * 4, [float("nan")] * 4]}
+    wrong |= {"image_size": [None, 0, [32], 1e9, "32"], "resize_rule": ["crop", []], "output": ["labels", {}]}
+    wrong |= {"activation": [None, "relu"], "min_labels": ["1", -1], "max_labels": [[2], 0.5]}
+    for name, values in wrong.items():
+        for value in values:
+            message = refuse_metadata(json.dumps(about | {name: value}))
+            assert message.startswith(f"MODEL: {name} in its metadata is {value!r}, "), message
+    assert refuse_metadata("[]").startswith("MODEL: classes in its metadata is None, ")
+    message = refuse_metadata(json.dumps(about | {"thresholds": [0.5] * 3}))
+    assert message == "MODEL: its metadata has 3 thresholds for 4 classes"
+    message = refuse_metadata(json.dumps(about | {"classes": ["cat", "dog"], "thresholds": [0.5] * 2}))
+    assert message.startswith("MODEL gives (1, 4) numbers for an image, and has 2 classes: ")
+    message = refuse_metadata(json.dumps(about | {"image_size": 64}))
+    assert message.startswith("cannot run MODEL on uint8 (1, 3, 64, 64): ")
+
+
+def test_a_failed_or_changed_file_is_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    """In the words of predictor."""
+    path, photo = tmp_path / "folder" / "1" / "model.onnx", pictures / "photo.jpg"
+    path.parent.mkdir(parents=True)
+    save_model(path, "squash", False)
+
+    def refuse_alike() -> str:
+        message = refuse(path, photo, monkeypatch)
+        assert fails(lambda _: predictor.load(path, "cpu"), []) == "error: " + message.replace("MODEL", str(path), 1)
+        return message
+
+    report = model_files.report_path(path)
+    for content in ({"sha256": model_files.hash_files(path)}, {}, []):
+        report.write_text(json.dumps(content))
+        run([str(path), str(photo)], monkeypatch)
+    for marked in (path, tmp_path / "folder"):
+        mark = model_files.mark_path(marked)
+        mark.touch()
+        message = f"MODEL did not pass its comparison with the checkpoint: export it again, or delete {mark.name} to "
+        assert refuse_alike().startswith(message)
+        mark.unlink()
+    report.write_text(json.dumps({"sha256": {path.name: "0" * 64}}))
+    assert refuse_alike().startswith("MODEL has changed since model.onnx.json was written: ")
+    report.write_text("{")
+    with pytest.raises(SystemExit, match=f"^cannot read {re.escape(str(report))}: JSONDecodeError$"):
+        run([str(path), str(photo)], monkeypatch)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [{}, {"activation": "softmax"}, {"output": "probabilities"}])
+def test_probabilities_that_are_no_numbers_are_refused(
+    values: dict[str, Any], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in predictor. Logits that are far too large are probabilities of 0 and 1, and nothing is said of them."""
+    path, photo = tmp_path / "model.onnx", pictures / "photo.jpg"
+    save_model(path, "squash", False, **values)
+    model = onnx.load(path)
+    (tensor,) = model.graph.initializer
+    weights = onnx.numpy_helper.to_array(tensor)
+
+    def change(factors: list[float]) -> None:
+        changed = weights * np.array(factors, dtype=np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+        onnx.save(model, path)
+
+    change([1e6] * 4)
+    assert set(predict_onnx.Classifier(path).measure(photo)) <= {0, 1}
+    change([1, 1, np.nan, 1])
+    assert refuse(path, photo, monkeypatch).startswith(f"MODEL gives nan as a probability for {photo}: ")
+    with pytest.raises(utils.InputError, match="gives nan as a probability for "):
+        list(predictor.load(path, "cpu").predict(photo))
 
 
 def test_the_example_of_the_docs_prints_the_labels(
@@ -222,3 +364,14 @@ def test_it_needs_three_packages_only() -> None:
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").partition(".")[0])
     assert imported - sys.stdlib_module_names == {"numpy", "onnxruntime", "PIL"}
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(pictures: Path, tmp_path: Path) -> None:
+    """As `| head -n 0`, which ends at once."""
+    save_model(tmp_path / "model.onnx", "squash", False)
+    command = [sys.executable, predict_onnx.__file__, str(tmp_path / "model.onnx"), str(pictures)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
