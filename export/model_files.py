@@ -260,9 +260,14 @@ def mark_path(path: Path) -> Path:
 
 def find_mark(path: Path) -> Path | None:
     """The mark of the model `path`, or of the exported folder that it lies in; None if there is none."""
-    places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
-    marks = [mark_path(place) for place in places if place.name]  # the root, which /models/a.onnx lies near, has none
+    marks = [mark_path(place) for place in list_places(path)]
     return next((mark for mark in marks if mark.exists()), None)
+
+
+def list_places(path: Path) -> list[Path]:
+    """The model `path`, and the folders that may be the export that it lies in."""
+    places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
+    return [place for place in places if place.name]  # the root, which /models/a.onnx lies near, has none
 
 
 def report_path(path: Path) -> Path:
@@ -291,14 +296,38 @@ def hash_files(path: Path) -> dict[str, str]:
 
 
 def require_unchanged(path: Path) -> None:
-    """Raise InputError if the export `path` is not as its report describes it; without a report it may be."""
-    report = report_path(path)
+    """Raise InputError if the export that the model `path` belongs to is not as its report describes it.
+
+    That is the file or folder `path`, or the exported folder that it lies in. Without a report it may be anything, and
+    so may files in a folder that its report does not name.
+    """
+    for place in list_places(path):
+        expected = _read_hashes(place, path)
+        if expected is None:
+            continue
+        found = hash_files(place)
+        if not expected or any(found.get(name) != digest for name, digest in expected.items()):
+            report = report_path(place)
+            raise InputError(
+                f"{place} has changed since {report.name} was written: it is damaged, or another file; "
+                f"{'move it away and ' if place.is_dir() else ''}export it again, or delete {report.name} to use it "
+                "all the same"
+            )
+
+
+def _read_hashes(place: Path, path: Path) -> dict[str, str] | None:
+    """The hashes in the report on `place`; None if there is none, or if it is not about the model `path`."""
+    report = report_path(place)
     if not report.is_file():
-        return
-    content = read_json(report, allow_nan=True)
-    expected = content.get("sha256") if isinstance(content, dict) else None
-    if expected is not None and expected != hash_files(path):  # reports had no hash before
-        raise InputError(
-            f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
-            f"delete {report.name} to use it all the same"
-        )
+        return None
+    try:
+        content = read_json(report, allow_nan=True)
+    except InputError:
+        if place == path:
+            raise
+        return None  # a folder's neighbour of that name, which is no report
+    hashes = content.get("sha256") if isinstance(content, dict) else None
+    if place == path:
+        return hashes if hashes is None or isinstance(hashes, dict) else {}  # reports had no hash before
+    name = path.absolute().relative_to(place).as_posix()
+    return hashes if isinstance(hashes, dict) and name in hashes else None

@@ -352,3 +352,27 @@ def test_a_file_that_changed_since_its_report_is_refused(tmp_path: Path) -> None
     report.write_text("{broken")
     with pytest.raises(InputError, match=r"model\.xml\.json:1: [^\n]+: this is not JSON"):
         model_files.require_unchanged(path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "classifier/1/model.onnx"])
+def test_a_file_in_a_folder_that_changed_since_its_report_is_refused(name: str, tmp_path: Path) -> None:
+    """What the report does not name may come and go; a neighbour that is no report is none."""
+    folder = tmp_path / "other" / "run_web"
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"layers")
+    (folder / "facts.json").write_text("{}")
+    model_files.report_path(tmp_path / "other").write_text("// no JSON")
+    model_files.report_path(folder).write_text(json.dumps({"sha256": model_files.hash_files(folder)}))
+    (folder / "own.txt").write_text("mine")
+    model_files.require_unchanged(path)
+    (folder / "facts.json").write_text("{ }")
+    with pytest.raises(InputError, match=r"run_web has changed since run_web\.json was written: it is damaged"):
+        model_files.require_unchanged(path)
+    (folder / "facts.json").write_text("{}")
+    path.write_bytes(b"changed")
+    with pytest.raises(InputError, match=r"run_web has changed since"):
+        model_files.require_unchanged(path)
+    other = path.with_name("other.onnx")
+    other.write_bytes(b"mine")
+    model_files.require_unchanged(other)
