@@ -184,12 +184,12 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     """Write the file or folder in format `name`, compare it with the checkpoint, and write the report beside it.
 
     Returns the report. The export is marked as failed until it has passed. Raises InputError for a folder in its place
-    that no export has made.
+    that holds what no export wrote there. The report names the files before they are compared, for the next export.
     """
     path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
-    if path.is_dir() and not (mark.exists() or model_files.report_path(path).exists()):
-        raise InputError(f"{path} is a folder that no export has made: move it away, or set EXPORT_FOLDER to another")
+    model_files.require_replaceable(path)
+    before, edited = model_files.read_report(path), model_files.find_edited(path)
     was_marked = mark.exists()
     utils.say(f"making {path}")
     whole_files.write_text(mark, "not compared with the checkpoint\n")
@@ -199,6 +199,9 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         if not was_marked:
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
+    record = model_files.make_record(path, before, edited)
+    written = {"file": path.name, "parity": "not compared", "problems": []} | record
+    whole_files.write_text(model_files.report_path(path), to_json(written, indent=1))
     if path.suffix == ".onnx":
         copy_predictor(path.parent)
     try:
@@ -206,6 +209,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         report = export_parity.compare(path, reference, config.CALIBRATION, opened)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
+    report |= record
     whole_files.write_text(model_files.report_path(path), to_json(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ from export.onnx_models import (
 from models.batchnorm_folding import TOLERANCE, measure_change
 from models.licences import explain_licence, find_licence
 from models_factory import make_example
-from utils import InputError
+from utils import InputError, say
 
 FOLDER_DEPTH = 3  # of a model file in an exported folder: REPOSITORY/MODEL/1/model.onnx is the deepest
 
@@ -293,6 +293,63 @@ def hash_files(path: Path) -> dict[str, str]:
     weights = path.with_suffix(".bin")
     files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
     return {file.name: hash_file(file) for file in files}
+
+
+def hash_texts(path: Path) -> dict[str, str]:
+    """The SHA-256 of the texts for people (.md) in the exported folder `path`, by names; of a file, none."""
+    texts = [file for file in list_files(path) if file.suffix == ".md"] if path.is_dir() else []
+    return {file.relative_to(path).as_posix(): hash_file(file) for file in texts}
+
+
+def find_edited(path: Path) -> list[str]:
+    """The texts in the exported folder `path` that are not as its export wrote them, by its report."""
+    written = read_report(path).get("texts", {})
+    return [name for name, digest in hash_texts(path).items() if name in written and written[name] != digest]
+
+
+def put_text(path: Path, folder: Path, name: str, text: str) -> None:
+    """Write a text for people into `folder`, which will replace the exported folder `path`; an edited one is kept."""
+    if name in find_edited(path):
+        say(f"{path / name} was edited and stays: delete it to get the new one")
+        (folder / name).write_bytes((path / name).read_bytes())
+    else:
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def make_record(path: Path, before: Mapping[str, Any], edited: Sequence[str]) -> dict[str, Any]:
+    """What the report of the export `path` says of its files, by which a later export knows what it may replace.
+
+    Of the texts `edited`, which the export kept, it says what the report `before` it said.
+    """
+    texts = hash_texts(path) | {name: before["texts"][name] for name in edited}
+    return {"sha256": hash_files(path)} | ({"texts": texts} if texts else {})
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise InputError if the folder `path` holds anything but what an export wrote there, and texts."""
+    if not path.is_dir():
+        return
+    report = read_report(path)
+    written, texts = report.get("sha256", {}), report.get("texts", {})
+    if not written:
+        raise InputError(f"{path} is a folder that no export has made: move it away, or set EXPORT_FOLDER to another")
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_symlink() or (not file.is_dir() and name not in written and name not in texts):
+            what = f"{name} is not of its export"
+        elif name in written and hash_file(file) != written[name]:
+            what = f"{name} has changed since its export"
+        else:
+            continue
+        raise InputError(f"{path} would be replaced, but {what}: move the folder away, or what is yours out of it")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report on the export `path`, without "sha256" and "texts" that are no mappings; empty if there is none."""
+    report = report_path(path)
+    content = read_json(report, allow_nan=True) if report.is_file() else {}
+    values = content if isinstance(content, dict) else {}
+    return {key: value for key, value in values.items() if key not in ("sha256", "texts") or isinstance(value, dict)}
 
 
 def require_unchanged(path: Path) -> None:

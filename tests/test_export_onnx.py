@@ -418,6 +418,43 @@ def test_a_format_may_write_a_folder(
         predictor.load(model, "cpu")
 
 
+def test_nothing_that_people_put_into_a_folder_is_lost(
+    checkpoint: Path,
+    photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An edited card stays, however often the folder is made; with any other file of theirs nothing is replaced."""
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="hub")
+    folder = tmp_path / "exported_models" / FILES["hub"]
+    card = folder / "README.md"
+    export_onnx.main(arguments)
+    original = card.read_bytes()
+    card.write_bytes(b"my words\r\n")
+    for _ in range(2):
+        export_onnx.main(arguments)
+        assert card.read_bytes() == b"my words\r\n"
+        assert f"{card} was edited and stays: delete it to get the new one" in capsys.readouterr().out
+    card.unlink()
+    export_onnx.main(arguments)
+    assert card.read_bytes() == original
+
+    for name in (".git/config", "2/model.onnx", "NOTES.md", "config.json"):
+        file = folder / name
+        before = file.read_bytes() if file.exists() else None
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"mine")
+        message = fails(export_onnx.main, arguments) + capsys.readouterr().err
+        assert f"would be replaced, but {name} {'is not of' if before is None else 'has changed since'} its" in message
+        assert file.read_bytes() == b"mine"
+        if before is None:
+            file.unlink()
+        else:
+            file.write_bytes(before)
+    export_onnx.main(arguments)
+
+
 @pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not
 def test_a_format_that_cannot_be_made_leaves_the_others(
     kind: type[Exception],
