@@ -188,7 +188,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
     """
     path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
-    model_files.require_replaceable(path)
+    model_files.require_replaceable(path, FORMATS[name].model is not None)
     before, edited = model_files.read_report(path), model_files.find_edited(path)
     was_marked = mark.exists()
     utils.say(f"making {path}")

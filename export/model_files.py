@@ -325,14 +325,24 @@ def make_record(path: Path, before: Mapping[str, Any], edited: Sequence[str]) ->
     return {"sha256": hash_files(path)} | ({"texts": texts} if texts else {})
 
 
-def require_replaceable(path: Path) -> None:
-    """Raise InputError if the folder `path` holds anything but what an export wrote there, and texts."""
+def require_replaceable(path: Path, is_folder: bool) -> None:
+    """Raise InputError if an export would replace at `path` what no export wrote there.
+
+    `is_folder` says that the export is a folder: then a file or a link in its place is refused, and a folder that holds
+    anything but what an export wrote, and texts. In the place of a file any folder is refused.
+    """
+    advice = "move it away, or set EXPORT_FOLDER to another"
+    if is_folder and (path.is_symlink() or (path.exists() and not path.is_dir())):
+        kind = "link" if path.is_symlink() else "file"
+        raise InputError(f"{path} is a {kind}, where a folder would be written: {advice}")
     if not path.is_dir():
         return
+    if not is_folder:
+        raise InputError(f"{path} is a folder, where a file would be written: {advice}")
     report = read_report(path)
     written, texts = report.get("sha256", {}), report.get("texts", {})
     if not written:
-        raise InputError(f"{path} is a folder that no export has made: move it away, or set EXPORT_FOLDER to another")
+        raise InputError(f"{path} is a folder that no export has made: {advice}")
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path).as_posix()
         if file.is_symlink() or (not file.is_dir() and name not in written and name not in texts):

@@ -376,3 +376,21 @@ def test_a_file_in_a_folder_that_changed_since_its_report_is_refused(name: str, 
     other = path.with_name("other.onnx")
     other.write_bytes(b"mine")
     model_files.require_unchanged(other)
+
+
+def test_files_links_and_folders_of_others_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name, is_folder, expected in (
+        ("file", True, "is a file, where a folder would be written: move it away"),
+        ("link", True, "is a link, where a folder would be written"),
+        ("nowhere", True, "is a link, where a folder would be written"),
+        ("folder", False, "is a folder, where a file would be written"),
+        ("folder", True, "is a folder that no export has made"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            model_files.require_replaceable(tmp_path / name, is_folder)
+    model_files.require_replaceable(tmp_path / "file", is_folder=False)
+    model_files.require_replaceable(tmp_path / "new", is_folder=True)
