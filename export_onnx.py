@@ -183,13 +183,16 @@ def make_metadata(checkpoint: dict[str, Any], output: str) -> dict[str, Any]:
 def export(name: str, source: Export, reference: export_parity.Reference) -> dict[str, Any]:
     """Write the file or folder in format `name`, compare it with the checkpoint, and write the report beside it.
 
-    Returns the report. The export is marked as failed until it has passed. Raises InputError for a folder in its place
-    that holds what no export wrote there. The report names the files before they are compared, for the next export.
+    Returns the report, "not made" also where what no export wrote would be replaced: that stays as it is. The export is
+    marked as failed until it has passed. The report names the files before they are compared, for the next export.
     """
     path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
-    model_files.require_replaceable(path, FORMATS[name].model is not None)
-    before, edited = model_files.read_report(path), model_files.find_edited(path)
+    try:
+        model_files.require_replaceable(path, FORMATS[name].model is not None)
+        before, edited = model_files.read_report(path), model_files.find_edited(path)
+    except InputError as error:
+        return {"file": path.name, "parity": "not made", "problems": [str(error)]}
     was_marked = mark.exists()
     utils.say(f"making {path}")
     whole_files.write_text(mark, "not compared with the checkpoint\n")

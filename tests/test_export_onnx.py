@@ -377,7 +377,12 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
 
 
 def test_a_format_may_write_a_folder(
-    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its model is compared; report and mark lie beside it. A folder that no export has made stays as it is."""
     weights = []
@@ -398,7 +403,14 @@ def test_a_format_may_write_a_folder(
     folder = tmp_path / "exported_models" / "test_resnet_random_folder"
     folder.mkdir(parents=True)
     (folder / "precious.txt").touch()
-    assert "is a folder that no export has made" in fails(export_onnx.main, arguments)
+    both = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx,torchscript")
+    assert fails(export_onnx.main, both) == f"error: 1 of 2 files did not pass: {folder.name}"
+    shown = capsys.readouterr()
+    assert "is a folder that no export has made: move it away" in shown.err
+    assert "not made" in shown.out
+    assert predictor.load(folder.parent / FILES["torchscript"], "cpu").classes
+    for file in folder.parent.glob("*torchscript*"):
+        file.unlink()
     assert [file.name for file in folder.iterdir()] == ["precious.txt"]
     (folder / "precious.txt").unlink()
     folder.rmdir()
