@@ -195,7 +195,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         return {"file": path.name, "parity": "not made", "problems": [str(error)]}
     was_marked = mark.exists()
     utils.say(f"making {path}")
-    whole_files.write_text(mark, "not compared with the checkpoint\n")
+    whole_files.write_text(mark, model_files.NOT_COMPARED)
     try:
         FORMATS[name].save(source, path)
     except Exception as error:  # converters have many classes of errors, for example for an operator that they lack

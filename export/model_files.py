@@ -45,6 +45,7 @@ from models_factory import make_example
 from utils import InputError, say
 
 FOLDER_DEPTH = 3  # of a model file in an exported folder: REPOSITORY/MODEL/1/model.onnx is the deepest
+NOT_COMPARED = "not compared with the checkpoint\n"  # in the mark of an export, until that is compared
 
 # ---- exported files ----
 
@@ -262,6 +263,15 @@ def find_mark(path: Path) -> Path | None:
     """The mark of the model `path`, or of the exported folder that it lies in; None if there is none."""
     marks = [mark_path(place) for place in list_places(path)]
     return next((mark for mark in marks if mark.exists()), None)
+
+
+def explain_mark(path: Path, mark: Path) -> str:
+    """Why the model `path`, of whose export this is the mark, is not opened, and what to do."""
+    if mark.read_text(encoding="utf-8") == NOT_COMPARED:
+        reason = "was not compared with the checkpoint, since its export was interrupted, or is running"
+    else:
+        reason = "did not pass its comparison with the checkpoint"
+    return f"{path} {reason}: export it again, or delete {mark.name} to use it all the same"
 
 
 def list_places(path: Path) -> list[Path]:
