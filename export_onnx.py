@@ -83,6 +83,8 @@ def main(arguments: list[str]) -> None:
         engines.require_packages(FORMATS[name].packages, f"EXPORT_FORMATS {name}")
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
+    if "hub" in EXPORT_FORMATS and EXPORT_OUTPUT != "logits":
+        utils.say(f"hub gives logits, whatever EXPORT_OUTPUT says ({EXPORT_OUTPUT})")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
     paths, targets = sample_images(split, EXPORT_CHECK_IMAGES, checkpoint["classes"])

@@ -247,7 +247,7 @@ def hard_photographs(paths: list[str], tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize(
     ("rule", "size", "formats", "output"),
     [
-        ("squash", [48, 80], "onnx,openvino,onnx_int8,torchscript", "logits"),
+        ("squash", [48, 80], "onnx,openvino,onnx_int8", "logits"),
         ("center_crop", 64, "onnx", "probabilities"),
         ("letterbox", [80, 48], "onnx,openvino", "labels"),
     ],
@@ -260,26 +260,16 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     checkpoint: Path,
     hard_photographs: Path,
     tmp_path: Path,
-    fails: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """For photographs of any shape and kind. TorchScript, which cannot resize, says so in one line."""
+    """For photographs of any shape and kind."""
     calibration = "platt" if output == "labels" else "none"
     values = checkpoints.load(checkpoint) | {"resize_rule": rule, "image_size": size, "min_labels": 1, "max_labels": 9}
     checkpoints.save(tmp_path / "model.pt", values)
     values = {"EXPORT_FORMATS": formats, "EXPORT_RESIZE": True, "EXPORT_OUTPUT": output, "EXPORT_CHECK_IMAGES": 20}
     values |= {"TRAIN_IMAGES_DIR": hard_photographs / "images" / "test-resized", "CALIBRATION": calibration}
-    arguments = make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values)
-    if "torchscript" in formats:
-        assert fails(export_onnx.main, arguments).startswith(
-            "error: 1 of 4 files did not pass: test_resnet_model_resize_"
-        )
-        expected = "TorchScript cannot hold the resize rule, ONNX and OpenVINO can: set EXPORT_RESIZE = False"
-        assert expected in capsys.readouterr().err
-    else:
-        export_onnx.main(arguments)
+    export_onnx.main(make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values))
     folder = tmp_path / "exported_models"
-    for name in formats.replace(",torchscript", "").split(","):
+    for name in formats.split(","):
         file = folder / f"test_resnet_model_resize{export_formats.EXPORT_FORMATS[name].ending}"
         report = json.loads(model_files.report_path(file).read_text())
         assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 20)
@@ -438,10 +428,11 @@ def test_nothing_that_people_put_into_a_folder_is_lost(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An edited card stays, however often the folder is made; with any other file of theirs nothing is replaced."""
-    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="hub")
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="hub", EXPORT_OUTPUT="probabilities")
     folder = tmp_path / "exported_models" / FILES["hub"]
     card = folder / "README.md"
     export_onnx.main(arguments)
+    assert "hub gives logits, whatever EXPORT_OUTPUT says (probabilities)" in capsys.readouterr().out
     original = card.read_bytes()
     card.write_bytes(b"my words\r\n")
     for _ in range(2):

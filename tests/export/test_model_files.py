@@ -18,6 +18,7 @@ import torch
 from random_models import compute_plain, draw_images
 from torch import Tensor, nn
 
+import limits
 import models_factory
 from export import engine_cache, engines, model_files
 from export.engine_cache import KeptSource
@@ -32,7 +33,8 @@ from utils import InputError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-FILES = [name for name in EXPORT_FORMATS if name != "litert"]  # which has tests of its own
+# folders, and LiteRT, have tests of their own
+FILES = [name for name, form in EXPORT_FORMATS.items() if form.model is None and name != "litert"]
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "pt2": "torch"}  # of floats
 
 
@@ -394,3 +396,13 @@ def test_files_links_and_folders_of_others_are_not_replaced(tmp_path: Path) -> N
             model_files.require_replaceable(tmp_path / name, is_folder)
     model_files.require_replaceable(tmp_path / "file", is_folder=False)
     model_files.require_replaceable(tmp_path / "new", is_folder=True)
+
+
+@pytest.mark.parametrize("name", limits.PLAIN_FORMATS)
+def test_formats_that_hold_the_network_alone_refuse_more(name: str, tmp_path: Path) -> None:
+    """They are those that limits.py refuses before any work."""
+    export = make_export(nn.Identity(), ["batch"])
+    for more, expected in (({"input": "image"}, "the resize rule"), ({"gives_labels": True}, "labels")):
+        changed = replace(export, metadata=export.metadata | more)
+        with pytest.raises(InputError, match=f"cannot (hold|give) {expected}, ONNX and OpenVINO can"):
+            EXPORT_FORMATS[name].save(changed, tmp_path / "model")
