@@ -23,24 +23,12 @@ from limits import ONE_OR_MORE, Count
 
 # ---- Export ----
 EXPORT_FORMATS: Annotated[
-    tuple[
-        Literal[
-            "onnx",
-            "openvino",
-            "torchscript",
-            "pt2",
-            "litert",
-            "onnx_int8",
-            "openvino_int8",
-            "web",
-            "hub",
-            "triton",
-            "openvino_server",
-        ],
-        ...,
-    ],
+    tuple[Literal[
+        "onnx", "openvino", "torchscript", "pt2", "litert", "onnx_int8", "openvino_int8", "web", "hub", "triton",
+        "openvino_server",
+    ], ...],
     ONE_OR_MORE,
-] = ("onnx",)  # the files to make of MODEL_PATH
+] = ("onnx",)  # fmt: skip  # the files to make of MODEL_PATH
 EXPORT_FOLDER: Path = Path(config.LOCAL_ROOT) / "exported_models"  # where they go
 EXPORT_RESIZE: bool = False  # onnx, openvino: they take one image of any size, uint8 (H, W, 3), and resize it
 EXPORT_OUTPUT: Literal["logits", "probabilities", "labels"] = "logits"  # probabilities: after CALIBRATION; labels: both
@@ -55,7 +43,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +55,7 @@ from dataset import augmentations, files, whole_files
 from dataset.json_files import to_json
 from dataset.table import map_classes
 from evaluation import export_parity, hub_card, pages
+from evaluation.model_facts import NO_PATHS
 from export import engines, model_files
 from export.export_formats import EXPORT_FORMATS as FORMATS
 from export.model_files import Export
@@ -75,6 +64,7 @@ from trainer import from_config
 from utils import InputError
 
 PREDICTOR = Path(model_files.__file__).with_name("predict_onnx.py")
+TEXTS_OF_PLACES = ("EXTRA_DATASET_FOLDERS", "TEACHER_PROBABILITIES", "TEACHER_CHECKPOINTS")  # files and folders, too
 
 
 def main(arguments: list[str]) -> None:
@@ -87,7 +77,7 @@ def main(arguments: list[str]) -> None:
         utils.say(f"hub gives logits, whatever EXPORT_OUTPUT says ({EXPORT_OUTPUT})")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
-    paths, targets = sample_images(split, EXPORT_CHECK_IMAGES, checkpoint["classes"])
+    paths, targets = sample_check_images(split, checkpoint["classes"])
     reference = export_parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
@@ -108,6 +98,17 @@ def choose_check_split() -> str:
     """The split on whose images files are compared with the checkpoint: "test", or "train" without test images."""
     has_test = from_config.has_split("test") or from_config.has_other_test_images() or config.TEST_IMAGES_DIR.is_dir()
     return "test" if has_test else "train"
+
+
+def sample_check_images(split: str, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
+    """`sample_images` for the comparison, whose error names another way where there is no data set."""
+    try:
+        return sample_images(split, EXPORT_CHECK_IMAGES, classes)
+    except InputError as error:
+        if split == "test":
+            raise
+        advice = "or, to compare on photographs without labels, TEST_IMAGES_DIR to a folder of them"
+        raise InputError(f"{error}; {advice}") from error
 
 
 def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
@@ -164,11 +165,7 @@ def make_metadata(checkpoint: dict[str, Any], output: str) -> dict[str, Any]:
     threshold = values.get("best_threshold")
     threshold = config.TH_MULTI_LABEL if threshold is None else threshold
     packages = [name for name in ("torch", "onnx", "openvino") if importlib.util.find_spec(name)]
-    constants = values.get("config", {})
-    # without paths of this machine, since the file is given to other people
-    values["config"] = {
-        name: value for name, value in constants.items() if not (isinstance(value, str) and Path(value).is_absolute())
-    }
+    values["config"] = leave_out_paths(values.get("config", {}))
     return values | {
         "best_threshold": threshold,
         "thresholds": values.get("thresholds") or [threshold] * len(values["classes"]),
@@ -180,6 +177,31 @@ def make_metadata(checkpoint: dict[str, Any], output: str) -> dict[str, Any]:
         "checkpoint_sha256": files.hash_file(hub_folders.locate(config.MODEL_PATH)),
         "exported_by": ", ".join(f"{name} {version(name)}" for name in packages),
     }
+
+
+def leave_out_paths(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """The `constants` of a run without the files and folders of this machine: exports are given to other people.
+
+    Those are all constants that are paths, absolute or not, and others whose value is an absolute one.
+    """
+    places = {constant.name for constant in overrides.list_constants(config) if is_place(constant.annotation)}
+    places |= set(TEXTS_OF_PLACES)
+
+    def is_absolute(value: Any) -> bool:
+        if isinstance(value, str):
+            return value.startswith("~") or Path(value).is_absolute()
+        return isinstance(value, list) and any(map(is_absolute, value))
+
+    return {
+        name: value
+        for name, value in constants.items()
+        if name not in places and (name in NO_PATHS or not is_absolute(value))
+    }
+
+
+def is_place(annotation: Any) -> bool:
+    """Whether the type of a constant is a path, or a path or None."""
+    return annotation is Path or Path in get_args(annotation)
 
 
 def export(name: str, source: Export, reference: export_parity.Reference) -> dict[str, Any]:

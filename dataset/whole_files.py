@@ -100,8 +100,8 @@ def name_process() -> str:
 
 def has_ended(process: str) -> bool | None:
     """Whether the process of this name, of `name_process`, has ended; None: it is not of this machine, or no name."""
-    system, _, number = process.partition("-")
-    if system != _identify_system() or not number.isdecimal() or os.name != "posix":
+    machine, _, number = process.partition("-")
+    if machine != _identify_system() or not number.isdecimal() or os.name != "posix":
         return None
     return not _is_running(int(number))
 

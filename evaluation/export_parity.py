@@ -44,12 +44,16 @@ class Budget(NamedTuple):
 
 # keys: the precision of a file, with "resized" before it for one that resizes by itself. The budgets of fp16 and int8
 # were set by measuring three trained EfficientNet-Lite0. float32 has no budget for the mAP: two images whose
-# probabilities agree to seven digits may change places in the ranking, although no label changes.
+# probabilities agree to seven digits may change places in the ranking, although no label changes. A file that resizes
+# gets the same pixels as torch on processors with AVX2, but for a few in a large photograph, whose sums float32 rounds:
+# on 100 photographs its probabilities differed by 2e-6, and with weights of 16 bits by 0.003. Without AVX2 torch rounds
+# pixels in another way, so that the checkpoint itself gives others: by up to 0.023, and 1 of 1800 labels.
 BUDGETS: dict[str, Budget] = {
     "fp32": Budget(ROUNDING, ROUNDING, 0.0, 1.0),
-    "resized fp32": Budget(0.002, 0.0005, 0.0, 1.0),  # without AVX2 torch rounds resized pixels in another way
+    "resized fp32": Budget(5 * ROUNDING, ROUNDING, 0.0, 1.0),
+    "resized fp32 without AVX2": Budget(0.05, 0.003, 0.002, 1.0),
     "fp16": Budget(0.01, 0.001, 0.001, 0.002),
-    "resized fp16": Budget(0.02, 0.001, 0.001, 0.002),
+    "resized fp16 without AVX2": Budget(0.05, 0.003, 0.002, 0.005),
     "int8": Budget(0.6, 0.03, 0.02, 0.02),
 }
 
@@ -135,7 +139,7 @@ def compare(path: Path, reference: Reference, calibration: str = "none", opened:
         "sha256": model_files.hash_files(path),
         "parity": "failed" if problems else "passed",
         "problems": problems,
-        "checkpoint": str(reference.model.path),
+        "checkpoint": reference.model.path.name,  # the report is given away with the file
         "checkpoint_sha256": model.metadata["checkpoint_sha256"],
         "precision": model.metadata["precision"],
         "num_images": len(expected),
@@ -163,7 +167,10 @@ def measure_timm(folder: Path, reference: Reference) -> float:
 def choose_budget(model: Predictor) -> Budget:
     """The budget of the exported file that `model` was opened from."""
     precision = model.metadata["precision"]
-    return BUDGETS.get(f"resized {precision}", BUDGETS[precision]) if model.resizes else BUDGETS[precision]
+    if not model.resizes:
+        return BUDGETS[precision]
+    has_avx2 = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    return BUDGETS.get(f"resized {precision}{'' if has_avx2 else ' without AVX2'}", BUDGETS[precision])
 
 
 def count_other_labels(path: Path, reference: Reference, model: Predictor, probabilities: NDArray[np.float32]) -> int:

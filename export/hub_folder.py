@@ -233,7 +233,10 @@ def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write safetensors, a copy of what shares its memory with others. Raises InputError for a disk that is full."""
     from safetensors.torch import save_file
 
+    path.touch()
+    mode = path.stat().st_mode  # that of other files: safetensors' are for their owner alone
     try:
         save_file({key: value.detach().clone().contiguous() for key, value in tensors.items()}, path, {"format": "pt"})
+        path.chmod(mode)
     except Exception as error:  # safetensors has its own class, for the disk's errors, too
         raise InputError(f"cannot write {path}: {first_line(error)}") from error

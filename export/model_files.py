@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,11 +150,25 @@ def save_torchscript(export: Export, path: Path) -> None:
     metadata = json.dumps(export.metadata | {"precision": "fp32"})
 
     def write(temporary: Path) -> None:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning), open(temporary, "wb") as file:
-            torch.jit.save(traced, file, _extra_files={f"{METADATA}.json": metadata})
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "model.pt"
+            with warnings.catch_warnings(action="ignore", category=FutureWarning), open(saved, "wb") as file:
+                torch.jit.save(traced, file, _extra_files={f"{METADATA}.json": metadata})
+            copy_without_sources(saved, temporary)
         require_sizes(export, "torch", temporary, "fp32")
 
     write_atomically(path, write)
+
+
+def copy_without_sources(program: Path, path: Path) -> None:
+    """Copy a file of TorchScript without the lines of code it was traced from, which come with this machine's paths.
+
+    Without them it runs as before; where it fails, its error does not name them.
+    """
+    with zipfile.ZipFile(program) as source, zipfile.ZipFile(path, "w") as copy:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                copy.writestr(zipfile.ZipInfo(entry.filename), source.read(entry), entry.compress_type)
 
 
 def save_proto(model: Any, export: Export, path: Path, precision: str) -> None:

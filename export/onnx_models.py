@@ -68,7 +68,24 @@ def make_onnx(
             f"ONNX cannot express this network for any {' and '.join(fixed)}: its code takes that of the example, "
             f"{'x'.join(str(dimension.dim_value or '?') for dimension in shape)}, for a constant; {advice}"
         )
-    return program.model_proto
+    proto: Any = program.model_proto  # made anew each time that it is asked for
+    clear_sources(proto)
+    return proto
+
+
+def clear_sources(model: Any) -> None:
+    """Clear what torch notes in all parts of an ONNX ModelProto: the lines of code, with paths of this machine."""
+
+    def clear(part: Any) -> None:
+        for field, value in part.ListFields():
+            if field.name in ("metadata_props", "doc_string"):
+                part.ClearField(field.name)
+            elif field.type == field.TYPE_MESSAGE and field.message_type.name != "TensorProto":
+                values = [value] if hasattr(value, "ListFields") else value  # a message, or many
+                for inner in values:
+                    clear(inner)
+
+    clear(model)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ from predictor import Record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+# without AVX2 torch rounds resized pixels in another way than exported files do
+RESIZED_TOLERANCE = 2e-3 if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else 1e-5
 CALIBRATION = {"platt": {"scale": [1.5, 0.5, 1.0, 2.0, 0.8] * 4, "bias": [0.5, -0.5, 0.0, 1.0, -1.0] * 4}}
 
 
@@ -115,7 +117,7 @@ def test_every_file_has_a_report_and_no_mark(exported: Path, checkpoint: Path) -
     for name, file in FILES.items():
         report = json.loads((exported / f"{file}.json").read_text())
         assert (report["file"], report["parity"], report["problems"]) == (file, "passed", [])
-        assert report["checkpoint_sha256"] == files.hash_file(checkpoint)
+        assert (report["checkpoint"], report["checkpoint_sha256"]) == (checkpoint.name, files.hash_file(checkpoint))
         assert report["precision"] == PRECISIONS.get(name, "fp32")
         assert (report["num_images"], report["num_entries"]) == (200, 3600)
         if report["precision"] != "fp16":  # of this network its differences may be of either kind
@@ -205,8 +207,14 @@ def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(
     classifier = predict_onnx.Classifier(exported / FILES["onnx"])
     for record in predict(checkpoint, paths[:200]):
         probabilities = classifier.measure(record.path)
-        np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=2e-3)
+        np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=RESIZED_TOLERANCE)
         assert classifier.decide(probabilities) == record.ranked
+    for rule in augmentations.RESIZE_RULES:
+        transform = augmentations.make_eval_transform(rule, (48, 64))
+        for path in paths[:40]:
+            found = np.asarray(predict_onnx.resize(predict_onnx.make_rgb(Image.open(path)), 48, 64, rule))
+            difference = np.abs(found - predictor.read_image(path, transform).permute(1, 2, 0).numpy().astype(int))
+            assert difference.max() <= 2 * (RESIZED_TOLERANCE > 1e-3), (rule, path)
 
 
 def test_a_changed_predict_onnx_stays(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,8 +281,11 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
         file = folder / f"test_resnet_model_resize{export_formats.EXPORT_FORMATS[name].ending}"
         report = json.loads(model_files.report_path(file).read_text())
         assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 20)
-        assert report["max_difference"] <= (0.6 if name.endswith("int8") else 2e-3)
-        assert report["budget"]["max_difference"] == (0.6 if name.endswith("int8") else 0.002)
+        if not name.endswith("int8"):
+            assert report["max_difference"] <= RESIZED_TOLERANCE, name
+        assert report["budget"]["max_difference"] == (
+            0.6 if name.endswith("int8") else 0.05 if RESIZED_TOLERANCE > 1e-3 else 5e-4
+        )
     file = folder / "test_resnet_model_resize.onnx"
     inputs = onnx.load(file).graph.input
     assert [(value.name, len(value.type.tensor_type.shape.dim)) for value in inputs] == [("image", 3)]
@@ -283,7 +294,7 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     for engine, count in (("onnxruntime", 20), ("openvino", 4)):
         records = predictor.load(file, "cpu", engine=engine).predict(images[:count], 8)
         for record, other in zip(records, expected[:count], strict=True):
-            np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=2e-3)
+            np.testing.assert_allclose(record.probabilities, other.probabilities, rtol=0, atol=RESIZED_TOLERANCE)
     config.MODEL_PATH = file
     with pytest.raises(utils.InputError, match="resizes by itself, and the queue would hold images in full size"):
         serving.load_model()
@@ -495,6 +506,27 @@ def test_only_checkpoints_are_exported(exported: Path, photographs: Path, fails:
     path = exported / FILES["onnx"]
     message = fails(export_onnx.main, make_arguments(path, exported, photographs))
     assert message == f"error: exported files are made of checkpoints, and MODEL_PATH {path} is none"
+
+
+def test_without_a_data_set_a_folder_of_photographs_serves(
+    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    folder = tmp_path / "none"
+    message = fails(export_onnx.main, make_arguments(checkpoint, tmp_path, photographs, DATASET_FOLDER=folder))
+    assert message == (
+        f"error: there is no folder {folder}: set DATASET_FOLDER to where the data set is; or, to compare on "
+        "photographs without labels, TEST_IMAGES_DIR to a folder of them"
+    )
+
+
+def test_constants_of_exports_have_no_paths() -> None:
+    """Nor relative ones, that a tuple holds or that a constant of an earlier version names."""
+    kept = {"MODEL_NAME": "timm/resnet18", "HEAD": "linear", "PRETRAINED_WEIGHTS": "default", "IMAGE_SIZE": [48, 80]}
+    kept |= {"GROUP_PATTERN": "/([^/]+)/", "CLASSES": ["/m/01g317", "dog"], "SEED": 0, "SLICES": []}
+    paths = {"TENSORBOARD_FOLDER": "runs", "EXCLUDE_LIST": "mine/list.txt", "LOCAL_ROOT": "data", "CURRICULUM": None}
+    paths |= {"EXTRA_DATASET_FOLDERS": ["more", "other"], "TEACHER_CHECKPOINTS": ["teachers/a.pt"]}
+    paths |= {"A_FORMER_FOLDER": "/home/me/x", "FORMER_LISTS": ["a", "/home/me/y"], "FORMER_FILE": "~/x.csv"}
+    assert export_onnx.leave_out_paths(kept | paths) == kept
 
 
 def test_training_images_serve_where_there_are_no_others(dataset: Path) -> None:

@@ -193,6 +193,8 @@ def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]
             if _holds_image(member):
                 images.append(member)
             elif type in ("json", "cls"):
+                if member.size > MOST_READ_BYTES:
+                    raise InputError(f"{shard}: {member.name} holds labels, of {member.size:,} bytes: that is too much")
                 labels[type] = _read_member(tar, member, shard)
         if images:
             num_images += len(images)

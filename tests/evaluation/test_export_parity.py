@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,8 @@ def test_a_faithful_file_passes_with_figures_that_hold(
     assert (report["num_images"], report["num_entries"]) == (40, 200)
     assert report["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
     assert report["milliseconds_per_image"] > 0
+    assert report["checkpoint"] == "model.pt"
+    assert str(checkpoint.parent) not in str(report), "no path of this machine"
 
 
 def test_the_reference_is_the_plain_network(
@@ -163,6 +166,26 @@ def test_a_flip_is_no_matter_only_within_rounding_of_its_threshold() -> None:
     assert export_parity.find_problems(measured, budget, 1000) == []
     (problem,) = export_parity.find_problems(measured | {"flips_within_rounding": 1}, budget, 1000)
     assert problem.startswith("share of labels that flip, not by rounding, 0.001: more than 0")
+
+
+@pytest.mark.parametrize(
+    ("capability", "resizes", "precision", "expected"),
+    [
+        ("AVX2", False, "fp32", "fp32"),
+        ("AVX512", True, "fp32", "resized fp32"),
+        ("DEFAULT", True, "fp32", "resized fp32 without AVX2"),
+        ("DEFAULT", False, "fp32", "fp32"),
+        ("AVX2", True, "fp16", "fp16"),
+        ("DEFAULT", True, "fp16", "resized fp16 without AVX2"),
+        ("DEFAULT", True, "int8", "int8"),
+    ],
+)
+def test_a_file_that_resizes_gets_more_room_where_torch_rounds_otherwise(
+    capability: str, resizes: bool, precision: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model: Any = SimpleNamespace(resizes=resizes, metadata={"precision": precision})
+    assert export_parity.choose_budget(model) == export_parity.BUDGETS[expected]
 
 
 @pytest.mark.parametrize("precision", export_parity.BUDGETS)

@@ -155,7 +155,7 @@ def test_a_file_is_what_it_holds(tmp_path: Path) -> None:
     for format, paths in cases.items():
         for path in paths:
             assert engines.recognise(path) == format, path.name
-    assert set(cases) == set(engines.ENGINES_OF)
+    assert set(cases) == set(engines.ENGINES_OF) - {"timm"}  # a folder: tests/export/test_hub_folder.py
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:

@@ -203,6 +203,12 @@ def test_the_comparison_opens_it_with_timm(folder: Path, tmp_path: Path) -> None
 # ---- the files beside the tensors ----
 
 
+def test_all_files_may_be_read_by_the_same_people(folder: Path) -> None:
+    """safetensors writes files that their owner alone may read, and a server of files runs as somebody else."""
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert modes == dict.fromkeys(modes, modes["config.json"])
+
+
 def test_tags_and_card_say_what_the_model_is(folder: Path) -> None:
     lines = (folder / "selected_tags.csv").read_text(encoding="utf-8").splitlines()
     assert lines == [
@@ -226,6 +232,7 @@ def test_tags_and_card_say_what_the_model_is(folder: Path) -> None:
     assert "OF1" not in body
     assert "| dog, wolf | 0.300 |" in body
     assert "By timm alone:" in body
+    assert "by up to 0.012 in a probability, and one got other labels" in body
     huggingface_hub.ModelCard.load(folder / "README.md")
 
 

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 import limits
 import models_factory
-from export import engine_cache, engines, model_files
+from export import engine_cache, engines, model_files, onnx_models
 from export.engine_cache import KeptSource
 from export.engines import ENGINES
 from export.export_formats import EXPORT_FORMATS
@@ -33,8 +34,10 @@ from utils import InputError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-# folders, and LiteRT, have tests of their own
-FILES = [name for name, form in EXPORT_FORMATS.items() if form.model is None and name != "litert"]
+# without litert and folders, which have tests of their own
+FILES = [name for name, format in EXPORT_FORMATS.items() if name != "litert" and format.model is None]
+# of the one who exports, and words of torch's that go with lines of code
+PATHS = (str(Path(model_files.__file__).parents[1]), str(Path.home()), "site-packages", "stack_trace", "in forward")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torchscript": "torch", "pt2": "torch"}  # of floats
 
 
@@ -234,6 +237,51 @@ def test_an_onnx_file_is_one_for_any_reader(files: dict[str, Path]) -> None:
         assert (logits.name, logits.type.tensor_type.shape.dim[1].dim_value) == ("logits", 5)
         assert "Input images: uint8 RGB (B, 3, H, W), resized by 'squash'" in model.doc_string
         assert json.loads({p.key: p.value for p in model.metadata_props}["multilabel"])["image_size"] == 64
+
+
+def read_contents(path: Path) -> bytes:
+    """All bytes of a file or folder; of archives those of the unpacked files."""
+    if path.is_dir():
+        return b"".join(read_contents(file) for file in path.rglob("*") if file.is_file())
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_has_no_path_of_this_machine(name: str, files: dict[str, Path]) -> None:
+    content = read_contents(files[name].parent)
+    for path in PATHS:
+        assert path.encode() not in content
+
+
+def make_nested(note: str) -> Any:
+    """An ONNX model with a function and a branch, all parts of which say `note`."""
+    from onnx import TensorProto, helper
+
+    def add_note(part: Any) -> Any:
+        if note:
+            part.doc_string = note
+            helper.set_model_props(part, {"pkg.torch.onnx.stack_trace": note})
+        return part
+
+    value = add_note(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]))
+    identity = add_note(helper.make_node("Identity", ["x"], ["y"]))
+    branch = add_note(helper.make_graph([identity], "branch", [], [value]))
+    node = add_note(helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch))
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [1], [2.0])
+    graph = add_note(helper.make_graph([node], "graph", [value], [value], [weights]))
+    opsets = [helper.make_opsetid("", 20)]
+    function = add_note(helper.make_function("own", "F", ["x"], ["y"], [identity], opsets))
+    return add_note(helper.make_model(graph, functions=[function], opset_imports=opsets))
+
+
+def test_no_part_of_an_onnx_model_keeps_its_sources() -> None:
+    model = make_nested("/home/me/model.py")
+    assert model.SerializeToString().count(b"/home/me") > 20
+    onnx_models.clear_sources(model)
+    assert model == make_nested("")
 
 
 def test_torchscript_loads_where_this_project_is_not(files: dict[str, Path], model: MultiLabelModel) -> None:
