@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> None:
         engines.require_packages(FORMATS[name].packages, f"EXPORT_FORMATS {name}")
     if engines.recognise(config.MODEL_PATH) != "checkpoint":
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
+    if "hub" in EXPORT_FORMATS and EXPORT_OUTPUT != "logits":
+        utils.say(f"hub gives logits, whatever EXPORT_OUTPUT says ({EXPORT_OUTPUT})")
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
     paths, targets = sample_check_images(split, checkpoint["classes"])
@@ -211,22 +213,28 @@ def is_place(annotation: Any) -> bool:
 def export(name: str, source: Export, reference: export_parity.Reference) -> dict[str, Any]:
     """Write the file or folder in format `name`, compare it with the checkpoint, and write the report beside it.
 
-    Returns the report. The export is marked as failed until it has passed. Raises InputError for a folder in its place
-    that no export has made.
+    Returns the report, "not made" also where what no export wrote would be replaced: that stays as it is. The export is
+    marked as failed until it has passed. The report names the files before they are compared, for the next export.
     """
     path = EXPORT_FOLDER / name_file(name, source.metadata)
     mark = model_files.mark_path(path)
-    if path.is_dir() and not (mark.exists() or model_files.report_path(path).exists()):
-        raise InputError(f"{path} is a folder that no export has made: move it away, or set EXPORT_FOLDER to another")
+    try:
+        model_files.require_replaceable(path, FORMATS[name].model is not None)
+        before, edited = model_files.read_report(path), model_files.find_edited(path)
+    except InputError as error:
+        return {"file": path.name, "parity": "not made", "problems": [str(error)]}
     was_marked = mark.exists()
     utils.say(f"making {path}")
-    whole_files.write_text(mark, "not compared with the checkpoint\n")
+    whole_files.write_text(mark, model_files.NOT_COMPARED)
     try:
         FORMATS[name].save(source, path)
     except Exception as error:  # converters have many classes of errors, for example for an operator that they lack
         if not was_marked:
             mark.unlink()
         return {"file": path.name, "parity": "not made", "problems": [model_files.shorten(error)]}
+    record = model_files.make_record(path, before, edited)
+    written = {"file": path.name, "parity": "not compared", "problems": []} | record
+    whole_files.write_text(model_files.report_path(path), to_json(written, indent=1))
     if path.suffix == ".onnx":
         copy_predictor(path.parent)
     try:
@@ -234,6 +242,7 @@ def export(name: str, source: Export, reference: export_parity.Reference) -> dic
         report = export_parity.compare(path, reference, config.CALIBRATION, opened)
     except Exception as error:  # so have runtimes
         report = {"file": path.name, "parity": "failed", "problems": [model_files.shorten(error)]}
+    report |= record
     whole_files.write_text(model_files.report_path(path), to_json(report, indent=1))
     if report["parity"] == "passed":
         mark.unlink()

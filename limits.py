@@ -303,6 +303,23 @@ def resizing_files_have_one_size(c: Any) -> str | None:
         )
 
 
+PLAIN_FORMATS = ("torchscript", "pt2", "litert", "hub")  # of EXPORT_FORMATS, those that hold the network alone
+
+
+def plain_files_hold_the_network_alone(c: Any) -> str | None:
+    plain = ", ".join(name for name in c.EXPORT_FORMATS if name in PLAIN_FORMATS)
+    if plain and c.EXPORT_RESIZE:
+        return (
+            f"EXPORT_RESIZE is for ONNX and OpenVINO, but EXPORT_FORMATS has {plain}: leave them out, or set "
+            "EXPORT_RESIZE = False"
+        )
+    if plain and c.EXPORT_OUTPUT == "labels":
+        return (
+            f"EXPORT_OUTPUT labels is for ONNX and OpenVINO, but EXPORT_FORMATS has {plain}: leave them out, or set "
+            "EXPORT_OUTPUT = 'probabilities'"
+        )
+
+
 def int8_is_of_openvino(c: Any) -> str | None:
     if c.TEST_INT8 and c.TEST_ENGINE != "openvino":
         return f"TEST_INT8 is True but TEST_ENGINE is {c.TEST_ENGINE}: set TEST_ENGINE = 'openvino' (for a checkpoint)"
@@ -342,6 +359,6 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         teachers_have_a_sigmoid,
         classes_differ,
     ],
-    "export_onnx.py": [fp16_is_of_openvino, resizing_files_have_one_size],
+    "export_onnx.py": [fp16_is_of_openvino, resizing_files_have_one_size, plain_files_hold_the_network_alone],
     "testing.py": [int8_is_of_openvino, parts_stand_alone],
 }

@@ -455,10 +455,7 @@ def load(
     is_exported = format != "checkpoint" or hub_folders.is_ours(path)
     if is_exported and not allow_failed:
         if mark := model_files.find_mark(path):
-            raise InputError(
-                f"{path} did not pass its comparison with the checkpoint: export it again, or delete "
-                f"{mark.name} to use it all the same"
-            )
+            raise InputError(model_files.explain_mark(path, mark))
         model_files.require_unchanged(path.parent if hub_folders.is_ours(path) else path)
     if format == "checkpoint":
         metadata = checkpoints.load(path)

@@ -32,7 +32,7 @@ from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from dataset.text_files import CsvFile
 from dataset.whole_files import replace_folder
-from export.model_files import Export, require_plain
+from export.model_files import Export, put_text, require_plain
 from heads import Linear, LinearBN
 from models import checkpoints, hub_folders
 from models.backbones import get_timm_name, has_fixed_size, is_torchvision
@@ -86,7 +86,7 @@ def save_hub(export: Export, path: Path) -> None:
             writer = csv.writer(CsvFile(file))
             writer.writerow(["tag_id", "name", "category", "count"])
             writer.writerows([number, name, 0, 0] for number, name in enumerate(checkpoint["classes"]))
-        (folder / CARD).write_text(export.make_card(problem), encoding="utf-8")
+        put_text(path, folder, CARD, export.make_card(problem))
 
 
 def make_metadata(export: Export, checkpoint: dict[str, Any], layout: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import json
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,9 +43,10 @@ from export.onnx_models import (
 from models.batchnorm_folding import TOLERANCE, measure_change
 from models.licences import explain_licence, find_licence
 from models_factory import make_example
-from utils import InputError
+from utils import InputError, say
 
 FOLDER_DEPTH = 3  # of a model file in an exported folder: REPOSITORY/MODEL/1/model.onnx is the deepest
+NOT_COMPARED = "not compared with the checkpoint\n"  # in the mark of an export, until that is compared
 
 # ---- exported files ----
 
@@ -275,9 +276,23 @@ def mark_path(path: Path) -> Path:
 
 def find_mark(path: Path) -> Path | None:
     """The mark of the model `path`, or of the exported folder that it lies in; None if there is none."""
-    places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
-    marks = [mark_path(place) for place in places if place.name]  # the root, which /models/a.onnx lies near, has none
+    marks = [mark_path(place) for place in list_places(path)]
     return next((mark for mark in marks if mark.exists()), None)
+
+
+def explain_mark(path: Path, mark: Path) -> str:
+    """Why the model `path`, of whose export this is the mark, is not opened, and what to do."""
+    if mark.read_text(encoding="utf-8") == NOT_COMPARED:
+        reason = "was not compared with the checkpoint, since its export was interrupted, or is running"
+    else:
+        reason = "did not pass its comparison with the checkpoint"
+    return f"{path} {reason}: export it again, or delete {mark.name} to use it all the same"
+
+
+def list_places(path: Path) -> list[Path]:
+    """The model `path`, and the folders that may be the export that it lies in."""
+    places = [path, *list(path.absolute().parents)[:FOLDER_DEPTH]]
+    return [place for place in places if place.name]  # the root, which /models/a.onnx lies near, has none
 
 
 def report_path(path: Path) -> Path:
@@ -305,15 +320,106 @@ def hash_files(path: Path) -> dict[str, str]:
     return {file.name: hash_file(file) for file in files}
 
 
-def require_unchanged(path: Path) -> None:
-    """Raise InputError if the export `path` is not as its report describes it; without a report it may be."""
-    report = report_path(path)
-    if not report.is_file():
+def hash_texts(path: Path) -> dict[str, str]:
+    """The SHA-256 of the texts for people (.md) in the exported folder `path`, by names; of a file, none."""
+    texts = [file for file in list_files(path) if file.suffix == ".md"] if path.is_dir() else []
+    return {file.relative_to(path).as_posix(): hash_file(file) for file in texts}
+
+
+def find_edited(path: Path) -> list[str]:
+    """The texts in the exported folder `path` that are not as its export wrote them, by its report."""
+    written = read_report(path).get("texts", {})
+    return [name for name, digest in hash_texts(path).items() if name in written and written[name] != digest]
+
+
+def put_text(path: Path, folder: Path, name: str, text: str) -> None:
+    """Write a text for people into `folder`, which will replace the exported folder `path`; an edited one is kept."""
+    if name in find_edited(path):
+        say(f"{path / name} was edited and stays: delete it to get the new one")
+        (folder / name).write_bytes((path / name).read_bytes())
+    else:
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def make_record(path: Path, before: Mapping[str, Any], edited: Sequence[str]) -> dict[str, Any]:
+    """What the report of the export `path` says of its files, by which a later export knows what it may replace.
+
+    Of the texts `edited`, which the export kept, it says what the report `before` it said.
+    """
+    texts = hash_texts(path) | {name: before["texts"][name] for name in edited}
+    return {"sha256": hash_files(path)} | ({"texts": texts} if texts else {})
+
+
+def require_replaceable(path: Path, is_folder: bool) -> None:
+    """Raise InputError if an export would replace at `path` what no export wrote there.
+
+    `is_folder` says that the export is a folder: then a file or a link in its place is refused, and a folder that holds
+    anything but what an export wrote, and texts. In the place of a file any folder is refused.
+    """
+    advice = "move it away, or set EXPORT_FOLDER to another"
+    if is_folder and (path.is_symlink() or (path.exists() and not path.is_dir())):
+        kind = "link" if path.is_symlink() else "file"
+        raise InputError(f"{path} is a {kind}, where a folder would be written: {advice}")
+    if not path.is_dir():
         return
-    content = read_json(report, allow_nan=True)
-    expected = content.get("sha256") if isinstance(content, dict) else None
-    if expected is not None and expected != hash_files(path):  # reports had no hash before
-        raise InputError(
-            f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
-            f"delete {report.name} to use it all the same"
-        )
+    if not is_folder:
+        raise InputError(f"{path} is a folder, where a file would be written: {advice}")
+    report = read_report(path)
+    written, texts = report.get("sha256", {}), report.get("texts", {})
+    if not written:
+        raise InputError(f"{path} is a folder that no export has made: {advice}")
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if file.is_symlink() or (not file.is_dir() and name not in written and name not in texts):
+            what = f"{name} is not of its export"
+        elif name in written and hash_file(file) != written[name]:
+            what = f"{name} has changed since its export"
+        else:
+            continue
+        raise InputError(f"{path} would be replaced, but {what}: move the folder away, or what is yours out of it")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The report on the export `path`, without "sha256" and "texts" that are no mappings; empty if there is none."""
+    report = report_path(path)
+    content = read_json(report, allow_nan=True) if report.is_file() else {}
+    values = content if isinstance(content, dict) else {}
+    return {key: value for key, value in values.items() if key not in ("sha256", "texts") or isinstance(value, dict)}
+
+
+def require_unchanged(path: Path) -> None:
+    """Raise InputError if the export that the model `path` belongs to is not as its report describes it.
+
+    That is the file or folder `path`, or the exported folder that it lies in. Without a report it may be anything, and
+    so may files in a folder that its report does not name.
+    """
+    for place in list_places(path):
+        expected = _read_hashes(place, path)
+        if expected is None:
+            continue
+        found = hash_files(place)
+        if not expected or any(found.get(name) != digest for name, digest in expected.items()):
+            report = report_path(place)
+            raise InputError(
+                f"{place} has changed since {report.name} was written: it is damaged, or another file; "
+                f"{'move it away and ' if place.is_dir() else ''}export it again, or delete {report.name} to use it "
+                "all the same"
+            )
+
+
+def _read_hashes(place: Path, path: Path) -> dict[str, str] | None:
+    """The hashes in the report on `place`; None if there is none, or if it is not about the model `path`."""
+    report = report_path(place)
+    if not report.is_file():
+        return None
+    try:
+        content = read_json(report, allow_nan=True)
+    except InputError:
+        if place == path:
+            raise
+        return None  # a folder's neighbour of that name, which is no report
+    hashes = content.get("sha256") if isinstance(content, dict) else None
+    if place == path:
+        return hashes if hashes is None or isinstance(hashes, dict) else {}  # reports had no hash before
+    name = path.absolute().relative_to(place).as_posix()
+    return hashes if isinstance(hashes, dict) and name in hashes else None

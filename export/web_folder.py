@@ -29,7 +29,7 @@ from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from dataset.whole_files import replace_folder
 from export.engines import IMAGE
-from export.model_files import Export, save_proto
+from export.model_files import Export, put_text, save_proto
 from export.onnx_models import MAX_BYTES, copy_proto, measure_weights
 from models.licences import explain_licence, find_licence
 from models.novelty import NOVEL
@@ -70,7 +70,7 @@ def save_web(export: Export, path: Path) -> None:
         (folder / FACTS).write_text(to_json(facts, indent=1), encoding="utf-8")
         (folder / PAGE).write_text(make_page(render, facts), encoding="utf-8")
         advice = render("web_readme.md", facts=facts, folder=Markup(make_visible(path.name)))  # amid code
-        (folder / ADVICE).write_text(advice, encoding="utf-8")
+        put_text(path, folder, ADVICE, advice)
 
 
 def halve_weights(model: Any) -> Any:

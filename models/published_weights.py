@@ -53,9 +53,10 @@ def is_published(weights: str | None) -> bool:
 def choose_weights(weights: str, folder: Path | None) -> str:
     """`weights` as models/pretrained.py takes them: "default" or a file; a name becomes the file in `folder`.
 
-    Raises InputError for what is no file and looks like a name that is not known, and for a name that is a file, too.
+    Raises InputError for what is neither a file nor a name that is known, and for a name that is a file, too.
     """
     path = Path(weights)
+    require_known(weights)
     if is_published(weights):
         if path.exists():
             raise InputError(
@@ -63,12 +64,17 @@ def choose_weights(weights: str, folder: Path | None) -> str:
                 "for the file, or rename it"
             )
         return str(find_weights(weights, folder or Path(torch.hub.get_dir()) / "checkpoints"))
-    if weights == "default" or path.suffix or "/" in path.as_posix() or weights.startswith(".") or path.exists():
-        return weights
+    return weights
+
+
+def require_known(weights: str) -> None:
+    """Raise InputError unless `weights` is "default", a name in PUBLISHED, or a file or folder that exists."""
+    if weights == "default" or is_published(weights) or Path(weights).exists():
+        return
     near = difflib.get_close_matches(weights, [*PUBLISHED, "default"], n=1, cutoff=0.0)[0]
     raise InputError(
-        f"there are no weights {weights!r}, and no such file; the nearest name is {near} (there are: default, "
-        f"{', '.join(PUBLISHED)})"
+        f"PRETRAINED_WEIGHTS: there are no weights {weights!r}, and no such file; the nearest name is {near} (there "
+        f"are: {', '.join(PUBLISHED)}, and default, those that were published for MODEL_NAME)"
     )
 
 

@@ -270,7 +270,7 @@ def hard_photographs(paths: list[str], tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize(
     ("rule", "size", "formats", "output"),
     [
-        ("squash", [48, 80], "onnx,openvino,onnx_int8,torchscript", "logits"),
+        ("squash", [48, 80], "onnx,openvino,onnx_int8", "logits"),
         ("center_crop", 64, "onnx", "probabilities"),
         ("letterbox", [80, 48], "onnx,openvino", "labels"),
     ],
@@ -283,26 +283,16 @@ def test_files_that_resize_give_what_their_checkpoint_gives(
     checkpoint: Path,
     hard_photographs: Path,
     tmp_path: Path,
-    fails: Callable[..., str],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """For photographs of any shape and kind. TorchScript, which cannot resize, says so in one line."""
+    """For photographs of any shape and kind."""
     calibration = "platt" if output == "labels" else "none"
     values = checkpoints.load(checkpoint) | {"resize_rule": rule, "image_size": size, "min_labels": 1, "max_labels": 9}
     checkpoints.save(tmp_path / "model.pt", values)
     values = {"EXPORT_FORMATS": formats, "EXPORT_RESIZE": True, "EXPORT_OUTPUT": output, "EXPORT_CHECK_IMAGES": 20}
     values |= {"TRAIN_IMAGES_DIR": hard_photographs / "images" / "test-resized", "CALIBRATION": calibration}
-    arguments = make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values)
-    if "torchscript" in formats:
-        assert fails(export_onnx.main, arguments).startswith(
-            "error: 1 of 4 files did not pass: test_resnet_model_resize_"
-        )
-        expected = "TorchScript cannot hold the resize rule, ONNX and OpenVINO can: set EXPORT_RESIZE = False"
-        assert expected in capsys.readouterr().err
-    else:
-        export_onnx.main(arguments)
+    export_onnx.main(make_arguments(tmp_path / "model.pt", tmp_path, hard_photographs, **values))
     folder = tmp_path / "exported_models"
-    for name in formats.replace(",torchscript", "").split(","):
+    for name in formats.split(","):
         file = folder / f"test_resnet_model_resize{export_formats.EXPORT_FORMATS[name].ending}"
         report = json.loads(model_files.report_path(file).read_text())
         assert (report["parity"], report["problems"], report["num_images"]) == ("passed", [], 20)
@@ -403,7 +393,12 @@ def test_a_file_that_fails_is_marked_and_refused_until_it_passes(
 
 
 def test_a_format_may_write_a_folder(
-    checkpoint: Path, photographs: Path, tmp_path: Path, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its model is compared; report and mark lie beside it. A folder that no export has made stays as it is."""
     weights = []
@@ -424,7 +419,14 @@ def test_a_format_may_write_a_folder(
     folder = tmp_path / "exported_models" / "test_resnet_random_folder"
     folder.mkdir(parents=True)
     (folder / "precious.txt").touch()
-    assert "is a folder that no export has made" in fails(export_onnx.main, arguments)
+    both = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="onnx,torchscript")
+    assert fails(export_onnx.main, both) == f"error: 1 of 2 files did not pass: {folder.name}"
+    shown = capsys.readouterr()
+    assert "is a folder that no export has made: move it away" in shown.err
+    assert "not made" in shown.out
+    assert predictor.load(folder.parent / FILES["torchscript"], "cpu").classes
+    for file in folder.parent.glob("*torchscript*"):
+        file.unlink()
     assert [file.name for file in folder.iterdir()] == ["precious.txt"]
     (folder / "precious.txt").unlink()
     folder.rmdir()
@@ -442,6 +444,44 @@ def test_a_format_may_write_a_folder(
     assert fails(export_onnx.main, arguments) == f"error: 1 of 1 files did not pass: {folder.name}"
     with pytest.raises(utils.InputError, match=r"delete test_resnet_random_folder\.FAILED to use it all the same$"):
         predictor.load(model, "cpu")
+
+
+def test_nothing_that_people_put_into_a_folder_is_lost(
+    checkpoint: Path,
+    photographs: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An edited card stays, however often the folder is made; with any other file of theirs nothing is replaced."""
+    arguments = make_arguments(checkpoint, tmp_path, photographs, EXPORT_FORMATS="hub", EXPORT_OUTPUT="probabilities")
+    folder = tmp_path / "exported_models" / FILES["hub"]
+    card = folder / "README.md"
+    export_onnx.main(arguments)
+    assert "hub gives logits, whatever EXPORT_OUTPUT says (probabilities)" in capsys.readouterr().out
+    original = card.read_bytes()
+    card.write_bytes(b"my words\r\n")
+    for _ in range(2):
+        export_onnx.main(arguments)
+        assert card.read_bytes() == b"my words\r\n"
+        assert f"{card} was edited and stays: delete it to get the new one" in capsys.readouterr().out
+    card.unlink()
+    export_onnx.main(arguments)
+    assert card.read_bytes() == original
+
+    for name in (".git/config", "2/model.onnx", "NOTES.md", "config.json"):
+        file = folder / name
+        before = file.read_bytes() if file.exists() else None
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"mine")
+        message = fails(export_onnx.main, arguments) + capsys.readouterr().err
+        assert f"would be replaced, but {name} {'is not of' if before is None else 'has changed since'} its" in message
+        assert file.read_bytes() == b"mine"
+        if before is None:
+            file.unlink()
+        else:
+            file.write_bytes(before)
+    export_onnx.main(arguments)
 
 
 @pytest.mark.parametrize("kind", [utils.InputError, RuntimeError])  # a runtime's own, for an operator it has not

@@ -85,6 +85,8 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--EXPORT_FORMATS onnx,onnx", "name one or more, each once"),
     ("--EXPORT_FP16 true", "EXPORT_FP16 is True but EXPORT_FORMATS ('onnx',)"),
     ("--EXPORT_RESIZE true --EXPORT_DYNAMIC size", "EXPORT_RESIZE gives the network images of one size"),
+    ("--EXPORT_FORMATS onnx,hub,pt2 --EXPORT_RESIZE 1", "EXPORT_RESIZE is for ONNX and OpenVINO, but EXPORT_FORMATS"),
+    ("--EXPORT_FORMATS litert --EXPORT_OUTPUT labels", "EXPORT_OUTPUT labels is for ONNX and OpenVINO, but EXPORT_"),
     ("--COMPILE true --ACTIVATION_CHECKPOINTING true", "COMPILE and ACTIVATION_CHECKPOINTING do not go together"),
     ("--CALIBRATION platt --LOSS softmax", "CALIBRATION platt is for probabilities of a sigmoid"),
     ("--MAP_MAX_IMAGES=-1", "MAP_MAX_IMAGES is -1"),

@@ -415,6 +415,9 @@ def cut(path: Path) -> None:
         (None, ["--MIN_LABELS=4"], "MIN_LABELS is 4, but there are 3 classes: set it lower"),
         (None, ["--FREEZE_BACKBONE=True"], "a frozen random backbone learns nothing"),
         (None, ["--DEVICE=gpu"], "DEVICE 'gpu' is not to be had here"),
+        (None, ["--PRETRAINED_WEIGHTS=Default"], "no weights 'Default', and no such file; the nearest name is default"),
+        (None, ["--PRETRAINED_WEIGHTS=hf-hub:timm/resnet18"], "and default, those that were published for MODEL_NAME"),
+        (None, ["--TEACHER_CHECKPOINTS=/nonexistent.pt"], "cannot read /nonexistent.pt: No such file or directory"),
     ],
 )
 def test_bad_input_is_one_line(

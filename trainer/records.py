@@ -70,6 +70,8 @@ def name_files(data: Data) -> RunFiles:
     if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
         identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     weights = config.PRETRAINED_WEIGHTS
+    if weights is not None:
+        published_weights.require_known(weights)
     is_file = weights not in (None, "default") and not published_weights.is_published(weights)
     files = [
         *([weights] if is_file else []),  # best_model.pt may be another one after each run
@@ -78,12 +80,20 @@ def name_files(data: Data) -> RunFiles:
         *([config.CURRICULUM] if config.CURRICULUM else []),
     ]
     if files:
-        identity["files"] = [hash_file(Path(file)) for file in files]
+        identity["files"] = [_hash_input(Path(file)) for file in files]
     folder = config.TRAINED_MODELS_FOLDER / checkpoints.name_model(config.MODEL_NAME)
     name = run_files.name_configuration(constants, identity)
     if not data.fold:
         return RunFiles(folder / name)
     return RunFiles(folder / run_files.name_configuration(constants, identity | {"fold": data.fold}), fold_of=name)
+
+
+def _hash_input(path: Path) -> str:
+    """The SHA-256 of a file that decides what is learned. Raises InputError if it cannot be read."""
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {utils.explain(error)}") from error
 
 
 def own(files: RunFiles) -> AbstractContextManager[None]:

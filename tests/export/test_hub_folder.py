@@ -285,6 +285,9 @@ def test_marks_and_reports_of_the_export_count(folder: Path, tmp_path: Path) -> 
     model_files.mark_path(copy).write_text("")
     with pytest.raises(InputError, match=r"did not pass its comparison.* delete copy_hub\.FAILED"):
         predictor.load(copy)
+    model_files.mark_path(copy).write_text(model_files.NOT_COMPARED)
+    with pytest.raises(InputError, match=r"was not compared with the checkpoint, since its export was interrupted"):
+        predictor.load(copy)
     predictor.load(copy, allow_failed=True)
     model_files.mark_path(copy).unlink()
     model_files.report_path(copy).write_text(json.dumps({"sha256": model_files.hash_files(copy)}))

@@ -19,6 +19,7 @@ import torch
 from random_models import compute_plain, draw_images
 from torch import Tensor, nn
 
+import limits
 import models_factory
 from export import engine_cache, engines, model_files, onnx_models
 from export.engine_cache import KeptSource
@@ -401,3 +402,55 @@ def test_a_file_that_changed_since_its_report_is_refused(tmp_path: Path) -> None
     report.write_text("{broken")
     with pytest.raises(InputError, match=r"model\.xml\.json:1: [^\n]+: this is not JSON"):
         model_files.require_unchanged(path)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "classifier/1/model.onnx"])
+def test_a_file_in_a_folder_that_changed_since_its_report_is_refused(name: str, tmp_path: Path) -> None:
+    """What the report does not name may come and go; a neighbour that is no report is none."""
+    folder = tmp_path / "other" / "run_web"
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"layers")
+    (folder / "facts.json").write_text("{}")
+    model_files.report_path(tmp_path / "other").write_text("// no JSON")
+    model_files.report_path(folder).write_text(json.dumps({"sha256": model_files.hash_files(folder)}))
+    (folder / "own.txt").write_text("mine")
+    model_files.require_unchanged(path)
+    (folder / "facts.json").write_text("{ }")
+    with pytest.raises(InputError, match=r"run_web has changed since run_web\.json was written: it is damaged"):
+        model_files.require_unchanged(path)
+    (folder / "facts.json").write_text("{}")
+    path.write_bytes(b"changed")
+    with pytest.raises(InputError, match=r"run_web has changed since"):
+        model_files.require_unchanged(path)
+    other = path.with_name("other.onnx")
+    other.write_bytes(b"mine")
+    model_files.require_unchanged(other)
+
+
+def test_files_links_and_folders_of_others_are_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for name, is_folder, expected in (
+        ("file", True, "is a file, where a folder would be written: move it away"),
+        ("link", True, "is a link, where a folder would be written"),
+        ("nowhere", True, "is a link, where a folder would be written"),
+        ("folder", False, "is a folder, where a file would be written"),
+        ("folder", True, "is a folder that no export has made"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            model_files.require_replaceable(tmp_path / name, is_folder)
+    model_files.require_replaceable(tmp_path / "file", is_folder=False)
+    model_files.require_replaceable(tmp_path / "new", is_folder=True)
+
+
+@pytest.mark.parametrize("name", limits.PLAIN_FORMATS)
+def test_formats_that_hold_the_network_alone_refuse_more(name: str, tmp_path: Path) -> None:
+    """They are those that limits.py refuses before any work."""
+    export = make_export(nn.Identity(), ["batch"])
+    for more, expected in (({"input": "image"}, "the resize rule"), ({"gives_labels": True}, "labels")):
+        changed = replace(export, metadata=export.metadata | more)
+        with pytest.raises(InputError, match=f"cannot (hold|give) {expected}, ONNX and OpenVINO can"):
+            EXPORT_FORMATS[name].save(changed, tmp_path / "model")

@@ -249,9 +249,17 @@ def test_another_content_is_one_line_and_runs_nothing(
 def test_an_unknown_name_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no such file; the nearest name is coco80_asl_tresnet_l "):
         choose_weights("coco80_asl_tresnetl", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for weights in ("some.pth", "folder/file", "./file"):
+        Path(weights).write_bytes(b"")
     for weights in ("default", "some.pth", "folder/file", "./file"):
         assert choose_weights(weights, None) == weights
-    monkeypatch.chdir(tmp_path)
+    for weights in ("Default", "resnet18.a1_in1kk", "timm/resnet18", "hf-hub:timm/resnet18", "/nonexistent.pth"):
+        with pytest.raises(InputError, match=r"no weights '[^']+', and no such file; .* default, those that were publ"):
+            choose_weights(weights, None)
+    with pytest.raises(InputError, match="the nearest name is default "):
+        choose_weights("Default", None)
     (tmp_path / "coco80_asl_tresnet_l").write_bytes(b"")
     with pytest.raises(InputError, match="of published weights, and of a file here"):
         choose_weights("coco80_asl_tresnet_l", tmp_path)
