@@ -88,7 +88,10 @@ def read_size(config: Mapping[str, Any], folder: Path) -> Size:
     shape = config["pretrained_cfg"].get("input_size", [3, 224, 224])
     if not (isinstance(shape, list) and len(shape) == 3 and all(map(is_count, shape)) and shape[0] == 3):
         raise InputError(f"{folder / CONFIG}: input_size is {shape!r}, expected 3 channels, height and width")
-    size = (config.get("model_args") or {}).get("img_size", shape[1:])  # of the network, which says more
+    options = config.get("model_args") or {}
+    if not isinstance(options, dict):
+        raise InputError(f"{folder / CONFIG}: model_args is {options!r}, expected names and values")
+    size = options.get("img_size", shape[1:])  # of the network, which says more
     sides = [size, size] if isinstance(size, int) else size
     if not (isinstance(sides, list) and len(sides) == 2 and all(is_count(side) and side for side in sides)):
         raise InputError(f"{folder / CONFIG}: img_size is {size!r}, expected height and width")

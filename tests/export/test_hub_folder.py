@@ -367,6 +367,7 @@ def test_what_timm_wrote_gives_what_timm_gives(
         (lambda c: c.update(architecture="resnet_of_tomorrow"), "has no network 'resnet_of_tomorrow'"),
         (lambda c: c.pop("architecture"), "is not of timm: it names no architecture"),
         (lambda c: c["model_args"].update(checkpoint_path="/etc/passwd"), "expected options of test_vit alone"),
+        (lambda c: c.update(model_args=[1]), "expected names and values"),
         (lambda c: c["model_args"].update(embed_dim=1_000_000), "not its own"),
         (lambda c: c["model_args"].update(depth=7), "does not fit test_vit"),
         (lambda c: c["model_args"].update(no_such_option=7), "does not fit test_vit"),
