@@ -227,18 +227,64 @@ def tag_final(metrics: Mapping[str, float]) -> dict[str, float]:
     return {TAGS.get(name, name): value for name, value in metrics.items() if name != "best_f1"}
 
 
+class _Tracker:
+    """What the loggers of all trackers share: which numbers they get, when, and under which tags."""
+
+    def __init__(self, tracked: TrackedRun) -> None:
+        self.has_ended = False
+        self.epoch = tracked.history[-1]["epoch"] if tracked.history else 0
+
+    def add_epoch(self, record: Record) -> None:
+        """Record all numbers of an epoch, which is the step."""
+        self.epoch = record["epoch"]
+        self.add_numbers(tag_record(record))
+
+    def add_numbers(self, numbers: dict[str, float]) -> None:
+        """Record the numbers of the present epoch, by their tags."""
+        raise NotImplementedError
+
+    def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
+        """There is no chart for them."""
+
+    def add_pictures(
+        self,
+        images: ArrayLike,
+        targets: ArrayLike,
+        probabilities: ArrayLike,
+        thresholds: float | ArrayLike,
+        classes: Sequence[str],
+        epoch: int,
+    ) -> None:
+        self.add_picture(draw_pictures(images, targets, probabilities, thresholds, classes), epoch)
+
+    def add_picture(self, picture: np.ndarray, epoch: int) -> None:
+        """Record the grid of validation pictures, uint8 (height, width, 3)."""
+        raise NotImplementedError
+
+    def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
+        """Record the final metrics; the constants are there since the run began."""
+        self.has_ended = True
+        self.add_final(tag_final(metrics))
+
+    def add_final(self, metrics: dict[str, float]) -> None:
+        """Record the final metrics, by their tags."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
 # ---- Weights & Biases, and trackio, which has the same calls ----
 
 
-class _WandbLikeLogger:
+class _WandbLikeLogger(_Tracker):
     """A run in a tracker whose calls are those of wandb."""
 
     MODULE = ""
 
     def __init__(self, tracked: TrackedRun) -> None:
+        super().__init__(tracked)
         self.module: Any = importlib.import_module(self.MODULE)
-        self.has_ended = False
-        self.epoch = tracked.history[-1]["epoch"] if tracked.history else 0
         self.resumes = self.MODULE in tracked.ids
         self.run = self.module.init(
             project=os.environ.get(f"{self.MODULE.upper()}_PROJECT") or tracked.project,
@@ -255,41 +301,15 @@ class _WandbLikeLogger:
         """The options of `init` that the two do not share."""
         raise NotImplementedError
 
-    def add_epoch(self, record: Record) -> None:
-        """Record all numbers of an epoch, which is the step."""
-        self.epoch = record["epoch"]
-        self.log(tag_record(record), self.epoch, is_whole=True)
-
     def log(self, values: dict[str, Any], epoch: int, is_whole: bool) -> None:
         """Record values of an epoch; whether it `is_whole` with them."""
         raise NotImplementedError
 
-    def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
-        """There is no chart for them."""
+    def add_numbers(self, numbers: dict[str, float]) -> None:
+        self.log(numbers, self.epoch, is_whole=True)
 
-    def add_pictures(
-        self,
-        images: ArrayLike,
-        targets: ArrayLike,
-        probabilities: ArrayLike,
-        thresholds: float | ArrayLike,
-        classes: Sequence[str],
-        epoch: int,
-    ) -> None:
-        picture = draw_pictures(images, targets, probabilities, thresholds, classes)
+    def add_picture(self, picture: np.ndarray, epoch: int) -> None:
         self.log({"pictures/val": self.module.Image(picture)}, epoch, is_whole=False)
-
-    def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
-        """Record the final metrics; the constants are there since the run began."""
-        self.has_ended = True
-        self.add_final(tag_final(metrics))
-
-    def add_final(self, metrics: dict[str, float]) -> None:
-        """Record the final metrics, by their tags."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
 
 
 class _WandbLogger(_WandbLikeLogger):
@@ -371,15 +391,14 @@ def draw_curves(
 # ---- MLflow ----
 
 
-class _MlflowLogger:
+class _MlflowLogger(_Tracker):
     """A run in MLflow. By its client, so that it gets in the way of no run that is active in a notebook."""
 
     def __init__(self, tracked: TrackedRun) -> None:
         from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
+        super().__init__(tracked)
         self.client: Any = MlflowClient()
-        self.has_ended = False
-        self.epoch = tracked.history[-1]["epoch"] if tracked.history else 0
         self.goes_on = "mlflow" in tracked.ids
         if self.goes_on:
             self.run_id = tracked.ids["mlflow"]
@@ -400,37 +419,18 @@ class _MlflowLogger:
         for first in range(0, len(params), PARAMS_AT_ONCE):
             self.client.log_batch(self.run_id, params=params[first : first + PARAMS_AT_ONCE], synchronous=True)
 
-    def _log(self, numbers: Mapping[str, float]) -> None:
+    def add_numbers(self, numbers: Mapping[str, float]) -> None:
         from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(time.time() * 1000)
         logged = [Metric(name, float(value), now, self.epoch) for name, value in numbers.items()]
         self.client.log_batch(self.run_id, metrics=logged, synchronous=True)
 
-    def add_epoch(self, record: Record) -> None:
-        """Record all numbers of an epoch, which is the step."""
-        self.epoch = record["epoch"]
-        self._log(tag_record(record))
-
-    def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
-        """There is no chart for them."""
-
-    def add_pictures(
-        self,
-        images: ArrayLike,
-        targets: ArrayLike,
-        probabilities: ArrayLike,
-        thresholds: float | ArrayLike,
-        classes: Sequence[str],
-        epoch: int,
-    ) -> None:
-        picture = draw_pictures(images, targets, probabilities, thresholds, classes)
+    def add_picture(self, picture: np.ndarray, epoch: int) -> None:
         self.client.log_image(self.run_id, picture, key="pictures/val", step=epoch)
 
-    def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
-        """Record the final metrics; the constants are there since the run began."""
-        self.has_ended = True
-        self._log(tag_final(metrics))
+    def add_final(self, metrics: dict[str, float]) -> None:
+        self.add_numbers(metrics)
 
     def close(self) -> None:
         self.client.set_terminated(self.run_id, "FINISHED" if self.has_ended else "KILLED")
