@@ -9,7 +9,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import models_factory
+from export.model_files import Export
 from models_factory import MultiLabelModel
+
+METADATA = {  # of an exported `test_resnet` with five classes
+    "model_name": "test_resnet",
+    "head": "linear_bn",
+    "classes": list("abcde"),
+    "thresholds": [0.5] * 5,
+    "image_size": 64,
+    "resize_rule": "squash",
+    "output": "logits",
+    "dynamic": ["batch"],
+    "exported_by": "a test",
+}
 
 
 def make_random_model(name: str, head: str = "linear_bn", num_classes: int = 5, **options: Any) -> MultiLabelModel:
@@ -50,3 +63,8 @@ def choose_thresholds(probabilities: Tensor) -> list[float]:
         assert amid[gap + 1] - amid[gap] > 4e-5, "float32 through other kernels differs by a tenth of it"
         chosen.append(float(amid[gap : gap + 2].mean()))
     return chosen
+
+
+def make_export(network: nn.Module, dynamic: tuple[str, ...] = ("batch",)) -> Export:
+    """What exported files are made from: `network`, with METADATA."""
+    return Export(network, METADATA | {"dynamic": [*dynamic]}, lambda path: draw_images(1)[0])

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_models import compute_plain, draw_images, make_random_model
+from random_models import METADATA, compute_plain, draw_images, make_export, make_random_model
 from torch import Tensor, nn
 
 import models_factory
 import predictor
 from export import engines
 from export.litert_models import save_litert
-from export.model_files import Export
 from models import batchnorm_folding
 from utils import InputError
 
@@ -30,21 +29,6 @@ pytestmark = [
 ]
 
 CPU = torch.device("cpu")
-METADATA = {
-    "model_name": "test_resnet",
-    "head": "linear_bn",
-    "classes": list("abcde"),
-    "thresholds": [0.5] * 5,
-    "image_size": 64,
-    "resize_rule": "squash",
-    "output": "logits",
-    "dynamic": ["batch"],
-    "exported_by": "a test",
-}
-
-
-def make_export(network: nn.Module, dynamic: tuple[str, ...] = ("batch",)) -> Export:
-    return Export(network, METADATA | {"dynamic": [*dynamic]}, lambda path: draw_images(1)[0])
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from random_models import compute_plain, draw_images, make_random_model
+from random_models import compute_plain, draw_images, make_export, make_random_model
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 import models_factory
 import predictor
 from export import engines
-from export.model_files import Export
 from export.pt2_models import save_pt2
 from models import batchnorm_folding
 from utils import InputError
@@ -27,21 +26,6 @@ from utils import InputError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-METADATA = {
-    "model_name": "test_resnet",
-    "head": "linear_bn",
-    "classes": list("abcde"),
-    "thresholds": [0.5] * 5,
-    "image_size": 64,
-    "resize_rule": "squash",
-    "output": "logits",
-    "dynamic": ["batch"],
-    "exported_by": "a test",
-}
-
-
-def make_export(network: nn.Module, dynamic: tuple[str, ...] = ("batch",)) -> Export:
-    return Export(network, METADATA | {"dynamic": [*dynamic]}, lambda path: draw_images(1)[0])
 
 
 @pytest.fixture(scope="module")
