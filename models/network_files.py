@@ -35,6 +35,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 # how networks are entered in the lists of both packages: a decorator, perhaps others, and the function
 REGISTERED = re.compile(rb"^@register_model\b.*\n(?:[@ )].*\n)*def (\w+)\(", re.MULTILINE)
 
+HUB = "timm.models._hub"  # the file of timm that asks for huggingface_hub
+
 _running = threading.RLock()  # held while an __init__.py runs: other threads then wait
 
 
@@ -80,6 +82,8 @@ def complete(name: str) -> None:
             assert spec is not None
             assert spec.loader is not None
             spec.loader.exec_module(package)
+            if HUB in sys.modules and name == "timm.models":
+                importlib.reload(sys.modules[HUB])  # now with huggingface_hub, see `import_registry`
 
 
 @functools.cache
@@ -100,6 +104,13 @@ def import_registry(network: str) -> ModuleType:
     file = find_file("timm.models", network)
     if file is None:  # as of those that timm has renamed
         complete("timm.models")
-    else:
-        importlib.import_module(file)
+        return importlib.import_module("timm.models._registry")
+    if isinstance(sys.modules["timm.models"], PartialPackage) and "huggingface_hub" not in sys.modules:
+        # timm imports it whole to download weights, which a part of timm does not do: here it seems not installed
+        sys.modules["huggingface_hub"] = None  # pyright: ignore[reportArgumentType]
+        try:
+            importlib.import_module(HUB)
+        finally:
+            del sys.modules["huggingface_hub"]
+    importlib.import_module(file)
     return importlib.import_module("timm.models._registry")
