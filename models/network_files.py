@@ -50,7 +50,7 @@ class PartialPackage(ModuleType):
                 module = importlib.import_module(f"{self.__name__}.{file}")
                 if hasattr(module, name):
                     return getattr(module, name)
-            # below, a file and a function may have the same name, as torchvision.models.alexnet: there it is the function
+            # in others a function may have the name of its file, as torchvision.models.alexnet, and is meant
             if "." not in self.__name__ and importlib.util.find_spec(f"{self.__name__}.{name}"):
                 return importlib.import_module(f"{self.__name__}.{name}")
         if name == "__all__" or not name.startswith("__"):  # Python asks modules for several that they may not have
