@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
@@ -30,7 +32,7 @@ def test_pixels_are_those_of_torchvision(shape: tuple[int, int], layout: str) ->
         assert resized.dtype == torch.uint8
         assert torch.equal(resized, F.resize(image, list(size), antialias=True))
         height, width = shape
-        scale = min(size.height / height, size.width / width)
+        scale = min(Fraction(size.height, height), Fraction(size.width, width))
         inside = [max(1, round(height * scale)), max(1, round(width * scale))]
         boxed = F.center_crop(F.resize(image, inside, antialias=True), list(size))
         assert torch.equal(resize_rules.make_eval_transform("letterbox", size)(image), boxed)
