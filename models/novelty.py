@@ -30,7 +30,10 @@ from models.features import OWN
 from utils import InputError, first_line, warn_once
 
 REFERENCE_FILE = "neighbours.npz"
-MOST_IMAGES = 2000  # of a reference: more change novelty by less than luck does, and cost a run more than a few percent
+MOST_IMAGES = 2000  # of a reference: more change novelty by less than luck does
+LEAST_IMAGES = (
+    250  # of a reference whose features have to be computed: what is foreign is told as well (docs/measured.md)
+)
 NUM_NEAREST = 5
 NOVEL = 0.99  # an image of this novelty or more is "unlike the training images"; of 100 like them it is one
 SAME = 0.9999  # cosine from which on two images are copies of one picture; different ones of one kind may reach 0.99
@@ -89,9 +92,9 @@ def choose_nearest(cosines: NDArray[np.float32], count: int) -> Nearest:
     return Nearest(rows, np.take_along_axis(cosines, rows, axis=1))
 
 
-def choose_rows(num_images: int) -> list[int]:
-    """Which of `num_images` images a reference is made of: all, or MOST_IMAGES that are evenly spaced."""
-    count = min(MOST_IMAGES, num_images)
+def choose_rows(num_images: int, most: int) -> list[int]:
+    """Which of `num_images` images a reference is made of: all, or `most` that are evenly spaced."""
+    count = min(most, MOST_IMAGES, num_images)
     return [number * num_images // count for number in range(count)]
 
 

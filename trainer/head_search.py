@@ -308,11 +308,11 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
     )
     for step, rows in enumerate(batches):
         counts = (folds[rows, None] != fold_of)[:, :, None].float()  # (B, H, 1)
-        parameters = {name: tensor * rates for name, tensor in scaled.items()}
-        logits = (images[rows] @ parameters["weight"].flatten(1)).unflatten(1, (num_heads, num_classes))
+        # the rates multiply the logits instead of the weights, which are some hundred times as many
+        logits = (images[rows] @ scaled["weight"].flatten(1)).unflatten(1, (num_heads, num_classes)) * rates
         if norm:
-            logits = norm(logits, counts) * parameters["scale"]
-        logits = logits + parameters["shift"]
+            logits = norm(logits, counts) * (scaled["scale"] * rates)
+        logits = logits + scaled["shift"] * rates
         targets = torch.where(known[rows], labels[rows], torch.nan)[:, None]
         targets = (1 - smoothings) * targets + smoothings / 2  # (B, H, C)
         if getattr(loss_of, "by_image", False):
@@ -321,11 +321,12 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         else:
             entries = loss_of(logits, targets)
             losses = (entries * counts).sum(dim=(0, 2)) / (counts * known[rows, None]).sum(dim=(0, 2)).clamp_min(1)
-        loss = losses.sum()  # heads share no weight, so each gets the gradient of its own loss
-        if decays.any():
-            loss = loss + sum((decays * parameter.square()).sum() / 2 for parameter in parameters.values())
         optimizer.zero_grad()
-        loss.backward()
+        losses.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
+        if decays.any():
+            for tensor in scaled.values():
+                assert tensor.grad is not None
+                tensor.grad.addcmul_(tensor.detach(), decays * rates.square())
         if first.schedule == "cosine":
             optimizer.param_groups[0]["lr"] = 0.5 * (1 + math.cos(math.pi * step / num_steps))
         optimizer.step()

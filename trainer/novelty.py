@@ -1,6 +1,6 @@
 """Keeps what images are compared with: features of training images beside the checkpoint (models/novelty.py).
 
-    keep_reference(run)             # at the end of a run, where it costs next to nothing
+    keep_reference(run)             # at the end of a run
     add_reference(predictor)        # by testing.py, where the run left none
 
 Reads config, as a part of training.py and testing.py.
@@ -21,12 +21,13 @@ import distributed
 import predictor
 import utils
 from dataset.table import Table
-from evaluation.pages import count
 from evaluation.prediction_files import find_base
 from export.engines import TorchRun
 from heads import pool
 from models import checkpoints, hub_folders
 from models.novelty import (
+    LEAST_IMAGES,
+    MOST_IMAGES,
     REFERENCE_FILE,
     Reference,
     choose_rows,
@@ -50,7 +51,7 @@ from trainer.training_data import (
 )
 from utils import InputError
 
-LARGEST_SHARE = 0.05  # of what a run's backbone has computed: a reference may cost it so much more
+LARGEST_SHARE = 0.05  # of what a run's backbone has computed: a reference of more than LEAST_IMAGES costs no more
 LATER = "testing.py makes it at the first test of labelled images"
 
 
@@ -58,7 +59,7 @@ def keep_reference(run: Run) -> None:
     """Write the reference of the run's checkpoint, or say when it will be made. All processes have to call it."""
     if run.data.fold:  # the model that people use is the average of all folds
         return
-    rows = choose_rows(len(run.data.train))
+    rows = choose_rows(len(run.data.train), choose_size(run))
     try:
         features = read_kept_features(run, rows)
         if distributed.is_first():
@@ -72,12 +73,6 @@ def _keep(run: Run, rows: list[int], features: NDArray[np.float32] | None) -> No
     path, checkpoint = run.files.checkpoint, checkpoints.load(run.files.checkpoint)
     if find_reference(path, checkpoint):  # of an earlier run of this configuration
         return
-    if features is None and len(rows) > LARGEST_SHARE * count_passes(run):
-        utils.say(
-            f"no reference for the novelty of images yet: {count(len(rows), 'training image')} would have to be "
-            f"computed again, too much for so short a run; {LATER}"
-        )
-        return
     if features is None:
         features = compute_features(predictor.load(path, str(run.trainer.device)), run.data.train.select(rows))
     reference = join(run.data, rows, features, checkpoint)
@@ -85,19 +80,34 @@ def _keep(run: Run, rows: list[int], features: NDArray[np.float32] | None) -> No
         save_reference(run.files.folder / REFERENCE_FILE, reference)
 
 
+def choose_size(run: Run) -> int:
+    """The most images that the reference of a run has: as many as add LARGEST_SHARE to its work, if that is not few."""
+    if keeps_features(run) and keeps_whole_pictures():
+        return MOST_IMAGES
+    return max(LEAST_IMAGES, int(LARGEST_SHARE * count_passes(run)))
+
+
+def keeps_features(run: Run) -> bool:
+    """Whether the backbone never trains, and what it makes of the training images is kept in CACHE_FOLDER."""
+    stays_frozen = all(is_frozen(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
+    return stays_frozen and (searches_head(1) or (config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()))
+
+
+def keeps_whole_pictures() -> bool:
+    """Whether kept features are those of whole pictures, as they are predicted, not of augmented ones."""
+    return searches_head(1) or not make_augmentation().is_random
+
+
 def read_kept_features(run: Run, rows: list[int]) -> NDArray[np.float32] | None:
     """The features (n, D) of the training images `rows`, where a run keeps such in CACHE_FOLDER; None elsewhere.
 
-    It does while the backbone never trains: next to nothing, or of a head trained on augmented views one pass over
-    these images, once for all runs with this backbone. All processes have to call it.
+    Of a head trained on augmented views they are computed now, once for all runs with this backbone. All processes have
+    to call it.
     """
     trainer, table = run.trainer, run.data.train
-    stays_frozen = all(is_frozen(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
-    keeps_features = searches_head(1) or (config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches())
-    if not (stays_frozen and keeps_features):
+    if not keeps_features(run):
         return None
-    keeps_whole = searches_head(1) or not make_augmentation().is_random
-    if not keeps_whole:
+    if not keeps_whole_pictures():
         if not trainer.model.head_pools:  # all positions would be kept
             return None
         table, rows = table.select(rows), [*range(len(rows))]
@@ -109,13 +119,20 @@ def read_kept_features(run: Run, rows: list[int]) -> NDArray[np.float32] | None:
 
 
 def count_passes(run: Run) -> int:
-    """How many images the run's backbone has computed, as forward passes; a training step is about three."""
+    """How many images the run's backbone has computed, as forward passes; a training step is about three.
+
+    Features that a run keeps count once for each view, as if none had been in CACHE_FOLDER before.
+    """
     num_train, num_val, total = len(run.data.train), len(run.data.val), 0
+    views_left = config.FROZEN_FEATURE_VIEWS if make_augmentation().is_random else 1
     for epoch in range(1, run.state.epoch + 1):
         if not is_frozen(epoch):
             total += 3 * num_train + num_val
         elif not config.FROZEN_FEATURE_VIEWS or changes_batches():
             total += num_train + num_val
+        elif views_left:
+            total += num_train
+            views_left -= 1
     return total
 
 
@@ -165,7 +182,7 @@ def _make_missing(model: Predictor) -> Reference | None:
     if data.table.fingerprint() != expected:
         utils.say(f"{missing}, and the training images of {config.DATASET_FOLDER} are not those of its run")
         return None
-    rows = choose_rows(len(data.train))
+    rows = choose_rows(len(data.train), LEAST_IMAGES)
     reference = join(data, rows, compute_features(model, data.train.select(rows)), model.metadata)
     path = list_folders(model.path, model.metadata)[0] / REFERENCE_FILE
     if reference:

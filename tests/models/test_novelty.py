@@ -135,9 +135,12 @@ def test_features_of_another_model_are_one_line() -> None:
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [0]), (3, [0, 1, 2]), (5, [0, 1, 3]), (9, [0, 3, 6])])
-def test_rows_are_spread_evenly(monkeypatch: pytest.MonkeyPatch, count: int, expected: list[int]) -> None:
-    monkeypatch.setattr(novelty, "MOST_IMAGES", 3)
-    assert novelty.choose_rows(count) == expected
+def test_rows_are_spread_evenly(count: int, expected: list[int]) -> None:
+    assert novelty.choose_rows(count, 3) == expected
+
+
+def test_a_reference_has_no_more_images_than_are_of_use() -> None:
+    assert len(novelty.choose_rows(9000, 5000)) == novelty.MOST_IMAGES
 
 
 # ---- files ----
