@@ -89,9 +89,11 @@ def make_torch(model: MultiLabelModel, image_size: ImageSize, device: torch.devi
 def run_torch(model: Callable[[Tensor], Tensor], device: torch.device) -> Run:
     """Run `model`, whose tensors lie on `device`, without gradients."""
 
+    overlaps = device.type == "cuda"  # Apple's GPUs would read memory that was freed meanwhile (pytorch #189690)
+
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model(images.to(device, non_blocking=True)).float()
+            return model(images.to(device, non_blocking=overlaps)).float()
 
     return run
 
@@ -239,10 +241,11 @@ def open_pt2(path: Path, device: torch.device) -> Opened:
         raise InputError(f"cannot open {path} as torch.export: {damage}")
     name = f"{METADATA}.json"
     extra = {name: ""}
+    place = torch.empty(0, device=device).device  # cuda:0 for cuda: the program compares devices with their numbers
     with silence(), open_file(path) as file:  # torch logs what it then raises
         try:
             program = torch.export.load(file, extra_files=extra)
-            model = move_to_device_pass(program, device).module()
+            model = move_to_device_pass(program, place).module()
         except Exception as error:  # torch has a class of errors for each of its steps
             raise _make_error(path, "torch.export", error) from error
     return Opened(_run_program(model, path, device), _read_metadata(extra[name]))

@@ -148,7 +148,10 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         processes = saved["processes"]
         _check_processes(processes, trainer)
         trainer.model.load_state_dict(saved.get("unmerged", last["model_state"]))
-        require_alike(saved["engine"], trainer.state_dict(), "the optimizer's state")
+        expected_state = trainer.state_dict()
+        if not saved["engine"]["scaler"]:  # it ran where nothing was scaled, such as on a CPU
+            expected_state["scaler"] = {}
+        require_alike(saved["engine"], expected_state, "the optimizer's state")
         trainer.load_state_dict(saved["engine"])
         trainer.require_shapes()
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
