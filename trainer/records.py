@@ -27,7 +27,7 @@ from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
 from models import checkpoints, licences, low_rank, published_weights
 from models_factory import MultiLabelModel
-from trainer import best_model, from_config, random_state, run_files
+from trainer import best_model, from_config, optimizers, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_features, choose_metric
 from trainer.doctor import Doctor
 from trainer.run import Run
@@ -154,6 +154,7 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         require_alike(saved["engine"], expected_state, "the optimizer's state")
         trainer.load_state_dict(saved["engine"])
         trainer.require_shapes()
+        optimizers.lay_out_state(trainer.optimizer)
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{files.last} does not fit this model ({str(error).splitlines()[0]}): {START_ANEW}"

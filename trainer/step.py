@@ -59,7 +59,8 @@ class Statistics:
         lengths = [-(-buffer.numel() // self.ALIGNMENT) * self.ALIGNMENT for buffer in buffers]
         joined = torch.zeros(sum(lengths), dtype=buffers[0].dtype, device=buffers[0].device)
         for buffer, start in zip(buffers, accumulate(lengths[:-1], initial=0), strict=True):
-            part = joined.as_strided(buffer.shape, buffer.stride(), start)
+            # as the buffer lies in memory, but without the gaps that a part of a larger tensor has
+            part = joined.as_strided(buffer.shape, torch.empty_like(buffer, device="meta").stride(), start)
             part.copy_(buffer)
             buffer.set_(joined.untyped_storage(), part.storage_offset(), part.shape, part.stride())
         return joined
