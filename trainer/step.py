@@ -180,6 +180,6 @@ def find_statistics(trainer: Trainer) -> Statistics:
 
 
 def save_batch(path: Path, batch: Batch, epoch: int, step: int) -> None:
-    """Keep a batch for inspection: `torch.load` gives its tensors, and the epoch and step it is of."""
-    content = {**batch.to(torch.device("cpu"))._asdict(), "epoch": epoch, "step": step}
+    """Keep a batch for inspection: `torch.load` gives its tensors, on the CPU, and the epoch and step it is of."""
+    content = {name: tensor.cpu() for name, tensor in batch._asdict().items()} | {"epoch": epoch, "step": step}
     whole_files.write_atomically(path, lambda temporary: save_tensors(temporary, content))
