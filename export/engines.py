@@ -241,11 +241,10 @@ def open_pt2(path: Path, device: torch.device) -> Opened:
         raise InputError(f"cannot open {path} as torch.export: {damage}")
     name = f"{METADATA}.json"
     extra = {name: ""}
-    place = torch.empty(0, device=device).device  # cuda:0 for cuda: the program compares devices with their numbers
     with silence(), open_file(path) as file:  # torch logs what it then raises
         try:
             program = torch.export.load(file, extra_files=extra)
-            model = move_to_device_pass(program, place).module()
+            model = move_to_device_pass(program, device).module()
         except Exception as error:  # torch has a class of errors for each of its steps
             raise _make_error(path, "torch.export", error) from error
     return Opened(_run_program(model, path, device), _read_metadata(extra[name]))
