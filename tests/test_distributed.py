@@ -141,7 +141,8 @@ def test_a_process_that_fails_on_a_gpu_waits_for_nobody(
     calls = []
     pretend_torchrun(monkeypatch, 0)
     monkeypatch.setattr(distributed, "_choose_device", lambda name: torch.device(device))
-    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 2)]))
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
     for name, value in {"init_process_group": None, "new_group": None, "is_initialized": True, "get_rank": 0}.items():
         monkeypatch.setattr(dist, name, lambda *_, value=value, **__: value)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("waits"))

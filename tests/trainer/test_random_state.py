@@ -42,6 +42,6 @@ def test_beside_a_gpu_kernels_are_deterministic_and_memory_is_not_filled(monkeyp
     try:
         random_state.seed_everything(5)
         assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
     finally:
         torch.use_deterministic_algorithms(before)
