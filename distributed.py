@@ -76,7 +76,7 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
         yield utils.choose_device(device_name)
         return
     global _gloo
-    device = _choose_device(device_name)
+    device, has_failed = _choose_device(device_name), True
     if not connect:
         with nullcontext() if os.environ.get("RANK", "0") == "0" else _without_output():
             yield device
@@ -90,6 +90,10 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
         _gloo = dist.new_group(backend="gloo", timeout=PATIENCE)
         with nullcontext() if is_first() else _without_output():
             yield device
+        has_failed = False
+    except utils.Stopped:  # all processes stop together
+        has_failed = False
+        raise
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in LOST_CONTACT):
             reason = str(error).splitlines()[0]
@@ -100,7 +104,8 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
         raise
     finally:
         _gloo = None
-        if dist.is_initialized():
+        # After an error NCCL would wait for processes that wait for this one. torchrun ends them once it has ended.
+        if dist.is_initialized() and not (has_failed and device.type == "cuda"):
             dist.destroy_process_group()
 
 
@@ -114,14 +119,17 @@ def _without_output() -> Iterator[None]:
 def _choose_device(name: str) -> torch.device:
     """The GPU number LOCAL_RANK, or the CPU if `name` is "cpu" or there is no GPU; "cuda:0" counts as "cuda"."""
     local_rank, num_local = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if utils.choose_device(name.partition(":")[0]).type != "cuda":
+    kind = name.partition(":")[0]
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
+    if kind not in ("auto", "cuda"):
+        raise InputError(f"DEVICE is {name!r}: several processes take cpu, or a GPU of NVIDIA each (cuda)")
     if num_local > torch.cuda.device_count():
         raise InputError(
             f"{num_local} processes were started on a machine with {torch.cuda.device_count()} GPUs: one each"
         )
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+    torch.cuda.set_device(local_rank)  # first of all: each process would also take memory of the first GPU
+    return utils.choose_device(f"cuda:{local_rank}")
 
 
 def add_up(tensor: Tensor) -> Tensor:

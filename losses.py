@@ -438,7 +438,7 @@ class OHEM(EntryWeight):
             return distance
         hardest = distance.masked_fill(~known, -1.0).flatten().sort(descending=True).values
         num_kept = (self.keep * known.sum()).round().long().clamp_min(1)
-        limit = hardest.take(num_kept - 1)  # an index by a number in Python would wait for the GPU
+        limit = hardest.gather(0, num_kept[None] - 1)  # an index by a number in Python would wait for the GPU
         return (distance >= limit).to(distance.dtype)
 
 
@@ -509,7 +509,7 @@ class RejectLarge(EntryWeight):
             return torch.ones_like(distance)
         hardest = torch.where(is_negative, distance, -1.0).flatten().sort(descending=True).values
         num_rejected = (self.share * known.sum()).ceil().long().clamp_max(distance.numel() - 1)
-        return (~(is_negative & (distance > hardest.take(num_rejected)))).to(distance.dtype)
+        return (~(is_negative & (distance > hardest.gather(0, num_rejected[None])))).to(distance.dtype)
 
 
 # ---- from entries to one number ----

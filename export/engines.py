@@ -89,9 +89,11 @@ def make_torch(model: MultiLabelModel, image_size: ImageSize, device: torch.devi
 def run_torch(model: Callable[[Tensor], Tensor], device: torch.device) -> Run:
     """Run `model`, whose tensors lie on `device`, without gradients."""
 
+    overlaps = device.type == "cuda"  # Apple's GPUs would read memory that was freed meanwhile (pytorch #189690)
+
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            return model(images.to(device, non_blocking=True)).float()
+            return model(images.to(device, non_blocking=overlaps)).float()
 
     return run
 

@@ -25,9 +25,11 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
 
     A pass over `example`, an input of `module`, shows which layer follows which. If folding changes the output on
     `example` by more than TOLERANCE, nothing is folded, and a warning is printed. This happens if the output of a
-    convolution is used in a second place, too, or if the network magnifies rounding.
+    convolution is used in a second place, too, or if the network magnifies rounding. All of this is computed on the
+    CPU, whatever device `module` and `example` are on: GPUs round convolutions to TF32, which changes as much.
     """
-    original, module = module, deepcopy(module).eval().requires_grad_(False)
+    device = example.device
+    original, module, example = module, deepcopy(module).cpu().eval().requires_grad_(False), example.cpu()
     expected, pairs = _find_pairs(module, example)
     for before, norm in pairs:
         layer, batchnorm = module.get_submodule(before), module.get_submodule(norm)
@@ -45,7 +47,7 @@ def fold_batchnorm(module: nn.Module, example: Tensor) -> nn.Module:
     if not change <= TOLERANCE:  # written so that NaN counts as a change, too
         warn(f"BatchNorm is not folded: it would change the output of {type(module).__name__} by {change:.1e} of it")
         return deepcopy(original).eval().requires_grad_(False)
-    return module
+    return module.to(device)
 
 
 def _find_pairs(module: nn.Module, example: Tensor) -> tuple[Tensor, list[tuple[str, str]]]:

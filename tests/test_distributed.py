@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import make_small_run
 from launching import finish, launch_together
 
@@ -21,6 +23,7 @@ import models_factory
 import utils
 from dataset.loading import EpochBatches
 from models import checkpoints
+from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ["--MODEL_NAME=squeezenet1_1", "--HEAD=linear", "--IMAGE_SIZE=48"]  # no BatchNorm: it looks at a share alone
@@ -84,6 +87,69 @@ def test_processes_that_do_not_connect_wait_for_nobody(
         assert (distributed.count(), distributed.rank()) == (1, 0)
     utils.say("after it")
     assert capsys.readouterr().out == "after it\n"
+
+
+def pretend_torchrun(monkeypatch: pytest.MonkeyPatch, local_rank: int) -> None:
+    for name, value in {"WORLD_SIZE": 2, "RANK": local_rank, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
+def test_each_process_takes_its_own_gpu_before_anything_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever runs on a GPU before that would run on the first one, and take memory there in every process."""
+    calls: list[str] = []
+    pretend_torchrun(monkeypatch, 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(f"set {device}"))
+    monkeypatch.setattr(torch, "empty", lambda *size, device: calls.append(str(device)))
+    with distributed.start(name, connect=False) as device:
+        assert device == torch.device("cuda", 1)
+    assert calls[0] == "set 1"
+    assert calls[-1] == "cuda:1"
+
+
+def test_several_processes_take_cpus_or_gpus_of_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_torchrun(monkeypatch, 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for name in ("cpu", "auto"):
+        with distributed.start(name, connect=False) as device:
+            assert device == torch.device("cpu")
+    for name, expected in (
+        ("mps", "DEVICE is 'mps': several processes take cpu, or"),
+        ("cuda", "a machine with 0 GPU"),
+    ):
+        with pytest.raises(InputError, match=expected), distributed.start(name, connect=False):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("device", "ending", "waits"),
+    [
+        ("cuda:0", None, True),
+        ("cuda:0", utils.Stopped("saved"), True),
+        ("cuda:0", InputError("bad"), False),
+        ("cuda:0", KeyError("bad"), False),
+        ("cpu", InputError("bad"), True),
+    ],
+)
+def test_a_process_that_fails_on_a_gpu_waits_for_nobody(
+    device: str, ending: BaseException | None, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL's end waits for the other processes, and these may wait for this one."""
+    calls = []
+    pretend_torchrun(monkeypatch, 0)
+    monkeypatch.setattr(distributed, "_choose_device", lambda name: torch.device(device))
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 2)]))
+    for name, value in {"init_process_group": None, "new_group": None, "is_initialized": True, "get_rank": 0}.items():
+        monkeypatch.setattr(dist, name, lambda *_, value=value, **__: value)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append("waits"))
+    with suppress(utils.Stopped, InputError, KeyError), distributed.start(device):
+        if ending:
+            raise ending
+    assert calls == ["waits"] * waits
 
 
 # ---- training ----

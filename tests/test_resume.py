@@ -335,6 +335,17 @@ def test_an_epoch_interrupted_in_validation_keeps_its_loss_steps_and_seconds(
     assert history[1]["seconds"] >= saved["epoch_seconds"] > 0
 
 
+def test_a_run_goes_on_where_gradients_are_scaled(interrupted: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one from a CPU does on a GPU without bf16."""
+    make_scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: make_scaler(device, enabled=True))
+    assert checkpoints.load(interrupted.last)["training_state"]["engine"]["scaler"] == {}
+    training.main(interrupted.arguments)
+    saved = checkpoints.load(interrupted.last)["training_state"]
+    assert saved["state"]["finished"]
+    assert saved["engine"]["scaler"]["scale"] == 2.0**16
+
+
 def test_another_number_of_processes_goes_on_with_what_the_doctor_found(interrupted: Run) -> None:
     last = checkpoints.load(interrupted.last)
     last["training_state"]["processes"][0]["doctor"]["findings"] = {"copies": "there are copies"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -529,6 +530,25 @@ def test_a_head_that_fails_does_not_take_others_along(
     assert [outcome.state for outcome in outcomes] == ["complete", "complete", "failed", "complete"]
     assert outcomes[2].reason == "CUDA out of memory"
     assert sizes == [4, 2, 2, 1, 1]
+
+
+def test_a_full_memory_is_free_again_before_fewer_heads_are_tried(
+    features: search_features.Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, filled = head_search.search_heads, []
+
+    def fill(rows: Any, targets: Any, ways: Any, *others: Any, **options: Any) -> Any:
+        assert [tensor() for tensor in filled] == [None] * len(filled)
+        weights = torch.ones(1000)
+        if len(ways) == 1:
+            return train(rows, targets, ways, *others, **options)
+        filled.append(weakref.ref(weights))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(head_search, "search_heads", fill)
+    outcomes = search_features.try_ways(features, [Way(epochs=1, batch_size=8)] * 3, "mAP")
+    assert [outcome.state for outcome in outcomes] == ["complete"] * 3
+    assert len(filled) == 2
 
 
 def test_features_are_those_that_runs_keep(dataset: Path, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ class Space(NamedTuple):
 class FoundHead(NamedTuple):
     """The head that cross-validation chose, trained on all images."""
 
-    weight: Tensor  # (C, D)
-    bias: Tensor  # (C,)
+    weight: Tensor  # (C, D), on the CPU: other processes, too, get it
+    bias: Tensor  # (C,), there, too
     penalties: NDArray[np.float64]  # (C,) that each class was trained with
     out_of_fold: NDArray[np.float32]  # (N, C) probabilities
     out_of_fold_loss: float  # mean binary cross-entropy of these probabilities over the known entries
@@ -150,9 +150,13 @@ class _Fitted(NamedTuple):
         return logits.unflatten(1, (-1, self.num_classes)).transpose(0, 1)
 
     def unrotate(self, space: Space) -> tuple[Tensor, Tensor]:
-        """(C, D) weights and (C,) biases for features as they are. Only for one penalty."""
-        weight = (space.axes.double() @ self.weight.double()) / space.std.double()[:, None]
-        bias = self.bias.double() - space.mean.double() @ weight
+        """(C, D) weights and (C,) biases for features as they are, on the CPU. Only for one penalty."""
+        # not every GPU has float64
+        axes, mean, std, weight, bias = (
+            tensor.cpu().double() for tensor in (space.axes, space.mean, space.std, self.weight, self.bias)
+        )
+        weight = (axes @ weight) / std[:, None]
+        bias = bias - mean @ weight
         return weight.T.float().contiguous(), bias.float()
 
 
@@ -277,6 +281,7 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         torch.tensor([float(getattr(way, name)) for way in ways], device=images.device)[way_of, None]
         for name in ("rate", "weight_decay", "label_smoothing")
     )  # (H, 1)
+    decays_weights = any(way.weight_decay for way in ways)
     known = is_known(labels)
     loss_options: dict[str, Any] = dict(first.loss_options)
     if any(way.pos_weight_cap is not None for way in ways):
@@ -323,7 +328,7 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
             losses = (entries * counts).sum(dim=(0, 2)) / (counts * known[rows, None]).sum(dim=(0, 2)).clamp_min(1)
         optimizer.zero_grad()
         losses.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
-        if decays.any():
+        if decays_weights:
             for tensor in scaled.values():
                 assert tensor.grad is not None
                 tensor.grad.addcmul_(tensor.detach(), decays * rates.square())

@@ -105,6 +105,14 @@ def list_undecayed(model: nn.Module) -> set[str]:
     }
 
 
+def lay_out_state(optimizer: Optimizer) -> None:
+    """Give tensors of a state that was loaded the memory order of their weights: fused kernels go by memory alone."""
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                values[name] = torch.empty_like(weight, requires_grad=False).copy_(value)
+
+
 def skips_on_device(optimizer: Optimizer) -> bool:
     """Whether `step_if` may be called: the optimizer is fused, also after it took over the groups of a saved one."""
     return all(group.get("fused") for group in optimizer.param_groups)

@@ -27,7 +27,7 @@ from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
 from models import checkpoints, licences, low_rank, published_weights
 from models_factory import MultiLabelModel
-from trainer import best_model, from_config, random_state, run_files
+from trainer import best_model, from_config, optimizers, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_features, choose_metric
 from trainer.doctor import Doctor
 from trainer.run import Run
@@ -148,9 +148,13 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
         processes = saved["processes"]
         _check_processes(processes, trainer)
         trainer.model.load_state_dict(saved.get("unmerged", last["model_state"]))
-        require_alike(saved["engine"], trainer.state_dict(), "the optimizer's state")
+        expected_state = trainer.state_dict()
+        if not saved["engine"]["scaler"]:  # it ran where nothing was scaled, such as on a CPU
+            expected_state["scaler"] = {}
+        require_alike(saved["engine"], expected_state, "the optimizer's state")
         trainer.load_state_dict(saved["engine"])
         trainer.require_shapes()
+        optimizers.lay_out_state(trainer.optimizer)
     except (RuntimeError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{files.last} does not fit this model ({str(error).splitlines()[0]}): {START_ANEW}"
@@ -308,7 +312,7 @@ def note_left_out(run: Run, batch: Batch, epoch: int, step: int) -> None:
     if state.num_skipped >= config.NON_FINITE_LIMIT:
         path = run.files.bad_batch
         path = path.with_stem(f"{path.stem}_{distributed.rank()}")
-        save_batch(path, batch, epoch, step)
+        save_batch(path, batch.to(run.trainer.device), epoch, step)  # there the images may still have to be made
         raise InputError(
             f"{state.num_skipped} steps had a loss or gradient that is not finite; the last batch is in {path}: look "
             "at it, lower the rates, set CLIP_GRADIENT_NORM = 1.0, or MIXED_PRECISION = 'off'"

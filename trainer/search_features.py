@@ -93,6 +93,7 @@ def try_ways(features: Features, ways: Sequence[Way], metric: str) -> list[Outco
     """What each of the `ways` reaches. Where the memory is full, fewer are trained at once; one that fails says why."""
     if not ways:
         return []
+    results, reason = [], ""
     try:
         results = head_search.search_heads(
             features.rows,
@@ -104,11 +105,14 @@ def try_ways(features: Features, ways: Sequence[Way], metric: str) -> list[Outco
             standardises=False,  # as training.py has it, so that a rate means the same there
         )
     except (RuntimeError, MemoryError, ValueError) as error:  # torch says RuntimeError where its memory is full
-        if len(ways) == 1:
-            return [Outcome("failed", reason=utils.first_line(error))]
-        middle = len(ways) // 2
-        return [*try_ways(features, ways[:middle], metric), *try_ways(features, ways[middle:], metric)]
-    return [_judge(features, result, metric) for result in results]
+        reason = utils.first_line(error)
+    if not reason:
+        return [_judge(features, result, metric) for result in results]
+    # not within `except`: there the error keeps alive the tensors that filled the memory
+    if len(ways) == 1:
+        return [Outcome("failed", reason=reason)]
+    middle = len(ways) // 2
+    return [*try_ways(features, ways[:middle], metric), *try_ways(features, ways[middle:], metric)]
 
 
 def _judge(features: Features, result: Any, metric: str) -> Outcome:

@@ -59,7 +59,8 @@ class Statistics:
         lengths = [-(-buffer.numel() // self.ALIGNMENT) * self.ALIGNMENT for buffer in buffers]
         joined = torch.zeros(sum(lengths), dtype=buffers[0].dtype, device=buffers[0].device)
         for buffer, start in zip(buffers, accumulate(lengths[:-1], initial=0), strict=True):
-            part = joined.as_strided(buffer.shape, buffer.stride(), start)
+            # as the buffer lies in memory, but without the gaps that a part of a larger tensor has
+            part = joined.as_strided(buffer.shape, torch.empty_like(buffer, device="meta").stride(), start)
             part.copy_(buffer)
             buffer.set_(joined.untyped_storage(), part.storage_offset(), part.shape, part.stride())
         return joined
@@ -179,6 +180,6 @@ def find_statistics(trainer: Trainer) -> Statistics:
 
 
 def save_batch(path: Path, batch: Batch, epoch: int, step: int) -> None:
-    """Keep a batch for inspection: `torch.load` gives its tensors, and the epoch and step it is of."""
-    content = {**batch._asdict(), "epoch": epoch, "step": step}
+    """Keep a batch for inspection: `torch.load` gives its tensors, on the CPU, and the epoch and step it is of."""
+    content = {name: tensor.cpu() for name, tensor in batch._asdict().items()} | {"epoch": epoch, "step": step}
     whole_files.write_atomically(path, lambda temporary: save_tensors(temporary, content))

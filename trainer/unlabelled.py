@@ -56,4 +56,4 @@ def predict(table: Table) -> Predicted:
 
 def compute_probabilities(head: FoundHead, rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """(N, C) of images with features (N, D)."""
-    return functional.linear(torch.from_numpy(rows), head.weight.cpu(), head.bias.cpu()).sigmoid().numpy()
+    return functional.linear(torch.from_numpy(rows), head.weight, head.bias).sigmoid().numpy()

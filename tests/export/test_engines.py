@@ -19,6 +19,7 @@ from launching import CONTEXT, finish
 from random_models import compute_plain, draw_images, make_random_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 import models_factory
 from export import engines
@@ -111,6 +112,28 @@ def test_torch_gives_the_models_logits_for_any_batch_size() -> None:
         logits = run(draw_images(count))
         assert logits.dtype == torch.float32
         torch.testing.assert_close(logits, compute_plain(model, draw_images(count)), rtol=0, atol=1e-4)
+
+
+class Copies(TorchFunctionMode):
+    """Notes (device, non_blocking) of each copy to a device, which is not made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: list[tuple[str, bool]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.Tensor.to:
+            return func(*args, **(kwargs or {}))
+        self.noted.append((args[1].type, kwargs["non_blocking"]))
+        return args[0]
+
+
+def test_the_processor_waits_for_copies_to_apples_gpus() -> None:
+    """They would read the images when their memory is another's already."""
+    with Copies() as copies:
+        for name in ("cuda:1", "mps", "cpu"):
+            engines.run_torch(lambda images: images, torch.device(name))(draw_images(2))
+    assert copies.noted == [("cuda", True), ("mps", False), ("cpu", False)]
 
 
 def test_a_run_of_one_image_serves_many() -> None:

@@ -11,6 +11,7 @@ from conftest import SEED_SHIFT
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from heads import HEADS
 from losses import LOSSES
@@ -48,6 +49,32 @@ def fit_reference(
     total = len(labels) if weights is None else weights.sum()
     regression = LogisticRegression(C=1 / (2 * penalty * total), tol=1e-9, max_iter=10_000)
     return regression.fit(features.astype(np.float64), labels, weights)
+
+
+class WithoutFloat64(TorchFunctionMode):
+    """A device without float64, as Apple's GPUs: only what was brought to the CPU may become that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_cpu: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu:
+            self.on_cpu.append(result)
+        assert func is not torch.Tensor.double or any(args[0] is tensor for tensor in self.on_cpu)
+        return result
+
+
+def test_a_device_without_float64_will_do(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    expected = find_head(features, targets, fold_of)
+    with WithoutFloat64():
+        found = find_head(features, targets, fold_of)
+    assert torch.equal(found.weight, expected.weight)
+    with pytest.raises(AssertionError), WithoutFloat64():
+        torch.ones(1).double()
 
 
 def test_the_head_is_a_logistic_regression(

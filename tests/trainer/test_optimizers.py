@@ -98,6 +98,31 @@ def test_every_optimizer_moves_both_groups_and_leaves_a_frozen_backbone(name: st
     assert not torch.equal(model.state_dict()["backbone.0.weight"], before["backbone.0.weight"])
 
 
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_a_state_in_another_memory_order_goes_on(name: str) -> None:
+    def make() -> tuple[MultiLabelModel, torch.optim.Optimizer]:
+        model = make_model(nn.Conv2d(3, 4, 3, padding=1)).to(memory_format=torch.channels_last)
+        return model, optimizers.make_optimizer(name, model, 0.1, 0.1)
+
+    def step(model: MultiLabelModel, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        optimizer.zero_grad()
+        nn.functional.softplus(model(make_images(seed))).mean().backward()
+        optimizer.step()
+
+    (model, optimizer), (resumed, again) = make(), make()
+    step(model, optimizer, 0)
+    resumed.load_state_dict(model.state_dict())
+    state = copy.deepcopy(optimizer.state_dict())
+    for values in state["state"].values():
+        values |= {key: value.contiguous() for key, value in values.items()}
+    again.load_state_dict(state)
+    optimizers.lay_out_state(again)
+    step(model, optimizer, 1)
+    step(resumed, again, 1)
+    for key, value in model.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+
+
 def list_groups(model: MultiLabelModel, optimizer: torch.optim.Optimizer) -> dict[str, set[str]]:
     """The parameters' names by the name of their group."""
     keys = {id(parameter): key for key, parameter in model.named_parameters()}

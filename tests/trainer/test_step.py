@@ -141,6 +141,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace_but_in_the_schedule(name: str
 def test_statistics_are_kept_and_put_back_together() -> None:
     """Buffers of several types and shapes become views of one tensor a type, keep their values, and come back."""
     buffers = [torch.arange(5.0), torch.tensor(7), torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)]
+    buffers += [torch.randn(3, 200)[:, ::2], torch.tensor([1.0, 2.0]).expand(40, 2)]  # parts of other tensors
     before = [buffer.clone() for buffer in buffers]
     statistics = Statistics(buffers)
     assert len(statistics.current) == 2
