@@ -192,7 +192,7 @@ def draw_precision_recall(
     panels.add("LineCollection", grid, color=LIGHT["line"], linewidth=0.7, zorder=0.5)
     panels.add("PolyCollection", areas, color=BLUE, alpha=0.13, linewidth=0)
     panels.add("LineCollection", lines, color=BLUE, linewidth=1.3, joinstyle="miter")
-    panels.axes.plot(*zip(*points, strict=True), "o", color=ORANGE, markersize=4)
+    panels.axes.plot(*np.reshape(points, (-1, 2)).T, "o", color=ORANGE, markersize=4)
     return panels.figure
 
 

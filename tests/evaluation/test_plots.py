@@ -25,6 +25,7 @@ from sklearn.metrics import (
 import calibration
 import metrics
 from evaluation import plots
+from evaluation.drawing import save_figure
 from evaluation.palette import LIGHT
 
 NAMES = ["plain", "with $dollars$ in it, and far too long", "x", "without positives", "blé", "last"]
@@ -147,6 +148,15 @@ def test_the_area_under_a_drawn_curve_is_the_ap(scores: tuple[np.ndarray, np.nda
         point = undo_inset((next(drawn) - corner) / plots.SIDE)
         assert point == pytest.approx(np.array([recall[c], precision[c]]), abs=1e-6)
     assert next(drawn, None) is None, "a point without a class"
+
+
+def test_where_no_image_has_a_label_each_panel_says_so(tmp_path: Path) -> None:
+    probabilities, targets = np.full((9, 2), 0.25, np.float32), np.zeros((9, 2), np.int8)
+    columns = metrics.measure_classes(probabilities, targets, 0.5)
+    figure = plots.draw_precision_recall(["a", "b"], metrics.precision_recall_curve(probabilities, targets), columns)
+    found = [[*find_texts(figure, corner).values()] for corner in find_corners(figure).values()]
+    assert found == [["no positives"]] * 2
+    save_figure(figure, tmp_path / "a.png")
 
 
 def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
