@@ -169,8 +169,8 @@ def test(device: torch.device) -> None:
     int8_images = choose_int8_images() if TEST_INT8 else []
     model = open_model(device, int8_images)
     images = read_test_images(model)
-    if images.has_labels:
-        from trainer import novelty  # and with it all that trains: a prediction does not need it
+    if images.has_labels and model.reference is None:
+        from trainer import novelty  # and with it all that trains: only a missing reference needs it
 
         novelty.add_reference(model)
     print_configuration(model, images)
@@ -499,9 +499,10 @@ def evaluate(
         confusion=confusion,
         origin=describe_origin(images, model, kept.ruler if kept else ""),
     )
-    page, _ = report.save_report(PREDICTIONS_FOLDER, facts, ending)
+    written = report.write_report(facts)
+    page, _ = report.save_report(PREDICTIONS_FOLDER, written, ending)
     if kept:
-        report.save_report(kept.folder, facts)
+        report.save_report(kept.folder, written)
     utils.say(facts.verdict, f"saved: {page}, the page of the model, and its card beside it")
 
 
@@ -519,10 +520,8 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
         values = {name: model_facts.hide_folders(name, value) for name, (value, _) in changes.items()}
         return f"python {script} {overrides.write_options(values)}".rstrip()
 
-    from trainer import novelty
-
     try:
-        training_images = novelty.find_training_images(model)
+        training_images = from_config.find_training_images(model)
     except InputError as error:
         training_images = {}
         utils.warn(f"{error}; the page shows no training photographs")

@@ -2,7 +2,7 @@
 
     facts = gather(predictions=..., targets=..., model=..., result=..., columns=..., origin=Origin(...))
     facts.verdict          # "71% of the labels are found (70% to 73%); 69% of what it says is right (67% to 71%)."
-    report.save_report(folder, facts)
+    report.save_report(folder, report.write_report(facts))
 
 `result` is what evaluate_result.json says, `columns` are each class's numbers and the ends of their intervals.
 """

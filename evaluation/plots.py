@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,10 +35,12 @@ MAX_PANELS = 100  # of classes in a picture: those with the most positives; the 
 MAX_COLUMNS = 10
 MAX_CLASSES = 60  # in a picture of which class is taken for which
 DPI = 110
-PANEL_WIDTH, PANEL_HEIGHT = 1.4, 1.55  # inches of the picture for a class, its name and its margins
-GAPS = (0.3, 0.45)  # inches of it between two panels, across and upward: square panels of 1.1 inches remain
+SIDE = 1.1  # inches of the square panel of a class
+GAPS = (0.3, 0.45)  # inches between two panels, across and upward, where the name stands
 MARGINS = (0.6, 0.5, 0.65)  # inches on the left, below, and above, where the title and the first row's names stand
 MAX_POINTS = 500  # of a curve in a panel of about a hundred pixels
+EDGE = 0.02  # between a curve's 0 or 1 and the edge of its panel
+PAD = 3.5 / 72  # inches between a panel and what is written beside it
 
 
 def save_report(
@@ -99,16 +101,23 @@ def write_classes(
 def draw_confusion(classes: Sequence[str], confusion: NDArray[np.int64]) -> Figure:
     """The (C, 2, 2) matrices of `metrics.confusion`: each cell with its count, coloured by its share of the row."""
     title = "Confusion matrices: images, and in colour their share of the row"
-    names, ticks = [cut(name, 18) for name in fonts.make_drawable(classes)], {0.0: "no", 1.0: "yes"}
-    figure, panels = _make_panels(title, "predicted", "present", ticks, names, confusion[:, 1].sum(axis=1))
-    shares = confusion / np.maximum(confusion.sum(axis=2, keepdims=True), 1)
-    for c, axes in panels.items():
-        axes.imshow(shares[c], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (present, predicted), share in np.ndenumerate(shares[c]):
-            ink = "white" if share > 0.55 else "black"
-            text = _count(confusion[c, present, predicted])
-            axes.text(predicted, present, text, color=ink, fontsize=8, ha="center", va="center")
-    return figure
+    names = [cut(name, 18) for name in fonts.make_drawable(classes)]
+    panels = make_panels(title, names, confusion[:, 1].sum(axis=1))
+    panels.name_sides("predicted", {0.25: "no", 0.75: "yes"}, "present", {0.75: "no", 0.25: "yes"})
+    shares = (confusion / np.maximum(confusion.sum(axis=2, keepdims=True), 1))[[*panels.corners]]
+    cells = [
+        np.column_stack(panels.place(c, [left, left + 0.5, left + 0.5, left], [top, top, top - 0.5, top - 0.5]))
+        for c in panels.corners
+        for top in (1.0, 0.5)
+        for left in (0.0, 0.5)
+    ]
+    panels.add("PolyCollection", cells, array=shares.ravel(), cmap="Blues", clim=(0, 1), antialiased=False)
+    for c, share in zip(panels.corners, shares, strict=True):
+        for (present, predicted), value in np.ndenumerate(share):
+            ink, text = "white" if value > 0.55 else "black", _count(confusion[c, present, predicted])
+            place = panels.place(c, 0.25 + 0.5 * predicted, 0.75 - 0.5 * present)
+            panels.axes.text(*place, text, color=ink, fontsize=8, ha="center", va="center")
+    return panels.figure
 
 
 def write_class_confusion(path: Path, classes: Sequence[str], counts: NDArray[np.int64]) -> None:
@@ -161,32 +170,39 @@ def draw_precision_recall(
         f"{cut(name, 13)} {'–' if math.isnan(ap) else f'{ap:.2f}'}"
         for name, ap in zip(fonts.make_drawable(classes), numbers["AP"].tolist(), strict=True)
     ]
-    ticks = {0.0: "0", 0.5: "0.5", 1.0: "1"}
-    figure, panels = _make_panels(title, "recall", "precision", ticks, names, numbers["positives"])
+    panels = make_panels(title, names, numbers["positives"])
+    ticks = {_inset(value): text for value, text in ((0, "0"), (0.5, "0.5"), (1, "1"))}
+    panels.name_sides("recall", ticks, "precision", ticks)
+    grid, areas, lines, points = [], [], [], []
     for c, (_, precision, recall) in enumerate(curves):
-        if c not in panels:
+        if c not in panels.corners:
             continue
-        axes = panels[c]
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), axisbelow=True)
-        axes.grid(color=LIGHT["line"], linewidth=0.7)
+        for tick in ticks:
+            grid += [np.column_stack(panels.place(c, *ends)) for ends in (([tick] * 2, [0, 1]), ([0, 1], [tick] * 2))]
         if not len(recall):
-            axes.text(0.5, 0.6, "no positives", color=GREY, fontsize=7.5, ha="center")
+            panels.axes.text(*panels.place(c, 0.5, 0.6), "no positives", color=GREY, fontsize=7.5, ha="center")
             continue
         kept = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
         # steps, as AP adds them up: each score's precision holds back to the recall before it
-        edges, heights = np.append(0, recall[kept]), precision[kept]
-        axes.stairs(heights, edges, fill=True, color=BLUE, alpha=0.13)
-        axes.stairs(heights, edges, baseline=None, color=BLUE, linewidth=1.3)
-        axes.plot(numbers["R"][c], numbers["P"][c], "o", color=ORANGE, markersize=4)
-    return figure
+        edges, heights = np.append(0, recall[kept]).repeat(2)[1:-1], precision[kept].repeat(2)
+        lines.append(np.column_stack(panels.place(c, _inset(edges), _inset(heights))))
+        ends = np.column_stack(panels.place(c, _inset(edges[[-1, 0]]), _inset(np.zeros(2))))
+        areas.append(np.concatenate([lines[-1], ends]))
+        points.append(panels.place(c, _inset(numbers["R"][c]), _inset(numbers["P"][c])))
+    panels.add("LineCollection", grid, color=LIGHT["line"], linewidth=0.7, zorder=0.5)
+    panels.add("PolyCollection", areas, color=BLUE, alpha=0.13, linewidth=0)
+    panels.add("LineCollection", lines, color=BLUE, linewidth=1.3, joinstyle="miter")
+    panels.axes.plot(*np.reshape(points, (-1, 2)).T, "o", color=ORANGE, markersize=4)
+    return panels.figure
 
 
 def draw_reliability(bins: calibration.Reliability, ece: float) -> Figure:
     """How often a label is there over the probability that was given, and how often that was; all classes pooled."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 6.2), dpi=DPI, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure = Figure(figsize=(5.5, 6.2), dpi=DPI)
+    grid = {"left": 0.105, "right": 0.972, "bottom": 0.076, "top": 0.962, "hspace": 0.0636}
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=grid)
     width = 1 / len(bins.counts)
     lefts = np.arange(len(bins.counts)) * width
     filled = bins.counts > 0
@@ -210,51 +226,77 @@ def draw_reliability(bins: calibration.Reliability, ece: float) -> Figure:
     return figure
 
 
-def _make_panels(
-    title: str, across: str, upward: str, ticks: Mapping[float, str], names: Sequence[str], positives: NDArray
-) -> tuple[Figure, dict[int, Axes]]:
-    """A figure with a square panel for each class that is drawn, and {class: its axes}.
+class Panels(NamedTuple):
+    """A figure with a square panel for each class that is drawn. All lie on one axes, whose unit is an inch.
 
-    `across` and `upward` name the axes of all panels; their `ticks` {value: text} stand at the left and below.
+    To make, lay out and draw an axes for each class would take most of the time.
     """
+
+    figure: Figure
+    axes: Axes
+    corners: dict[int, tuple[float, float]]  # {class: left and lower edge of its panel}
+
+    def place(self, c: int, across: ArrayLike, upward: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Where points lie on the axes that are given as shares of the panel of class `c`, from its lower left."""
+        left, bottom = self.corners[c]
+        return left + SIDE * np.asarray(across), bottom + SIDE * np.asarray(upward)
+
+    def add(self, kind: str, shapes: Sequence[NDArray[Any]], **style: Any) -> None:
+        """Draw all `shapes`, each points (n, 2) on the axes, as one collection of matplotlib, of the class `kind`."""
+        from matplotlib import collections
+
+        self.axes.add_collection(getattr(collections, kind)(shapes, **style), autolim=False)
+
+    def name_sides(self, across: str, columns: Mapping[float, str], upward: str, rows: Mapping[float, str]) -> None:
+        """Write below and at the left what the sides of all panels are, and {share of the side: text} of their ticks.
+
+        The ticks' texts stand below the last panel of each column, and at the left of the first one of each row.
+        """
+        lefts, bottoms = zip(*self.corners.values(), strict=True)
+        middle, height = (min(lefts) + max(lefts) + SIDE) / 2, (min(bottoms) + max(bottoms) + SIDE) / 2
+        self.axes.text(middle, 0.08, across, fontsize=9, color=GREY, ha="center", va="bottom")
+        self.axes.text(0.1, height, upward, fontsize=9, color=GREY, rotation=90, ha="left", va="center")
+        style: dict[str, Any] = {"fontsize": 7.5, "color": GREY}
+        lowest = dict(self.corners.values())  # the last one of a column
+        for left, bottom in lowest.items():
+            for share, text in columns.items():
+                self.axes.text(left + SIDE * share, bottom - PAD, text, ha="center", va="top", **style)
+        for bottom in set(bottoms):
+            for share, text in rows.items():
+                place = min(lefts) - PAD, bottom + SIDE * share
+                self.axes.text(*place, text, ha="right", va="center_baseline", **style)
+
+
+def make_panels(title: str, names: Sequence[str], positives: NDArray[Any]) -> Panels:
+    """Panels of the classes with the most `positives` (C,), MAX_PANELS at most, under their `names` and a title."""
     from matplotlib.figure import Figure
 
     chosen = sorted(np.argsort(-positives, kind="stable")[:MAX_PANELS].tolist())
     columns = min(max(3, math.ceil(math.sqrt(2 * len(chosen)))), MAX_COLUMNS)
     rows = math.ceil(len(chosen) / columns)
-    # All panels have the same size, so their places are known: to measure every text takes most of the drawing's time.
-    grid_width, grid_height = columns * PANEL_WIDTH - GAPS[0], rows * PANEL_HEIGHT - GAPS[1]
-    width, height = max(MARGINS[0] + grid_width + 0.2, 5.5), MARGINS[1] + grid_height + MARGINS[2]
+    right, top = MARGINS[0] + columns * (SIDE + GAPS[0]) - GAPS[0], MARGINS[1] + rows * (SIDE + GAPS[1]) - GAPS[1]
+    width, height = max(right + 0.2, 5.5), top + MARGINS[2]
     if len(chosen) < len(names):
         height += 0.2  # for the title's second line
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    if len(chosen) < len(names):
         title += f"\nthe {len(chosen)} classes with the most positives of {len(names)}; evaluate_classes has all"
+    figure = Figure(figsize=(width, height), dpi=DPI)
     figure.suptitle(title, x=0.1 / width, y=1 - 0.1 / height, ha="left", fontsize=10.5)
-    figure.supxlabel(across, x=(MARGINS[0] + grid_width / 2) / width, y=0.08 / height, fontsize=9, color=GREY)
-    figure.supylabel(upward, x=0.1 / width, y=(MARGINS[1] + grid_height / 2) / height, fontsize=9, color=GREY)
-    grid = {
-        "left": MARGINS[0] / width,
-        "right": (MARGINS[0] + grid_width) / width,
-        "bottom": MARGINS[1] / height,
-        "top": (MARGINS[1] + grid_height) / height,
-        "wspace": GAPS[0] / (PANEL_WIDTH - GAPS[0]),
-        "hspace": GAPS[1] / (PANEL_HEIGHT - GAPS[1]),
-    }
-    places = figure.subplots(rows, columns, squeeze=False, gridspec_kw=grid).ravel()
-    for axes in places[len(chosen) :]:
-        axes.set_axis_off()
-    panels = dict(zip(chosen, places, strict=False))
-    families = fonts.list_families(name for c, name in enumerate(names) if c in panels)
-    for number, (c, axes) in enumerate(panels.items()):
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), xticks=[], yticks=[])
+    axes.set_axis_off()
+    panels = Panels(figure, axes, {})
+    families = fonts.list_families(names[c] for c in chosen)
+    for number, c in enumerate(chosen):
+        row, column = divmod(number, columns)
+        panels.corners[c] = MARGINS[0] + column * (SIDE + GAPS[0]), top - row * (SIDE + GAPS[1]) - SIDE
+        left, upper = panels.place(c, 0, 1)
         # without parse_math=False, dollar signs in a class name would be read as a formula
-        axes.set_title(names[c], fontsize=8.5, fontfamily=families, loc="left", pad=3, parse_math=False)
-        axes.set_xticks([*ticks], ticks.values())
-        axes.set_yticks([*ticks], ticks.values())
-        axes.tick_params(length=0, labelsize=7.5, labelcolor=GREY)
-        axes.tick_params(labelleft=number % columns == 0, labelbottom=number + columns >= len(chosen))
-        axes.spines[:].set_visible(False)
-    return figure, panels
+        axes.text(left, upper + 3 / 72, names[c], fontsize=8.5, fontfamily=families, parse_math=False)
+    return panels
+
+
+def _inset(values: ArrayLike) -> Any:
+    """Numbers from 0 to 1 as shares of a panel's side, with EDGE left free at both ends."""
+    return (np.asarray(values) + EDGE) / (1 + 2 * EDGE)
 
 
 def _count(count: int) -> str:

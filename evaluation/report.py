@@ -1,6 +1,6 @@
 """The page of a tested model, report.html, and its model card, MODEL_CARD.md: two ways to write down the same facts.
 
-    save_report(folder, model_facts.gather(...))
+    save_report(folder, write_report(model_facts.gather(...)))
 
 The page is one file that needs nothing from elsewhere; the card begins with the lines that Hugging Face's hub reads.
 """
@@ -28,9 +28,21 @@ MOST_IN_CARD = 100  # classes in the card, the weakest; the page has all
 HUB_METRICS = {"OP": "precision", "OR": "recall", "OF1": "f1", "accuracy": "accuracy", "mAP": "mAP"}
 
 
-def save_report(folder: Path, facts: ModelFacts, ending: str = "") -> list[Path]:
-    """Write the page and the card into `folder`, with `ending` before the dot. Returns their paths."""
-    texts = {f"{PAGE}{ending}.html": make_page(facts), f"{CARD}{ending}.md": make_card(facts)}
+class Report(NamedTuple):
+    """The texts of the page and of the card, which may go into several folders."""
+
+    page: str
+    card: str
+
+
+def write_report(facts: ModelFacts) -> Report:
+    """The page and the card that say these facts."""
+    return Report(make_page(facts), make_card(facts))
+
+
+def save_report(folder: Path, report: Report, ending: str = "") -> list[Path]:
+    """Save the page and the card in `folder`, with `ending` before the dot. Returns their paths."""
+    texts = {f"{PAGE}{ending}.html": report.page, f"{CARD}{ending}.md": report.card}
     for name, text in texts.items():
         whole_files.write_text(folder / name, text)
     return [folder / name for name in texts]

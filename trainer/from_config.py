@@ -30,6 +30,7 @@ from dataset.image_selection import select_images
 from dataset.label_corrections import Corrections
 from dataset.table import Table, map_classes
 from evaluation import slices
+from evaluation.prediction_files import find_base
 from predictor import Predictor
 from thresholds import Policy
 from utils import InputError
@@ -104,6 +105,14 @@ def list_unlabelled_images(split: str) -> list[str]:
         splits = " or ".join(list_splits())
         message += f", an image or a pattern such as 'photos/*.jpg' to predict, or TEST_SPLIT to {splits}"
     raise InputError(message)
+
+
+def find_training_images(model: Predictor) -> dict[str, str]:
+    """{name in the model's reference: path} of the training images that lie where the constants look for them."""
+    if model.reference is None or not has_split("train"):
+        return {}
+    base = Path(find_base(read_split("train").paths))
+    return {name: str(base / name) for name in model.reference.names if (base / name).is_file()}
 
 
 def choose_policy(num_classes: int) -> Policy:

@@ -38,7 +38,6 @@ from models.novelty import (
     save_reference,
 )
 from predictor import Predictor
-from trainer import from_config
 from trainer.build import is_frozen, searches_head
 from trainer.run import Run
 from trainer.training_data import (
@@ -192,11 +191,3 @@ def _make_missing(model: Predictor) -> Reference | None:
         except InputError as error:
             utils.warn(f"{error}; the next test compares anew")
     return reference
-
-
-def find_training_images(model: Predictor) -> dict[str, str]:
-    """{name in the model's reference: path} of the training images that lie where the constants look for them."""
-    if model.reference is None or not from_config.has_split("train"):
-        return {}
-    base = Path(find_base(from_config.read_split("train").paths))
-    return {name: str(base / name) for name in model.reference.names if (base / name).is_file()}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import Collection, LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image, ImageColor
 from sklearn.calibration import calibration_curve
@@ -25,6 +25,7 @@ from sklearn.metrics import (
 import calibration
 import metrics
 from evaluation import plots
+from evaluation.drawing import save_figure
 from evaluation.palette import LIGHT
 
 NAMES = ["plain", "with $dollars$ in it, and far too long", "x", "without positives", "blé", "last"]
@@ -48,19 +49,36 @@ def saved(scores: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPa
     return plots.save_report(folder, "_val", NAMES, *scores, columns, confusion, 0.125)
 
 
-def find_panels(figure: Figure) -> list[Axes]:
-    """The panels that show a class, in the order of the classes."""
-    return [axes for axes in figure.axes if axes.axison]
+def find_corners(figure: Figure) -> dict[str, tuple[float, float]]:
+    """{name of a class: lower left corner of its panel}, in the order of the classes. Names stand above the panels."""
+    (axes,) = figure.axes
+    names = [text for text in axes.texts if text.get_fontsize() == 8.5]
+    return {text.get_text(): (text.get_position()[0], text.get_position()[1] - 3 / 72 - plots.SIDE) for text in names}
 
 
-def find_stairs(axes: Axes) -> list[StepPatch]:
-    """The area under a curve, then the curve itself; none where a class has no positives."""
-    return [patch for patch in axes.patches if isinstance(patch, StepPatch)]
+def find_shapes(figure: Figure, kind: type[Collection], corner: tuple[float, float]) -> list[np.ndarray]:
+    """The points of all that a figure draws as collections of `kind` in a panel, as shares of its side."""
+    (axes,) = figure.axes
+    found = [path.vertices for shapes in axes.collections if type(shapes) is kind for path in shapes.get_paths()]
+    shares = [(np.asarray(points) - corner) / plots.SIDE for points in found]
+    return [points for points in shares if (points > -0.01).all() and (points < 1.01).all()]
 
 
-def measure_area(stairs: StepPatch) -> float:
-    values, edges, _ = stairs.get_data()
-    return float(np.sum(values * np.diff(edges)))
+def find_texts(figure: Figure, corner: tuple[float, float]) -> dict[tuple[float, ...], str]:
+    """{(share across, share upward): text} of the texts inside a panel."""
+    (axes,) = figure.axes
+    places = [((np.array(text.get_position()) - corner) / plots.SIDE, text.get_text()) for text in axes.texts]
+    return {tuple(place.round(6).tolist()): text for place, text in places if (place > 0).all() and (place < 1).all()}
+
+
+def undo_inset(shares: np.ndarray) -> np.ndarray:
+    """The numbers from 0 to 1 that shares of a panel's side stand for."""
+    return shares * (1 + 2 * plots.EDGE) - plots.EDGE
+
+
+def measure_area(points: np.ndarray) -> float:
+    """The area below a curve of steps, from recall and precision at each of their corners, (n, 2)."""
+    return float(np.sum(np.diff(points[:, 0]) * points[1:, 1]))
 
 
 def test_the_table_of_classes_is_scikit_learns(scores: tuple[np.ndarray, np.ndarray], saved: list[Path]) -> None:
@@ -89,41 +107,56 @@ def test_confusion_matrices_show_scikit_learns_counts(scores: tuple[np.ndarray, 
     probabilities, targets = scores
     figure = plots.draw_confusion(NAMES, metrics.confusion(probabilities, targets, 0.5))
     expected = multilabel_confusion_matrix(targets, probabilities >= 0.5)
-    panels = find_panels(figure)
-    assert [axes.get_title(loc="left") for axes in panels] == [
-        "plain", "with $dollars$ in…", "x", "without positives", "blé", "last",
-    ]  # fmt: skip
-    for axes, matrix in zip(panels, expected, strict=True):
-        # (column, row) of the cell: not predicted left of predicted, absent above present
-        found = {tuple(text.get_position()): int(text.get_text()) for text in axes.texts}
-        assert found == {(predicted, present): matrix[present, predicted] for present in (0, 1) for predicted in (0, 1)}
-        assert axes.yaxis_inverted()
-        (image,) = axes.images
-        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        assert np.asarray(image.get_array()) == pytest.approx(shares)
-        assert image.get_clim() == (0, 1)
+    corners = find_corners(figure)
+    assert [*corners] == ["plain", "with $dollars$ in…", "x", "without positives", "blé", "last"]
+    (cells,) = figure.axes[0].collections
+    assert cells.get_clim() == (0, 1)
+    shares = expected / np.maximum(expected.sum(axis=2, keepdims=True), 1)
+    assert np.asarray(cells.get_array()) == pytest.approx(shares.ravel())
+    # not predicted left of predicted, absent above present
+    middles = {(0.25, 0.75): (0, 0), (0.75, 0.75): (0, 1), (0.25, 0.25): (1, 0), (0.75, 0.25): (1, 1)}
+    for corner, matrix in zip(corners.values(), expected, strict=True):
+        assert find_texts(figure, corner) == {place: str(matrix[cell]) for place, cell in middles.items()}
+        drawn = [points[:4].mean(axis=0) for points in find_shapes(figure, PolyCollection, corner)]
+        assert np.array(drawn) == pytest.approx(np.array([*middles]))
 
 
 def test_the_area_under_a_drawn_curve_is_the_ap(scores: tuple[np.ndarray, np.ndarray]) -> None:
     probabilities, targets = scores
     columns = metrics.measure_classes(probabilities, targets, 0.5)
     curves = metrics.precision_recall_curve(probabilities, targets)
-    panels = find_panels(plots.draw_precision_recall(NAMES, curves, columns))
+    figure = plots.draw_precision_recall(NAMES, curves, columns)
     predicted = probabilities >= 0.5
     precision = np.asarray(precision_score(targets, predicted, average=None, zero_division=0))
     recall = np.asarray(recall_score(targets, predicted, average=None, zero_division=0))
-    for c, axes in enumerate(panels):
+    (points,) = figure.axes[0].lines
+    drawn = iter(np.asarray(points.get_xydata()))
+    for c, (name, corner) in enumerate(find_corners(figure).items()):
+        lines, areas = (find_shapes(figure, kind, corner) for kind in (LineCollection, PolyCollection))
+        grid, curve = lines[:6], lines[6:]
+        assert np.unique(undo_inset(np.array(grid)).round(6)).tolist() == [-0.02, 0, 0.5, 1, 1.02]
         if c == 3:
-            assert find_stairs(axes) == []
-            assert [text.get_text() for text in axes.texts] == ["no positives"]
+            assert curve == areas == []
+            assert [*find_texts(figure, corner).values()] == ["no positives"]
             continue
-        area, curve = find_stairs(axes)
         ap = average_precision_score(targets[:, c], probabilities[:, c])
-        assert measure_area(area) == pytest.approx(ap, abs=1e-9)
-        assert measure_area(curve) == pytest.approx(ap, abs=1e-9)
-        assert axes.get_title(loc="left").endswith(f" {ap:.2f}")
-        (point,) = axes.lines
-        assert point.get_xydata() == pytest.approx(np.array([[recall[c], precision[c]]]), abs=1e-6)
+        steps, area = undo_inset(curve[0]), undo_inset(areas[0])
+        assert measure_area(steps) == pytest.approx(ap, abs=1e-9)
+        assert area[: len(steps)] == pytest.approx(steps)
+        assert area[len(steps) : len(steps) + 2] == pytest.approx(np.array([[1, 0], [0, 0]])), "down to 0"
+        assert name.endswith(f" {ap:.2f}")
+        point = undo_inset((next(drawn) - corner) / plots.SIDE)
+        assert point == pytest.approx(np.array([recall[c], precision[c]]), abs=1e-6)
+    assert next(drawn, None) is None, "a point without a class"
+
+
+def test_where_no_image_has_a_label_each_panel_says_so(tmp_path: Path) -> None:
+    probabilities, targets = np.full((9, 2), 0.25, np.float32), np.zeros((9, 2), np.int8)
+    columns = metrics.measure_classes(probabilities, targets, 0.5)
+    figure = plots.draw_precision_recall(["a", "b"], metrics.precision_recall_curve(probabilities, targets), columns)
+    found = [[*find_texts(figure, corner).values()] for corner in find_corners(figure).values()]
+    assert found == [["no positives"]] * 2
+    save_figure(figure, tmp_path / "a.png")
 
 
 def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
@@ -132,14 +165,14 @@ def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
     probabilities = np.clip(rng.normal(0.4, 0.15, (20000, 1)) + 0.2 * targets, 0, 1).astype(np.float32)
     columns = metrics.measure_classes(probabilities, targets, 0.5)
     curves = metrics.precision_recall_curve(probabilities, targets)
-    (axes,) = find_panels(plots.draw_precision_recall(["one"], curves, columns))
-    area = find_stairs(axes)[0]
-    heights, edges, _ = area.get_data()
-    assert len(heights) <= plots.MAX_POINTS
-    assert measure_area(area) == pytest.approx(average_precision_score(targets, probabilities), abs=2e-3)
+    figure = plots.draw_precision_recall(["one"], curves, columns)
+    (corner,) = find_corners(figure).values()
+    curve = undo_inset(find_shapes(figure, LineCollection, corner)[-1])
+    assert len(curve) <= 2 * plots.MAX_POINTS, "a step has two corners"
+    assert measure_area(curve) == pytest.approx(average_precision_score(targets, probabilities), abs=2e-3)
     lowest = probabilities[targets == 1].min()
-    assert (edges[0], edges[-1]) == (0, 1)
-    assert heights[-1] == pytest.approx(targets.sum() / (probabilities >= lowest).sum(), abs=1e-9)
+    assert curve[[0, -1], 0] == pytest.approx(np.array([0, 1]), abs=1e-9)
+    assert curve[-1, 1] == pytest.approx(targets.sum() / (probabilities >= lowest).sum(), abs=1e-9)
 
 
 def test_reliability_is_scikit_learns_curve(scores: tuple[np.ndarray, np.ndarray]) -> None:
@@ -166,14 +199,14 @@ def test_many_classes_stay_apart_and_inside(num_classes: int) -> None:
     assert max(width, height) < 40
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
-    shown = [axes.get_title(loc="left") for axes in find_panels(figure)]
+    shown = [*find_corners(figure)]
     number = min(num_classes, plots.MAX_PANELS)
     rarest_first = np.argsort(confusion[:, 1].sum(axis=1), kind="stable")
     kept = [f"class {c} " for c in range(num_classes) if num_classes == number or c in rarest_first[-number:]]
     assert len(shown) == number
     assert all(text.startswith(name[:7]) for text, name in zip(shown, kept, strict=True))
     assert (f"of {num_classes};" in figure.get_suptitle()) is (num_classes > number)
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text() and is_drawn(text)]
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_text() and text.get_visible()]
     assert len(texts) > 5 * number
     boxes = np.array([text.get_window_extent(renderer).extents for text in texts])
     assert boxes[:, :2].min() >= 0
@@ -184,9 +217,27 @@ def test_many_classes_stay_apart_and_inside(num_classes: int) -> None:
     assert not overlaps.any(), [texts[i].get_text() for i in np.flatnonzero(overlaps.any(axis=1))]
 
 
-def is_drawn(text: Text) -> bool:
-    """Whether a text of a drawn figure is visible: tick labels of inner panels and of empty places are not."""
-    return text.get_visible() and (text.axes is None or text.axes.axison)
+def test_a_picture_of_many_classes_is_one_axes_and_drawn_once(
+    scores: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each further axes costs as much as all that is drawn in it, and a layout engine measures every text."""
+    drawn: list[Figure] = []
+    draw = Figure.draw
+
+    def count(figure: Figure, renderer: object) -> None:
+        drawn.append(figure)
+        draw(figure, renderer)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(Figure, "draw", count)
+    probabilities, targets = (np.tile(values, (1, 3)) for values in scores)
+    columns, confusion = (
+        metrics.measure_classes(probabilities, targets, 0.5),
+        metrics.confusion(probabilities, targets, 0.5),
+    )
+    names = [f"class {c}" for c in range(18)]
+    plots.save_report(tmp_path, "", names, probabilities, targets, columns, confusion, 0.125)
+    assert [len(figure.axes) for figure in drawn] == [1, 1, 2]
+    assert all(figure.get_layout_engine() is None for figure in drawn)
 
 
 def test_pictures_are_written(saved: list[Path]) -> None:

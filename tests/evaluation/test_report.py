@@ -65,13 +65,13 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
     Image.new("RGB", (400, 300), (200, 40, 40)).save(picture)
     model_file.write_bytes(b"PK")
     facts: list[ModelFacts] = []
-    save = report.save_report
+    write = report.write_report
 
-    def keep(folder: Path, found: ModelFacts, *more: str) -> list[Path]:
+    def keep(found: ModelFacts) -> report.Report:
         facts.append(found)
-        return save(folder, found, *more)
+        return write(found)
 
-    monkeypatch.setattr(report, "save_report", keep)
+    monkeypatch.setattr(report, "write_report", keep)
     monkeypatch.setattr(testing.plots, "save_report", lambda **values: [])
     monkeypatch.setattr(model_facts.engines, "recognise", lambda path: "onnx")
     monkeypatch.setattr(testing, "PREDICTIONS_FOLDER", tmp_path)
@@ -228,12 +228,30 @@ def test_maps_of_other_classes_are_unfolded_on_request(gather: Gather) -> None:
     assert re.findall(r'base64,([^"]+)"', folded) == pictures
 
 
+def test_the_page_is_written_once_and_lies_with_the_run_too(
+    gather: Gather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, rendered = tmp_path / "run", list[str]()
+    run.mkdir()
+    render = pages.render
+
+    def count(template: str, **values: object) -> str:
+        rendered.append(template)
+        return render(template, **values)
+
+    monkeypatch.setattr(pages, "render", count)
+    monkeypatch.setattr(testing, "keep_with_run", lambda *what: testing.Kept(run, "1234abcd"))
+    gather(*make_scores())
+    assert sorted(rendered) == ["model_card.md", "report.html"]
+    assert read(run) == read(tmp_path)
+
+
 def test_training_photographs_stand_beside_a_mistake(
     gather: Gather, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = tmp_path / "training.png"
     Image.new("RGB", (300, 300), (0, 0, 200)).save(training)
-    monkeypatch.setattr("trainer.novelty.find_training_images", lambda model: {"b.png": str(training)})
+    monkeypatch.setattr("trainer.from_config.find_training_images", lambda model: {"b.png": str(training)})
     novelty = np.where(np.arange(300) % 2, 0.995, 0.25).astype(np.float32)
     compared = Compared(novelty, np.tile([1, 0], (300, 1)), ["gone <i>.png", "b.png"])
     facts = gather(*make_scores(), compared=compared)
