@@ -27,7 +27,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-import utils
+from models.devices import choose_device
 from utils import InputError
 
 # words in the messages of errors that mean that another process has gone
@@ -73,7 +73,7 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
     lost.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield utils.choose_device(device_name)
+        yield choose_device(device_name)
         return
     global _gloo
     device = _choose_device(device_name)
@@ -114,7 +114,7 @@ def _without_output() -> Iterator[None]:
 def _choose_device(name: str) -> torch.device:
     """The GPU number LOCAL_RANK, or the CPU if `name` is "cpu" or there is no GPU; "cuda:0" counts as "cuda"."""
     local_rank, num_local = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if utils.choose_device(name.partition(":")[0]).type != "cuda":
+    if choose_device(name.partition(":")[0]).type != "cuda":
         return torch.device("cpu")
     if num_local > torch.cuda.device_count():
         raise InputError(

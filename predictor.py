@@ -44,12 +44,13 @@ from dataset.json_files import to_json
 from export import engine_cache, engines, model_files, timm_folders
 from export.engines import Run, TorchRun
 from models import checkpoints, hub_folders
+from models.devices import choose_device
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models.novelty import Reference, find_reference
 from models_factory import require_size, restore_model
 from thresholds import measure_doubt
-from utils import InputError, Progress, choose_device, make_visible, say
+from utils import InputError, Progress, make_visible, say
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
 NOTEBOOK_SIDE = 480  # pixels, the longest side of a picture in a notebook

@@ -137,7 +137,7 @@ def predict_parts(device: torch.device) -> None:
             **({} if model.has_thresholds else {"TH_MULTI_LABEL": config.TH_MULTI_LABEL}),
         },
         batch_size=config.TEST_BATCH_SIZE,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, model.device),
+        num_workers=from_config.choose_test_settings(model.device).num_workers,
         skips_bad=config.BAD_IMAGES == "skip",
     ).run()
 
@@ -250,7 +250,7 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     num_earlier, start = rows.num_done, time.perf_counter()
     if num_earlier:
         utils.say(f"{num_earlier} of {len(paths)} images were done: going on")
-    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    num_workers = from_config.choose_test_settings(model.device).num_workers
     row_of = neighbours.number_names(model)
     for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
         rows.append(record.probabilities, record.novelty, [row_of[name] for name in record.nearest])
@@ -340,6 +340,13 @@ def name_engine(model: Predictor) -> str:
     return ", ".join(words)
 
 
+def describe_device(model: Predictor) -> str:
+    """What the model runs on; in PyTorch also how, which an exported file decides by itself."""
+    if choose_engine(model) != "torch" or engines.recognise(model.path) not in ("checkpoint", "timm"):
+        return str(model.device)
+    return from_config.choose_test_settings(model.device).describe()
+
+
 def name_views() -> str:
     """The views of an image that are averaged, such as "flip, scales 1-1.25"; "" for the image as it is."""
     words = ["flip"] if TEST_FLIP else []
@@ -378,7 +385,7 @@ def keep_with_run(
     It takes the place of the run's last test. Only a test of other images than those that the run names does not
     replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
     """
-    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
+    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) not in ("checkpoint", "timm"):
         return None
     folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
     if folder is None:
@@ -610,7 +617,7 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         "images": f"{find_base(images.paths)}: {len(images.paths)}, {model.image_size} px",
         "classes": f"{len(model.classes)}, {rule}",
         "engine": name_engine(model),
-        "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
+        "device": f"{describe_device(model)}, batches of {config.TEST_BATCH_SIZE}",
         "novelty": neighbours.describe_reference(model),
     }
     if metadata.get("best_f1") is not None:

@@ -48,7 +48,7 @@ from dataset.batches import Batch, as_float_targets
 from dataset.files import list_images
 from dataset.table import Table
 from export import engines
-from models import checkpoints
+from models import checkpoints, devices
 from trainer import build
 from trainer.build import Trainer
 from utils import InputError
@@ -152,7 +152,7 @@ def main(argv: list[str]) -> None:
     names = [name for name in options.only.split(",") if name not in options.without.split(",")]
     if unknown := {*names, *filter(None, options.without.split(","))} - STAGES.keys():
         raise InputError(f"there is no stage {', '.join(sorted(unknown))}; known: {', '.join(STAGES)}")
-    place = Place(utils.choose_device(options.device), options.folder.absolute(), SMALL if options.small else FULL)
+    place = Place(devices.choose_device(options.device), options.folder.absolute(), SMALL if options.small else FULL)
     place.folder.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"place": describe_place(place.device), "small": options.small, "stages": {}}
     utils.say(report["place"])
@@ -441,7 +441,7 @@ def measure_networks(place: Place) -> Iterator[Line]:
         images = torch.randint(0, 256, (size.test_batch_size, 3, size.image_size, size.image_size), dtype=torch.uint8)
         predict = partial(run, images.to(place.device))
         for precision in ("off", "bf16"):
-            autocast, _ = utils.make_autocast(precision, place.device)
+            autocast, _ = devices.make_autocast(precision, place.device)
             with autocast():
                 rate = measure_rate(place, predict, len(images))
             yield Line(f"{name}, predicting, {precision}", f"{rate:,.0f} images/s")

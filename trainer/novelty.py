@@ -121,7 +121,7 @@ def count_passes(run: Run) -> int:
 
 def compute_features(model: Predictor, table: Table) -> NDArray[np.float32]:
     """The features (n, D) of the images of `table`, computed as those of images to be predicted are."""
-    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    num_workers = from_config.choose_test_settings(model.device).num_workers
     title = "training images to compare others with"
     return model.measure_features(table.paths, config.TEST_BATCH_SIZE, num_workers, title)
 

@@ -240,6 +240,7 @@ def make_train_loader(
     data: Data, caches: ImageCaches, size: Size, device: torch.device, batch_size: int, shuffle: bool = True
 ) -> DataLoader[Batch]:
     """A loader of augmented training images. Each epoch has its own order and its own random augmentation."""
+    settings = from_config.choose_settings(device)
     transform = augmentations.make_train_transform(make_augmentation(), size, config.RESIZE_RULE)
     if caches.train and caches.train is caches.val:
         transform = augmentations.identity  # nothing is drawn, and cached images are resized already
@@ -249,8 +250,8 @@ def make_train_loader(
         batch_size,
         shuffle=shuffle,
         seed=config.SEED,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
-        pin_memory=device.type == "cuda",
+        num_workers=settings.num_workers,
+        pin_memory=settings.pins_memory,
         cached=caches.train.select(data.train.paths) if caches.train else None,
         targets=data.soft_targets,
         weights=data.weights,
@@ -259,13 +260,14 @@ def make_train_loader(
 
 def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | None = None) -> DataLoader[Batch]:
     """A loader of the images of `table`, in order, without augmentation."""
+    settings = from_config.choose_settings(device)
     transform = augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE)
     return loading.make_loader(
         table,
         augmentations.identity if cache else transform,
         config.TEST_BATCH_SIZE,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
-        pin_memory=device.type == "cuda",
+        num_workers=settings.num_workers,
+        pin_memory=settings.pins_memory,
         cached=cache.select(table.paths) if cache else None,
     )
 
@@ -411,7 +413,7 @@ def read_features(
         loader=loader,
         table=table,
         shape=feature_cache.measure_features(trainer.model, size),
-        pixels=f"{transform}, {size} px, {trainer.precision} on {trainer.device.type}",
+        pixels=f"{transform}, {size} px, {trainer.settings.precision} on {trainer.device.type}",
         folder=config.CACHE_FOLDER,
         autocast=trainer.autocast,
         title=title,

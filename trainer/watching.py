@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 import config
@@ -23,6 +22,7 @@ from dataset.image_sizes import as_size
 from dataset.table import Table
 from evaluation import tuning
 from evaluation.pages import count
+from models.devices import count_loading_processes
 from models.features import OWN
 from trainer import loggers, records
 from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen, searches_head
@@ -119,8 +119,8 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
             waiting_share=record["waiting_share"],
             seconds=record["seconds"] - record["preparation_seconds"],
             epochs_left=config.NUM_EPOCHS - record["epoch"],
-            num_workers=utils.choose_num_workers(config.NUM_WORKERS, trainer.device),
-            default_num_workers=utils.choose_num_workers(None, trainer.device),
+            num_workers=trainer.settings.num_workers,
+            default_num_workers=count_loading_processes(trainer.device),
             image_cache=config.IMAGE_CACHE,
         )
 
@@ -200,7 +200,7 @@ def print_configuration(run: Run) -> None:
         # few images make few steps an epoch, and steps are what a model learns by
         "epochs": _describe_epochs() + (f"; {count(num_steps, 'step')}" if num_steps else ""),
         "rates": _describe_rates(run),
-        "device": f"{run.trainer.device}, {torch.get_num_threads()} threads, mixed precision {run.trainer.precision}",
+        "device": run.trainer.settings.describe(run.trainer.optimizer),
     }
     if distributed.count() > 1:
         rows["device"] += f", {distributed.count()} processes"
