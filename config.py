@@ -243,7 +243,7 @@ SHARD_CACHE_GB: Above0 = 50.0  # webdataset: shards from elsewhere that lie in C
 PICTURES_ON: Literal["auto", "cpu", "gpu"] = "auto"  # crops, augments; auto: a GPU if there is one; gpu: decodes, too
 MICRO_BATCH_SIZE: BatchSizeOr0 = 0  # images computed at once, which a step adds up; it names the checkpoint; 0: all
 ACTIVATION_CHECKPOINTING: bool = False  # compute the backbone twice to keep less of it in memory
-COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
+COMPILE: bool = False  # torch.compile the backbone's blocks: seconds to minutes at the start; pays on GPUs
 
 # ---- Interruptions ----
 RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same constants

@@ -140,15 +140,6 @@ def agree(*flags: bool) -> list[bool]:
     return [bool(flag) for flag in raised.tolist()]
 
 
-def find_least(number: int) -> int:
-    """The least `number` of all processes."""
-    if count() == 1:
-        return number
-    least = torch.tensor(number)
-    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=_gloo)
-    return int(least)
-
-
 def collect(value: Any) -> list[Any]:
     """The `value` of every process, in the order of ranks. It may be any object that can be pickled."""
     if count() == 1:

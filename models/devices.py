@@ -39,15 +39,14 @@ class DeviceSettings(NamedTuple):
 
     def describe(self, optimizer: Optimizer | None = None) -> str:
         """One line for people. `optimizer`: that of a training run."""
-        device, words = self.device, ["float32" if self.precision == "off" else self.precision]
-        if device.type == "cuda":
-            # torch's own setting, which nothing here changes; bf16 and fp16 leave some float32 products, too
-            name = torch.cuda.get_device_name(device)
+        device, words = self.device, [self.precision]
+        is_gpu = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if is_gpu else f"{torch.get_num_threads()} threads"
+        if self.precision == "off":
+            # As torch has it: nothing here sets this, so that a test on a GPU gives what it always gave.
             kinds = {"convolutions": torch.backends.cudnn.conv, "matrices": torch.backends.cuda.matmul}
-            rounded = [kind for kind, backend in kinds.items() if backend.fp32_precision == "tf32"]
-            words[0] += f" (float32 {' and '.join(rounded)} in TF32)" if rounded else ""
-        else:
-            name = f"{torch.get_num_threads()} threads"
+            rounded = [kind for kind, backend in kinds.items() if is_gpu and backend.fp32_precision == "tf32"]
+            words = [f"float32 ({' and '.join(rounded)} in TF32)" if rounded else "float32"]
         if optimizer is not None:
             fused = "fused " if all(group.get("fused") for group in optimizer.param_groups) else ""
             words.append(f"{fused}{type(optimizer).__name__}")

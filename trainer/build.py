@@ -27,7 +27,7 @@ from dataset.batches import Batch
 from dataset.image_sizes import as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table
-from models import backbones, batchnorm_sync, low_rank, recomputation
+from models import backbones, batchnorm_sync, compilation, low_rank, recomputation
 from models.devices import DeviceSettings, make_autocast
 from models_factory import make_example
 from trainer import from_config, optimizers, schedules, teachers
@@ -142,8 +142,8 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
     settings = from_config.choose_settings(device)
     model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     average = MovingAverage(model, config.EMA_DECAY) if config.EMA_DECAY else None
-    if config.COMPILE:
-        model.compile()
+    if settings.compiles:
+        compilation.compile_blocks(model.backbone)
     if config.USE_DIFFERENTIAL_LR:
         backbone_lr, head_lr = config.BACKBONE_BASE_LR, config.HEAD_BASE_LR
     else:

@@ -1,0 +1,34 @@
+"""torch.compile of a backbone's blocks: each kind of block is compiled once, not the network as a whole.
+
+    compile_blocks(model.backbone)      # in place; names of weights stay, and so do checkpoints
+
+Blocks that are built alike share their compiled code, so a start takes a fraction of the time that the whole network
+takes (torch's recipe "regional compilation"). Sizes are dynamic from the start: growing images, a last smaller batch
+and other batches in validation compile nothing again. Training, evaluation and a frozen pass are compiled once each,
+and so is a batch of a single image, which torch always takes for a case of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.recomputation import find_blocks
+
+FORMS = 8  # in which a block is compiled, at most: training or evaluation, with gradients or not, one image or several
+
+
+def compile_blocks(backbone: nn.Module, **options: Any) -> None:
+    """Compile the blocks of `backbone`, or all of it where it has none, as VGG. `options` are those of torch.compile.
+
+    The work is done when a block is called first.
+    """
+    blocks = find_blocks(backbone) or [backbone]
+    # torch keeps what it compiled by the code, which all blocks share, and beyond this limit would no longer compile
+    limits = torch._dynamo.config  # pyright: ignore[reportPrivateImportUsage]
+    limits.recompile_limit = max(limits.recompile_limit, FORMS * len(blocks))
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, limits.recompile_limit)
+    for block in blocks:
+        block.compile(dynamic=True, **options)
