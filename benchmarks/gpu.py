@@ -39,7 +39,6 @@ import torchvision
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch._inductor.utils import fresh_cache
 
 import config
 import models_factory
@@ -66,10 +65,10 @@ from utils import InputError
 NUM_CLASSES = 8
 COLOURS = ("red", "lime", "blue", "yellow", "cyan", "magenta", "orange", "white")  # of the shape of each class
 
-# Images a second that timm's authors measured on an NVIDIA RTX 4090: automatic mixed precision, channels_last, batches of
-# 512, torch 2.4 (infer_samples_per_sec in results/benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv of
-# github.com/huggingface/pytorch-image-models). A card is as many times as quick as its memory or its arithmetic,
-# whichever is less; the RTX 4090's are by its data sheet.
+# Images a second that timm's authors measured on an NVIDIA RTX 4090: automatic mixed precision, channels_last, batches
+# of 512, torch 2.4 (infer_samples_per_sec in results/benchmark-infer-amp-nhwc-pt240-cu124-rtx4090.csv of
+# github.com/huggingface/pytorch-image-models). Another card is taken to be as many times as quick as its memory or its
+# arithmetic is, whichever is less; the RTX 4090's are those of its data sheet.
 PUBLISHED = {"resnet50": 5088, "timm/vit_base_patch16_224": 2843, "efficientnet_lite0": 9765}
 RTX_4090_BYTES, RTX_4090_FLOPS = 1008e9, 165.2e12  # a second; bf16 with sums in float32
 
@@ -199,7 +198,8 @@ def main(argv: list[str]) -> None:
                 if time.perf_counter() > end:
                     break
             if time.perf_counter() > end:
-                utils.say(f"  {name}: the {options.minutes:g} minutes are over: --only {name} measures the rest")
+                lines.append(Line(f"{options.minutes:g} minutes are over", f"--only {name} measures the rest"))
+                utils.say(f"  {name}: {': '.join(lines[-1][:2])}")
         except Exception as error:  # whatever it is: the other stages are worth their time all the same
             lines.append(Line("the stage ended", traceback.format_exc(), holds=False))
             utils.say(f"  {name}: FAILS  the stage ended: {type(error).__name__}: {error}")
@@ -485,9 +485,8 @@ def measure_networks(place: Place) -> Iterator[Line]:
     size, is_on_gpu = place.size, place.device.type == "cuda"
     moved, computed = measure_card(place)
     scale = min(moved / RTX_4090_BYTES, computed / RTX_4090_FLOPS)
-    yield Line(
-        "the card", f"{moved / 1e9:,.0f} GB/s, {computed / 1e12:,.0f} TFLOP/s in bf16: {scale:.2f} x an RTX 4090"
-    )
+    text = f"{moved / 1e9:,.0f} GB/s, {computed / 1e12:,.1f} TFLOP/s in bf16: {scale:.2f} x an RTX 4090"
+    yield Line("the device copies and multiplies", text)
     for name in size.networks:
         model = models_factory.make_model(name, NUM_CLASSES, head="linear", image_size=size.image_size)
         run = engines.make_torch(model, size.image_size, place.device)
@@ -545,6 +544,8 @@ def measure_compiled(
     place: Place, title: str, name: str, compile_model: Callable[[MultiLabelModel], None] | None
 ) -> Line:
     """The first step's seconds, the rate, and how often a smaller batch, other sizes and validation compile anew."""
+    from torch._inductor.utils import fresh_cache
+
     trainer, batch = place.make_trainer(f"--MODEL_NAME={name}"), place.make_batch()
     torch._dynamo.reset()
     counters.clear()
@@ -618,12 +619,12 @@ def check_pictures(place: Place) -> Iterator[Line]:
         ]
         yield Line(
             f"pictures, {title}: images/s",
-            f"{rates[0]:,.0f} made by one core; {rates[1]:,.0f} prepared by one core, {rates[2]:,.0f} made by the device",
+            f"{rates[0]:,.0f} made by one core; {rates[1]:,.0f} prepared by one core, {rates[2]:,.0f} on the device",
         )
 
 
 def measure_loading(place: Place) -> Iterator[Line]:
-    """Training steps on images from files: their rate, as a share of that on images on the device; the waiting share."""
+    """Training steps on images from files: the rate, the share of that on images on the device, the waiting share."""
     for name in place.size.networks:
         rate = measure_steps(place, place.make_trainer(f"--MODEL_NAME={name}"), place.make_batch())
         yield Line(f"{name}, images on the device", f"{rate:,.0f} images/s")
@@ -672,7 +673,7 @@ def measure_prediction(place: Place) -> Iterator[Line]:
 
 
 def measure_runs(place: Place) -> Iterator[Line]:
-    """Whole runs of the scripts, from files: training, testing, and a frozen backbone with and without kept features."""
+    """Whole runs of the scripts, from files: training, testing, a frozen backbone with and without kept features."""
     constants = place.name_constants("run")
     place.run("training.py", constants)
     row = read_log(place.folder / "run")[-1]
