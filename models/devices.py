@@ -22,7 +22,7 @@ from utils import InputError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-MAX_WORKERS = 16  # each holds a process's memory and some batches; more hardly load faster
+MAX_WORKERS = 16  # each of them takes memory for itself and for the batches that it has ready
 
 
 class DeviceSettings(NamedTuple):
