@@ -32,7 +32,6 @@ from PIL import Image
 import calibration
 import metrics
 from dataset import whole_files
-from dataset.augmentations import identity, make_eval_transform
 from dataset.batches import Transform
 from dataset.class_names import quote_names
 from dataset.decoding import Picture, decode
@@ -41,6 +40,7 @@ from dataset.fonts import make_drawable
 from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
 from dataset.json_files import to_json
+from dataset.resize_rules import identity, make_eval_transform
 from export import engine_cache, engines, model_files, timm_folders
 from export.engines import Run, TorchRun
 from models import checkpoints, hub_folders

@@ -28,6 +28,7 @@ from typing import Literal
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
 from limits import OffOrMany, Scales
+from models import network_files
 
 # ---- What testing writes, and how it predicts ----
 PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
@@ -56,6 +57,7 @@ TEST_INT8: bool = False  # openvino only: 8-bit integers, faster; probabilities 
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 import hashlib
 import json

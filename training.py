@@ -23,9 +23,11 @@ from typing import Any
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
+from models import network_files
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 import torch
 from torch import Tensor, nn

@@ -28,13 +28,13 @@ import torch
 from numpy.typing import NDArray
 
 from dataset import locks
-from dataset.augmentations import make_eval_transform
 from dataset.decoding import decode_bytes, decode_image, judge_bytes, judge_image
 from dataset.files import hash_file
 from dataset.image_parts import Images, ListedPicture, Plan
 from dataset.image_sizes import Size
 from dataset.json_files import read_json
 from dataset.part_claims import Claim, Claims, look, name_part
+from dataset.resize_rules import make_eval_transform
 from dataset.tar_shards.scanning import DamagedShard
 from dataset.whole_files import make_temporary_folder, write_text
 from evaluation.pages import count
