@@ -206,6 +206,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
             if must_stop:
                 raise Stopped(f"saved after step {state.step} of epoch {epoch}: {run.interruption.advice}")
     records.note_steps(run, unread, epoch)
+    run.stage = stage._replace(waiting_share=batches.later_seconds / progress.seconds)
     state.epoch_seconds = stage.seconds + seconds_before + progress.seconds
     if distributed.agree(config.SAVE_EVERY_MINUTES > 0 and state.epoch_seconds > LONG_EPOCH_SECONDS)[0]:
         records.save_last(run)
