@@ -24,6 +24,7 @@ from torch import Tensor
 
 from dataset import device_pictures
 from dataset.decoding import DECODER_ERRORS, MAX_PIXELS, decode_bytes, decode_content, find_turn, list_segments
+from dataset.device_pictures import SentImages
 from dataset.plans import Part, Plan, take_part
 
 BASELINE = 0xC0  # the segment of a JPEG that is neither progressive nor arithmetically coded, of 8 bits a colour
@@ -112,8 +113,11 @@ class SentFiles:
         return device_pictures.send(parts).to(device, non_blocking=non_blocking)
 
 
-def send(images: Sequence[File | Part]) -> SentFiles:
+def send(images: Sequence[File | Part]) -> SentFiles | SentImages:
     """Put the files and parts of a batch's images together."""
+    parts = [image for image in images if isinstance(image, Part)]
+    if len(parts) == len(images):
+        return device_pictures.send(parts)
     pieces, sent = [], []
     for image in images:
         if isinstance(image, File):
