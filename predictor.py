@@ -370,8 +370,8 @@ class Predictor:
 
         Threads decode them, or `num_workers` processes if it is not 0.
         """
-        are_files = isinstance(pictures, list) and all(isinstance(picture, str | Path) for picture in pictures)
-        if self.makes_on_gpu and num_workers and len(sizes) == 1 and are_files:
+        are_files = isinstance(pictures, list) and {*map(type, pictures)} <= {str, type(Path())}
+        if self.makes_on_gpu and num_workers and len(sizes) == 1 and are_files and pictures:
             yield from self._load([*map(str, pictures)], sizes[0], batch_size, num_workers)
             return
         read = partial(

@@ -137,6 +137,9 @@ def predict_parts(device: torch.device) -> None:
             "CALIBRATION": config.CALIBRATION,
             "BAD_IMAGES": config.BAD_IMAGES,
             **({} if model.has_thresholds else {"TH_MULTI_LABEL": config.TH_MULTI_LABEL}),
+            **(
+                {"PICTURES_ON": "gpu"} if model.makes_on_gpu else {}
+            ),  # with any value of it JPEGs are decoded on the CPU
         },
         batch_size=config.TEST_BATCH_SIZE,
         num_workers=from_config.choose_test_settings(model.device).num_workers,
@@ -160,6 +163,7 @@ def open_model(device: torch.device, int8_images: Sequence[str]) -> Predictor:
         flip=TEST_FLIP,
         scales=TEST_SCALES,
         calibration=config.CALIBRATION,
+        pictures_on=config.PICTURES_ON,
     )
 
 
@@ -241,6 +245,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         config.TEST_BATCH_SIZE,
         config.TEST_SPLIT,
         find_base(paths),
+        *([model.settings.decodes_on_gpu] if model.makes_on_gpu else []),  # whose pictures differ from the CPU's
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
         *([model.reference.identity, *model.reference.names] if model.reference else []),
     ]

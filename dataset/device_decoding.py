@@ -11,9 +11,9 @@ those of the CPU's decoder, which smooths colours where they are stored more coa
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,7 +153,7 @@ def find_decoder() -> Callable[[list[Tensor], torch.device], list[Tensor]]:
 
     torchvision's is to go, and torchcodec, which torch points to, takes its place. Both run nvJPEG.
     """
-    if importlib.util.find_spec("torchcodec"):
+    if find_spec("torchcodec"):
         from torchcodec.decoders import decode_jpeg  # pyright: ignore[reportMissingImports]
 
         return lambda files, device: decode_jpeg(files, mode="RGB", device=device)
