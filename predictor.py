@@ -399,9 +399,9 @@ class Predictor:
         from dataset.loading_processes import LoadingProcesses
         from dataset.plans import MOST_SENT
 
-        batch_bytes = int(3 * size.height * size.width * MOST_SENT * batch_size)
+        batch_bytes = 3 * size.height * size.width * MOST_SENT**2 * batch_size
         options = loading.LoadingOptions(
-            processes=LoadingProcesses(num_workers).fit(batch_bytes),
+            processes=LoadingProcesses(num_workers).fit(batch_bytes, self.settings.pins_memory),
             pins_memory=self.settings.pins_memory,
             makes_on_device=True,
             decodes_on_device=self.settings.decodes_on_gpu,

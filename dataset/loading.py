@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -26,7 +26,7 @@ from dataset.decoding import decode_image, read_content
 from dataset.device_decoding import File, take_file
 from dataset.image_cache import CachedImages
 from dataset.loading_processes import ALONE, LoadingProcesses
-from dataset.plans import Part, Plan, make_planner, take_part
+from dataset.plans import Part, Plan, Planner, make_planner, take_part
 from dataset.table import Table
 from dataset.tar_shards.reading import SHARDS_AT_ONCE, find_blocks
 
@@ -97,7 +97,7 @@ class ImageDataset(Labels):
         super().__init__(table, targets, weights)
         self.paths, self.transform, self.seed, self.cached = PackedPaths(table.paths), transform, seed, cached
         options = options or LoadingOptions()
-        self.draw = make_planner(transform) if options.makes_on_device else None
+        self.makes_on_device = options.makes_on_device
         self.decodes_on_device = options.decodes_on_device and cached is None
 
     def __getitems__(self, keys: list[int]) -> Batch:
@@ -105,7 +105,7 @@ class ImageDataset(Labels):
         rows = list(zip(keys, indices.tolist(), strict=True))
         if self.decodes_on_device:
             images = device_decoding.send([self._take_file(key, index) for key, index in rows])
-        elif self.draw:
+        elif self.makes_on_device:
             images = device_pictures.send([self._take_part(key, index) for key, index in rows])
         else:
             images = torch.stack([self._make_picture(key, index) for key, index in rows])
@@ -131,9 +131,13 @@ class ImageDataset(Labels):
             image = self.cached.keep(index, image) if self.cached else image
         return image
 
+    @cached_property
+    def _planner(self) -> Planner:
+        """Made where images are read: a process that is not forked could not be given it."""
+        return make_planner(self.transform)
+
     def _draw(self, key: int, height: int, width: int) -> Plan:
-        assert self.draw is not None
-        return self.draw(height, width, self._choose_seed(key))
+        return self._planner(height, width, self._choose_seed(key))
 
     def _choose_seed(self, key: int) -> int:
         return (self.seed * 0x9E3779B1 + key) % 2**32  # the golden ratio keeps two seeds apart

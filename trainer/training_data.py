@@ -289,9 +289,10 @@ def choose_loading(
 ) -> LoadingOptions:
     """How batches of `batch_size` pictures of `size` are loaded for `device`, in the room that there is."""
     settings = from_config.choose_settings(device)
-    picture_bytes = 3 * math.prod(size) * (MOST_SENT if settings.makes_pictures_on_gpu else 1)
+    processes = processes or LoadingProcesses(settings.num_workers)
+    picture_bytes = 3 * math.prod(size) * (MOST_SENT**2 if settings.makes_pictures_on_gpu else 1)
     return LoadingOptions(
-        processes=(processes or LoadingProcesses(settings.num_workers)).fit(batch_size * picture_bytes),
+        processes=processes.fit(batch_size * picture_bytes, settings.pins_memory),
         pins_memory=settings.pins_memory,
         makes_on_device=settings.makes_pictures_on_gpu,
         decodes_on_device=settings.decodes_on_gpu,

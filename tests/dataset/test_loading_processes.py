@@ -54,7 +54,7 @@ def test_no_more_than_there_is_room_for(
     found = SimpleNamespace(f_bavail=(num_batches + IN_USE) * BATCH_BYTES // 4096 + 1, f_frsize=4096)
     monkeypatch.setattr(loading_processes, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(loading_processes.os, "statvfs", lambda folder: found)
-    assert LoadingProcesses(*processes).fit(BATCH_BYTES) == expected
+    assert LoadingProcesses(*processes).fit(BATCH_BYTES, is_pinned=False) == expected
     said = capsys.readouterr().err
     assert bool(said) == (processes != expected)
     if said:
@@ -63,7 +63,8 @@ def test_no_more_than_there_is_room_for(
         assert said.endswith(
             f"{LoadingProcesses(*expected).describe()} instead; give a container more (docker run --shm-size 8g)\n"
         )
-    assert ALONE.fit(10**12) == ALONE
+        assert LoadingProcesses(4, 2).fit(BATCH_BYTES, is_pinned=True) == (4, 2), "batches do not stay there"
+    assert ALONE.fit(10**12, is_pinned=False) == ALONE
 
 
 def test_processes_on_a_machine_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,9 +73,9 @@ def test_processes_on_a_machine_share_the_room(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(loading_processes.os, "statvfs", lambda folder: found)
     for count, expected in ((2, (4, 2)), (4, (0, 1))):
         monkeypatch.setattr(loading_processes.distributed, "place", lambda count=count: (0, count))
-        assert LoadingProcesses(4).fit(BATCH_BYTES) == expected
+        assert LoadingProcesses(4).fit(BATCH_BYTES, is_pinned=False) == expected
 
 
 def test_a_system_without_that_folder_has_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading_processes, "SHARED_MEMORY", tmp_path / "shm")
-    assert LoadingProcesses(4).fit(10**15) == LoadingProcesses(4)
+    assert LoadingProcesses(4).fit(10**15, is_pinned=True) == LoadingProcesses(4)
