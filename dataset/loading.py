@@ -70,7 +70,7 @@ class Labels:
         return len(self.targets)
 
     def join(self, images: Any, indices: NDArray[np.intp]) -> Batch:
-        """The batch of `images` uint8 (B, 3, H, W), or of what becomes them, in the rows `indices` (B,) of the table."""
+        """The batch of `images` uint8 (B, 3, H, W), or what becomes them; `indices` (B,): their rows in the table."""
         return Batch(images, as_float_targets(self.targets[indices]), torch.from_numpy(self.weights[indices]))
 
 

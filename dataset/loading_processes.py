@@ -64,10 +64,11 @@ class LoadingProcesses(NamedTuple):
         return fitting
 
     def describe(self) -> str:
-        """Such as "4 loading processes, each 2 batches ahead"."""
+        """Such as "4 loading processes, 2 batches ahead each"."""
         if not self.number:
             return "no loading process"
-        return f"{self.number} loading process{'es' * (self.number > 1)}, each {self.ahead} batches ahead"
+        processes = f"{self.number} loading process{'es' * (self.number > 1)}"
+        return f"{processes}, {self.ahead} batch{'es' * (self.ahead > 1)} ahead each"
 
 
 ALONE = LoadingProcesses(0)

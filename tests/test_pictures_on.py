@@ -167,7 +167,7 @@ def test_more_processes_where_the_model_waits_change_nothing(
     monkeypatch.setattr(training, "prepare_stage", wait)
     training.main(make_arguments(shared_dataset, tmp_path / "waits", "--NUM_EPOCHS=3"))
     assert used == [(1, 1, 2), (2, 2, 2), (2, 2, 2)]
-    expected = "the model waited 50% of the epoch for images: 2 loading processes, each 2 batches ahead now"
+    expected = "the model waited 50% of the epoch for images: from now on 2 loading processes, 2 batches ahead each"
     assert capsys.readouterr().out.count(expected) == 1
     assert_same(read_weights(tmp_path / "waits"), read_weights(tmp_path / "alone"))
 

@@ -384,7 +384,8 @@ def choose_processes(trainer: Trainer, present: Stage | None) -> LoadingProcesse
         return present.processes
     processes = present.processes.grow(present.waiting_share, count_free_cores())
     if processes != present.processes:
-        utils.say(f"the model waited {present.waiting_share:.0%} of the epoch for images: {processes.describe()} now")
+        share = f"{present.waiting_share:.0%}"
+        utils.say(f"the model waited {share} of the epoch for images: from now on {processes.describe()}")
     return processes
 
 
