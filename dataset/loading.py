@@ -5,6 +5,7 @@ loader = make_loader(table, make_eval_transform("squash", 224), batch_size=32)
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import threading
@@ -99,6 +100,8 @@ class ImageDataset(Labels):
         options = options or LoadingOptions()
         self.makes_on_device = options.makes_on_device
         self.decodes_on_device = options.decodes_on_device and cached is None
+        # of each file, whether it was found without damage: looked for once, by any of the processes
+        self.is_whole = np.frombuffer(mmap.mmap(-1, max(len(self), 1)), np.bool_) if self.decodes_on_device else None
 
     def __getitems__(self, keys: list[int]) -> Batch:
         indices = np.array(keys) % len(self)
@@ -120,8 +123,11 @@ class ImageDataset(Labels):
         return take_part(image, self._draw(key, *image.shape[:2]))
 
     def _take_file(self, key: int, index: int) -> File | Part:
+        assert self.is_whole is not None
         path = self.paths[index]
-        return take_file(read_content(path), path, partial(self._draw, key))
+        sent = take_file(read_content(path), path, partial(self._draw, key), bool(self.is_whole[index]))
+        self.is_whole[index] = isinstance(sent, File)
+        return sent
 
     def _read(self, index: int) -> NDArray[np.uint8]:
         """The image (H, W, 3), from the cache if it is there."""
