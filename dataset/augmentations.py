@@ -25,7 +25,7 @@ from torchvision.transforms.v2 import functional as F
 from dataset import timm_rules
 from dataset.batches import Batch, Transform
 from dataset.image_sizes import Size, as_size
-from dataset.timm_rules import make_timm_transform
+from dataset.timm_rules import TimmTransform
 from limits import ImageSize
 
 GREY = 127  # fills what an augmentation leaves empty; near 0 once normalised
@@ -41,7 +41,7 @@ def squash(size: Size) -> Transform:
 
 def center_crop(size: Size) -> Transform:
     """Resize, without stretching, until the image covers 8/7 of the size (224 -> 256), and cut out the middle."""
-    return v2.Compose([partial(_resize_to_cover, size=find_cover(size)), v2.CenterCrop(size)])
+    return v2.Compose([partial(resize_to_cover, size=find_cover(size)), v2.CenterCrop(size)])
 
 
 def find_cover(size: Size) -> Size:
@@ -51,32 +51,37 @@ def find_cover(size: Size) -> Size:
 
 def letterbox(size: Size) -> Transform:
     """Resize until the image fits into the size, and fill the rest with 0: nothing is cut off or stretched."""
-    return partial(_fit, size=size)
+    return partial(fit, size=size)
 
 
-def _resize_to_cover(image: Tensor, size: Size) -> Tensor:
+def resize_to_cover(image: Tensor, size: Size) -> Tensor:
     """Resize without stretching: one side of the image becomes that of `size`, the other one is no shorter."""
-    height, width = image.shape[-2:]
-    if width * size.height >= height * size.width:  # wider than `size`
-        covering = [size.height, int(size.height * width / height)]
-    else:
-        covering = [int(size.width * height / width), size.width]
-    return F.resize(image, covering, antialias=True)
+    return F.resize(image, find_covering(Size(*image.shape[-2:]), size), antialias=True)
 
 
-def _fit(image: Tensor, size: Size) -> Tensor:
-    height, width = image.shape[-2:]
-    if width * size.height >= height * size.width:  # wider than `size`
-        fitting = [max(1, round(height * size.width / width)), size.width]
-    else:
-        fitting = [size.height, max(1, round(width * size.height / height))]
-    return F.center_crop(F.resize(image, fitting, antialias=True), list(size))
+def find_covering(image: Size, size: Size) -> list[int]:
+    """The height and width to which `resize_to_cover` resizes an image."""
+    if image.width * size.height >= image.height * size.width:  # wider than `size`
+        return [size.height, int(size.height * image.width / image.height)]
+    return [int(size.width * image.height / image.width), size.width]
+
+
+def fit(image: Tensor, size: Size) -> Tensor:
+    """Resize without stretching until the image fits into `size`, and fill the rest with 0."""
+    return F.center_crop(F.resize(image, find_fitting(Size(*image.shape[-2:]), size), antialias=True), list(size))
+
+
+def find_fitting(image: Size, size: Size) -> list[int]:
+    """The height and width to which `fit` resizes an image."""
+    if image.width * size.height >= image.height * size.width:  # wider than `size`
+        return [max(1, round(image.height * size.width / image.width)), size.width]
+    return [size.height, max(1, round(image.width * size.height / image.height))]
 
 
 def make_eval_transform(name: str, image_size: ImageSize) -> Transform:
     """The transform called `name` in RESIZE_RULES, or a rule of timm's, to a side or (height, width) in pixels."""
     size = as_size(image_size)
-    return make_timm_transform(name, size) if name.startswith(timm_rules.START) else RESIZE_RULES[name](size)
+    return TimmTransform(name, size) if name.startswith(timm_rules.START) else RESIZE_RULES[name](size)
 
 
 # ---- one image ----
@@ -166,7 +171,7 @@ def shrink(image_size: ImageSize) -> Transform:
 
     def transform(image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        return image if height <= size.height or width <= size.width else _resize_to_cover(image, size)
+        return image if height <= size.height or width <= size.width else resize_to_cover(image, size)
 
     return transform
 
