@@ -15,6 +15,7 @@ from typing import Literal
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
 from limits import AllOrCount, Count
+from models import network_files
 
 # ---- Class activation maps ----
 MAP_METHOD: Literal["cam", "grad-cam", "grad-cam++", "grad-camm++", "attention"] = "grad-cam"  # attention: ml_decoder
@@ -24,6 +25,7 @@ MAP_LABELS_PER_IMAGE: Count = 4  # predicted classes to map, most probable first
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 import re
 from collections.abc import Sequence

@@ -51,7 +51,7 @@ from numpy.typing import NDArray
 import models_factory
 import predictor
 import utils
-from dataset import augmentations, files, whole_files
+from dataset import files, resize_rules, whole_files
 from dataset.json_files import to_json
 from dataset.table import map_classes
 from evaluation import export_parity, hub_card, pages
@@ -148,7 +148,7 @@ def make_source(checkpoint: dict[str, Any], output: str) -> Export:
         activate, thresholds = predictor.choose_activation(checkpoint, config.CALIBRATION, metadata["thresholds"])
         network = model_files.Activated(folded, activate).eval()
         metadata["thresholds"] = thresholds.tolist()
-    transform = augmentations.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
+    transform = resize_rules.make_eval_transform(checkpoint["resize_rule"], checkpoint["image_size"])
     int8_images: list[str] = []
     if any(name.endswith("int8") for name in EXPORT_FORMATS):
         int8_images, _ = sample_images("train", config.INT8_CALIBRATION_IMAGES, checkpoint["classes"])

@@ -17,6 +17,7 @@ from typing import Literal
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
 from limits import Above0, Count, Port, Token, ZeroOrMore
+from models import network_files
 
 # ---- Serving ----
 SERVING_HOST: str = "127.0.0.1"  # this machine only; 0.0.0.0: whoever reaches it
@@ -32,6 +33,7 @@ SERVING_LOG: Path | None = None  # a file that gets a line for each request; not
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 import importlib.util
 import ipaddress

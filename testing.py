@@ -28,6 +28,7 @@ from typing import Literal
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
 from limits import OffOrMany, Scales
+from models import network_files
 
 # ---- What testing writes, and how it predicts ----
 PREDICTIONS_FOLDER: Path = Path(config.LOCAL_ROOT) / "predictions"  # where everything is written
@@ -56,6 +57,7 @@ TEST_INT8: bool = False  # openvino only: 8-bit integers, faster; probabilities 
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 import hashlib
 import json
@@ -135,6 +137,9 @@ def predict_parts(device: torch.device) -> None:
             "CALIBRATION": config.CALIBRATION,
             "BAD_IMAGES": config.BAD_IMAGES,
             **({} if model.has_thresholds else {"TH_MULTI_LABEL": config.TH_MULTI_LABEL}),
+            **(
+                {"PICTURES_ON": "gpu"} if model.makes_on_gpu else {}
+            ),  # with any value of it JPEGs are decoded on the CPU
         },
         batch_size=config.TEST_BATCH_SIZE,
         num_workers=from_config.choose_test_settings(model.device).num_workers,
@@ -158,6 +163,7 @@ def open_model(device: torch.device, int8_images: Sequence[str]) -> Predictor:
         flip=TEST_FLIP,
         scales=TEST_SCALES,
         calibration=config.CALIBRATION,
+        pictures_on=config.PICTURES_ON,
     )
 
 
@@ -239,6 +245,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         config.TEST_BATCH_SIZE,
         config.TEST_SPLIT,
         find_base(paths),
+        *([model.settings.decodes_on_gpu] if model.makes_on_gpu else []),  # whose pictures differ from the CPU's
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
         *([model.reference.identity, *model.reference.names] if model.reference else []),
     ]

@@ -15,9 +15,11 @@ import sys
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
+from models import network_files
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

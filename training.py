@@ -23,9 +23,11 @@ from typing import Any
 
 import overrides  # isort: skip  # before config: it tells a mistake there in one line
 import config
+from models import network_files
 
 if __name__ == "__main__":
     overrides.answer_early(config, sys.modules[__name__])  # before the imports that take seconds
+    network_files.import_in_parts()
 
 import torch
 from torch import Tensor, nn
@@ -204,6 +206,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
             if must_stop:
                 raise Stopped(f"saved after step {state.step} of epoch {epoch}: {run.interruption.advice}")
     records.note_steps(run, unread, epoch)
+    run.stage = stage._replace(waiting_share=batches.later_seconds / progress.seconds)
     state.epoch_seconds = stage.seconds + seconds_before + progress.seconds
     if distributed.agree(config.SAVE_EVERY_MINUTES > 0 and state.epoch_seconds > LONG_EPOCH_SECONDS)[0]:
         records.save_last(run)

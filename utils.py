@@ -407,15 +407,21 @@ class Progress:
 
 
 class Waiting:
-    """Yields `batches`, and adds up in `seconds` how long the loop waited for them."""
+    """Yields `batches`, and adds up in `seconds` how long the loop waited for them, in `later_seconds` after the first.
+
+    The first one is awaited while loading begins.
+    """
 
     def __init__(self, batches: Iterable[Any]) -> None:
-        self.batches, self.seconds = batches, 0.0
+        self.batches, self.seconds, self.later_seconds = batches, 0.0, 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        start = time.perf_counter()
+        start, is_first = time.perf_counter(), True
         for batch in self.batches:
-            self.seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds += seconds
+            self.later_seconds += 0.0 if is_first else seconds
+            is_first = False
             yield batch
             start = time.perf_counter()
 

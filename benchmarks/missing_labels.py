@@ -29,9 +29,9 @@ from torch import Tensor, nn
 import heads
 import metrics
 import models_factory
-from dataset.augmentations import make_eval_transform
 from dataset.image_sizes import as_size
 from dataset.loading import count_images, make_loader
+from dataset.resize_rules import make_eval_transform
 from dataset.table import Table
 from dataset_readers import read_dataset
 from losses import ENTRY_WEIGHTS, LOSSES, Objective

@@ -1,11 +1,10 @@
 """Changes images before the model sees them: each image by itself, then a batch of them.
 
-    transform = make_eval_transform("squash", 224)    # uint8 (3, H, W) -> uint8 (3, 224, 224)
-    transform = make_eval_transform("squash", (256, 448))    # -> uint8 (3, 256, 448): height, width
-    transform = make_train_transform(Augmentation("crop_flip", color_jitter=0.2), 224)    # the same, at random
+    transform = make_train_transform(Augmentation("crop_flip"), 224)    # uint8 (3, H, W) -> uint8 (3, 224, 224)
     change = make_batch_transform(seed=0, mixup_alpha=0.2)    # change(batch, epoch, step) -> batch
 
-Pixels stay uint8, which is quick; scaling and normalisation are the model's first layer.
+Pixels stay uint8, which is quick; scaling and normalisation are the model's first layer. What is not drawn at random,
+the size, is in dataset/resize_rules.py.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -22,61 +20,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from dataset import timm_rules
 from dataset.batches import Batch, Transform
 from dataset.image_sizes import Size, as_size
-from dataset.timm_rules import make_timm_transform
+from dataset.resize_rules import identity, make_eval_transform, resize_to_cover
 from limits import ImageSize
 
 GREY = 127  # fills what an augmentation leaves empty; near 0 once normalised
-
-
-# ---- resize rules ----
-
-
-def squash(size: Size) -> Transform:
-    """Resize to the size, whatever the shape: nothing is cut off, objects are stretched."""
-    return v2.Resize(size, antialias=True)
-
-
-def center_crop(size: Size) -> Transform:
-    """Resize, without stretching, until the image covers 8/7 of the size (224 -> 256), and cut out the middle."""
-    return v2.Compose([partial(_resize_to_cover, size=find_cover(size)), v2.CenterCrop(size)])
-
-
-def find_cover(size: Size) -> Size:
-    """The size that `center_crop` lets an image cover, before it cuts out `size`."""
-    return size.scaled(8 / 7)
-
-
-def letterbox(size: Size) -> Transform:
-    """Resize until the image fits into the size, and fill the rest with 0: nothing is cut off or stretched."""
-    return partial(_fit, size=size)
-
-
-def _resize_to_cover(image: Tensor, size: Size) -> Tensor:
-    """Resize without stretching: one side of the image becomes that of `size`, the other one is no shorter."""
-    height, width = image.shape[-2:]
-    if width * size.height >= height * size.width:  # wider than `size`
-        covering = [size.height, int(size.height * width / height)]
-    else:
-        covering = [int(size.width * height / width), size.width]
-    return F.resize(image, covering, antialias=True)
-
-
-def _fit(image: Tensor, size: Size) -> Tensor:
-    height, width = image.shape[-2:]
-    if width * size.height >= height * size.width:  # wider than `size`
-        fitting = [max(1, round(height * size.width / width)), size.width]
-    else:
-        fitting = [size.height, max(1, round(width * size.height / height))]
-    return F.center_crop(F.resize(image, fitting, antialias=True), list(size))
-
-
-def make_eval_transform(name: str, image_size: ImageSize) -> Transform:
-    """The transform called `name` in RESIZE_RULES, or a rule of timm's, to a side or (height, width) in pixels."""
-    size = as_size(image_size)
-    return make_timm_transform(name, size) if name.startswith(timm_rules.START) else RESIZE_RULES[name](size)
 
 
 # ---- one image ----
@@ -155,18 +104,13 @@ def crop_flip(size: Size, resize_rule: str, crop_scale_min: float) -> Transform:
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
-def identity(image: Tensor) -> Tensor:
-    """The image as it is: for images that are prepared already."""
-    return image
-
-
 def shrink(image_size: ImageSize) -> Transform:
     """Resize, without stretching, until the image just covers the size; one that is no larger stays as it is."""
     size = as_size(image_size)
 
     def transform(image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        return image if height <= size.height or width <= size.width else _resize_to_cover(image, size)
+        return image if height <= size.height or width <= size.width else resize_to_cover(image, size)
 
     return transform
 
@@ -231,11 +175,6 @@ def make_batch_transform(
     return change
 
 
-RESIZE_RULES: dict[str, Callable[[Size], Transform]] = {
-    "squash": squash,
-    "center_crop": center_crop,
-    "letterbox": letterbox,
-}
 AUGMENTATIONS: dict[str, Callable[[Size, str, float], Transform]] = {
     "none": whole,
     "flip": flip,

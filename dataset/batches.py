@@ -17,7 +17,8 @@ class Batch(NamedTuple):
     """What a model is trained on: images, their labels, and how much each image counts.
 
     `images` are uint8 (B, 3, H, W), or float in the same range of 0-255 once they were mixed; `targets` float (B, C),
-    NaN where unknown; `weights` float (B,).
+    NaN where unknown; `weights` float (B,). A loader may give, in place of images, what `to` makes them of on the
+    device: dataset/device_pictures.py.
     """
 
     images: Tensor

@@ -21,7 +21,7 @@ from evaluation import pages
 from evaluation.report import CARD
 from evaluation.test_results import find_place, read_test
 from export.hub_folder import MULTI_LABEL, describe_task
-from models.backbones import get_timm_name, is_torchvision
+from models.backbones import is_torchvision, read_timm_config
 from models.licences import explain_licence, find_licence, write_for_hub
 from models.own_backbones import OWN_BACKBONES
 
@@ -102,7 +102,5 @@ def find_base_model(checkpoint: Mapping[str, Any]) -> str | None:
         return None
     if is_torchvision(name) or name in OWN_BACKBONES:
         return None
-    import timm
-
-    config = timm.get_pretrained_cfg(get_timm_name(name))
+    config = read_timm_config(name)
     return config.hf_hub_id if config else None

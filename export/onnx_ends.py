@@ -3,7 +3,7 @@
     model = put_resizing_before(model, "letterbox", 224)    # takes `image` uint8 (H, W, 3)
     model = put_labels_behind(model, thresholds)            # gives `labels` bool (B, C), too
 
-Both consist of plain operators of ONNX. Resizing is that of dataset/augmentations.py to the bit: bilinear with
+Both consist of plain operators of ONNX. Resizing is that of dataset/resize_rules.py to the bit: bilinear with
 antialiasing, first along the rows, then along the columns, each rounded to whole numbers, with weights of 16 bits, as
 torch computes it on processors with AVX2. It is two products with matrices of weights. The operator Resize rounds some
 pixels to the other side, which moves a probability of a network that is sure of itself by up to 0.01; and OpenVINO
@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dataset.augmentations import find_cover
 from dataset.image_sizes import Size, as_size
+from dataset.resize_rules import find_cover
+from dataset.resize_weights import LARGEST_WEIGHT, MOST_BITS
 from export.engines import DECIDING, IMAGE, LABELS
 from export.onnx_models import copy_proto
 from limits import ImageSize
@@ -27,7 +28,6 @@ from utils import InputError
 
 FIRST_OPSET = 18  # in which the axes of all these operators are inputs
 AXES = (2, 3)  # height and width of (1, 3, H, W)
-MOST_BITS = 22  # of a weight's power of 2, in torch
 BEYOND = 2.0  # above and, negated, below every probability
 
 
@@ -193,7 +193,7 @@ def _make_weights(nodes: Nodes, length: str, target: str, start: str, count: str
     shares = nodes.add("Div", positive, nodes.add("ReduceSum", positive, one, keepdims=1))
     largest = nodes.add("ReduceMax", shares, keepdims=0)
     powers = nodes.add("Mul", largest, nodes.constant(2.0 ** np.arange(1, MOST_BITS + 1), np.float64))
-    fits = nodes.cast(nodes.add("Less", powers, nodes.constant(2.0**15 - 0.5, np.float64)), np.float64)
+    fits = nodes.cast(nodes.add("Less", powers, nodes.constant(LARGEST_WEIGHT, np.float64)), np.float64)
     bits = nodes.add("ReduceSum", fits, keepdims=0)
     unit = nodes.add("Pow", nodes.constant(2.0, np.float64), bits)
     half = nodes.constant(0.5, np.float64)
@@ -255,7 +255,7 @@ def _find_top(nodes: Nodes, scores: str, count: int, num_classes: int) -> str:
     return nodes.cast(nodes.add("ReduceMax", marks, nodes.constant([2]), keepdims=0), np.bool_)
 
 
-# keys: those of dataset.augmentations.RESIZE_RULES; values: (nodes, image (1, 3, H, W), its sides, the size) -> resized
+# keys: those of dataset.resize_rules.RESIZE_RULES; values: (nodes, image (1, 3, H, W), its sides, the size) -> resized
 RESIZE_RULES: dict[str, Callable[[Nodes, str, Sides, Size], str]] = {
     "squash": squash,
     "center_crop": center_crop,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import inspect
 import re
 from collections import OrderedDict
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from constants.other_systems import WORDS
 from dataset.image_sizes import Size, as_size
 from limits import ImageSize
+from models import network_files
 from models.features import FEATURES, LAST_BLOCKS, NUM_BLOCKS, OWN, PARTS, Pooling, find_default
 from models.own_backbones import OWN_BACKBONES
 from utils import InputError
@@ -60,7 +62,10 @@ class Backbone(NamedTuple):
 
 def list_names() -> list[str]:
     """All names that `make_backbone` knows, sorted and without tags."""
-    names = {*_list_torchvision(), *TIMM_NAMES, *OWN_BACKBONES}
+    import torchvision
+
+    from_torchvision = torchvision.models.list_models(module=torchvision.models)
+    names = {*from_torchvision, *TIMM_NAMES, *OWN_BACKBONES}
     from_timm = [TIMM + name if name in names else name for name in _list_timm()]
     return sorted([*names, *from_timm])
 
@@ -73,11 +78,10 @@ def require_name(name: str) -> None:
         return
     if is_torchvision(name) or name in TIMM_NAMES:
         return
-    import timm
-
     architecture, _, tag = name.removeprefix(TIMM).partition(".")
-    if timm.is_model(architecture):
-        tags = timm.list_pretrained(f"{architecture}.*") if tag else []
+    registry = network_files.import_registry(architecture)
+    if registry.is_model(architecture):
+        tags = registry.list_pretrained(f"{architecture}.*") if tag else []
         if tag and f"{architecture}.{tag}" not in tags:
             raise InputError(f"there are no weights {name!r}; of {architecture} there are: {', '.join(tags) or 'none'}")
         return
@@ -150,9 +154,7 @@ def choose_features(features: str, name: str, gives_map: bool) -> str:
         return features
     if gives_map or is_torchvision(name) or name in OWN_BACKBONES:
         return OWN
-    import timm
-
-    config = timm.get_pretrained_cfg(get_timm_name(name))
+    config = read_timm_config(name)
     return find_default(f"{config.architecture}.{config.tag}") if config else OWN
 
 
@@ -208,16 +210,12 @@ def read_pixels(name: str) -> Pixels:
     if match := re.fullmatch(r"efficientnet_lite([0-4])", name):
         return Pixels((127 / 255,) * 3, (128 / 255,) * 3, as_size((224, 240, 260, 280, 300)[int(match[1])]))
     if is_torchvision(name):
-        import torchvision
-
-        transform = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
+        transform = read_torchvision_weights(name).transforms()
         size = as_size(transform.crop_size[0])
         if name in ("googlenet", "inception_v3"):  # TensorFlow's weights; torchvision converts by `transform_input`
             return Pixels((0.5,) * 3, (0.5,) * 3, size)
         return Pixels(tuple(transform.mean), tuple(transform.std), size)
-    import timm
-
-    config = timm.get_pretrained_cfg(get_timm_name(name))
+    config = read_timm_config(name)
     if config is None:
         return Pixels(IMAGENET_MEAN, IMAGENET_STD, as_size(224))
     return Pixels(tuple(config.mean), tuple(config.std), as_size(config.input_size[1:]))
@@ -252,22 +250,26 @@ def _list_timm() -> list[str]:
     return timm.list_models()
 
 
+def read_timm_config(name: str) -> Any:
+    """What timm knows of the published weights of its network `name`, its `pretrained_cfg`; None if nothing."""
+    timm_name = get_timm_name(name)
+    return network_files.import_registry(timm_name.partition(".")[0]).get_pretrained_cfg(timm_name)
+
+
 def _make_timm(name: str, image_size: Size, gives_map: bool) -> nn.Module:
-    import timm
+    from timm.models._factory import create_model
 
     options: dict[str, Any] = {}
-    if has_fixed_size(name):
+    if has_fixed_size(name):  # which imports the network's file
         options["img_size"] = image_size.height if image_size.is_square else tuple(image_size)
-    return TimmBackbone(timm.create_model(get_timm_name(name), num_classes=0, **options), gives_map, image_size)
+    return TimmBackbone(create_model(get_timm_name(name), num_classes=0, **options), gives_map, image_size)
 
 
 def has_fixed_size(name: str) -> bool:
     """Whether `name` is a network of timm that is made for one image size, such as a vision transformer."""
     if is_torchvision(name) or name in OWN_BACKBONES:
         return False
-    import timm
-
-    config = timm.get_pretrained_cfg(get_timm_name(name))
+    config = read_timm_config(name)
     return bool(config and config.fixed_input_size)
 
 
@@ -385,22 +387,31 @@ def _has_parameters(module: nn.Module) -> bool:
 
 def is_torchvision(name: str) -> bool:
     """Whether `name` is the name of a torchvision network."""
-    return name in _list_torchvision()
+    return network_files.find_file("torchvision.models", name) is not None
 
 
-@functools.cache
-def _list_torchvision() -> list[str]:
-    import torchvision
+def read_torchvision_weights(name: str) -> Any:
+    """The published weights of the torchvision network `name` that torchvision takes if none are named."""
+    from torchvision.models._api import get_model_weights
 
-    return torchvision.models.list_models(module=torchvision.models)
+    _import_torchvision(name)
+    return get_model_weights(name)["DEFAULT"]
+
+
+def _import_torchvision(name: str) -> str:
+    """Import the file of torchvision.models that defines the network `name`. Returns its name, such as "resnet"."""
+    file = network_files.find_file("torchvision.models", name)
+    assert file is not None
+    importlib.import_module(file)
+    return file.rpartition(".")[2]
 
 
 def _make_torchvision(name: str, image_size: Size, gives_map: bool) -> nn.Module:
-    import torchvision
+    from torchvision.models._api import get_model
 
-    family = torchvision.models.get_model_builder(name).__module__.rsplit(".", 1)[1]
+    family = _import_torchvision(name)
     options = TORCHVISION_OPTIONS[family](image_size) if family in TORCHVISION_OPTIONS else {}
-    return TORCHVISION_CUTS[family](torchvision.models.get_model(name, weights=None, **options), gives_map)
+    return TORCHVISION_CUTS[family](get_model(name, weights=None, **options), gives_map)
 
 
 def _keep_children(*dropped: str) -> Callable[[Any, bool], nn.Module]:

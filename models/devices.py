@@ -22,7 +22,7 @@ from utils import InputError
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-MAX_WORKERS = 16  # each of them takes memory for itself and for the batches that it has ready
+MAX_WORKERS = 16  # that a run begins with: each holds a process's memory and some batches
 
 
 class DeviceSettings(NamedTuple):
@@ -95,14 +95,19 @@ def choose_settings(
 def count_loading_processes(device: torch.device) -> int:
     """How many processes load data for `device` unless NUM_WORKERS says so.
 
-    Beside a GPU it is one for each core but one, which the training process itself needs; several training processes
-    share the machine's cores. On a CPU it is 0, since the model itself needs the cores.
+    Beside a GPU it is one for each free core, at most MAX_WORKERS. On a CPU it is 0: the model itself needs the cores.
     """
-    if device.type == "cpu":
-        return 0
+    return 0 if device.type == "cpu" else min(count_free_cores(), MAX_WORKERS)
+
+
+def count_free_cores() -> int:
+    """The cores that loading processes may use, at least one: several training processes share the machine's.
+
+    Each of them needs one for itself.
+    """
     # the cores that this process may use, where the system says so
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(num_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1), MAX_WORKERS)
+    return max(num_cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.backbones import get_timm_name, is_torchvision, require_name
+from models.backbones import is_torchvision, read_timm_config, read_torchvision_weights, require_name
 from models.own_backbones import OWN_BACKBONES
 from utils import InputError
 
@@ -42,13 +42,9 @@ def read_licence(name: str) -> str:
     if name in OWN_BACKBONES:
         return NO_WEIGHTS
     if is_torchvision(name):
-        import torchvision
-
-        address = torchvision.models.get_model_weights(name)["DEFAULT"].meta.get("license")
+        address = read_torchvision_weights(name).meta.get("license")
         return OF_TORCHVISION if address is None else OF_ADDRESS.get(address, UNKNOWN)
-    import timm
-
-    config = timm.get_pretrained_cfg(get_timm_name(name))
+    config = read_timm_config(name)
     if config is None or not config.has_weights:
         return NO_WEIGHTS
     return (config.license or UNKNOWN).lower()

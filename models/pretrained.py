@@ -28,6 +28,8 @@ from models.backbones import (
     has_fixed_size,
     is_torchvision,
     read_pixels,
+    read_timm_config,
+    read_torchvision_weights,
 )
 from models.licences import UNKNOWN, find_licence, read_licence
 from models.own_backbones import OWN_BACKBONES
@@ -247,13 +249,9 @@ def read_default(name: str, folder: Path | None) -> State:
         raise InputError(NONE_PUBLISHED.format(name))
     folder = folder or Path(torch.hub.get_dir()) / "checkpoints"
     if is_torchvision(name):
-        import torchvision
-
-        url = torchvision.models.get_model_weights(name)["DEFAULT"].url
+        url = read_torchvision_weights(name).url
         return _fetch(url, folder / url.rsplit("/", 1)[1], name)
-    import timm
-
-    config = timm.get_pretrained_cfg(get_timm_name(name))
+    config = read_timm_config(name)
     stem = f"{config.architecture}.{config.tag}" if config and config.tag else get_timm_name(name)
     for ending in ENDINGS:
         path = folder / (stem + ending)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import class_activation_maps
 import predictor
-from dataset import augmentations
+from dataset import resize_rules
 from dataset.image_sizes import Size
 from evaluation import activation_maps
 from evaluation.activation_maps import METHODS, follow
@@ -305,13 +305,13 @@ def test_what_a_method_cannot_do_is_said() -> None:
 
 
 @pytest.mark.parametrize("size", [Size(56, 56), Size(40, 98), Size(98, 40)])
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", resize_rules.RESIZE_RULES)
 @pytest.mark.parametrize(("height", "width"), [(120, 250), (250, 120), (90, 90)])
 def test_the_frame_is_where_the_resize_rule_takes_its_pixels(rule: str, height: int, width: int, size: Size) -> None:
     left, top, right, bottom = activation_maps.UNDO_RESIZE_RULES[rule](height, width, size)
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     places = torch.stack([x, y, torch.full_like(x, 255)]).to(torch.uint8)  # a picture of where each pixel is
-    seen = augmentations.make_eval_transform(rule, size)(places).double().numpy()
+    seen = resize_rules.make_eval_transform(rule, size)(places).double().numpy()
     inside = seen[2] == 255  # not a bar
     x_step, y_step = (right - left) / size.width, (bottom - top) / size.height  # pixels of the image to one of these
     expected_x = left + (np.arange(size.width) + 0.5) * x_step - 0.5
@@ -326,7 +326,7 @@ def test_the_frame_is_where_the_resize_rule_takes_its_pixels(rule: str, height: 
 
 
 def test_every_resize_rule_has_its_frame() -> None:
-    assert activation_maps.UNDO_RESIZE_RULES.keys() == augmentations.RESIZE_RULES.keys()
+    assert activation_maps.UNDO_RESIZE_RULES.keys() == resize_rules.RESIZE_RULES.keys()
 
 
 def test_a_map_is_spread_bilinearly_inside_its_frame_alone() -> None:
@@ -352,7 +352,7 @@ class Brightness(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["cam", "grad-cam", "grad-cam++"])
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", resize_rules.RESIZE_RULES)
 @pytest.mark.parametrize("left", [48, 88])
 @pytest.mark.parametrize("size", [Size(64, 64), Size(48, 96), Size(96, 64)])
 def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int, size: Size) -> None:
@@ -361,7 +361,7 @@ def test_a_bright_square_is_found_where_it_is(method: str, rule: str, left: int,
     model = MultiLabelModel(Brightness(), head, (0.0,) * 3, (1.0,) * 3)
     picture = np.zeros((100, 160, 3), dtype=np.uint8)
     picture[40:64, left : left + 24] = 255
-    image = augmentations.make_eval_transform(rule, size)(torch.from_numpy(picture).permute(2, 0, 1))
+    image = resize_rules.make_eval_transform(rule, size)(torch.from_numpy(picture).permute(2, 0, 1))
     values = METHODS[method](follow(model, image), [0])[0]
     found = activation_maps.spread(
         values.clip(min=0), activation_maps.UNDO_RESIZE_RULES[rule](100, 160, size), 100, 160

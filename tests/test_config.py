@@ -18,7 +18,7 @@ import overrides
 import serving
 import testing
 import thresholds
-from dataset import augmentations, formats
+from dataset import augmentations, formats, resize_rules
 from evaluation import activation_maps, prediction_files, prediction_parts
 from export import engines, export_formats
 from trainer import loggers, optimizers, schedules
@@ -32,7 +32,7 @@ REGISTRIES: dict[str, Iterable[str]] = {
     "ENTRY_WEIGHTS": losses.ENTRY_WEIGHTS,
     "OPTIMIZER": optimizers.OPTIMIZERS,
     "SCHEDULE": schedules.SCHEDULES,
-    "RESIZE_RULE": augmentations.RESIZE_RULES,
+    "RESIZE_RULE": resize_rules.RESIZE_RULES,
     "AUGMENTATION": augmentations.AUGMENTATIONS,
     "AUGMENTATION_POLICY": augmentations.POLICIES,
     "TEST_ENGINE": ("auto", *engines.ENGINES_OF["checkpoint"]),

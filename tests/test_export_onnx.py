@@ -24,7 +24,7 @@ import models_factory
 import predictor
 import serving
 import utils
-from dataset import augmentations, files, whole_files
+from dataset import files, resize_rules, whole_files
 from dataset.files import list_images
 from evaluation import export_parity
 from export import engines, export_formats, model_files, onnx_ends
@@ -50,7 +50,7 @@ def checkpoint(photographs: Path, paths: list[str], tmp_path_factory: pytest.Tem
     classes = [name for name in classes if name]
     torch.manual_seed(0)
     model = make_random_model("test_resnet", num_classes=len(classes))
-    transform = augmentations.make_eval_transform("squash", 64)
+    transform = resize_rules.make_eval_transform("squash", 64)
     with torch.no_grad():
         probabilities = model(torch.stack([predictor.read_image(path, transform) for path in paths[:200]])).sigmoid()
     values = {"model_name": "test_resnet", "head": "linear_bn", "image_size": 64, "resize_rule": "squash"}
@@ -224,8 +224,8 @@ def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(
         probabilities = classifier.measure(record.path)
         np.testing.assert_allclose(probabilities, record.probabilities, rtol=0, atol=RESIZED_TOLERANCE)
         assert classifier.decide(probabilities) == record.ranked
-    for rule in augmentations.RESIZE_RULES:
-        transform = augmentations.make_eval_transform(rule, (48, 64))
+    for rule in resize_rules.RESIZE_RULES:
+        transform = resize_rules.make_eval_transform(rule, (48, 64))
         for path in paths[:40]:
             found = np.asarray(predict_onnx.resize(predict_onnx.make_rgb(Image.open(path)), 48, 64, rule))
             difference = np.abs(found - predictor.read_image(path, transform).permute(1, 2, 0).numpy().astype(int))

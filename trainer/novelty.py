@@ -79,7 +79,9 @@ def _keep(run: Run, rows: list[int], features: NDArray[np.float32] | None) -> No
         )
         return
     if features is None:
-        features = compute_features(predictor.load(path, str(run.trainer.device)), run.data.train.select(rows))
+        features = compute_features(
+            predictor.load(path, str(run.trainer.device), pictures_on=config.PICTURES_ON), run.data.train.select(rows)
+        )
     reference = join(run.data, rows, features, checkpoint)
     if reference:
         save_reference(run.files.folder / REFERENCE_FILE, reference)

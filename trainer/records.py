@@ -308,7 +308,7 @@ def note_left_out(run: Run, batch: Batch, epoch: int, step: int) -> None:
     if state.num_skipped >= config.NON_FINITE_LIMIT:
         path = run.files.bad_batch
         path = path.with_stem(f"{path.stem}_{distributed.rank()}")
-        save_batch(path, batch, epoch, step)
+        save_batch(path, batch.to(torch.device("cpu")), epoch, step)  # which makes its pictures
         raise InputError(
             f"{state.num_skipped} steps had a loss or gradient that is not finite; the last batch is in {path}: look "
             "at it, lower the rates, set CLIP_GRADIENT_NORM = 1.0, or MIXED_PRECISION = 'off'"

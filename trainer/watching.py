@@ -119,9 +119,10 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
             waiting_share=record["waiting_share"],
             seconds=record["seconds"] - record["preparation_seconds"],
             epochs_left=config.NUM_EPOCHS - record["epoch"],
-            num_workers=trainer.settings.num_workers,
+            num_workers=stage.processes.number,
             default_num_workers=count_loading_processes(trainer.device),
             image_cache=config.IMAGE_CACHE,
+            pictures_on=config.PICTURES_ON if trainer.device.type == "cuda" else "",
         )
 
 
@@ -149,7 +150,7 @@ def see_validation(run: Run, validated: Validation, epoch: int) -> None:
         shown = run.data.val.select(range(min(PICTURES, len(run.data.val))))
         loader = make_eval_loader(shown, run.trainer.device)
         loading.share_batches(loader, 0, 1)  # all of them, though other processes have a share of the split
-        images = np.stack([image for batch in loader for image in batch.images.numpy()])
+        images = np.stack([image for batch in loader for image in batch.to(run.trainer.device).images.cpu().numpy()])
         probabilities = scores.probabilities[: len(shown)]
         run.logger.add_pictures(images, shown.targets, probabilities, validated.threshold, classes, epoch)
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dataset import augmentations, loading
+from dataset import augmentations, loading, resize_rules
 from dataset.augmentations import Augmentation
 from dataset.batches import Batch
 from dataset.table import Table
@@ -39,14 +39,14 @@ def make_noise() -> Tensor:
 # ---- resize rules ----
 
 
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", resize_rules.RESIZE_RULES)
 @pytest.mark.parametrize("name", augmentations.AUGMENTATIONS)
 @pytest.mark.parametrize("policy", augmentations.POLICIES)
 def test_every_transform_gives_a_uint8_square(name: str, policy: str, rule: str) -> None:
     augmentation = Augmentation(name, 0.5, policy, 0.2, 10, 0.5)
     for transform in (
         augmentations.make_train_transform(augmentation, 32, rule),
-        augmentations.make_eval_transform(rule, 32),
+        resize_rules.make_eval_transform(rule, 32),
     ):
         transform = pickle.loads(pickle.dumps(transform))  # as loading processes that are spawned get it
         for seed in range(30):  # a policy has many operations
@@ -56,8 +56,8 @@ def test_every_transform_gives_a_uint8_square(name: str, policy: str, rule: str)
 
 
 def test_squash_keeps_the_edges_and_center_crop_the_shape() -> None:
-    squashed = augmentations.make_eval_transform("squash", 32)(RAMP)
-    cropped = augmentations.make_eval_transform("center_crop", 32)(RAMP)
+    squashed = resize_rules.make_eval_transform("squash", 32)(RAMP)
+    cropped = resize_rules.make_eval_transform("center_crop", 32)(RAMP)
     assert squashed[0, 0, 0] < 8
     assert squashed[0, 0, -1] > 244
     step = RAMP.float().mean(dim=(0, 1)).diff().mean() * 40 / round(32 * 8 / 7)  # brightness a pixel, after resizing
@@ -67,7 +67,7 @@ def test_squash_keeps_the_edges_and_center_crop_the_shape() -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_letterbox_keeps_shape_and_edges_between_bars_of_0(turned: bool) -> None:
-    picture = augmentations.make_eval_transform("letterbox", 32)(RAMP.mT if turned else RAMP)
+    picture = resize_rules.make_eval_transform("letterbox", 32)(RAMP.mT if turned else RAMP)
     picture = picture.mT if turned else picture
     inside = picture[:, 6:26]  # 64 x 40 pixels become 32 x 20, with bars of 6
     assert torch.equal(inside.float(), inside[:1, :1].float().expand(3, 20, 32))
@@ -80,7 +80,7 @@ def test_letterbox_keeps_shape_and_edges_between_bars_of_0(turned: bool) -> None
 
 
 def test_letterbox_leaves_a_square_and_takes_a_line() -> None:
-    letterbox = augmentations.make_eval_transform("letterbox", 32)
+    letterbox = resize_rules.make_eval_transform("letterbox", 32)
     assert torch.equal(letterbox(SQUARE), SQUARE)
     line = letterbox(torch.full((3, 1, 1000), 200, dtype=torch.uint8))
     assert (line == 200).sum() == 3 * 32
@@ -106,7 +106,7 @@ def resize_by_pil(picture: Image.Image, rule: str, height: int, width: int) -> I
     return whole.crop((left, top, left + width, top + height))
 
 
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", resize_rules.RESIZE_RULES)
 @pytest.mark.parametrize("size", [(40, 88), (88, 40), (64, 64)])
 @pytest.mark.parametrize("shape", [(120, 168), (168, 120), (90, 300)])
 def test_a_loaded_batch_is_what_pil_makes_of_the_files(
@@ -116,7 +116,7 @@ def test_a_loaded_batch_is_what_pil_makes_of_the_files(
     scene.save(tmp_path / "a.png")
     scene.save(tmp_path / "b.jpg", quality=100, subsampling=0)
     table = Table([str(tmp_path / "a.png"), str(tmp_path / "b.jpg")], np.zeros((2, 1), np.int8), ("a",))
-    batch = next(iter(loading.make_loader(table, augmentations.make_eval_transform(rule, size), batch_size=2)))
+    batch = next(iter(loading.make_loader(table, resize_rules.make_eval_transform(rule, size), batch_size=2)))
     assert batch.images.shape == (2, 3, *size)
     expected = np.asarray(resize_by_pil(scene, rule, *size)).astype(float)
     for image in batch.images.permute(0, 2, 3, 1).numpy().astype(float):
@@ -131,7 +131,7 @@ def test_a_square_is_resized_by_torchvision(shape: tuple[int, int]) -> None:
     for side in (32, 56, 75):
         cropped = v2.Compose([v2.Resize(round(side * 8 / 7), antialias=True), v2.CenterCrop(side)])(image)
         for size in (side, (side, side)):
-            assert torch.equal(augmentations.make_eval_transform("center_crop", size)(image), cropped)
+            assert torch.equal(resize_rules.make_eval_transform("center_crop", size)(image), cropped)
         shrunk = v2.Resize(side, antialias=True)(image) if min(shape) > side else image
         assert torch.equal(augmentations.shrink(side)(image), shrunk)
 
@@ -172,7 +172,7 @@ def test_random_crops_have_the_shape_of_the_size_or_nearly(size: tuple[int, int]
 @pytest.mark.parametrize("policy", augmentations.POLICIES)
 def test_every_transform_keeps_an_oblong_size(policy: str) -> None:
     for name in augmentations.AUGMENTATIONS:
-        for rule in augmentations.RESIZE_RULES:
+        for rule in resize_rules.RESIZE_RULES:
             transform = augmentations.make_train_transform(
                 Augmentation(name, 0.5, policy, 0.2, 10, 0.5), (24, 56), rule
             )
@@ -180,10 +180,10 @@ def test_every_transform_keeps_an_oblong_size(policy: str) -> None:
             assert augmentations.apply_seeded(transform, RAMP, 3).shape == (3, 24, 56)
 
 
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", resize_rules.RESIZE_RULES)
 def test_no_augmentation_is_the_resize_rule(rule: str) -> None:
     plain = augmentations.make_train_transform(NOTHING, 32, rule)
-    assert torch.equal(plain(RAMP), augmentations.make_eval_transform(rule, 32)(RAMP))
+    assert torch.equal(plain(RAMP), resize_rules.make_eval_transform(rule, 32)(RAMP))
 
 
 def test_flip_mirrors_half_of_the_pictures_and_does_nothing_else() -> None:
@@ -374,12 +374,12 @@ def test_sizes_change_every_few_steps() -> None:
     for batch in batches[0]:
         side = batch.images.shape[-1]
         assert batch.images.shape == (5, 3, side, side)
-        assert torch.equal(batch.images[3], augmentations.make_eval_transform("squash", side)(SQUARE))
+        assert torch.equal(batch.images[3], resize_rules.make_eval_transform("squash", side)(SQUARE))
         assert torch.equal(batch.weights, ramp.weights)
     change = augmentations.make_batch_transform(seed=0, multi_scale_sizes=((16, 40),))
     oblong = change(ramp, 1, 0).images
     assert oblong.shape == (5, 3, 16, 40)
-    assert torch.equal(oblong[3], augmentations.make_eval_transform("squash", (16, 40))(SQUARE))
+    assert torch.equal(oblong[3], resize_rules.make_eval_transform("squash", (16, 40))(SQUARE))
 
 
 @pytest.mark.parametrize(

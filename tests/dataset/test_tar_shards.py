@@ -29,12 +29,12 @@ from hypothesis import strategies as st
 from webdataset import WebDataset  # pyright: ignore[reportAttributeAccessIssue]
 from webdataset.tariterators import base_plus_ext
 
-from dataset.augmentations import make_eval_transform
 from dataset.decoding import decode_image
 from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
 from dataset.formats.webdataset import decode_name, encode_name
 from dataset.loading import EpochBatches, make_loader, shuffle_blocks
+from dataset.resize_rules import make_eval_transform
 from dataset.table import Table
 from dataset.tar_shards import read_bytes, reading, resuming, scanning, split_member, writing
 from dataset.tar_shards.addresses import HERE, Address, open_address

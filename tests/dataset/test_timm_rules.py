@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from dataset.augmentations import make_eval_transform
+from dataset.resize_rules import make_eval_transform
 from dataset.timm_rules import is_rule, write_rule
 from models.metadata import check_metadata
 from utils import InputError

@@ -13,7 +13,7 @@ from conftest import SEED_SHIFT
 from numpy.typing import NDArray
 
 import metrics
-from dataset.augmentations import RESIZE_RULES, make_eval_transform
+from dataset.resize_rules import RESIZE_RULES, make_eval_transform
 from export import onnx_ends
 from export.engines import ENGINES
 from utils import InputError

@@ -24,8 +24,8 @@ from PIL import Image
 
 import predictor
 import utils
-from dataset.augmentations import RESIZE_RULES
 from dataset.image_sizes import as_size
+from dataset.resize_rules import RESIZE_RULES
 from export import model_files, predict_onnx
 from export.engines import METADATA
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dataset.augmentations import RESIZE_RULES
+from dataset.resize_rules import RESIZE_RULES
 from models.inference import ACTIVATIONS
 from models.metadata import DEEPEST, LARGEST_SIDE, MOST_VALUES, RULES, check_metadata
 from utils import InputError

@@ -1,0 +1,105 @@
+"""The files of torchvision and timm that define networks, and how a script imports one of them instead of all.
+
+    import_in_parts()    # first of all; by scripts, since it is for the whole process
+    file = find_file("timm.models", "tf_efficientnet_lite0")    # "timm.models.efficientnet"
+    registry = import_registry("tf_efficientnet_lite0")
+
+Python runs a package's __init__.py before any file in it. Those of torchvision and timm import all their networks,
+detectors and data sets, and torch's compiler: that takes longer than torch itself, and a script needs one network.
+After `import_in_parts`, such a package has not run its __init__.py yet. It does as soon as somebody asks it for a name
+that is none of its files: `timm.create_model` works as ever, and then takes as long as ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# keys: packages, each after the one that it lies in; values: files of it that are quick to import, and in which a name
+# is looked for before its __init__.py runs, since the files of networks ask the package for it
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "torchvision": (),
+    "torchvision.models": (),
+    "torchvision.ops": ("misc", "stochastic_depth"),
+    "timm": ("version",),
+    "timm.data": ("constants",),
+    "timm.models": (),
+}
+# how networks are entered in the lists of both packages: a decorator, perhaps others, and the function
+REGISTERED = re.compile(rb"^@register_model\b.*\n(?:[@ )].*\n)*def (\w+)\(", re.MULTILINE)
+
+_running = threading.RLock()  # held while an __init__.py runs: other threads then wait
+
+
+class PartialPackage(ModuleType):
+    """A package whose __init__.py has not run yet; see above."""
+
+    def __getattr__(self, name: str) -> Any:
+        for file in PACKAGES[self.__name__]:
+            module = importlib.import_module(f"{self.__name__}.{file}")
+            if hasattr(module, name):
+                return getattr(module, name)
+        if name.startswith("__") and name != "__all__":  # Python asks modules for several that they may not have
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if importlib.util.find_spec(f"{self.__name__}.{name}"):
+            return importlib.import_module(f"{self.__name__}.{name}")
+        complete(self.__name__)
+        return getattr(self, name)
+
+
+def import_in_parts() -> None:
+    """From now on, import files of PACKAGES without the rest. A package that was imported before stays as it is."""
+    for name in PACKAGES:
+        outer, _, inner = name.rpartition(".")
+        if name in sys.modules or (outer and not isinstance(sys.modules.get(outer), PartialPackage)):
+            continue
+        spec = importlib.util.find_spec(name)
+        if spec is None:  # it is not installed: the import that needs it will say so
+            continue
+        package = importlib.util.module_from_spec(spec)
+        package.__class__ = PartialPackage
+        sys.modules[name] = package
+        if outer:
+            setattr(sys.modules[outer], inner, package)
+
+
+def complete(name: str) -> None:
+    """Import all of the package `name`, if only parts of it are imported yet."""
+    package = importlib.import_module(name)
+    with _running:
+        if isinstance(package, PartialPackage):
+            package.__class__ = ModuleType
+            spec = package.__spec__
+            assert spec is not None
+            assert spec.loader is not None
+            spec.loader.exec_module(package)
+
+
+@functools.cache
+def find_file(package: str, network: str) -> str | None:
+    """The module of `package` ("torchvision.models" or "timm.models") that defines `network`; None if none does."""
+    spec, name = importlib.util.find_spec(package), network.encode(errors="replace")
+    assert spec is not None
+    for folder in spec.submodule_search_locations or ():
+        for file in Path(folder).glob("*.py"):
+            text = file.read_bytes()
+            if b"def %b(" % name in text and name in REGISTERED.findall(text):
+                return f"{package}.{file.stem}"
+    return None
+
+
+def import_registry(network: str) -> ModuleType:
+    """timm's registry of networks, with at least `network` in it, if timm has such a network."""
+    file = find_file("timm.models", network)
+    if file is None:  # as of those that timm has renamed
+        complete("timm.models")
+    else:
+        importlib.import_module(file)
+    return importlib.import_module("timm.models._registry")
