@@ -5,7 +5,7 @@
 Blocks that are built alike share their compiled code, so a start takes a fraction of the time that the whole network
 takes (torch's recipe "regional compilation"). Sizes are dynamic from the start: growing images, a last smaller batch
 and other batches in validation compile nothing again. Training, evaluation and a frozen pass are compiled once each,
-and so is a batch of a single image, which torch always takes for a case of its own.
+and so is what torch itself computes otherwise: a single image, or convolutions of 16 images and more on a CPU.
 """
 
 from __future__ import annotations
