@@ -617,7 +617,7 @@ def check_pictures(place: Place) -> Iterator[Line]:
         rates = [measure_rate(place, way, len(images)) for way in ways]
         yield Line(
             f"pictures, {title}: images/s",
-            f"{rates[0]:,.0f} made by one core; {rates[1]:,.0f} prepared by one core, {rates[2]:,.0f} then sent and made",
+            f"{rates[0]:,.0f} made on a core; {rates[1]:,.0f} prepared on a core, {rates[2]:,.0f} then sent and made",
         )
 
 
