@@ -151,7 +151,7 @@ def test_more_processes_where_the_model_waits_change_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     training.main(make_arguments(shared_dataset, tmp_path / "alone", "--NUM_EPOCHS=3"))
-    assert "loading process" not in capsys.readouterr().out.partition("epoch 1")[2]
+    assert "the model waited" not in capsys.readouterr().out
     place("cpu", num_workers=1)
     monkeypatch.setattr(training_data, "count_free_cores", lambda: 2)
     prepare = training.prepare_stage
@@ -220,7 +220,7 @@ def test_the_batch_of_too_many_failures_holds_pictures(
     place("auto")
     options = ["--NON_FINITE_LIMIT=1", "--MIXED_PRECISION=off", "--BACKBONE_BASE_LR=1e30", "--HEAD_BASE_LR=1e30"]
     assert "the last batch is in" in fails(training.main, make_arguments(shared_dataset, tmp_path, *options))
-    (path,) = tmp_path.rglob("bad_batch*")
+    (path,) = tmp_path.rglob("*bad*batch*")
     images = torch.load(path, weights_only=True)["images"]
     assert images.dtype == torch.uint8
     assert images.shape[1:] == (3, 32, 32)
