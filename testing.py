@@ -392,7 +392,7 @@ def keep_with_run(
     It takes the place of the run's last test. Only a test of other images than those that the run names does not
     replace one by another ruler. Exported files, int8 and other splits leave the run's test alone.
     """
-    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) not in ("checkpoint", "timm"):
+    if config.TEST_SPLIT != "test" or TEST_INT8 or engines.recognise(model.path) != "checkpoint":
         return None
     folder, reason = test_results.find_place(model.path, model.metadata, config.TRAINED_MODELS_FOLDER)
     if folder is None:

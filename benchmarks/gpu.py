@@ -6,7 +6,7 @@
 It draws its own pictures, and runs stage after stage (STAGES, below). Each prints a line for each thing that it checked
 or measured; FOLDER/gpu.json has them all after each stage, so that a run that is cut short keeps what it has. A stage
 that fails is a line, too, and the next one goes on. After `--minutes` nothing more is begun, which is said: the last
-stage, `compile`, may take five minutes by itself (`--only compile`). The exit status is 1 if anything did not hold.
+stage, `compile`, takes some five by itself (`--only compile`). The exit status is 1 if anything did not hold.
 With --small everything is small enough for a CPU: the numbers then say nothing, but that all of it works.
 """
 
@@ -246,6 +246,7 @@ def draw(place: Place) -> Iterator[Line]:
     for path in ("images/train-resized", "labels/train", "images/test-resized", "labels/test"):
         (place.few / path).mkdir(parents=True, exist_ok=True)
         for file in sorted((place.data / path).iterdir())[: place.size.few]:
+            (place.few / path / file.name).unlink(missing_ok=True)
             (place.few / path / file.name).hardlink_to(file)
     (place.few / "classes.txt").write_text(names)
     sizes = [path.stat().st_size for path in map(Path, list_images(place.data / "images" / "test-resized"))]
@@ -572,7 +573,9 @@ def measure_compiled(
         before = counters["stats"]["unique_graphs"]
         smaller = Batch(*(tensor[: len(batch.images) // 2] for tensor in batch))
         others = [smaller, batch]
-        if not backbones.has_fixed_size(name):
+        if (
+            not backbones.has_fixed_size(name) and place.size.image_size >= 64
+        ):  # maps of one pixel are a case of their own
             others.append(batch._replace(images=nn.functional.pad(batch.images, (0, 32, 0, 32))))
         for other in others:
             evaluate(other)
@@ -591,7 +594,7 @@ def check_pictures(place: Place) -> Iterator[Line]:
     """A batch that is made on the device is what the CPU makes of each image, but for rounding; the rates of both."""
     from dataset import device_pictures, plans
 
-    paths = list_images(place.data / "images" / "test-resized")[: place.size.test_batch_size]
+    paths = list_images(place.data / "images" / "test-resized")[: place.size.batch_size // 2]
     images = [decode_image(path) for path in paths]
     for title, augmentation in AUGMENTED.items():
         transform = make_train_transform(augmentation, place.size.image_size)
@@ -602,8 +605,8 @@ def check_pictures(place: Place) -> Iterator[Line]:
             return torch.stack([apply_seeded(transform, tensor, seed) for seed, tensor in enumerate(tensors)])
 
         def send(draw_plan: plans.Planner = draw_plan) -> device_pictures.SentImages:
-            drawn = (draw_plan(*image.shape[:2], seed) for seed, image in enumerate(images))
-            return device_pictures.send([plans.take_part(i, plan) for i, plan in zip(images, drawn, strict=True)])
+            drawn = [(image, draw_plan(len(image), image.shape[1], seed)) for seed, image in enumerate(images)]
+            return device_pictures.send([plans.take_part(image, plan) for image, plan in drawn])
 
         sent, expected = send(), make_here().int()
         levels = (sent.to(place.device).cpu().int() - expected).abs()
@@ -613,13 +616,11 @@ def check_pictures(place: Place) -> Iterator[Line]:
             f"{mean:.3f} on average, {levels.max()} at most",
             mean < 0.5 and int(levels.max()) <= limit,
         )
-        rates = [
-            measure_rate(place, work, len(images))
-            for work in (make_here, send, partial(device_pictures.make_pictures, sent, place.device))
-        ]
+        ways: tuple[Callable[[], object], ...] = (make_here, send, partial(sent.to, place.device))
+        rates = [measure_rate(place, way, len(images)) for way in ways]
         yield Line(
             f"pictures, {title}: images/s",
-            f"{rates[0]:,.0f} made by one core; {rates[1]:,.0f} prepared by one core, {rates[2]:,.0f} on the device",
+            f"{rates[0]:,.0f} made on a core; {rates[1]:,.0f} prepared on a core, {rates[2]:,.0f} then sent and made",
         )
 
 
@@ -636,20 +637,24 @@ def measure_loading(place: Place) -> Iterator[Line]:
 
 
 def measure_steps_from_files(place: Place, trainer: Trainer) -> tuple[float, float]:
-    """(images a second, the share of the time in which a step waits for images), over twice the steps of a rate."""
+    """(images a second, the share of the time in which a step waits for images).
+
+    What is loaded ahead by the start is used up before: `steps` of the size warm up, then twice as many count.
+    """
+    warm_up = place.size.steps
     data = training_data.read_data()
     size, batch_size = as_size(config.IMAGE_SIZE), config.TRAIN_BATCH_SIZE
     caches = training_data.open_image_caches(data)
     loader = training_data.make_train_loader(data, caches, size, place.device, batch_size)
     loading.set_epoch(loader, 1)
-    batches = utils.Waiting(itertools.islice(loader, 3 + 2 * place.size.steps))
-    start = num_images = 0.0
+    batches = utils.Waiting(itertools.islice(loader, 3 * warm_up))
+    start, num_images = 0.0, 0
     for number, batch in enumerate(batches):
-        if number == 3:  # the loading processes have started, and memory is allocated
+        if number == warm_up:
             place.wait()
             start, batches.seconds = time.perf_counter(), 0.0
         take_step(trainer, batch, number)
-        num_images += len(batch.images) * (number >= 3)
+        num_images += len(batch.images) if number >= warm_up else 0
     place.wait()
     seconds = time.perf_counter() - start
     return num_images / seconds, batches.seconds / seconds
@@ -673,23 +678,23 @@ def measure_prediction(place: Place) -> Iterator[Line]:
 
 
 def measure_runs(place: Place) -> Iterator[Line]:
-    """Whole runs of the scripts, from files: training, testing, a frozen backbone with and without kept features."""
-    constants = place.name_constants("run")
-    place.run("training.py", constants)
-    row = read_log(place.folder / "run")[-1]
-    yield Line("training", f"{row['images_per_second']:,.0f} images/s, waiting {row['waiting_share']:.0%}")
+    """Whole runs of the scripts, from files: testing, and training with a frozen backbone, its features kept or not."""
+    path = find_checkpoint(place)
+    constants = [*place.name_constants("precision_off"), f"--MODEL_PATH={path}"]
     printed = place.run("testing.py", [*constants, "--BOOTSTRAP_SAMPLES=0"])
     (line,) = [line for line in printed.splitlines() if "images/s, from the first file" in line]
     yield Line("testing", line.split(" images/s")[0] + " images/s")
     frozen = [
         "--FREEZE_BACKBONE=True",
         "--UNFREEZE_BACKBONE_EPOCH=0",
-        f"--PRETRAINED_WEIGHTS={find_checkpoint(place)}",
+        f"--PRETRAINED_WEIGHTS={path}",
     ]
     for views, words in ((1, "features computed once"), (0, "without a cache")):
-        start = time.perf_counter()
-        place.run("training.py", [*place.name_constants(f"frozen_{views}"), *frozen, f"--FROZEN_FEATURE_VIEWS={views}"])
-        yield Line(f"frozen run, {words}", f"{time.perf_counter() - start:.1f} s")
+        start, folder = time.perf_counter(), f"frozen_{views}"
+        constants = [*place.name_constants(folder, place.few), *frozen, f"--FROZEN_FEATURE_VIEWS={views}"]
+        place.run("training.py", constants)
+        seconds, last = time.perf_counter() - start, read_log(place.folder / folder)[-1]
+        yield Line(f"frozen run, {words}", f"{seconds:.1f} s, last epoch {last['images_per_second']:,.0f} images/s")
 
 
 def profile_step(place: Place) -> Iterator[Line]:
@@ -717,13 +722,10 @@ def compare_plain(place: Place) -> Iterator[Line]:
         batch = place.make_batch()
         take_plain_step = make_plain_step(place, name, batch)
         trainer = place.make_trainer(f"--MODEL_NAME={name}")
-        pairs = [
-            (measure_rate(place, take_plain_step, len(batch.images)), measure_steps(place, trainer, batch))
-            for _ in range(3 if place.device.type == "cuda" else 1)
-        ]
-        plain, ours = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-        ratio = statistics.median(ours / plain for plain, ours in pairs)
-        yield Line(f"{name}, a step here and the plain one", f"{ours:,.0f}, {plain:,.0f} images/s: {ratio:.2f} x")
+        plain, ours = measure_rate(place, take_plain_step, len(batch.images)), measure_steps(place, trainer, batch)
+        yield Line(
+            f"{name}, a step here and the plain one", f"{ours:,.0f}, {plain:,.0f} images/s: {ours / plain:.2f} x"
+        )
 
 
 def make_plain_step(place: Place, name: str, batch: Batch) -> Callable[[], None]:
@@ -744,22 +746,23 @@ def make_plain_step(place: Place, name: str, batch: Batch) -> Callable[[], None]
     return take_step
 
 
+# and the seconds that each is expected to take on an H100 with 16 cores
 STAGES: dict[str, Callable[[Place], Iterator[Line]]] = {
-    "draw": draw,
-    "steps": check_steps,
-    "memory": check_memory,
-    "processes": check_processes,
-    "precision": check_precision,
-    "resume": check_resume,
-    "devices": check_devices,
-    "pictures": check_pictures,
-    "networks": measure_networks,
-    "loading": measure_loading,
-    "prediction": measure_prediction,
-    "plain": compare_plain,
-    "profile": profile_step,
-    "runs": measure_runs,
-    "compile": measure_compilation,
+    "draw": draw,  # 15
+    "steps": check_steps,  # 10
+    "memory": check_memory,  # 5
+    "processes": check_processes,  # 5
+    "precision": check_precision,  # 70: three runs of training.py
+    "resume": check_resume,  # 60: three more
+    "devices": check_devices,  # 35
+    "pictures": check_pictures,  # 15
+    "networks": measure_networks,  # 35
+    "loading": measure_loading,  # 110: nine times a hundred steps
+    "prediction": measure_prediction,  # 30
+    "plain": compare_plain,  # 20
+    "profile": profile_step,  # 5
+    "runs": measure_runs,  # 55: two runs of training.py, one of testing.py
+    "compile": measure_compilation,  # 300, of which the 70 for COMPILE come first
 }
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ class DeviceSettings(NamedTuple):
         name = torch.cuda.get_device_name(device) if is_gpu else f"{torch.get_num_threads()} threads"
         if self.precision == "off":
             # As torch has it: nothing here sets this, so that a test on a GPU gives what it always gave.
-            kinds = {"convolutions": torch.backends.cudnn.conv, "matrices": torch.backends.cuda.matmul}
+            cudnn: Any = torch.backends.cudnn  # torch's annotations lack a part of it
+            kinds = {"convolutions": cudnn.conv, "matrices": torch.backends.cuda.matmul}
             rounded = [kind for kind, backend in kinds.items() if is_gpu and backend.fp32_precision == "tf32"]
             words = [f"float32 ({' and '.join(rounded)} in TF32)" if rounded else "float32"]
         if optimizer is not None:

@@ -50,7 +50,7 @@ def choose_settings(device: torch.device) -> DeviceSettings:
 
 
 def choose_test_settings(device: torch.device) -> DeviceSettings:
-    """How `device` is used by a saved model, which computes in float32 as it was validated."""
+    """How a saved model, which computes in float32, uses `device`."""
     return devices.choose_settings(device, num_workers=config.NUM_WORKERS, pictures_on=config.PICTURES_ON)
 
 

@@ -221,6 +221,8 @@ def print_configuration(run: Run) -> None:
             f"--PRETRAINED_WEIGHTS {path}"
         )
     utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
+    if run.trainer.settings.precision == "fp16" and run.trainer.device.type == "cpu":
+        utils.warn("MIXED_PRECISION is fp16, in which a CPU takes many times as long as in float32: set it to auto")
 
 
 def _describe_splits(data: Data) -> str:

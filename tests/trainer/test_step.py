@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,14 @@ def test_parts_add_up_to_the_batch(reduction: str, sam: float) -> None:
 
 
 def test_no_part_has_one_image() -> None:
-    trainer, sizes = make_trainer("--MICRO_BATCH_SIZE 3"), []
-    trainer.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    trainer, sizes = make_trainer("--MICRO_BATCH_SIZE 3"), list[int]()
+    trainer.model.register_forward_pre_hook(partial(note_size, sizes))
     take_step(trainer, trainer.model, make_batch(7), 1, 0)
     assert sizes == [3, 2, 2]
+
+
+def note_size(sizes: list[int], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    sizes.append(len(inputs[0]))
 
 
 @pytest.mark.parametrize(("num_images", "expected"), [(15, 3), (16, 3), (13, 2), (9, 2), (5, 1)])
@@ -109,7 +114,7 @@ def test_processes_agree_on_the_parts_of_a_step_without_an_exchange(
     monkeypatch.setattr(dist, "all_reduce", lambda tensor, **options: exchanged.append(tensor.numel()))
     for share in (math.ceil(num_images / 2), num_images // 2):
         sizes: list[int] = []
-        hook = trainer.model.register_forward_pre_hook(lambda _, inputs, sizes=sizes: sizes.append(len(inputs[0])))
+        hook = trainer.model.register_forward_pre_hook(partial(note_size, sizes))
         training.take_step(trainer, trainer.model, make_batch(share), 1, 0, num_images)
         hook.remove()
         assert len(sizes) == expected
