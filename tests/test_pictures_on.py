@@ -220,7 +220,7 @@ def test_the_batch_of_too_many_failures_holds_pictures(
     place("auto")
     options = ["--NON_FINITE_LIMIT=1", "--MIXED_PRECISION=off", "--BACKBONE_BASE_LR=1e30", "--HEAD_BASE_LR=1e30"]
     assert "the last batch is in" in fails(training.main, make_arguments(shared_dataset, tmp_path, *options))
-    (path,) = tmp_path.rglob("*bad*batch*")
+    (path,) = tmp_path.rglob("non_finite_batch*")
     images = torch.load(path, weights_only=True)["images"]
     assert images.dtype == torch.uint8
     assert images.shape[1:] == (3, 32, 32)
