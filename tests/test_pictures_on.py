@@ -29,6 +29,7 @@ from trainer import feature_cache, training_data
 from trainer.build import Trainer
 from utils import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 CPU = torch.device("cpu")
 WAYS = {"cpu": (False, False), "auto": (True, False), "gpu": (True, True)}  # makes pictures, decodes on the device
 
