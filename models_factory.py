@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import functools
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dataset.class_names import show_names
 from dataset.image_sizes import Size, as_size
@@ -39,6 +41,8 @@ __all__ = [
     "require_size",
     "restore_model",
 ]
+
+SPARE_PARAMETERS = 150_000_000  # that a network may have besides twice those of its file: VGG's classifier, left out
 
 
 class Form(NamedTuple):
@@ -200,12 +204,26 @@ def _take_over_head(model: MultiLabelModel, name: str, classes: Sequence[str], s
 def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     """Make the model of `checkpoint`, which was read from `path`. Raises InputError if its tensors do not fit."""
     name, num_classes, head = checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"]
-    image_size, options = as_size(checkpoint["image_size"]), checkpoint.get("head_options") or {}
-    state, features = checkpoint["model_state"], checkpoint.get("features", OWN)  # older ones do not name them
-    forms = _list_forms(name, num_classes, head, image_size, tuple(options.items()), features)
+    make = functools.partial(
+        make_model,
+        name,
+        num_classes,
+        head,
+        image_size=as_size(checkpoint["image_size"]),
+        head_options=checkpoint.get("head_options") or {},
+        features=checkpoint.get("features", OWN),  # older ones do not name them
+    )
+    state = checkpoint["model_state"]
+    model = None
+    try:
+        with _limit_parameters(2 * sum(value.numel() for value in state.values()) + SPARE_PARAMETERS):
+            model = make()
+        forms = _list_forms(model)
+    except InputError:  # what is wrong is found out without memory
+        forms = _foresee_forms(make)
     problem = forms and _find_misfit({key: _describe(value) for key, value in state.items()}, forms)
     if not problem:
-        model = make_model(name, num_classes, head, image_size=image_size, head_options=options, features=features)
+        model = make() if model is None else model
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
@@ -215,27 +233,42 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     raise InputError(f"the tensors in {path} do not fit {name} with head {head}: {problem}")
 
 
-@functools.cache
-def _list_forms(
-    name: str,
-    num_classes: int,
-    head: str,
-    image_size: Size,
-    head_options: tuple[tuple[str, Any], ...],
-    features: str,
-) -> dict[str, Form] | None:
-    """The forms of a model's tensors, from a model without memory for them; None if it cannot be made like that.
+@contextmanager
+def _limit_parameters(most: int) -> Iterator[None]:
+    """Within `with`, making modules with more than `most` parameters raises InputError.
 
     A small file may name a network of 20 GB: it is found out before anything of this size is made.
     """
+    number = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal number
+        number += parameter.numel()
+        if number > most:
+            raise InputError(f"the network has more than {most:,} parameters")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _foresee_forms(make: Callable[[], MultiLabelModel]) -> dict[str, Form] | None:
+    """The forms of the tensors of the model that `make` makes, without memory for them; None if that is impossible.
+
+    Raises the InputError of `make`. Takes seconds, since torch has to import its compiler.
+    """
     try:
         with torch.device("meta"):
-            options = dict(head_options)
-            model = make_model(name, num_classes, head, image_size=image_size, head_options=options, features=features)
+            return _list_forms(make())
     except InputError as error:
         if "meta" in str(error):  # the network looks at numbers while it is made
             return None
         raise
+
+
+def _list_forms(model: nn.Module) -> dict[str, Form]:
     return {key: _describe(value) for key, value in model.state_dict().items()}
 
 

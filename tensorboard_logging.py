@@ -145,33 +145,14 @@ class TensorBoardLogger:
         """
         if self.writer is None:
             return
-        probabilities, targets = np.asarray(probabilities), np.asarray(targets)
-        known = targets >= 0  # False also for NaN
-        curves = {"micro": (targets[known], probabilities[known])}
-        for c in np.argsort(-(targets == 1).sum(axis=0), kind="stable")[:MAX_PR_CURVES].tolist():
-            curves[f"class/{utils.make_visible(classes[int(c)])}"] = (
-                targets[known[:, c], c],
-                probabilities[known[:, c], c],
-            )
-        for name, (labels, scores) in curves.items():
-            if labels.any():
-                tag = f"pr_curve/{name}"
-                self.writer.add_pr_curve(tag, labels, scores, epoch, num_thresholds=PR_CURVE_THRESHOLDS)
+        for c, (labels, scores) in choose_curves(probabilities, targets, MAX_PR_CURVES).items():
+            tag = "pr_curve/micro" if c is None else f"pr_curve/class/{utils.make_visible(classes[c])}"
+            self.writer.add_pr_curve(tag, labels, scores, epoch, num_thresholds=PR_CURVE_THRESHOLDS)
 
-    def add_pictures(
-        self,
-        images: ArrayLike,
-        targets: ArrayLike,
-        probabilities: ArrayLike,
-        thresholds: float | ArrayLike,
-        classes: Sequence[str],
-        epoch: int,
-    ) -> None:
-        """Write the grid of pictures that `draw_pictures` draws."""
-        if self.writer is None or len(np.asarray(images)) == 0:
-            return
-        picture = draw_pictures(images, targets, probabilities, thresholds, classes)
-        self.writer.add_image("pictures/val", picture, epoch, dataformats="HWC")
+    def add_picture(self, picture: np.ndarray, epoch: int) -> None:
+        """Write the grid of validation pictures, uint8 (height, width, 3), as `draw_pictures` draws it."""
+        if self.writer is not None:
+            self.writer.add_image("pictures/val", picture, epoch, dataformats="HWC")
 
     def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
         """Write the run's constants and final metrics, for TensorBoard's table that compares runs.
@@ -196,6 +177,21 @@ class TensorBoardLogger:
             if last.get(name) != value:
                 self._add_scalar(tags[name], value, last["epoch"])
         self._flush()
+
+
+def choose_curves(
+    probabilities: ArrayLike, targets: ArrayLike, count: int
+) -> dict[int | None, tuple[np.ndarray, np.ndarray]]:
+    """{class: its known labels and their probabilities} of the `count` classes with the most positives; None: of all.
+
+    `probabilities` and `targets` (1, 0; unknown -1 or NaN) are (N, C). What has no positive is left out.
+    """
+    probabilities, targets = np.asarray(probabilities), np.asarray(targets)
+    known = targets >= 0  # False also for NaN
+    chosen: dict[int | None, tuple[np.ndarray, np.ndarray]] = {None: (targets[known], probabilities[known])}
+    for c in np.argsort(-(targets == 1).sum(axis=0), kind="stable")[:count].tolist():
+        chosen[c] = targets[known[:, c], c], probabilities[known[:, c], c]
+    return {c: (labels, scores) for c, (labels, scores) in chosen.items() if labels.any()}
 
 
 def draw_pictures(

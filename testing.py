@@ -98,7 +98,7 @@ from export import engines
 from models import checkpoints
 from models.shared_cores import share_cores
 from predictor import Predictor, Record
-from trainer import from_config, novelty
+from trainer import from_config
 from trainer.from_config import ImagesToPredict, read_slicings, read_test_images
 from utils import InputError
 
@@ -174,6 +174,8 @@ def test(device: torch.device) -> None:
     model = open_model(device, int8_images)
     images = read_test_images(model)
     if images.has_labels:
+        from trainer import novelty  # and with it all that trains: a prediction does not need it
+
         novelty.add_reference(model)
     print_configuration(model, images)
     slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}
@@ -528,6 +530,8 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
     def write_command(script: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
         values = {name: model_facts.hide_folders(name, value) for name, (value, _) in changes.items()}
         return f"python {script} {overrides.write_options(values)}".rstrip()
+
+    from trainer import novelty
 
     try:
         training_images = novelty.find_training_images(model)

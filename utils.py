@@ -350,15 +350,15 @@ class Progress:
     SECONDS_BETWEEN_LINES = 20.0
 
     def __init__(self, title: str, total: int) -> None:
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as LiveProgress
-
         self.title, self.total, self.done, self.values = make_visible(title), total, 0, ""
         self.start = self.last_line = time.perf_counter()
         console = make_console()
         self.live = None
         # the bar of a notebook is a widget; without that package rich warns, and shows nothing
         if console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets")):
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as LiveProgress
+
             title_column = TextColumn("{task.description}", markup=False)
             text_column = TextColumn("{task.fields[text]}", markup=False)
             self.live = LiveProgress(

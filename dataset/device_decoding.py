@@ -13,9 +13,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import simplejpeg
@@ -26,10 +25,12 @@ from dataset import device_pictures
 from dataset.decoding import DECODER_ERRORS, MAX_PIXELS, decode_bytes, decode_content, find_turn, list_segments
 from dataset.device_pictures import SentImages
 from dataset.plans import Part, Plan, take_part
+from utils import InputError, first_line
 
 BASELINE = 0xC0  # the segment of a JPEG that is neither progressive nor arithmetically coded, of 8 bits a colour
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # segments that say how the pixels are coded
 COLOURS = ("YCbCr", "Gray")
+Decoder = Callable[[list[Tensor], torch.device], list[Tensor]]  # (files uint8 (n,), device) -> images (3, H, W)
 SAMPLINGS = ("444", "422", "420", "440", "411", "Gray")  # of colours, which nvJPEG takes
 
 
@@ -138,8 +139,9 @@ def decode_jpegs(files: Sequence[tuple[Tensor, str]], device: torch.device) -> l
     """
     if not files:
         return []
+    decode = find_decoder(device)
     try:
-        return find_decoder()([content for content, _ in files], device)
+        return decode([content for content, _ in files], device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
@@ -150,15 +152,41 @@ def decode_jpegs(files: Sequence[tuple[Tensor, str]], device: torch.device) -> l
 
 
 @functools.cache
-def find_decoder() -> Callable[[list[Tensor], torch.device], list[Tensor]]:
-    """A function (files, device) -> images: that of torchcodec where it is installed, else torchvision's.
+def find_decoder(device: torch.device) -> Decoder:
+    """A function (files, device) -> images, by nvJPEG on a GPU: of torchcodec or, without it, of torchvision.
 
-    torchvision's is to go, and torchcodec, which torch points to, takes its place. Both run nvJPEG.
+    torchvision's is to go, and torch points to torchcodec, which has it since 0.16. Raises InputError where neither
+    decodes a JPEG.
     """
-    if find_spec("torchcodec"):
-        from torchcodec.decoders import decode_jpeg  # pyright: ignore[reportMissingImports]
+    black = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+    example = torch.frombuffer(bytearray(black), dtype=torch.uint8)
+    reason = ""
+    for make in DECODERS:
+        try:
+            decode = make()
+            decode([example], device)
+        except torch.OutOfMemoryError:
+            raise
+        except (ImportError, OSError, RuntimeError) as error:
+            reason = first_line(error)
+        else:
+            return decode
+    raise InputError(
+        f"PICTURES_ON is gpu, and no JPEG can be decoded on {device} ({reason}): pip install torchcodec, or set "
+        "PICTURES_ON to auto"
+    )
 
-        return lambda files, device: decode_jpeg(files, mode="RGB", device=device)
+
+def use_torchcodec() -> Decoder:
+    from torchcodec.decoders import decode_jpeg  # pyright: ignore[reportMissingImports]
+
+    return lambda files, device: decode_jpeg(files, mode="RGB", device=device)
+
+
+def use_torchvision() -> Decoder:
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    return lambda files, device: decode_jpeg(files, ImageReadMode.RGB, device)
+    return lambda files, device: cast("list[Tensor]", decode_jpeg(files, ImageReadMode.RGB, device))
+
+
+DECODERS: tuple[Callable[[], Decoder], ...] = (use_torchcodec, use_torchvision)

@@ -25,7 +25,7 @@ from torchvision.transforms.v2.functional._color import _hsv_to_rgb, _rgb_to_gra
 from dataset.augmentations import GREY
 from dataset.image_sizes import Size
 from dataset.plans import BLACK, Operation, Part
-from dataset.resize_weights import make_weights
+from dataset.resize_weights import KERNELS, make_weights
 
 CHUNK_BYTES = 256e6  # that are worked on at a time, so that a large batch takes little memory beside itself
 FLOATS_OF_OPERATION = 10  # for each number of a picture: that of `hue`, which has the most
@@ -153,9 +153,10 @@ def _resize(images: SentImages) -> Tensor:
     """The resized pictures, uint8 (B, 3, h, w)."""
     height, width = images.size
     old_height, old_width = images.pixels.shape[1:3]
-    # the pixels; products, sums and results of both steps; two halves of the weights, whose places have 64 bits
-    num_floats = 3 * old_height * (old_width + 4 * width) + 12 * height * width
-    num_floats += 5 * (old_height * height + old_width * width)
+    # the pixels; for each byte of the weights, their products, and themselves; sums; places of the weights, of 64 bits
+    num_bytes = KERNELS[images.kernel].num_bytes
+    num_floats = 3 * old_height * old_width + 3 * (num_bytes + 2) * width * (old_height + height)
+    num_floats += (num_bytes + 2) * (old_height * height + old_width * width)
     return torch.cat([_resize_rows(images, rows) for rows in _cut(0, len(images), num_floats)])
 
 
@@ -224,7 +225,11 @@ def solarize(pictures: Tensor, values: Tensor) -> Tensor:
 
 
 def autocontrast(pictures: Tensor, values: Tensor) -> Tensor:
-    return F.autocontrast(pictures)
+    """Stretch each colour to 0-255. torchvision's own would read a value back from the device."""
+    darkest, brightest = (find(pictures, dim=(2, 3), keepdim=True).float() for find in (torch.amin, torch.amax))
+    is_flat = darkest == brightest
+    scale = ((brightest - darkest) * (1.0 / 255)).masked_fill(is_flat, 1.0)
+    return _as_pixels((pictures - darkest.masked_fill(is_flat, 0.0)).div_(scale))
 
 
 def equalize(pictures: Tensor, values: Tensor) -> Tensor:
@@ -250,21 +255,33 @@ def turn(pictures: Tensor, values: Tensor, quarters: int) -> Tensor:
 
 def warp(pictures: Tensor, values: Tensor, interpolation: str) -> Tensor:
     """Move pixels, see `_warp` in dataset/plans.py; what comes from outside is grey."""
-    height, width = pictures.shape[2:]
-    x = torch.linspace((1 - width) / 2, (width - 1) / 2, width, device=pictures.device)
-    y = torch.linspace((1 - height) / 2, (height - 1) / 2, height, device=pictures.device)[:, None]
-    places = [
-        x * values[:, first, None, None] + y * values[:, first + 1, None, None] + values[:, first + 2, None, None]
-        for first in (0, 3)
-    ]
     covered = pad(pictures.float(), (0, 0, 0, 0, 0, 1), value=1.0)  # a fourth colour: how much is from inside
-    moved = grid_sample(covered, torch.stack(places, dim=3), interpolation, align_corners=False)
+    moved = grid_sample(covered, _find_places(pictures, values), interpolation, align_corners=False)
     colours, inside = moved[:, :3], moved[:, 3:]
     if interpolation == "nearest":
         colours = colours.masked_fill(inside < 0.5, GREY)
     else:
         colours = (colours - GREY).mul_(inside).add_(GREY)
     return colours.round_().to(torch.uint8)
+
+
+def _find_places(pictures: Tensor, values: Tensor) -> Tensor:
+    """Where each pixel comes from, float32 (B, h, w, 2)."""
+    number, _, height, width = pictures.shape
+    places = torch.ones(height, width, 3, device=pictures.device)
+    places[..., 0] = torch.linspace((1 - width) / 2, (width - 1) / 2, width, device=pictures.device)
+    places[..., 1] = torch.linspace((1 - height) / 2, (height - 1) / 2, height, device=pictures.device)[:, None]
+    matrices = values.view(number, 2, 3).transpose(1, 2)
+    if pictures.device.type == "cpu":
+        found = places.view(1, -1, 3).expand(number, -1, -1).bmm(matrices)  # as torchvision, to the bit
+    else:
+        found = multiply_exactly(places.view(1, -1, 3), matrices)
+    return found.view(number, height, width, 2)
+
+
+def multiply_exactly(places: Tensor, matrices: Tensor) -> Tensor:
+    """(B, N, 2) of (1, N, 3) and (B, 3, 2). A GPU's bmm may multiply in TF32, which is a tenth of a pixel beside it."""
+    return (places[..., None] * matrices[:, None]).sum(2)
 
 
 def _column(values: Tensor, number: int) -> Tensor:

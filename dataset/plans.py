@@ -111,7 +111,8 @@ def take_part(image: NDArray[np.uint8] | Tensor, plan: Plan) -> Part:
     """Take what `plan` needs out of `image`, uint8 (H, W, 3), on the device where it is; a large crop is resized."""
     pixels = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
     needed = [side.find_needed(plan.kernel) for side in (plan.rows, plan.columns)]
-    if any(len(sent) > MOST_SENT * kept for sent, kept in zip(needed, plan.size, strict=True)):
+    is_large = any(len(sent) > MOST_SENT * kept for sent, kept in zip(needed, plan.size, strict=True))
+    if is_large or plan.kernel == "nearest":  # of two pixels that are as near, PIL takes one or the other
         pixels, plan = _resize_now(pixels, plan)
         needed = [side.find_needed(plan.kernel) for side in (plan.rows, plan.columns)]
     sides = []

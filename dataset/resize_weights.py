@@ -17,7 +17,7 @@ from torch import Tensor
 
 MOST_BITS = 22  # of a weight's power of 2, in torch
 LARGEST_WEIGHT = 2.0**15 - 0.5  # torch rounds weights to 16 bits, with the largest power of 2 by which they fit
-PIL_UNIT = 2**14  # PIL has 2**22, but 16 bits hold no such weight; the pictures are the same but for rounding
+PIL_UNIT = 2**22  # by which PIL multiplies weights before it rounds them
 
 
 class Side(NamedTuple):
@@ -62,67 +62,71 @@ class Side(NamedTuple):
 class Kernel(NamedTuple):
     """How much an old pixel counts in a new one."""
 
-    weigh: Callable[[Tensor, Tensor], Tensor]  # (signed distances, the distance that counts as one pixel) -> weights
-    support: float = 1.0  # from how many pixels on it counts nothing
-    antialiases: bool = True  # one pixel is that of the side with fewer, else always an old one
+    weigh: Callable[[Tensor, Tensor], Tensor]  # (signed distances, the distance of one pixel) -> weights
+    support: float = 1.0  # from how many pixels on it counts nothing, of the side that has fewer
+    num_bytes: int = 3  # of a weight
 
     def find_reach(self, length: int, resized: int) -> int:
         """The distance from which on an old pixel counts nothing."""
-        return round(self.support * 2 * (max(length, resized) if self.antialiases else resized))
+        return round(self.support * 2 * max(length, resized))
 
 
 class Weights(NamedTuple):
-    """Weights of a batch of sides, as whole numbers: 256 high + low, of which `unit` is 1."""
+    """Weights of a batch of sides, as whole numbers of which `unit` is 1.
 
-    parts: Tensor  # float32 (B, 2 kept, sent): high for all new pixels, then low
+    They are kept as bytes, which are multiplied apart: like pixels, these have 8 bits. Products and their sums are exact
+    even where a GPU multiplies in TF32 or bfloat16.
+    """
+
+    bytes: Tensor  # float32 (B, bytes * kept, sent): the highest bytes of all new pixels first
     unit: Tensor  # float32 (B, 1, 1)
     is_inside: Tensor  # bool (B, kept): False in the border
 
     def sum_rows(self, pixels: Tensor) -> Tensor:
         """The resized side (B, kept, N) of float32 (B, sent, N), in whole numbers from 0 to 255."""
-        high, low = self.parts.bmm(pixels).chunk(2, dim=1)
-        return self._round(high, low)
+        return self._join(self.bytes.bmm(pixels), dim=1)
 
     def sum_columns(self, pixels: Tensor) -> Tensor:
         """The resized side (B, N, kept) of float32 (B, N, sent), in whole numbers from 0 to 255."""
-        high, low = pixels.bmm(self.parts.transpose(1, 2)).chunk(2, dim=2)
-        return self._round(high, low)
+        return self._join(pixels.bmm(self.bytes.transpose(1, 2)), dim=2)
 
-    def _round(self, high: Tensor, low: Tensor) -> Tensor:
-        summed = torch.add(low, high, alpha=256.0)
-        return summed.add_(self.unit / 2).div_(self.unit).floor_().clamp_(0, 255)
+    def _join(self, sums: Tensor, dim: int) -> Tensor:
+        joined, *lower = sums.split(self.is_inside.shape[1], dim)
+        for byte in lower:
+            joined = torch.add(byte, joined, alpha=256.0)
+        return joined.add_(self.unit / 2).div_(self.unit).floor_().clamp_(0, 255)
 
 
 def make_weights(sides: Tensor, kept: int, sent: int, num_taps: int, kernel: str) -> Weights:
     """The weights of `sides`, int64 (B, 8): those of Side, and its unit. All pictures have `kept` pixels.
 
-    `sent` old pixels are at hand, of which at most `num_taps` count in a new one. High and low have 8 bits each, as
-    pixels have: their products are exact, even where a GPU may multiply in TF32 or bfloat16, and so are their sums.
+    `sent` old pixels are at hand, of which at most `num_taps` count in a new one.
     """
     _, length, resized, first, _, is_mirrored, offset, unit = sides[:, :, None].unbind(1)
-    antialiases, weigh = KERNELS[kernel].antialiases, KERNELS[kernel].weigh
-    pixel = 2 * (torch.maximum(length, resized) if antialiases else resized)
+    weigh, support, num_bytes = KERNELS[kernel]
+    pixel = 2 * torch.maximum(length, resized)
     places = torch.arange(kept, device=sides.device)
     new = torch.where(is_mirrored > 0, kept - 1 - places, places) + first  # (B, kept)
     is_inside = (new >= 0) & (new < resized)
 
     # of each new pixel: the old ones from the first that counts on
-    reach = (pixel * KERNELS[kernel].support).long()
+    reach = (pixel * support).long()
     middle = (2 * new + 1) * length
     begin = (middle - reach - resized).div(2 * resized, rounding_mode="floor") + 1
     old = begin[:, :, None] + torch.arange(num_taps, device=sides.device)  # (B, kept, num_taps)
     distances = (2 * old + 1) * resized[:, :, None] - middle[:, :, None]
     exists = (old >= 0) & (old < length[:, :, None]) & is_inside[:, :, None]
     nearness = weigh(distances.double(), pixel[:, :, None].double()) * exists
-    shares = nearness / torch.where(is_inside, nearness.sum(2), 1.0)[:, :, None]
+    shares = nearness / nearness.sum(2).masked_fill(~is_inside, 1.0)[:, :, None]
 
     unit = unit[:, :, None].double()
-    whole = (shares * unit + 0.5).floor_()
-    high = (whole / 256).floor_()
-    taps = torch.stack([high, whole - 256 * high], dim=1).float()  # (B, 2, kept, num_taps)
-    taps = torch.nn.functional.pad(taps, (1, 1))  # nothing before and after them
+    rest, found = (shares * unit + 0.5).floor_(), []
+    for power in reversed(range(num_bytes)):
+        found.append((rest / 256**power).floor_())
+        rest = rest - found[-1] * 256**power
+    taps = torch.nn.functional.pad(torch.stack(found, dim=1).float(), (1, 1))  # 0 before and after them
     taps_of = torch.arange(sent, device=sides.device) + (offset - begin + 1)[:, :, None]  # (B, kept, sent)
-    taps_of = taps_of.clamp_(0, num_taps + 1)[:, None].expand(-1, 2, -1, -1)
+    taps_of = taps_of.clamp_(0, num_taps + 1)[:, None].expand(-1, num_bytes, -1, -1)
     return Weights(taps.gather(3, taps_of).flatten(1, 2), unit.float(), is_inside)
 
 
@@ -142,27 +146,27 @@ def box(distances: Tensor, pixel: Tensor) -> Tensor:
 def hamming(distances: Tensor, pixel: Tensor) -> Tensor:
     """sinc(t) in a window of Hamming."""
     t = (distances / pixel).abs()
-    return torch.where(t < 1, torch.sinc(t) * (0.54 + 0.46 * torch.cos(math.pi * t)), 0.0)
+    return torch.sinc(t) * (0.54 + 0.46 * torch.cos(math.pi * t)) * (t < 1)
 
 
 def bicubic(distances: Tensor, pixel: Tensor) -> Tensor:
     """Keys 1981, with a = -0.5."""
     t = (distances / pixel).abs()
     near, far = (1.5 * t - 2.5) * t**2 + 1, ((t - 5) * t + 8) * t * -0.5 + 2
-    return torch.where(t < 1, near, torch.where(t < 2, far, 0.0))
+    return near * (t < 1) + far * ((t >= 1) & (t < 2))
 
 
 def lanczos(distances: Tensor, pixel: Tensor) -> Tensor:
     """sinc(t) sinc(t / 3)."""
     t = (distances / pixel).abs()
-    return torch.where(t < 3, torch.sinc(t) * torch.sinc(t / 3), 0.0)
+    return torch.sinc(t) * torch.sinc(t / 3) * (t < 3)
 
 
 KERNELS = {
-    "torch": Kernel(triangle),  # bilinear with antialiasing, as torch resizes tensors
+    "torch": Kernel(triangle, num_bytes=2),  # bilinear with antialiasing, as torch resizes tensors
     "bilinear": Kernel(triangle),  # this one and those below: as PIL resizes images
-    "nearest": Kernel(box, 0.5, antialiases=False),
     "box": Kernel(box, 0.5),
+    "nearest": Kernel(box, 0.5),  # the same for an image that was resized already: see take_part
     "hamming": Kernel(hamming),
     "bicubic": Kernel(bicubic, 2.0),
     "lanczos": Kernel(lanczos, 3.0),

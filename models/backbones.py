@@ -132,7 +132,7 @@ def _make_module(name: str, size: Size, gives_map: bool) -> tuple[nn.Module, tup
             module = _make_torchvision(name, size, gives_map)
         else:
             module = _make_timm(name, size, gives_map)
-        return module, _measure_features(module, size)
+        return module, module.shape if isinstance(module, TimmBackbone) else _measure_features(module, size)
     except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # a size is refused in many ways
         known = read_pixels(name).image_size
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -291,6 +291,7 @@ class TimmBackbone(nn.Module):
         sizes = {network.num_features, getattr(network, "head_hidden_size", None)}
         # some networks give maps (B, h, w, D): then the first number is no known number of features
         self.channels_last = gives_map and shape is not None and len(shape) == 3 and shape[0] not in sizes
+        self.shape = (shape[2], *shape[:2]) if shape and self.channels_last else shape  # of the features of one image
 
     def forward(self, pixels: Tensor) -> Tensor:
         earlier: list[Any] = []

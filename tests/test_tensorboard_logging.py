@@ -211,8 +211,7 @@ def test_pictures_are_one_grid(tmp_path: Path) -> None:
     probabilities, targets = draw_scores(6)
     drawn = draw_pictures(make_images(6), targets, probabilities, 0.5, CLASSES)
     with TensorBoardLogger(tmp_path) as logger:
-        logger.add_pictures(make_images(6), targets, probabilities, 0.5, CLASSES, epoch=2)
-        logger.add_pictures(make_images(0), targets[:0], probabilities[:0], 0.5, CLASSES, epoch=3)
+        logger.add_picture(drawn, epoch=2)
     (event,) = read_events(tmp_path).Images("pictures/val")
     assert event.step == 2
     (tmp_path / "grid.png").write_bytes(event.encoded_image_string)
@@ -323,7 +322,7 @@ from tensorboard_logging import TensorBoardLogger
 with TensorBoardLogger(None) as logger:
     logger.add_epoch({"epoch": 1, "train_loss": 0.5})
     logger.add_pr_curves(np.ones((2, 1)), np.ones((2, 1)), ["a"], 1)
-    logger.add_pictures(np.zeros((1, 3, 8, 8), np.uint8), np.ones((1, 1)), np.ones((1, 1)), 0.5, ["a"], 1)
+    logger.add_picture(np.zeros((8, 8, 3), np.uint8), 1)
     logger.add_hparams({"a": 1}, {"b": 2.0})
 logger.close()
 print(sorted({"torch", "tensorboard", "matplotlib", "config"} & set(sys.modules)))

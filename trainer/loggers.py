@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 
 import metrics
 import utils
-from tensorboard_logging import TAGS, Record, TensorBoardLogger, draw_pictures
+from tensorboard_logging import TAGS, Record, TensorBoardLogger, choose_curves, draw_pictures
 from utils import InputError
 
 REQUIREMENTS = "requirements-trackers.txt"
@@ -56,15 +56,7 @@ class Logger(Protocol):
     def add_pr_curves(
         self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int
     ) -> None: ...
-    def add_pictures(
-        self,
-        images: ArrayLike,
-        targets: ArrayLike,
-        probabilities: ArrayLike,
-        thresholds: float | ArrayLike,
-        classes: Sequence[str],
-        epoch: int,
-    ) -> None: ...
+    def add_picture(self, picture: np.ndarray, epoch: int) -> None: ...
     def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None: ...
     def close(self) -> None: ...
 
@@ -156,12 +148,12 @@ class Loggers:
         classes: Sequence[str],
         epoch: int,
     ) -> None:
-        """Record the grid of pictures that `tensorboard_logging.draw_pictures` draws."""
+        """Record the grid of pictures that `tensorboard_logging.draw_pictures` draws, where there are any."""
         if len(np.asarray(images)) == 0:
             return
-        shown = images, targets, probabilities, thresholds, classes, epoch
+        picture = draw_pictures(images, targets, probabilities, thresholds, classes)
         for name, logger in self._list_working():
-            self._try(name, lambda logger=logger: logger.add_pictures(*shown))
+            self._try(name, lambda logger=logger: logger.add_picture(picture, epoch))
 
     def add_hparams(self, constants: dict[str, object], metrics: dict[str, float]) -> None:
         """Record that the run has come to its end, with its final metrics."""
@@ -245,17 +237,6 @@ class _Tracker:
 
     def add_pr_curves(self, probabilities: ArrayLike, targets: ArrayLike, classes: Sequence[str], epoch: int) -> None:
         """There is no chart for them."""
-
-    def add_pictures(
-        self,
-        images: ArrayLike,
-        targets: ArrayLike,
-        probabilities: ArrayLike,
-        thresholds: float | ArrayLike,
-        classes: Sequence[str],
-        epoch: int,
-    ) -> None:
-        self.add_picture(draw_pictures(images, targets, probabilities, thresholds, classes), epoch)
 
     def add_picture(self, picture: np.ndarray, epoch: int) -> None:
         """Record the grid of validation pictures, uint8 (height, width, 3)."""
@@ -373,18 +354,12 @@ def draw_curves(
 
     `probabilities` and `targets` (1, 0; unknown -1 or NaN) are (N, C).
     """
-    probabilities, targets = np.asarray(probabilities), np.asarray(targets)
-    known = targets >= 0  # False also for NaN
-    frequent = np.argsort(-(targets == 1).sum(axis=0), kind="stable")[: CURVES - 1].tolist()
-    columns = {"micro": (probabilities[known], targets[known])}
-    for c in frequent:
-        columns[utils.make_visible(classes[int(c)])] = probabilities[known[:, c], c], targets[known[:, c], c]
     drawn = {}
-    for name, (scores, labels) in columns.items():
+    for c, (labels, scores) in choose_curves(probabilities, targets, CURVES - 1).items():
         (curve,) = metrics.precision_recall_curve(scores[:, None], labels[:, None])
-        if len(curve.recall):
-            kept = np.unique(np.linspace(0, len(curve.recall) - 1, CURVE_POINTS).astype(int))
-            drawn[name] = [*zip(curve.recall[kept].tolist(), curve.precision[kept].tolist(), strict=True)]
+        kept = np.unique(np.linspace(0, len(curve.recall) - 1, CURVE_POINTS).astype(int))
+        name = "micro" if c is None else utils.make_visible(classes[c])
+        drawn[name] = [*zip(curve.recall[kept].tolist(), curve.precision[kept].tolist(), strict=True)]
     return drawn
 
 
@@ -399,6 +374,7 @@ class _MlflowLogger(_Tracker):
 
         super().__init__(tracked)
         self.client: Any = MlflowClient()
+        self.picture: tuple[np.ndarray, int] | None = None  # the latest, and its epoch
         self.goes_on = "mlflow" in tracked.ids
         if self.goes_on:
             self.run_id = tracked.ids["mlflow"]
@@ -427,13 +403,18 @@ class _MlflowLogger(_Tracker):
         self.client.log_batch(self.run_id, metrics=logged, synchronous=True)
 
     def add_picture(self, picture: np.ndarray, epoch: int) -> None:
-        self.client.log_image(self.run_id, picture, key="pictures/val", step=epoch)
+        self.picture = picture, epoch
 
     def add_final(self, metrics: dict[str, float]) -> None:
         self.add_numbers(metrics)
 
     def close(self) -> None:
-        self.client.set_terminated(self.run_id, "FINISHED" if self.has_ended else "KILLED")
+        try:
+            if self.picture:  # the last one only: MLflow keeps every picture, a megabyte and a half each
+                picture, epoch = self.picture
+                self.client.log_image(self.run_id, picture, key="pictures/val", step=epoch, synchronous=True)
+        finally:
+            self.client.set_terminated(self.run_id, "FINISHED" if self.has_ended else "KILLED")
 
 
 # the names of LOGGERS in config.py

@@ -351,6 +351,9 @@ def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int,
     same = present if present and present.key == key else None
     if same and same.processes == processes:
         return same._replace(seconds=0.0)
+    if present and present.processes != processes:
+        share = f"{present.waiting_share:.0%}"
+        utils.say(f"the model waited {share} of the epoch for images: from now on {processes.describe()}")
     start = time.perf_counter()
     feature_loaders = make_feature_loaders(trainer, data, caches) if keeps_features and not same else None
     if feature_loaders:
@@ -382,11 +385,7 @@ def choose_processes(trainer: Trainer, present: Stage | None) -> LoadingProcesse
         return LoadingProcesses(trainer.settings.num_workers)
     if config.NUM_WORKERS is not None or present.network is not trainer.model:  # it read features, which are at hand
         return present.processes
-    processes = present.processes.grow(present.waiting_share, count_free_cores())
-    if processes != present.processes:
-        share = f"{present.waiting_share:.0%}"
-        utils.say(f"the model waited {share} of the epoch for images: from now on {processes.describe()}")
-    return processes
+    return present.processes.grow(present.waiting_share, count_free_cores())
 
 
 def make_feature_loaders(

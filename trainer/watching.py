@@ -33,7 +33,7 @@ from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.step import LookAtLogits
-from trainer.training_data import Data, changes_batches, make_augmentation, make_eval_loader
+from trainer.training_data import Data, changes_batches, choose_processes, make_augmentation, make_eval_loader
 from trainer.validation import Validation
 
 PICTURES = 16  # validation pictures that the loggers show
@@ -114,7 +114,8 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
         num_overflowed=record["steps_overflowed"],
         num_seen=num_seen,
     )
-    if stage.network is trainer.model:  # else it read features, which are at hand
+    gets_more = choose_processes(trainer, stage) != stage.processes  # in the next epoch: then it will be seen
+    if stage.network is trainer.model and not gets_more:  # another network reads features, which are at hand
         run.doctor.look_at_loading(
             waiting_share=record["waiting_share"],
             seconds=record["seconds"] - record["preparation_seconds"],

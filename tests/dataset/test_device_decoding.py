@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from dataset.loading_processes import LoadingProcesses
 from dataset.table import Table
 from utils import InputError
 
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
 CPU = torch.device("cpu")
 ON_DEVICE = LoadingOptions(makes_on_device=True, decodes_on_device=True)
 ORIENTATION = 0x0112
@@ -39,7 +41,7 @@ def say_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that has said nothing yet."""
     monkeypatch.setattr(decoding, "_said", set())
     monkeypatch.setattr(warnings, "showwarning", decoding._hear_warning)
-    monkeypatch.setattr(device_decoding, "find_spec", lambda name: None)  # no torchcodec
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # not installed
     device_decoding.find_decoder.cache_clear()
 
 
@@ -123,7 +125,7 @@ def test_a_file_that_the_decoder_refuses_is_decoded_by_the_cpu(monkeypatch: pyte
     contents = [encode(draw(seed)) for seed in range(3)]
     files = [(torch.frombuffer(bytearray(data), dtype=torch.uint8), "a.jpg") for data in contents]
     decoder = make_decoder(contents[1], RuntimeError("nvjpegDecode failed: 4"))
-    monkeypatch.setattr(device_decoding, "find_decoder", lambda: decoder)
+    monkeypatch.setattr(device_decoding, "find_decoder", lambda device: decoder)
     first, second, third = decode_jpegs(files, CPU)
     assert not first.any()
     assert not third.any()
@@ -136,14 +138,23 @@ def test_a_file_that_the_decoder_refuses_is_decoded_by_the_cpu(monkeypatch: pyte
 def test_torchcodec_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchvision's decoder is to go; torchcodec's takes a list of files, too."""
     calls: list[Any] = []
-    module = type(torch)("torchcodec.decoders")
+    module = ModuleType("torchcodec.decoders")
     module.decode_jpeg = lambda *given, **named: calls.append((given, named))  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "torchcodec", type(torch)("torchcodec"))
+    monkeypatch.setitem(sys.modules, "torchcodec", ModuleType("torchcodec"))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", module)
-    monkeypatch.setattr(device_decoding, "find_spec", lambda name: True)
     files = [torch.zeros(2, dtype=torch.uint8)]
-    device_decoding.find_decoder()(files, CPU)
-    assert calls == [((files,), {"mode": "RGB", "device": CPU})]
+    device_decoding.find_decoder(CPU)(files, CPU)
+    assert calls[1:] == [((files,), {"mode": "RGB", "device": CPU})], "the first one is the trial"
+
+
+def test_a_device_that_decodes_nothing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(files: list[Tensor], device: torch.device) -> list[Tensor]:
+        raise RuntimeError("torchvision not compiled with nvJPEG support\nException raised from ...")
+
+    monkeypatch.setattr(device_decoding, "DECODERS", (device_decoding.use_torchcodec, lambda: refuse))
+    expected = r"no JPEG can be decoded on cpu \(torchvision not compiled with nvJPEG support\): pip install torchcodec"
+    with pytest.raises(InputError, match=expected):
+        device_decoding.find_decoder(CPU)
 
 
 # ---- a loader ----

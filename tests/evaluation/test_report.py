@@ -233,7 +233,7 @@ def test_training_photographs_stand_beside_a_mistake(
 ) -> None:
     training = tmp_path / "training.png"
     Image.new("RGB", (300, 300), (0, 0, 200)).save(training)
-    monkeypatch.setattr(testing.novelty, "find_training_images", lambda model: {"b.png": str(training)})
+    monkeypatch.setattr("trainer.novelty.find_training_images", lambda model: {"b.png": str(training)})
     novelty = np.where(np.arange(300) % 2, 0.995, 0.25).astype(np.float32)
     compared = Compared(novelty, np.tile([1, 0], (300, 1)), ["gone <i>.png", "b.png"])
     facts = gather(*make_scores(), compared=compared)
