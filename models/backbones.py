@@ -257,11 +257,11 @@ def read_timm_config(name: str) -> Any:
 
 
 def _make_timm(name: str, image_size: Size, gives_map: bool) -> nn.Module:
-    from timm.models._factory import create_model
-
     options: dict[str, Any] = {}
-    if has_fixed_size(name):  # which imports the network's file
+    if has_fixed_size(name):
         options["img_size"] = image_size.height if image_size.is_square else tuple(image_size)
+    from timm.models._factory import create_model  # after the network's file, which `has_fixed_size` has imported
+
     return TimmBackbone(create_model(get_timm_name(name), num_classes=0, **options), gives_map, image_size)
 
 

@@ -6,8 +6,8 @@
 
 Python runs a package's __init__.py before any file in it. Those of torchvision and timm import all their networks,
 detectors and data sets, and torch's compiler: that takes longer than torch itself, and a script needs one network.
-After `import_in_parts`, such a package has not run its __init__.py yet. It does as soon as somebody asks it for a name
-that is none of its files: `timm.create_model` works as ever, and then takes as long as ever.
+After `import_in_parts`, such a package has not run its __init__.py yet. It does as soon as somebody asks the package
+itself for something: `timm.create_model` works as ever, and then takes as long as ever.
 """
 
 from __future__ import annotations
@@ -35,23 +35,29 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 # how networks are entered in the lists of both packages: a decorator, perhaps others, and the function
 REGISTERED = re.compile(rb"^@register_model\b.*\n(?:[@ )].*\n)*def (\w+)\(", re.MULTILINE)
 
-_running = threading.RLock()  # held while an __init__.py runs: other threads then wait
+HUB = "timm.models._hub"  # the file of timm that asks for huggingface_hub
+
+_lock = threading.RLock()  # held while an __init__.py runs
+_running: set[str] = set()  # the packages whose __init__.py runs
 
 
 class PartialPackage(ModuleType):
     """A package whose __init__.py has not run yet; see above."""
 
     def __getattr__(self, name: str) -> Any:
-        for file in PACKAGES[self.__name__]:
-            module = importlib.import_module(f"{self.__name__}.{file}")
-            if hasattr(module, name):
-                return getattr(module, name)
-        if name.startswith("__") and name != "__all__":  # Python asks modules for several that they may not have
+        if name != "__all__":
+            for file in PACKAGES[self.__name__]:
+                module = importlib.import_module(f"{self.__name__}.{file}")
+                if hasattr(module, name):
+                    return getattr(module, name)
+            # in others a function may have the name of its file, as torchvision.models.alexnet, and is meant
+            if "." not in self.__name__ and importlib.util.find_spec(f"{self.__name__}.{name}"):
+                return importlib.import_module(f"{self.__name__}.{name}")
+        if name == "__all__" or not name.startswith("__"):  # Python asks modules for several that they may not have
+            complete(self.__name__)
+        if name not in vars(self):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        if importlib.util.find_spec(f"{self.__name__}.{name}"):
-            return importlib.import_module(f"{self.__name__}.{name}")
-        complete(self.__name__)
-        return getattr(self, name)
+        return vars(self)[name]
 
 
 def import_in_parts() -> None:
@@ -73,13 +79,20 @@ def import_in_parts() -> None:
 def complete(name: str) -> None:
     """Import all of the package `name`, if only parts of it are imported yet."""
     package = importlib.import_module(name)
-    with _running:
-        if isinstance(package, PartialPackage):
-            package.__class__ = ModuleType
-            spec = package.__spec__
-            assert spec is not None
-            assert spec.loader is not None
+    with _lock:  # other threads wait until the package is whole
+        if not isinstance(package, PartialPackage) or name in _running:
+            return
+        _running.add(name)
+        spec = package.__spec__
+        assert spec is not None
+        assert spec.loader is not None
+        try:
             spec.loader.exec_module(package)
+        finally:
+            _running.remove(name)
+        package.__class__ = ModuleType
+        if HUB in sys.modules and name == "timm.models":
+            importlib.reload(sys.modules[HUB])  # now with huggingface_hub, see `import_registry`
 
 
 @functools.cache
@@ -100,6 +113,13 @@ def import_registry(network: str) -> ModuleType:
     file = find_file("timm.models", network)
     if file is None:  # as of those that timm has renamed
         complete("timm.models")
-    else:
-        importlib.import_module(file)
+        return importlib.import_module("timm.models._registry")
+    if isinstance(sys.modules["timm.models"], PartialPackage) and "huggingface_hub" not in sys.modules:
+        # timm imports it whole to download weights, which a part of timm does not do: here it seems not installed
+        sys.modules["huggingface_hub"] = None  # pyright: ignore[reportArgumentType]
+        try:
+            importlib.import_module(HUB)
+        finally:
+            del sys.modules["huggingface_hub"]
+    importlib.import_module(file)
     return importlib.import_module("timm.models._registry")

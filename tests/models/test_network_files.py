@@ -71,6 +71,14 @@ def test_a_file_may_ask_its_package_for_more() -> None:
 
 
 @pytest.mark.usefixtures("parts")
+def test_all_names_of_a_package_are_those_of_the_whole() -> None:
+    names: dict[str, object] = {}
+    exec("from drawn import *", names)
+    assert names["WHOLE"] is True
+    assert names["ONE"] == 1
+
+
+@pytest.mark.usefixtures("parts")
 def test_what_python_asks_of_every_module_imports_nothing() -> None:
     drawn = sys.modules["drawn"]
     assert not hasattr(drawn, "__warningregistry__")
