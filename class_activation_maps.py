@@ -44,7 +44,7 @@ from dataset.fonts import make_drawable
 from evaluation import activation_maps, pages
 from evaluation.prediction_files import name_images
 from export import engines
-from models import checkpoints
+from models import checkpoints, devices
 from models.shared_cores import share_cores
 from models_factory import MultiLabelModel, restore_model
 from predictor import Predictor
@@ -110,7 +110,7 @@ def load_model(path: Path) -> tuple[Predictor, MultiLabelModel]:
     """The predictor, which decides labels, and its network. Raises InputError for any file but a checkpoint."""
     engines.require_checkpoint(path, "which has no gradients")
     checkpoint = checkpoints.load(path)
-    device = utils.choose_device(config.DEVICE)
+    device = devices.choose_device(config.DEVICE)
     network = restore_model(checkpoint, path).to(device)
     predictor = Predictor(
         engines.run_torch(network, device),

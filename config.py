@@ -240,10 +240,10 @@ NUM_WORKERS: Workers = None  # data loading processes; None: chosen (none on a C
 IMAGE_CACHE_GB: Above0 = 8.0  # largest size of the image cache; what lies beyond is decoded each time
 FEATURE_CACHE_GB: Above0 = 20.0  # largest size of one run's frozen features; larger: anew each epoch
 SHARD_CACHE_GB: Above0 = 50.0  # webdataset: shards from elsewhere that lie in CACHE_FOLDER at a time
-CHANNELS_LAST: bool = True  # memory order that is faster for convolutions
+PICTURES_ON: Literal["auto", "cpu", "gpu"] = "auto"  # crops, augments; auto: a GPU if there is one; gpu: decodes, too
 MICRO_BATCH_SIZE: BatchSizeOr0 = 0  # images computed at once, which a step adds up; it names the checkpoint; 0: all
 ACTIVATION_CHECKPOINTING: bool = False  # compute the backbone twice to keep less of it in memory
-COMPILE: bool = False  # torch.compile the model: minutes at the start; pays on GPUs, hardly on CPUs
+COMPILE: bool = False  # torch.compile the backbone's blocks: seconds to minutes at the start; pays on GPUs
 
 # ---- Interruptions ----
 RESUME: Literal["auto", "never"] = "auto"  # auto: go on with an interrupted run of the same constants

@@ -27,8 +27,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-import utils
-from utils import InputError
+from models.devices import choose_device
+from utils import InputError, Stopped
 
 # words in the messages of errors that mean that another process has gone
 LOST_CONTACT = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "process group", "broken pipe")
@@ -73,7 +73,7 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
     lost.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield utils.choose_device(device_name)
+        yield choose_device(device_name)
         return
     global _gloo
     device, has_failed = _choose_device(device_name), True
@@ -91,7 +91,7 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
         with nullcontext() if is_first() else _without_output():
             yield device
         has_failed = False
-    except utils.Stopped:  # all processes stop together
+    except Stopped:  # all processes stop together
         has_failed = False
         raise
     except RuntimeError as error:
@@ -129,7 +129,7 @@ def _choose_device(name: str) -> torch.device:
             f"{num_local} processes were started on a machine with {torch.cuda.device_count()} GPUs: one each"
         )
     torch.cuda.set_device(local_rank)  # first of all: each process would also take memory of the first GPU
-    return utils.choose_device(f"cuda:{local_rank}")
+    return choose_device(f"cuda:{local_rank}")
 
 
 def add_up(tensor: Tensor) -> Tensor:
@@ -146,15 +146,6 @@ def agree(*flags: bool) -> list[bool]:
     raised = torch.tensor(flags, dtype=torch.int32)
     dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=_gloo)
     return [bool(flag) for flag in raised.tolist()]
-
-
-def find_least(number: int) -> int:
-    """The least `number` of all processes."""
-    if count() == 1:
-        return number
-    least = torch.tensor(number)
-    dist.all_reduce(least, op=dist.ReduceOp.MIN, group=_gloo)
-    return int(least)
 
 
 def collect(value: Any) -> list[Any]:

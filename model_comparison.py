@@ -58,18 +58,20 @@ def main(arguments: list[str]) -> None:
     else:
         import torch
 
-        device, threads = utils.choose_device(DEVICE), torch.get_num_threads()
+        from models import devices
+
+        device, threads = devices.choose_device(DEVICE), torch.get_num_threads()
         tables.print_text(rows, [f"{NUM_CLASSES} classes; forward passes on {device}, {threads} threads"])
 
 
 def compare(names: list[str]) -> tables.Frame:
     """A row for each of the backbones `names` with each of HEADS. Raises InputError for an unknown name first."""
     from dataset.frames import pd
-    from models import backbones
+    from models import backbones, devices
 
     for name in names:
         backbones.require_name(name)
-    device = utils.choose_device(DEVICE)
+    device = devices.choose_device(DEVICE)
     pairs = [(name, head) for name in names for head in HEADS]
     return pd.DataFrame([measure_model(name, head, device) for name, head in pairs])
 

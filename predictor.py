@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, Union
 
 import numpy as np
 import torch
@@ -34,22 +34,28 @@ import metrics
 from dataset import whole_files
 from dataset.batches import Transform
 from dataset.class_names import quote_names
-from dataset.decoding import Picture, decode
+from dataset.decoding import Picture, decode, read_content
 from dataset.drawing import draw_labels
 from dataset.fonts import make_drawable
 from dataset.image_selection import select_images
 from dataset.image_sizes import Size, as_size
 from dataset.json_files import to_json
 from dataset.resize_rules import identity, make_eval_transform
+from dataset.table import Table
 from export import engine_cache, engines, model_files, timm_folders
 from export.engines import Run, TorchRun
 from models import checkpoints, hub_folders
+from models.devices import DeviceSettings, choose_device, choose_settings
 from models.inference import ACTIVATIONS
 from models.metadata import check_metadata
 from models.novelty import Reference, find_reference
 from models_factory import require_size, restore_model
 from thresholds import measure_doubt
-from utils import InputError, Progress, choose_device, make_visible, say
+from utils import InputError, Progress, make_visible, say
+
+if TYPE_CHECKING:  # of a GPU: they import torchvision, which takes seconds
+    from dataset.device_decoding import File
+    from dataset.plans import Plan, Planner
 
 ROUNDING = 0.01  # by which int8 may miss 0 and 1
 NOTEBOOK_SIDE = 480  # pixels, the longest side of a picture in a notebook
@@ -57,6 +63,8 @@ JPEG_QUALITY = 90
 BATCHES_AHEAD = 2  # batches decoded while the model computes: enough to even out large and small images
 
 REQUIRED = {*checkpoints.REQUIRED, "output", "dynamic"} - {"model_state"}  # keys of an exported file's metadata
+# an image as it was read for a size: its pixels (3, H, W) or, where a GPU makes pictures, what that needs of it
+Prepared = Union[NDArray[np.uint8], "Cut", "File"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -200,13 +208,21 @@ class Seen(NamedTuple):
     nearest: NDArray[np.intp] | None = None  # (B, k) rows of the model's reference
 
 
+class Cut(NamedTuple):
+    """What a GPU needs of an image: some of its pixels uint8 (h, w, 3), and what it is to do to them."""
+
+    pixels: NDArray[np.uint8]
+    plan: Plan
+
+
 class Predictor:
     """A saved model with all that is needed to run it: class names, thresholds, image size, resize rule.
 
     `metadata` is what the model's file says about the model. Predictions use `thresholds` (C,), which apply to the
     calibrated probabilities if there is a calibration. `threshold` is one number that was tuned for all classes
     together, on uncalibrated probabilities. `reference` is what images are compared with, for their novelty and the
-    nearest training images; None: the model's run has left none, or the engine gives no features.
+    nearest training images; None: the model's run has left none, or the engine gives no features. `settings` say
+    where pictures are made.
     """
 
     def __init__(
@@ -221,9 +237,10 @@ class Predictor:
         scales: Sequence[float] = (1.0,),
         calibration: str = "none",
         reference: Reference | None = None,
+        settings: DeviceSettings | None = None,
     ) -> None:
         self.run, self.metadata, self.path, self.device, self.flip = run, metadata, path, device, flip
-        self.reference = reference
+        self.reference, self.settings = reference, settings or choose_settings(device)
         gives_probabilities = metadata.get("output", "logits") == "probabilities"
         self.calibration: str = metadata.get("applied_calibration", "none") if gives_probabilities else calibration
         self.classes: tuple[str, ...] = tuple(metadata["classes"])
@@ -281,28 +298,20 @@ class Predictor:
             raise InputError(f"batch_size is {batch_size}: it must be 1 or more")
         pictures = list_pictures(images)
         total = len(pictures) if isinstance(pictures, Sized) else len(images) if isinstance(images, Sized) else 0
-        read = partial(_read_resized, resize_rule=self.resize_rule, sizes=tuple(self.sizes))
-        waiting: deque[Picture | None] = deque()  # those in memory that have no record yet, None for a file
-
-        def remember() -> Iterator[Picture]:
-            for picture in pictures:
-                waiting.append(None if isinstance(picture, str | Path) else picture)
-                yield picture
-
-        batches = read_ahead(remember(), read, 1 if self.resizes else batch_size, num_workers)
         with Progress(title, total) if title and total else nullcontext() as progress:
-            for batch in batches:
-                seen = self.look_in_sizes([resized for _, resized in batch], [path for path, _ in batch])
+            for batch, views in self.read(pictures, self.sizes, batch_size, num_workers):
+                paths = [str(picture) if isinstance(picture, str | Path) else "" for picture in batch]
+                seen = self.look_in_views(views, paths)
                 probabilities = seen.probabilities
                 decisions = self.decide(probabilities), self.abstain(probabilities)
-                for row, ((path, _), labels, abstains) in enumerate(zip(batch, *decisions, strict=True)):
+                for row, (picture, path, labels, abstains) in enumerate(zip(batch, paths, *decisions, strict=True)):
                     yield Record(
                         path=path,
                         probabilities=probabilities[row],
                         labels=labels,
                         names=[self.classes[label] for label in labels],
                         classes=self.classes,
-                        picture=waiting.popleft(),
+                        picture=None if path else picture,
                         novelty=None if seen.novelty is None else float(seen.novelty[row]),
                         nearest=self.name_nearest(seen, row),
                         abstains=abstains,
@@ -342,16 +351,81 @@ class Predictor:
         nearest = self.reference.find_nearest(features.cpu().numpy())
         return Seen(probabilities, self.reference.measure_novelty(nearest.cosines[:, 0]), nearest.rows)
 
-    def look_in_sizes(self, images: Sequence[Sequence[NDArray[np.uint8]]], names: Sequence[str] = ()) -> Seen:
-        """`look` at B images, each of them uint8 (3, H, W) in each of `sizes`; probabilities are means over these."""
-        views = []
-        for arrays in zip(*images, strict=True):  # all images of the batch in the same size
-            # a single one may be a whole photograph, which stacking would copy
-            stacked = np.stack(arrays) if len(images) > 1 else images[0][len(views)][None]
-            views.append(self.look(torch.from_numpy(stacked), names))
-        probabilities = np.mean([view.probabilities for view in views], axis=0)
-        compared = next((view for view in views if view.novelty is not None), views[0])
+    def look_in_views(self, views: Sequence[torch.Tensor], names: Sequence[str] = ()) -> Seen:
+        """`look` at images in each of `sizes`, uint8 (B, 3, H, W); probabilities are means over these."""
+        seen = [self.look(images, names) for images in views]
+        probabilities = np.mean([view.probabilities for view in seen], axis=0)
+        compared = next((view for view in seen if view.novelty is not None), seen[0])
         return compared._replace(probabilities=probabilities)
+
+    @property
+    def makes_on_gpu(self) -> bool:
+        """Whether pictures are resized on the GPU, in batches."""
+        return self.settings.makes_pictures_on_gpu and not self.resizes
+
+    def read(
+        self, pictures: Iterable[Picture], sizes: Sequence[Size], batch_size: int, num_workers: int = 0
+    ) -> Iterator[tuple[list[Picture], list[torch.Tensor]]]:
+        """Yield (some of the pictures, the same as uint8 (B, 3, H, W) in each of `sizes`), batch by batch.
+
+        Threads decode them, or `num_workers` processes if it is not 0.
+        """
+        are_files = isinstance(pictures, list) and {*map(type, pictures)} <= {str, type(Path())}
+        if self.makes_on_gpu and num_workers and len(sizes) == 1 and are_files and pictures:
+            yield from self._load([*map(str, pictures)], sizes[0], batch_size, num_workers)
+            return
+        read = partial(
+            _read_sized,
+            resize_rule=self.resize_rule,
+            sizes=tuple(sizes),
+            makes_on_gpu=self.makes_on_gpu,
+            decodes_on_gpu=self.makes_on_gpu and self.settings.decodes_on_gpu,
+        )
+        waiting: deque[Picture] = deque()
+
+        def remember() -> Iterator[Picture]:
+            for picture in pictures:
+                waiting.append(picture)
+                yield picture
+
+        for images in read_ahead(remember(), read, 1 if self.resizes else batch_size, num_workers):
+            yield [waiting.popleft() for _ in images], self.stack(images)
+
+    def _load(
+        self, paths: list[str], size: Size, batch_size: int, num_workers: int
+    ) -> Iterator[tuple[list[Picture], list[torch.Tensor]]]:
+        """`read` for image files whose pictures a GPU makes: processes hand over whole batches in shared memory."""
+        from dataset import loading
+        from dataset.loading_processes import LoadingProcesses
+        from dataset.plans import MOST_SENT
+
+        batch_bytes = 3 * size.height * size.width * MOST_SENT**2 * batch_size
+        options = loading.LoadingOptions(
+            processes=LoadingProcesses(num_workers).fit(batch_bytes, self.settings.pins_memory),
+            pins_memory=self.settings.pins_memory,
+            makes_on_device=True,
+            decodes_on_device=self.settings.decodes_on_gpu,
+        )
+        table = Table(paths, np.zeros((len(paths), 0), np.int8), ())
+        loader = loading.make_loader(table, _make_transform(self.resize_rule, size), batch_size, options=options)
+        loading.share_batches(loader, 0, 1)  # all of them: other processes have other images
+        for start, batch in zip(range(0, len(paths), batch_size), loader, strict=True):
+            yield [*paths[start : start + batch_size]], [batch.to(self.device).images]
+
+    def stack(self, images: Sequence[Sequence[Prepared]]) -> list[torch.Tensor]:
+        """B images, as they were read in each of S sizes, as S tensors uint8 (B, 3, H, W)."""
+        views = []
+        for sized in zip(*images, strict=True):
+            if isinstance(sized[0], np.ndarray):
+                # a single one may be a whole photograph, which stacking would copy
+                views.append(torch.from_numpy(np.stack(sized) if len(sized) > 1 else sized[0][None]))
+            else:
+                from dataset.device_decoding import send
+                from dataset.plans import Part
+
+                parts = [Part(torch.from_numpy(cut.pixels), cut.plan) if isinstance(cut, Cut) else cut for cut in sized]
+                views.append(send(parts).to(self.device))
+        return views
 
     def name_nearest(self, seen: Seen, row: int) -> tuple[str, ...]:
         """The names of the training images that image number `row` of those `seen` is nearest to."""
@@ -364,11 +438,10 @@ class Predictor:
     ) -> NDArray[np.float32]:
         """What the head sees of the image files `images`, its mean over positions, (N, D). In engine torch only."""
         assert isinstance(self.run, TorchRun)
-        read = partial(_read_resized, resize_rule=self.resize_rule, sizes=(self.image_size,))
         rows = []
         with Progress(title, len(images)) if title else nullcontext() as progress:
-            for batch in read_ahead(images, read, batch_size, num_workers):
-                _, features = self.run.look(torch.from_numpy(np.stack([resized[0] for _, resized in batch])))
+            for batch, views in self.read([*images], [self.image_size], batch_size, num_workers):
+                _, features = self.run.look(views[0])
                 rows.append(features.cpu().numpy())
                 if progress:
                     progress.step(len(batch))
@@ -423,6 +496,7 @@ def load(
     scales: Sequence[float] = (1.0,),
     calibration: str = "none",
     allow_failed: bool = False,
+    pictures_on: str = "auto",
 ) -> Predictor:
     """Open the model in the file `path`. Its classes, image size and so on come from the file, not from config.py.
 
@@ -435,6 +509,9 @@ def load(
     `int8_images` that ONNX file is int8. An image is computed in each of `scales` (times the model's size) and, with
     `flip`, also mirrored; its probabilities are the means. `calibration` is the name of a calibration that the file
     holds, or "none".
+
+    `pictures_on` says where images are resized, and JPEGs decoded, as PICTURES_ON does: by default on the GPU where the
+    model runs on one, in batches.
 
     A checkpoint in engine torch also says how unlike the training images an image is, if its run left a reference of
     them (models/novelty.py). Exported files give logits alone.
@@ -481,6 +558,7 @@ def load(
         scales=scales,
         calibration=calibration,
         reference=find_reference(path, metadata) if format == "checkpoint" and engine == "torch" else None,
+        settings=choose_settings(target, pictures_on=pictures_on),
     )
     for size in {*model.sizes} - {model.image_size}:
         if not any_size:
@@ -569,16 +647,42 @@ def read_image(image: Picture, transform: Transform) -> torch.Tensor:
     return transform(torch.from_numpy(decode(image)).permute(2, 0, 1))
 
 
-def _read_resized(
-    image: Picture, resize_rule: str | None, sizes: tuple[Size, ...]
-) -> tuple[str, list[NDArray[np.uint8]]]:
-    """Returns (path, the image as an array (3, H, W) for each of `sizes`; without a `resize_rule` in its own size).
+def _read_sized(
+    image: Picture, resize_rule: str | None, sizes: tuple[Size, ...], makes_on_gpu: bool, decodes_on_gpu: bool
+) -> list[Prepared]:
+    """What is computed of the image, for each of `sizes`: see bring_to_sizes. A GPU that decodes gets a JPEG's file."""
+    if decodes_on_gpu and isinstance(image, str | Path | bytes):
+        from dataset.device_decoding import File, find_size
 
-    Arrays and not tensors, since processes pass arrays on more quickly.
+        data = image if isinstance(image, bytes) else read_content(image)
+        if size := find_size(data):
+            name = f"in memory ({len(data):,} bytes)" if isinstance(image, bytes) else str(image)
+            return [File(data, name, _make_planner(resize_rule, target)(*size, 0)) for target in sizes]
+    return bring_to_sizes(decode(image), resize_rule, sizes, makes_on_gpu)
+
+
+def bring_to_sizes(
+    pixels: NDArray[np.uint8], resize_rule: str | None, sizes: Sequence[Size], makes_on_gpu: bool = False
+) -> list[Prepared]:
+    """An image uint8 (H, W, 3) as (3, H, W) in each of `sizes`; without a `resize_rule` in its own size.
+
+    Where a GPU resizes, it is what the GPU needs of the image. Arrays and not tensors, since processes pass arrays on
+    more quickly.
     """
-    pixels = torch.from_numpy(decode(image)).permute(2, 0, 1)
-    path = str(image) if isinstance(image, str | Path) else ""
-    return path, [_make_transform(resize_rule, size)(pixels).numpy() for size in sizes]
+    if makes_on_gpu:
+        from dataset.plans import take_part
+
+        plans = [_make_planner(resize_rule, size)(*pixels.shape[:2], 0) for size in sizes]
+        return [Cut(part.pixels.numpy(), part.plan) for part in (take_part(pixels, plan) for plan in plans)]
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    return [_make_transform(resize_rule, size)(image).numpy() for size in sizes]
+
+
+@functools.cache
+def _make_planner(resize_rule: str | None, size: Size) -> Planner:
+    from dataset.plans import make_planner
+
+    return make_planner(_make_transform(resize_rule, size))
 
 
 @functools.cache  # made once in a process, not once for each image

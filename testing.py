@@ -137,9 +137,12 @@ def predict_parts(device: torch.device) -> None:
             "CALIBRATION": config.CALIBRATION,
             "BAD_IMAGES": config.BAD_IMAGES,
             **({} if model.has_thresholds else {"TH_MULTI_LABEL": config.TH_MULTI_LABEL}),
+            **(
+                {"PICTURES_ON": "gpu"} if model.makes_on_gpu else {}
+            ),  # with any value of it JPEGs are decoded on the CPU
         },
         batch_size=config.TEST_BATCH_SIZE,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, model.device),
+        num_workers=from_config.choose_test_settings(model.device).num_workers,
         skips_bad=config.BAD_IMAGES == "skip",
     ).run()
 
@@ -160,6 +163,7 @@ def open_model(device: torch.device, int8_images: Sequence[str]) -> Predictor:
         flip=TEST_FLIP,
         scales=TEST_SCALES,
         calibration=config.CALIBRATION,
+        pictures_on=config.PICTURES_ON,
     )
 
 
@@ -243,6 +247,7 @@ def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]
         config.TEST_BATCH_SIZE,
         config.TEST_SPLIT,
         find_base(paths),
+        *([model.settings.decodes_on_gpu] if model.makes_on_gpu else []),  # whose pictures differ from the CPU's
         *zip(int8_images, stamp_files(int8_images).tolist(), strict=True),
         *([model.reference.identity, *model.reference.names] if model.reference else []),
     ]
@@ -254,7 +259,7 @@ def predict_all(model: Predictor, paths: Sequence[str], rows: RowFile) -> None:
     num_earlier, start = rows.num_done, time.perf_counter()
     if num_earlier:
         utils.say(f"{num_earlier} of {len(paths)} images were done: going on")
-    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    num_workers = from_config.choose_test_settings(model.device).num_workers
     row_of = neighbours.number_names(model)
     for record in model.predict(paths[num_earlier:], config.TEST_BATCH_SIZE, num_workers, title="predicting"):
         rows.append(record.probabilities, record.novelty, [row_of[name] for name in record.nearest])
@@ -342,6 +347,13 @@ def name_engine(model: Predictor) -> str:
     if TEST_SCALES != (1.0,):
         words.append(f"scales {', '.join(f'{scale:g}' for scale in TEST_SCALES)}")
     return ", ".join(words)
+
+
+def describe_device(model: Predictor) -> str:
+    """What the model runs on; in PyTorch also how, which an exported file decides by itself."""
+    if choose_engine(model) != "torch" or engines.recognise(model.path) not in ("checkpoint", "timm"):
+        return str(model.device)
+    return from_config.choose_test_settings(model.device).describe()
 
 
 def name_views() -> str:
@@ -615,7 +627,7 @@ def print_configuration(model: Predictor, images: ImagesToPredict) -> None:
         "images": f"{find_base(images.paths)}: {len(images.paths)}, {model.image_size} px",
         "classes": f"{len(model.classes)}, {rule}",
         "engine": name_engine(model),
-        "device": f"{model.device}, batches of {config.TEST_BATCH_SIZE}",
+        "device": f"{describe_device(model)}, batches of {config.TEST_BATCH_SIZE}",
         "novelty": neighbours.describe_reference(model),
     }
     if metadata.get("best_f1") is not None:

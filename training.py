@@ -182,8 +182,8 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
     with utils.Progress(f"epoch {epoch}/{config.NUM_EPOCHS}", loading.count_images(stage.train_loader)) as progress:
         for step, batch in enumerate(batches, state.step):
             look = watching.see_first_step(run) if epoch == 1 and step == 0 else None
-            taken = take_step(trainer, stage.trained_network, batch, epoch, step, look)
             num_images = stage.count_images(step)
+            taken = take_step(trainer, stage.trained_network, batch, epoch, step, num_images, look)
             unread.append(records.UnreadStep(taken, step, num_images, batch))
             state.step = step + 1
             is_look = step % STEPS_BETWEEN_LOOKS == 0
@@ -206,6 +206,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
             if must_stop:
                 raise Stopped(f"saved after step {state.step} of epoch {epoch}: {run.interruption.advice}")
     records.note_steps(run, unread, epoch)
+    run.stage = stage._replace(waiting_share=batches.later_seconds / progress.seconds)
     state.epoch_seconds = stage.seconds + seconds_before + progress.seconds
     if distributed.agree(config.SAVE_EVERY_MINUTES > 0 and state.epoch_seconds > LONG_EPOCH_SECONDS)[0]:
         records.save_last(run)
@@ -228,18 +229,25 @@ def train_epoch(run: Run, epoch: int) -> dict[str, Any]:
 
 
 def take_step(
-    trainer: Trainer, network: nn.Module, batch: Batch, epoch: int, step: int, look: LookAtLogits | None = None
+    trainer: Trainer,
+    network: nn.Module,
+    batch: Batch,
+    epoch: int,
+    step: int,
+    num_images: int,
+    look: LookAtLogits | None = None,
 ) -> TakenStep:
     """Train `network`, the model or its head, on one batch.
 
-    `batch` is this process's share of the images; the losses of all processes add up to the mean loss. Where the
-    gradient is not finite, weights, averages and statistics stay as they were. `look` is shown the first logits.
+    `batch` is this process's share of the step's `num_images`; the losses of all processes add up to the mean loss.
+    Where the gradient is not finite, weights, averages and statistics stay as they were. `look` is shown the first
+    logits.
     """
     # Teachers look at the pictures first; then mixup or CutMix blends them, and MULTI_SCALE_SIZES resizes them.
     batch = trainer.change_batch(batch.to(trainer.device), epoch, step)
     statistics = find_statistics(trainer)
     statistics.keep()  # to be put back if the step is left out
-    compute = partial(compute_gradients, trainer, network, batch)
+    compute = partial(compute_gradients, trainer, network, batch, num_images)
     loss = run_within_memory(trainer, batch, statistics, compute, look)
     if trainer.sam_rho:
         # Sharpness-aware (Foret et al. 2021): move the weights to where the loss is highest nearby, and take the
@@ -256,7 +264,9 @@ def take_step(
     return TakenStep(loss, is_finite, explain_overflow(trainer, is_finite))
 
 
-def compute_gradients(trainer: Trainer, network: nn.Module, batch: Batch, look: LookAtLogits | None = None) -> Tensor:
+def compute_gradients(
+    trainer: Trainer, network: nn.Module, batch: Batch, num_images: int, look: LookAtLogits | None = None
+) -> Tensor:
     """Forward and backward pass, one micro-batch after the other. Returns this process's part of the mean loss.
 
     The gradients add up to that of the loss over the whole batch of all processes, so neither MICRO_BATCH_SIZE nor the
@@ -264,7 +274,7 @@ def compute_gradients(trainer: Trainer, network: nn.Module, batch: Batch, look: 
     """
     num_entries = distributed.add_up(trainer.objective.count(batch.targets, batch.weights))  # of all processes
     total = torch.zeros((), device=trainer.device)
-    for micro_batch, is_last in split_batch(batch, trainer.micro_batch_size):
+    for micro_batch, is_last in split_batch(batch, trainer.micro_batch_size, num_images):
         with exchange_gradients(network, is_last):
             with trainer.autocast():
                 logits = network(micro_batch.images)

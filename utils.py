@@ -1,4 +1,4 @@
-"""What every script needs: how it ends, what it prints, its log, devices, progress.
+"""What every script needs: how it ends, what it prints, its log, its memory, progress.
 
     utils.run_script(training.main)                 # bad input ends the script with one line
     with utils.Progress("epoch 1", 5000) as progress:
@@ -20,15 +20,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from constants.other_systems import WORDS
 
-if TYPE_CHECKING:  # torch takes seconds to import; a mistake on the command line and the table must not wait for it
-    import torch
+if TYPE_CHECKING:
     from rich.console import Console
 
 VERSION = "1.0.0"
@@ -312,71 +310,7 @@ def find_system_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-# ---- devices ----
-
-
-def choose_device(name: str) -> torch.device:
-    """The device called `name`, such as "cpu" or "cuda:1". "auto" is the first GPU, or the CPU if there is none.
-
-    Raises InputError if the device is not available.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cpu"
-        if torch.cuda.is_available():
-            name = "cuda"
-        elif torch.backends.mps.is_available():
-            name = "mps"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"DEVICE {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def choose_num_workers(num_workers: int | None, device: torch.device) -> int:
-    """The number of processes that load data: `num_workers`, or for None a number that suits `device`.
-
-    Beside a GPU that is the number of cores, at most 12. On a CPU it is 0, since the model itself needs the cores.
-    """
-    if num_workers is not None:
-        return num_workers
-    if device.type == "cpu":
-        return 0
-    if hasattr(os, "sched_getaffinity"):  # the cores that this process may use
-        return min(len(os.sched_getaffinity(0)), 12)
-    return min(os.cpu_count() or 1, 12)
-
-
-def choose_precision(precision: str, device: torch.device) -> str:
-    """Returns "off", "bf16" or "fp16": `precision`, or for "auto" what suits `device`.
-
-    A GPU gets bf16 if it can compute in it, otherwise fp16. A CPU gets "off", which is float32: whether bf16 is quicker
-    there depends on the model and the processor (benchmarks/training_step.py measures it), and a choice by measured
-    time could be another one in the next run.
-    """
-    import torch
-
-    if precision != "auto":
-        return precision
-    if device.type != "cuda":
-        return "off"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
-def make_autocast(precision: str, device: torch.device) -> tuple[Callable[[], Any], bool]:
-    """Returns (a function that makes autocast contexts on `device`, whether gradients need scaling).
-
-    `precision` is "off", "bf16" or "fp16". Use: `with autocast(): logits = model(images)`.
-    """
-    import torch
-
-    if precision == "off":
-        return nullcontext, False
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return partial(torch.autocast, device.type, dtype=dtype), precision == "fp16"
+# ---- memory ----
 
 
 def keep_freed_memory() -> None:
@@ -473,15 +407,21 @@ class Progress:
 
 
 class Waiting:
-    """Yields `batches`, and adds up in `seconds` how long the loop waited for them."""
+    """Yields `batches`, and adds up in `seconds` how long the loop waited for them, in `later_seconds` after the first.
+
+    The first one is awaited while loading begins.
+    """
 
     def __init__(self, batches: Iterable[Any]) -> None:
-        self.batches, self.seconds = batches, 0.0
+        self.batches, self.seconds, self.later_seconds = batches, 0.0, 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        start = time.perf_counter()
+        start, is_first = time.perf_counter(), True
         for batch in self.batches:
-            self.seconds += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds += seconds
+            self.later_seconds += 0.0 if is_first else seconds
+            is_first = False
             yield batch
             start = time.perf_counter()
 

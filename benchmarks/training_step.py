@@ -25,6 +25,7 @@ from torch import nn
 import models_factory
 import utils
 from benchmarks.turns import HEADER, Way, measure_in_turns, print_row
+from models import devices
 
 MODEL_NAMES = ["resnet18", "efficientnet_lite0"]
 BATCH_SIZE = 8
@@ -36,7 +37,7 @@ DEVICE = "auto"
 
 def main(argv: list[str]) -> None:
     utils.keep_freed_memory()
-    device = utils.choose_device(DEVICE)
+    device = devices.choose_device(DEVICE)
     print(f"{device}, {torch.get_num_threads()} threads, batches of {BATCH_SIZE}, {ROUNDS} rounds")
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None  # a GPU works on after the call returns
     print(f"\n{'seconds/step':32}{HEADER}")
@@ -66,7 +67,7 @@ def make_steps(name: str, frozen: bool, device: torch.device, precision: str) ->
 
 def make_step(model: nn.Module, images: torch.Tensor, targets: torch.Tensor, precision: str = "off") -> Way:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    autocast, _ = utils.make_autocast(precision, images.device)
+    autocast, _ = devices.make_autocast(precision, images.device)
     criterion = nn.BCEWithLogitsLoss()
 
     def step() -> None:

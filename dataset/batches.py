@@ -17,7 +17,8 @@ class Batch(NamedTuple):
     """What a model is trained on: images, their labels, and how much each image counts.
 
     `images` are uint8 (B, 3, H, W), or float in the same range of 0-255 once they were mixed; `targets` float (B, C),
-    NaN where unknown; `weights` float (B,).
+    NaN where unknown; `weights` float (B,). A loader may give, in place of images, what `to` makes them of on the
+    device: dataset/device_pictures.py.
     """
 
     images: Tensor
@@ -26,7 +27,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; the copy overlaps computing when the tensors are pinned."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        overlaps = device.type == "cuda"  # copies to other devices may be read before they are done
+        return Batch(*(tensor.to(device, non_blocking=overlaps) for tensor in self))
 
 
 def as_float_targets(targets: NDArray[np.int8] | NDArray[np.float32]) -> Tensor:

@@ -121,20 +121,29 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
     A file with several pictures gives the first one. 16 bits are scaled to 8. Transparent pixels become white. Warns of
     an image that is damaged but can be read.
     """
-    decoded = judge_image(path)
+    return decode_content(read_content(path), path)
+
+
+def decode_content(data: bytes, path: str | Path) -> NDArray[np.uint8]:
+    """`decode_image` for the content `data` of the file, which is read already."""
+    decoded = judge_bytes(data, str(path))
     _warn_of_damage(decoded, str(path), ' (BAD_IMAGES = "skip" leaves it out)')
     return decoded.pixels
 
 
-def judge_image(path: str | Path) -> Decoded:
-    """The same, with what the decoder said, which is not printed."""
+def read_content(path: str | Path) -> bytes:
+    """The bytes of the image file, or member of a shard. Raises InputError when it cannot be read."""
     try:
-        data = read_bytes(path)
+        return read_bytes(path)
     except OSError as error:
         if error.errno in SHORTAGES:  # the image may be whole
             raise
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
-    return judge_bytes(data, str(path))
+
+
+def judge_image(path: str | Path) -> Decoded:
+    """`decode_image` with what the decoder said, which is not printed."""
+    return judge_bytes(read_content(path), str(path))
 
 
 def find_damage(path: str | Path) -> str:
@@ -234,27 +243,30 @@ def _decode_jpeg(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
 
 def _turn(pixels: NDArray[np.uint8], data: bytes) -> NDArray[np.uint8]:
     """The pixels upright, by the Exif data of their file."""
-    if not _has_exif(data):
-        return pixels
-    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    turn = find_turn(data)
     if turn is None:
         return pixels
     turned = np.ascontiguousarray(turn(pixels.view("V3")[..., 0]))  # a pixel as one element: in half the time
     return turned.view(np.uint8).reshape(*turned.shape, 3)
 
 
-def _has_exif(data: bytes) -> bool:
-    """Whether a JPEG has Exif data, before the pixels begin."""
+def find_turn(data: bytes) -> Callable[[NDArray[np.void]], NDArray[np.void]] | None:
+    """What makes the pixels of a JPEG upright, by its Exif data; None where they are."""
+    if not any(marker == 0xE1 and data[start : start + 6] == b"Exif\0\0" for marker, start in list_segments(data)):
+        return None
+    with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+        return TURNS.get(image.getexif().get(ORIENTATION, 1))
+
+
+def list_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, where its content starts) of each segment of a JPEG before the pixels begin."""
     start = 2
     while data[start : start + 1] == b"\xff" and data[start + 1] != 0xDA:
         if data[start + 1] == 0xFF:  # padding
             start += 1
-        elif data[start + 1] == 0xE1 and data[start + 4 : start + 10] == b"Exif\0\0":
-            return True
         else:
+            yield data[start + 1], start + 4
             start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
-    return False
 
 
 def make_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -5,11 +5,13 @@ loader = make_loader(table, make_eval_transform("squash", 224), batch_size=32)
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from functools import cached_property, partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,14 +20,27 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 import distributed
+from dataset import device_decoding, device_pictures
 from dataset.augmentations import apply_seeded
 from dataset.batches import Batch, Transform, as_float_targets
-from dataset.decoding import decode_image
+from dataset.decoding import decode_image, read_content
+from dataset.device_decoding import File, take_file
 from dataset.image_cache import CachedImages
+from dataset.loading_processes import ALONE, LoadingProcesses
+from dataset.plans import Part, Plan, Planner, make_planner, take_part
 from dataset.table import Table
 from dataset.tar_shards.reading import SHARDS_AT_ONCE, find_blocks
 
 SECONDS_AFTER_SIGTERM = 20  # that a loading process goes on; torchrun kills after 30
+
+
+class LoadingOptions(NamedTuple):
+    """How batches are loaded. None of it changes their order, nor what is drawn at random."""
+
+    processes: LoadingProcesses = ALONE
+    pins_memory: bool = False  # for a GPU, which then copies while the processor goes on
+    makes_on_device: bool = False  # `Batch.to` makes the pictures, on the device
+    decodes_on_device: bool = False  # it decodes JPEGs there, too; only with `makes_on_device`
 
 
 class BatchDataset(Protocol):
@@ -55,8 +70,8 @@ class Labels:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def join(self, images: Tensor, indices: NDArray[np.intp]) -> Batch:
-        """The batch of `images` uint8 (B, 3, H, W), whose rows in the table are `indices` (B,)."""
+    def join(self, images: Any, indices: NDArray[np.intp]) -> Batch:
+        """The batch of `images` uint8 (B, 3, H, W), or what becomes them; `indices` (B,): their rows in the table."""
         return Batch(images, as_float_targets(self.targets[indices]), torch.from_numpy(self.weights[indices]))
 
 
@@ -65,6 +80,9 @@ class ImageDataset(Labels):
 
     A random transform is seeded by `seed` and the key, so the pictures of an epoch are the same with any number of
     workers, whatever ran before.
+
+    Where `options` say that pictures are made on the device, only what the transform will do is drawn here, and
+    `Batch.to` makes the pictures. JPEGs are decoded there, too, if `options` say so and there is no image cache.
     """
 
     def __init__(
@@ -75,22 +93,60 @@ class ImageDataset(Labels):
         cached: CachedImages | None = None,
         targets: NDArray[np.float32] | None = None,
         weights: NDArray[np.float32] | None = None,
+        options: LoadingOptions | None = None,
     ) -> None:
         super().__init__(table, targets, weights)
         self.paths, self.transform, self.seed, self.cached = PackedPaths(table.paths), transform, seed, cached
+        options = options or LoadingOptions()
+        self.makes_on_device = options.makes_on_device
+        self.decodes_on_device = options.decodes_on_device and cached is None
+        # of each file, whether it was found without damage: looked for once, by any of the processes
+        self.is_whole = np.frombuffer(mmap.mmap(-1, max(len(self), 1)), np.bool_) if self.decodes_on_device else None
 
     def __getitems__(self, keys: list[int]) -> Batch:
         indices = np.array(keys) % len(self)
-        images = [self._make_picture(key, index) for key, index in zip(keys, indices.tolist(), strict=True)]
-        return self.join(torch.stack(images), indices)
+        rows = list(zip(keys, indices.tolist(), strict=True))
+        if self.decodes_on_device:
+            images = device_decoding.send([self._take_file(key, index) for key, index in rows])
+        elif self.makes_on_device:
+            images = device_pictures.send([self._take_part(key, index) for key, index in rows])
+        else:
+            images = torch.stack([self._make_picture(key, index) for key, index in rows])
+        return self.join(images, indices)
 
     def _make_picture(self, key: int, index: int) -> Tensor:
+        image = torch.from_numpy(self._read(index)).permute(2, 0, 1)
+        return apply_seeded(self.transform, image, self._choose_seed(key))
+
+    def _take_part(self, key: int, index: int) -> Part:
+        image = self._read(index)
+        return take_part(image, self._draw(key, *image.shape[:2]))
+
+    def _take_file(self, key: int, index: int) -> File | Part:
+        assert self.is_whole is not None
+        path = self.paths[index]
+        sent = take_file(read_content(path), path, partial(self._draw, key), bool(self.is_whole[index]))
+        self.is_whole[index] = isinstance(sent, File)
+        return sent
+
+    def _read(self, index: int) -> NDArray[np.uint8]:
+        """The image (H, W, 3), from the cache if it is there."""
         image = self.cached.read(index) if self.cached else None
         if image is None:
             image = decode_image(self.paths[index])
             image = self.cached.keep(index, image) if self.cached else image
-        seed = (self.seed * 0x9E3779B1 + key) % 2**32  # the golden ratio keeps two seeds apart
-        return apply_seeded(self.transform, torch.from_numpy(image).permute(2, 0, 1), seed)
+        return image
+
+    @cached_property
+    def _planner(self) -> Planner:
+        """Made where images are read: a process that is not forked could not be given it."""
+        return make_planner(self.transform)
+
+    def _draw(self, key: int, height: int, width: int) -> Plan:
+        return self._planner(height, width, self._choose_seed(key))
+
+    def _choose_seed(self, key: int) -> int:
+        return (self.seed * 0x9E3779B1 + key) % 2**32  # the golden ratio keeps two seeds apart
 
 
 class PackedPaths:
@@ -190,23 +246,23 @@ def make_loader(
     shuffle: bool = False,
     seed: int = 0,
     num_workers: int = 0,
-    pin_memory: bool = False,
+    options: LoadingOptions | None = None,
     cached: CachedImages | None = None,
     targets: NDArray[np.float32] | None = None,
     weights: NDArray[np.float32] | None = None,
 ) -> DataLoader[Batch]:
     """A loader of `Batch`es over `table`: in order, or shuffled anew in each epoch (`set_epoch`).
 
-    `targets` (N, C), such as soft ones, replace those of the table; `weights` (N,) replace ones. See Labels.
+    `targets` (N, C), such as soft ones, replace those of the table; `weights` (N,) replace ones. See Labels. `options`
+    say how they are loaded; None: as finished pictures, by `num_workers` processes.
     """
-    dataset = ImageDataset(table, transform, seed, cached, targets, weights)
+    options = options or LoadingOptions(LoadingProcesses(num_workers))
     return load_batches(
-        dataset,
+        ImageDataset(table, transform, seed, cached, targets, weights, options),
         batch_size,
         shuffle=shuffle,
         seed=seed,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
+        options=options,
         blocks=find_blocks(table.paths) if shuffle else None,
     )
 
@@ -217,19 +273,21 @@ def load_batches(
     *,
     shuffle: bool = False,
     seed: int = 0,
-    num_workers: int = 0,
-    pin_memory: bool = False,
+    options: LoadingOptions | None = None,
     blocks: NDArray[np.int64] | None = None,
 ) -> DataLoader[Batch]:
     """A loader over anything that gives batches for the keys of `EpochBatches`; see there for `blocks`."""
+    options = options or LoadingOptions()
+    number, ahead = options.processes
     return DataLoader(
         dataset,  # pyright: ignore[reportArgumentType]  # torch's fetcher asks for whole batches where it can
         batch_sampler=EpochBatches(len(dataset), batch_size, shuffle, seed, blocks),
         collate_fn=_as_it_is,
         worker_init_fn=_outlive_termination,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        pin_memory=pin_memory,
+        num_workers=number,
+        prefetch_factor=ahead if number else None,
+        persistent_workers=number > 0,
+        pin_memory=options.pins_memory,
         generator=torch.Generator(),  # else each epoch would draw a number from the run's own
     )
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 from dataset import timm_rules
 from dataset.batches import Transform
 from dataset.image_sizes import Size, as_size
-from dataset.timm_rules import make_timm_transform
+from dataset.timm_rules import TimmTransform
 from limits import ImageSize
 
 
@@ -32,7 +32,7 @@ def squash(size: Size) -> Transform:
 
 def center_crop(size: Size) -> Transform:
     """Resize, without stretching, until the image covers 8/7 of the size (224 -> 256), and cut out the middle."""
-    return partial(_cover_and_cut, size=size)
+    return partial(cover_and_cut, size=size)
 
 
 def find_cover(size: Size) -> Size:
@@ -42,7 +42,7 @@ def find_cover(size: Size) -> Size:
 
 def letterbox(size: Size) -> Transform:
     """Resize until the image fits into the size, and fill the rest with 0: nothing is cut off or stretched."""
-    return partial(_fit, size=size)
+    return partial(fit, size=size)
 
 
 def identity(image: Tensor) -> Tensor:
@@ -71,33 +71,42 @@ def _resizes_bytes() -> bool:
 
 def resize_to_cover(image: Tensor, size: Size) -> Tensor:
     """Resize without stretching: one side of the image becomes that of `size`, the other one is no shorter."""
-    height, width = image.shape[-2:]
-    if width * size.height >= height * size.width:  # wider than `size`
-        return resize(image, Size(size.height, int(size.height * width / height)))
-    return resize(image, Size(int(size.width * height / width), size.width))
+    return resize(image, find_covering(Size(*image.shape[-2:]), size))
 
 
-def _cover_and_cut(image: Tensor, size: Size) -> Tensor:
+def find_covering(image: Size, size: Size) -> Size:
+    """The size to which `resize_to_cover` resizes an image."""
+    if image.width * size.height >= image.height * size.width:  # wider than `size`
+        return Size(size.height, int(size.height * image.width / image.height))
+    return Size(int(size.width * image.height / image.width), size.width)
+
+
+def cover_and_cut(image: Tensor, size: Size) -> Tensor:
+    """See center_crop."""
     covering = resize_to_cover(image, find_cover(size))
     top, left = (round((side - kept) / 2) for side, kept in zip(covering.shape[-2:], size, strict=True))
     return covering[..., top : top + size.height, left : left + size.width]
 
 
-def _fit(image: Tensor, size: Size) -> Tensor:
-    height, width = image.shape[-2:]
-    if width * size.height >= height * size.width:  # wider than `size`
-        fitting = Size(max(1, round(height * size.width / width)), size.width)
-    else:
-        fitting = Size(size.height, max(1, round(width * size.height / height)))
+def fit(image: Tensor, size: Size) -> Tensor:
+    """See letterbox."""
+    fitting = find_fitting(Size(*image.shape[-2:]), size)
     rest_height, rest_width = size.height - fitting.height, size.width - fitting.width
     borders = [rest_width // 2, (rest_width + 1) // 2, rest_height // 2, (rest_height + 1) // 2]
     return functional.pad(resize(image, fitting), borders)
 
 
+def find_fitting(image: Size, size: Size) -> Size:
+    """The size to which `fit` resizes an image."""
+    if image.width * size.height >= image.height * size.width:  # wider than `size`
+        return Size(max(1, round(image.height * size.width / image.width)), size.width)
+    return Size(size.height, max(1, round(image.width * size.height / image.height)))
+
+
 def make_eval_transform(name: str, image_size: ImageSize) -> Transform:
     """The transform called `name` in RESIZE_RULES, or a rule of timm's, to a side or (height, width) in pixels."""
     size = as_size(image_size)
-    return make_timm_transform(name, size) if name.startswith(timm_rules.START) else RESIZE_RULES[name](size)
+    return TimmTransform(name, size) if name.startswith(timm_rules.START) else RESIZE_RULES[name](size)
 
 
 RESIZE_RULES: dict[str, Callable[[Size], Transform]] = {

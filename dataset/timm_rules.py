@@ -1,13 +1,14 @@
 """How timm resizes images, as a text in a model's metadata: "timm center 0.875 bicubic".
 
     rule = write_rule(settings)                           # of the `pretrained_cfg` in timm's config.json
-    transform = make_timm_transform(rule, Size(224, 224))    # uint8 (3, H, W) -> uint8 (3, 224, 224), by timm's code
+    transform = TimmTransform(rule, Size(224, 224))    # uint8 (3, H, W) -> uint8 (3, 224, 224), by timm's code
 
 This project's own rules are in dataset/augmentations.py. Imports no torch until a transform is made.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,6 @@ from utils import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from dataset.batches import Transform
 
 START = "timm "
 MODES = ("center", "squash", "border")
@@ -50,23 +49,42 @@ def write_rule(settings: Mapping[str, Any], mean: list[float]) -> str:
     return rule
 
 
-def make_timm_transform(rule: str, size: Size) -> Transform:
-    """The transform that `rule` says, uint8 (3, H, W) -> uint8 of `size`: timm's own, which resizes PIL images."""
-    from PIL import Image
-    from timm.data.transforms_factory import create_transform
+class TimmTransform:
+    """The transform that a rule says, uint8 (3, H, W) -> uint8 of `size`: timm's own, which resizes PIL images."""
 
-    found = PATTERN.fullmatch(rule)
-    assert found is not None
-    change: Any = create_transform(
-        (3, size.height, size.width),
-        crop_mode=found[1],
-        crop_pct=float(found[2]),
-        interpolation=found[3],
-        mean=tuple(map(float, found[4].split(","))),
-        normalize=False,
-    )
+    def __init__(self, rule: str, size: Size) -> None:
+        from timm.data.transforms_factory import create_transform
 
-    def transform(image: Tensor) -> Tensor:
-        return change(Image.fromarray(image.permute(1, 2, 0).numpy()))
+        found = PATTERN.fullmatch(rule)
+        assert found is not None
+        self.size, self.mode, self.share, self.interpolation = size, found[1], float(found[2]), found[3]
+        self.mean = tuple(map(float, found[4].split(",")))
+        self.change: Any = create_transform(
+            (3, size.height, size.width),
+            crop_mode=self.mode,
+            crop_pct=self.share,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            normalize=False,
+        )
 
-    return transform
+    def __call__(self, image: Tensor) -> Tensor:
+        from PIL import Image
+
+        return self.change(Image.fromarray(image.permute(1, 2, 0).numpy()))
+
+    def find_resized(self, image: Size) -> Size:
+        """The size to which timm resizes an image, before its middle is cut out."""
+        inner = Size(*(math.floor(side / self.share) for side in self.size))
+        if self.mode == "squash":
+            return inner
+        if self.mode == "center" and inner.is_square:  # torchvision, which rounds down
+            short, long = inner.height, int(inner.height * max(image) / min(image))
+            return Size(short, long) if image.height < image.width else Size(long, short)
+        ratios = [side / target for side, target in zip(image, inner, strict=True)]
+        ratio = max(ratios) if self.mode == "border" else min(ratios)
+        return Size(*(round(side / ratio) for side in image))
+
+    def find_fill(self) -> tuple[int, ...]:
+        """The colour of the borders, RGB."""
+        return tuple(round(255 * value) for value in self.mean) if self.mode == "border" else (0, 0, 0)

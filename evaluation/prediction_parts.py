@@ -12,7 +12,6 @@ or stop. A process that is killed loses the part that it was at, which another, 
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dataset import locks
@@ -34,13 +32,12 @@ from dataset.image_parts import Images, ListedPicture, Plan
 from dataset.image_sizes import Size
 from dataset.json_files import read_json
 from dataset.part_claims import Claim, Claims, look, name_part
-from dataset.resize_rules import make_eval_transform
 from dataset.tar_shards.scanning import DamagedShard
 from dataset.whole_files import make_temporary_folder, write_text
 from evaluation.pages import count
 from evaluation.prediction_tables import escape, make_arrow_schema, make_arrow_table, require_pyarrow, write_parquet
 from export import engines
-from predictor import Predictor, make_pool, read_in_pool
+from predictor import Predictor, Prepared, bring_to_sizes, make_pool, read_in_pool
 from utils import InputError, Progress, explain, find_system_error, say, warn
 
 if TYPE_CHECKING:
@@ -61,7 +58,7 @@ class ReadPicture(NamedTuple):
     """An image in all sizes of the model, or why it cannot be read."""
 
     name: str
-    arrays: list[NDArray[np.uint8]]  # (3, H, W) each
+    arrays: list[Prepared]  # in each size
     error: str = ""
 
 
@@ -313,7 +310,13 @@ def predict_pictures(model: Predictor, pictures: Iterable[ListedPicture], schema
 
 def make_reader(model: Predictor, skips_bad: bool = True) -> Callable[[ListedPicture], ReadPicture]:
     """`read_picture` for a model. Processes may be given it."""
-    return partial(read_picture, resize_rule=model.resize_rule, sizes=tuple(model.sizes), skips_bad=skips_bad)
+    return partial(
+        read_picture,
+        resize_rule=model.resize_rule,
+        sizes=tuple(model.sizes),
+        skips_bad=skips_bad,
+        makes_on_gpu=model.makes_on_gpu,
+    )
 
 
 class Rows:
@@ -339,7 +342,8 @@ class Rows:
         whole = [picture for picture in batch if not picture.error]
         groups = [[picture] for picture in whole] if self.model.resizes else [whole] if whole else []
         for group in groups:
-            seen = self.model.look_in_sizes([picture.arrays for picture in group], [picture.name for picture in group])
+            views = self.model.stack([picture.arrays for picture in group])
+            seen = self.model.look_in_views(views, [picture.name for picture in group])
             self.probabilities.append(seen.probabilities)
             if seen.novelty is not None:
                 self.novelty.append(seen.novelty)
@@ -368,14 +372,18 @@ class Rows:
 
 
 def read_picture(
-    picture: ListedPicture, resize_rule: str | None, sizes: tuple[Size, ...], skips_bad: bool
+    picture: ListedPicture,
+    resize_rule: str | None,
+    sizes: tuple[Size, ...],
+    skips_bad: bool,
+    makes_on_gpu: bool = False,
 ) -> ReadPicture:
-    """Decode a picture and bring it to each of `sizes` by `resize_rule` (None: leave it), or say why not.
+    """Decode a picture and bring it to each of `sizes` (`predictor.bring_to_sizes`), or say why not.
 
     Raises InputError unless it `skips_bad`, and in any case where not the image is at fault, but the disk.
     """
     try:
-        pixels = torch.from_numpy(decode_listed(picture, skips_bad)).permute(2, 0, 1)
+        pixels = decode_listed(picture, skips_bad)
     except InputError as error:
         cause = find_system_error(error)
         if cause is not None and cause.errno not in (None, *FAULTS_OF_IMAGES):
@@ -383,12 +391,7 @@ def read_picture(
         if not skips_bad:
             raise InputError(f'{error} (BAD_IMAGES = "skip" lists such images, and goes on)') from error
         return ReadPicture(picture.name, [], str(error))
-    if resize_rule is None:  # the model's file resizes
-        return ReadPicture(picture.name, [pixels.numpy() for _ in sizes])
-    return ReadPicture(picture.name, [make_transform(resize_rule, size)(pixels).numpy() for size in sizes])
-
-
-make_transform = functools.cache(make_eval_transform)  # made once in a process, not once for each image
+    return ReadPicture(picture.name, bring_to_sizes(pixels, resize_rule, sizes, makes_on_gpu))
 
 
 def decode_listed(picture: ListedPicture, whole: bool) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 
 from dataset.image_sizes import Size, as_size
 from dataset.resize_rules import find_cover
+from dataset.resize_weights import LARGEST_WEIGHT, MOST_BITS
 from export.engines import DECIDING, IMAGE, LABELS
 from export.onnx_models import copy_proto
 from limits import ImageSize
@@ -27,7 +28,6 @@ from utils import InputError
 
 FIRST_OPSET = 18  # in which the axes of all these operators are inputs
 AXES = (2, 3)  # height and width of (1, 3, H, W)
-MOST_BITS = 22  # of a weight's power of 2, in torch
 BEYOND = 2.0  # above and, negated, below every probability
 
 
@@ -193,7 +193,7 @@ def _make_weights(nodes: Nodes, length: str, target: str, start: str, count: str
     shares = nodes.add("Div", positive, nodes.add("ReduceSum", positive, one, keepdims=1))
     largest = nodes.add("ReduceMax", shares, keepdims=0)
     powers = nodes.add("Mul", largest, nodes.constant(2.0 ** np.arange(1, MOST_BITS + 1), np.float64))
-    fits = nodes.cast(nodes.add("Less", powers, nodes.constant(2.0**15 - 0.5, np.float64)), np.float64)
+    fits = nodes.cast(nodes.add("Less", powers, nodes.constant(LARGEST_WEIGHT, np.float64)), np.float64)
     bits = nodes.add("ReduceSum", fits, keepdims=0)
     unit = nodes.add("Pow", nodes.constant(2.0, np.float64), bits)
     half = nodes.constant(0.5, np.float64)

@@ -1,4 +1,4 @@
-"""utils.py: one-line errors, what is printed, progress in a pipe, devices."""
+"""utils.py: one-line errors, what is printed, progress in a pipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 import utils
@@ -250,23 +249,6 @@ def test_an_import_that_fails_for_want_of_memory_is_one_line(
     assert "ImportError: no such name" in capsys.readouterr().err
 
 
-def test_devices() -> None:
-    assert utils.choose_device("cpu") == torch.device("cpu")
-    assert utils.choose_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("gpu", "cuda:99"):
-        with pytest.raises(InputError, match=f"DEVICE '{name}' is not to be had here"):
-            utils.choose_device(name)
-
-
-def test_precision_follows_the_device() -> None:
-    for precision, dtype in (("off", torch.float32), ("bf16", torch.bfloat16)):
-        autocast, scales = utils.make_autocast(precision, torch.device("cpu"))
-        with autocast():
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-        assert not scales
-    assert utils.make_autocast("fp16", torch.device("cpu"))[1]
-
-
 def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -286,15 +268,6 @@ def test_memory_is_kept_where_glibc_is(monkeypatch: pytest.MonkeyPatch) -> None:
     keep_freed_memory()
 
 
-def test_precision_is_the_constant_or_what_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [utils.choose_precision(name, gpu) for name in ("off", "bf16", "fp16")] == ["off", "bf16", "fp16"]
-    assert utils.choose_precision("auto", cpu) == "off"
-    for native, expected in ((True, "bf16"), (False, "fp16")):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native)
-        assert utils.choose_precision("auto", gpu) == expected
-
-
 def test_waiting_counts_what_loading_takes_and_not_what_is_done_between(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(utils.time, "perf_counter", lambda: clock[0])
@@ -310,12 +283,3 @@ def test_waiting_counts_what_loading_takes_and_not_what_is_done_between(monkeypa
         clock[0] += 10.0
     assert seen == [0, 1, 2]
     assert waiting.seconds == 6.0
-
-
-def test_number_of_workers_is_the_constant_or_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [utils.choose_num_workers(number, gpu) for number in (0, 3)] == [0, 3]
-    assert utils.choose_num_workers(None, cpu) == 0
-    for cores, expected in ((4, 4), (64, 12)):
-        monkeypatch.setattr(utils.os, "sched_getaffinity", lambda _, n=cores: set(range(n)), raising=False)
-        assert utils.choose_num_workers(None, gpu) == expected

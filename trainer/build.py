@@ -22,15 +22,15 @@ import distributed
 import heads
 import losses
 import models_factory
-import utils
 from dataset import augmentations
 from dataset.batches import Batch
 from dataset.image_sizes import as_size
 from dataset.loading import EpochBatches
 from dataset.table import Table
-from models import backbones, batchnorm_sync, low_rank, recomputation
+from models import backbones, batchnorm_sync, compilation, low_rank, recomputation
+from models.devices import DeviceSettings, make_autocast
 from models_factory import make_example
-from trainer import optimizers, schedules, teachers
+from trainer import from_config, optimizers, schedules, teachers
 from trainer.optimizers import MovingAverage
 from utils import InputError
 
@@ -47,15 +47,19 @@ class Trainer:
     average: MovingAverage | None  # moving average of the model's weights; None where EMA_DECAY is 0
     change_batch: Callable[[Batch, int, int], Batch]  # (batch, epoch, step) -> batch: teachers, mixing, resizing
     scaler: torch.amp.GradScaler
-    precision: str  # off, bf16 or fp16
     autocast: Callable[[], Any]  # makes the context in which a forward pass runs
-    device: torch.device
+    settings: DeviceSettings  # how it uses its device
     micro_batch_size: int  # images that a process computes at once; 0: its share of the batch
     clip_norm: float  # longest gradient; 0: any length
     sam_rho: float  # radius of sharpness-aware steps; 0: plain steps
     statistics: dict[bool, Any] = field(default_factory=dict)  # trainer/step.py keeps them here between steps
 
     STATEFUL = ("objective", "optimizer", "schedule", "average", "scaler")  # the model's weights are saved apart
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.settings.device
 
     def state_dict(self) -> dict[str, Any]:
         """What an interrupted run goes on from, besides the model's weights."""
@@ -135,11 +139,11 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         model = batchnorm_sync.convert(model, device)
     if config.LORA_RANK:
         low_rank.adapt(model.backbone, config.LORA_RANK)
-    memory_format = torch.channels_last if config.CHANNELS_LAST else torch.contiguous_format
-    model.to(device).to(memory_format=memory_format)
+    settings = from_config.choose_settings(device)
+    model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # not in torch's annotations
     average = MovingAverage(model, config.EMA_DECAY) if config.EMA_DECAY else None
-    if config.COMPILE:
-        model.compile()
+    if settings.compiles:
+        compilation.compile_blocks(model.backbone)
     if config.USE_DIFFERENTIAL_LR:
         backbone_lr, head_lr = config.BACKBONE_BASE_LR, config.HEAD_BASE_LR
     else:
@@ -152,6 +156,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weight_decay=config.WEIGHT_DECAY,
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
         layer_decay=config.LAYER_DECAY,
+        is_fused=settings.fuses_optimizer,
     )
     epoch_steps = [count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)]
     plan = schedules.Plan(
@@ -163,10 +168,9 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         onecycle_peak=config.ONECYCLE_PEAK,
     )
     schedule = schedules.make_schedule(config.SCHEDULE, optimizer, plan)
-    precision = utils.choose_precision(config.MIXED_PRECISION, device)
-    if config.SAM_RHO and precision == "fp16":
+    if config.SAM_RHO and settings.precision == "fp16":
         raise InputError("SAM_RHO needs bf16 or float32, and this GPU has no bf16: set MIXED_PRECISION = 'off'")
-    autocast, scales_gradients = utils.make_autocast(precision, device)
+    autocast, scales_gradients = make_autocast(settings.precision, device)
     return Trainer(
         model=model,
         head_options=head_options,
@@ -176,9 +180,8 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         average=average,
         change_batch=make_batch_change(train.classes, device, autocast),
         scaler=torch.amp.GradScaler(device.type, enabled=scales_gradients),
-        precision=precision,
         autocast=autocast,
-        device=device,
+        settings=settings,
         micro_batch_size=config.MICRO_BATCH_SIZE,
         clip_norm=config.CLIP_GRADIENT_NORM,
         sam_rho=config.SAM_RHO,

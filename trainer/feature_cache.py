@@ -32,7 +32,7 @@ from dataset.batches import Batch
 from dataset.decoding import stamp_files
 from dataset.files import read_at
 from dataset.image_sizes import as_size
-from dataset.loading import Labels, count_images, load_batches, share_batches
+from dataset.loading import Labels, LoadingOptions, count_images, load_batches, share_batches
 from dataset.table import Table
 from dataset.whole_files import name_temporary, remove_leftovers, write_atomically
 from heads import pool
@@ -170,7 +170,7 @@ def make_feature_loader(
     *,
     shuffle: bool = False,
     seed: int = 0,
-    pin_memory: bool = False,
+    pins_memory: bool = False,
     targets: NDArray[np.float32] | None = None,
     weights: NDArray[np.float32] | None = None,
 ) -> DataLoader[Batch]:
@@ -179,7 +179,9 @@ def make_feature_loader(
     `views` are features (N, *shape), one for each epoch; `targets` (N, C) and `weights` (N,) replace those of `table`.
     """
     dataset = FeatureDataset(views, table, targets, weights)
-    return load_batches(dataset, batch_size, shuffle=shuffle, seed=seed, pin_memory=pin_memory)
+    return load_batches(
+        dataset, batch_size, shuffle=shuffle, seed=seed, options=LoadingOptions(pins_memory=pins_memory)
+    )
 
 
 def _extract(model: MultiLabelModel, backbone: nn.Module, images: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ def _compute(
     with path.open("wb") as file:
         _write_header(file, (num_rows, *shape))
         for batch in track(loader, title, num_rows):
-            images = batch.images.to(model.mean.device, non_blocking=True)
+            images = batch.to(model.mean.device).images
             if backbone is None:  # a copy that is faster, made from an example batch
                 backbone = fold_batchnorm(merge(model.backbone), model.normalize(images[:2]))
             with autocast():

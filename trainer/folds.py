@@ -33,6 +33,7 @@ from dataset.table import Table
 from evaluation import saved_scores, tuning
 from evaluation.saved_scores import SavedScores
 from models import checkpoints
+from models.devices import make_autocast
 from trainer import best_model, from_config, records, validation
 from trainer.build import choose_activation, choose_metric, make_objective
 from trainer.run_files import RunFiles
@@ -161,7 +162,7 @@ def measure_seen(checkpoint: Checkpoint, table: Table, path: Path, device: torch
     and their mean is no model.
     """
     model = models_factory.restore_model(checkpoint, path).to(device)
-    autocast, _ = utils.make_autocast(utils.choose_precision(config.MIXED_PRECISION, device), device)
+    autocast, _ = make_autocast(from_config.choose_settings(device).precision, device)
     scores = validation.compute_scores(
         model,
         make_eval_loader(table, device),

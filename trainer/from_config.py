@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import config
@@ -31,9 +32,27 @@ from dataset.label_corrections import Corrections
 from dataset.table import Table, map_classes
 from evaluation import slices
 from evaluation.prediction_files import find_base
+from models import devices
+from models.devices import DeviceSettings
 from predictor import Predictor
 from thresholds import Policy
 from utils import InputError
+
+
+def choose_settings(device: torch.device) -> DeviceSettings:
+    """How training uses `device`."""
+    return devices.choose_settings(
+        device,
+        precision=config.MIXED_PRECISION,
+        num_workers=config.NUM_WORKERS,
+        pictures_on=config.PICTURES_ON,
+        compiles=config.COMPILE,
+    )
+
+
+def choose_test_settings(device: torch.device) -> DeviceSettings:
+    """How a saved model, which computes in float32, uses `device`."""
+    return devices.choose_settings(device, num_workers=config.NUM_WORKERS, pictures_on=config.PICTURES_ON)
 
 
 class ImagesToPredict(NamedTuple):

@@ -73,7 +73,9 @@ def _keep(run: Run, rows: list[int], features: NDArray[np.float32] | None) -> No
     if find_reference(path, checkpoint):  # of an earlier run of this configuration
         return
     if features is None:
-        features = compute_features(predictor.load(path, str(run.trainer.device)), run.data.train.select(rows))
+        features = compute_features(
+            predictor.load(path, str(run.trainer.device), pictures_on=config.PICTURES_ON), run.data.train.select(rows)
+        )
     reference = join(run.data, rows, features, checkpoint)
     if reference:
         save_reference(run.files.folder / REFERENCE_FILE, reference)
@@ -137,7 +139,7 @@ def count_passes(run: Run) -> int:
 
 def compute_features(model: Predictor, table: Table) -> NDArray[np.float32]:
     """The features (n, D) of the images of `table`, computed as those of images to be predicted are."""
-    num_workers = utils.choose_num_workers(config.NUM_WORKERS, model.device)
+    num_workers = from_config.choose_test_settings(model.device).num_workers
     title = "training images to compare others with"
     return model.measure_features(table.paths, config.TEST_BATCH_SIZE, num_workers, title)
 

@@ -41,6 +41,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     decays_norms_and_biases: bool = True,
     layer_decay: float = 1.0,
+    is_fused: bool = True,
 ) -> Optimizer:
     """The optimizer called `name` in OPTIMIZERS, over parameter groups named "backbone" and "head".
 
@@ -54,6 +55,8 @@ def make_optimizer(
     The parameters of a frozen backbone belong to its group from the start: the optimizer skips parameters without a
     gradient. Its own weights beside low-rank parts, and a parameter of the head with `requires_grad` False, never
     train, so they belong to no group.
+
+    `is_fused`: one kernel steps all parameters, and allows `step_if`, where torch has it; on a CPU or a GPU of CUDA.
     """
     undecayed = set() if decays_norms_and_biases else list_undecayed(model)
     trained = {*list_trained(model.backbone), *(weight for weight in model.head.parameters() if weight.requires_grad)}
@@ -73,8 +76,8 @@ def make_optimizer(
             groups[layer + (", no decay" if key in undecayed else "")]["params"].append(parameter)
     make = OPTIMIZERS[name]
     options: dict[str, Any] = {}
-    if next(model.parameters()).device.type in ("cpu", "cuda") and "fused" in inspect.signature(make).parameters:
-        options["fused"] = True  # one kernel for all parameters, and `step_if`
+    if is_fused and "fused" in inspect.signature(make).parameters:
+        options["fused"] = True
     return make([group for group in groups.values() if group["params"]], **options)
 
 

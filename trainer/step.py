@@ -76,13 +76,14 @@ class Statistics:
             torch.where(where, kept, current, out=current)
 
 
-def split_batch(batch: Batch, size: int) -> Iterator[tuple[Batch, bool]]:
+def split_batch(batch: Batch, size: int, num_images: int) -> Iterator[tuple[Batch, bool]]:
     """Yield (micro-batch, whether it is the last) of about `size` images, at least two; 0: the whole batch.
 
-    Every process makes as many of them, since a forward pass may exchange numbers (GHM, SYNC_BATCHNORM).
+    Every process makes as many of them, since a forward pass may exchange numbers (GHM, SYNC_BATCHNORM). They all know
+    `num_images` of the step, of which the smallest share has the rounded-down part (EpochBatches): it decides.
     """
-    num_images = len(batch.images)
-    count = distributed.find_least(max(1, min(-(-num_images // size), num_images // 2))) if size else 1
+    smallest = num_images // distributed.count()
+    count = max(1, min(-(-smallest // size), smallest // 2)) if size else 1
     micro_batches = zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
     for number, tensors in enumerate(micro_batches, 1):
         yield Batch(*tensors), number == count

@@ -30,9 +30,12 @@ from dataset.batches import Batch
 from dataset.class_checks import judge_names
 from dataset.image_cache import ImageCache
 from dataset.image_sizes import Size, as_size
-from dataset.loading import EpochBatches
+from dataset.loading import EpochBatches, LoadingOptions
+from dataset.loading_processes import LoadingProcesses
+from dataset.plans import MOST_SENT
 from dataset.table import Table, join_tables
 from heads import pool
+from models.devices import count_free_cores
 from thresholds import require_promise
 from trainer import feature_cache, from_config, missing_labels, teachers
 from trainer.build import Trainer, choose_batch_size, is_frozen, searches_head
@@ -237,36 +240,62 @@ def make_augmentation() -> Augmentation:
 
 
 def make_train_loader(
-    data: Data, caches: ImageCaches, size: Size, device: torch.device, batch_size: int, shuffle: bool = True
+    data: Data,
+    caches: ImageCaches,
+    size: Size,
+    device: torch.device,
+    batch_size: int,
+    shuffle: bool = True,
+    processes: LoadingProcesses | None = None,
 ) -> DataLoader[Batch]:
-    """A loader of augmented training images. Each epoch has its own order and its own random augmentation."""
+    """A loader of augmented training images. Each epoch has its own order and its own random augmentation.
+
+    `processes` load them; None: as many as NUM_WORKERS says.
+    """
     transform = augmentations.make_train_transform(make_augmentation(), size, config.RESIZE_RULE)
     if caches.train and caches.train is caches.val:
         transform = augmentations.identity  # nothing is drawn, and cached images are resized already
+    share = batch_size if not shuffle else -(-batch_size // distributed.count())
+    options = choose_loading(device, share, size, processes)
     return loading.make_loader(
         data.train,
         transform,
         batch_size,
+        options=options,
         shuffle=shuffle,
         seed=config.SEED,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
-        pin_memory=device.type == "cuda",
         cached=caches.train.select(data.train.paths) if caches.train else None,
         targets=data.soft_targets,
         weights=data.weights,
     )
 
 
-def make_eval_loader(table: Table, device: torch.device, cache: ImageCache | None = None) -> DataLoader[Batch]:
-    """A loader of the images of `table`, in order, without augmentation."""
+def make_eval_loader(
+    table: Table, device: torch.device, cache: ImageCache | None = None, processes: LoadingProcesses | None = None
+) -> DataLoader[Batch]:
+    """A loader of the images of `table`, in order, without augmentation. See make_train_loader for `processes`."""
     transform = augmentations.make_eval_transform(config.RESIZE_RULE, config.IMAGE_SIZE)
     return loading.make_loader(
         table,
         augmentations.identity if cache else transform,
         config.TEST_BATCH_SIZE,
-        num_workers=utils.choose_num_workers(config.NUM_WORKERS, device),
-        pin_memory=device.type == "cuda",
+        options=choose_loading(device, config.TEST_BATCH_SIZE, as_size(config.IMAGE_SIZE), processes),
         cached=cache.select(table.paths) if cache else None,
+    )
+
+
+def choose_loading(
+    device: torch.device, batch_size: int, size: Size, processes: LoadingProcesses | None
+) -> LoadingOptions:
+    """How batches of `batch_size` pictures of `size` are loaded for `device`, in the room that there is."""
+    settings = from_config.choose_settings(device)
+    processes = processes or LoadingProcesses(settings.num_workers)
+    picture_bytes = 3 * math.prod(size) * (MOST_SENT**2 if settings.makes_pictures_on_gpu else 1)
+    return LoadingOptions(
+        processes=processes.fit(batch_size * picture_bytes, settings.pins_memory),
+        pins_memory=settings.pins_memory,
+        makes_on_device=settings.makes_pictures_on_gpu,
+        decodes_on_device=settings.decodes_on_gpu,
     )
 
 
@@ -300,6 +329,8 @@ class Stage(NamedTuple):
     train_loader: DataLoader[Batch]
     val_loader: DataLoader[Batch]
     seconds: float  # that it took to prepare this stage, within this epoch
+    processes: LoadingProcesses  # that load its images
+    waiting_share: float = 0.0  # of its last epoch, in which the network waited for batches; the first one not counted
 
     def count_images(self, step: int) -> int:
         """The number of images of a training step, of all processes together."""
@@ -308,33 +339,53 @@ class Stage(NamedTuple):
 
 
 def prepare_stage(trainer: Trainer, data: Data, caches: ImageCaches, epoch: int, present: Stage | None) -> Stage:
-    """The stage of `epoch`: the `present` one if nothing changes, else a new one."""
+    """The stage of `epoch`: the `present` one if nothing changes, else a new one.
+
+    Where the model waited for images in the present one, more processes load them from now on: see choose_processes.
+    """
     size = choose_image_size(epoch)
     keeps_features = is_frozen(epoch) and config.FROZEN_FEATURE_VIEWS > 0 and not changes_batches()
     keeps_features |= searches_head(epoch)
     key = (is_frozen(epoch), keeps_features, size)
-    if present and present.key == key:
-        return present._replace(seconds=0.0)
+    processes = choose_processes(trainer, present)
+    same = present if present and present.key == key else None
+    if same and same.processes == processes:
+        return same._replace(seconds=0.0)
+    if present and present.processes != processes:
+        share = f"{present.waiting_share:.0%}"
+        utils.say(f"the model waited {share} of the epoch for images: from now on {processes.describe()}")
     start = time.perf_counter()
-    feature_loaders = make_feature_loaders(trainer, data, caches) if keeps_features else None
+    feature_loaders = make_feature_loaders(trainer, data, caches) if keeps_features and not same else None
     if feature_loaders:
         network = trainer.model.head
         train_loader, val_loader = feature_loaders
     else:
         network = trainer.model
-        train_loader = make_train_loader(data, caches, size, trainer.device, choose_batch_size(epoch))
-        val_loader = make_eval_loader(data.val, trainer.device, caches.val)
+        train_loader = make_train_loader(
+            data, caches, size, trainer.device, choose_batch_size(epoch), processes=processes
+        )
+        val_loader = make_eval_loader(data.val, trainer.device, caches.val, processes)
     seconds = time.perf_counter() - start
     if feature_loaders:
         utils.say(f"frozen features, kept in {config.CACHE_FOLDER}: {utils.format_duration(seconds)}")
     return Stage(
         key=key,
         network=network,
-        trained_network=trainer.wrap(network),
+        trained_network=same.trained_network if same else trainer.wrap(network),
         train_loader=train_loader,
         val_loader=val_loader,
         seconds=seconds,
+        processes=processes,
     )
+
+
+def choose_processes(trainer: Trainer, present: Stage | None) -> LoadingProcesses:
+    """What loads the images of the next epoch: as NUM_WORKERS says or, for None, by how long the model has waited."""
+    if present is None:
+        return LoadingProcesses(trainer.settings.num_workers)
+    if config.NUM_WORKERS is not None or present.network is not trainer.model:  # it read features, which are at hand
+        return present.processes
+    return present.processes.grow(present.waiting_share, count_free_cores())
 
 
 def make_feature_loaders(
@@ -375,19 +426,19 @@ def make_feature_loaders(
         val_features = views[0]  # of the same images
     else:
         val_features = read_whole_features(trainer, data.val, caches, "frozen features of the validation split")
-    pin_memory = trainer.device.type == "cuda"
+    pins_memory = trainer.settings.pins_memory
     train_features_loader = feature_cache.make_feature_loader(
         views,
         data.train,
         choose_batch_size(1),
         shuffle=True,
         seed=config.SEED,
-        pin_memory=pin_memory,
+        pins_memory=pins_memory,
         targets=data.soft_targets,
         weights=data.weights,
     )
     val_features_loader = feature_cache.make_feature_loader(
-        [val_features], data.val, config.TEST_BATCH_SIZE, pin_memory=pin_memory
+        [val_features], data.val, config.TEST_BATCH_SIZE, pins_memory=pins_memory
     )
     return train_features_loader, val_features_loader
 
@@ -411,11 +462,19 @@ def read_features(
         loader=loader,
         table=table,
         shape=feature_cache.measure_features(trainer.model, size),
-        pixels=f"{transform}, {size} px, {trainer.precision} on {trainer.device.type}",
+        pixels=f"{transform}, {size} px, {trainer.settings.precision} on {trainer.device.type}{name_maker(trainer)}",
         folder=config.CACHE_FOLDER,
         autocast=trainer.autocast,
         title=title,
     )
+
+
+def name_maker(trainer: Trainer) -> str:
+    """What made pictures, for the names of features, where it was a GPU: its pixels differ from the CPU's."""
+    if not trainer.settings.makes_pictures_on_gpu:
+        return ""
+    decodes = trainer.settings.decodes_on_gpu and config.IMAGE_CACHE == "none"
+    return f", pictures {'decoded and ' * decodes}made on the GPU"
 
 
 def read_whole_features(trainer: Trainer, table: Table, caches: ImageCaches, title: str) -> feature_cache.FeatureFile:

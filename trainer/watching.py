@@ -9,7 +9,6 @@ import re
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 import config
@@ -23,6 +22,7 @@ from dataset.image_sizes import as_size
 from dataset.table import Table
 from evaluation import tuning
 from evaluation.pages import count
+from models.devices import count_loading_processes
 from models.features import OWN
 from trainer import loggers, records
 from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen, searches_head
@@ -33,7 +33,7 @@ from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.step import LookAtLogits
-from trainer.training_data import Data, changes_batches, make_augmentation, make_eval_loader
+from trainer.training_data import Data, changes_batches, choose_processes, make_augmentation, make_eval_loader
 from trainer.validation import Validation
 
 PICTURES = 16  # validation pictures that the loggers show
@@ -114,14 +114,16 @@ def see_epoch(run: Run, record: dict[str, Any], num_seen: int) -> None:
         num_overflowed=record["steps_overflowed"],
         num_seen=num_seen,
     )
-    if stage.network is trainer.model:  # else it read features, which are at hand
+    gets_more = choose_processes(trainer, stage) != stage.processes  # in the next epoch: then it will be seen
+    if stage.network is trainer.model and not gets_more:  # another network reads features, which are at hand
         run.doctor.look_at_loading(
             waiting_share=record["waiting_share"],
             seconds=record["seconds"] - record["preparation_seconds"],
             epochs_left=config.NUM_EPOCHS - record["epoch"],
-            num_workers=utils.choose_num_workers(config.NUM_WORKERS, trainer.device),
-            default_num_workers=utils.choose_num_workers(None, trainer.device),
+            num_workers=stage.processes.number,
+            default_num_workers=count_loading_processes(trainer.device),
             image_cache=config.IMAGE_CACHE,
+            pictures_on=config.PICTURES_ON if trainer.device.type == "cuda" else "",
         )
 
 
@@ -149,7 +151,7 @@ def see_validation(run: Run, validated: Validation, epoch: int) -> None:
         shown = run.data.val.select(range(min(PICTURES, len(run.data.val))))
         loader = make_eval_loader(shown, run.trainer.device)
         loading.share_batches(loader, 0, 1)  # all of them, though other processes have a share of the split
-        images = np.stack([image for batch in loader for image in batch.images.numpy()])
+        images = np.stack([image for batch in loader for image in batch.to(run.trainer.device).images.cpu().numpy()])
         probabilities = scores.probabilities[: len(shown)]
         run.logger.add_pictures(images, shown.targets, probabilities, validated.threshold, classes, epoch)
 
@@ -200,7 +202,7 @@ def print_configuration(run: Run) -> None:
         # few images make few steps an epoch, and steps are what a model learns by
         "epochs": _describe_epochs() + (f"; {count(num_steps, 'step')}" if num_steps else ""),
         "rates": _describe_rates(run),
-        "device": f"{run.trainer.device}, {torch.get_num_threads()} threads, mixed precision {run.trainer.precision}",
+        "device": run.trainer.settings.describe(run.trainer.optimizer),
     }
     if distributed.count() > 1:
         rows["device"] += f", {distributed.count()} processes"
@@ -220,6 +222,8 @@ def print_configuration(run: Run) -> None:
             f"--PRETRAINED_WEIGHTS {path}"
         )
     utils.say(*(f"{name:>8}  {text}" for name, text in rows.items()), "")
+    if run.trainer.settings.precision == "fp16" and run.trainer.device.type == "cpu":
+        utils.warn("MIXED_PRECISION is fp16, in which a CPU takes many times as long as in float32: set it to auto")
 
 
 def _describe_splits(data: Data) -> str:

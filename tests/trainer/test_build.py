@@ -166,7 +166,7 @@ def test_a_sharpness_aware_step_is_two_passes() -> None:
     torch.manual_seed(1)  # dropout, if any
     trainer.model.train()
     for step, batch in enumerate(batches):
-        assert take_step(trainer, trainer.model, batch, epoch=2, step=step).is_finite
+        assert take_step(trainer, trainer.model, batch, epoch=2, step=step, num_images=len(batch.images)).is_finite
 
     torch.manual_seed(0)
     other = make_trainer(line)

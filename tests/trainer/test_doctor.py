@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -598,7 +599,13 @@ def test_slow_loading_is_measured_and_answered(monkeypatch: pytest.MonkeyPatch) 
     assert share == pytest.approx(0.75)
 
     def look(
-        num_workers: int, chosen: int, cache: str, share: float = share, epochs: int = 10**5, looks: int = 2
+        num_workers: int,
+        chosen: int,
+        cache: str,
+        share: float = share,
+        epochs: int = 10**5,
+        looks: int = 2,
+        pictures_on: str = "",
     ) -> str:
         doctor = Doctor(say=lambda text: None)
         for _ in range(looks):
@@ -609,6 +616,7 @@ def test_slow_loading_is_measured_and_answered(monkeypatch: pytest.MonkeyPatch) 
                 num_workers=num_workers,
                 default_num_workers=chosen,
                 image_cache=cache,
+                pictures_on=pictures_on,
             )
         return doctor.findings.get("slow loading", "")
 
@@ -619,6 +627,17 @@ def test_slow_loading_is_measured_and_answered(monkeypatch: pytest.MonkeyPatch) 
     assert not look(1, 8, "none", looks=1), "the first epoch fills caches"
     assert not look(1, 8, "none", epochs=100), "a minute is not worth a word"
     assert not look(1, 8, "none", share=0.5)
+    assert "PICTURES_ON" not in look(8, 8, "none")
+
+    gpu = partial(look, share=0.21)  # a fifth of a GPU's time is worth a word
+    assert "NUM_WORKERS = None (8 processes here; it is 1)" in gpu(1, 8, "none", pictures_on="cpu")
+    assert 'set PICTURES_ON = "auto"' in gpu(8, 8, "none", pictures_on="cpu")
+    assert gpu(8, 8, "none", pictures_on="auto").endswith(
+        'set IMAGE_CACHE = "memory" or "disk", or PICTURES_ON = "gpu", by which the GPU decodes JPEGs, too'
+    )
+    assert gpu(8, 8, "none", pictures_on="gpu").endswith('set IMAGE_CACHE = "memory" or "disk"')
+    assert "dataset_tools.py resize" in gpu(15, 8, "disk", pictures_on="auto")
+    assert not look(1, 8, "none", share=0.2, pictures_on="auto")
 
 
 def test_a_model_that_has_just_begun_is_given_time(splits: tuple[Table, Table]) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 import config
+import distributed
 import models_factory
 import overrides
 import training
@@ -25,7 +29,6 @@ from models import recomputation
 from trainer import build
 from trainer.build import Trainer
 from trainer.step import Statistics, TakenStep
-from training import take_step
 from utils import InputError
 
 TARGETS = np.array(
@@ -52,6 +55,11 @@ def make_trainer(line: str = "") -> Trainer:
 def make_batch(num_images: int = 8) -> Batch:
     images = torch.randint(0, 256, (num_images, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator())
     return Batch(images, batches.as_float_targets(TARGETS[:num_images]), torch.linspace(0.5, 2, num_images))
+
+
+def take_step(trainer: Trainer, network: nn.Module, batch: Batch, epoch: int, step: int) -> TakenStep:
+    """A step of a process that is alone."""
+    return training.take_step(trainer, network, batch, epoch, step, len(batch.images))
 
 
 def copy_state(trainer: Trainer) -> dict[str, Tensor]:
@@ -86,10 +94,33 @@ def test_parts_add_up_to_the_batch(reduction: str, sam: float) -> None:
 
 
 def test_no_part_has_one_image() -> None:
-    trainer, sizes = make_trainer("--MICRO_BATCH_SIZE 3"), []
-    trainer.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    trainer, sizes = make_trainer("--MICRO_BATCH_SIZE 3"), list[int]()
+    trainer.model.register_forward_pre_hook(partial(note_size, sizes))
     take_step(trainer, trainer.model, make_batch(7), 1, 0)
     assert sizes == [3, 2, 2]
+
+
+def note_size(sizes: list[int], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    sizes.append(len(inputs[0]))
+
+
+@pytest.mark.parametrize(("num_images", "expected"), [(15, 3), (16, 3), (13, 2), (9, 2), (5, 1)])
+def test_processes_agree_on_the_parts_of_a_step_without_an_exchange(
+    num_images: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes the second may have an image less. A step exchanges the number of entries alone."""
+    trainer, exchanged = make_trainer("--MICRO_BATCH_SIZE 3"), []
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, **options: exchanged.append(tensor.numel()))
+    for share in (math.ceil(num_images / 2), num_images // 2):
+        sizes: list[int] = []
+        hook = trainer.model.register_forward_pre_hook(partial(note_size, sizes))
+        training.take_step(trainer, trainer.model, make_batch(share), 1, 0, num_images)
+        hook.remove()
+        assert len(sizes) == expected
+        assert min(sizes) >= 2
+        assert sum(sizes) == share
+    assert exchanged == [1, 1]
 
 
 @pytest.mark.parametrize("limit", [0.01, 1e6])

@@ -71,7 +71,8 @@ def test_no_file_stays_open_for_a_batch_of_a_loading_process() -> None:
     dataset = feature_cache.FeatureDataset([features[:, :, None, None]], table)
     network, counts = make_network(), []
     network.register_forward_hook(lambda *_: counts.append(len(list(Path("/proc/self/fd").iterdir()))))
-    loader = loading.load_batches(dataset, 2, num_workers=1)
+    options = loading.LoadingOptions(loading.LoadingProcesses(1))
+    loader = loading.load_batches(dataset, 2, options=options)
     scores = validation.compute_scores(network, loader, make_objective(), CPU)
     assert len(counts) == NUM_IMAGES // 2
     assert max(counts[-10:]) <= max(counts[:10])
