@@ -38,6 +38,7 @@ from models.novelty import (
     save_reference,
 )
 from predictor import Predictor
+from trainer import from_config
 from trainer.build import is_frozen, searches_head
 from trainer.run import Run
 from trainer.training_data import (
