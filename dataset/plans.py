@@ -109,16 +109,18 @@ def make_planner(transform: Transform) -> Planner:
 def take_part(image: NDArray[np.uint8] | Tensor, plan: Plan) -> Part:
     """Take what `plan` needs out of `image`, uint8 (H, W, 3), on the device where it is; a large crop is resized."""
     pixels = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
-    needed = [side.find_needed() for side in (plan.rows, plan.columns)]
-    is_large = any(len(sent) > MOST_SENT * kept for sent, kept in zip(needed, plan.size, strict=True))
-    if is_large or plan.interpolation:  # the device does not resize as PIL does
+    if plan.interpolation or _is_large(plan):  # the device does not resize as PIL does
         pixels, plan = _resize_now(pixels, plan)
-        needed = [side.find_needed() for side in (plan.rows, plan.columns)]
     sides = []
-    for dim, (side, sent) in enumerate(zip((plan.rows, plan.columns), needed, strict=True)):
-        pixels = pixels.narrow(dim, side.start + sent.start, len(sent))
-        sides.append(side._replace(offset=sent.start))
+    for dim, side in enumerate((plan.rows, plan.columns)):
+        needed = side.find_needed()
+        pixels = pixels.narrow(dim, side.start + needed.start, len(needed))
+        sides.append(side._replace(offset=needed.start))
     return Part(pixels.contiguous(), plan._replace(rows=sides[0], columns=sides[1]))
+
+
+def _is_large(plan: Plan) -> bool:
+    return any(len(side.find_needed()) > MOST_SENT * side.kept for side in (plan.rows, plan.columns))
 
 
 def _resize_now(pixels: Tensor, plan: Plan) -> tuple[Tensor, Plan]:
@@ -151,7 +153,7 @@ def _find_first(side: int, kept: int) -> int:
 def _list_steps(transform: Any) -> list[Callable[[Plan], Plan]]:
     """The steps of `transform`, each a function of the plan so far that draws what comes next."""
     if isinstance(transform, v2.Compose):
-        return [step for part in transform.transforms for step in _list_steps(part)]
+        return [step for inner in transform.transforms for step in _list_steps(inner)]
     for kind in (getattr(transform, "func", None), type(transform), transform):
         if kind in STEPS:
             return [partial(STEPS[kind], transform)]
