@@ -416,9 +416,10 @@ class Predictor:
         """B images, as they were read in each of S sizes, as S tensors uint8 (B, 3, H, W)."""
         views = []
         for sized in zip(*images, strict=True):
-            if isinstance(sized[0], np.ndarray):
+            first = sized[0]
+            if isinstance(first, np.ndarray):
                 # a single one may be a whole photograph, which stacking would copy
-                views.append(torch.from_numpy(np.stack(sized) if len(sized) > 1 else sized[0][None]))
+                views.append(torch.from_numpy(np.stack(sized) if len(images) > 1 else first[None]))
             else:
                 from dataset.device_decoding import send
                 from dataset.plans import Part
@@ -672,7 +673,8 @@ def bring_to_sizes(
     if makes_on_gpu:
         from dataset.plans import take_part
 
-        plans = [_make_planner(resize_rule, size)(*pixels.shape[:2], 0) for size in sizes]
+        height, width, _ = pixels.shape
+        plans = [_make_planner(resize_rule, size)(height, width, 0) for size in sizes]
         return [Cut(part.pixels.numpy(), part.plan) for part in (take_part(pixels, plan) for plan in plans)]
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     return [_make_transform(resize_rule, size)(image).numpy() for size in sizes]

@@ -66,7 +66,8 @@ def find_size(data: bytes, is_whole: bool = False) -> tuple[int, int] | None:
     if data[:2] != b"\xff\xd8":
         return None
     try:
-        height, width, colours, sampling = simplejpeg.decode_jpeg_header(data)
+        *sides, colours, sampling = simplejpeg.decode_jpeg_header(data)
+        height, width = map(int, sides)
         frames = [marker for marker, _ in list_segments(data) if marker in START_OF_FRAME]
         if colours not in COLOURS or sampling not in SAMPLINGS or frames != [BASELINE]:
             return None

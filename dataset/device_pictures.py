@@ -25,7 +25,7 @@ from torchvision.transforms.v2.functional._color import _hsv_to_rgb, _rgb_to_gra
 from dataset.augmentations import GREY
 from dataset.image_sizes import Size
 from dataset.plans import BLACK, Operation, Part
-from dataset.resize_weights import KERNELS, make_weights
+from dataset.resize_weights import make_weights
 
 CHUNK_BYTES = 256e6  # that are worked on at a time, so that a large batch takes little memory beside itself
 FLOATS_OF_OPERATION = 10  # for each number of a picture: that of `hue`, which has the most
@@ -54,7 +54,6 @@ class SentImages:
     rounds: list[list[Group]]
     size: Size  # of all pictures
     num_taps: tuple[int, int]  # of rows and columns
-    kernel: str
     fill: tuple[int, ...]
     is_ready: bool  # whether the pixels are the resized pictures
 
@@ -77,15 +76,15 @@ class SentImages:
 def send(parts: Sequence[Part]) -> SentImages:
     """Put together what is sent of a batch's images. Raises ValueError unless their pictures get the same size."""
     plans = [part.plan for part in parts]
-    alike = {(plan.size, plan.fill, plan.kernel) for plan in plans}
+    alike = {(plan.size, plan.fill) for plan in plans}
     if len(alike) != 1:
-        raise ValueError(f"the pictures of a batch differ in size, borders or resize rule: {sorted(alike)}")
-    ((size, fill, kernel),) = alike
+        raise ValueError(f"the pictures of a batch differ in size or in the colour of borders: {sorted(alike)}")
+    ((size, fill),) = alike
     heights, widths = zip(*(part.pixels.shape[:2] for part in parts), strict=True)
     pixels = torch.zeros(len(parts), max(heights), max(widths), 3, dtype=torch.uint8, device=parts[0].pixels.device)
     for room, part in zip(pixels, parts, strict=True):
         room[: len(part.pixels), : part.pixels.shape[1]] = part.pixels
-    sides = [[[*side, side.find_unit(kernel)] for side in (plan.rows, plan.columns)] for plan in plans]
+    sides = [[[*side, side.unit] for side in (plan.rows, plan.columns)] for plan in plans]
     rounds, order, values = _sort_operations([plan.operations for plan in plans])
     return SentImages(
         pixels=pixels,
@@ -94,11 +93,7 @@ def send(parts: Sequence[Part]) -> SentImages:
         values=values,
         rounds=rounds,
         size=size,
-        num_taps=(
-            max(plan.rows.count_taps(kernel) for plan in plans),
-            max(plan.columns.count_taps(kernel) for plan in plans),
-        ),
-        kernel=kernel,
+        num_taps=(max(plan.rows.num_taps for plan in plans), max(plan.columns.num_taps for plan in plans)),
         fill=fill,
         is_ready=all(plan.rows.is_ready and plan.columns.is_ready for plan in plans),
     )
@@ -153,20 +148,19 @@ def _resize(images: SentImages) -> Tensor:
     """The resized pictures, uint8 (B, 3, h, w)."""
     height, width = images.size
     old_height, old_width = images.pixels.shape[1:3]
-    # the pixels; for each byte of the weights, their products, and themselves; sums; places of the weights, of 64 bits
-    num_bytes = KERNELS[images.kernel].num_bytes
-    num_floats = 3 * old_height * old_width + 3 * (num_bytes + 2) * width * (old_height + height)
-    num_floats += (num_bytes + 2) * (old_height * height + old_width * width)
+    # pixels; two products, their sum and what is left of it; two halves of the weights, whose places have 64 bits
+    num_floats = 3 * old_height * old_width + 12 * width * (old_height + height)
+    num_floats += 5 * (old_height * height + old_width * width)
     return torch.cat([_resize_rows(images, rows) for rows in _cut(0, len(images), num_floats)])
 
 
 def _resize_rows(images: SentImages, chosen: slice) -> Tensor:
     """`_resize` of some rows of the batch. First widths, then heights, and whole numbers between them, as on a CPU."""
-    (height, width), kernel, sides = images.size, images.kernel, images.sides[chosen]
+    (height, width), sides = images.size, images.sides[chosen]
     pixels = images.pixels[chosen]
     number, old_height, old_width, _ = pixels.shape
-    columns = make_weights(sides[:, 1], width, old_width, images.num_taps[1], kernel)
-    rows = make_weights(sides[:, 0], height, old_height, images.num_taps[0], kernel)
+    columns = make_weights(sides[:, 1], width, old_width, images.num_taps[1])
+    rows = make_weights(sides[:, 0], height, old_height, images.num_taps[0])
     lines = pixels.permute(0, 1, 3, 2).to(torch.float32, memory_format=torch.contiguous_format)  # (B, H, 3, W)
     lines = columns.sum_columns(lines.flatten(1, 2)).reshape(number, old_height, 3 * width)
     pictures = rows.sum_rows(lines).reshape(number, height, 3, width).permute(0, 2, 1, 3)

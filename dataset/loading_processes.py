@@ -44,7 +44,8 @@ class LoadingProcesses(NamedTuple):
 
         `is_pinned`: batches do not stay there, but come into pinned memory.
 
-        Where there is no room left, torch loses batches or its processes die: a container often has 64 MB.
+        Where there is no room, torch loses the batch, or the process dies, and a run may wait for it without end. A
+        container often has 64 MB.
         """
         if not self.number or not SHARED_MEMORY.is_dir():
             return self

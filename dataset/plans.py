@@ -6,7 +6,7 @@
     images = device_pictures.send([part])   # of a batch
 
 The loading process resizes large crops by itself, exactly as without plans: a batch of photographs of 12 megapixels
-would take gigabytes.
+would take gigabytes. By timm's rules it resizes all of them, with PIL, which rounds otherwise than torch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
     rows: Side
     columns: Side
-    kernel: str = "torch"  # a key of resize_weights.KERNELS
+    interpolation: str = ""  # of PIL, for a rule of timm's; "" where torch resizes
     fill: tuple[int, ...] = BLACK  # RGB of the borders
     operations: tuple[Operation, ...] = ()
 
@@ -63,13 +63,13 @@ class Plan(NamedTuple):
     def add(self, *operations: Operation) -> Plan:
         return self._replace(operations=self.operations + operations)
 
-    def resize(self, size: Size | list[int], kernel: str = "torch") -> Plan:
+    def resize(self, size: Size | list[int], interpolation: str = "") -> Plan:
         """The plan which resizes the image, or the crop that was taken of it."""
         rows, columns = (
             side._replace(resized=pixels, kept=pixels)
             for side, pixels in zip((self.rows, self.columns), size, strict=True)
         )
-        return self._replace(rows=rows, columns=columns, kernel=kernel)
+        return self._replace(rows=rows, columns=columns, interpolation=interpolation)
 
     def cut_middle(self, size: Size | list[int], fill: tuple[int, ...] = BLACK) -> Plan:
         """The plan which cuts out the middle, or puts a border around what is smaller, as torchvision does."""
@@ -110,16 +110,18 @@ def make_planner(transform: Transform) -> Planner:
 def take_part(image: NDArray[np.uint8] | Tensor, plan: Plan) -> Part:
     """Take what `plan` needs out of `image`, uint8 (H, W, 3), on the device where it is; a large crop is resized."""
     pixels = torch.from_numpy(image) if isinstance(image, np.ndarray) else image
-    needed = [side.find_needed(plan.kernel) for side in (plan.rows, plan.columns)]
-    is_large = any(len(sent) > MOST_SENT * kept for sent, kept in zip(needed, plan.size, strict=True))
-    if is_large or plan.kernel == "nearest":  # of two pixels that are as near, PIL takes one or the other
+    if plan.interpolation or _is_large(plan):  # the device does not resize as PIL does
         pixels, plan = _resize_now(pixels, plan)
-        needed = [side.find_needed(plan.kernel) for side in (plan.rows, plan.columns)]
     sides = []
-    for dim, (side, sent) in enumerate(zip((plan.rows, plan.columns), needed, strict=True)):
-        pixels = pixels.narrow(dim, side.start + sent.start, len(sent))
-        sides.append(side._replace(offset=sent.start))
+    for dim, side in enumerate((plan.rows, plan.columns)):
+        needed = side.find_needed()
+        pixels = pixels.narrow(dim, side.start + needed.start, len(needed))
+        sides.append(side._replace(offset=needed.start))
     return Part(pixels.contiguous(), plan._replace(rows=sides[0], columns=sides[1]))
+
+
+def _is_large(plan: Plan) -> bool:
+    return any(len(side.find_needed()) > MOST_SENT * side.kept for side in (plan.rows, plan.columns))
 
 
 def _resize_now(pixels: Tensor, plan: Plan) -> tuple[Tensor, Plan]:
@@ -127,11 +129,12 @@ def _resize_now(pixels: Tensor, plan: Plan) -> tuple[Tensor, Plan]:
     for dim, side in enumerate((plan.rows, plan.columns)):
         pixels = pixels.narrow(dim, side.start, side.length)
     height, width = plan.rows.resized, plan.columns.resized
-    if plan.kernel == "torch":
-        pixels = F.resize(pixels.permute(2, 0, 1), [height, width], antialias=True).permute(1, 2, 0)
-    else:
-        image = Image.fromarray(pixels.cpu().numpy()).resize((width, height), Image.Resampling[plan.kernel.upper()])
+    if plan.interpolation:
+        method = Image.Resampling[plan.interpolation.upper()]
+        image = Image.fromarray(pixels.cpu().numpy()).resize((width, height), method)
         pixels = torch.from_numpy(np.array(image)).to(pixels.device)
+    else:
+        pixels = F.resize(pixels.permute(2, 0, 1), [height, width], antialias=True).permute(1, 2, 0)
     sides = []
     for dim, side in enumerate((plan.rows, plan.columns)):
         begin, end = max(side.first, 0), min(side.first + side.kept, side.resized)
@@ -151,7 +154,7 @@ def _find_first(side: int, kept: int) -> int:
 def _list_steps(transform: Any) -> list[Callable[[Plan], Plan]]:
     """The steps of `transform`, each a function of the plan so far that draws what comes next."""
     if isinstance(transform, v2.Compose):
-        return [step for part in transform.transforms for step in _list_steps(part)]
+        return [step for inner in transform.transforms for step in _list_steps(inner)]
     for kind in (getattr(transform, "func", None), type(transform), transform):
         if kind in STEPS:
             return [partial(STEPS[kind], transform)]

@@ -204,11 +204,11 @@ def test_features_of_other_pictures_are_not_taken(
     for way in WAYS:
         place(way)
         described.clear()
-        training.main(
-            [*make_small_run(shared_dataset, tmp_path), "--NUM_EPOCHS=1", "--FREEZE_BACKBONE=True", "--RESUME=never"]
-        )
+        frozen = ["--NUM_EPOCHS=1", "--FREEZE_BACKBONE=True", "--UNFREEZE_BACKBONE_EPOCH=0", "--RESUME=never"]
+        pretrained = ["--MODEL_NAME=efficientnet_lite0", "--PRETRAINED_WEIGHTS=default"]
+        training.main([*make_small_run(shared_dataset, tmp_path), *frozen, *pretrained])
         found = {path.name for path in (tmp_path / "cache").glob("features_*.npy")}
-        assert len(found - files) == 2, "training and validation images"
+        assert len(found - files) == 3, "for training and validation, and to compare images with"
         files = found
         ending = {"cpu": "on cpu", "auto": "on cpu, pictures made on the GPU",
                   "gpu": "on cpu, pictures decoded and made on the GPU"}[way]  # fmt: skip
