@@ -90,7 +90,7 @@ def main(checkpoint: Path, dataset: Path, folders: Sequence[Path]) -> None:
     train, test = (dataset_readers.read_dataset(dataset, split=split) for split in ("train", "test"))
     f1, highest = measure_f1(model, test.paths, test.targets)
     print(compare_tenth(f1, np.argsort(highest), "least confident"), flush=True)
-    train = train.select(novelty.choose_rows(len(train)))
+    train = train.select(novelty.choose_rows(len(train), novelty.MOST_IMAGES))
     seen = model.measure_features(train.paths, title="training images")
     features = model.measure_features(test.paths, title="test images")
     with tempfile.TemporaryDirectory() as folder:
