@@ -90,7 +90,7 @@ def complete(name: str) -> None:
             spec.loader.exec_module(package)
         finally:
             _running.remove(name)
-        package.__class__ = ModuleType
+        package.__class__ = ModuleType  # pyright: ignore[reportAttributeAccessIssue]
         if HUB in sys.modules and name == "timm.models":
             importlib.reload(sys.modules[HUB])  # now with huggingface_hub, see `import_registry`
 
