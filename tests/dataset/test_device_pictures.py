@@ -23,6 +23,7 @@ from dataset.augmentations import Augmentation, apply_seeded, make_eval_transfor
 from dataset.batches import Batch, Transform
 from dataset.device_pictures import SentImages, send
 from dataset.plans import MOST_SENT, make_planner, take_part
+from dataset.resize_rules import RESIZE_RULES
 from dataset.resize_weights import Side, make_weights
 from dataset.timm_rules import INTERPOLATIONS
 
@@ -57,7 +58,10 @@ def make_on_cpu(transform: Transform, images: Sequence[Pixels]) -> Tensor:
 
 def send_images(transform: Transform, images: Sequence[Pixels], first_seed: int = 0) -> SentImages:
     draw = make_planner(transform)
-    parts = [take_part(image, draw(*image.shape[:2], first_seed + number)) for number, image in enumerate(images)]
+    parts = [
+        take_part(image, draw(image.shape[0], image.shape[1], first_seed + number))
+        for number, image in enumerate(images)
+    ]
     return send(pickle.loads(pickle.dumps(parts)))  # as between processes
 
 
@@ -71,7 +75,7 @@ def measure_difference(pictures: Tensor, expected: Tensor) -> int:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", RESIZE_RULES)
 @pytest.mark.parametrize("name", augmentations.AUGMENTATIONS)
 def test_resized_and_mirrored_pictures_are_the_transforms_but_for_rounding(
     name: str, rule: str, size: tuple[int, int]
@@ -82,7 +86,7 @@ def test_resized_and_mirrored_pictures_are_the_transforms_but_for_rounding(
     assert measure_difference(send_images(transform, images).to("cpu"), expected) <= 1
 
 
-@pytest.mark.parametrize("rule", augmentations.RESIZE_RULES)
+@pytest.mark.parametrize("rule", RESIZE_RULES)
 def test_resized_pictures_are_the_bits_of_torchs_integers(rule: str) -> None:
     """Where torch resizes in whole numbers, as on processors with AVX2, so are all that are made from plans."""
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
