@@ -32,8 +32,8 @@ from dataset.image_sizes import Size
 from dataset.resize_weights import Side
 from dataset.timm_rules import TimmTransform
 
-# Up to this many times the picture's sides, pixels are sent as they are. Most crops of the usual data sets, of some
-# 500 pixels, are below it for pictures of 224; a batch takes at most 6.25 times the bytes of its pictures.
+# Up to this many times the picture's sides, pixels are sent as they are. Crops of photographs of 500 pixels are below
+# it for pictures of 224; a batch takes at most 6.25 times the bytes of its pictures.
 MOST_SENT = 2.5
 BLACK = (0, 0, 0)
 
@@ -169,7 +169,7 @@ def _keep(step: Any, plan: Plan) -> Plan:
     return plan
 
 
-def _squash(step: v2.Resize, plan: Plan) -> Plan:
+def _squash(step: Any, plan: Plan) -> Plan:
     return plan.resize(step.size)
 
 
@@ -182,7 +182,7 @@ def _fit(step: Any, plan: Plan) -> Plan:
     return plan.resize(find_fitting(plan.size, size)).cut_middle(size)
 
 
-def _cut_middle(step: v2.CenterCrop, plan: Plan) -> Plan:
+def _cut_middle(step: Any, plan: Plan) -> Plan:
     return plan.cut_middle(step.size)
 
 
@@ -190,7 +190,7 @@ def _resize_as_timm(step: TimmTransform, plan: Plan) -> Plan:
     return plan.resize(step.find_resized(plan.size), step.interpolation).cut_middle(step.size, step.find_fill())
 
 
-def _crop(step: v2.RandomResizedCrop, plan: Plan) -> Plan:
+def _crop(step: Any, plan: Plan) -> Plan:
     drawn = step.make_params([_make_blank(plan)])
     rows = Side(drawn["top"], drawn["height"], drawn["height"], 0, drawn["height"])
     columns = Side(drawn["left"], drawn["width"], drawn["width"], 0, drawn["width"])
