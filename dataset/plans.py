@@ -33,8 +33,8 @@ from dataset.resize_rules import cover_and_cut, find_cover, find_covering, find_
 from dataset.resize_weights import Side
 from dataset.timm_rules import TimmTransform
 
-# Up to this many times the picture's sides, pixels are sent as they are. Most crops of the usual data sets, of some
-# 500 pixels, are below it for pictures of 224; a batch takes at most 6.25 times the bytes of its pictures.
+# Up to this many times the picture's sides, pixels are sent as they are. Crops of photographs of 500 pixels are below
+# it for pictures of 224; a batch takes at most 6.25 times the bytes of its pictures.
 MOST_SENT = 2.5
 BLACK = (0, 0, 0)
 
@@ -188,7 +188,7 @@ def _resize_as_timm(step: TimmTransform, plan: Plan) -> Plan:
     return plan.resize(step.find_resized(plan.size), step.interpolation).cut_middle(step.size, step.find_fill())
 
 
-def _crop(step: v2.RandomResizedCrop, plan: Plan) -> Plan:
+def _crop(step: Any, plan: Plan) -> Plan:
     drawn = step.make_params([_make_blank(plan)])
     rows = Side(drawn["top"], drawn["height"], drawn["height"], 0, drawn["height"])
     columns = Side(drawn["left"], drawn["width"], drawn["width"], 0, drawn["width"])

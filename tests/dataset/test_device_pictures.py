@@ -59,8 +59,7 @@ def make_on_cpu(transform: Transform, images: Sequence[Pixels]) -> Tensor:
 def send_images(transform: Transform, images: Sequence[Pixels], first_seed: int = 0) -> SentImages:
     draw = make_planner(transform)
     parts = [
-        take_part(image, draw(image.shape[0], image.shape[1], first_seed + number))
-        for number, image in enumerate(images)
+        take_part(image, draw(len(image), image.shape[1], first_seed + number)) for number, image in enumerate(images)
     ]
     return send(pickle.loads(pickle.dumps(parts)))  # as between processes
 
