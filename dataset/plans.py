@@ -192,7 +192,7 @@ def _crop(step: Any, plan: Plan) -> Plan:
     drawn = step.make_params([_make_blank(plan)])
     rows = Side(drawn["top"], drawn["height"], drawn["height"], 0, drawn["height"])
     columns = Side(drawn["left"], drawn["width"], drawn["width"], 0, drawn["width"])
-    return plan._replace(rows=rows, columns=columns).resize(Size(*step.size))  # pyright: ignore[reportGeneralTypeIssues]
+    return plan._replace(rows=rows, columns=columns).resize(Size(*step.size))
 
 
 def _mirror(step: v2.RandomHorizontalFlip, plan: Plan) -> Plan:
