@@ -236,7 +236,7 @@ class Panels(NamedTuple):
     axes: Axes
     corners: dict[int, tuple[float, float]]  # {class: left and lower edge of its panel}
 
-    def place(self, c: int, across: ArrayLike, upward: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    def place(self, c: int, across: ArrayLike, upward: ArrayLike) -> tuple[Any, Any]:
         """Where points lie on the axes that are given as shares of the panel of class `c`, from its lower left."""
         left, bottom = self.corners[c]
         return left + SIDE * np.asarray(across), bottom + SIDE * np.asarray(upward)
@@ -271,7 +271,7 @@ def make_panels(title: str, names: Sequence[str], positives: NDArray[Any]) -> Pa
     """Panels of the classes with the most `positives` (C,), MAX_PANELS at most, under their `names` and a title."""
     from matplotlib.figure import Figure
 
-    chosen = sorted(np.argsort(-positives, kind="stable")[:MAX_PANELS].tolist())
+    chosen: list[int] = sorted(np.argsort(-positives, kind="stable")[:MAX_PANELS].tolist())
     columns = min(max(3, math.ceil(math.sqrt(2 * len(chosen)))), MAX_COLUMNS)
     rows = math.ceil(len(chosen) / columns)
     right, top = MARGINS[0] + columns * (SIDE + GAPS[0]) - GAPS[0], MARGINS[1] + rows * (SIDE + GAPS[1]) - GAPS[1]
