@@ -54,8 +54,10 @@ def resize(image: Tensor, size: Size) -> Tensor:
     """The image uint8 (3, H, W) in `size`: bilinear, with antialiasing."""
     if image.shape[-2:] == size:
         return image
-    # a decoded image has its colours side by side: the batch of one says so in its strides, and is not copied
-    pixels = image.movedim(0, -1)[None].movedim(-1, 1) if image.stride(0) == 1 else image[None]
+    pixels = image[None]
+    if pixels.is_contiguous(memory_format=torch.channels_last):
+        # a decoded image has its colours side by side: the batch of one says so in its strides, and is not copied
+        pixels = image.movedim(0, -1)[None].movedim(-1, 1)
     if not _resizes_bytes():
         pixels = pixels.float()
     resized = functional.interpolate(pixels, list(size), mode="bilinear", align_corners=False, antialias=True)[0]

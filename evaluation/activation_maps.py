@@ -39,7 +39,7 @@ class Trace:
 
     model: MultiLabelModel
     size: Size  # of the image
-    outputs: list[Tensor]  # of the backbone's layers, in the order in which they ran
+    outputs: list[tuple[nn.Module, Tensor]]  # layers of the backbone and what they gave, in the order in which they ran
     features: Tensor  # (1, D, h, w) or (1, T, D), the input of the head
     logits: Tensor  # (C,)
 
@@ -47,6 +47,7 @@ class Trace:
 class Grid(NamedTuple):
     """A layer's output, and how its values are arranged as a map."""
 
+    layer: nn.Module | None  # None: no position affects the logits of this image, and of another one some may
     output: Tensor
     arrange: Callable[[Tensor], Tensor]  # a tensor of the output's shape -> (D, h, w)
 
@@ -56,22 +57,28 @@ class Grid(NamedTuple):
         return self.arrange(self.output)
 
 
-def follow(model: MultiLabelModel, image: Tensor) -> Trace:
-    """Run the model on an image, uint8 (3, H, W) on the model's device. The model stays in eval mode afterwards."""
+def follow(model: MultiLabelModel, image: Tensor, layer: nn.Module | None = None) -> Trace:
+    """Run the model on an image, uint8 (3, H, W) on the model's device. The model stays in eval mode afterwards.
+
+    With a `layer`, that of `find_grid` for an earlier image of the same size, gradients are kept from there on only,
+    which takes less time and memory.
+    """
     model.eval()
-    outputs: list[Tensor] = []
+    outputs: list[tuple[nn.Module, Tensor]] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if isinstance(output, Tensor):
-            outputs.append(output)
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor):
+            return output
+        if layer is not None:
+            torch.set_grad_enabled(True)
+            output = output.detach().requires_grad_().clone()  # a clone may be changed in place by the next layer
+        outputs.append((module, output))
+        return output
 
-    hooks = [
-        module.register_forward_hook(keep)
-        for name, module in model.backbone.named_modules()
-        if "attn" not in name and "attention" not in name  # queries, keys and values are not the features of a place
-    ]
+    layers = [layer] if layer is not None else list_layers(model.backbone)
+    hooks = [module.register_forward_hook(keep) for module in layers]
     try:
-        with torch.enable_grad():
+        with torch.set_grad_enabled(layer is None):
             features = model.extract_features(image[None].float().requires_grad_())
             logits = model.head(features)[0]
     finally:
@@ -80,19 +87,27 @@ def follow(model: MultiLabelModel, image: Tensor) -> Trace:
     return Trace(model, Size(*image.shape[1:]), outputs, features, logits)
 
 
+def list_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The layers whose outputs may be a map: all but those inside an attention.
+
+    Queries, keys and values are not the features of a place.
+    """
+    return [module for name, module in backbone.named_modules() if "attn" not in name and "attention" not in name]
+
+
 def find_grid(trace: Trace) -> Grid:
     """The output of the last layer whose positions affect the logits. Raises InputError where there is none.
 
     For a transformer that classifies by its class token, this is the norm before the attention of the last block:
     later layers give no gradient to the other positions.
     """
-    for output in reversed(trace.outputs):
+    for layer, output in reversed(trace.outputs):
         arrange = _find_arrangement(trace, output)
         if arrange is None:
             continue
         gradient = torch.autograd.grad(trace.logits.sum(), output, retain_graph=True, allow_unused=True)[0]
         if gradient is not None and (arrange(gradient).any() or not gradient.any()):
-            return Grid(output, arrange)
+            return Grid(layer if gradient.any() else None, output, arrange)
     raise InputError("no layer of this backbone gives a map or a grid of tokens: it has no class activation maps")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation import activation_maps
 from export import engines
@@ -34,6 +34,7 @@ class MapMaker:
     def __init__(self, model: Predictor, *, reads_file: bool = True) -> None:
         self.model, self.problem = model, ""
         self.network: MultiLabelModel | None = None
+        self.layer: nn.Module | None = None  # whose output the maps are of; None: no map was made yet
         if isinstance(model.run, TorchRun):
             self.network = model.run.model
         elif not reads_file:
@@ -52,7 +53,8 @@ class MapMaker:
         if self.network is None or self.problem:
             return None
         try:
-            trace = activation_maps.follow(self.network, image.to(self.model.device))
+            trace = activation_maps.follow(self.network, image.to(self.model.device), self.layer)
+            self.layer = activation_maps.find_grid(trace).layer
             return activation_maps.METHODS[METHOD](trace, labels).cpu()
         except InputError as error:
             self.problem = f"There are no maps: {error}."

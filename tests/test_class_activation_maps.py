@@ -267,6 +267,31 @@ def test_maps_of_an_oblong_model_have_its_shape(name: str, head: str, shape: tup
         assert found.shape == (2, *(shape[::-1] if turned else shape))
 
 
+def count_steps(trace: activation_maps.Trace) -> int:
+    """How many operations a gradient of the logits could go back through."""
+    waiting, seen = [trace.logits.grad_fn], set[object]()
+    while waiting:
+        step = waiting.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            waiting += [earlier for earlier, _ in step.next_functions]
+    return len(seen)
+
+
+@pytest.mark.parametrize("head", ["linear", "ml_decoder"])
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "test_vit", "convnext_tiny", "test_convnext"])
+def test_maps_of_a_further_image_keep_gradients_from_their_layer_on(name: str, head: str) -> None:
+    model, image = make_small(name, head)
+    layer = activation_maps.find_grid(follow(model, image)).layer
+    other = image.flip(2)
+    whole, short = follow(model, other), follow(model, other, layer)
+    assert [module for module, _ in short.outputs] == [layer]
+    assert count_steps(short) < count_steps(whole)
+    assert torch.is_grad_enabled()
+    for method in ("grad-cam", "grad-cam++"):
+        torch.testing.assert_close(METHODS[method](short, [0, 1]), METHODS[method](whole, [0, 1]))
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_tokens_place_in_an_oblong_map_is_that_of_its_patch(turned: bool) -> None:
     class Patches(nn.Module):
