@@ -511,8 +511,8 @@ def load(
     `flip`, also mirrored; its probabilities are the means. `calibration` is the name of a calibration that the file
     holds, or "none".
 
-    `pictures_on` says where images are resized, and JPEGs decoded, as PICTURES_ON does: by default on the GPU where the
-    model runs on one, in batches.
+    `pictures_on` says where images are resized, and JPEGs decoded, as PICTURES_ON does: "gpu" means on the GPU that the
+    model runs on, in batches; anything else on the CPU.
 
     A checkpoint in engine torch also says how unlike the training images an image is, if its run left a reference of
     them (models/novelty.py). Exported files give logits alone.

@@ -94,6 +94,9 @@ class Size(NamedTuple):
     epochs: int  # of a run of training.py
 
 
+# (AUGMENTATION_POLICY, PICTURES_ON) that loading is measured with
+LOADING = (("none", "auto"), ("none", "gpu"), ("rand_augment", "cpu"), ("rand_augment", "auto"))
+
 FULL = Size(20_000, 4_096, (480, 360), 224, tuple(PUBLISHED), 128, 256, 30, 2)
 SMALL = Size(32, 32, (64, 48), 32, ("mobilenet_v2",), 8, 8, 1, 2)
 
@@ -628,11 +631,11 @@ def measure_loading(place: Place) -> Iterator[Line]:
     for name in place.size.networks:
         rate = measure_steps(place, place.make_trainer(f"--MODEL_NAME={name}"), place.make_batch())
         yield Line(f"{name}, images on the device", f"{rate:,.0f} images/s")
-        for pictures_on in ("auto", "gpu", "cpu") if place.device.type == "cuda" else ("cpu",):
-            trainer = place.make_trainer(f"--MODEL_NAME={name} --PICTURES_ON={pictures_on}")
-            from_files, waiting = measure_steps_from_files(place, trainer)
+        for policy, pictures_on in LOADING if place.device.type == "cuda" else (("none", "cpu"),):
+            constants = f"--MODEL_NAME={name} --AUGMENTATION_POLICY={policy} --PICTURES_ON={pictures_on}"
+            from_files, waiting = measure_steps_from_files(place, place.make_trainer(constants))
             text = f"{from_files:,.0f} images/s, {from_files / rate:.0%} (aim: 90 %), waiting {waiting:.0%} (aim: 5 %)"
-            yield Line(f"{name}, images from files, PICTURES_ON {pictures_on}", text)
+            yield Line(f"{name}, images from files, policy {policy}, PICTURES_ON {pictures_on}", text)
 
 
 def measure_steps_from_files(place: Place, trainer: Trainer) -> tuple[float, float]:

@@ -48,6 +48,11 @@ class Augmentation:
         """Whether the same image gives different pictures."""
         return self.describe() != "none"
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether pictures are changed beyond crops, mirroring and size: in colours, by a rotation, by erasing."""
+        return bool(self.policy != "none" or self.color_jitter or self.rotation_degrees or self.erasing_probability)
+
     def describe(self) -> str:
         """One line of all that changes the pictures, except size and resize rule; "none" where nothing is drawn."""
         words = [f"{self.name} {self.crop_scale_min}" if self.name == "crop_flip" else self.name, self.policy]

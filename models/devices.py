@@ -67,9 +67,11 @@ def choose_settings(
     num_workers: int | None = None,
     pictures_on: str = "auto",
     compiles: bool = False,
+    changes_pixels: bool = False,
 ) -> DeviceSettings:
     """What the constants MIXED_PRECISION, NUM_WORKERS, PICTURES_ON and COMPILE mean on `device`.
 
+    `changes_pixels` says that pictures are changed beyond crops, mirroring and size, see dataset/augmentations.py.
     Raises InputError where pictures are to be made on a GPU, and `device` is none.
     """
     is_gpu = device.type == "cuda"
@@ -81,11 +83,13 @@ def choose_settings(
             precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if pictures_on == "gpu" and not is_gpu:
         raise InputError(f"PICTURES_ON is gpu, and the device is {device}: set it to auto, or DEVICE to a GPU")
+    # "auto": to crop and to resize an image takes the processor no longer than to send it to the GPU
+    on_gpu = pictures_on == "gpu" or (pictures_on == "auto" and changes_pixels)
     return DeviceSettings(
         device=device,
         precision=precision,
         fuses_optimizer=device.type in ("cpu", "cuda"),
-        makes_pictures_on_gpu=is_gpu and pictures_on != "cpu",
+        makes_pictures_on_gpu=is_gpu and on_gpu,
         decodes_on_gpu=pictures_on == "gpu",
         num_workers=count_loading_processes(device) if num_workers is None else num_workers,
         pins_memory=is_gpu,

@@ -25,6 +25,7 @@ import dataset_readers
 import distributed
 import utils
 from dataset import bad_images, label_corrections
+from dataset.augmentations import Augmentation
 from dataset.class_names import show_names, to_nfc
 from dataset.formats.base import SPLITS, ReadOptions
 from dataset.image_selection import select_images
@@ -39,6 +40,19 @@ from thresholds import Policy
 from utils import InputError
 
 
+def make_augmentation() -> Augmentation:
+    """The augmentation of the constants: what is drawn for each training image."""
+    return Augmentation(
+        name=config.AUGMENTATION,
+        crop_scale_min=config.CROP_SCALE_MIN,
+        policy=config.AUGMENTATION_POLICY,
+        color_jitter=config.COLOR_JITTER,
+        rotation_degrees=config.ROTATION_DEGREES,
+        erasing_probability=config.ERASING_PROBABILITY,
+        erasing_max_share=config.ERASING_MAX_SHARE,
+    )
+
+
 def choose_settings(device: torch.device) -> DeviceSettings:
     """How training uses `device`."""
     return devices.choose_settings(
@@ -47,6 +61,7 @@ def choose_settings(device: torch.device) -> DeviceSettings:
         num_workers=config.NUM_WORKERS,
         pictures_on=config.PICTURES_ON,
         compiles=config.COMPILE,
+        changes_pixels=make_augmentation().changes_pixels,
     )
 
 

@@ -44,7 +44,6 @@ from trainer.run import Run
 from trainer.training_data import (
     Data,
     changes_batches,
-    make_augmentation,
     measure_gigabytes,
     read_data,
     read_whole_features,
@@ -97,7 +96,7 @@ def keeps_features(run: Run) -> bool:
 
 def keeps_whole_pictures() -> bool:
     """Whether kept features are those of whole pictures, as they are predicted, not of augmented ones."""
-    return searches_head(1) or not make_augmentation().is_random
+    return searches_head(1) or not from_config.make_augmentation().is_random
 
 
 def read_kept_features(run: Run, rows: list[int]) -> NDArray[np.float32] | None:
@@ -126,7 +125,7 @@ def count_passes(run: Run) -> int:
     Features that a run keeps count once for each view, as if none had been in CACHE_FOLDER before.
     """
     num_train, num_val, total = len(run.data.train), len(run.data.val), 0
-    views_left = config.FROZEN_FEATURE_VIEWS if make_augmentation().is_random else 1
+    views_left = config.FROZEN_FEATURE_VIEWS if from_config.make_augmentation().is_random else 1
     for epoch in range(1, run.state.epoch + 1):
         if not is_frozen(epoch):
             total += 3 * num_train + num_val

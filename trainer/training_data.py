@@ -25,7 +25,6 @@ import config
 import distributed
 import utils
 from dataset import augmentations, bad_images, loading, probability_files, stratified_split
-from dataset.augmentations import Augmentation
 from dataset.batches import Batch
 from dataset.class_checks import judge_names
 from dataset.image_cache import ImageCache
@@ -208,7 +207,7 @@ def open_image_caches(data: Data) -> ImageCaches:
         limit_gb=limit_gb,
         folder=folder,
     )
-    augmentation, larger_sizes = make_augmentation(), config.GROWING_IMAGE_SIZES + config.MULTI_SCALE_SIZES
+    augmentation, larger_sizes = from_config.make_augmentation(), config.GROWING_IMAGE_SIZES + config.MULTI_SCALE_SIZES
     if not augmentation.is_random and not larger_sizes:
         return ImageCaches(val, val)
     # a training picture shows a part of the image, at least this share of its area; center_crop, too, cuts edges off
@@ -226,19 +225,6 @@ def open_image_caches(data: Data) -> ImageCaches:
     return ImageCaches(train, val)
 
 
-def make_augmentation() -> Augmentation:
-    """The augmentation of the constants: what is drawn for each training image."""
-    return Augmentation(
-        name=config.AUGMENTATION,
-        crop_scale_min=config.CROP_SCALE_MIN,
-        policy=config.AUGMENTATION_POLICY,
-        color_jitter=config.COLOR_JITTER,
-        rotation_degrees=config.ROTATION_DEGREES,
-        erasing_probability=config.ERASING_PROBABILITY,
-        erasing_max_share=config.ERASING_MAX_SHARE,
-    )
-
-
 def make_train_loader(
     data: Data,
     caches: ImageCaches,
@@ -252,7 +238,7 @@ def make_train_loader(
 
     `processes` load them; None: as many as NUM_WORKERS says.
     """
-    transform = augmentations.make_train_transform(make_augmentation(), size, config.RESIZE_RULE)
+    transform = augmentations.make_train_transform(from_config.make_augmentation(), size, config.RESIZE_RULE)
     if caches.train and caches.train is caches.val:
         transform = augmentations.identity  # nothing is drawn, and cached images are resized already
     share = batch_size if not shuffle else -(-batch_size // distributed.count())
@@ -398,7 +384,7 @@ def make_feature_loaders(
     frozen_epochs = [epoch for epoch in range(1, config.NUM_EPOCHS + 1) if is_frozen(epoch)]
     # A search looks at whole images, as they will be predicted: in its one epoch a crop would be all it sees of one.
     searches = config.HEAD_FIT == "search"
-    augmentation = make_augmentation()
+    augmentation = from_config.make_augmentation()
     draws = augmentation.is_random and not searches
     num_views = min(config.FROZEN_FEATURE_VIEWS, len(frozen_epochs)) if draws else 1
     size = as_size(config.IMAGE_SIZE)

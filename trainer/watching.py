@@ -24,7 +24,7 @@ from evaluation import tuning
 from evaluation.pages import count
 from models.devices import count_loading_processes
 from models.features import OWN
-from trainer import loggers, records
+from trainer import from_config, loggers, records
 from trainer.build import choose_batch_size, choose_metric, count_steps, is_frozen, searches_head
 from trainer.doctor import describe_noise
 from trainer.loggers import Loggers
@@ -33,7 +33,7 @@ from trainer.run import Run
 from trainer.run_files import RunFiles
 from trainer.run_state import RunState
 from trainer.step import LookAtLogits
-from trainer.training_data import Data, changes_batches, choose_processes, make_augmentation, make_eval_loader
+from trainer.training_data import Data, changes_batches, choose_processes, make_eval_loader
 from trainer.validation import Validation
 
 PICTURES = 16  # validation pictures that the loggers show
@@ -247,7 +247,7 @@ def _describe_images() -> str:
     size = as_size(config.IMAGE_SIZE)
     if _only_searches():
         return f"{size} px, whole"
-    texts = [f"{size} px", make_augmentation().describe()]
+    texts = [f"{size} px", from_config.make_augmentation().describe()]
     sides = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
     if sides:
         texts.append(f"trained at {', '.join(str(size.with_short_side(side)) for side in sides)}")

@@ -44,7 +44,9 @@ def test_autocast_computes_in_the_precision() -> None:
 def test_what_auto_becomes() -> None:
     cpu, gpu = choose_settings(CPU, precision="auto"), choose_settings(GPU, precision="auto")
     assert cpu == (CPU, "off", True, False, False, 0, False, False)
-    assert gpu == (GPU, "bf16", True, True, False, 15, True, False)
+    assert gpu == (GPU, "bf16", True, False, False, 15, True, False)
+    assert choose_settings(GPU, changes_pixels=True).makes_pictures_on_gpu
+    assert not choose_settings(CPU, changes_pixels=True).makes_pictures_on_gpu
     assert choose_settings(torch.device("mps"), precision="auto") == (
         torch.device("mps"), "off", False, False, False, 15, False, False,
     )  # fmt: skip
@@ -52,7 +54,7 @@ def test_what_auto_becomes() -> None:
 
 @pytest.mark.usefixtures("h100")
 def test_what_a_constant_says_holds() -> None:
-    asked: dict[str, Any] = {"num_workers": 3, "pictures_on": "cpu", "compiles": True}
+    asked: dict[str, Any] = {"num_workers": 3, "pictures_on": "cpu", "compiles": True, "changes_pixels": True}
     for device in (CPU, GPU):
         for precision in ("off", "bf16", "fp16"):
             settings = choose_settings(device, precision=precision, **asked)
@@ -87,7 +89,7 @@ def test_one_line_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_settings(CPU, num_workers=1).describe() == (
         "on cpu (2 threads): float32, channels_last, pictures on the CPU, 1 loading process"
     )
-    text = choose_settings(GPU, precision="auto").describe(fused)
+    text = choose_settings(GPU, precision="auto", changes_pixels=True).describe(fused)
     assert text == (
         "on cuda (NVIDIA H100): bf16, fused AdamW, channels_last, pictures on the GPU, "
         "15 loading processes, not compiled"
