@@ -418,7 +418,10 @@ HEADS_SPACE = (
         ('OPTIMIZER = "sgd"', "OPTIMIZER is sgd"),
         ("MIXUP_ALPHA = 0.2", "MIXUP_ALPHA is 0.2"),
         ("WARMUP_EPOCHS = 0.5", "WARMUP_EPOCHS is 0.5"),
-        ('SCHEDULE = "multistep"', "SCHEDULE is multistep, with LR_MILESTONES"),
+        (
+            'SCHEDULE = "multistep"',
+            "SCHEDULE is multistep, with LR_MILESTONES (with SCHEDULE cosine many heads train at once)",
+        ),
         ('SCHEDULE = "multistep"\nLR_MILESTONES = ()', ""),
     ],
 )

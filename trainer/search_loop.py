@@ -188,7 +188,7 @@ def explain_runs(varied: Mapping[str, Varied]) -> str:
     if config.SCHEDULE == "cosine" and config.WARMUP_EPOCHS:
         return f"WARMUP_EPOCHS is {config.WARMUP_EPOCHS}"
     if config.SCHEDULE == "multistep" and config.LR_MILESTONES:
-        return "SCHEDULE is multistep, with LR_MILESTONES"
+        return "SCHEDULE is multistep, with LR_MILESTONES (with SCHEDULE cosine many heads train at once)"
     return ""
 
 
