@@ -195,7 +195,7 @@ def average_groups(runs: Frame, number: Any) -> Frame:
         "test_checkpoints": groups["test_checkpoint"].agg(lambda names: [*names.dropna().unique()]),
     }
     rows = pd.concat([means, shared, tests], axis="columns")
-    rows = rows.loc[:, ~rows.columns.duplicated()].assign(**lists)
+    rows = rows.loc[:, ~rows.columns.duplicated()].copy().assign(**lists)  # whole: pandas warns of many blocks
     rows["checkpoint"] = rows.get("averaged", _empty(rows))  # the file that one uses
     rows["run"] = [
         tables.name_run(Path(averaged).stem) if tables.is_given(averaged) else configuration

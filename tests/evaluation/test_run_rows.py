@@ -59,6 +59,14 @@ def test_runs_that_differ_in_seed_alone_are_one_row(tmp_path: Path) -> None:
     assert each["best_f1"].tolist() == [0.9, *found.values()]
 
 
+@pytest.mark.filterwarnings("error")
+def test_many_columns_that_runs_share_warn_of_nothing(tmp_path: Path) -> None:
+    extra: dict[str, Any] = {f"EXTRA_{number}": number for number in range(120)}
+    for seed in (7, 8):
+        add_run(tmp_path, f"seed{seed}", SEED=seed, **extra)
+    assert read_rows(tmp_path)["runs"].tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("changes", "is_same"),
     [
