@@ -146,9 +146,11 @@ def draw_class_confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> F
         if count:
             ink = "white" if share > 0.55 else "black"
             axes.text(column, row, _count(count), color=ink, fontsize=7.5, ha="center", va="center")
-    names = [cut(classes[int(c)], 18) for c in chosen]
-    axes.set_xticks(range(len(chosen)), names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
-    axes.set_yticks(range(len(chosen)), names, parse_math=False)
+    drawable = fonts.make_drawable(classes)
+    names = [cut(drawable[int(c)], 18) for c in chosen]
+    lettering: dict[str, Any] = {"parse_math": False, "fontfamily": fonts.list_families(names)}
+    axes.set_xticks(range(len(chosen)), names, rotation=60, ha="right", rotation_mode="anchor", **lettering)
+    axes.set_yticks(range(len(chosen)), names, **lettering)
     axes.tick_params(length=0, labelsize=8, labelcolor=GREY)
     axes.set_xlabel("taken for", color=GREY)
     axes.set_ylabel("is", color=GREY)

@@ -78,11 +78,11 @@ def require_name(name: str) -> None:
         return
     if is_torchvision(name) or name in TIMM_NAMES:
         return
-    architecture, _, tag = name.removeprefix(TIMM).partition(".")
+    architecture, dot, tag = name.removeprefix(TIMM).partition(".")
     registry = network_files.import_registry(architecture)
     if registry.is_model(architecture):
-        tags = registry.list_pretrained(f"{architecture}.*") if tag else []
-        if tag and f"{architecture}.{tag}" not in tags:
+        tags = registry.list_pretrained(f"{architecture}.*") if dot else []
+        if dot and f"{architecture}.{tag}" not in tags:
             raise InputError(f"there are no weights {name!r}; of {architecture} there are: {', '.join(tags) or 'none'}")
         return
     known = list_names()

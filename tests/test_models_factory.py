@@ -500,6 +500,8 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         InputError, match=r"there are no weights 'resnet18.nonsense'; of resnet18 there are: resnet18\."
     ):
         models_factory.make_model("resnet18.nonsense", 5)
+    with pytest.raises(InputError, match=r"there are no weights 'timm/resnet18\.'; of resnet18 there are: resnet18\."):
+        models_factory.make_model("timm/resnet18.", 5)
     with pytest.raises(InputError, match="there is no head 'liner'"):
         models_factory.make_model("resnet18", 5, head="liner")
 

@@ -159,6 +159,15 @@ def test_where_no_image_has_a_label_each_panel_says_so(tmp_path: Path) -> None:
     save_figure(figure, tmp_path / "a.png")
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_without_a_font_are_numbers_where_classes_are_confused(tmp_path: Path) -> None:
+    names = ["a $b$", "\N{OLD PERSIAN SIGN A}", "\x07bell"]
+    figure = plots.draw_class_confusion(names, np.eye(3, dtype=np.int64))
+    save_figure(figure, tmp_path / "confused.png")
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        assert [label.get_text() for label in axis.get_ticklabels()] == ["a $b$", "class 1", r"\x07bell"]
+
+
 def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
     rng = np.random.default_rng(0)
     targets = (rng.random((20000, 1)) < 0.5).astype(np.int8)
