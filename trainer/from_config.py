@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ import dataset_readers
 import distributed
 import utils
 from dataset import bad_images, label_corrections
-from dataset.augmentations import Augmentation
 from dataset.class_names import show_names, to_nfc
 from dataset.formats.base import SPLITS, ReadOptions
 from dataset.image_selection import select_images
@@ -39,9 +38,14 @@ from predictor import Predictor
 from thresholds import Policy
 from utils import InputError
 
+if TYPE_CHECKING:
+    from dataset.augmentations import Augmentation
+
 
 def make_augmentation() -> Augmentation:
     """The augmentation of the constants: what is drawn for each training image."""
+    from dataset.augmentations import Augmentation  # with torchvision's transforms, which testing does without
+
     return Augmentation(
         name=config.AUGMENTATION,
         crop_scale_min=config.CROP_SCALE_MIN,
