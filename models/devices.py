@@ -56,7 +56,7 @@ class DeviceSettings(NamedTuple):
         words.append(f"pictures {'decoded and made ' if self.decodes_on_gpu else ''}on the {place}")
         words.append(f"{self.num_workers or 'no'} loading process{'es' * (self.num_workers != 1)}")
         if optimizer is not None:
-            words.append("compiled" if self.compiles else "not compiled")
+            words.append("compiled (the first steps take minutes)" if self.compiles else "not compiled")
         return f"on {device} ({name}): {', '.join(words)}"
 
 

@@ -85,7 +85,9 @@ def see_first_step(run: Run) -> LookAtLogits:
             return
         was_shown = True
         lines = trainer.objective.describe(logits, batch.targets, batch.weights)
-        utils.say("first step:", *(f"  {line}" for line in lines))
+        num_images, num_shown = stage.count_images(0), len(batch.targets)
+        part = f", of which this is a part of {num_shown} of {num_images} images" if num_shown < num_images else ""
+        utils.say(f"first step{part}:", *(f"  {line}" for line in lines))
         run.doctor.look_at_first_step(
             network=stage.network,
             batch=batch,
@@ -202,7 +204,7 @@ def print_configuration(run: Run) -> None:
         # few images make few steps an epoch, and steps are what a model learns by
         "epochs": _describe_epochs() + (f"; {count(num_steps, 'step')}" if num_steps else ""),
         "rates": _describe_rates(run),
-        "device": run.trainer.settings.describe(run.trainer.optimizer),
+        "device": run.trainer.settings.describe(None if _only_searches() else run.trainer.optimizer),
     }
     if distributed.count() > 1:
         rows["device"] += f", {distributed.count()} processes"
@@ -260,6 +262,8 @@ def _describe_images() -> str:
     texts.append(f"batches of {config.TRAIN_BATCH_SIZE}")
     if config.UNFROZEN_BATCH_SIZE:
         texts.append(f"{config.UNFROZEN_BATCH_SIZE} once unfrozen")
+    if config.MICRO_BATCH_SIZE:
+        texts.append(f"computed in parts of {config.MICRO_BATCH_SIZE}")
     return ", ".join(texts)
 
 

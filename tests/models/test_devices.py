@@ -97,5 +97,5 @@ def test_one_line_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = choose_settings(GPU, pictures_on="gpu", num_workers=0, compiles=True).describe(plain)
     assert text == (
         "on cuda (NVIDIA H100): float32 (convolutions in TF32), RAdam, channels_last, pictures decoded and made on the "
-        "GPU, no loading processes, compiled"
+        "GPU, no loading processes, compiled (the first steps take minutes)"
     )
