@@ -52,6 +52,7 @@ class Ranking(NamedTuple):
     scores: Floats
     true_positives: NDArray[np.int64]  # positives with this score or a higher one
     predicted: NDArray[np.int64]  # entries with this score or a higher one
+    above: NDArray[np.int64]  # entries with a higher score
 
 
 class Tallies(NamedTuple):
@@ -99,11 +100,23 @@ class Difference(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Precision and recall of one class at K thresholds, the highest first: all (K,)."""
+    """Precision and recall of one class at K thresholds, the highest first: all (K,). K is 0 without positives."""
 
-    thresholds: Floats
+    predicted: NDArray[np.int64]  # entries with this threshold's score or a higher one
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
+
+    def thin_out(self, most: int, predicted: int = 0) -> Curve:
+        """The curve with about `most` of its points: the first, the last, and those around `predicted` entries.
+
+        So the drawn curve still passes through the point of the threshold that predicts so many entries.
+        """
+        last = len(self.predicted) - 1
+        if last < most:
+            return self
+        at = np.searchsorted(self.predicted, predicted)
+        kept = np.unique([*np.linspace(0, last, most).astype(int), *np.clip([at - 1, at], 0, last)])
+        return Curve(self.predicted[kept], self.precision[kept], self.recall[kept])
 
 
 def rank_scores(scores: Floats, positives: Bools) -> Ranking:
@@ -112,7 +125,7 @@ def rank_scores(scores: Floats, positives: Bools) -> Ranking:
     Equal scores make one entry of the ranking, so the order of ties plays no role.
     """
     if not positives.any():  # most of ten thousand classes on few images
-        return Ranking(scores[:0], np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+        return Ranking(scores[:0], *np.zeros((3, 0), dtype=np.int64))
     # Counting is faster than sorting. 0...1 is divided into RANK_STEPS steps, and only entries in a step with a
     # positive are sorted. Of the others it matters only how many lie above a score, which is counted by steps.
     step_of = (scores * RANK_STEPS).astype(np.int64)
@@ -139,6 +152,7 @@ def rank_scores(scores: Floats, positives: Bools) -> Ranking:
         scores=distinct,
         true_positives=true_positives[gains],
         predicted=last_of_ties[gains] + 1 + num_above,
+        above=np.append(0, last_of_ties[:-1] + 1)[gains] + num_above,
     )
 
 
@@ -170,7 +184,7 @@ def _measure_ap(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.floa
     Of a positive with no other entry there nothing is known, and nothing is taken off.
     """
     result = []
-    for _, true_positives, predicted in rank_classes(probabilities, targets):
+    for _, true_positives, predicted, _ in rank_classes(probabilities, targets):
         if not len(true_positives):
             result.append((np.nan, np.nan))
             continue
@@ -183,13 +197,23 @@ def _measure_ap(probabilities: ArrayLike, targets: ArrayLike) -> NDArray[np.floa
 
 
 def precision_recall_curve(probabilities: ArrayLike, targets: ArrayLike) -> Iterator[Curve]:
-    """The `Curve` of each class, one after the other, with the scores of its positives as thresholds.
+    """The `Curve` of each class, one after the other, with all scores as thresholds.
 
-    Between two of these, recall stays and precision falls. The curve of a class without positives is empty. Raises
-    InputError for probabilities outside 0...1 or shapes that differ.
+    From a positive's score down to the next one's, recall stays and precision falls: of the scores between them only
+    the lowest has a point, as with `drop_intermediate` of scikit-learn. The curve of a class without positives is
+    empty. Raises InputError for probabilities outside 0...1 or shapes that differ.
     """
-    for scores, true_positives, predicted in rank_classes(probabilities, targets):
-        yield Curve(scores, true_positives / predicted, true_positives / true_positives[-1:])
+    for scores, present in read_known(*as_scores(probabilities, targets)):
+        _, hits, predicted, above = rank_scores(scores, present)
+        if not len(hits):
+            yield Curve(predicted, *np.zeros((2, 0)))
+            continue
+        # at the lowest score above each positive's score, at that score, and at last at the lowest of all
+        num_predicted = np.append(np.column_stack([above, predicted]), len(scores))
+        num_hits = np.append(np.column_stack([np.append(0, hits[:-1]), hits]), hits[-1])
+        is_new = np.diff(num_predicted, prepend=0) > 0
+        num_predicted, num_hits = num_predicted[is_new], num_hits[is_new]
+        yield Curve(num_predicted, num_hits / num_predicted, num_hits / hits[-1])
 
 
 def measure(

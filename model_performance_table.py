@@ -75,13 +75,14 @@ def main(arguments: list[str]) -> None:
 
     shown = rows if mode == "--csv" else rows[choose_columns(rows)]
     layout = Layout(lines, run_rows.find_best(rows, lines, SORT_BY), legend)
-    notes = describe(runs, rows)
     if mode:
         tables.PRINTERS[mode](shown, layout)
+        notes = describe(runs, rows, shown)
         if mode == "--csv":
             notes = [*(f"block {rows['block'].iloc[row]}: {line}" for row, line in lines.items()), *legend]
         say(*notes, stream=sys.stderr)
     else:
+        notes = functools.partial(describe, runs, rows)
         tables.print_text(shown, notes, layout, kept="run", first_left_out=rank_columns(rows, [*shown]))
     if picture:
         plot(runs, rows, Path(picture[0]))
@@ -399,8 +400,11 @@ def rank_columns(rows: Frame, shown: Sequence[str]) -> list[str]:
     return [*lesser, *intervals, *spare, "test_mAP", f"{difference}_low", *reversed(telling)]
 
 
-def describe(runs: Frame, rows: Frame) -> list[str]:
-    """Lines below the table: how many runs, in which order, and the constants that all of them share."""
+def describe(runs: Frame, rows: Frame, shown: Frame) -> list[str]:
+    """Lines below the table: how many runs, in which order, and the constants that all of them share.
+
+    `shown` are the columns of `rows` that are printed, with those in their cells.
+    """
     from evaluation.pages import count
 
     counted, first = count(int(rows["runs"].sum()), "run"), rows["checkpoints"].iloc[0]
@@ -420,7 +424,9 @@ def describe(runs: Frame, rows: Frame) -> list[str]:
         lines = [f"{counted}{ending}"]
     lines.append(f"first: {first[0]}{f' and {len(first) - 1} more' if len(first) > 1 else ''}")
     if "test_ruler" in runs:
-        lines.append("test_…: of test images, [95 % interval] over them; all other metrics are of validation images")
+        has_intervals = any(name.startswith(TEST) and tables.has_intervals(shown, name) for name in shown)
+        interval = ", [95 % interval] over them" if has_intervals else ""
+        lines.append(f"test_…: of test images{interval}; all other metrics are of validation images")
         if not SORT_BY.startswith(TEST) and rows["test_ruler"].nunique() > 1:
             lines.append("note: test_… are by several rulers (column test_ruler): --SORT_BY test_mAP puts them apart")
     if untested := run_rows.count_untested(rows):

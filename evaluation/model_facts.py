@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from utils import InputError
 
 Interval = tuple[float, float]
 
-CURVE_POINTS = 25  # of a class's curve, in a panel of some 130 pixels
+CURVE_POINTS = 50  # of a class's curve, in a panel of some 130 pixels
 MOST_PAIRS = 3  # confusions of one class
 MOST_MISTAKES = 12  # of each kind that are shown with photographs
 RARE = 10  # labels of a class; with fewer its numbers are rough
@@ -471,7 +471,7 @@ def list_slicings(measured: Mapping[str, Any]) -> list[Slicing]:
 def list_classes(
     names: Sequence[str],
     columns: Mapping[str, NDArray[Any]],
-    curves: Any,
+    curves: Iterable[metrics.Curve],
     confusions: mistakes.Confusions,
     wrong: NDArray[np.int64],
     missed: NDArray[np.int64],
@@ -496,7 +496,7 @@ def list_classes(
             recall=float(columns["R"][c]),
             f1=float(columns["F1"][c]),
             f1_interval=(float(columns["F1_low"][c]), float(columns["F1_high"][c])) if has_intervals else None,
-            curve=thin_out(curve),
+            curve=list_points(curve.thin_out(CURVE_POINTS, int(columns["predicted"][c]))),
             said_instead=instead.get(c, []),
             there_instead=beside.get(c, []),
         )
@@ -511,12 +511,9 @@ def add_pair(pairs: dict[int, list[NamedPair]], label: int, pair: Pair, name: st
         found.append(NamedPair(name, pair.num_images, out_of, pair.expected))
 
 
-def thin_out(curve: metrics.Curve) -> list[tuple[float, float]]:
-    """At most CURVE_POINTS (recall, precision) of a curve."""
-    if not len(curve.recall):
-        return []
-    kept = np.unique(np.linspace(0, len(curve.recall) - 1, CURVE_POINTS).astype(int))
-    return [*zip(curve.recall[kept].tolist(), curve.precision[kept].tolist(), strict=True)]
+def list_points(curve: metrics.Curve) -> list[tuple[float, float]]:
+    """(recall, precision) of each point of a curve."""
+    return [*zip(curve.recall.tolist(), curve.precision.tolist(), strict=True)]
 
 
 # ---- where it comes from ----

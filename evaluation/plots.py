@@ -165,7 +165,10 @@ def draw_class_confusion(classes: Sequence[str], counts: NDArray[np.int64]) -> F
 def draw_precision_recall(
     classes: Sequence[str], curves: Iterable[metrics.Curve], columns: Mapping[str, ArrayLike]
 ) -> Figure:
-    """Precision over recall of each class, with its AP, and a point where its threshold lies."""
+    """Precision over recall of each class, with its AP, and a point where its predictions lie, if it has any.
+
+    The point of a threshold lies on the curve. MIN_LABELS and MAX_LABELS can move it away.
+    """
     numbers = {name: np.asarray(values) for name, values in columns.items()}
     title = "Precision over recall, AP beside the name; the point is the threshold's"
     names = [
@@ -176,21 +179,22 @@ def draw_precision_recall(
     ticks = {_inset(value): text for value, text in ((0, "0"), (0.5, "0.5"), (1, "1"))}
     panels.name_sides("recall", ticks, "precision", ticks)
     grid, areas, lines, points = [], [], [], []
-    for c, (_, precision, recall) in enumerate(curves):
+    for c, curve in enumerate(curves):
         if c not in panels.corners:
             continue
         for tick in ticks:
             grid += [np.column_stack(panels.place(c, *ends)) for ends in (([tick] * 2, [0, 1]), ([0, 1], [tick] * 2))]
+        _, precision, recall = curve.thin_out(MAX_POINTS, numbers["predicted"][c])
         if not len(recall):
             panels.axes.text(*panels.place(c, 0.5, 0.6), "no positives", color=GREY, fontsize=7.5, ha="center")
             continue
-        kept = np.unique(np.linspace(0, len(recall) - 1, MAX_POINTS).astype(int))
         # steps, as AP adds them up: each score's precision holds back to the recall before it
-        edges, heights = np.append(0, recall[kept]).repeat(2)[1:-1], precision[kept].repeat(2)
+        edges, heights = np.append(0, recall).repeat(2)[1:-1], precision.repeat(2)
         lines.append(np.column_stack(panels.place(c, _inset(edges), _inset(heights))))
         ends = np.column_stack(panels.place(c, _inset(edges[[-1, 0]]), _inset(np.zeros(2))))
         areas.append(np.concatenate([lines[-1], ends]))
-        points.append(panels.place(c, _inset(numbers["R"][c]), _inset(numbers["P"][c])))
+        if numbers["predicted"][c]:
+            points.append(panels.place(c, _inset(numbers["R"][c]), _inset(numbers["P"][c])))
     panels.add("LineCollection", grid, color=LIGHT["line"], linewidth=0.7, zorder=0.5)
     panels.add("PolyCollection", areas, color=BLUE, alpha=0.13, linewidth=0)
     panels.add("LineCollection", lines, color=BLUE, linewidth=1.3, joinstyle="miter")
@@ -202,8 +206,8 @@ def draw_reliability(bins: calibration.Reliability, ece: float) -> Figure:
     """How often a label is there over the probability that was given, and how often that was; all classes pooled."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 6.2), dpi=DPI)
-    grid = {"left": 0.105, "right": 0.972, "bottom": 0.076, "top": 0.962, "hspace": 0.0636}
+    figure = Figure(figsize=(5.5, 6.4), dpi=DPI)
+    grid = {"left": 0.105, "right": 0.972, "bottom": 0.074, "top": 0.922, "hspace": 0.0636}
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=grid)
     width = 1 / len(bins.counts)
     lefts = np.arange(len(bins.counts)) * width
@@ -212,12 +216,14 @@ def draw_reliability(bins: calibration.Reliability, ece: float) -> Figure:
     upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
     upper.bar(lefts[filled], found, width, align="edge", color=BLUE, alpha=0.25, edgecolor="white")
     upper.vlines(given, given, found, color=ORANGE, linewidth=2, label="gap, which ECE averages")
-    upper.plot(given, found, "o", color=BLUE, markersize=5, label="found")
-    upper.set_title(f"Reliability of all classes' probabilities: ECE {ece:.4f}", loc="left", fontsize=10.5)
+    # whole markers at 0 and 1, in front of the axes' edge
+    upper.plot(given, found, "o", color=BLUE, markersize=5, label="found", clip_on=False, zorder=3)
+    upper.set_title(f"Reliability of all classes' probabilities: ECE {ece:.4f}", loc="left", fontsize=10.5, pad=24)
     upper.set_ylabel("share of labels that are there")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1)
-    upper.legend(frameon=False, loc="upper left")
+    # above the axes, for bars can be anywhere in them
+    upper.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1, ncols=3, fontsize=9)
     lower.bar(lefts, bins.counts, width, align="edge", color=BLUE, alpha=0.6, edgecolor="white")
     lower.set_yscale("log", nonpositive="clip")
     lower.set_ylim(bottom=0.7)

@@ -15,7 +15,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from utils import InputError, make_console, make_visible
@@ -168,13 +168,14 @@ def escape_latex(text: str) -> str:
 
 def print_text(
     frame: Frame,
-    notes: Sequence[str] = (),
+    notes: Sequence[str] | Callable[[Frame], Sequence[str]] = (),
     layout: Layout = PLAIN,
     kept: str | None = None,
     first_left_out: Sequence[str] = (),
 ) -> None:
     """Print the columns that fit the terminal (the width is that of `utils.make_console`), then legend and `notes`.
 
+    `notes` may be a function of what is printed: the frame with the columns that fit, and with those in their cells.
     Where the width is not enough, columns are left out: those of `first_left_out` in this order (`x_low` there is the
     interval in the cells of x), then from the right; the first column and a last one called `kept` stay.
     """
@@ -234,6 +235,8 @@ def print_text(
         if line:
             console.print(*([""] if rows.start else []), line, sep="\n")
         console.print(table)
+    if callable(notes):
+        notes = notes(frame[[column for name in shown for column in (name, *list_attendants(frame, name))]])
     if left_out:
         more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
         notes = [
@@ -271,6 +274,15 @@ def list_attendants(frame: Frame, name: str) -> list[str]:
         return []
     endings = ATTENDANTS if name.startswith(DIFFERENCE) else ATTENDANTS[:-1]
     return [f"{name}{end}" for end in endings if f"{name}{end}" in frame and is_numeric(frame[f"{name}{end}"])]
+
+
+def has_intervals(frame: Frame, name: str) -> bool:
+    """Whether a cell of the column `name` shows an interval: one with a deviation shows that instead."""
+    attendants = list_attendants(frame, name)
+    if f"{name}_low" not in attendants:
+        return False
+    is_shown = frame[f"{name}_low"].notna()
+    return bool((is_shown & frame[f"{name}_std"].isna() if f"{name}_std" in attendants else is_shown).any())
 
 
 def is_right(frame: Frame, name: str) -> bool:

@@ -169,12 +169,29 @@ def test_precision_recall_curve_is_scikit_learns(ties: int) -> None:
         if label == 2:
             assert [len(values) for values in curve] == [0, 0, 0]
             continue
-        expected = reference.precision_recall_curve(targets[:, label], probabilities[:, label])
-        at = np.searchsorted(expected[2], curve.thresholds)
-        assert np.array_equal(expected[2][at], curve.thresholds)
-        assert curve.precision == pytest.approx(expected[0][at], abs=1e-12)
-        assert curve.recall == pytest.approx(expected[1][at], abs=1e-12)
-        assert curve.thresholds.tolist() == sorted({*probabilities[targets[:, label] == 1, label].tolist()})[::-1]
+        y, scores = targets[:, label], probabilities[:, label]
+        precision, recall, thresholds = reference.precision_recall_curve(y, scores, drop_intermediate=True)
+        predicted = (scores >= thresholds[::-1, None]).sum(axis=1)
+        # scikit-learn has both ends of a start without hits, which are one point
+        first = 1 if len(predicted) > len(curve.predicted) else 0
+        assert first == 0 or recall[-3] == precision[-3] == 0
+        assert curve.predicted.tolist() == predicted[first:].tolist()
+        assert curve.precision == pytest.approx(precision[-2 - first :: -1], abs=1e-12)
+        assert curve.recall == pytest.approx(recall[-2 - first :: -1], abs=1e-12)
+
+
+def test_a_thinned_curve_keeps_its_ends_and_what_is_around_a_number_of_predictions() -> None:
+    (curve,) = metrics.precision_recall_curve(np.linspace(1, 0, 400)[:, None], np.tile([[1], [0], [0], [0]], (100, 1)))
+    assert curve.thin_out(200) is curve, "it has 200 points: at each positive, and at the last entry before the next"
+    points = [*zip(*(values.tolist() for values in curve), strict=True)]
+    for predicted, around in ((1, [(1, 1.0, 0.01)]), (150, [(149, 38 / 149, 0.38), (152, 38 / 152, 0.38)])):
+        thinned = curve.thin_out(10, predicted)
+        kept = [*zip(*(values.tolist() for values in thinned), strict=True)]
+        assert len(kept) <= 12
+        assert {*around, points[0], points[-1]} <= {*kept} <= {*points}
+        assert kept == sorted(kept)
+    for predicted in (0, 400, 1000):
+        assert curve.thin_out(10, predicted).predicted[[0, -1]].tolist() == [1, 400]
 
 
 def test_cf1_is_not_macro_f1() -> None:

@@ -702,6 +702,9 @@ def test_best_f1_sorts_and_tests_stand_beside(tested: Path, show: Any) -> None:
     notes = "\n".join(lines)
     assert "8 runs in 5 groups: mean ± sample standard deviation over SEED; sorted by best_f1" in notes
     assert "test_…: of test images, [95 % interval] over them; all other metrics are of validation images" in notes
+    narrow = show("--CHECKPOINTS_ROOT", str(tested), "--GROUP_BY_COLUMNS", "checkpoint", width=70)
+    assert "intervals of test_mAP" in narrow
+    assert "test_…: of test images; all other metrics are of validation images" in narrow
     note = "note: test_… are by several rulers (column test_ruler): --SORT_BY test_mAP puts them apart"
     assert note in notes
     assert note not in show("--CHECKPOINTS_ROOT", str(tested), "--SORT_BY", "test_mAP", width=160)

@@ -17,6 +17,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     average_precision_score,
     multilabel_confusion_matrix,
+    precision_recall_curve,
     precision_recall_fscore_support,
     precision_score,
     recall_score,
@@ -79,6 +80,12 @@ def undo_inset(shares: np.ndarray) -> np.ndarray:
 def measure_area(points: np.ndarray) -> float:
     """The area below a curve of steps, from recall and precision at each of their corners, (n, 2)."""
     return float(np.sum(np.diff(points[:, 0]) * points[1:, 1]))
+
+
+def measure_distance(points: np.ndarray, point: np.ndarray) -> float:
+    """How far a point lies from the lines between points (n, 2), which are level or upright."""
+    low, high = np.minimum(points[:-1], points[1:]), np.maximum(points[:-1], points[1:])
+    return float(np.linalg.norm(point - np.clip(point, low, high), axis=1).min())
 
 
 def test_the_table_of_classes_is_scikit_learns(scores: tuple[np.ndarray, np.ndarray], saved: list[Path]) -> None:
@@ -147,6 +154,7 @@ def test_the_area_under_a_drawn_curve_is_the_ap(scores: tuple[np.ndarray, np.nda
         assert name.endswith(f" {ap:.2f}")
         point = undo_inset((next(drawn) - corner) / plots.SIDE)
         assert point == pytest.approx(np.array([recall[c], precision[c]]), abs=1e-6)
+        assert measure_distance(steps, point) < 1e-6
     assert next(drawn, None) is None, "a point without a class"
 
 
@@ -177,11 +185,40 @@ def test_a_curve_of_many_points_is_thinned_but_keeps_its_ends() -> None:
     figure = plots.draw_precision_recall(["one"], curves, columns)
     (corner,) = find_corners(figure).values()
     curve = undo_inset(find_shapes(figure, LineCollection, corner)[-1])
-    assert len(curve) <= 2 * plots.MAX_POINTS, "a step has two corners"
+    assert len(curve) <= 2 * (plots.MAX_POINTS + 2), "a step has two corners, and two more are at the threshold"
     assert measure_area(curve) == pytest.approx(average_precision_score(targets, probabilities), abs=2e-3)
-    lowest = probabilities[targets == 1].min()
     assert curve[[0, -1], 0] == pytest.approx(np.array([0, 1]), abs=1e-9)
-    assert curve[-1, 1] == pytest.approx(targets.sum() / (probabilities >= lowest).sum(), abs=1e-9)
+    assert curve[-1, 1] == pytest.approx(targets.mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("number", [40, 20000])  # of entries: all points of the curve are drawn, or MAX_POINTS
+def test_the_point_of_every_threshold_lies_on_the_drawn_curve(number: int) -> None:
+    rng = np.random.default_rng(number)
+    targets = (rng.random((number, 1)) < 0.2).astype(np.int8)
+    probabilities = np.clip(rng.normal(0.4, 0.15, targets.shape) + 0.2 * targets, 0.01, 0.99).astype(np.float32)
+    precision, recall, thresholds = precision_recall_curve(targets, probabilities)
+    for at in rng.choice(len(thresholds), 30):
+        columns = metrics.measure_classes(probabilities, targets, thresholds[at])
+        curves = metrics.precision_recall_curve(probabilities, targets)
+        figure = plots.draw_precision_recall(["one"], curves, columns)
+        (corner,) = find_corners(figure).values()
+        curve = undo_inset(find_shapes(figure, LineCollection, corner)[-1])
+        ((x, y),) = np.asarray(figure.axes[0].lines[0].get_xydata())
+        point = undo_inset((np.array([x, y]) - corner) / plots.SIDE)
+        assert point == pytest.approx(np.array([recall[at], precision[at]]), abs=1e-9)
+        assert measure_distance(curve, point) < 1e-9
+
+
+def test_a_class_that_is_never_predicted_has_a_curve_but_no_point() -> None:
+    probabilities, targets = np.array([[0.4, 0.6], [0.2, 0.1]], np.float32), np.array([[0, 1], [1, 0]], np.int8)
+    columns = metrics.measure_classes(probabilities, targets, 0.5)
+    figure = plots.draw_precision_recall(["a", "b"], metrics.precision_recall_curve(probabilities, targets), columns)
+    first, second = find_corners(figure).values()
+    assert undo_inset(find_shapes(figure, LineCollection, first)[-1]) == pytest.approx(
+        np.array([[0, 0], [0, 0], [0, 0.5], [1, 0.5]]), abs=1e-9
+    )
+    (point,) = np.asarray(figure.axes[0].lines[0].get_xydata())
+    assert undo_inset((point - second) / plots.SIDE) == pytest.approx(np.array([1, 1]))
 
 
 def test_reliability_is_scikit_learns_curve(scores: tuple[np.ndarray, np.ndarray]) -> None:
@@ -196,6 +233,29 @@ def test_reliability_is_scikit_learns_curve(scores: tuple[np.ndarray, np.ndarray
     heights = [bar.get_height() for bar in lower.patches if isinstance(bar, Rectangle)]
     assert len(heights) == 15
     assert sum(heights) == probabilities.size
+
+
+def test_reliability_hides_no_marker_and_no_bar() -> None:
+    probabilities, targets = np.array([[0.0], [0.05], [0.7], [1.0]], np.float32), np.array([[0], [1], [1], [1]])
+    figure = plots.draw_reliability(calibration.measure_reliability(probabilities, targets), 0.125)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    upper = figure.axes[0]
+    legend = upper.get_legend()
+    assert legend is not None
+    box = legend.get_window_extent(canvas.get_renderer())
+    title = upper._left_title.get_window_extent(canvas.get_renderer())  # pyright: ignore[reportAttributeAccessIssue]
+    assert not box.overlaps(upper.bbox), "bars can be anywhere in the axes"
+    assert not box.overlaps(title)
+    assert title.y1 < figure.bbox.y1
+    assert box.x1 < figure.bbox.x1
+    pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]
+    blue = ImageColor.getrgb(LIGHT["blue"])
+    for place in ((0.7, 1.0), (1.0, 1.0)):
+        x, y = upper.transData.transform(place)
+        column, row = round(x), round(len(pixels) - y)
+        for across, down in ((0, -2), (0, 2), (-2, 0), (2, 0)):
+            assert tuple(pixels[row + down, column + across]) == blue
 
 
 @pytest.mark.parametrize("num_classes", [1, 18, 250])

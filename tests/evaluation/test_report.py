@@ -22,6 +22,7 @@ from browsers import Browser
 from conftest import make_small_run
 from huggingface_hub import ModelCard
 from PIL import Image, ImageColor
+from sklearn.metrics import precision_score, recall_score
 from test_names import NAMES, OBEYED
 
 import config
@@ -471,6 +472,7 @@ def test_page_and_card_give_a_class_the_same_numbers(gather: Gather, tmp_path: P
         names = ("class", "labels", "F1", "recall", "precision", "AP", "threshold")
         assert line == f"| {' | '.join(row[name] for name in names)} |"
     assert {row["class"]: row["precision"] for row in read_table(page)}["truck"] == "–"
+    assert not draw_points(page)["truck"], "nor a point on the curve"
     entry = facts.weakest[0]
     assert f'F1 {entry.f1:.2f}<span class="soft">, {entry.positives} labels</span>' in page
 
@@ -488,8 +490,40 @@ def test_curves_are_the_steps_that_ap_adds_up() -> None:
             x = int(number)
     ap = metrics.average_precision(probabilities, targets)[0]
     assert area / report.PANEL**2 == pytest.approx(ap, abs=0.02)
-    assert len(model_facts.thin_out(curve)) == model_facts.CURVE_POINTS
     assert report.draw_curve([]) == ""
+
+
+def draw_points(page: str) -> dict[str, list[tuple[float, float]]]:
+    """{class: the points on its curve}, in units of the drawing."""
+    figures = re.findall(r'<figcaption><bdi title="([^"]+)">(.*?)</figure>', page, re.DOTALL)
+    circle = re.compile(r'<circle class="point" r="3.5" cx="([\d.]+)" cy="([\d.]+)"')
+    return {name: [(float(x), float(y)) for x, y in circle.findall(text)] for name, text in figures}
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+def test_the_point_of_a_threshold_lies_on_its_curve(gather: Gather, tmp_path: Path, threshold: float) -> None:
+    probabilities, targets = make_scores()
+    facts = gather(probabilities, targets, thresholds=[threshold] * len(CLASSES))
+    points = draw_points(read(tmp_path)[0])
+    for entry in facts.classes:
+        c = CLASSES.index(entry.name)
+        said, there = probabilities[:, c] >= threshold, targets[:, c] == 1
+        if not there.any():
+            assert not points[entry.name]
+            continue
+        assert len(entry.curve) <= model_facts.CURVE_POINTS + 2
+        ((x, y),) = points[entry.name]
+        expected = 100 * recall_score(there, said), 100 - 100 * precision_score(there, said)
+        assert (x, y) == pytest.approx(expected, abs=0.06)
+        numbers = re.findall(r"([VH])(\d+)", "V" + report.draw_curve(entry.curve).removeprefix("M0 "))
+        at, corners = {"H": 0, "V": 0}, []
+        for letter, number in numbers:
+            at[letter] = int(number)
+            corners.append((at["H"], at["V"]))
+        ends = np.array(corners)
+        low, high = np.minimum(ends[:-1], ends[1:]), np.maximum(ends[:-1], ends[1:])
+        gaps = np.abs((x, y) - np.clip((x, y), low, high)).max(axis=1)
+        assert gaps.min() <= 0.56, "the path is of whole units"
 
 
 def test_names_are_only_text(gather: Gather, tmp_path: Path) -> None:
