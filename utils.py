@@ -224,7 +224,7 @@ def warn(message: str) -> None:
 
 @functools.lru_cache
 def warn_once(message: str) -> None:
-    """Print a warning the first time only: how a list is read is found anew for each split."""
+    """Print a warning the first time only, where several splits or loaders find the same."""
     warn(message)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import distributed
-from utils import warn
+from utils import warn_once
 
 SHARED_MEMORY = Path("/dev/shm")  # where torch hands batches from one process to another, on Linux
 SHORTEST_WAIT = 0.05  # share of an epoch; a model that waits less gains little by more processes
@@ -58,7 +58,7 @@ class LoadingProcesses(NamedTuple):
         ahead = 1 if room < 2 * self.number else room // self.number
         fitting = LoadingProcesses(max(0, min(self.number, room)), min(ahead, self.ahead))
         needed = (self.number * self.ahead + in_use) * batch_bytes
-        warn(
+        warn_once(  # the loaders of training and validation find the same
             f"{SHARED_MEMORY} has {free / 1e9:.2g} GB free for batches, and {self.number} loading processes may need "
             f"{needed / 1e9:.2g} GB: {fitting.describe()} instead; give a container more (docker run --shm-size 8g)"
         )

@@ -212,7 +212,7 @@ class Way:
     """How a head is trained on features by steps of Adam."""
 
     head: Literal["linear", "linear_bn"] = "linear"
-    loss: str = "bce_with_logits"  # a key of losses.LOSSES, except two_way, whose sets reach over images
+    loss: str = "bce_with_logits"  # a key of losses.LOSSES; no softmax, nor two_way, whose sets reach over images
     loss_options: tuple[tuple[str, float | bool | None], ...] = ()
     rate: float = 1e-3
     weight_decay: float = 0.0  # Adam's: added to the gradient

@@ -63,6 +63,8 @@ def test_no_more_than_there_is_room_for(
         assert said.endswith(
             f"{LoadingProcesses(*expected).describe()} instead; give a container more (docker run --shm-size 8g)\n"
         )
+    assert LoadingProcesses(*processes).fit(BATCH_BYTES, is_pinned=False) == expected, "as for the next loader"
+    assert not capsys.readouterr().err
     assert ALONE.fit(10**12, is_pinned=False) == ALONE
 
 
