@@ -397,11 +397,10 @@ class Predictor:
         """`read` for image files whose pictures a GPU makes: processes hand over whole batches in shared memory."""
         from dataset import loading
         from dataset.loading_processes import LoadingProcesses
-        from dataset.plans import MOST_SENT
 
-        batch_bytes = 3 * size.height * size.width * MOST_SENT**2 * batch_size
+        sent_bytes = loading.measure_sent_bytes(paths, size, True, self.settings.decodes_on_gpu)
         options = loading.LoadingOptions(
-            processes=LoadingProcesses(num_workers).fit(batch_bytes, self.settings.pins_memory),
+            processes=LoadingProcesses(num_workers).fit(batch_size * sent_bytes, self.settings.pins_memory),
             pins_memory=self.settings.pins_memory,
             makes_on_device=True,
             decodes_on_device=self.settings.decodes_on_gpu,

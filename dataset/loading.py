@@ -23,14 +23,16 @@ import distributed
 from dataset import device_decoding, device_pictures
 from dataset.augmentations import apply_seeded
 from dataset.batches import Batch, Transform, as_float_targets
-from dataset.decoding import decode_image, read_content
+from dataset.decoding import decode_image, read_content, stamp_files
 from dataset.device_decoding import File, take_file
 from dataset.image_cache import CachedImages
+from dataset.image_sizes import Size
 from dataset.loading_processes import ALONE, LoadingProcesses
-from dataset.plans import Part, Plan, Planner, make_planner, take_part
+from dataset.plans import MOST_SENT, Part, Plan, Planner, make_planner, take_part
 from dataset.table import Table
 from dataset.tar_shards.reading import SHARDS_AT_ONCE, find_blocks
 
+FILES_LOOKED_AT = 500  # of a data set, whose sizes say how much room batches of files take
 SECONDS_AFTER_SIGTERM = 20  # that a loading process goes on; torchrun kills after 30
 
 
@@ -290,6 +292,21 @@ def load_batches(
         pin_memory=options.pins_memory,
         generator=torch.Generator(),  # else each epoch would draw a number from the run's own
     )
+
+
+def measure_sent_bytes(paths: Sequence[str], size: Size, makes_on_device: bool, sends_files: bool) -> float:
+    """The bytes that a loading process sends of an image in `paths` at most, if its picture has `size`.
+
+    `sends_files`: a GPU decodes the files. The largest of FILES_LOOKED_AT files counts.
+    """
+    picture_bytes = 3 * size.height * size.width
+    if not makes_on_device:
+        return picture_bytes
+    largest = MOST_SENT**2 * picture_bytes
+    if sends_files:
+        looked_at = paths[:: max(1, len(paths) // FILES_LOOKED_AT)]
+        largest = max(largest, stamp_files(looked_at)[:, 0].max(initial=0))
+    return largest
 
 
 def set_epoch(loader: DataLoader[Batch], epoch: int, first_step: int = 0) -> None:

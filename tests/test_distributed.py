@@ -105,8 +105,7 @@ def test_each_process_takes_its_own_gpu_before_anything_else(name: str, monkeypa
     monkeypatch.setattr(torch, "empty", lambda *size, device: calls.append(str(device)))
     with distributed.start(name, connect=False) as device:
         assert device == torch.device("cuda", 1)
-    assert calls[0] == "set 1"
-    assert calls[-1] == "cuda:1"
+    assert calls == ["set 1", "cuda:1", "set cuda:1"]
 
 
 def test_several_processes_take_cpus_or_gpus_of_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,7 +32,6 @@ from dataset.image_cache import ImageCache
 from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches, LoadingOptions
 from dataset.loading_processes import LoadingProcesses
-from dataset.plans import MOST_SENT
 from dataset.table import Table, join_tables
 from heads import pool
 from models.devices import count_free_cores
@@ -242,7 +242,7 @@ def make_train_loader(
     if caches.train and caches.train is caches.val:
         transform = augmentations.identity  # nothing is drawn, and cached images are resized already
     share = batch_size if not shuffle else -(-batch_size // distributed.count())
-    options = choose_loading(device, share, size, processes)
+    options = choose_loading(device, data.train.paths, share, size, caches.train, processes)
     return loading.make_loader(
         data.train,
         transform,
@@ -265,20 +265,28 @@ def make_eval_loader(
         table,
         augmentations.identity if cache else transform,
         config.TEST_BATCH_SIZE,
-        options=choose_loading(device, config.TEST_BATCH_SIZE, as_size(config.IMAGE_SIZE), processes),
+        options=choose_loading(
+            device, table.paths, config.TEST_BATCH_SIZE, as_size(config.IMAGE_SIZE), cache, processes
+        ),
         cached=cache.select(table.paths) if cache else None,
     )
 
 
 def choose_loading(
-    device: torch.device, batch_size: int, size: Size, processes: LoadingProcesses | None
+    device: torch.device,
+    paths: Sequence[str],
+    batch_size: int,
+    size: Size,
+    cache: ImageCache | None,
+    processes: LoadingProcesses | None,
 ) -> LoadingOptions:
     """How batches of `batch_size` pictures of `size` are loaded for `device`, in the room that there is."""
     settings = from_config.choose_settings(device)
     processes = processes or LoadingProcesses(settings.num_workers)
-    picture_bytes = 3 * math.prod(size) * (MOST_SENT**2 if settings.makes_pictures_on_gpu else 1)
+    sends_files = settings.decodes_on_gpu and cache is None
+    sent_bytes = loading.measure_sent_bytes(paths, size, settings.makes_pictures_on_gpu, sends_files)
     return LoadingOptions(
-        processes=processes.fit(batch_size * picture_bytes, settings.pins_memory),
+        processes=processes.fit(batch_size * sent_bytes, settings.pins_memory),
         pins_memory=settings.pins_memory,
         makes_on_device=settings.makes_pictures_on_gpu,
         decodes_on_device=settings.decodes_on_gpu,

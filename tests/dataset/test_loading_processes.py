@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dataset import loading_processes
+from dataset import loading, loading_processes
+from dataset.image_sizes import Size
 from dataset.loading_processes import ALONE, IN_USE, LoadingProcesses
 
 BATCH_BYTES = 1_000_000
@@ -81,3 +82,14 @@ def test_processes_on_a_machine_share_the_room(tmp_path: Path, monkeypatch: pyte
 def test_a_system_without_that_folder_has_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading_processes, "SHARED_MEMORY", tmp_path / "shm")
     assert LoadingProcesses(4).fit(10**15, is_pinned=True) == LoadingProcesses(4)
+
+
+def test_files_that_a_gpu_decodes_count_with_their_size(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(3)]
+    for path, num_bytes in zip(paths, (10, 90_000, 200), strict=True):
+        Path(path).write_bytes(bytes(num_bytes))
+    size = Size(32, 64)
+    assert loading.measure_sent_bytes(paths, size, False, False) == 3 * 32 * 64
+    assert loading.measure_sent_bytes(paths, size, True, False) == 6.25 * 3 * 32 * 64
+    assert loading.measure_sent_bytes(paths, size, True, True) == 90_000
+    assert loading.measure_sent_bytes([paths[0]], size, True, True) == 6.25 * 3 * 32 * 64
