@@ -324,7 +324,7 @@ def test_compiling_is_asked_for(
     training.main([*small_run, "--NUM_EPOCHS=1", "--COMPILE=True"])
     assert len(compiled) > 1
     assert "MultiLabelModel" not in compiled, "its blocks, not the whole"
-    assert "loading processes, compiled\n" in capsys.readouterr().out
+    assert "loading processes, compiled (the first steps take minutes)\n" in capsys.readouterr().out
 
 
 def test_early_stopping_ends_the_run(small_run: list[str], tmp_path: Path) -> None:
