@@ -398,13 +398,7 @@ class Predictor:
         from dataset import loading
         from dataset.loading_processes import LoadingProcesses
 
-        sent_bytes = loading.measure_sent_bytes(paths, size, True, self.settings.decodes_on_gpu)
-        options = loading.LoadingOptions(
-            processes=LoadingProcesses(num_workers).fit(batch_size * sent_bytes, self.settings.pins_memory),
-            pins_memory=self.settings.pins_memory,
-            makes_on_device=True,
-            decodes_on_device=self.settings.decodes_on_gpu,
-        )
+        options = loading.choose_options(self.settings, LoadingProcesses(num_workers), paths, size, batch_size)
         table = Table(paths, np.zeros((len(paths), 0), np.int8), ())
         loader = loading.make_loader(table, _make_transform(self.resize_rule, size), batch_size, options=options)
         loading.share_batches(loader, 0, 1)  # all of them: other processes have other images

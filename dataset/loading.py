@@ -31,6 +31,7 @@ from dataset.loading_processes import ALONE, LoadingProcesses
 from dataset.plans import MOST_SENT, Part, Plan, Planner, make_planner, take_part
 from dataset.table import Table
 from dataset.tar_shards.reading import SHARDS_AT_ONCE, find_blocks
+from models.devices import DeviceSettings
 
 FILES_LOOKED_AT = 500  # of a data set, whose sizes say how much room batches of files take
 SECONDS_AFTER_SIGTERM = 20  # that a loading process goes on; torchrun kills after 30
@@ -291,6 +292,25 @@ def load_batches(
         persistent_workers=number > 0,
         pin_memory=options.pins_memory,
         generator=torch.Generator(),  # else each epoch would draw a number from the run's own
+    )
+
+
+def choose_options(
+    settings: DeviceSettings,
+    processes: LoadingProcesses,
+    paths: Sequence[str],
+    size: Size,
+    batch_size: int,
+    is_cached: bool = False,
+) -> LoadingOptions:
+    """How batches of pictures of `size` are loaded from `paths`, by as many of `processes` as there is room for."""
+    sends_files = settings.decodes_on_gpu and not is_cached
+    sent_bytes = measure_sent_bytes(paths, size, settings.makes_pictures_on_gpu, sends_files)
+    return LoadingOptions(
+        processes=processes.fit(batch_size * sent_bytes, settings.pins_memory),
+        pins_memory=settings.pins_memory,
+        makes_on_device=settings.makes_pictures_on_gpu,
+        decodes_on_device=settings.decodes_on_gpu,
     )
 
 

@@ -283,14 +283,7 @@ def choose_loading(
     """How batches of `batch_size` pictures of `size` are loaded for `device`, in the room that there is."""
     settings = from_config.choose_settings(device)
     processes = processes or LoadingProcesses(settings.num_workers)
-    sends_files = settings.decodes_on_gpu and cache is None
-    sent_bytes = loading.measure_sent_bytes(paths, size, settings.makes_pictures_on_gpu, sends_files)
-    return LoadingOptions(
-        processes=processes.fit(batch_size * sent_bytes, settings.pins_memory),
-        pins_memory=settings.pins_memory,
-        makes_on_device=settings.makes_pictures_on_gpu,
-        decodes_on_device=settings.decodes_on_gpu,
-    )
+    return loading.choose_options(settings, processes, paths, size, batch_size, is_cached=cache is not None)
 
 
 # ---- stages ----
