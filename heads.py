@@ -123,6 +123,44 @@ class Cosine(nn.Module):
         return self.scale * _measure_cosines(pool(features), self.weight)
 
 
+class Kernel(nn.Module):
+    """The mean over positions, compared with M landmarks, which are training images: a kernel machine.
+
+    A logit is the sum of weight x exp(-squared distance) over the landmarks, plus a bias. Distances are those of the
+    features less `mean` (D,), along `axes` (D, R), R = min(num_axes, D). trainer/kernel_search.py finds all of these; a
+    new head has random ones. Raises InputError for less than one landmark or axis.
+    """
+
+    pools = True
+    by_class = ("weight", "bias")
+    mean: Tensor
+    axes: Tensor
+    landmarks: Tensor
+
+    def __init__(self, num_features: int, num_classes: int, num_landmarks: int = 1000, num_axes: int = 512) -> None:
+        super().__init__()
+        if min(num_landmarks, num_axes) < 1:
+            raise InputError(f"kernel needs at least one landmark and axis, not {num_landmarks} and {num_axes}")
+        num_axes = min(num_axes, num_features)
+        self.weight = nn.Parameter(torch.randn(num_classes, num_landmarks) / num_landmarks**0.5)
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+        self.register_buffer("mean", torch.zeros(num_features))
+        # for features and landmarks of length 1 in each direction the mean square of a distance is about 1
+        self.register_buffer("axes", torch.randn(num_features, num_axes) / (2 * num_features * num_axes) ** 0.5)
+        self.register_buffer("landmarks", torch.randn(num_landmarks, num_axes) / (2 * num_axes) ** 0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        similarities = compute_similarities((pool(features) - self.mean) @ self.axes, self.landmarks)
+        return functional.linear(similarities, self.weight, self.bias)
+
+
+def compute_similarities(points: Tensor, landmarks: Tensor) -> Tensor:
+    """exp(-squared distance) of each of `points` (B, R) to each of `landmarks` (M, R): (B, M), in 0...1."""
+    lengths, landmark_lengths = (rows.square().sum(dim=1) for rows in (points, landmarks))
+    distances = lengths[:, None] + landmark_lengths - 2 * points @ landmarks.T
+    return (-distances.relu()).exp()  # rounding may leave less than 0 of the distance of two equal points
+
+
 class MLDecoder(nn.Module):
     """ML-Decoder: a transformer decoder layer whose queries look at all positions (Ridnik et al. 2021, 2111.12933).
 
@@ -412,6 +450,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "linear_bn": LinearBN,
     "per_label_mlp": PerLabelMLP,
     "cosine": Cosine,
+    "kernel": Kernel,
     "ml_decoder": MLDecoder,
     "gcn": GCN,
 }

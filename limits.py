@@ -118,6 +118,10 @@ def frozen_backbone_is_pretrained(c: Any) -> str | None:
 
 def searched_head_fits(c: Any) -> str | None:
     if c.HEAD_FIT != "search":
+        if c.HEAD == "kernel":
+            return (
+                "HEAD kernel is found by a search: set HEAD_FIT = 'search', NUM_EPOCHS = 1, UNFREEZE_BACKBONE_EPOCH = 0"
+            )
         return None
     if not c.FREEZE_BACKBONE_AT_START:
         return "HEAD_FIT search is for a frozen backbone: set FREEZE_BACKBONE_AT_START = True, or HEAD_FIT = 'steps'"
@@ -126,10 +130,15 @@ def searched_head_fits(c: Any) -> str | None:
             "HEAD_FIT search finds the head in one epoch: set UNFREEZE_BACKBONE_EPOCH = 2, or NUM_EPOCHS = 1 with "
             f"UNFREEZE_BACKBONE_EPOCH = 0; they are {c.NUM_EPOCHS} and {c.UNFREEZE_BACKBONE_EPOCH}"
         )
-    if c.HEAD != "linear":
+    if c.HEAD not in ("linear", "kernel"):
         return (
-            f"HEAD_FIT search finds a linear head: set HEAD = 'linear' in place of {c.HEAD}, or HEAD_FIT = 'steps' and "
-            "more NUM_EPOCHS"
+            f"HEAD_FIT search finds a head 'linear' or 'kernel': set HEAD to one of them in place of {c.HEAD}, or "
+            "HEAD_FIT = 'steps' and more NUM_EPOCHS"
+        )
+    if c.HEAD == "kernel" and c.UNFREEZE_BACKBONE_EPOCH != 0:
+        return (
+            "HEAD kernel compares with features of training images, which change as the backbone trains: set "
+            "UNFREEZE_BACKBONE_EPOCH = 0 and NUM_EPOCHS = 1, or HEAD = 'linear'"
         )
     if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
         return "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set 'steps'"

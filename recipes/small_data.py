@@ -8,7 +8,7 @@ of them. Nothing depends on a rate, a number of epochs or luck. docs/training.md
 MODEL_NAME = "efficientnet_lite2"
 FEATURES = "mean_and_max"
 IMAGE_SIZE = 384
-HEAD = "linear"
+HEAD = "kernel"
 HEAD_FIT = "search"
 NUM_EPOCHS = 1
 UNFREEZE_BACKBONE_EPOCH = 0

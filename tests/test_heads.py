@@ -22,13 +22,23 @@ Array = NDArray[np.float64]
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in HEADS},
+    "kernel of 7 landmarks": ("kernel", {"num_landmarks": 7, "num_axes": 3}),
     "ml_decoder of 2 groups": ("ml_decoder", {"num_groups": 2}),
     "cosine ml_decoder": ("ml_decoder", {"cosine_scale": 9.0}),
     "cosine gcn": ("gcn", {"cosine_scale": 9.0}),
     "re-weighting gcn": ("gcn", {"reweights_channels": True}),
     "cosine re-weighting gcn": ("gcn", {"reweights_channels": True, "cosine_scale": 9.0}),
 }
-WITH_BIAS = {"linear", "linear_bn", "per_label_mlp", "ml_decoder", "ml_decoder of 2 groups", "re-weighting gcn"}
+WITH_BIAS = {
+    "linear",
+    "linear_bn",
+    "per_label_mlp",
+    "kernel",
+    "kernel of 7 landmarks",
+    "ml_decoder",
+    "ml_decoder of 2 groups",
+    "re-weighting gcn",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -452,6 +462,18 @@ def test_classes_of_the_same_name_give_the_earlier_heads_logits(variant: str) ->
     np.testing.assert_array_equal(compute(same, features), expected)
 
 
+def test_a_kernel_head_weighs_what_is_near() -> None:
+    features, head = draw(6, 12, 2, 3), make_head("kernel of 7 landmarks")
+    p = get(head)
+    points = (features.mean(dim=(2, 3)).double().numpy() - p("mean")) @ p("axes")
+    distances = ((points[:, None] - p("landmarks")) ** 2).sum(axis=-1)
+    np.testing.assert_allclose(compute(head, features), np.exp(-distances) @ p("weight").T + p("bias"), atol=1e-12)
+    assert p("axes").shape == (12, 3)
+    assert get(HEADS["kernel"](12, 5))("axes").shape == (12, 12), "no more axes than features"
+    with pytest.raises(InputError, match="kernel needs at least one landmark and axis, not 0 and 512"):
+        HEADS["kernel"](12, 5, num_landmarks=0)
+
+
 def test_classes_of_one_query_are_taken_together() -> None:
     """Of six classes in three groups: (a, b) stay together, (c, d) do not."""
     old, features = randomise(HEADS["ml_decoder"](12, 6, num_groups=3).eval()), draw(3, 12, 2, 4)
@@ -470,6 +492,7 @@ def test_classes_of_one_query_are_taken_together() -> None:
         (HEADS["per_label_mlp"](12, 5, hidden=8), HEADS["per_label_mlp"](12, 5, hidden=4)),
         (HEADS["linear"](12, 5), HEADS["linear"](6, 5)),
         (HEADS["linear"](12, 5), HEADS["linear_bn"](12, 5)),
+        (HEADS["kernel"](12, 5), HEADS["kernel"](12, 5, num_landmarks=7)),
         (HEADS["gcn"](12, 5), HEADS["gcn"](12, 5, reweights_channels=True)),
         (HEADS["ml_decoder"](12, 5), HEADS["ml_decoder"](12, 5, cosine_scale=9.0)),
         (HEADS["linear"](12, 7), HEADS["linear"](12, 5)),  # of other classes than it is said to be

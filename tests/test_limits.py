@@ -132,7 +132,9 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--GCN_LINK_PROBABILITY 0", "GCN_LINK_PROBABILITY is 0.0"),
     ("--HEAD_FIT search --FREEZE_BACKBONE False", "HEAD_FIT search is for a frozen backbone"),
     ("--HEAD_FIT search", "HEAD_FIT search finds the head in one epoch"),
-    ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2", "HEAD_FIT search finds a linear head: set HEAD = 'linear'"),
+    ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2", "HEAD_FIT search finds a head 'linear' or 'kernel'"),
+    ("--HEAD kernel", "HEAD kernel is found by a search: set HEAD_FIT = 'search'"),
+    ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD kernel", "HEAD kernel compares with features of training"),
     (
         "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD linear --LABELS_PER_IMAGE one",
         "HEAD_FIT search is for several labels an image",

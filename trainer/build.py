@@ -30,7 +30,7 @@ from dataset.table import Table
 from models import backbones, batchnorm_sync, compilation, low_rank, recomputation
 from models.devices import DeviceSettings, make_autocast
 from models_factory import make_example
-from trainer import from_config, optimizers, schedules, teachers
+from trainer import from_config, kernel_search, optimizers, schedules, teachers
 from trainer.optimizers import MovingAverage
 from utils import InputError
 
@@ -109,7 +109,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
 
     Raises InputError where constants do not fit the data, the model or the device.
     """
-    head_options, embeddings = choose_head_options(train.classes)
+    head_options, embeddings = choose_head_options(train)
     model = models_factory.make_model(
         config.MODEL_NAME,
         len(train.classes),
@@ -269,19 +269,20 @@ def choose_angular_scale(num_classes: int) -> float:
     return min(max(scale, 7.0), 30.0)
 
 
-def choose_head_options(classes: Sequence[str]) -> tuple[dict[str, Any], Tensor | None]:
+def choose_head_options(train: Table) -> tuple[dict[str, Any], Tensor | None]:
     """The options that HEAD is made with, and for gcn the class embeddings of GCN_EMBEDDINGS, else None."""
-    scale = choose_angular_scale(len(classes))
+    scale = choose_angular_scale(len(train.classes))
     cosine_scale = scale if config.LOSS == "asymmetric_angular" else None
     options: dict[str, dict[str, Any]] = {
         "per_label_mlp": {"hidden": config.MLP_HIDDEN, "dropout": config.MLP_DROPOUT},
         "cosine": {"scale": scale},
+        "kernel": {"num_landmarks": kernel_search.count_landmarks(len(train))},
         "ml_decoder": {"num_groups": config.ML_DECODER_GROUPS, "cosine_scale": cosine_scale},
         "gcn": {"reweights_channels": config.GCN_REWEIGHTS_CHANNELS, "cosine_scale": cosine_scale},
     }
     embeddings = None
     if config.HEAD == "gcn" and config.GCN_EMBEDDINGS:
-        embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, classes)
+        embeddings = heads.read_embeddings(config.GCN_EMBEDDINGS, train.classes)
         options["gcn"]["embedding_size"] = embeddings.shape[1]
     return options.get(config.HEAD, {}), embeddings
 

@@ -2,7 +2,8 @@
 
     record, out_of_fold = find_head(run, epoch)
 
-The search itself is in trainer/head_search.py. Reads config, as a part of training.py.
+The searches themselves are in trainer/head_search.py and trainer/kernel_search.py. Reads config, as a part of
+training.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import config
@@ -21,8 +21,8 @@ import utils
 from dataset import stratified_split
 from dataset.batches import as_float_targets
 from dataset.table import Table
-from heads import Linear
-from trainer import head_search
+from heads import Kernel, Linear
+from trainer import head_search, kernel_search
 from trainer.feature_cache import FeatureDataset
 from trainer.run import Run
 from trainer.validation import Scores
@@ -38,7 +38,7 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
     """
     trainer, stage, data = run.trainer, run.stage, run.data
     assert stage is not None
-    assert isinstance(trainer.model.head, Linear)
+    assert isinstance(trainer.model.head, Linear | Kernel)
     dataset = stage.train_loader.dataset
     assert isinstance(dataset, FeatureDataset)
     start = time.perf_counter()
@@ -47,7 +47,8 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
 
     def find() -> head_search.FoundHead:
         features = dataset.views[0][np.arange(len(dataset))].reshape(len(dataset), -1)
-        return head_search.find_head(
+        search = kernel_search.find_kernel_head if config.HEAD == "kernel" else head_search.find_head
+        return search(
             features,
             targets,
             assign_folds(data.train),
@@ -58,15 +59,14 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
         )
 
     found = distributed.from_first(find)
-    with torch.no_grad():
-        trainer.model.head.weight.copy_(found.weight)
-        trainer.model.head.bias.copy_(found.bias)
+    trainer.model.head.load_state_dict(found.state)
     if trainer.average:
         trainer.average.update_parameters(trainer.model)
     seconds = time.perf_counter() - start
     penalties = found.penalties
+    kind = "kernel ridge" if config.HEAD == "kernel" else "logistic"
     utils.say(
-        f"head: logistic regression, {found.num_heads} compared in {found.num_folds} folds, penalties "
+        f"head: {kind} regression, {found.num_heads} compared in {found.num_folds} folds, penalties "
         f"{penalties.min():.3g} to {penalties.max():.3g}: {utils.format_duration(seconds)}"
     )
     record = {

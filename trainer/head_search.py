@@ -1,7 +1,7 @@
 """Finds the head of a frozen backbone: many linear heads on kept features, compared by K-fold cross-validation.
 
     found = find_head(features, targets, fold_of)       # logistic regressions, one penalty for each class
-    found.weight, found.bias                            # (C, D), (C,), of `heads.Linear`
+    found.state                                         # {"weight": (C, D), "bias": (C,)}, of `heads.Linear`
     found.out_of_fold                                   # (N, C) probabilities, by heads that did not see the image
 
     results = search_heads(features, targets, [Way(rate=1e-3), Way(rate=1e-2, head="linear_bn")], fold_of)
@@ -49,18 +49,34 @@ class Space(NamedTuple):
     std: Tensor  # (D,)
 
 
+class Entries(NamedTuple):
+    """What a head learns from: for N images and C classes, all (N, C)."""
+
+    known: Tensor  # bool
+    labels: Tensor  # 0 to 1; 0 where unknown
+    soft_labels: Tensor  # the same after label smoothing
+    weights: Tensor  # what counts how much; 0 where unknown
+
+
 class FoundHead(NamedTuple):
     """The head that cross-validation chose, trained on all images."""
 
-    weight: Tensor  # (C, D), on the CPU: other processes, too, get it
-    bias: Tensor  # (C,), there, too
+    state: dict[str, Tensor]  # the head's state dict, on the CPU: other processes, too, get it
     penalties: NDArray[np.float64]  # (C,) that each class was trained with
     out_of_fold: NDArray[np.float32]  # (N, C) probabilities
     out_of_fold_loss: float  # mean binary cross-entropy of these probabilities over the known entries
     train_loss: float  # the same of the head itself, on the images that it was trained on
     num_folds: int
-    num_heads: int  # logistic regressions that were compared
+    num_heads: int  # regressions that were compared
     num_steps: int  # of L-BFGS, in the last training
+
+    @property
+    def weight(self) -> Tensor:
+        return self.state["weight"]
+
+    @property
+    def bias(self) -> Tensor:
+        return self.state["bias"]
 
 
 def find_head(
@@ -80,16 +96,8 @@ def find_head(
     for all images.
     """
     images = torch.from_numpy(features).to(device)
-    labels = torch.from_numpy(targets).to(device, torch.float32)
-    known = is_known(labels)
-    labels = torch.where(known, labels, 0.0)
-    positive = smooth_targets(labels, label_smoothing) * (1.0 if pos_weight is None else pos_weight.to(labels))
-    negative = 1 - smooth_targets(labels, label_smoothing)
-    # -(w y log p + (1 - y) log(1 - p)) is the cross-entropy with a target between 0 and 1, times a weight
-    entry_weights, soft_labels = known * (positive + negative), positive / (positive + negative)
-    if weights is not None:
-        entry_weights = entry_weights * torch.from_numpy(weights).to(labels)[:, None]
-    space = _rotate(images)
+    known, labels, soft_labels, entry_weights = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
+    space = rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
     logits = torch.zeros(len(penalties), *labels.shape, device=device)
     for fold in torch.unique(folds):
@@ -106,19 +114,38 @@ def find_head(
     out_of_fold = logits.gather(0, best.expand(1, *labels.shape))[0]
     weight, bias = fitted.unrotate(space)
     return FoundHead(
-        weight=weight,
-        bias=bias,
+        state={"weight": weight, "bias": bias},
         penalties=chosen.cpu().double().numpy(),
         out_of_fold=out_of_fold.sigmoid().cpu().numpy(),
-        out_of_fold_loss=_measure_loss(out_of_fold, labels, known),
-        train_loss=_measure_loss(fitted.compute_logits(space.coordinates)[0], labels, known),
+        out_of_fold_loss=measure_loss(out_of_fold, labels, known),
+        train_loss=measure_loss(fitted.compute_logits(space.coordinates)[0], labels, known),
         num_folds=len(torch.unique(folds)),
         num_heads=len(penalties) * len(torch.unique(folds)),
         num_steps=fitted.num_steps,
     )
 
 
-def _rotate(images: Tensor) -> Space:
+def weigh_entries(
+    targets: NDArray[np.floating],
+    weights: NDArray[np.floating] | None,
+    pos_weight: Tensor | None,
+    label_smoothing: float,
+    device: torch.device | str,
+) -> Entries:
+    """The `targets` (N, C) as soft labels with weights, which cross-entropy takes. The arguments are `find_head`'s."""
+    labels = torch.from_numpy(targets).to(device, torch.float32)
+    known = is_known(labels)
+    labels = torch.where(known, labels, 0.0)
+    positive = smooth_targets(labels, label_smoothing) * (1.0 if pos_weight is None else pos_weight.to(labels))
+    negative = 1 - smooth_targets(labels, label_smoothing)
+    # -(w y log p + (1 - y) log(1 - p)) is the cross-entropy with a target between 0 and 1, times a weight
+    entry_weights, soft_labels = known * (positive + negative), positive / (positive + negative)
+    if weights is not None:
+        entry_weights = entry_weights * torch.from_numpy(weights).to(labels)[:, None]
+    return Entries(known, labels, soft_labels, entry_weights)
+
+
+def rotate(images: Tensor) -> Space:
     """Standardise features (N, D), and turn them to their principal axes: R of them, at most N and D."""
     mean, std = images.mean(dim=0), images.std(dim=0, correction=0)
     std = torch.where(std > 0, std, 1.0)
@@ -197,7 +224,7 @@ def _fit(
     return _Fitted((scaled * scale).detach(), bias.detach(), num_classes, taken)
 
 
-def _measure_loss(logits: Tensor, labels: Tensor, known: Tensor) -> float:
+def measure_loss(logits: Tensor, labels: Tensor, known: Tensor) -> float:
     """The mean binary cross-entropy over the known entries; 0 where there are none."""
     if not known.any():
         return 0.0

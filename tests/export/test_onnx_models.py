@@ -60,6 +60,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "all tokens of timm": lambda: make_from_timm("test_vit", "ml_decoder"),
     "class token of timm": lambda: make_from_timm("test_vit", "linear_bn"),
     "map of timm": lambda: make_from_timm("test_resnet", "gcn"),
+    "comparison with landmarks": lambda: make_from_timm("test_resnet", "kernel"),
     "parts of torchvision's network": lambda: make_from_timm("squeezenet1_1", "per_label_mlp"),
 }
 
@@ -69,7 +70,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     [
         *((name, "torchscript") for name in BACKBONES),
         *((name, "pt2") for name in ("all tokens of torchvision's ViT", "map of timm")),
-        ("all tokens of torchvision's ViT", "onnx"),
+        *((name, "onnx") for name in ("all tokens of torchvision's ViT", "comparison with landmarks")),
     ],
 )
 def test_every_kind_of_backbone_takes_any_number_of_images(backbone: str, format: str, tmp_path: Path) -> None:

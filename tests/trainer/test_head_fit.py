@@ -18,6 +18,7 @@ from dataset import stratified_split
 from evaluation import saved_scores
 from models import checkpoints
 from trainer.head_search import find_head
+from trainer.kernel_search import find_kernel_head
 
 SEARCH = ["--MODEL_NAME=efficientnet_lite0", "--PRETRAINED_WEIGHTS=default", "--FREEZE_BACKBONE=True"]
 SEARCH += ["--HEAD=linear", "--HEAD_FIT=search", "--USE_POS_WEIGHT=False"]
@@ -28,18 +29,21 @@ def find_checkpoint(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("head", ["linear", "kernel"])
 def test_every_image_trains_and_is_predicted_by_a_head_without_it(
-    small_run: list[str], shared_dataset: Path, tmp_path: Path
+    head: str, small_run: list[str], shared_dataset: Path, tmp_path: Path
 ) -> None:
-    training.main([*small_run, *SEARCH, "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"])
+    training.main([*small_run, *SEARCH, f"--HEAD={head}", "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"])
     path = find_checkpoint(tmp_path)
     checkpoint = checkpoints.load(path)
     table = dataset_readers.read_dataset(shared_dataset, split="train")
     (file,) = (tmp_path / "cache").glob("features_*.npy")
     features = np.load(file).reshape(len(table), -1)
     fold_of = stratified_split.divide_rows(table.targets, 5, checkpoint["config"]["SPLIT_SEED"])
-    expected = find_head(features, table.targets.astype(np.float32), fold_of)
-    np.testing.assert_allclose(checkpoint["model_state"]["head.weight"].numpy(), expected.weight.numpy(), atol=1e-5)
+    search = find_kernel_head if head == "kernel" else find_head
+    expected = search(features, table.targets.astype(np.float32), fold_of)
+    for name, tensor in expected.state.items():
+        np.testing.assert_allclose(checkpoint["model_state"][f"head.{name}"].numpy(), tensor.numpy(), atol=1e-5)
 
     scores = saved_scores.read_scores(path.with_suffix("") / saved_scores.SCORES_FILE)
     assert list(scores.paths) == list(table.paths)
@@ -53,7 +57,14 @@ def test_every_image_trains_and_is_predicted_by_a_head_without_it(
     assert checkpoint["metrics"]["f1_weighted"] == pytest.approx(measured["f1_weighted"], abs=1e-6)
 
     seen = np.stack([record.probabilities for record in predictor.load(path, "cpu").predict(table.paths)])
-    logits = features @ expected.weight.numpy().T + expected.bias.numpy()
+    if head == "kernel":
+        state = {name: tensor.numpy() for name, tensor in expected.state.items()}
+        points = (features - state["mean"]) @ state["axes"]
+        distances = ((points[:, None] - state["landmarks"]) ** 2).sum(axis=-1)
+        inputs = np.exp(-distances)
+    else:
+        inputs = features
+    logits = inputs @ expected.weight.numpy().T + expected.bias.numpy()
     np.testing.assert_allclose(seen, 1 / (1 + np.exp(-logits)), atol=1e-3)
 
 

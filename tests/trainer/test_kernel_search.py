@@ -1,0 +1,214 @@
+"""The kernel head: against scikit-learn's kernel ridge regression, and Platt scaling by its logistic regression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from heads import Kernel
+from trainer import kernel_search
+from trainer.head_search import FoundHead
+from trainer.kernel_search import PENALTIES, count_landmarks, find_kernel_head
+
+NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 160, 6, 3
+
+Rows = NDArray[np.float64]
+
+
+@pytest.fixture
+def features() -> NDArray[np.float32]:
+    scales = np.linspace(0.1, 30, NUM_FEATURES)  # of very different size, and not around 0
+    return (np.random.default_rng(1).normal(size=(NUM_IMAGES, NUM_FEATURES)) * scales + 5).astype(np.float32)
+
+
+@pytest.fixture
+def targets(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first class is a ball, which no border that is straight encloses; the others have a straight one."""
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    logits = standard @ np.random.default_rng(2).normal(size=(NUM_FEATURES, NUM_CLASSES))
+    logits[:, 0] = 2 * (NUM_FEATURES - 2 - (standard**2).sum(axis=1))
+    return (np.random.default_rng(3).random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+@pytest.fixture
+def fold_of() -> NDArray[np.intp]:
+    return np.random.default_rng(4).permutation(NUM_IMAGES) % 4
+
+
+def map_images(features: NDArray[np.float32], axes: int = 512) -> Rows:
+    """Coordinates of which two have a mean squared distance of 1: along the axes of the largest variance."""
+    standard = (features - features.mean(axis=0, dtype=np.float64)) / features.std(axis=0, dtype=np.float64)
+    turned = standard @ np.linalg.svd(standard, full_matrices=False)[2][:axes].T
+    differences = turned[:, None] - turned[None]
+    return turned / np.sqrt((differences**2).sum(axis=-1).mean())
+
+
+def center(kernel: Rows) -> Rows:
+    return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
+
+
+def compare(points: Rows, landmarks: Rows) -> Rows:
+    return np.exp(-((points[:, None] - landmarks[None]) ** 2).sum(axis=-1))
+
+
+def calibrate(predicted: Rows, labels: Rows, weights: Rows) -> Any:
+    """scikit-learn's regression without a penalty, on Platt's targets: each image is a positive and a negative."""
+    positives, negatives = (weights * labels).sum(), (weights * (1 - labels)).sum()
+    wanted = labels * (positives + 1) / (positives + 2) + (1 - labels) / (negatives + 2)
+    regression = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
+    rows = np.concatenate([predicted, predicted])[:, None]
+    kinds = np.repeat([1, 0], len(labels))
+    return regression.fit(rows, kinds, np.concatenate([weights * wanted, weights * (1 - wanted)]))
+
+
+def run_head(found: FoundHead, features: NDArray[np.float32]) -> Rows:
+    """Logits (N, C) of the head that was found."""
+    head = Kernel(features.shape[1], NUM_CLASSES, num_landmarks=count_landmarks(len(features)))
+    head.load_state_dict(found.state)
+    with torch.no_grad():
+        return head(torch.from_numpy(features)[:, :, None, None]).double().numpy()
+
+
+def test_the_head_is_a_kernel_ridge_regression_with_platts_probabilities(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    found = find_kernel_head(features, targets, fold_of)
+    points = map_images(features)
+    kernel, logits = center(compare(points, points)), run_head(found, features)
+    assert found.num_heads == 4 * len(PENALTIES)
+    for number in range(NUM_CLASSES):
+        labels = targets[:, number].astype(np.float64)
+        errors, predicted = [], {}
+        for penalty in PENALTIES:
+            predicted[penalty] = np.empty(NUM_IMAGES)
+            for fold in range(4):
+                outside = fold_of == fold
+                ridge = KernelRidge(alpha=penalty, kernel="precomputed")
+                ridge.fit(kernel[np.ix_(~outside, ~outside)], (labels - labels.mean())[~outside])
+                predicted[penalty][outside] = ridge.predict(kernel[np.ix_(outside, ~outside)])
+            errors.append(((predicted[penalty] - labels + labels.mean()) ** 2).mean())
+        penalty = PENALTIES[int(np.argmin(errors))]
+        assert found.penalties[number] == pytest.approx(penalty)
+        platt = calibrate(predicted[penalty], labels, np.ones(NUM_IMAGES))
+        np.testing.assert_allclose(
+            found.out_of_fold[:, number], platt.predict_proba(predicted[penalty][:, None])[:, 1], atol=2e-3
+        )
+        ridge = KernelRidge(alpha=penalty, kernel="precomputed").fit(kernel, labels - labels.mean())
+        expected = platt.decision_function(ridge.predict(kernel)[:, None])
+        np.testing.assert_allclose(logits[:, number], expected, atol=2e-2)
+    entries, own = torch.from_numpy(found.out_of_fold), torch.from_numpy(logits)
+    assert found.out_of_fold_loss == pytest.approx(
+        functional.binary_cross_entropy(entries, torch.from_numpy(targets)).item(), rel=1e-4
+    )
+    assert found.train_loss == pytest.approx(
+        functional.binary_cross_entropy_with_logits(own, torch.from_numpy(targets).double()).item(), rel=1e-3
+    )
+    ball = found.out_of_fold[:, 0]
+    assert ball[targets[:, 0] == 1].mean() > ball[targets[:, 0] == 0].mean() + 0.2
+
+
+def test_images_weights_and_unknown_entries_count_as_they_should(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    """As many copies of an image as its weight says; an unknown entry as its class's frequency."""
+    copies = np.random.default_rng(5).integers(1, 4, NUM_IMAGES)
+    pos_weight = torch.tensor([1.0, 3.0, 2.0])
+    unknown = targets.copy()
+    unknown[::5, 1], unknown[1::7, 2] = np.nan, -1
+    weights = copies.astype(np.float32)
+    found = find_kernel_head(features, unknown, fold_of, weights, pos_weight, label_smoothing=0.1)
+    points, logits = map_images(features), run_head(found, features)
+    kernel = center(compare(points, points))
+    for number in range(NUM_CLASSES):
+        known = unknown[:, number] >= 0
+        labels = np.where(known, targets[:, number], 0).astype(np.float64)
+        frequency = (weights * known * labels).sum() / (weights * known).sum()
+        wanted = np.where(known, labels - frequency, 0)
+        penalty = found.penalties[number]
+        predicted = np.empty(NUM_IMAGES)
+        for fold in range(4):
+            outside = fold_of == fold
+            ridge = KernelRidge(alpha=penalty, kernel="precomputed")
+            ridge.fit(kernel[np.ix_(~outside, ~outside)], wanted[~outside], weights[~outside])
+            predicted[outside] = ridge.predict(kernel[np.ix_(outside, ~outside)])
+        smooth = 0.9 * labels + 0.05
+        positive, negative = smooth * pos_weight[number].item(), 1 - smooth
+        soft, entry_weights = positive / (positive + negative), weights * known * (positive + negative)
+        platt = calibrate(predicted, soft, entry_weights)
+        np.testing.assert_allclose(
+            found.out_of_fold[:, number], platt.predict_proba(predicted[:, None])[:, 1], atol=2e-3
+        )
+        ridge = KernelRidge(alpha=penalty, kernel="precomputed").fit(kernel, wanted, weights)
+        expected = platt.decision_function(ridge.predict(kernel)[:, None])
+        np.testing.assert_allclose(logits[:, number], expected, atol=2e-2)
+
+
+def test_more_images_than_landmarks(
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    fold_of: NDArray[np.intp],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All images train: the regression has a weight for each landmark, as Nystroem's method says, and fewer axes."""
+    monkeypatch.setattr(kernel_search, "MOST_LANDMARKS", 40)
+    monkeypatch.setattr(kernel_search, "NUM_AXES", 4)
+    found = find_kernel_head(features, targets, fold_of)
+    points = map_images(features, axes=4)
+    head = Kernel(NUM_FEATURES, NUM_CLASSES, num_landmarks=40, num_axes=4)
+    head.load_state_dict(found.state)
+    with torch.no_grad():
+        logits = head(torch.from_numpy(features)[:, :, None, None]).double().numpy()
+    landmarks = found.state["landmarks"].double().numpy()
+    distances = ((points[:, None] - points[None]) ** 2).sum(axis=-1)
+    of_landmarks = ((landmarks[:, None] - landmarks[None]) ** 2).sum(axis=-1)
+    chosen = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:40].numpy()
+    np.testing.assert_allclose(of_landmarks, distances[np.ix_(chosen, chosen)], atol=1e-4)
+    similar, among = np.exp(-distances[:, chosen]), np.exp(-distances[np.ix_(chosen, chosen)])
+    similar = similar - similar.mean(axis=0)
+    for number in range(NUM_CLASSES):
+        labels = targets[:, number].astype(np.float64)
+        weight = np.linalg.solve(
+            similar.T @ similar + found.penalties[number] * among, similar.T @ (labels - labels.mean())
+        )
+        expected = similar @ weight
+        assert np.corrcoef(logits[:, number], expected)[0, 1] > 0.9999, "logits are these, times a slope, plus a shift"
+
+
+@pytest.mark.parametrize(("num_images", "num_features"), [(60, 200), (12, 700), (3, 4)])
+def test_fewer_images_than_features_and_classes_without_a_positive(num_images: int, num_features: int) -> None:
+    random = np.random.default_rng(6)
+    features = random.normal(size=(num_images, num_features)).astype(np.float32)
+    features[:, 1] = 7.0  # a feature that never changes
+    targets = (random.random((num_images, 5)) < 0.3).astype(np.float32)
+    targets[:, 0], targets[:, 1], targets[:, 2] = 0, 1, np.nan
+    targets[0, 3], targets[1:, 3] = 1, 0
+    found = find_kernel_head(features, targets, np.arange(num_images) % 3)
+    head = Kernel(num_features, 5, num_landmarks=num_images)
+    head.load_state_dict(found.state)
+    with torch.no_grad():
+        logits = head(torch.from_numpy(features)[:, :, None, None]).numpy()
+    assert np.isfinite(logits).all()
+    assert np.isfinite(found.out_of_fold).all()
+    probabilities = 1 / (1 + np.exp(-logits[:, :3]))
+    np.testing.assert_allclose(probabilities, probabilities[:1].repeat(num_images, axis=0), atol=1e-6)
+    assert probabilities[0, 0] == pytest.approx(1 / (num_images + 2), abs=0.02)
+    assert probabilities[0, 1] == pytest.approx((num_images + 1) / (num_images + 2), abs=0.02)
+    assert probabilities[0, 2] == pytest.approx(0.5)
+
+
+def test_a_device_without_float64_will_do(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    from test_head_search import WithoutFloat64
+
+    expected = find_kernel_head(features, targets, fold_of)
+    with WithoutFloat64():
+        found = find_kernel_head(features, targets, fold_of)
+    assert torch.equal(found.weight, expected.weight)

@@ -1,0 +1,163 @@
+"""Finds the head `kernel` of a frozen backbone: a regression on how alike an image and those of training are.
+
+    found = find_kernel_head(features, targets, fold_of)
+    head = heads.Kernel(D, C, num_landmarks=count_landmarks(N))
+    head.load_state_dict(found.state)
+
+A linear head draws one border for a class; this one bends it, and so learns more from the same features. Arguments and
+result are those of head_search.find_head.
+
+Least squares with an L2 penalty (kernel ridge regression, Saunders et al. 1998) rank the images. Where labels are
+missing at random, their expectation keeps the order that full labels would give (Menon et al. 2015); cross-entropy
+loses more of it. Platt scaling then makes probabilities of them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from heads import compute_similarities
+from trainer.head_search import Entries, FoundHead, measure_loss, rotate, weigh_entries
+
+MOST_LANDMARKS = 4000  # twice as many gain little, and take eight times as long
+NUM_AXES = 512  # of the features that have the largest variance; the rest is noise to distances
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on squared weights; beside it the sum over images
+SMALLEST_AXIS = 1e-5  # directions of the landmarks' similarities with a smaller share of the largest are left out
+MOST_STEPS = 100  # of L-BFGS, for the two numbers of a class
+
+
+def count_landmarks(num_images: int) -> int:
+    """The number of landmarks of a head that is found on so many images."""
+    return min(num_images, MOST_LANDMARKS)
+
+
+def find_kernel_head(
+    features: NDArray[np.float32],
+    targets: NDArray[np.floating],
+    fold_of: NDArray[np.intp],
+    weights: NDArray[np.floating] | None = None,
+    pos_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    device: torch.device | str = "cpu",
+) -> FoundHead:
+    """Kernel ridge regressions: each class gets the penalty of PENALTIES with the least squared error out of fold.
+
+    The similarity of two images is exp(-d), where d is their squared distance over its mean: no width is searched for.
+    Images beyond MOST_LANDMARKS train, too, through their similarities to the landmarks (Nystroem's method, Williams
+    and Seeger 2000). An unknown entry counts as its class's frequency. `pos_weight` and `label_smoothing` are for the
+    probabilities, and leave the order of the images as it is.
+    """
+    entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
+    folds = torch.from_numpy(fold_of).to(device)
+    space = rotate(torch.from_numpy(features).to(device))
+    coordinates, axes = space.coordinates[:, -NUM_AXES:], space.axes[:, -NUM_AXES:]
+    scale = (2 * coordinates.square().sum(dim=1).mean()).rsqrt()  # twice: the mean square of a distance of two images
+    coordinates, axes = coordinates * scale, axes * scale / space.std[:, None]
+
+    # draws the same ones each time, wherever it computes
+    drawn = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[: count_landmarks(len(features))]
+    landmarks = coordinates[drawn.to(device)]
+    sizes, vectors = torch.linalg.eigh(compute_similarities(landmarks, landmarks))
+    kept = sizes > SMALLEST_AXIS * sizes[-1]
+    basis = vectors[:, kept] / sizes[kept].sqrt()  # (M, K); the products of mapped landmarks are their similarities
+    mapped = compute_similarities(coordinates, landmarks) @ basis
+    center = mapped.mean(dim=0)
+    mapped = mapped - center
+
+    image_weights = torch.ones_like(mapped[:, 0]) if weights is None else torch.from_numpy(weights).to(mapped)
+    known_weights = entries.known * image_weights[:, None]
+    frequency = (known_weights * entries.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
+    wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
+    weighted = mapped * image_weights[:, None]
+    predicted, best = _cross_validate(mapped, weighted, wanted, known_weights, folds)
+    penalties = torch.tensor(PENALTIES, device=mapped.device)[best]
+    sizes, vectors = torch.linalg.eigh(mapped.T @ weighted)
+    weight = vectors @ ((vectors.T @ (weighted.T @ wanted)) / (sizes.clamp_min(0)[:, None] + penalties))  # (K, C)
+
+    slope, shift, num_steps = _fit_platt(predicted, entries)
+    out_of_fold = (predicted * slope + shift).float()
+    own = (mapped @ weight * slope + shift).float()
+    state = {
+        "weight": (basis @ weight * slope).T,
+        "bias": shift - center @ weight * slope,
+        "mean": space.mean,
+        "axes": _widen(axes, min(NUM_AXES, features.shape[1])),
+        "landmarks": _widen(landmarks, min(NUM_AXES, features.shape[1])),
+    }
+    return FoundHead(
+        state={name: tensor.float().cpu().contiguous() for name, tensor in state.items()},
+        penalties=penalties.cpu().double().numpy(),
+        out_of_fold=out_of_fold.sigmoid().cpu().numpy(),
+        out_of_fold_loss=measure_loss(out_of_fold, entries.labels, entries.known),
+        train_loss=measure_loss(own, entries.labels, entries.known),
+        num_folds=len(torch.unique(folds)),
+        num_heads=len(PENALTIES) * len(torch.unique(folds)),
+        num_steps=num_steps,
+    )
+
+
+def _cross_validate(
+    mapped: Tensor, weighted: Tensor, wanted: Tensor, known_weights: Tensor, folds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Out-of-fold predictions (N, C) with each class's best penalty, and which of PENALTIES that is, (C,).
+
+    `mapped` (N, K) predicts `wanted` (N, C); `weighted` is `mapped` times the images' weights.
+    """
+    products, sums = mapped.T @ weighted, weighted.T @ wanted
+    predicted = torch.zeros(len(PENALTIES), *wanted.shape, device=mapped.device)
+    for fold in torch.unique(folds):
+        outside = folds == fold
+        # what the other folds add up to is what all do, less this fold
+        sizes, vectors = torch.linalg.eigh(products - mapped[outside].T @ weighted[outside])
+        turned = vectors.T @ (sums - weighted[outside].T @ wanted[outside])
+        seen = mapped[outside] @ vectors
+        for number, penalty in enumerate(PENALTIES):
+            predicted[number, outside] = seen @ (turned / (sizes.clamp_min(0)[:, None] + penalty))
+    best = ((predicted - wanted).square() * known_weights).sum(dim=1).argmin(dim=0)
+    return predicted.gather(0, best.expand(1, *wanted.shape))[0], best
+
+
+def _fit_platt(predicted: Tensor, entries: Entries) -> tuple[Tensor, Tensor, int]:
+    """Slopes and shifts (C,) with which predictions (N, C) become logits, and the steps that L-BFGS took.
+
+    Platt scaling (Platt 1999) with his targets, which keep few labels from making a class certain; a slope is above 0,
+    so that the order stays.
+    """
+    # not every GPU has float64, and float32 would lose digits in a sum over many images
+    values, soft_labels, weights = (
+        tensor.cpu().double() for tensor in (predicted, entries.soft_labels, entries.weights)
+    )
+    sizes = values.square().mean(dim=0).sqrt()
+    sizes = torch.where(sizes > 0, sizes, 1.0)
+    values = values / sizes
+    positives, negatives = (weights * soft_labels).sum(dim=0), (weights * (1 - soft_labels)).sum(dim=0)
+    soft_labels = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
+    shares = weights / (positives + negatives).clamp_min(1e-9)
+    slope = torch.zeros_like(positives).requires_grad_()  # its logarithm
+    shift = torch.logit((positives + 0.5) / (positives + negatives + 1)).requires_grad_()
+    solver = torch.optim.LBFGS(
+        [slope, shift], max_iter=MOST_STEPS, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
+
+    def compute_loss() -> Tensor:
+        solver.zero_grad()
+        logits = values * slope.exp() + shift
+        losses = functional.binary_cross_entropy_with_logits(logits, soft_labels, reduction="none")
+        loss = (losses * shares).sum()
+        loss.backward()
+        return loss
+
+    solver.step(compute_loss)
+    slopes = slope.detach().clamp(math.log(1e-2), math.log(1e2)).exp() / sizes
+    return slopes.to(predicted), shift.detach().to(predicted), solver.state[slope]["n_iter"]
+
+
+def _widen(rows: Tensor, num_columns: int) -> Tensor:
+    """`rows` (N, R) with columns of 0 behind, `num_columns` in all: few images have fewer axes than features."""
+    return functional.pad(rows, (0, num_columns - rows.shape[1]))
