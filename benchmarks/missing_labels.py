@@ -7,6 +7,8 @@ away, or all but one an image; the test labels stay. A head `linear_bn` on Effic
 steps: 5 epochs, batches of 32, Adam at 1e-2, cosine; on one view of each image. A seed draws what is taken away, the
 head and the order. Prints the mean test mAP over the seeds (3 unless given), and their spread.
 
+HEAD_FIT search: the heads linear and kernel as a search finds them, on the same features.
+
 ABSENT_MEANS unknown: negatives that are probably missing labels are unknown (trainer/missing_labels.py). The ceiling:
 exactly the labels that were taken away are unknown, which nobody can know.
 """
@@ -29,18 +31,21 @@ from torch import Tensor, nn
 import heads
 import metrics
 import models_factory
+from dataset.batches import as_float_targets
 from dataset.image_sizes import as_size
 from dataset.loading import count_images, make_loader
 from dataset.resize_rules import make_eval_transform
+from dataset.stratified_split import divide_rows
 from dataset.table import Table
 from dataset_readers import read_dataset
 from losses import ENTRY_WEIGHTS, LOSSES, Objective
-from trainer import missing_labels
+from trainer import head_search, kernel_search, missing_labels
 from utils import run_script, say, track
 
 EPOCHS, BATCH_SIZE, RATE = 5, 32, 1e-2
 TAKEN_AWAY = ("nothing", "60 % of the positives", "all positives but one an image")
 CEILING, ABSENT_MEANS_UNKNOWN = "the ceiling", "ABSENT_MEANS unknown"
+SEARCH = "HEAD_FIT search"
 WAYS = (
     "bce_with_logits",
     f"bce_with_logits, {ABSENT_MEANS_UNKNOWN}",
@@ -51,6 +56,10 @@ WAYS = (
     "splc",
     "zlpr",
     "two_way",
+    f"{SEARCH} linear",
+    f"{SEARCH} linear, {ABSENT_MEANS_UNKNOWN}",
+    f"{SEARCH} kernel",
+    f"{SEARCH} kernel, {ABSENT_MEANS_UNKNOWN}",
 )
 WIDTH = max(map(len, WAYS)) + 2
 
@@ -73,8 +82,11 @@ def main(arguments: list[str]) -> None:
                     left = missing_labels.reject_probable_negatives(left, predicted)
                 elif labels_or_weights == [CEILING]:
                     left = np.where(left == train.targets, left, np.int8(-1))
-                weights = [name for name in labels_or_weights if name in ENTRY_WEIGHTS]
-                head = train_head(loss, weights, train_features, left, seed)
+                if loss.startswith(SEARCH):
+                    head = find_head(loss.removeprefix(SEARCH).strip(), train_features, left)
+                else:
+                    weights = [name for name in labels_or_weights if name in ENTRY_WEIGHTS]
+                    head = train_head(loss, weights, train_features, left, seed)
                 with torch.no_grad():
                     probabilities = head(test_features).sigmoid().numpy()
                 values.append(float(np.nanmean(metrics.average_precision(probabilities, test.targets))))
@@ -123,6 +135,20 @@ def train_head(loss: str, weights: Sequence[str], features: Tensor, targets: NDA
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+    return head.eval()
+
+
+def find_head(name: str, features: Tensor, targets: NDArray[np.int8]) -> nn.Module:
+    """The head `name`, linear or kernel, for the features (N, D, 1, 1) and labels (N, C), with folds as in a run."""
+    rows, labels = features.flatten(1).numpy(), as_float_targets(targets).numpy()
+    fold_of = divide_rows(targets, 5, seed=0)
+    if name == "kernel":
+        found = kernel_search.find_kernel_head(rows, labels, fold_of)
+        options = {"num_landmarks": kernel_search.count_landmarks(len(rows))}
+    else:
+        found, options = head_search.find_head(rows, labels, fold_of), {}
+    head = heads.HEADS[name](features.shape[1], targets.shape[1], **options)
+    head.load_state_dict(found.state)
     return head.eval()
 
 

@@ -33,6 +33,7 @@ from export.onnx_ends import put_labels_behind, put_resizing_before
 from export.onnx_models import (
     ADVICE,
     copy_proto,
+    list_float_nodes,
     make_onnx,
     quantize,
     require_small,
@@ -121,6 +122,7 @@ def save_onnx_int8(export: Export, path: Path) -> None:
             reduce_range=True,  # with all 8 bits, sums in 16 bits overflow on processors without VNNI
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=list_float_nodes(onnx.load(prepared)),
         )
         save_proto(onnx.load(file), export, path, "int8")
 

@@ -147,7 +147,21 @@ def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tenso
 
     require_small(model)
     images = nncf.Dataset(paths, lambda path: {"images": read_image(path)[None].numpy()})
-    return nncf.quantize(model, images, subset_size=len(paths))
+    in_float = nncf.IgnoredScope(names=list_float_nodes(model))
+    return nncf.quantize(model, images, subset_size=len(paths), ignored_scope=in_float)
+
+
+def list_float_nodes(model: Any) -> list[str]:
+    """The names of the nodes of an ONNX ModelProto that stay in float in int8: those of a head `kernel`.
+
+    A distance is a small difference of large numbers, of which 8 bits leave nothing.
+    """
+    reached, names = {"head.axes"}, []  # only heads.Kernel has such a tensor; what it computes begins with that
+    for node in model.graph.node:  # in the order in which they compute
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            names.append(node.name)
+    return names
 
 
 # ---- files ----

@@ -82,6 +82,7 @@ README_COMMANDS = [words[1:] for words in list_commands(ROOT / "README.md") if w
 # for any command: quick, and the server on a free port
 QUICK = {
     "NUM_EPOCHS": 1,
+    "HEAD": "linear",  # any that steps train:
     "HEAD_FIT": "steps",  # the small run has random weights, and trains all of them
     "EXPORT_CHECK_IMAGES": 2,
     "BOOTSTRAP_SAMPLES": 10,

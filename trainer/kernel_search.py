@@ -75,7 +75,7 @@ def find_kernel_head(
     frequency = (known_weights * entries.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
     wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
     weighted = mapped * image_weights[:, None]
-    predicted, best = _cross_validate(mapped, weighted, wanted, known_weights, folds)
+    predicted, best = _cross_validate(mapped, weighted, wanted, image_weights, folds)
     penalties = torch.tensor(PENALTIES, device=mapped.device)[best]
     sizes, vectors = torch.linalg.eigh(mapped.T @ weighted)
     weight = vectors @ ((vectors.T @ (weighted.T @ wanted)) / (sizes.clamp_min(0)[:, None] + penalties))  # (K, C)
@@ -103,11 +103,12 @@ def find_kernel_head(
 
 
 def _cross_validate(
-    mapped: Tensor, weighted: Tensor, wanted: Tensor, known_weights: Tensor, folds: Tensor
+    mapped: Tensor, weighted: Tensor, wanted: Tensor, image_weights: Tensor, folds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Out-of-fold predictions (N, C) with each class's best penalty, and which of PENALTIES that is, (C,).
 
-    `mapped` (N, K) predicts `wanted` (N, C); `weighted` is `mapped` times the images' weights.
+    `mapped` (N, K) predicts `wanted` (N, C); `weighted` is `mapped` times `image_weights` (N,). Unknown entries count
+    here as they do in training: without them the penalty is too small where many are unknown.
     """
     products, sums = mapped.T @ weighted, weighted.T @ wanted
     predicted = torch.zeros(len(PENALTIES), *wanted.shape, device=mapped.device)
@@ -119,7 +120,7 @@ def _cross_validate(
         seen = mapped[outside] @ vectors
         for number, penalty in enumerate(PENALTIES):
             predicted[number, outside] = seen @ (turned / (sizes.clamp_min(0)[:, None] + penalty))
-    best = ((predicted - wanted).square() * known_weights).sum(dim=1).argmin(dim=0)
+    best = ((predicted - wanted).square() * image_weights[:, None]).sum(dim=1).argmin(dim=0)
     return predicted.gather(0, best.expand(1, *wanted.shape))[0], best
 
 

@@ -68,6 +68,17 @@ def calibrate(predicted: Rows, labels: Rows, weights: Rows) -> Any:
     return regression.fit(rows, kinds, np.concatenate([weights * wanted, weights * (1 - wanted)]))
 
 
+def predict_by_folds(kernel: Rows, wanted: Rows, fold_of: NDArray[np.intp], penalty: float, weights: Rows) -> Rows:
+    """(N,) by scikit-learn's regressions, each image by one without its fold."""
+    predicted = np.empty(NUM_IMAGES)
+    for fold in range(4):
+        outside = fold_of == fold
+        ridge = KernelRidge(alpha=penalty, kernel="precomputed")
+        ridge.fit(kernel[np.ix_(~outside, ~outside)], wanted[~outside], weights[~outside])
+        predicted[outside] = ridge.predict(kernel[np.ix_(outside, ~outside)])
+    return predicted
+
+
 def run_head(found: FoundHead, features: NDArray[np.float32]) -> Rows:
     """Logits (N, C) of the head that was found."""
     head = Kernel(features.shape[1], NUM_CLASSES, num_landmarks=count_landmarks(len(features)))
@@ -85,22 +96,15 @@ def test_the_head_is_a_kernel_ridge_regression_with_platts_probabilities(
     assert found.num_heads == 4 * len(PENALTIES)
     for number in range(NUM_CLASSES):
         labels = targets[:, number].astype(np.float64)
-        errors, predicted = [], {}
-        for penalty in PENALTIES:
-            predicted[penalty] = np.empty(NUM_IMAGES)
-            for fold in range(4):
-                outside = fold_of == fold
-                ridge = KernelRidge(alpha=penalty, kernel="precomputed")
-                ridge.fit(kernel[np.ix_(~outside, ~outside)], (labels - labels.mean())[~outside])
-                predicted[penalty][outside] = ridge.predict(kernel[np.ix_(outside, ~outside)])
-            errors.append(((predicted[penalty] - labels + labels.mean()) ** 2).mean())
-        penalty = PENALTIES[int(np.argmin(errors))]
+        wanted, ones = labels - labels.mean(), np.ones(NUM_IMAGES)
+        by_penalty = {penalty: predict_by_folds(kernel, wanted, fold_of, penalty, ones) for penalty in PENALTIES}
+        penalty = min(PENALTIES, key=lambda penalty: ((by_penalty[penalty] - wanted) ** 2).sum())
         assert found.penalties[number] == pytest.approx(penalty)
-        platt = calibrate(predicted[penalty], labels, np.ones(NUM_IMAGES))
+        platt = calibrate(by_penalty[penalty], labels, ones)
         np.testing.assert_allclose(
-            found.out_of_fold[:, number], platt.predict_proba(predicted[penalty][:, None])[:, 1], atol=2e-3
+            found.out_of_fold[:, number], platt.predict_proba(by_penalty[penalty][:, None])[:, 1], atol=2e-3
         )
-        ridge = KernelRidge(alpha=penalty, kernel="precomputed").fit(kernel, labels - labels.mean())
+        ridge = KernelRidge(alpha=penalty, kernel="precomputed").fit(kernel, wanted)
         expected = platt.decision_function(ridge.predict(kernel)[:, None])
         np.testing.assert_allclose(logits[:, number], expected, atol=2e-2)
     entries, own = torch.from_numpy(found.out_of_fold), torch.from_numpy(logits)
@@ -131,13 +135,10 @@ def test_images_weights_and_unknown_entries_count_as_they_should(
         labels = np.where(known, targets[:, number], 0).astype(np.float64)
         frequency = (weights * known * labels).sum() / (weights * known).sum()
         wanted = np.where(known, labels - frequency, 0)
-        penalty = found.penalties[number]
-        predicted = np.empty(NUM_IMAGES)
-        for fold in range(4):
-            outside = fold_of == fold
-            ridge = KernelRidge(alpha=penalty, kernel="precomputed")
-            ridge.fit(kernel[np.ix_(~outside, ~outside)], wanted[~outside], weights[~outside])
-            predicted[outside] = ridge.predict(kernel[np.ix_(outside, ~outside)])
+        by_penalty = {penalty: predict_by_folds(kernel, wanted, fold_of, penalty, weights) for penalty in PENALTIES}
+        penalty = min(PENALTIES, key=lambda penalty: (weights * (by_penalty[penalty] - wanted) ** 2).sum())
+        assert found.penalties[number] == pytest.approx(penalty)
+        predicted = by_penalty[penalty]
         smooth = 0.9 * labels + 0.05
         positive, negative = smooth * pos_weight[number].item(), 1 - smooth
         soft, entry_weights = positive / (positive + negative), weights * known * (positive + negative)
@@ -169,7 +170,7 @@ def test_more_images_than_landmarks(
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=-1)
     of_landmarks = ((landmarks[:, None] - landmarks[None]) ** 2).sum(axis=-1)
     chosen = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:40].numpy()
-    np.testing.assert_allclose(of_landmarks, distances[np.ix_(chosen, chosen)], atol=1e-4)
+    np.testing.assert_allclose(of_landmarks, distances[np.ix_(chosen, chosen)], atol=5e-3)
     similar, among = np.exp(-distances[:, chosen]), np.exp(-distances[np.ix_(chosen, chosen)])
     similar = similar - similar.mean(axis=0)
     for number in range(NUM_CLASSES):
