@@ -23,9 +23,7 @@ DATASET_FOLDER: Path = Path(LOCAL_ROOT) / "ms-coco-dataset"  # one data set, in 
 
 # ---- What people edit first * ----
 MODEL_NAME: str = "resnet18"  # the backbone, of torchvision or timm: python model_comparison.py --search PATTERN
-HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "kernel", "ml_decoder", "gcn"] = (
-    "linear_bn"  # features to logits
-)
+HEAD: Literal["linear", "linear_bn", "per_label_mlp", "cosine", "kernel", "ml_decoder", "gcn"] = "linear_bn"  # logits
 IMAGE_SIZE: ImageSize = 224  # pixels: side of the square the model sees, or (height, width)
 PRETRAINED_WEIGHTS: str | None = "default"  # the published ones; None: from scratch; a file; a name in docs/training.md
 NUM_EPOCHS: Count = 10  # passes over the training split
