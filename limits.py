@@ -140,6 +140,11 @@ def searched_head_fits(c: Any) -> str | None:
             "HEAD kernel compares with features of training images, which change as the backbone trains: set "
             "UNFREEZE_BACKBONE_EPOCH = 0 and NUM_EPOCHS = 1, or HEAD = 'linear'"
         )
+    if c.HEAD == "kernel" and c.FOLDS > 1:
+        return (
+            "HEAD kernel of each fold compares with other images, so that an average of them is none; its search "
+            "cross-validates all images already: set FOLDS = 0, or HEAD = 'linear'"
+        )
     if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
         return "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set 'steps'"
     if c.UNFREEZE_BACKBONE_EPOCH == 0 and (c.LOSS != "bce_with_logits" or c.ENTRY_WEIGHTS or c.TEACHER_CHECKPOINTS):

@@ -133,6 +133,10 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
     ("--HEAD_FIT search --FREEZE_BACKBONE False", "HEAD_FIT search is for a frozen backbone"),
     ("--HEAD_FIT search", "HEAD_FIT search finds the head in one epoch"),
     ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2", "HEAD_FIT search finds a head 'linear' or 'kernel'"),
+    (
+        "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 0 --NUM_EPOCHS 1 --HEAD kernel --FOLDS 3 --LR_MILESTONES ,",
+        "HEAD kernel of each fold compares with other images",
+    ),
     ("--HEAD kernel", "HEAD kernel is found by a search: set HEAD_FIT = 'search'"),
     ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD kernel", "HEAD kernel compares with features of training"),
     (

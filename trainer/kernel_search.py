@@ -14,8 +14,6 @@ loses more of it. Platt scaling then makes probabilities of them.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,6 +28,7 @@ NUM_AXES = 512  # of the features that have the largest variance; the rest is no
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on squared weights; beside it the sum over images
 SMALLEST_AXIS = 1e-5  # directions of the landmarks' similarities with a smaller share of the largest are left out
 MOST_STEPS = 100  # of L-BFGS, for the two numbers of a class
+LEAST_SLOPE = 1e-2  # of Platt scaling, for predictions whose mean square is 1
 
 
 def count_landmarks(num_images: int) -> int:
@@ -68,13 +67,13 @@ def find_kernel_head(
     basis = vectors[:, kept] / sizes[kept].sqrt()  # (M, K); the products of mapped landmarks are their similarities
     mapped = compute_similarities(coordinates, landmarks) @ basis
     center = mapped.mean(dim=0)
-    mapped = mapped - center
+    mapped -= center
 
     image_weights = torch.ones_like(mapped[:, 0]) if weights is None else torch.from_numpy(weights).to(mapped)
     known_weights = entries.known * image_weights[:, None]
     frequency = (known_weights * entries.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
     wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
-    weighted = mapped * image_weights[:, None]
+    weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
     predicted, best = _cross_validate(mapped, weighted, wanted, image_weights, folds)
     penalties = torch.tensor(PENALTIES, device=mapped.device)[best]
     sizes, vectors = torch.linalg.eigh(mapped.T @ weighted)
@@ -140,23 +139,28 @@ def _fit_platt(predicted: Tensor, entries: Entries) -> tuple[Tensor, Tensor, int
     positives, negatives = (weights * soft_labels).sum(dim=0), (weights * (1 - soft_labels)).sum(dim=0)
     soft_labels = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
     shares = weights / (positives + negatives).clamp_min(1e-9)
-    slope = torch.zeros_like(positives).requires_grad_()  # its logarithm
-    shift = torch.logit((positives + 0.5) / (positives + negatives + 1)).requires_grad_()
+    usual = torch.logit((positives + 0.5) / (positives + negatives + 1))
+    slope, shift = torch.ones_like(usual).requires_grad_(), usual.clone().requires_grad_()
     solver = torch.optim.LBFGS(
         [slope, shift], max_iter=MOST_STEPS, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def compute_loss() -> Tensor:
         solver.zero_grad()
-        logits = values * slope.exp() + shift
-        losses = functional.binary_cross_entropy_with_logits(logits, soft_labels, reduction="none")
+        losses = functional.binary_cross_entropy_with_logits(values * slope + shift, soft_labels, reduction="none")
         loss = (losses * shares).sum()
         loss.backward()
         return loss
 
     solver.step(compute_loss)
-    slopes = slope.detach().clamp(math.log(1e-2), math.log(1e2)).exp() / sizes
-    return slopes.to(predicted), shift.detach().to(predicted), solver.state[slope]["n_iter"]
+    # predictions that are no better than none keep their order, and get nearly the same probability
+    is_of_use = slope.detach() > LEAST_SLOPE
+    slopes = torch.where(is_of_use, slope.detach(), LEAST_SLOPE) / sizes
+    return (
+        slopes.to(predicted),
+        torch.where(is_of_use, shift.detach(), usual).to(predicted),
+        solver.state[slope]["n_iter"],
+    )
 
 
 def _widen(rows: Tensor, num_columns: int) -> Tensor:

@@ -200,6 +200,7 @@ def test_fewer_images_than_features_and_classes_without_a_positive(num_images: i
         logits = head(torch.from_numpy(features)[:, :, None, None]).numpy()
     assert np.isfinite(logits).all()
     assert np.isfinite(found.out_of_fold).all()
+    assert logits[:, 3].argmax() == 0, "its one positive, though each fold without it predicts it wrong"
     probabilities = 1 / (1 + np.exp(-logits[:, :3]))
     np.testing.assert_allclose(probabilities, probabilities[:1].repeat(num_images, axis=0), atol=1e-6)
     assert probabilities[0, 0] == pytest.approx(1 / (num_images + 2), abs=0.02)
