@@ -23,7 +23,7 @@ from torch.nn import functional
 from heads import compute_similarities
 from trainer.head_search import Entries, FoundHead, measure_loss, rotate, weigh_entries
 
-MOST_LANDMARKS = 4000  # twice as many gain little, and take eight times as long
+MOST_LANDMARKS = 4000  # of 4,000 photographs, 2,000 lose .001 of mAP out of fold, and take a fifth of the time
 NUM_AXES = 512  # of the features that have the largest variance; the rest is noise to distances
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on squared weights; beside it the sum over images
 SMALLEST_AXIS = 1e-5  # directions of the landmarks' similarities with a smaller share of the largest are left out
