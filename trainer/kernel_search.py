@@ -14,6 +14,8 @@ loses more of it. Platt scaling then makes probabilities of them.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -74,24 +76,21 @@ def find_kernel_head(
     frequency = (known_weights * entries.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
     wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
     weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
-    predicted, best = _cross_validate(mapped, weighted, wanted, image_weights, folds)
-    penalties = torch.tensor(PENALTIES, device=mapped.device)[best]
-    sizes, vectors = torch.linalg.eigh(mapped.T @ weighted)
-    weight = vectors @ ((vectors.T @ (weighted.T @ wanted)) / (sizes.clamp_min(0)[:, None] + penalties))  # (K, C)
-
-    slope, shift, num_steps = _fit_platt(predicted, entries)
-    out_of_fold = (predicted * slope + shift).float()
-    own = (mapped @ weight * slope + shift).float()
+    ridge = _fit_ridge(mapped, weighted, wanted, image_weights, folds)
+    slope, shift, num_steps = _fit_platt(ridge.out_of_fold, entries)
+    out_of_fold = (ridge.out_of_fold * slope + shift).float()
+    own = (mapped @ ridge.weight * slope + shift).float()
+    num_axes = min(NUM_AXES, features.shape[1])
     state = {
-        "weight": (basis @ weight * slope).T,
-        "bias": shift - center @ weight * slope,
+        "weight": (basis @ ridge.weight * slope).T,
+        "bias": shift - center @ ridge.weight * slope,
         "mean": space.mean,
-        "axes": _widen(axes, min(NUM_AXES, features.shape[1])),
-        "landmarks": _widen(landmarks, min(NUM_AXES, features.shape[1])),
+        "axes": _widen(axes, num_axes),
+        "landmarks": _widen(landmarks, num_axes),
     }
     return FoundHead(
         state={name: tensor.float().cpu().contiguous() for name, tensor in state.items()},
-        penalties=penalties.cpu().double().numpy(),
+        penalties=ridge.penalties.cpu().double().numpy(),
         out_of_fold=out_of_fold.sigmoid().cpu().numpy(),
         out_of_fold_loss=measure_loss(out_of_fold, entries.labels, entries.known),
         train_loss=measure_loss(own, entries.labels, entries.known),
@@ -101,13 +100,19 @@ def find_kernel_head(
     )
 
 
-def _cross_validate(
-    mapped: Tensor, weighted: Tensor, wanted: Tensor, image_weights: Tensor, folds: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Out-of-fold predictions (N, C) with each class's best penalty, and which of PENALTIES that is, (C,).
+class _Ridge(NamedTuple):
+    """Ridge regressions of C classes on K numbers, each with the penalty that cross-validation chose."""
 
-    `mapped` (N, K) predicts `wanted` (N, C); `weighted` is `mapped` times `image_weights` (N,). Unknown entries count
-    here as they do in training: without them the penalty is too small where many are unknown.
+    weight: Tensor  # (K, C), of all images
+    penalties: Tensor  # (C,)
+    out_of_fold: Tensor  # (N, C) predictions
+
+
+def _fit_ridge(mapped: Tensor, weighted: Tensor, wanted: Tensor, image_weights: Tensor, folds: Tensor) -> _Ridge:
+    """Fit `wanted` (N, C) by `mapped` (N, K); `weighted` is `mapped` times `image_weights` (N,).
+
+    Unknown entries count in the choice as they do in training: without them the penalty is too small where many are
+    unknown.
     """
     products, sums = mapped.T @ weighted, weighted.T @ wanted
     predicted = torch.zeros(len(PENALTIES), *wanted.shape, device=mapped.device)
@@ -120,7 +125,10 @@ def _cross_validate(
         for number, penalty in enumerate(PENALTIES):
             predicted[number, outside] = seen @ (turned / (sizes.clamp_min(0)[:, None] + penalty))
     best = ((predicted - wanted).square() * image_weights[:, None]).sum(dim=1).argmin(dim=0)
-    return predicted.gather(0, best.expand(1, *wanted.shape))[0], best
+    penalties = torch.tensor(PENALTIES, device=mapped.device)[best]
+    sizes, vectors = torch.linalg.eigh(products)
+    weight = vectors @ ((vectors.T @ sums) / (sizes.clamp_min(0)[:, None] + penalties))
+    return _Ridge(weight, penalties, predicted.gather(0, best.expand(1, *wanted.shape))[0])
 
 
 def _fit_platt(predicted: Tensor, entries: Entries) -> tuple[Tensor, Tensor, int]:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
+from test_head_search import WithoutFloat64
 from torch.nn import functional
 
 from heads import Kernel
@@ -81,7 +82,9 @@ def predict_by_folds(kernel: Rows, wanted: Rows, fold_of: NDArray[np.intp], pena
 
 def run_head(found: FoundHead, features: NDArray[np.float32]) -> Rows:
     """Logits (N, C) of the head that was found."""
-    head = Kernel(features.shape[1], NUM_CLASSES, num_landmarks=count_landmarks(len(features)))
+    num_landmarks, num_axes = found.state["landmarks"].shape
+    assert num_landmarks == count_landmarks(len(features))
+    head = Kernel(features.shape[1], len(found.bias), num_landmarks, num_axes)
     head.load_state_dict(found.state)
     with torch.no_grad():
         return head(torch.from_numpy(features)[:, :, None, None]).double().numpy()
@@ -162,14 +165,12 @@ def test_more_images_than_landmarks(
     monkeypatch.setattr(kernel_search, "NUM_AXES", 4)
     found = find_kernel_head(features, targets, fold_of)
     points = map_images(features, axes=4)
-    head = Kernel(NUM_FEATURES, NUM_CLASSES, num_landmarks=40, num_axes=4)
-    head.load_state_dict(found.state)
-    with torch.no_grad():
-        logits = head(torch.from_numpy(features)[:, :, None, None]).double().numpy()
-    landmarks = found.state["landmarks"].double().numpy()
+    logits = run_head(found, features)
+    state = {name: tensor.double().numpy() for name, tensor in found.state.items()}
+    landmarks = state["landmarks"]
+    assert landmarks.shape == (40, 4)
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=-1)
     of_landmarks = ((landmarks[:, None] - landmarks[None]) ** 2).sum(axis=-1)
-    state = {name: tensor.double().numpy() for name, tensor in found.state.items()}
     own = (features - state["mean"]) @ state["axes"]  # the landmarks are 40 of these
     chosen = ((landmarks[:, None] - own[None]) ** 2).sum(axis=-1).argmin(axis=1)
     assert len(set(chosen)) == 40
@@ -194,10 +195,8 @@ def test_fewer_images_than_features_and_classes_without_a_positive(num_images: i
     targets[:, 0], targets[:, 1], targets[:, 2] = 0, 1, np.nan
     targets[0, 3], targets[1:, 3] = 1, 0
     found = find_kernel_head(features, targets, np.arange(num_images) % 3)
-    head = Kernel(num_features, 5, num_landmarks=num_images)
-    head.load_state_dict(found.state)
-    with torch.no_grad():
-        logits = head(torch.from_numpy(features)[:, :, None, None]).numpy()
+    assert found.state["landmarks"].shape == (num_images, min(512, num_features)), "as a new head of so many images"
+    logits = run_head(found, features)
     assert np.isfinite(logits).all()
     assert np.isfinite(found.out_of_fold).all()
     assert logits[:, 3].argmax() == 0, "its one positive, though each fold without it predicts it wrong"
@@ -211,8 +210,6 @@ def test_fewer_images_than_features_and_classes_without_a_positive(num_images: i
 def test_a_device_without_float64_will_do(
     features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
 ) -> None:
-    from test_head_search import WithoutFloat64
-
     expected = find_kernel_head(features, targets, fold_of)
     with WithoutFloat64():
         found = find_kernel_head(features, targets, fold_of)
