@@ -4,12 +4,12 @@
     python benchmarks/ablation.py DATASET_FOLDER "recipes/x.py --NUM_EPOCHS 4" --only ema,mixup --train-images 1000
 
 The second argument is what stands after `python training.py`. list_variants() says what is changed: one thing at a
-time, and what the recipe has already is left out. Each run is a training.py and a testing.py of their own, with the
-seeds as SEED; SPLIT_SEED stays, so that all are validated on the same images. With --held-out so many training images
-are tested on, and not trained on: choose by those, for the test images are for the recipe that was chosen. Printed are
-the mean mAP; the mean over seeds of its difference to the recipe with the same seed, and the lowest and highest; and
-the seconds of training.py on all cores (CPU s). Runs that are in --folder are not repeated, so that an interrupted
-command goes on: delete them after a change of the code.
+time (LoRA also with a larger rate), and what the recipe has already is left out. Each run is a training.py and a
+testing.py of their own, with the seeds as SEED; SPLIT_SEED stays, so that all are validated on the same images. With
+--held-out so many training images are tested on, and not trained on: choose by those, for the test images are for the
+recipe that was chosen. Printed are the mean mAP; the mean over seeds of its difference to the recipe with the same
+seed, and the lowest and highest; and the seconds of training.py on all cores (CPU s). Runs that are in --folder are
+not repeated, so that an interrupted command goes on: delete them after a change of the code.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import config
 import overrides
 import utils
 from benchmarks.runs import Figures, describe, link_subset, name_by, parse_numbers, print_table, run_once
+from dataset.image_sizes import as_size
 from utils import InputError
 
 BASE = "the recipe"
@@ -38,12 +39,17 @@ Changes = dict[str, Any]
 
 def list_variants(base: Mapping[str, Any]) -> dict[str, list[Changes]]:
     """For each ingredient the constants to change in the recipe whose constants are `base`, a run each."""
+    side = max(as_size(base["IMAGE_SIZE"]))
+    smaller = tuple(32 * round(side * share / 32) for share in (0.7, 0.85))
     return {
         "ema": [{"EMA_DECAY": decay} for decay in (0.0, 0.99, 0.998)],
         "crops": [{"CROP_SCALE_MIN": share} for share in (0.2, 0.35, 0.5, 0.75)],
-        "growing_sizes": [{"GROWING_IMAGE_SIZES": ()}, {"GROWING_IMAGE_SIZES": (160, 192)}],
+        "growing_sizes": [{"GROWING_IMAGE_SIZES": sizes} for sizes in ((), smaller)],
         "layer_decay": [{"LAYER_DECAY": decay} for decay in (1.0, 0.85, 0.7)],
-        "lora": [{"LORA_RANK": rank} for rank in (0, 8)],
+        "lora": [
+            {"LORA_RANK": 0},
+            *({"LORA_RANK": 8, "BACKBONE_BASE_LR": base["BACKBONE_BASE_LR"] * factor} for factor in (1, 10)),
+        ],
         "mixup": [{"MIXUP_ALPHA": alpha} for alpha in (0.0, 0.2, 0.8)],
         "schedule": [{"SCHEDULE": name} for name in ("cosine", "onecycle")],
         "rate": [{"BACKBONE_BASE_LR": base["BACKBONE_BASE_LR"] * factor} for factor in (0.5, 2)],

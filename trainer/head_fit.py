@@ -64,9 +64,8 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
         trainer.average.update_parameters(trainer.model)
     seconds = time.perf_counter() - start
     penalties = found.penalties
-    kind = "kernel ridge" if config.HEAD == "kernel" else "logistic"
     utils.say(
-        f"head: {kind} regression, {found.num_heads} compared in {found.num_folds} folds, penalties "
+        f"head: {found.regression} regression, {found.num_heads} compared in {found.num_folds} folds, penalties "
         f"{penalties.min():.3g} to {penalties.max():.3g}: {utils.format_duration(seconds)}"
     )
     record = {

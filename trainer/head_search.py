@@ -61,6 +61,7 @@ class Entries(NamedTuple):
 class FoundHead(NamedTuple):
     """The head that cross-validation chose, trained on all images."""
 
+    regression: str  # "logistic", "kernel ridge"
     state: dict[str, Tensor]  # the head's state dict, on the CPU: other processes, too, get it
     penalties: NDArray[np.float64]  # (C,) that each class was trained with
     out_of_fold: NDArray[np.float32]  # (N, C) probabilities
@@ -114,6 +115,7 @@ def find_head(
     out_of_fold = logits.gather(0, best.expand(1, *labels.shape))[0]
     weight, bias = fitted.unrotate(space)
     return FoundHead(
+        regression="logistic",
         state={"weight": weight, "bias": bias},
         penalties=chosen.cpu().double().numpy(),
         out_of_fold=out_of_fold.sigmoid().cpu().numpy(),

@@ -89,6 +89,7 @@ def find_kernel_head(
         "landmarks": _widen(landmarks, num_axes),
     }
     return FoundHead(
+        regression="kernel ridge",
         state={name: tensor.float().cpu().contiguous() for name, tensor in state.items()},
         penalties=ridge.penalties.cpu().double().numpy(),
         out_of_fold=out_of_fold.sigmoid().cpu().numpy(),
