@@ -126,14 +126,16 @@ class Cosine(nn.Module):
 class Kernel(nn.Module):
     """The mean over positions, compared with M landmarks, which are training images: a kernel machine.
 
-    A logit is the sum of weight x exp(-squared distance) over the landmarks, plus a bias. Distances are those of the
-    features less `mean` (D,), along `axes` (D, R), R = min(num_axes, D). trainer/kernel_search.py finds all of these; a
-    new head has random ones. Raises InputError for less than one landmark or axis.
+    A logit is the sum of weight x exp(-squared distance) over the landmarks, plus a bias. Distances are those of
+    (features - mean) x scale, both (D,), to landmarks within the space of the orthonormal `axes` (D, R),
+    R = min(num_axes, D): what of an image lies outside that space counts, too. trainer/kernel_search.py finds all of
+    these; a new head has random ones. Raises InputError for less than one landmark or axis.
     """
 
     pools = True
     by_class = ("weight", "bias")
     mean: Tensor
+    scale: Tensor
     axes: Tensor
     landmarks: Tensor
 
@@ -142,23 +144,40 @@ class Kernel(nn.Module):
         if min(num_landmarks, num_axes) < 1:
             raise InputError(f"kernel needs at least one landmark and axis, not {num_landmarks} and {num_axes}")
         num_axes = min(num_axes, num_features)
-        self.weight = nn.Parameter(torch.randn(num_classes, num_landmarks) / num_landmarks**0.5)
+        self.weight = nn.Parameter(torch.empty(num_classes, num_landmarks))
         self.bias = nn.Parameter(torch.zeros(num_classes))
         self.register_buffer("mean", torch.zeros(num_features))
-        # for features and landmarks of length 1 in each direction the mean square of a distance is about 1
-        self.register_buffer("axes", torch.randn(num_features, num_axes) / (2 * num_features * num_axes) ** 0.5)
-        self.register_buffer("landmarks", torch.randn(num_landmarks, num_axes) / (2 * num_axes) ** 0.5)
+        self.register_buffer("scale", torch.ones(num_features))
+        self.register_buffer("axes", torch.empty(num_features, num_axes))
+        self.register_buffer("landmarks", torch.empty(num_landmarks, num_axes))
+        # for features of length 1 in each direction, and the landmarks, the mean square of a distance is about 1
+        nn.init.normal_(self.weight, std=num_landmarks**-0.5)
+        nn.init.constant_(self.scale, (2 * num_features) ** -0.5)
+        nn.init.eye_(self.axes)
+        nn.init.normal_(self.landmarks, std=(2 * num_axes) ** -0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        similarities = compute_similarities((pool(features) - self.mean) @ self.axes, self.landmarks)
-        return functional.linear(similarities, self.weight, self.bias)
+        points, outside = project((pool(features) - self.mean) * self.scale, self.axes)
+        return functional.linear(compute_similarities(points, outside, self.landmarks), self.weight, self.bias)
 
 
-def compute_similarities(points: Tensor, landmarks: Tensor) -> Tensor:
-    """exp(-squared distance) of each of `points` (B, R) to each of `landmarks` (M, R): (B, M), in 0...1."""
+def project(rows: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (B, R) of `rows` (B, D) along orthonormal `axes` (D, R), and the squared distances (B,) to these."""
+    points = rows @ axes
+    # rounding may leave less than 0 where a row lies along the axes
+    return points, (rows.square().sum(dim=1) - points.square().sum(dim=1)).relu()
+
+
+def compute_similarities(points: Tensor, outside: Tensor, landmarks: Tensor) -> Tensor:
+    """exp(-squared distance) of images to each of `landmarks` (M, R): (B, M), in 0...1.
+
+    Of the distance, `points` (B, R) are the images' coordinates in the space of the landmarks, and `outside` (B,) what
+    their squared distance to that space is.
+    """
     lengths, landmark_lengths = (rows.square().sum(dim=1) for rows in (points, landmarks))
     distances = lengths[:, None] + landmark_lengths - 2 * points @ landmarks.T
-    return (-distances.relu()).exp()  # rounding may leave less than 0 of the distance of two equal points
+    # rounding may leave less than 0 of the distance of two equal points
+    return (-(distances.relu() + outside[:, None])).exp()
 
 
 class MLDecoder(nn.Module):

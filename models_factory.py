@@ -19,7 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from dataset.class_names import show_names
 from dataset.image_sizes import Size, as_size
@@ -42,7 +45,7 @@ __all__ = [
     "restore_model",
 ]
 
-SPARE_PARAMETERS = 150_000_000  # that a network may have besides twice those of its file: VGG's classifier, left out
+SPARE_NUMBERS = 150_000_000  # that a network may have besides twice those of its file: VGG's classifier, left out
 
 
 class Form(NamedTuple):
@@ -216,7 +219,7 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     state = checkpoint["model_state"]
     model = None
     try:
-        with _limit_parameters(2 * sum(value.numel() for value in state.values()) + SPARE_PARAMETERS):
+        with _limit_tensors(2 * sum(value.numel() for value in state.values()) + SPARE_NUMBERS):
             model = make()
         forms = _list_forms(model)
     except InputError:  # what is wrong is found out without memory
@@ -234,24 +237,28 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
 
 
 @contextmanager
-def _limit_parameters(most: int) -> Iterator[None]:
-    """Within `with`, making modules with more than `most` parameters raises InputError.
+def _limit_tensors(most: int) -> Iterator[None]:
+    """Within `with`, making modules with more than `most` numbers in parameters and buffers raises InputError.
 
     A small file may name a network of 20 GB: it is found out before anything of this size is made.
     """
     number = 0
 
-    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal number
-        number += parameter.numel()
+        number += 0 if tensor is None else tensor.numel()
         if number > most:
-            raise InputError(f"the network has more than {most:,} parameters")
+            raise InputError(f"the network has more than {most:,} numbers")
 
-    hook = register_module_parameter_registration_hook(count)
+    hooks = [
+        register(count)
+        for register in (register_module_parameter_registration_hook, register_module_buffer_registration_hook)
+    ]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def _foresee_forms(make: Callable[[], MultiLabelModel]) -> dict[str, Form] | None:

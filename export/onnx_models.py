@@ -154,9 +154,15 @@ def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tenso
 def list_float_nodes(model: Any) -> list[str]:
     """The names of the nodes of an ONNX ModelProto that stay in float in int8: those of a head `kernel`.
 
-    A distance is a small difference of large numbers, of which 8 bits leave nothing.
+    exp() of a distance that is rounded to one of 256 levels is another similarity.
     """
-    reached, names = {"head.axes"}, []  # only heads.Kernel has such a tensor; what it computes begins with that
+    # only heads.Kernel has tensors of these names, whatever module the head is in; what it computes begins with them
+    reached = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.name.endswith(tuple(f"head.{name}" for name in ("mean", "scale", "axes", "landmarks")))
+    }
+    names = []
     for node in model.graph.node:  # in the order in which they compute
         if reached.intersection(node.input):
             reached.update(node.output)

@@ -463,10 +463,15 @@ def test_classes_of_the_same_name_give_the_earlier_heads_logits(variant: str) ->
 
 
 def test_a_kernel_head_weighs_what_is_near() -> None:
-    features, head = draw(6, 12, 2, 3), make_head("kernel of 7 landmarks")
+    """The landmarks lie in a space of 3 axes, the images do not: distances are those of all 12 features."""
+    features = draw(6, 12, 2, 3)
+    head: Any = make_head("kernel of 7 landmarks")
+    head.mean.normal_()
+    head.scale.uniform_(0.1, 0.5)
+    head.axes.copy_(torch.linalg.qr(torch.randn(12, 3))[0])
     p = get(head)
-    points = (features.mean(dim=(2, 3)).double().numpy() - p("mean")) @ p("axes")
-    distances = ((points[:, None] - p("landmarks")) ** 2).sum(axis=-1)
+    points = (features.mean(dim=(2, 3)).double().numpy() - p("mean")) * p("scale")
+    distances = ((points[:, None] - p("landmarks") @ p("axes").T) ** 2).sum(axis=-1)
     np.testing.assert_allclose(compute(head, features), np.exp(-distances) @ p("weight").T + p("bias"), atol=1e-12)
     assert p("axes").shape == (12, 3)
     assert get(HEADS["kernel"](12, 5))("axes").shape == (12, 12), "no more axes than features"

@@ -693,10 +693,14 @@ def test_logits_that_are_called_probabilities_are_refused(checkpoint: Path) -> N
             {"head": "per_label_mlp", "head_options": {"hidden": 10**9}},
             r"do not fit resnet18 with head per_label_mlp: he",
         ),
+        (
+            {"head": "kernel", "head_options": {"num_landmarks": 10**8, "num_axes": 512}},
+            r"do not fit resnet18 with head kernel: head\.",
+        ),
         ({"head": "per_label_mlp", "head_options": {"hidden": -5}}, r"there is no head per_label_mlp with options "),
         ({"head_options": {"evil": 1}}, r"there is no head linear_bn with options \{'evil': 1\}"),
     ],
-    ids=["classes", "network", "20 GB", "8 TB", "negative", "unknown option"],
+    ids=["classes", "network", "20 GB", "8 TB", "200 GB of buffers", "negative", "unknown option"],
 )
 def test_a_checkpoint_that_describes_another_model_is_one_line(
     change: dict[str, Any], message: str, checkpoint: Path

@@ -276,7 +276,7 @@ def choose_head_options(train: Table) -> tuple[dict[str, Any], Tensor | None]:
     options: dict[str, dict[str, Any]] = {
         "per_label_mlp": {"hidden": config.MLP_HIDDEN, "dropout": config.MLP_DROPOUT},
         "cosine": {"scale": scale},
-        "kernel": {"num_landmarks": kernel_search.count_landmarks(len(train))},
+        "kernel": {"num_landmarks": kernel_search.count_landmarks(len(train)), "num_axes": kernel_search.NUM_AXES},
         "ml_decoder": {"num_groups": config.ML_DECODER_GROUPS, "cosine_scale": cosine_scale},
         "gcn": {"reweights_channels": config.GCN_REWEIGHTS_CHANNELS, "cosine_scale": cosine_scale},
     }

@@ -32,6 +32,7 @@ from losses import LOSSES, count_pos_weight, is_known, smooth_targets
 PENALTIES = tuple(2.0**power for power in range(-7, 4))
 TRIAL_STEPS = 15  # of L-BFGS in a fold; more change the probabilities by less than the choice of the penalty
 FINAL_STEPS = 60
+SMALLEST_STD = 1e-3  # features with a smaller share of the median standard deviation are not made larger
 SMALLEST_AXIS = 1e-6  # axes of the features with a smaller share of the largest variance are left out
 HEADS_AT_ONCE = 256  # heads that are trained side by side: their weights and Adam's averages have to fit into memory
 
@@ -150,7 +151,8 @@ def weigh_entries(
 def rotate(images: Tensor) -> Space:
     """Standardise features (N, D), and turn them to their principal axes: R of them, at most N and D."""
     mean, std = images.mean(dim=0), images.std(dim=0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
+    # a feature that hardly ever changes would count, where it does, for more than all others together
+    std = torch.where(std > SMALLEST_STD * std.median(), std, 1.0)
     standard = (images - mean) / std
     num_images, num_features = standard.shape
     if num_images >= num_features:

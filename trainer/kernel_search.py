@@ -1,7 +1,7 @@
 """Finds the head `kernel` of a frozen backbone: a regression on how alike an image and those of training are.
 
     found = find_kernel_head(features, targets, fold_of)
-    head = heads.Kernel(D, C, num_landmarks=count_landmarks(N))
+    head = heads.Kernel(D, C, num_landmarks=count_landmarks(N), num_axes=NUM_AXES)
     head.load_state_dict(found.state)
 
 A linear head draws one border for a class; this one bends it, and so learns more from the same features. Arguments and
@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from heads import compute_similarities
+from heads import compute_similarities, project
 from trainer.head_search import Entries, FoundHead, measure_loss, rotate, weigh_entries
 
 MOST_LANDMARKS = 4000  # of 4,000 photographs, 2,000 lose .001 of mAP out of fold, and take a fifth of the time
-NUM_AXES = 512  # of the features that have the largest variance; the rest is noise to distances
+NUM_AXES = 512  # of the features that have the largest variance; of the rest only the length counts
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on squared weights; beside it the sum over images
 SMALLEST_AXIS = 1e-5  # directions of the landmarks' similarities with a smaller share of the largest are left out
-MOST_STEPS = 100  # of L-BFGS, for the two numbers of a class
+AT_ONCE = 8192  # images that are compared with the landmarks at once, for want of memory
+MOST_STEPS, MOST_HALVINGS = 50, 30  # of Newton's method, which takes about ten; of one step
+SMALLEST_GRADIENT = 1e-10  # of a mean loss: the steps end here
 LEAST_SLOPE = 1e-2  # of Platt scaling, for predictions whose mean square is 1
 
 
@@ -51,42 +53,40 @@ def find_kernel_head(
 
     The similarity of two images is exp(-d), where d is their squared distance over its mean: no width is searched for.
     Images beyond MOST_LANDMARKS train, too, through their similarities to the landmarks (Nystroem's method, Williams
-    and Seeger 2000). An unknown entry counts as its class's frequency. `pos_weight` and `label_smoothing` are for the
-    probabilities, and leave the order of the images as it is.
+    and Seeger 2000). `weights` count as shares of their mean. An unknown entry counts as its class's frequency.
+    `pos_weight` and `label_smoothing` are for the probabilities, and leave the order of the images as it is.
     """
+    if weights is not None:
+        weights = weights / max(weights.mean(), np.finfo(np.float32).tiny)
     entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
     folds = torch.from_numpy(fold_of).to(device)
-    space = rotate(torch.from_numpy(features).to(device))
-    coordinates, axes = space.coordinates[:, -NUM_AXES:], space.axes[:, -NUM_AXES:]
-    scale = (2 * coordinates.square().sum(dim=1).mean()).rsqrt()  # twice: the mean square of a distance of two images
-    coordinates, axes = coordinates * scale, axes * scale / space.std[:, None]
-
-    # draws the same ones each time, wherever it computes
-    drawn = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[: count_landmarks(len(features))]
-    landmarks = coordinates[drawn.to(device)]
-    sizes, vectors = torch.linalg.eigh(compute_similarities(landmarks, landmarks))
-    kept = sizes > SMALLEST_AXIS * sizes[-1]
-    basis = vectors[:, kept] / sizes[kept].sqrt()  # (M, K); the products of mapped landmarks are their similarities
-    mapped = compute_similarities(coordinates, landmarks) @ basis
-    center = mapped.mean(dim=0)
-    mapped -= center
+    rows = torch.from_numpy(features).to(device)
+    comparison = _choose_landmarks(rows)
+    mapped = torch.cat([comparison.map(some) for some in rows.split(AT_ONCE)])
 
     image_weights = torch.ones_like(mapped[:, 0]) if weights is None else torch.from_numpy(weights).to(mapped)
+    center = image_weights @ mapped / image_weights.sum()
+    mapped -= center
     known_weights = entries.known * image_weights[:, None]
     frequency = (known_weights * entries.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
     wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
     weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
     ridge = _fit_ridge(mapped, weighted, wanted, image_weights, folds)
-    slope, shift, num_steps = _fit_platt(ridge.out_of_fold, entries)
-    out_of_fold = (ridge.out_of_fold * slope + shift).float()
-    own = (mapped @ ridge.weight * slope + shift).float()
+    out_of_fold = torch.empty_like(ridge.out_of_fold)
+    for fold in torch.unique(folds):  # scaled, too, by what other images say
+        inside, outside = folds != fold, folds == fold
+        platt = _fit_platt(ridge.out_of_fold[inside], Entries(*(values[inside] for values in entries)))
+        out_of_fold[outside] = ridge.out_of_fold[outside] * platt.slope + platt.shift
+    platt = _fit_platt(ridge.out_of_fold, entries)
+    own = mapped @ ridge.weight * platt.slope + platt.shift
     num_axes = min(NUM_AXES, features.shape[1])
     state = {
-        "weight": (basis @ ridge.weight * slope).T,
-        "bias": shift - center @ ridge.weight * slope,
-        "mean": space.mean,
-        "axes": _widen(axes, num_axes),
-        "landmarks": _widen(landmarks, num_axes),
+        "weight": (comparison.basis @ ridge.weight * platt.slope).T,
+        "bias": platt.shift - center @ ridge.weight * platt.slope,
+        "mean": comparison.mean,
+        "scale": comparison.scale,
+        "axes": _widen(comparison.axes, num_axes),
+        "landmarks": _widen(comparison.landmarks, num_axes),
     }
     return FoundHead(
         regression="kernel ridge",
@@ -97,8 +97,40 @@ def find_kernel_head(
         train_loss=measure_loss(own, entries.labels, entries.known),
         num_folds=len(torch.unique(folds)),
         num_heads=len(PENALTIES) * len(torch.unique(folds)),
-        num_steps=num_steps,
+        num_steps=platt.num_steps,
     )
+
+
+class _Comparison(NamedTuple):
+    """Maps images to K numbers: the product of those of two images is their similarity."""
+
+    mean: Tensor  # (D,) as `scale`, `axes` (D, R) and `landmarks` (M, R) in heads.Kernel
+    scale: Tensor
+    axes: Tensor
+    landmarks: Tensor
+    basis: Tensor  # (M, K)
+
+    def map(self, rows: Tensor) -> Tensor:
+        """(N, K) of features (N, D)."""
+        points, outside = project((rows - self.mean) * self.scale, self.axes)
+        return compute_similarities(points, outside, self.landmarks) @ self.basis
+
+
+def _choose_landmarks(rows: Tensor) -> _Comparison:
+    """Draw landmarks of features `rows` (N, D)."""
+    space = rotate(rows)
+    mean, axes = space.mean, space.axes[:, -NUM_AXES:]
+    # the mean square of a distance of two images is twice that of one to the mean; of equal images it is 0
+    mean_square = 2 * space.coordinates.square().sum(dim=1).mean()
+    scale = mean_square.clamp_min(1e-12).rsqrt() / space.std
+    # draws the same ones each time, wherever it computes
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: count_landmarks(len(rows))]
+    landmarks, outside = project((rows[drawn.to(rows.device)] - mean) * scale, axes)
+    # What of a landmark lies outside the axes makes it less similar to all images; in the head its weight says that.
+    shares = (-outside).exp()
+    sizes, vectors = torch.linalg.eigh(compute_similarities(landmarks, outside, landmarks) * shares)
+    kept = sizes > SMALLEST_AXIS * sizes[-1]
+    return _Comparison(mean, scale, axes, landmarks, shares[:, None] * vectors[:, kept] / sizes[kept].sqrt())
 
 
 class _Ridge(NamedTuple):
@@ -132,11 +164,19 @@ def _fit_ridge(mapped: Tensor, weighted: Tensor, wanted: Tensor, image_weights: 
     return _Ridge(weight, penalties, predicted.gather(0, best.expand(1, *wanted.shape))[0])
 
 
-def _fit_platt(predicted: Tensor, entries: Entries) -> tuple[Tensor, Tensor, int]:
-    """Slopes and shifts (C,) with which predictions (N, C) become logits, and the steps that L-BFGS took.
+class _Platt(NamedTuple):
+    """Slopes and shifts (C,) with which predictions become logits."""
 
-    Platt scaling (Platt 1999) with his targets, which keep few labels from making a class certain; a slope is above 0,
-    so that the order stays.
+    slope: Tensor
+    shift: Tensor
+    num_steps: int
+
+
+def _fit_platt(predicted: Tensor, entries: Entries) -> _Platt:
+    """Platt scaling of predictions (N, C): for each class a logistic regression on this one number.
+
+    With the targets of Platt (1999), which keep few labels from making a class certain, by Newton's method with
+    halved steps (Lin, Lin and Weng 2007). A slope is above 0, so that the order stays.
     """
     # not every GPU has float64, and float32 would lose digits in a sum over many images
     values, soft_labels, weights = (
@@ -149,27 +189,37 @@ def _fit_platt(predicted: Tensor, entries: Entries) -> tuple[Tensor, Tensor, int
     soft_labels = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
     shares = weights / (positives + negatives).clamp_min(1e-9)
     usual = torch.logit((positives + 0.5) / (positives + negatives + 1))
-    slope, shift = torch.ones_like(usual).requires_grad_(), usual.clone().requires_grad_()
-    solver = torch.optim.LBFGS(
-        [slope, shift], max_iter=MOST_STEPS, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
 
-    def compute_loss() -> Tensor:
-        solver.zero_grad()
-        losses = functional.binary_cross_entropy_with_logits(values * slope + shift, soft_labels, reduction="none")
-        loss = (losses * shares).sum()
-        loss.backward()
-        return loss
+    def compute_losses(slope: Tensor, shift: Tensor) -> Tensor:
+        logits = values * slope + shift
+        return (functional.binary_cross_entropy_with_logits(logits, soft_labels, reduction="none") * shares).sum(dim=0)
 
-    solver.step(compute_loss)
+    slope, shift = torch.ones_like(usual), usual
+    losses, num_steps = compute_losses(slope, shift), 0
+    while num_steps < MOST_STEPS:
+        probabilities = torch.sigmoid(values * slope + shift)
+        errors, curvatures = shares * (probabilities - soft_labels), shares * probabilities * (1 - probabilities)
+        gradient = torch.stack([(errors * values).sum(dim=0), errors.sum(dim=0)], dim=1)  # (C, 2)
+        if gradient.abs().max() < SMALLEST_GRADIENT:
+            break
+        mixed = (curvatures * values).sum(dim=0)
+        hessian = torch.stack([(curvatures * values.square()).sum(dim=0), mixed, mixed, curvatures.sum(dim=0)], dim=1)
+        # the least that keeps a class without a label, or with equal predictions, from a division by 0
+        hessian = hessian.unflatten(1, (2, 2)) + 1e-12 * torch.eye(2, dtype=torch.float64)
+        slope_step, shift_step = torch.linalg.solve(hessian, gradient).unbind(dim=1)
+        share = torch.ones_like(usual)
+        for _ in range(MOST_HALVINGS):
+            is_worse = compute_losses(slope - share * slope_step, shift - share * shift_step) > losses
+            if not is_worse.any():
+                break
+            share = torch.where(is_worse, share / 2, share)
+        slope, shift = slope - share * slope_step, shift - share * shift_step
+        losses = compute_losses(slope, shift)
+        num_steps += 1
     # predictions that are no better than none keep their order, and get nearly the same probability
-    is_of_use = slope.detach() > LEAST_SLOPE
-    slopes = torch.where(is_of_use, slope.detach(), LEAST_SLOPE) / sizes
-    return (
-        slopes.to(predicted),
-        torch.where(is_of_use, shift.detach(), usual).to(predicted),
-        solver.state[slope]["n_iter"],
-    )
+    is_of_use = slope > LEAST_SLOPE
+    slopes = torch.where(is_of_use, slope, LEAST_SLOPE) / sizes
+    return _Platt(slopes.to(predicted), torch.where(is_of_use, shift, usual).to(predicted), num_steps)
 
 
 def _widen(rows: Tensor, num_columns: int) -> Tensor:

@@ -83,9 +83,13 @@ def test_every_kind_of_backbone_takes_any_number_of_images(backbone: str, format
         torch.testing.assert_close(run(draw_images(count)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
 @pytest.mark.parametrize("head", ["kernel", "linear"])
-def test_int8_leaves_the_distances_to_landmarks_in_float(head: str) -> None:
-    model = onnx_models.make_onnx(make_from_timm("test_resnet", head), models_factory.make_example(64), advice="")
+def test_int8_leaves_the_distances_to_landmarks_in_float(head: str, output: str) -> None:
+    network = make_from_timm("test_resnet", head)
+    if output == "probabilities":
+        network = model_files.Activated(network, torch.sigmoid).eval()
+    model = onnx_models.make_onnx(network, models_factory.make_example(64), advice="")
     nodes = {node.name: node for node in model.graph.node}
     names = onnx_models.list_float_nodes(model)
     if head == "linear":
