@@ -365,10 +365,11 @@ def test_a_journal_that_is_damaged_is_named(runs: list[Any], space: list[str], t
         search.main(space)
 
 
-def test_folds_are_refused_before_any_trial(runs: list[Any], space: list[str], tmp_path: Path) -> None:
-    """A trial is one run: of several folds only the first would count."""
+@pytest.mark.parametrize("has_space", [True, False])
+def test_folds_are_refused_before_any_trial(has_space: bool, runs: list[Any], space: list[str], tmp_path: Path) -> None:
+    """A trial, and a rung of the ladder, is one run: of several folds only the first would count."""
     with pytest.raises(InputError, match=r"search\.py compares single runs, and FOLDS is 3: set FOLDS = 0"):
-        search.main([*space, "--FOLDS=3"])
+        search.main([*(space if has_space else space[1:]), "--FOLDS=3"])
     assert (runs, (tmp_path / "searches").exists()) == ([], False)
 
 

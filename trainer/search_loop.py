@@ -123,10 +123,8 @@ class Clock:
 def search(space: Space, budget: Budget, metric: str) -> None:
     """Try constants until the budget is spent, nothing new is left or a signal came; then write and print the result.
 
-    Raises InputError where FOLDS is set or no trial came to its end, and Stopped after a signal.
+    Raises InputError where no trial came to its end, and Stopped after a signal.
     """
-    if config.FOLDS:
-        raise InputError(f"search.py compares single runs, and FOLDS is {config.FOLDS}: set FOLDS = 0")
     clock = Clock(budget.minutes)
     folder = config.LOCAL_ROOT / "searches" / space.name
     trials = Trials(folder, space.varied, metric, space.list_fixed(), config.SEED)

@@ -350,4 +350,4 @@ def test_the_last_sentence_names_the_winner() -> None:
     assert lines[-1] == "ML-Decoder won, with mAP .702 and F1 .660 on 400 images."
     assert len(lines) == 4
     lines = ladder_report.describe([probe, decoder._replace(num_images=12)])
-    assert lines[-1].startswith("12 images are few to compare on: --FOLDS 5")
+    assert lines[-1].startswith("12 images are few to compare on: raise VAL_SPLIT, or train the recipes")
