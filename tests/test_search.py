@@ -306,6 +306,29 @@ def test_other_images_are_no_trial_of_this_search(
     monkeypatch.setattr(search_trials, "run", lambda *_: Outcome("complete", 0.99, dataset="others"))
     search.main([*space, "--SEARCH_TRIALS=2"])
     assert read_csv(tmp_path)[1]["reason"] == "it saw other images or labels than trial 0"
+def test_figures_over_other_images_are_not_ranked_together(
+    runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that is searched for on a frozen backbone is validated on all images, any other on VAL_SPLIT."""
+
+    def run(recipe: Path, *others: Any) -> Outcome:
+        runs.append(read_recipe(recipe))
+        is_searched = runs[-1]["HEAD_FIT"] == "search"
+        figure, images = (0.9, "all") if is_searched else (0.5, "some")
+        return Outcome("complete", figure, run=tmp_path / "x.pt", dataset="f", val_dataset=images)
+
+    monkeypatch.setattr(search_trials, "run", run)
+    text = 'HEAD_FIT = choices("steps", "search")\nUNFREEZE_BACKBONE_EPOCH = 0\nNUM_EPOCHS = 1\nHEAD = "linear"\n'
+    (tmp_path / "rates.py").write_text(text)
+    search.main([str(tmp_path / "rates.py"), f"--LOCAL_ROOT={tmp_path}"])
+    complete, failed = read_csv(tmp_path)
+    assert (complete["state"], complete["HEAD_FIT"]) == ("complete", runs[0]["HEAD_FIT"])
+    assert (failed["state"], failed["HEAD_FIT"]) == ("failed", runs[1]["HEAD_FIT"])
+    reason = "its figure is over other images than that of trial 0: HEAD_FIT search with UNFREEZE_BACKBONE_EPOCH 0"
+    assert failed["reason"].startswith(reason)
+    assert failed["best_f1"] == ""
+
+
 
 
 def test_a_space_with_few_choices_ends_when_all_are_tried(
@@ -344,6 +367,7 @@ def test_trials_below_the_median_are_stopped(
     ("text", "arguments", "message"),
     [
         ("SEED = choices(0, 1)\n", [], r"HEAD was choices\('linear', 'cosine'\) and is 'linear_bn'"),
+        (SPACE, ["--MICRO_BATCH_SIZE=2"], "MICRO_BATCH_SIZE was not there and is 2"),
         (SPACE, ["--SEED=1"], "SEED was 0 and is 1"),
         (SPACE, ["--SEARCH_METRIC=mAP"], "SEARCH_METRIC was best_f1 and is mAP"),
     ],
