@@ -17,13 +17,11 @@ from conftest import make_small_run
 from launching import launch
 
 import config
-import metrics
 import model_performance_table
 import overrides
 import search
-import thresholds
 from dataset.table import Table
-from trainer import head_search, search_features, search_loop, search_trials
+from trainer import head_search, search_features, search_loop, search_trials, validation
 from trainer.head_search import Way
 from trainer.search_study import Trials
 from trainer.search_trials import Outcome, Why
@@ -306,6 +304,8 @@ def test_other_images_are_no_trial_of_this_search(
     monkeypatch.setattr(search_trials, "run", lambda *_: Outcome("complete", 0.99, dataset="others"))
     search.main([*space, "--SEARCH_TRIALS=2"])
     assert read_csv(tmp_path)[1]["reason"] == "it saw other images or labels than trial 0"
+
+
 def test_figures_over_other_images_are_not_ranked_together(
     runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,8 +327,6 @@ def test_figures_over_other_images_are_not_ranked_together(
     reason = "its figure is over other images than that of trial 0: HEAD_FIT search with UNFREEZE_BACKBONE_EPOCH 0"
     assert failed["reason"].startswith(reason)
     assert failed["best_f1"] == ""
-
-
 
 
 def test_a_space_with_few_choices_ends_when_all_are_tried(
@@ -367,9 +365,9 @@ def test_trials_below_the_median_are_stopped(
     ("text", "arguments", "message"),
     [
         ("SEED = choices(0, 1)\n", [], r"HEAD was choices\('linear', 'cosine'\) and is 'linear_bn'"),
-        (SPACE, ["--MICRO_BATCH_SIZE=2"], "MICRO_BATCH_SIZE was not there and is 2"),
         (SPACE, ["--SEED=1"], "SEED was 0 and is 1"),
         (SPACE, ["--SEARCH_METRIC=mAP"], "SEARCH_METRIC was best_f1 and is mAP"),
+        (SPACE, ["--MICRO_BATCH_SIZE=2"], "MICRO_BATCH_SIZE was not there and is 2"),
     ],
 )
 def test_the_trials_of_another_search_are_not_gone_on_with(
@@ -475,7 +473,8 @@ def test_heads_are_searched_on_kept_features(
     """Each trial's figure is that of its way alone; the winner is a recipe for training.py."""
     monkeypatch.setattr(search_features, "read_features", lambda: features)
     (tmp_path / "heads.py").write_text(HEADS_SPACE)
-    search.main([str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}", "--SEARCH_TRIALS=20"])
+    arguments = [str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}"]
+    search.main([*arguments, "--SEARCH_TRIALS=20", "--SEARCH_METRIC=mAP"])
     with open(tmp_path / "searches" / "heads" / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
@@ -491,15 +490,27 @@ def test_heads_are_searched_on_kept_features(
         (result,) = head_search.search_heads(
             features.rows, features.targets, [way], features.fold_of, standardises=False
         )
-        threshold = thresholds.tune_global(result.probabilities, features.targets)
-        expected = metrics.measure(result.probabilities, features.targets, threshold)["f1_weighted"]
-        assert float(row["best_f1"]) == pytest.approx(expected, abs=1e-3)
+        assert float(row["mAP"]) == pytest.approx(result.mAP, abs=1e-3)
     best = read_recipe(tmp_path / "searches" / "heads" / "best.py")
     assert (str(best["HEAD"]), str(best["HEAD_BASE_LR"])) == (rows[0]["HEAD"], rows[0]["HEAD_BASE_LR"])
     out = capsys.readouterr().out
     assert "many at once" in out
     assert "over all 90 training images, each by heads that did not see it; it chose the best of 20, so it is" in out
     assert f"to train it: python training.py {tmp_path}/searches/heads/best.py\n" in out
+
+
+@pytest.mark.parametrize("num_images", [90, 240])
+def test_a_heads_f1_is_what_a_run_with_as_many_validation_images_chooses_by(
+    num_images: int, features: search_features.Features
+) -> None:
+    rows = np.resize(np.arange(90), num_images)
+    more = features._replace(rows=features.rows[rows], targets=features.targets[rows], fold_of=rows % 5)
+    (outcome,) = search_features.try_ways(more, [Way(epochs=1, rate=0.1, batch_size=8)], "best_f1")
+    (result,) = head_search.search_heads(
+        more.rows, more.targets, [Way(epochs=1, rate=0.1, batch_size=8)], more.fold_of, standardises=False
+    )
+    scores = validation.Scores(result.probabilities, more.targets, 0.0)
+    assert outcome.figure == validation.measure_scores(scores, validation.cross_fits(num_images)).f1
 
 
 def test_heads_that_cannot_be_trained_count_as_trials(
