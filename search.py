@@ -39,6 +39,8 @@ SEARCH_METRIC: Literal["best_f1", "mAP"] = "best_f1"  # on validation images; be
 def main(arguments: list[str]) -> None:
     varied: dict[str, Varied] = {}
     overrides.apply(arguments, config, sys.modules[__name__], varied=varied)
+    if config.FOLDS:
+        raise InputError(f"search.py compares single runs, and FOLDS is {config.FOLDS}: set FOLDS = 0")
     if importlib.util.find_spec("optuna") is None:
         raise InputError("search.py needs optuna: pip install -r requirements-search.txt")
     from trainer import search_loop

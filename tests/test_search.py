@@ -17,13 +17,11 @@ from conftest import make_small_run
 from launching import launch
 
 import config
-import metrics
 import model_performance_table
 import overrides
 import search
-import thresholds
 from dataset.table import Table
-from trainer import head_search, search_features, search_loop, search_trials
+from trainer import head_search, search_features, search_loop, search_trials, validation
 from trainer.head_search import Way
 from trainer.search_study import Trials
 from trainer.search_trials import Outcome, Why
@@ -308,6 +306,29 @@ def test_other_images_are_no_trial_of_this_search(
     assert read_csv(tmp_path)[1]["reason"] == "it saw other images or labels than trial 0"
 
 
+def test_figures_over_other_images_are_not_ranked_together(
+    runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that is searched for on a frozen backbone is validated on all images, any other on VAL_SPLIT."""
+
+    def run(recipe: Path, *others: Any) -> Outcome:
+        runs.append(read_recipe(recipe))
+        is_searched = runs[-1]["HEAD_FIT"] == "search"
+        figure, images = (0.9, "all") if is_searched else (0.5, "some")
+        return Outcome("complete", figure, run=tmp_path / "x.pt", dataset="f", val_dataset=images)
+
+    monkeypatch.setattr(search_trials, "run", run)
+    text = 'HEAD_FIT = choices("steps", "search")\nUNFREEZE_BACKBONE_EPOCH = 0\nNUM_EPOCHS = 1\nHEAD = "linear"\n'
+    (tmp_path / "rates.py").write_text(text)
+    search.main([str(tmp_path / "rates.py"), f"--LOCAL_ROOT={tmp_path}"])
+    complete, failed = read_csv(tmp_path)
+    assert (complete["state"], complete["HEAD_FIT"]) == ("complete", runs[0]["HEAD_FIT"])
+    assert (failed["state"], failed["HEAD_FIT"]) == ("failed", runs[1]["HEAD_FIT"])
+    reason = "its figure is over other images than that of trial 0: HEAD_FIT search with UNFREEZE_BACKBONE_EPOCH 0"
+    assert failed["reason"].startswith(reason)
+    assert failed["best_f1"] == ""
+
+
 def test_a_space_with_few_choices_ends_when_all_are_tried(
     runs: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -346,6 +367,7 @@ def test_trials_below_the_median_are_stopped(
         ("SEED = choices(0, 1)\n", [], r"HEAD was choices\('linear', 'cosine'\) and is 'linear_bn'"),
         (SPACE, ["--SEED=1"], "SEED was 0 and is 1"),
         (SPACE, ["--SEARCH_METRIC=mAP"], "SEARCH_METRIC was best_f1 and is mAP"),
+        (SPACE, ["--MICRO_BATCH_SIZE=2"], "MICRO_BATCH_SIZE was not there and is 2"),
     ],
 )
 def test_the_trials_of_another_search_are_not_gone_on_with(
@@ -365,10 +387,11 @@ def test_a_journal_that_is_damaged_is_named(runs: list[Any], space: list[str], t
         search.main(space)
 
 
-def test_folds_are_refused_before_any_trial(runs: list[Any], space: list[str], tmp_path: Path) -> None:
-    """A trial is one run: of several folds only the first would count."""
+@pytest.mark.parametrize("has_space", [True, False])
+def test_folds_are_refused_before_any_trial(has_space: bool, runs: list[Any], space: list[str], tmp_path: Path) -> None:
+    """A trial, and a rung of the ladder, is one run: of several folds only the first would count."""
     with pytest.raises(InputError, match=r"search\.py compares single runs, and FOLDS is 3: set FOLDS = 0"):
-        search.main([*space, "--FOLDS=3"])
+        search.main([*(space if has_space else space[1:]), "--FOLDS=3"])
     assert (runs, (tmp_path / "searches").exists()) == ([], False)
 
 
@@ -450,7 +473,8 @@ def test_heads_are_searched_on_kept_features(
     """Each trial's figure is that of its way alone; the winner is a recipe for training.py."""
     monkeypatch.setattr(search_features, "read_features", lambda: features)
     (tmp_path / "heads.py").write_text(HEADS_SPACE)
-    search.main([str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}", "--SEARCH_TRIALS=20"])
+    arguments = [str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}"]
+    search.main([*arguments, "--SEARCH_TRIALS=20", "--SEARCH_METRIC=mAP"])
     with open(tmp_path / "searches" / "heads" / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
@@ -466,15 +490,27 @@ def test_heads_are_searched_on_kept_features(
         (result,) = head_search.search_heads(
             features.rows, features.targets, [way], features.fold_of, standardises=False
         )
-        threshold = thresholds.tune_global(result.probabilities, features.targets)
-        expected = metrics.measure(result.probabilities, features.targets, threshold)["f1_weighted"]
-        assert float(row["best_f1"]) == pytest.approx(expected, abs=1e-3)
+        assert float(row["mAP"]) == pytest.approx(result.mAP, abs=1e-3)
     best = read_recipe(tmp_path / "searches" / "heads" / "best.py")
     assert (str(best["HEAD"]), str(best["HEAD_BASE_LR"])) == (rows[0]["HEAD"], rows[0]["HEAD_BASE_LR"])
     out = capsys.readouterr().out
     assert "many at once" in out
     assert "over all 90 training images, each by heads that did not see it; it chose the best of 20, so it is" in out
     assert f"to train it: python training.py {tmp_path}/searches/heads/best.py\n" in out
+
+
+@pytest.mark.parametrize("num_images", [90, 240])
+def test_a_heads_f1_is_what_a_run_with_as_many_validation_images_chooses_by(
+    num_images: int, features: search_features.Features
+) -> None:
+    rows = np.resize(np.arange(90), num_images)
+    more = features._replace(rows=features.rows[rows], targets=features.targets[rows], fold_of=rows % 5)
+    (outcome,) = search_features.try_ways(more, [Way(epochs=1, rate=0.1, batch_size=8)], "best_f1")
+    (result,) = head_search.search_heads(
+        more.rows, more.targets, [Way(epochs=1, rate=0.1, batch_size=8)], more.fold_of, standardises=False
+    )
+    scores = validation.Scores(result.probabilities, more.targets, 0.0)
+    assert outcome.figure == validation.measure_scores(scores, validation.cross_fits(num_images)).f1
 
 
 def test_heads_that_cannot_be_trained_count_as_trials(

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import metrics
-from losses import LOSSES, count_pos_weight, is_known, smooth_targets
+from losses import LOSSES, SPLC, count_pos_weight, is_known, smooth_targets
 
 # Penalties on the squared weights of standardised features; the loss beside it is a mean over images.
 PENALTIES = tuple(2.0**power for power in range(-7, 4))
@@ -334,15 +334,16 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
     norm = _Norm(num_heads, num_classes, images.device) if first.head == "linear_bn" else None
     # a last batch of fewer images is left out, as its BatchNorm statistics would be of few
     batch_size = min(first.batch_size, num_images)
-    num_steps = first.epochs * (num_images // batch_size)
+    steps_of_epoch = num_images // batch_size
+    num_steps = first.epochs * steps_of_epoch
     batches = (
         rows.to(images.device)
         for _ in range(first.epochs)
-        for rows in torch.randperm(num_images, generator=generator)[: num_images // batch_size * batch_size].split(
-            batch_size
-        )
+        for rows in torch.randperm(num_images, generator=generator)[: steps_of_epoch * batch_size].split(batch_size)
     )
     for step, rows in enumerate(batches):
+        if isinstance(loss_of, SPLC) and step % steps_of_epoch == 0:
+            loss_of.start_epoch(step // steps_of_epoch + 1)
         counts = (folds[rows, None] != fold_of)[:, :, None].float()  # (B, H, 1)
         # the rates multiply the logits instead of the weights, which are some hundred times as many
         logits = (images[rows] @ scaled["weight"].flatten(1)).unflatten(1, (num_heads, num_classes)) * rates

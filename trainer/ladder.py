@@ -76,15 +76,27 @@ def list_rungs() -> list[Rung]:
         and config.LABELS_PER_IMAGE == "any"
         and not (config.ENTRY_WEIGHTS or config.TEACHER_CHECKPOINTS)
     )
+    probe = SEARCHED_PROBE if is_searched else STEPPED_PROBE
+    if config.HEAD == "kernel":  # only a search finds it; beside the weaker linear head, fine-tuning would seem to gain
+        probe = probe | {"HEAD": "kernel"}
     loss = {"LOSS": "asymmetric"} if config.LOSS == "bce_with_logits" and config.LABELS_PER_IMAGE == "any" else {}
     return [
-        Rung("the probe", SEARCHED_PROBE if is_searched else STEPPED_PROBE, file="probe"),
+        Rung("the probe", probe, file="probe"),
         Rung("ML-Decoder", ML_DECODER | loss, file="ml_decoder"),
         Rung(
             "adapters", UNFROZEN | {"LORA_RANK": 8, "NUM_EPOCHS": 5, "BACKBONE_BASE_LR": 2e-3}, HEADS, file="adapters"
         ),
         Rung("all weights", UNFROZEN | {"NUM_EPOCHS": 8, "BACKBONE_BASE_LR": 2e-4}, HEADS, file="all_weights"),
     ]
+
+
+def make_constants(rung: Rung, kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The constants of a rung, over those of the one that it builds on: of `kept`, the best one last."""
+    base = next((kept[name] for name in reversed(kept) if name in rung.builds_on), {})
+    constants = {**base, **rung.constants}
+    if constants.get("HEAD") == "kernel" and constants["UNFREEZE_BACKBONE_EPOCH"]:
+        constants["HEAD"] = "linear"  # a kernel head compares with features that change as the backbone trains
+    return constants
 
 
 # ---- how long a rung takes ----
@@ -217,8 +229,7 @@ class Ladder:
 
     def take(self, rung: Rung) -> None:
         """Run a rung as far as the time allows, and keep it if it is better."""
-        base = next((self.kept[name] for name in reversed(self.kept) if name in rung.builds_on), {})
-        constants = base | dict(rung.constants)
+        constants = make_constants(rung, self.kept)
         if self.clock.left <= 0 and self.tried:
             self.tried.append(Tried(rung.name, 0.0, reason="no time was left"))
             return
@@ -226,8 +237,9 @@ class Ladder:
         recipe, start = self.folder / f"{rung.file}.py", time.monotonic()
         try:
             with self.space.choose(constants | {"SAVE_EVERY_MINUTES": MINUTES_BETWEEN_SAVES}, recipe):
-                files = records.name_files(self.data)
-                watched = Watched(files, len(self.data.train))
+                data = read_data() if self.data.cross_validates else self.data  # this rung may hold images back
+                files = records.name_files(data)
+                watched = Watched(files, len(data.train))
                 is_finished = config.RESUME == "auto" and files.result.is_file()
         except InputError as error:
             self.tried.append(Tried(rung.name, 0.0, reason=f"its constants do not fit yours: {error}"))

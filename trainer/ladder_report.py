@@ -41,8 +41,8 @@ def describe(tried: Sequence[Tried]) -> list[str]:
     fewest = min((one.num_images for one in tried if one.gain is not None), default=FEW_IMAGES)
     if fewest < FEW_IMAGES:
         lines.append(
-            f"{fewest} images are few to compare on: --FOLDS 5 compares on all of them, in five times the minutes; "
-            "or raise VAL_SPLIT."
+            f"{fewest} images are few to compare on: raise VAL_SPLIT, or train the recipes beside best.py with "
+            "python training.py RECIPE --FOLDS 5, and compare their rows of the table of runs."
         )
     return lines
 

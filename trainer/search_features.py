@@ -30,6 +30,7 @@ from trainer.head_fit import assign_folds
 from trainer.head_search import Way
 from trainer.search_trials import Outcome
 from trainer.training_data import ImageCaches, read_data, read_whole_features
+from trainer.validation import cross_fits
 
 
 class Features(NamedTuple):
@@ -121,6 +122,8 @@ def _judge(features: Features, result: Any, metric: str) -> Outcome:
         return Outcome("failed", reason="it gave probabilities that are no numbers: lower the rates")
     if metric == "mAP":
         figure = result.mAP
+    elif cross_fits(len(probabilities)):  # as a run with so few validation images chooses its checkpoint
+        figure = thresholds.cross_fit(probabilities, features.targets, thresholds.choose_tuner(len(probabilities)))
     else:
         threshold = thresholds.tune_global(probabilities, features.targets)
         figure = metrics.measure(probabilities, features.targets, threshold)["f1_weighted"]

@@ -104,8 +104,13 @@ class Space(NamedTuple):
 
     def list_fixed(self) -> dict[str, Any]:
         """The constants that decide what is learned and do not vary."""
-        deciding = [constant for constant in overrides.list_constants(config) if constant.section.endswith("*")]
-        return {constant.name: constant.value for constant in deciding if constant.name not in self.varied}
+        constants = [constant for constant in overrides.list_constants(config) if constant.name not in self.varied]
+        return {
+            constant.name: constant.value
+            for constant in constants
+            # where it is set, it decides, too: trainer/records.py
+            if constant.section.endswith("*") or (constant.name == "MICRO_BATCH_SIZE" and constant.value)
+        }
 
 
 class Clock:
@@ -123,10 +128,8 @@ class Clock:
 def search(space: Space, budget: Budget, metric: str) -> None:
     """Try constants until the budget is spent, nothing new is left or a signal came; then write and print the result.
 
-    Raises InputError where FOLDS is set or no trial came to its end, and Stopped after a signal.
+    Raises InputError where no trial came to its end, and Stopped after a signal.
     """
-    if config.FOLDS:
-        raise InputError(f"search.py compares single runs, and FOLDS is {config.FOLDS}: set FOLDS = 0")
     clock = Clock(budget.minutes)
     folder = config.LOCAL_ROOT / "searches" / space.name
     trials = Trials(folder, space.varied, metric, space.list_fixed(), config.SEED)
@@ -241,9 +244,8 @@ class Loop:
 
     def end(self, trial: Trial, outcome: Outcome, seconds: float) -> None:
         """Tell what came of a trial, and print it."""
-        other = self.find_other_dataset(outcome.dataset)
-        if outcome.state == "complete" and other is not None:
-            outcome = Outcome("failed", reason=f"it saw other images or labels than trial {other}", run=outcome.run)
+        if outcome.state == "complete" and (reason := self.explain_other_dataset(outcome)):
+            outcome = Outcome("failed", reason=reason, run=outcome.run)
         best = max((tried.figure for tried in self.trials.list_tried() if tried.figure is not None), default=None)
         trial.tell(outcome, seconds)
         if outcome.state == "failed":
@@ -252,12 +254,20 @@ class Loop:
             self.failures = 0
         utils.say(describe_trial(trial, outcome, seconds, self.trials.metric, best))
 
-    def find_other_dataset(self, dataset: str) -> int | None:
-        """The number of a trial that saw other images or labels; None where there is none."""
+    def explain_other_dataset(self, outcome: Outcome) -> str:
+        """Why the figure cannot be compared with that of an earlier trial; "" where it can."""
         for tried in self.trials.list_tried():
-            if tried.state == "complete" and tried.dataset and dataset and tried.dataset != dataset:
-                return tried.number
-        return None
+            if tried.state != "complete":
+                continue
+            if tried.dataset and outcome.dataset and tried.dataset != outcome.dataset:
+                return f"it saw other images or labels than trial {tried.number}"
+            if tried.val_dataset and outcome.val_dataset and tried.val_dataset != outcome.val_dataset:
+                return (
+                    f"its figure is over other images than that of trial {tried.number}: HEAD_FIT search with "
+                    "UNFREEZE_BACKBONE_EPOCH 0 takes all training images, others those of VAL_SPLIT; give each of "
+                    "these constants one value"
+                )
+        return ""
 
     # ---- runs of training.py ----
 

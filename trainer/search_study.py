@@ -49,6 +49,7 @@ class Tried(NamedTuple):
     reason: str
     run: str  # the checkpoint's path
     dataset: str
+    val_dataset: str  # "" for trials of earlier versions
     num_images: int | None  # that the figure is over; None for trials of earlier versions
 
 
@@ -67,7 +68,7 @@ class Trial:
     def tell(self, outcome: Outcome, seconds: float) -> None:
         """Note what came of it. One that was interrupted is tried again, before others."""
         notes = {"state": outcome.state, "seconds": seconds, "reason": outcome.reason, "dataset": outcome.dataset}
-        notes |= {"run": str(outcome.run or ""), "num_images": outcome.num_images}
+        notes |= {"run": str(outcome.run or ""), "val_dataset": outcome.val_dataset, "num_images": outcome.num_images}
         for name, note in notes.items():
             self._asked.set_user_attr(name, note)
         study, self._is_told = self._trials.study, True
@@ -186,6 +187,7 @@ class Trials:
             reason=notes.get("reason") or ("its search was killed" if state == "killed" else ""),
             run=notes.get("run", ""),
             dataset=notes.get("dataset", ""),
+            val_dataset=notes.get("val_dataset", ""),
             num_images=notes.get("num_images"),
         )
 

@@ -48,7 +48,8 @@ class Outcome(NamedTuple):
     reason: str = ""  # why it failed or was stopped, in one line
     run: Path | None = None  # the checkpoint
     dataset: str = ""  # fingerprint of the images and labels
-    num_images: int | None = None  # that the figure is over
+    val_dataset: str = ""  # and of those that the figure is over
+    num_images: int | None = None  # of these
 
 
 def run(recipe: Path, log: Path, metric: str, watch: Callable[[int | None, float | None], Why | None]) -> Outcome:
@@ -115,12 +116,20 @@ def read_result(files: RunFiles, metric: str) -> Outcome:
         best = json_files.read_json(files.result)["models"]["best"]
         figure = float(best["score"] if metric == "best_f1" else best["metrics"]["mAP"])
         dataset = json_files.read_json(files.checkpoint.with_suffix(".json"))["dataset"]
-        fingerprint, num_images = str(dataset["fingerprint"]), int(dataset["num_val"])
+        fingerprint, val_fingerprint = str(dataset["fingerprint"]), str(dataset.get("val_fingerprint", ""))
+        num_images = int(dataset["num_val"])
     except (InputError, KeyError, TypeError, ValueError) as error:
         return Outcome("failed", reason=f"{files.result} cannot be read: {error}", run=files.checkpoint)
     if figure != figure:
         return Outcome("failed", reason=f"its {metric} is no number", run=files.checkpoint)
-    return Outcome("complete", figure, run=files.checkpoint, dataset=fingerprint, num_images=num_images)
+    return Outcome(
+        "complete",
+        figure,
+        run=files.checkpoint,
+        dataset=fingerprint,
+        val_dataset=val_fingerprint,
+        num_images=num_images,
+    )
 
 
 def give_up(files: RunFiles) -> None:

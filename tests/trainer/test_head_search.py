@@ -156,7 +156,10 @@ def test_a_class_with_one_kind_of_label_gets_the_same_probability_everywhere(
     assert torch.isfinite(found.weight).all()
 
 
-@pytest.mark.parametrize(("head", "loss"), [("linear", "bce_with_logits"), ("linear_bn", "focal"), ("linear", "zlpr")])
+@pytest.mark.parametrize(
+    ("head", "loss"),
+    [("linear", "bce_with_logits"), ("linear_bn", "focal"), ("linear", "zlpr"), ("linear", "splc")],
+)
 def test_heads_side_by_side_are_those_trained_one_by_one(
     head: str, loss: str, features: NDArray[np.float32], targets: NDArray[np.float32]
 ) -> None:
@@ -198,11 +201,13 @@ def train_alone(way: Way, images: torch.Tensor, labels: torch.Tensor, outside: N
     if way.pos_weight_cap:
         seen = labels[inside]
         options["pos_weight"] = ((seen == 0).sum(dim=0) / (seen == 1).sum(dim=0)).clamp_max(way.pos_weight_cap)
-    loss_of = LOSSES[way.loss](**options)
+    loss_of: Any = LOSSES[way.loss](**options)
     optimizer = torch.optim.Adam(network.parameters(), way.rate, weight_decay=way.weight_decay)
     num_batches = NUM_IMAGES // way.batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, way.epochs * num_batches)
-    for _ in range(way.epochs):
+    for epoch in range(1, way.epochs + 1):
+        if way.loss == "splc":  # it corrects labels from the second epoch on
+            loss_of.start_epoch(epoch)
         for rows in torch.randperm(NUM_IMAGES, generator=generator)[: num_batches * way.batch_size].split(
             way.batch_size
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,7 @@ class Runs:
         self.naming = ""  # the rung that is taken
         self.tuned: list[RunFiles] = []
         self.constants: dict[str, dict[str, Any]] = {}
+        self.num_train: dict[str, int] = {}
 
     def tune(self, files: RunFiles) -> records.Selected:
         self.tuned.append(files)
@@ -173,8 +174,12 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     made = Runs()
 
     def name_files(data: Any) -> RunFiles:
-        made.constants[made.naming] = overrides.resolved(config)
+        made.constants[made.naming], made.num_train[made.naming] = overrides.resolved(config), len(data.train)
         return RunFiles(config.LOCAL_ROOT / "searches" / "ladder" / "runs" / made.naming)
+
+    def read_data() -> SimpleNamespace:
+        cross_validates = config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0
+        return SimpleNamespace(train=range(64 if cross_validates else 48), cross_validates=cross_validates)
 
     real_take = ladder.Ladder.take
 
@@ -187,7 +192,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     monkeypatch.setattr(records, "tune_selected", made.tune)
     monkeypatch.setattr(best_model, "update", lambda files, *others, is_chosen: [f"copied: {files.run}, {is_chosen}"])
     monkeypatch.setattr(search_trials, "run", made.run)
-    monkeypatch.setattr(ladder, "read_data", lambda: type("Data", (), {"train": range(64)})())
+    monkeypatch.setattr(ladder, "read_data", read_data)
     return made
 
 
@@ -225,6 +230,22 @@ def test_a_rung_builds_on_the_head_that_was_kept(runs: Runs, tmp_path: Path) -> 
     runs.skills["ml_decoder"] = 0.05
     climb(tmp_path / "second")
     assert runs.constants["adapters"]["HEAD"] == "linear"
+
+
+@pytest.mark.parametrize(("skill", "head"), [(0.2, "linear"), (0.5, "ml_decoder")])
+def test_a_kernel_head_is_the_probe_and_what_trains_the_backbone_has_another(
+    skill: float, head: str, runs: Runs, tmp_path: Path
+) -> None:
+    runs.skills |= {"probe": 0.3, "ml_decoder": skill, "adapters": 0.1, "all_weights": 0.1}
+    climb(tmp_path, str(Path(ladder.__file__).parents[1] / "recipes" / "small_data.py"))
+    heads = {name: constants["HEAD"] for name, constants in runs.constants.items()}
+    assert heads == {"probe": "kernel", "ml_decoder": "ml_decoder", "adapters": head, "all_weights": head}
+    kept = "probe" if skill < 0.3 else "ml_decoder"
+    assert [files.folder.name for files in runs.tuned] == [kept]
+    overrides.apply([str(tmp_path / "searches" / "ladder" / "best.py")], config)
+    assert heads[kept] == config.HEAD
+    # the probe alone holds no image back, whose number the time of the others depends on
+    assert runs.num_train == {"probe": 64, "ml_decoder": 48, "adapters": 48, "all_weights": 48}
 
 
 def test_a_run_that_has_finished_is_not_run_again(runs: Runs, tmp_path: Path) -> None:
@@ -282,15 +303,18 @@ def test_a_signal_ends_the_ladder(runs: Runs, tmp_path: Path, monkeypatch: pytes
     assert runs.begun == ["probe"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--LOSS=softmax"], ["--LABELS_PER_IMAGE=one"], ["--LOSS=focal"]])
+KERNEL = ["--HEAD=kernel", "--HEAD_FIT=search", "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--LOSS=softmax"], ["--LABELS_PER_IMAGE=one"], ["--LOSS=focal"], KERNEL])
 @pytest.mark.parametrize("head", ["the probe", "ML-Decoder"])
 def test_the_constants_of_each_rung_fit_each_other(arguments: list[str], head: str, tmp_path: Path) -> None:
     overrides.apply(arguments, config)
     space = Space(arguments, search, {})
     rungs = {rung.name: rung for rung in ladder.list_rungs()}
     for rung in rungs.values():
-        base = dict(rungs[head].constants) if head in rung.builds_on else {}
-        with space.choose(base | dict(rung.constants), tmp_path / "rung.py"):
+        constants = ladder.make_constants(rung, {head: dict(rungs[head].constants)})
+        with space.choose(constants, tmp_path / "rung.py"):
             assert config.FREEZE_BACKBONE_AT_START
 
 
@@ -350,4 +374,4 @@ def test_the_last_sentence_names_the_winner() -> None:
     assert lines[-1] == "ML-Decoder won, with mAP .702 and F1 .660 on 400 images."
     assert len(lines) == 4
     lines = ladder_report.describe([probe, decoder._replace(num_images=12)])
-    assert lines[-1].startswith("12 images are few to compare on: --FOLDS 5")
+    assert lines[-1].startswith("12 images are few to compare on: raise VAL_SPLIT, or train the recipes")
