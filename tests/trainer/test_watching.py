@@ -87,7 +87,7 @@ def test_a_backbone_that_never_trains_has_no_rate() -> None:
     ],
 )
 def test_it_is_said_whether_frozen_features_are_kept(name: str, value: Any, text: str) -> None:
-    vars(config)[name] = value
+    setattr(config, name, value)
     assert watching._describe_epochs() == f"10, the backbone is frozen in 1 to 3, trains from 4 on{text}"
 
 
