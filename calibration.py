@@ -29,7 +29,7 @@ Method = Mapping[str, Sequence[float]]
 Logits = TypeVar("Logits", "Tensor", NDArray[np.floating])
 
 MIN_SCALE, MAX_SCALE = 1e-2, 1e2  # beyond these, float32 could not tell the probabilities apart any more
-CERTAIN = 2.0**-24  # fitting clips probabilities to CERTAIN...1 - CERTAIN: no float32 below 1 is new_weights to 1
+CERTAIN = 2.0**-24  # fitting clips probabilities to CERTAIN...1 - CERTAIN: no float32 below 1 is nearer to 1
 MAX_STEPS = 100  # of Newton's method; it usually takes about six
 ENOUGH = 1e-16  # fitting ends when a step gains less than this loss for each entry
 

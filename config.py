@@ -140,7 +140,7 @@ ANGULAR_SCALE: ZeroOrMore = 23.0  # logits = scale x cosine, with HEAD cosine or
 # ---- Freezing the backbone * ----
 FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
-HEAD_FIT: Literal["steps", "search"] = "steps"  # while frozen; search: many linear heads in one epoch, cross-validated
+HEAD_FIT: Literal["steps", "search"] = "steps"  # while frozen; search: many heads in one epoch, cross-validated
 FROZEN_FEATURE_VIEWS: OffOrCount = 2  # augmented views of an image to compute frozen features of; 0: anew each epoch
 GROWING_IMAGE_SIZES: Sides = ()  # pixels, shorter sides of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains

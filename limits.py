@@ -116,12 +116,54 @@ def frozen_backbone_is_pretrained(c: Any) -> str | None:
         )
 
 
+# What only a backbone that trains makes use of, and what only a head that is trained by steps does: the values that
+# leave it out. KEEP_BACKBONE_STATISTICS is not among them: a backbone that never trains does what it says.
+UNUSED_WHILE_FROZEN = {"LORA_RANK": 0, "LAYER_DECAY": 1.0, "GROWING_IMAGE_SIZES": (), "UNFROZEN_BATCH_SIZE": 0}
+UNUSED_BY_SEARCH = {
+    "LOSS": "bce_with_logits",
+    "ENTRY_WEIGHTS": (),
+    "TEACHER_CHECKPOINTS": (),
+    "AUGMENTATION_POLICY": "none",
+    "COLOR_JITTER": 0.0,
+    "ROTATION_DEGREES": 0.0,
+    "ERASING_PROBABILITY": 0.0,
+    "MIXUP_ALPHA": 0.0,
+    "CUTMIX_ALPHA": 0.0,
+    "MULTI_SCALE_SIZES": (),
+    "USE_PRIOR_BIAS": False,
+    "CLIP_GRADIENT_NORM": 0.0,
+    "SAM_RHO": 0.0,
+    "WEIGHT_DECAY": 0.0,
+    "EMA_DECAY": 0.0,
+}
+
+
+def backbone_trains(c: Any) -> bool:
+    """Whether the backbone trains in some epoch."""
+    return not c.FREEZE_BACKBONE_AT_START or 0 < c.UNFREEZE_BACKBONE_EPOCH <= c.NUM_EPOCHS
+
+
+def explain_unused(c: Any, unused: dict[str, Any], reason: str = "") -> str | None:
+    """That those of the `unused` constants that are set all the same play no part, if the backbone never trains."""
+    names = [name for name, value in unused.items() if getattr(c, name) != value]
+    if not names or backbone_trains(c):
+        return None
+    return (
+        f"the backbone never trains (NUM_EPOCHS {c.NUM_EPOCHS}, UNFREEZE_BACKBONE_EPOCH {c.UNFREEZE_BACKBONE_EPOCH})"
+        f"{reason}, so {', '.join(names)} would play no part: set "
+        f"{', '.join(f'{name} = {unused[name]!r}' for name in names)}, or let it train"
+    )
+
+
 def searched_head_fits(c: Any) -> str | None:
+    stays_frozen = c.FREEZE_BACKBONE_AT_START and c.UNFREEZE_BACKBONE_EPOCH == 0
+    if c.HEAD == "kernel" and not (c.HEAD_FIT == "search" and stays_frozen and c.NUM_EPOCHS == 1):
+        return (
+            "HEAD kernel is found by a search, and compares with features of training images, which must not change: "
+            "set HEAD_FIT = 'search', NUM_EPOCHS = 1, FREEZE_BACKBONE_AT_START = True and UNFREEZE_BACKBONE_EPOCH = 0, "
+            "or another HEAD"
+        )
     if c.HEAD_FIT != "search":
-        if c.HEAD == "kernel":
-            return (
-                "HEAD kernel is found by a search: set HEAD_FIT = 'search', NUM_EPOCHS = 1, UNFREEZE_BACKBONE_EPOCH = 0"
-            )
         return None
     if not c.FREEZE_BACKBONE_AT_START:
         return "HEAD_FIT search is for a frozen backbone: set FREEZE_BACKBONE_AT_START = True, or HEAD_FIT = 'steps'"
@@ -135,11 +177,6 @@ def searched_head_fits(c: Any) -> str | None:
             f"HEAD_FIT search finds a head 'linear' or 'kernel': set HEAD to one of them in place of {c.HEAD}, or "
             "HEAD_FIT = 'steps' and more NUM_EPOCHS"
         )
-    if c.HEAD == "kernel" and c.UNFREEZE_BACKBONE_EPOCH != 0:
-        return (
-            "HEAD kernel compares with features of training images, which change as the backbone trains: set "
-            "UNFREEZE_BACKBONE_EPOCH = 0 and NUM_EPOCHS = 1, or HEAD = 'linear'"
-        )
     if c.HEAD == "kernel" and c.FOLDS > 1:
         return (
             "HEAD kernel of each fold compares with other images, so that an average of them is none; its search "
@@ -147,11 +184,11 @@ def searched_head_fits(c: Any) -> str | None:
         )
     if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
         return "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set 'steps'"
-    if c.UNFREEZE_BACKBONE_EPOCH == 0 and (c.LOSS != "bce_with_logits" or c.ENTRY_WEIGHTS or c.TEACHER_CHECKPOINTS):
-        return (
-            "HEAD_FIT search trains by cross-entropy on kept features: LOSS, ENTRY_WEIGHTS and TEACHER_CHECKPOINTS "
-            "would play no part; leave them as they come, or set HEAD_FIT = 'steps'"
-        )
+    return explain_unused(c, UNUSED_BY_SEARCH, " and HEAD_FIT search takes whole images and no steps")
+
+
+def frozen_backbone_has_no_options(c: Any) -> str | None:
+    return explain_unused(c, UNUSED_WHILE_FROZEN)
 
 
 def adapted_backbone_is_pretrained(c: Any) -> str | None:
@@ -355,6 +392,7 @@ RULES: dict[str, list[Callable[[Any], str | None]]] = {
         patience_is_positive,
         frozen_backbone_is_pretrained,
         searched_head_fits,
+        frozen_backbone_has_no_options,
         adapted_backbone_is_pretrained,
         missing_labels_can_be_found,
         angular_loss_has_cosines,

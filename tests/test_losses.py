@@ -193,13 +193,17 @@ def test_softmax_leaves_out_unknown_terms() -> None:
 
 
 def test_splc_takes_what_it_is_sure_of_for_a_positive_from_the_second_epoch_on() -> None:
-    x = np.array([[-1.0, 0.3, 0.5, 4.0, 4.0]])  # .6 is the probability of .405
-    y = np.array([[0.0, 0.0, 0.0, 0.0, 1.0]])
+    """A smoothed positive is no negative, and validation takes labels as they are in every epoch."""
+    x = np.array([[-1.0, 0.3, 0.5, 4.0, 4.0, 0.5, 4.0, 4.0]])  # .6 is the probability of .405
+    y = np.array([[0.0, 0.0, 0.0, 0.0, 1.0, 0.05, 0.95, 0.5]])
     loss = losses.SPLC()
-    corrected = np.array([[0.0, 0.0, 1.0, 1.0, 1.0]])
+    objective = losses.Objective(loss)
+    corrected = np.array([[0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.95, 0.5]])
     for epoch, labels in ((1, y), (2, corrected), (7, corrected), (1, y)):
-        loss.start_epoch(epoch)
+        objective.train().start_epoch(epoch)
         np.testing.assert_allclose(loss(torch.tensor(x), torch.tensor(y)).numpy(), splc(x, labels)[0], rtol=1e-9)
+        validation = objective.eval()(torch.tensor(x), torch.tensor(y), torch.ones(1).double())
+        assert validation.item() == pytest.approx(splc(x, y)[0].mean(), rel=1e-9)
 
 
 def compare_sets(x: Floats, y: Floats, t_positive: float, t_negative: float) -> float:

@@ -43,7 +43,9 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
     assert isinstance(dataset, FeatureDataset)
     start = time.perf_counter()
     targets = as_float_targets(dataset.targets).numpy()
-    pos_weight = losses.count_pos_weight(data.train.targets, config.POS_WEIGHT_CAP) if config.USE_POS_WEIGHT else None
+    # counts labels as they are written, as steps do: what ABSENT_MEANS unknown leaves out is written as absent
+    written = np.maximum(data.train.targets, 0) if config.ABSENT_MEANS == "unknown" else data.train.targets
+    pos_weight = losses.count_pos_weight(written, config.POS_WEIGHT_CAP) if config.USE_POS_WEIGHT else None
 
     def find() -> head_search.FoundHead:
         features = dataset.views[0][np.arange(len(dataset))].reshape(len(dataset), -1)

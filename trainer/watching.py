@@ -13,6 +13,7 @@ from torch import Tensor
 
 import config
 import distributed
+import limits
 import overrides
 import utils
 from dataset import loading
@@ -278,8 +279,9 @@ def _describe_epochs() -> str:
         text += f"the backbone is frozen in 1 to {frozen[-1]}, trains from {frozen[-1] + 1} on"
     if frozen and config.HEAD_FIT == "search":
         text += " and a search finds its head"
-    elif frozen and config.FROZEN_FEATURE_VIEWS and not changes_batches():
-        text += f" (features of {config.FROZEN_FEATURE_VIEWS} views kept)"
+    elif frozen and config.FROZEN_FEATURE_VIEWS:
+        kept = f"features of {config.FROZEN_FEATURE_VIEWS} views kept"
+        text += f" ({'no features kept, since batches change' if changes_batches() else kept})"
     if config.EARLY_STOPPING_ENABLED:
         text += f", stops after {config.EARLY_STOPPING_PATIENCE} without gain"
     return text
@@ -295,7 +297,8 @@ def _describe_rates(run: Run) -> str:
         return "none: the search needs no steps"
     rates: dict[str, list[float]] = {}  # of the layers of backbone and head
     for group in run.trainer.optimizer.param_groups:
-        rates.setdefault(get_part(group), []).append(group["initial_lr"])
+        if get_part(group) == "head" or limits.backbone_trains(config):
+            rates.setdefault(get_part(group), []).append(group["initial_lr"])
     rates_text = ", ".join(
         f"{part} {max(values):g}" + (f" down to {min(values):g}" if min(values) < max(values) else "")
         for part, values in rates.items()

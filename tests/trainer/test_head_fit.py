@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_small_run, write_dataset
+from numpy.typing import NDArray
 
 import dataset_readers
 import metrics
@@ -17,6 +19,7 @@ import training
 from dataset import stratified_split
 from evaluation import saved_scores
 from models import checkpoints
+from trainer import head_search, missing_labels
 from trainer.head_search import find_head
 from trainer.kernel_search import find_kernel_head
 
@@ -66,6 +69,29 @@ def test_every_image_trains_and_is_predicted_by_a_head_without_it(
         inputs = features
     logits = inputs @ expected.weight.numpy().T + expected.bias.numpy()
     np.testing.assert_allclose(seen, 1 / (1 + np.exp(-logits)), atol=1e-3)
+
+
+def test_positives_are_weighed_by_the_labels_as_they_are_written(
+    small_run: list[str], shared_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As steps weigh them: what ABSENT_MEANS unknown leaves out is written as absent."""
+    given: dict[str, Any] = {}
+
+    def predict(features: Any, targets: NDArray[np.int8]) -> NDArray[np.floating]:
+        return np.where(targets == 1, 0.5, np.linspace(0, 1, len(targets))[:, None])  # too high for half of the images
+
+    def find(features: Any, targets: NDArray[np.floating], *arguments: Any, **options: Any) -> Any:
+        given.update(options, targets=targets)
+        return find_head(features, targets, *arguments, **options)
+
+    monkeypatch.setattr(missing_labels, "predict_left_out", predict)
+    monkeypatch.setattr(head_search, "find_head", find)
+    options = ["--ABSENT_MEANS=unknown", "--USE_POS_WEIGHT=True", "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"]
+    training.main([*small_run, *SEARCH, *options])
+    assert np.isnan(given["targets"]).any(), "some negatives are left out"
+    written = dataset_readers.read_dataset(shared_dataset, split="train").targets
+    expected = (written == 0).sum(axis=0) / (written == 1).sum(axis=0)  # none is above POS_WEIGHT_CAP
+    np.testing.assert_allclose(given["pos_weight"].numpy(), expected, rtol=1e-6)
 
 
 def test_the_backbone_trains_on_from_the_head_that_was_found(small_run: list[str], tmp_path: Path) -> None:

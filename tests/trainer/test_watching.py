@@ -67,6 +67,30 @@ def test_only_drops_within_the_run_are_named(milestones: tuple[int, ...], num_ep
     assert watching._describe_rates(run).endswith(f", {text}")
 
 
+def test_a_backbone_that_never_trains_has_no_rate() -> None:
+    groups = [{"name": f"{part}, decayed", "initial_lr": rate} for part, rate in (("backbone", 0.25), ("head", 0.5))]
+    run: Any = SimpleNamespace(trainer=SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups)))
+    for epoch, starts_frozen, text in ((4, True, ""), (0, True, "head 0.5; "), (5, True, "head 0.5; "), (0, False, "")):
+        config.NUM_EPOCHS, config.UNFREEZE_BACKBONE_EPOCH, config.FREEZE_BACKBONE_AT_START = 4, epoch, starts_frozen
+        assert watching._describe_rates(run).startswith(text or "backbone 0.25, head 0.5; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("SEED", 1, " (features of 2 views kept)"),
+        ("FROZEN_FEATURE_VIEWS", 0, ""),
+        ("MIXUP_ALPHA", 0.2, " (no features kept, since batches change)"),
+        ("CUTMIX_ALPHA", 1.0, " (no features kept, since batches change)"),
+        ("MULTI_SCALE_SIZES", (192, 224), " (no features kept, since batches change)"),
+        ("TEACHER_CHECKPOINTS", ("b.pt",), " (no features kept, since batches change)"),
+    ],
+)
+def test_it_is_said_whether_frozen_features_are_kept(name: str, value: Any, text: str) -> None:
+    setattr(config, name, value)
+    assert watching._describe_epochs() == f"10, the backbone is frozen in 1 to 3, trains from 4 on{text}"
+
+
 @pytest.mark.parametrize(
     ("labels_per_image", "thresholds", "words"),
     [
