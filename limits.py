@@ -138,26 +138,24 @@ UNUSED_BY_SEARCH = {
 }
 
 
-def backbone_trains(c: Any) -> bool:
-    """Whether the backbone trains in some epoch."""
-    return not c.FREEZE_BACKBONE_AT_START or 0 < c.UNFREEZE_BACKBONE_EPOCH <= c.NUM_EPOCHS
+def stays_frozen(c: Any) -> bool:
+    """Whether the backbone is to stay frozen throughout. Fewer epochs than UNFREEZE_BACKBONE_EPOCH may be a trial."""
+    return c.FREEZE_BACKBONE_AT_START and c.UNFREEZE_BACKBONE_EPOCH == 0
 
 
 def explain_unused(c: Any, unused: dict[str, Any], reason: str = "") -> str | None:
-    """That those of the `unused` constants that are set all the same play no part, if the backbone never trains."""
+    """That those of the `unused` constants that are set all the same play no part, if the backbone stays frozen."""
     names = [name for name, value in unused.items() if getattr(c, name) != value]
-    if not names or backbone_trains(c):
+    if not names or not stays_frozen(c):
         return None
     return (
-        f"the backbone never trains (NUM_EPOCHS {c.NUM_EPOCHS}, UNFREEZE_BACKBONE_EPOCH {c.UNFREEZE_BACKBONE_EPOCH})"
-        f"{reason}, so {', '.join(names)} would play no part: set "
+        f"the backbone stays frozen (UNFREEZE_BACKBONE_EPOCH 0){reason}, so {', '.join(names)} would play no part: set "
         f"{', '.join(f'{name} = {unused[name]!r}' for name in names)}, or let it train"
     )
 
 
 def searched_head_fits(c: Any) -> str | None:
-    stays_frozen = c.FREEZE_BACKBONE_AT_START and c.UNFREEZE_BACKBONE_EPOCH == 0
-    if c.HEAD == "kernel" and not (c.HEAD_FIT == "search" and stays_frozen and c.NUM_EPOCHS == 1):
+    if c.HEAD == "kernel" and not (c.HEAD_FIT == "search" and stays_frozen(c) and c.NUM_EPOCHS == 1):
         return (
             "HEAD kernel is found by a search, and compares with features of training images, which must not change: "
             "set HEAD_FIT = 'search', NUM_EPOCHS = 1, FREEZE_BACKBONE_AT_START = True and UNFREEZE_BACKBONE_EPOCH = 0, "

@@ -227,7 +227,7 @@ def test_ablation(
     monkeypatch.setattr(ablation, "run_once", pretend_once)
     command = [
         str(shared_dataset),
-        "recipes/coco18_efficientnet_lite0.py --NUM_EPOCHS 3",
+        "recipes/coco18_efficientnet_lite0.py --NUM_EPOCHS 2",
         "--only",
         "mixup",
         "--seeds",
@@ -237,7 +237,7 @@ def test_ablation(
     assert len({folder for folder, _, _ in called}) == len(called) == 6
     assert called[2][1:] == (
         runs.link_subset(shared_dataset, tmp_path, 0, 0, 10),
-        ["recipes/coco18_efficientnet_lite0.py", "--NUM_EPOCHS", "3", "--MIXUP_ALPHA=0.2", "--SEED=0"],
+        ["recipes/coco18_efficientnet_lite0.py", "--NUM_EPOCHS", "2", "--MIXUP_ALPHA=0.2", "--SEED=0"],
     )
     lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     assert ["the", "recipe", "0.650", "(0.100)", "100", "(0)"] in lines

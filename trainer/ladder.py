@@ -26,6 +26,7 @@ import metrics
 import thresholds
 import utils
 from evaluation import saved_scores
+from limits import UNUSED_BY_SEARCH, UNUSED_WHILE_FROZEN
 from metrics import Difference
 from models import checkpoints
 from trainer import best_model, ladder_report, records, search_trials
@@ -56,6 +57,7 @@ FROZEN = {"FREEZE_BACKBONE_AT_START": True, "UNFREEZE_BACKBONE_EPOCH": 0, "LORA_
 STEPS = {"HEAD_FIT": "steps", "NUM_EPOCHS": 5, "FROZEN_FEATURE_VIEWS": 1, "SCHEDULE": "cosine", "USE_POS_WEIGHT": False}
 # As recipes/frozen_features.py. Where its search does not apply, five epochs of steps, as measured before there was one
 SEARCHED_PROBE = FROZEN | {"HEAD": "linear", "HEAD_FIT": "search", "NUM_EPOCHS": 1, "USE_POS_WEIGHT": False}
+SEARCHED_PROBE |= {"WARMUP_EPOCHS": 0}
 STEPPED_PROBE = FROZEN | STEPS | {"HEAD": "linear_bn", "USE_DIFFERENTIAL_LR": True, "HEAD_BASE_LR": 1e-2}
 # docs/measured.md, ml_decoder: with the loss of its authors (Ridnik et al. 2023)
 ML_DECODER = FROZEN | STEPS | {"HEAD": "ml_decoder", "FEATURES": "auto", "USE_DIFFERENTIAL_LR": True}
@@ -67,6 +69,8 @@ UNFROZEN = {
     "USE_DIFFERENTIAL_LR": True, "SCHEDULE": "cosine", "IMAGE_CACHE": "memory",
 }  # fmt: skip
 HEADS = ("the probe", "ML-Decoder")
+# A rung that can make no use of these leaves them out, though you set them; what builds on its head has them again.
+LEFT_OUT = (UNUSED_WHILE_FROZEN | UNUSED_BY_SEARCH).keys() - {"LORA_RANK", "LOSS"} | {"WARMUP_EPOCHS"}
 
 
 def list_rungs() -> list[Rung]:
@@ -80,9 +84,13 @@ def list_rungs() -> list[Rung]:
     if config.HEAD == "kernel":  # only a search finds it; beside the weaker linear head, fine-tuning would seem to gain
         probe = probe | {"HEAD": "kernel"}
     loss = {"LOSS": "asymmetric"} if config.LOSS == "bce_with_logits" and config.LABELS_PER_IMAGE == "any" else {}
+    frozen, searched = (
+        {name: value for name, value in unused.items() if getattr(config, name) != value}
+        for unused in (UNUSED_WHILE_FROZEN, UNUSED_WHILE_FROZEN | UNUSED_BY_SEARCH)
+    )
     return [
-        Rung("the probe", probe, file="probe"),
-        Rung("ML-Decoder", ML_DECODER | loss, file="ml_decoder"),
+        Rung("the probe", probe | (searched if is_searched else frozen), file="probe"),
+        Rung("ML-Decoder", ML_DECODER | frozen | loss, file="ml_decoder"),
         Rung(
             "adapters", UNFROZEN | {"LORA_RANK": 8, "NUM_EPOCHS": 5, "BACKBONE_BASE_LR": 2e-3}, HEADS, file="adapters"
         ),
@@ -93,7 +101,7 @@ def list_rungs() -> list[Rung]:
 def make_constants(rung: Rung, kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The constants of a rung, over those of the one that it builds on: of `kept`, the best one last."""
     base = next((kept[name] for name in reversed(kept) if name in rung.builds_on), {})
-    constants = {**base, **rung.constants}
+    constants = {**{name: value for name, value in base.items() if name not in LEFT_OUT}, **rung.constants}
     if constants.get("HEAD") == "kernel" and constants["UNFREEZE_BACKBONE_EPOCH"]:
         constants["HEAD"] = "linear"  # a kernel head compares with features that change as the backbone trains
     return constants

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import config
 import distributed
-import limits
 import overrides
 import utils
 from dataset import loading
@@ -251,7 +250,7 @@ def _describe_images() -> str:
     if _only_searches():
         return f"{size} px, whole"
     texts = [f"{size} px", from_config.make_augmentation().describe()]
-    sides = [*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES]
+    sides = [*(config.GROWING_IMAGE_SIZES if _trains_backbone() else ()), *config.MULTI_SCALE_SIZES]
     if sides:
         texts.append(f"trained at {', '.join(str(size.with_short_side(side)) for side in sides)}")
     if config.MIXUP_ALPHA:
@@ -292,19 +291,23 @@ def _only_searches() -> bool:
     return all(searches_head(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
 
 
+def _trains_backbone() -> bool:
+    return not all(is_frozen(epoch) for epoch in range(1, config.NUM_EPOCHS + 1))
+
+
 def _describe_rates(run: Run) -> str:
     if _only_searches():
         return "none: the search needs no steps"
     rates: dict[str, list[float]] = {}  # of the layers of backbone and head
     for group in run.trainer.optimizer.param_groups:
-        if get_part(group) == "head" or limits.backbone_trains(config):
+        if get_part(group) == "head" or _trains_backbone():
             rates.setdefault(get_part(group), []).append(group["initial_lr"])
     rates_text = ", ".join(
         f"{part} {max(values):g}" + (f" down to {min(values):g}" if min(values) < max(values) else "")
         for part, values in rates.items()
     )
     texts = [config.OPTIMIZER]
-    if config.LORA_RANK:
+    if config.LORA_RANK and _trains_backbone():
         texts.append(f"low-rank parts of {config.LORA_RANK} in the backbone")
     if config.SAM_RHO:
         texts.append(f"SAM {config.SAM_RHO:g}")

@@ -179,7 +179,7 @@ def test_a_run_saves_plain_models_and_shares_features_with_others(
     training.main(arguments)
     assert "low-rank parts of 2 in the backbone" in capsys.readouterr().out
     files = {path.name for path in tmp_path.glob("cache/features_*")}
-    training.main([*arguments, "--LORA_RANK=0", "--LAYER_DECAY=1", "--NUM_EPOCHS=1"])
+    training.main([*arguments, "--LORA_RANK=0", "--NUM_EPOCHS=1"])
     now = {path.name for path in tmp_path.glob("cache/features_*")}
     assert files <= now
     assert len(now - files) == 1, "those of whole images, which new images are compared with"

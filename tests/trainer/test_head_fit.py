@@ -62,8 +62,8 @@ def test_every_image_trains_and_is_predicted_by_a_head_without_it(
     seen = np.stack([record.probabilities for record in predictor.load(path, "cpu").predict(table.paths)])
     if head == "kernel":
         state = {name: tensor.numpy() for name, tensor in expected.state.items()}
-        points = (features - state["mean"]) @ state["axes"]
-        distances = ((points[:, None] - state["landmarks"]) ** 2).sum(axis=-1)
+        points = (features - state["mean"]) * state["scale"]
+        distances = ((points[:, None] - state["landmarks"] @ state["axes"].T) ** 2).sum(axis=-1)
         inputs = np.exp(-distances)
     else:
         inputs = features

@@ -248,6 +248,20 @@ def test_a_kernel_head_is_the_probe_and_what_trains_the_backbone_has_another(
     assert runs.num_train == {"probe": 64, "ml_decoder": 48, "adapters": 48, "all_weights": 48}
 
 
+def test_what_a_rung_makes_no_use_of_is_for_those_above_it(runs: Runs, tmp_path: Path) -> None:
+    runs.skills |= {"ml_decoder": 0.05, "all_weights": 0.5}
+    climb(tmp_path, "--LAYER_DECAY=0.7", "--MIXUP_ALPHA=0.2")
+    values = {name: (values["LAYER_DECAY"], values["MIXUP_ALPHA"]) for name, values in runs.constants.items()}
+    used = (0.7, 0.2)
+    assert values == {"probe": (1.0, 0.0), "ml_decoder": (1.0, 0.2), "adapters": used, "all_weights": used}
+    climb(tmp_path / "second", str(Path(ladder.__file__).parents[1] / "recipes" / "fine_tuning.py"))
+    warmups = {
+        name: (values["WARMUP_EPOCHS"], values["GROWING_IMAGE_SIZES"]) for name, values in runs.constants.items()
+    }
+    used = (1.2, [256, 256, 256, 288, 288])
+    assert warmups == {"probe": (0, []), "ml_decoder": (1.2, []), "adapters": used, "all_weights": used}
+
+
 def test_a_run_that_has_finished_is_not_run_again(runs: Runs, tmp_path: Path) -> None:
     folder = tmp_path / "searches" / "ladder" / "runs" / "probe"
     save(folder, 0.1)
