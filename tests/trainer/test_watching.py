@@ -70,6 +70,7 @@ def test_only_drops_within_the_run_are_named(milestones: tuple[int, ...], num_ep
 def test_a_backbone_that_never_trains_has_no_rate() -> None:
     groups = [{"name": f"{part}, decayed", "initial_lr": rate} for part, rate in (("backbone", 0.25), ("head", 0.5))]
     run: Any = SimpleNamespace(trainer=SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups)))
+    config.LORA_RANK = 0
     for epoch, starts_frozen, text in ((4, True, ""), (0, True, "head 0.5; "), (5, True, "head 0.5; "), (0, False, "")):
         config.NUM_EPOCHS, config.UNFREEZE_BACKBONE_EPOCH, config.FREEZE_BACKBONE_AT_START = 4, epoch, starts_frozen
         assert watching._describe_rates(run).startswith(text or "backbone 0.25, head 0.5; ")
@@ -87,6 +88,9 @@ def test_a_backbone_that_never_trains_has_no_rate() -> None:
     ],
 )
 def test_it_is_said_whether_frozen_features_are_kept(name: str, value: Any, text: str) -> None:
+    config.NUM_EPOCHS, config.UNFREEZE_BACKBONE_EPOCH, config.FREEZE_BACKBONE_AT_START = 10, 4, True
+    config.FROZEN_FEATURE_VIEWS, config.HEAD_FIT = 2, "steps"
+    config.MIXUP_ALPHA, config.CUTMIX_ALPHA, config.MULTI_SCALE_SIZES, config.TEACHER_CHECKPOINTS = 0, 0, (), ()
     setattr(config, name, value)
     assert watching._describe_epochs() == f"10, the backbone is frozen in 1 to 3, trains from 4 on{text}"
 
