@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_small_run
@@ -21,9 +22,11 @@ import config
 import predictor
 import training
 import utils
+from dataset.table import Table
 from models import checkpoints
 from trainer import records, validation
 from trainer.interruption import Interruption
+from trainer.training_data import Data
 
 OPTIONS = [
     "--NUM_EPOCHS=4",
@@ -271,6 +274,28 @@ def test_seed_drew_the_split_before_there_was_split_seed() -> None:
     constants = {"SEED": 7, "SPLIT_SEED": 3}
     assert [records._find_split_seed(constants, data) for data in (drawn, given)] == [3, None]
     assert [records._find_split_seed({"SEED": 7}, data) for data in (drawn, given)] == [7, None]
+
+
+def test_images_that_moved_to_the_val_split_are_another_run() -> None:
+    """Else a run would go on, or keep a checkpoint, that has learned from what it is validated on."""
+    paths = [f"{number}.jpg" for number in range(6)]
+    table = Table(paths, np.eye(6, 2, dtype=np.int8), ("red", "green"))
+
+    def divide(*val: int) -> Data:
+        train = [row for row in range(6) if row not in val]
+        return Data(table, table.select(train), table.select(list(val)), "csv", val_is_drawn=False)
+
+    def drawn(*val: int) -> Data:
+        return divide(*val)._replace(val_is_drawn=True)
+
+    names = [records.name_files(data).checkpoint for data in (divide(0, 1), divide(0, 2), divide(0, 1))]
+    assert names[0] == names[2] != names[1]
+    assert records.name_files(drawn(0, 1)).checkpoint == records.name_files(drawn(0, 2)).checkpoint, "by SPLIT_SEED"
+    first = divide(0, 1)
+    dataset = {"fingerprint": table.fingerprint(), "val_fingerprint": first.val.fingerprint()}
+    assert records._is_same_data(dataset, first)
+    assert not records._is_same_data(dataset, divide(0, 2))
+    assert records._is_same_data(dataset, drawn(0, 2))
 
 
 def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from itertools import chain
@@ -64,6 +65,8 @@ def name_files(data: Data) -> RunFiles:
     # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
     if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
         del identity["SPLIT_SEED"]
+    if not data.val_is_drawn:  # the same images may be divided in another way
+        identity["val"] = _fingerprint_val(data)
     for name, value in AS_BEFORE.items():
         if identity[name] == value:
             del identity[name]
@@ -86,6 +89,21 @@ def name_files(data: Data) -> RunFiles:
     if not data.fold:
         return RunFiles(folder / name)
     return RunFiles(folder / run_files.name_configuration(constants, identity | {"fold": data.fold}), fold_of=name)
+
+
+def _fingerprint_val(data: Data) -> str:
+    """The fingerprint of the validation images, as it can be computed of saved scores, too."""
+    return replace(data.val, groups=None).fingerprint()
+
+
+def _is_same_data(dataset: Mapping[str, Any], data: Data) -> bool:
+    """Whether a run whose sidecar has this `dataset` saw the images and labels of `data`, divided in the same way.
+
+    Where VAL_SPLIT draws the validation images, constants say which.
+    """
+    if dataset.get("fingerprint") != data.table.fingerprint():
+        return False
+    return data.val_is_drawn or dataset.get("val_fingerprint") == _fingerprint_val(data)
 
 
 def _hash_input(path: Path) -> str:
@@ -118,7 +136,7 @@ def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
             continue
         theirs = AS_BEFORE | sidecar.get("config", {})
         theirs["FEATURES"] = choose_features(theirs["FEATURES"])
-        is_same_data = sidecar.get("dataset", {}).get("fingerprint") == data.table.fingerprint()
+        is_same_data = _is_same_data(sidecar.get("dataset", {}), data)
         if is_same_data and all(theirs.get(name) == value for name, value in expected.items()):
             found.append((theirs["NUM_EPOCHS"], run.checkpoint))
     return max(found, default=None)
@@ -189,8 +207,10 @@ def _require_same_run(last: dict[str, Any], files: RunFiles, data: Data) -> None
             found = theirs.get(name, expected)  # the constant may be newer than the run
         if found != expected:
             raise InputError(f"{files.last} is of another run: its {name} is {found}, here {expected}: {START_ANEW}")
-    if last.get("dataset", {}).get("fingerprint") != data.table.fingerprint():
-        raise InputError(f"{files.last} is of a run with other images or labels: {START_ANEW}")
+    if not _is_same_data(last.get("dataset", {}), data):
+        raise InputError(
+            f"{files.last} is of a run with other images or labels, or other ones in the val split: {START_ANEW}"
+        )
 
 
 def _find_split_seed(constants: dict[str, Any], data: Data) -> int | None:
@@ -353,9 +373,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
             "fingerprint": data.table.fingerprint(),
             "num_train": len(data.train),
             "num_val": len(data.val),
-            "val_fingerprint": replace(
-                data.val, groups=None
-            ).fingerprint(),  # as it can be computed of saved scores, too
+            "val_fingerprint": _fingerprint_val(data),
         },
         "environment": checkpoints.describe_environment(str(run.trainer.device)),
         "processes": distributed.count(),
