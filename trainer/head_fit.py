@@ -26,6 +26,7 @@ from trainer import head_search, kernel_search
 from trainer.feature_cache import FeatureDataset
 from trainer.run import Run
 from trainer.validation import Scores
+from utils import InputError
 
 NUM_FOLDS = 5  # each head of a fold learns from 80 % of the images; more folds take longer and change little
 
@@ -90,5 +91,14 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
 
 
 def assign_folds(table: Table) -> NDArray[np.intp]:
-    """(N,) which of NUM_FOLDS folds each image is in, with as many of each label, sources whole; by SPLIT_SEED."""
-    return stratified_split.divide_rows(table.targets, min(NUM_FOLDS, len(table)), config.SPLIT_SEED, table.groups)
+    """(N,) which of NUM_FOLDS folds each image is in, with as many of each label, sources whole; by SPLIT_SEED.
+
+    Raises InputError where all images are of one source.
+    """
+    fold_of = stratified_split.divide_rows(table.targets, min(NUM_FOLDS, len(table)), config.SPLIT_SEED, table.groups)
+    if (fold_of == fold_of[0]).all():
+        raise InputError(
+            f"all {len(table)} training images are of one source ({table.groups[0] if table.groups else ''!r}), and "
+            "cross-validation needs two: set a GROUP_PATTERN that tells sources apart, or none"
+        )
+    return fold_of

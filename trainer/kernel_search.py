@@ -53,11 +53,12 @@ def find_kernel_head(
 
     The similarity of two images is exp(-d), where d is their squared distance over its mean: no width is searched for.
     Images beyond MOST_LANDMARKS train, too, through their similarities to the landmarks (Nystroem's method, Williams
-    and Seeger 2000). `weights` count as shares of their mean. An unknown entry counts as its class's frequency.
-    `pos_weight` and `label_smoothing` are for the probabilities, and leave the order of the images as it is.
+    and Seeger 2000). Only shares of `weights` count: together the images count as their effective number (Kish 1965).
+    An unknown entry counts as its class's frequency. `pos_weight` and `label_smoothing` are for the probabilities, and
+    leave the order of the images as it is.
     """
     if weights is not None:
-        weights = weights / max(weights.mean(), np.finfo(np.float32).tiny)
+        weights = weights * (weights.sum() / max(np.square(weights).sum(), np.finfo(np.float32).tiny))
     entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
     folds = torch.from_numpy(fold_of).to(device)
     rows = torch.from_numpy(features).to(device)

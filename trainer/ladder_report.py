@@ -42,7 +42,7 @@ def describe(tried: Sequence[Tried]) -> list[str]:
     if fewest < FEW_IMAGES:
         lines.append(
             f"{fewest} images are few to compare on: raise VAL_SPLIT, or train the recipes beside best.py with "
-            "python training.py RECIPE --FOLDS 5, and compare their rows of the table of runs."
+            "python training.py RECIPE --FOLDS 5 (a kernel head: --HEAD linear), and compare their rows of the table."
         )
     return lines
 

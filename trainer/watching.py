@@ -54,13 +54,13 @@ def see_data(run: Run) -> None:
     run.doctor.look_at_freezing(
         is_frozen=is_frozen(1), unfreeze_epoch=config.UNFREEZE_BACKBONE_EPOCH, num_epochs=config.NUM_EPOCHS
     )
-    if not data.cross_validates:  # which takes no steps, and all images
-        run.doctor.look_at_sizes(
-            num_train=len(data.train),
-            num_val=len(data.table) if data.fold else len(data.val),  # all folds together choose the threshold
-            batch_size=max(choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1)),
-            val_is_drawn=data.val_is_drawn and not data.fold,
-        )
+    sizes = [choose_batch_size(epoch) for epoch in range(1, config.NUM_EPOCHS + 1) if not searches_head(epoch)]
+    run.doctor.look_at_sizes(
+        num_train=len(data.train),
+        num_val=len(data.table) if data.fold else len(data.val),  # all folds together choose the threshold
+        batch_size=max(sizes, default=0),  # a search takes no steps
+        val_is_drawn=data.val_is_drawn and not data.fold and not data.cross_validates,
+    )
     if config.LABELS_PER_IMAGE == "any" and not has_teachers and has_one_label_each(data.table):
         utils.say(
             f"note: each of the {len(data.table):,} images has exactly one label; if those to come have, too, "

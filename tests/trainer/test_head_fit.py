@@ -159,3 +159,19 @@ def test_a_head_that_is_searched_is_not_taken_over(
         checkpoints.load(path)["model_state"]["head.weight"] for path in (first, find_checkpoint(tmp_path / "second"))
     ]
     np.testing.assert_allclose(weights[0].numpy(), weights[1].numpy(), atol=1e-5)
+
+
+def test_one_source_cannot_be_cross_validated(small_run: list[str], fails: Any) -> None:
+    frozen = ["--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"]
+    line = fails(training.main, [*small_run, *SEARCH, *frozen, "--GROUP_PATTERN=(train)"])
+    assert "all 40 training images are of one source (" in line
+    assert "set a GROUP_PATTERN that tells sources apart, or none" in line
+
+
+def test_few_images_are_few_where_they_are_cross_validated(
+    small_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    training.main([*small_run, *SEARCH, "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"])
+    output = "".join(capsys.readouterr())
+    assert "40 validation images are few" in output
+    assert "larger than the training split" not in output

@@ -145,13 +145,13 @@ def test_the_head_is_a_kernel_ridge_regression_with_platts_probabilities(
 def test_images_weights_and_unknown_entries_count_as_they_should(
     features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
 ) -> None:
-    """A weight as a share of the mean one; an unknown entry as its class's frequency."""
+    """Weights as shares of the effective number of images; an unknown entry as its class's frequency."""
     given = np.random.default_rng(5).integers(1, 4, NUM_IMAGES).astype(np.float32)
     pos_weight = torch.tensor([1.0, 3.0, 2.0])
     unknown = targets.copy()
     unknown[::5, 1], unknown[1::7, 2] = np.nan, -1
     found = find_kernel_head(features, unknown, fold_of, given, pos_weight, label_smoothing=0.1)
-    points, logits, weights = standardise(features), run_head(found, features), given / given.mean()
+    points, logits, weights = standardise(features), run_head(found, features), given * given.sum() / (given**2).sum()
     kernel = center(compare(points, points), weights)
     for number in range(NUM_CLASSES):
         known = unknown[:, number] >= 0
@@ -182,6 +182,15 @@ def test_equal_weights_change_nothing(
     np.testing.assert_array_equal(found.penalties, expected.penalties)
     np.testing.assert_allclose(found.out_of_fold, expected.out_of_fold, atol=1e-4)
     np.testing.assert_allclose(run_head(found, features), run_head(expected, features), atol=1e-3)
+
+
+def test_few_images_that_count_are_few(features: NDArray[np.float32], fold_of: NDArray[np.intp]) -> None:
+    """Of a class that none of them has, they do not say that it is as rare as all images would."""
+    weights = np.zeros(NUM_IMAGES, np.float32)
+    weights[:4] = 1
+    found = find_kernel_head(features, np.zeros((NUM_IMAGES, 1), np.float32), fold_of, weights)
+    probabilities = 1 / (1 + np.exp(-run_head(found, features)))
+    np.testing.assert_allclose(probabilities, 1 / (4 + 2), atol=1e-3)
 
 
 def test_new_images_are_as_far_from_the_landmarks_as_they_are() -> None:
