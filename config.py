@@ -197,7 +197,7 @@ TEACHER_PROBABILITIES: tuple[str, ...] = ()  # files of a good model's probabili
 TEACHER_CHECKPOINTS: tuple[str, ...] = ()  # or models that see each training picture as it is drawn; averaged
 TEACHER_WEIGHT: ShareAbove0 = 0.5  # share of the teachers in a target, the rest is the label's; 1: they replace it
 TEACHER_TEMPERATURE: Above0 = 1.0  # teachers' logits are divided by it: above 1 their probabilities are softer
-CURRICULUM: Path | None = None  # a file with `path,weight` a line: weights of training images; others have 1
+CURRICULUM: Path | None = None  # a file of lines path,weight, without a header; images not in it have 1
 
 # ---- Validation and stopping * ----
 LABELS_PER_IMAGE: Literal["any", "one"] = "any"  # one: each image has one; the most probable is it; by macro F1

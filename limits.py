@@ -181,7 +181,10 @@ def searched_head_fits(c: Any) -> str | None:
             "cross-validates all images already: set FOLDS = 0, or HEAD = 'linear'"
         )
     if c.LOSS == "softmax" or c.LABELS_PER_IMAGE == "one":
-        return "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set 'steps'"
+        return (
+            "HEAD_FIT search is for several labels an image: with one (LOSS softmax, LABELS_PER_IMAGE) set "
+            "HEAD_FIT = 'steps', and a HEAD other than 'kernel'"
+        )
     return explain_unused(c, UNUSED_BY_SEARCH, " and HEAD_FIT search takes whole images and no steps")
 
 
