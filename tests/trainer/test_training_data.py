@@ -241,7 +241,8 @@ def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, t
     convert.convert_dataset(shared_dataset, "auto", "train_list", root)
     (root / "val_list.txt").write_text((root / "test_list.txt").read_text())
     own_split = f"--DATASET_FOLDER={root}"
-    assert name(own_split, "--SEED=1", "--SPLIT_SEED=5") == name_as_before(own_split, "--SEED=1")
+    assert name(own_split, "--SEED=1", "--SPLIT_SEED=5") == name(own_split, "--SEED=1"), "nothing is drawn"
+    assert name(own_split) != name_as_before(own_split), "which did not say which images are in the val split"
 
 
 @pytest.mark.parametrize("value", ["64,64", "(64, 64)", "[64,64]"])
