@@ -40,6 +40,7 @@ class Entries(NamedTuple):
     columns: NDArray[np.float64]  # (D, N)
     targets: NDArray[np.float64]  # (N,), which may be fractions
     offset: NDArray[np.float64] | float = 0.0  # (N,), or one number
+    counts: NDArray[np.float64] | float = 1.0  # (N,), or one number: how often an entry counts
 
 
 class Reliability(NamedTuple):
@@ -106,7 +107,7 @@ def fit_temperature(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, l
     for rows in read_rows(probabilities):
         present, known = as_known(targets[rows])
         entries.append(Entries(_logit_of_scores(probabilities[rows][known])[None], present[known].astype(np.float64)))
-    (scale,) = _fit_logistic(entries, np.ones(1))
+    (scale,) = fit_logistic(entries, np.ones(1))
     return {"scale": [float(np.clip(scale, MIN_SCALE, MAX_SCALE))], "bias": [0.0]}
 
 
@@ -131,10 +132,10 @@ def fit_platt(probabilities: ArrayLike, targets: ArrayLike) -> dict[str, list[fl
         smoothed = np.where(present, (positives + 1) / (positives + 2), 1 / (negatives + 2))
         logits = _logit_of_scores(scores)
         ones = np.ones_like(logits)
-        scale, bias = _fit_logistic([Entries(np.stack((logits, ones)), smoothed)], np.array((1.0, 0.0)))
+        scale, bias = fit_logistic([Entries(np.stack((logits, ones)), smoothed)], np.array((1.0, 0.0)))
         limited = np.clip(scale, MIN_SCALE, MAX_SCALE)
         if limited != scale:
-            (bias,) = _fit_logistic([Entries(ones[None], smoothed, offset=limited * logits)], np.zeros(1))
+            (bias,) = fit_logistic([Entries(ones[None], smoothed, offset=limited * logits)], np.zeros(1))
         scales[label], biases[label] = float(limited), float(bias)
     return {"scale": scales, "bias": biases}
 
@@ -196,7 +197,7 @@ def expected_calibration_error(probabilities: ArrayLike, targets: ArrayLike) -> 
     return float(divide(np.nansum(counts * np.abs(present - probability)), counts.sum()))
 
 
-def _fit_logistic(entries: list[Entries], start: NDArray[np.float64]) -> NDArray[np.float64]:
+def fit_logistic(entries: list[Entries], start: NDArray[np.float64]) -> NDArray[np.float64]:
     """The weights of the columns, (D,), that make the targets of all entries likeliest, by Newton's method.
 
     The loss is convex. A step that is so long that the loss rises again is halved. Where the columns separate the
@@ -207,14 +208,14 @@ def _fit_logistic(entries: list[Entries], start: NDArray[np.float64]) -> NDArray
         """Gradient (D,) and curvature (D, D) of the loss."""
         gradient, curvature = np.zeros(len(weights)), 1e-12 * np.eye(len(weights))  # so that it can be inverted
         # einsum in place of @: for one or two columns, a BLAS that starts threads takes ten times as long.
-        for columns, targets, offset in entries:
+        for columns, targets, offset, counts in entries:
             with np.errstate(over="ignore"):
                 probabilities = 1 / (1 + np.exp(-(np.einsum("d,dn->n", weights, columns) + offset)))
-            gradient += np.einsum("dn,n->d", columns, probabilities - targets)
-            curvature += np.einsum("dn,en->de", columns * (probabilities * (1 - probabilities)), columns)
+            gradient += np.einsum("dn,n->d", columns, counts * (probabilities - targets))
+            curvature += np.einsum("dn,en->de", columns * (counts * probabilities * (1 - probabilities)), columns)
         return gradient, curvature
 
-    weights, num_entries = start, sum(len(targets) for _, targets, _ in entries)
+    weights, num_entries = start, sum(len(each.targets) for each in entries)
     gradient, curvature = compute_derivatives(weights)
     for _ in range(MAX_STEPS):
         step = np.linalg.solve(curvature, gradient)

@@ -70,7 +70,7 @@ class FoundHead(NamedTuple):
     train_loss: float  # the same of the head itself, on the images that it was trained on
     num_folds: int
     num_heads: int  # regressions that were compared
-    num_steps: int  # of L-BFGS, in the last training
+    num_steps: int  # of L-BFGS, in the last training; least squares take one
 
     @property
     def weight(self) -> Tensor:

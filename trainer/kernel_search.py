@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+import calibration
 from heads import compute_similarities, project
 from trainer.head_search import Entries, FoundHead, measure_loss, rotate, weigh_entries
 
@@ -30,8 +31,6 @@ NUM_AXES = 512  # of the features that have the largest variance; of the rest on
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on squared weights; beside it the sum over images
 SMALLEST_AXIS = 1e-5  # directions of the landmarks' similarities with a smaller share of the largest are left out
 AT_ONCE = 8192  # images that are compared with the landmarks at once, for want of memory
-MOST_STEPS, MOST_HALVINGS = 50, 30  # of Newton's method, which takes about ten; of one step
-SMALLEST_GRADIENT = 1e-10  # of a mean loss: the steps end here
 LEAST_SLOPE = 1e-2  # of Platt scaling, for predictions whose mean square is 1
 
 
@@ -98,7 +97,7 @@ def find_kernel_head(
         train_loss=measure_loss(own, entries.labels, entries.known),
         num_folds=len(torch.unique(folds)),
         num_heads=len(PENALTIES) * len(torch.unique(folds)),
-        num_steps=platt.num_steps,
+        num_steps=1,
     )
 
 
@@ -170,57 +169,36 @@ class _Platt(NamedTuple):
 
     slope: Tensor
     shift: Tensor
-    num_steps: int
 
 
 def _fit_platt(predicted: Tensor, entries: Entries) -> _Platt:
     """Platt scaling of predictions (N, C): for each class a logistic regression on this one number.
 
-    With the targets of Platt (1999), which keep few labels from making a class certain, by Newton's method with
-    halved steps (Lin, Lin and Weng 2007). A slope is above 0, so that the order stays.
+    With the targets of Platt (1999), which keep few labels from making a class certain. A slope is above 0, so that the
+    order stays.
     """
     # not every GPU has float64, and float32 would lose digits in a sum over many images
     values, soft_labels, weights = (
-        tensor.cpu().double() for tensor in (predicted, entries.soft_labels, entries.weights)
+        tensor.cpu().double().numpy() for tensor in (predicted, entries.soft_labels, entries.weights)
     )
-    sizes = values.square().mean(dim=0).sqrt()
-    sizes = torch.where(sizes > 0, sizes, 1.0)
-    values = values / sizes
-    positives, negatives = (weights * soft_labels).sum(dim=0), (weights * (1 - soft_labels)).sum(dim=0)
-    soft_labels = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
-    shares = weights / (positives + negatives).clamp_min(1e-9)
-    usual = torch.logit((positives + 0.5) / (positives + negatives + 1))
-
-    def compute_losses(slope: Tensor, shift: Tensor) -> Tensor:
-        logits = values * slope + shift
-        return (functional.binary_cross_entropy_with_logits(logits, soft_labels, reduction="none") * shares).sum(dim=0)
-
-    slope, shift = torch.ones_like(usual), usual
-    losses, num_steps = compute_losses(slope, shift), 0
-    while num_steps < MOST_STEPS:
-        probabilities = torch.sigmoid(values * slope + shift)
-        errors, curvatures = shares * (probabilities - soft_labels), shares * probabilities * (1 - probabilities)
-        gradient = torch.stack([(errors * values).sum(dim=0), errors.sum(dim=0)], dim=1)  # (C, 2)
-        if gradient.abs().max() < SMALLEST_GRADIENT:
-            break
-        mixed = (curvatures * values).sum(dim=0)
-        hessian = torch.stack([(curvatures * values.square()).sum(dim=0), mixed, mixed, curvatures.sum(dim=0)], dim=1)
-        # the least that keeps a class without a label, or with equal predictions, from a division by 0
-        hessian = hessian.unflatten(1, (2, 2)) + 1e-12 * torch.eye(2, dtype=torch.float64)
-        slope_step, shift_step = torch.linalg.solve(hessian, gradient).unbind(dim=1)
-        share = torch.ones_like(usual)
-        for _ in range(MOST_HALVINGS):
-            is_worse = compute_losses(slope - share * slope_step, shift - share * shift_step) > losses
-            if not is_worse.any():
-                break
-            share = torch.where(is_worse, share / 2, share)
-        slope, shift = slope - share * slope_step, shift - share * shift_step
-        losses = compute_losses(slope, shift)
-        num_steps += 1
+    sizes = np.sqrt(np.square(values).mean(axis=0))
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    positives, negatives = (weights * soft_labels).sum(axis=0), (weights * (1 - soft_labels)).sum(axis=0)
+    wanted = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
+    usual = np.log((positives + 0.5) / (negatives + 0.5))
+    ones = np.ones(len(values))
+    slope, shift = np.transpose(
+        [
+            calibration.fit_logistic(
+                [calibration.Entries(np.stack((column / size, ones)), targets, counts=counts)], np.array((1.0, start))
+            )
+            for column, size, targets, counts, start in zip(values.T, sizes, wanted.T, weights.T, usual, strict=True)
+        ]
+    )
     # predictions that are no better than none keep their order, and get nearly the same probability
     is_of_use = slope > LEAST_SLOPE
-    slopes = torch.where(is_of_use, slope, LEAST_SLOPE) / sizes
-    return _Platt(slopes.to(predicted), torch.where(is_of_use, shift, usual).to(predicted), num_steps)
+    slope, shift = np.where(is_of_use, slope, LEAST_SLOPE) / sizes, np.where(is_of_use, shift, usual)
+    return _Platt(*(torch.from_numpy(each).to(predicted) for each in (slope, shift)))
 
 
 def _widen(rows: Tensor, num_columns: int) -> Tensor:
