@@ -75,6 +75,11 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"exported files are made of checkpoints, and MODEL_PATH {config.MODEL_PATH} is none")
     if "hub" in EXPORT_FORMATS and EXPORT_OUTPUT != "logits":
         utils.say(f"hub gives logits, whatever EXPORT_OUTPUT says ({EXPORT_OUTPUT})")
+    if "hub" in EXPORT_FORMATS and config.CALIBRATION != "none":
+        utils.say(
+            f"hub: CALIBRATION {config.CALIBRATION} is not in its logits but in its multilabel.json, where this "
+            "project's scripts read it"
+        )
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
     paths, targets = sample_check_images(split, checkpoint["classes"])

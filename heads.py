@@ -401,13 +401,24 @@ def count_frequencies(targets: ArrayLike) -> Tensor:
 
     `targets` is an (N, C) matrix: 1 present, 0 absent; -1 and NaN are unknown and left out. No share is 0 or 1: with n
     known images, a class that is never present counts as present in half an image, and one that is always present as
-    present in n - 1/2. Without known images the share is 1/2.
+    present in n - 1/2. Without known images see `fill_frequencies`.
     """
     targets = np.asarray(targets)
     positives = (targets == 1).sum(axis=0)
     num_known = ((targets == 0) | (targets == 1)).sum(axis=0)
     positives = np.clip(positives, 0.5, np.maximum(num_known - 0.5, 0.5))
-    return torch.tensor(positives / np.maximum(num_known, 1), dtype=torch.float32)
+    frequencies = torch.tensor(positives / np.maximum(num_known, 1), dtype=torch.float32)
+    return fill_frequencies(frequencies, torch.from_numpy(num_known > 0))
+
+
+def fill_frequencies(frequencies: Tensor, is_known: Tensor) -> Tensor:
+    """`frequencies` (C,) with the mean of the known classes, booleans (C,), for each of the others.
+
+    Of a class without any known label nothing is learned. At 1/2 it would be predicted on every image; at the
+    mean frequency of the classes it is usually predicted on none. Without any known class all are 1/2.
+    """
+    usual = frequencies[is_known].mean() if is_known.any() else frequencies.new_tensor(0.5)
+    return torch.where(is_known, frequencies, usual)
 
 
 def copy_classes(

@@ -249,8 +249,13 @@ def class_weights_are_given(c: Any) -> str | None:
         )
 
 
+def takes_prior_bias(c: Any) -> bool:
+    """Whether the head ends with a bias that a sigmoid makes a probability of."""
+    return c.HEAD != "cosine" and c.LOSS not in ("softmax", "asymmetric_angular")
+
+
 def prior_bias_has_a_sigmoid(c: Any) -> str | None:
-    if c.USE_PRIOR_BIAS and (c.HEAD == "cosine" or c.LOSS in ("softmax", "asymmetric_angular")):
+    if c.USE_PRIOR_BIAS and not takes_prior_bias(c):
         return (
             f"USE_PRIOR_BIAS needs a last bias and a sigmoid, which HEAD {c.HEAD} with LOSS {c.LOSS} does not have: "
             "False"

@@ -201,12 +201,14 @@ def test_files_of_logits_say_that_they_have_no_calibration(
     """A hub folder has all that were fitted, as the checkpoint has."""
     values = {"EXPORT_FORMATS": "torchscript,hub", "EXPORT_OUTPUT": output, "CALIBRATION": "platt"}
     export_onnx.main(make_arguments(checkpoint, tmp_path, photographs, **values | {"EXPORT_CHECK_IMAGES": 2}))
-    found = [line for line in capsys.readouterr().err.splitlines() if "of logits" in line]
+    printed = capsys.readouterr()
+    found = [line for line in printed.err.splitlines() if "of logits" in line]
     expected = (
         "warning: torchscript: CALIBRATION platt is not in a file of logits, of which predict_onnx.py and other "
         "programs make uncalibrated probabilities: EXPORT_OUTPUT probabilities puts it in"
     )
     assert found == [expected] * (output == "logits")
+    assert "hub: CALIBRATION platt is not in its logits but in its multilabel.json" in printed.out
 
 
 def test_predict_onnx_gives_the_checkpoints_labels_on_200_photographs(

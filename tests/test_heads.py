@@ -387,11 +387,14 @@ def test_embeddings_of_several_words_are_their_mean(tmp_path: Path) -> None:
 
 
 def test_frequencies_are_counted_over_known_entries() -> None:
+    """A class without any known label gets the mean of the others."""
     targets = np.array([[1, 0, 1, -1, -1], [0, 0, 1, 1, -1], [0, 0, 1, -1, -1], [-1, 0, 1, -1, -1]])
-    expected = [1 / 3, 0.5 / 4, 3.5 / 4, 0.5, 0.5]
+    counted = [1 / 3, 0.5 / 4, 3.5 / 4, 0.5]
+    expected = [*counted, sum(counted) / 4]
     np.testing.assert_allclose(heads.count_frequencies(targets).numpy(), expected, rtol=1e-6)
     with_nan = np.where(targets < 0, np.nan, targets)
     np.testing.assert_allclose(heads.count_frequencies(with_nan).numpy(), expected, rtol=1e-6)
+    assert heads.count_frequencies([[-1, -1]]).tolist() == [0.5, 0.5]
 
 
 @each_variant

@@ -20,6 +20,7 @@ from torch import Tensor
 import config
 import distributed
 import heads
+import limits
 import losses
 import models_factory
 from dataset import augmentations
@@ -123,10 +124,12 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
     )
     if isinstance(model.head, heads.GCN):
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
-    if config.USE_PRIOR_BIAS:
-        taken = set(model.loaded.taken) if model.loaded else set()
-        is_new = torch.tensor([name not in taken for name in train.classes])
-        heads.set_prior(model.head, heads.count_frequencies(train.targets), is_new)
+    taken = set(model.loaded.taken) if model.loaded else set()
+    has_prior = torch.tensor([name not in taken for name in train.classes])
+    if not config.USE_PRIOR_BIAS:  # classes that nothing is learned of keep the bias that they begin with
+        has_prior &= torch.from_numpy((train.targets == -1).all(axis=0)) & limits.takes_prior_bias(config)
+    if has_prior.any():
+        heads.set_prior(model.head, heads.count_frequencies(train.targets), has_prior)
     image_size = as_size(config.IMAGE_SIZE)
     for side in {*config.GROWING_IMAGE_SIZES, *config.MULTI_SCALE_SIZES} - {min(image_size)}:
         advice = "GROWING_IMAGE_SIZES and MULTI_SCALE_SIZES to ()"

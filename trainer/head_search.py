@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import metrics
+from heads import fill_frequencies
 from losses import LOSSES, SPLC, count_pos_weight, is_known, smooth_targets
 
 # Penalties on the squared weights of standardised features; the loss beside it is a mean over images.
@@ -95,7 +96,7 @@ def find_head(
     Each class gets the penalty of PENALTIES whose out-of-fold binary cross-entropy is least. Classes do not share
     anything, so this is as good as one search for each. `weights` (N,) are those of the images, `pos_weight` (C,)
     multiplies the loss of positives. A class of which no positive or no negative is known gets the same probability
-    for all images.
+    for all images: its frequency, or that of `heads.fill_frequencies`.
     """
     images = torch.from_numpy(features).to(device)
     known, labels, soft_labels, entry_weights = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
@@ -201,6 +202,7 @@ def _fit(
     shares = entry_weights / weights_of_class.clamp_min(torch.finfo(torch.float32).tiny)
     positives, negatives = (entry_weights * labels).sum(dim=0), (entry_weights * (1 - labels)).sum(dim=0)
     frequency = (positives + 0.5) / (positives + negatives + 1)  # never 0 or 1
+    frequency = fill_frequencies(frequency, weights_of_class > 0)
     # a class without positives, or without negatives, keeps its frequency: its logits would have no end
     shares = shares * ((positives > 0) & (negatives > 0))
     bias = torch.logit(frequency).repeat(num_penalties).requires_grad_()

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import calibration
-from heads import compute_similarities, project
+from heads import compute_similarities, fill_frequencies, project
 from trainer.head_search import Entries, FoundHead, measure_loss, rotate, weigh_entries
 
 MOST_LANDMARKS = 4000  # of 4,000 photographs, 2,000 lose .001 of mAP out of fold, and take a fifth of the time
@@ -185,7 +185,8 @@ def _fit_platt(predicted: Tensor, entries: Entries) -> _Platt:
     sizes = np.where(sizes > 0, sizes, 1.0)
     positives, negatives = (weights * soft_labels).sum(axis=0), (weights * (1 - soft_labels)).sum(axis=0)
     wanted = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
-    usual = np.log((positives + 0.5) / (negatives + 0.5))
+    frequency = torch.from_numpy((positives + 0.5) / (positives + negatives + 1))
+    usual = fill_frequencies(frequency, torch.from_numpy(positives + negatives > 0)).logit().numpy()
     ones = np.ones(len(values))
     slope, shift = np.transpose(
         [

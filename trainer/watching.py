@@ -229,10 +229,14 @@ def print_configuration(run: Run) -> None:
 
 
 def _describe_splits(data: Data) -> str:
+    weights = ""
+    if data.weights is not None:
+        lowest, highest, num_zero = data.weights.min(), data.weights.max(), int((data.weights == 0).sum())
+        weights = f", weights {lowest:g} to {highest:g}" + (f" ({num_zero} of weight 0)" if num_zero else "")
     if data.cross_validates:
-        return f"{len(data.table)} images, trained on and cross-validated"
+        return f"{len(data.table)} images, trained on and cross-validated{weights}"
     fold = f", fold {data.fold} of {config.FOLDS}" if data.fold else ""
-    return f"{len(data.train)} training, {len(data.val)} validation images{fold}"
+    return f"{len(data.train)} training, {len(data.val)} validation images{fold}{weights}"
 
 
 def _describe_model(run: Run) -> str:

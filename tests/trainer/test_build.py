@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_small_run
+from numpy.typing import NDArray
 
 import config
 import heads
@@ -93,9 +94,9 @@ def test_the_angular_scale_follows_the_number_of_classes(num_classes: int, scale
     assert build.choose_angular_scale(num_classes) == pytest.approx(scale)
 
 
-def make_trainer(line: str) -> build.Trainer:
+def make_trainer(line: str, targets: NDArray[np.int8] = TARGETS) -> build.Trainer:
     apply(f"--MODEL_NAME mobilenet_v2 --PRETRAINED_WEIGHTS None --FREEZE_BACKBONE 0 --IMAGE_SIZE 32 {line}")
-    table = Table([f"{i}.jpg" for i in range(4)], TARGETS, ("a", "b", "c"))
+    table = Table([f"{i}.jpg" for i in range(4)], targets, ("a", "b", "c"))
     return build.make_trainer(table, torch.device("cpu"))
 
 
@@ -114,6 +115,24 @@ def test_the_last_bias_starts_at_the_frequencies() -> None:
     trainer = make_trainer("--HEAD linear --USE_PRIOR_BIAS 1")
     bias = trainer.model.head.state_dict()["bias"].sigmoid()
     assert bias.tolist() == pytest.approx([0.5, 0.5, 0.5 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("line", ["--HEAD linear", "--HEAD linear_bn", "--HEAD cosine", "--HEAD linear --LOSS softmax"])
+def test_a_class_without_any_known_label_begins_at_the_mean_frequency(line: str) -> None:
+    """Nothing is learned of it, so that it keeps this bias. All others are what they would be, as is a softmax's."""
+    torch.manual_seed(0)
+    usual: Any = make_trainer(line).model.head.bias
+    torch.manual_seed(0)
+    targets = TARGETS.copy()
+    targets[:, 1] = -1
+    bias: Any = make_trainer(line, targets).model.head.bias
+    if "cosine" in line:
+        assert bias is None
+        return
+    expected = usual.detach().clone()
+    if "softmax" not in line:
+        expected[1] = torch.tensor((1 / 2 + 1 / 6) / 2).logit()
+    torch.testing.assert_close(bias.detach(), expected)
 
 
 def test_the_angular_loss_makes_heads_cosine() -> None:

@@ -156,6 +156,22 @@ def test_a_class_with_one_kind_of_label_gets_the_same_probability_everywhere(
     assert torch.isfinite(found.weight).all()
 
 
+def test_a_class_without_any_known_label_gets_the_mean_frequency(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    """At 1/2 it would be predicted on every image."""
+    labels = targets.copy()
+    labels[:, 1] = np.nan
+    found = find_head(features, labels, fold_of)
+    assert found.weight[1].abs().max() == 0
+    known = np.delete(labels, 1, axis=1)
+    expected = ((known.sum(axis=0) + 0.5) / (len(known) + 1)).mean()
+    assert found.bias[1].sigmoid().item() == pytest.approx(expected, abs=1e-5)
+    for fold in np.unique(fold_of):
+        inside, outside = known[fold_of != fold], found.out_of_fold[fold_of == fold, 1]
+        assert outside == pytest.approx(((inside.sum(axis=0) + 0.5) / (len(inside) + 1)).mean(), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("head", "loss"),
     [("linear", "bce_with_logits"), ("linear_bn", "focal"), ("linear", "zlpr"), ("linear", "splc")],

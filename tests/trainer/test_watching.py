@@ -12,6 +12,7 @@ import config
 from dataset.table import Table
 from trainer import watching
 from trainer.doctor import Doctor
+from trainer.training_data import Data
 
 
 def make_table(rows: list[list[int]]) -> Table:
@@ -117,3 +118,16 @@ def test_the_end_says_the_thresholds_that_are_saved(
     printed = capsys.readouterr().out
     assert f" classes, epoch 2{words}\n" in printed
     assert "0.1859" not in printed
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [(None, ""), ([0.5, 1, 2, 1], ", weights 0.5 to 2"), ([0, 1, 0, 2], ", weights 0 to 2 (2 of weight 0)")],
+)
+def test_the_weights_of_a_curriculum_are_said(weights: list[float] | None, text: str) -> None:
+    """So that a file that names other images than these shows."""
+    table = make_table([[1, 0], [0, 1]] * 2)
+    data = Data(table, table, table, "csv", weights=None if weights is None else np.array(weights, np.float32))
+    assert watching._describe_splits(data) == f"4 training, 4 validation images{text}"
+    expected = f"4 images, trained on and cross-validated{text}"
+    assert watching._describe_splits(data._replace(cross_validates=True)) == expected
