@@ -1,6 +1,6 @@
 """Finds the head of a frozen backbone: many linear heads on kept features, compared by K-fold cross-validation.
 
-    found = find_head(features, targets, fold_of)       # logistic regressions, one penalty for each class
+    found = find_head(features, targets, fold_of)       # logistic regressions and Platt scaling, class by class
     found.state                                         # {"weight": (C, D), "bias": (C,)}, of `heads.Linear`
     found.out_of_fold                                   # (N, C) probabilities, by heads that did not see the image
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+import calibration
 import metrics
 from heads import fill_frequencies
 from losses import LOSSES, SPLC, count_pos_weight, is_known, smooth_targets
@@ -35,6 +36,8 @@ TRIAL_STEPS = 15  # of L-BFGS in a fold; more change the probabilities by less t
 FINAL_STEPS = 60
 SMALLEST_STD = 1e-3  # features with a smaller share of the median standard deviation are not made larger
 SMALLEST_AXIS = 1e-6  # axes of the features with a smaller share of the largest variance are left out
+SMOOTHING = 0.3  # of the labels that logistic regressions learn from: with hard ones the hardest images decide too much
+LEAST_SLOPE = 1e-2  # of Platt scaling, for predictions whose mean square is 1
 HEADS_AT_ONCE = 256  # heads that are trained side by side: their weights and Adam's averages have to fit into memory
 
 
@@ -93,13 +96,20 @@ def find_head(
 ) -> FoundHead:
     """Logistic regressions with an L2 penalty by L-BFGS (Liu and Nocedal 1989), on standardised features.
 
-    Each class gets the penalty of PENALTIES whose out-of-fold binary cross-entropy is least. Classes do not share
-    anything, so this is as good as one search for each. `weights` (N,) are those of the images, `pos_weight` (C,)
-    multiplies the loss of positives. A class of which no positive or no negative is known gets the same probability
-    for all images: its frequency, or that of `heads.fill_frequencies`.
+    They learn from labels smoothed by SMOOTHING, which rank images better; Platt scaling of what they say out of fold
+    then makes probabilities of the labels with `label_smoothing`. Each class gets the penalty of PENALTIES whose
+    out-of-fold cross-entropy is least. Classes do not share anything, so this is as good as one search for each.
+    Of `weights` (N,), those of the images, only shares count; `pos_weight` (C,) multiplies the loss of positives. A
+    class of which no positive or no negative is known gets nearly the same probability for all images: its frequency,
+    or that of `heads.fill_frequencies`.
     """
     images = torch.from_numpy(features).to(device)
-    known, labels, soft_labels, entry_weights = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
+    weights = None if weights is None else count_effectively(weights)
+    entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
+    known, labels = entries.known, entries.labels
+    _, _, soft_labels, entry_weights = weigh_entries(
+        targets, weights, pos_weight, max(SMOOTHING, label_smoothing), device
+    )
     space = rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
     logits = torch.zeros(len(penalties), *labels.shape, device=device)
@@ -114,7 +124,12 @@ def find_head(
     fitted = _fit(
         space, torch.ones_like(folds, dtype=torch.bool), soft_labels, entry_weights, chosen[:, None], FINAL_STEPS
     )
-    out_of_fold = logits.gather(0, best.expand(1, *labels.shape))[0]
+    predicted = logits.gather(0, best.expand(1, *labels.shape))[0]
+    center = predicted.mean(dim=0)
+    platt, out_of_fold = fit_platt_by_folds(predicted - center, entries, folds)
+    fitted = fitted._replace(
+        weight=fitted.weight * platt.slope, bias=(fitted.bias - center) * platt.slope + platt.shift
+    )
     weight, bias = fitted.unrotate(space)
     return FoundHead(
         regression="logistic",
@@ -127,6 +142,14 @@ def find_head(
         num_heads=len(penalties) * len(torch.unique(folds)),
         num_steps=fitted.num_steps,
     )
+
+
+def count_effectively(weights: NDArray[np.floating]) -> NDArray[np.floating]:
+    """`weights` (N,) of images with the same shares, whose sum is their effective number (Kish 1965).
+
+    As many images with equal weights say as much as these do.
+    """
+    return weights * (weights.sum() / max(np.square(weights).sum(), np.finfo(np.float32).tiny))
 
 
 def weigh_entries(
@@ -202,9 +225,10 @@ def _fit(
     shares = entry_weights / weights_of_class.clamp_min(torch.finfo(torch.float32).tiny)
     positives, negatives = (entry_weights * labels).sum(dim=0), (entry_weights * (1 - labels)).sum(dim=0)
     frequency = (positives + 0.5) / (positives + negatives + 1)  # never 0 or 1
-    frequency = fill_frequencies(frequency, weights_of_class > 0)
-    # a class without positives, or without negatives, keeps its frequency: its logits would have no end
-    shares = shares * ((positives > 0) & (negatives > 0))
+    # a class whose labels are all alike keeps its frequency: its logits would have no end
+    lowest = labels.where(entry_weights > 0, torch.inf).amin(dim=0)
+    highest = labels.where(entry_weights > 0, -torch.inf).amax(dim=0)
+    shares = shares * (highest > lowest)
     bias = torch.logit(frequency).repeat(num_penalties).requires_grad_()
     # L-BFGS takes few steps where all directions are equally steep: the square root of the second derivative that the
     # loss would have along an axis, if all images had the class's frequency as their probability, scales it.
@@ -235,6 +259,57 @@ def measure_loss(logits: Tensor, labels: Tensor, known: Tensor) -> float:
     if not known.any():
         return 0.0
     return functional.binary_cross_entropy_with_logits(logits[known], labels[known]).item()
+
+
+# ---- probabilities of predictions ----
+
+
+class Platt(NamedTuple):
+    """Slopes and shifts (C,) with which predictions become logits."""
+
+    slope: Tensor
+    shift: Tensor
+
+
+def fit_platt_by_folds(predicted: Tensor, entries: Entries, folds: Tensor) -> tuple[Platt, Tensor]:
+    """Platt scaling by all out-of-fold predictions (N, C), and their logits (N, C) by that of the other folds."""
+    logits = torch.empty_like(predicted)
+    for fold in torch.unique(folds):
+        inside, outside = folds != fold, folds == fold
+        platt = _fit_platt(predicted[inside], Entries(*(values[inside] for values in entries)))
+        logits[outside] = predicted[outside] * platt.slope + platt.shift
+    return _fit_platt(predicted, entries), logits
+
+
+def _fit_platt(predicted: Tensor, entries: Entries) -> Platt:
+    """Platt scaling of predictions (N, C): for each class a logistic regression on this one number.
+
+    With the targets of Platt (1999), which keep few labels from making a class certain. A slope is above 0, so that the
+    order stays.
+    """
+    # not every GPU has float64, and float32 would lose digits in a sum over many images
+    values, soft_labels, weights = (
+        tensor.cpu().double().numpy() for tensor in (predicted, entries.soft_labels, entries.weights)
+    )
+    sizes = np.sqrt(np.square(values).mean(axis=0))
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    positives, negatives = (weights * soft_labels).sum(axis=0), (weights * (1 - soft_labels)).sum(axis=0)
+    wanted = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
+    frequency = torch.from_numpy((positives + 0.5) / (positives + negatives + 1))
+    usual = fill_frequencies(frequency, torch.from_numpy(positives + negatives > 0)).logit().numpy()
+    ones = np.ones(len(values))
+    slope, shift = np.transpose(
+        [
+            calibration.fit_logistic(
+                [calibration.Entries(np.stack((column / size, ones)), targets, counts=counts)], np.array((1.0, start))
+            )
+            for column, size, targets, counts, start in zip(values.T, sizes, wanted.T, weights.T, usual, strict=True)
+        ]
+    )
+    # predictions that are no better than none keep their order, and get nearly the same probability
+    is_of_use = slope > LEAST_SLOPE
+    slope, shift = np.where(is_of_use, slope, LEAST_SLOPE) / sizes, np.where(is_of_use, shift, usual)
+    return Platt(*(torch.from_numpy(each).to(predicted) for each in (slope, shift)))
 
 
 # ---- heads trained by steps ----

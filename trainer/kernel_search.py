@@ -22,16 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-import calibration
-from heads import compute_similarities, fill_frequencies, project
-from trainer.head_search import Entries, FoundHead, measure_loss, rotate, weigh_entries
+from heads import compute_similarities, project
+from trainer.head_search import FoundHead, count_effectively, fit_platt_by_folds, measure_loss, rotate, weigh_entries
 
 MOST_LANDMARKS = 4000  # of 4,000 photographs, 2,000 lose .001 of mAP out of fold, and take a fifth of the time
 NUM_AXES = 512  # of the features that have the largest variance; of the rest only the length counts
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # on squared weights; beside it the sum over images
 SMALLEST_AXIS = 1e-5  # directions of the landmarks' similarities with a smaller share of the largest are left out
 AT_ONCE = 8192  # images that are compared with the landmarks at once, for want of memory
-LEAST_SLOPE = 1e-2  # of Platt scaling, for predictions whose mean square is 1
 
 
 def count_landmarks(num_images: int) -> int:
@@ -52,12 +50,10 @@ def find_kernel_head(
 
     The similarity of two images is exp(-d), where d is their squared distance over its mean: no width is searched for.
     Images beyond MOST_LANDMARKS train, too, through their similarities to the landmarks (Nystroem's method, Williams
-    and Seeger 2000). Only shares of `weights` count: together the images count as their effective number (Kish 1965).
-    An unknown entry counts as its class's frequency. `pos_weight` and `label_smoothing` are for the probabilities, and
-    leave the order of the images as it is.
+    and Seeger 2000). An unknown entry counts as its class's frequency. `pos_weight` and
+    `label_smoothing` are for the probabilities, and leave the order of the images as it is.
     """
-    if weights is not None:
-        weights = weights * (weights.sum() / max(np.square(weights).sum(), np.finfo(np.float32).tiny))
+    weights = None if weights is None else count_effectively(weights)
     entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
     folds = torch.from_numpy(fold_of).to(device)
     rows = torch.from_numpy(features).to(device)
@@ -72,12 +68,7 @@ def find_kernel_head(
     wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
     weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
     ridge = _fit_ridge(mapped, weighted, wanted, image_weights, folds)
-    out_of_fold = torch.empty_like(ridge.out_of_fold)
-    for fold in torch.unique(folds):  # scaled, too, by what other images say
-        inside, outside = folds != fold, folds == fold
-        platt = _fit_platt(ridge.out_of_fold[inside], Entries(*(values[inside] for values in entries)))
-        out_of_fold[outside] = ridge.out_of_fold[outside] * platt.slope + platt.shift
-    platt = _fit_platt(ridge.out_of_fold, entries)
+    platt, out_of_fold = fit_platt_by_folds(ridge.out_of_fold, entries, folds)
     own = mapped @ ridge.weight * platt.slope + platt.shift
     num_axes = min(NUM_AXES, features.shape[1])
     state = {
@@ -162,44 +153,6 @@ def _fit_ridge(mapped: Tensor, weighted: Tensor, wanted: Tensor, image_weights: 
     sizes, vectors = torch.linalg.eigh(products)
     weight = vectors @ ((vectors.T @ sums) / (sizes.clamp_min(0)[:, None] + penalties))
     return _Ridge(weight, penalties, predicted.gather(0, best.expand(1, *wanted.shape))[0])
-
-
-class _Platt(NamedTuple):
-    """Slopes and shifts (C,) with which predictions become logits."""
-
-    slope: Tensor
-    shift: Tensor
-
-
-def _fit_platt(predicted: Tensor, entries: Entries) -> _Platt:
-    """Platt scaling of predictions (N, C): for each class a logistic regression on this one number.
-
-    With the targets of Platt (1999), which keep few labels from making a class certain. A slope is above 0, so that the
-    order stays.
-    """
-    # not every GPU has float64, and float32 would lose digits in a sum over many images
-    values, soft_labels, weights = (
-        tensor.cpu().double().numpy() for tensor in (predicted, entries.soft_labels, entries.weights)
-    )
-    sizes = np.sqrt(np.square(values).mean(axis=0))
-    sizes = np.where(sizes > 0, sizes, 1.0)
-    positives, negatives = (weights * soft_labels).sum(axis=0), (weights * (1 - soft_labels)).sum(axis=0)
-    wanted = soft_labels * (positives + 1) / (positives + 2) + (1 - soft_labels) / (negatives + 2)
-    frequency = torch.from_numpy((positives + 0.5) / (positives + negatives + 1))
-    usual = fill_frequencies(frequency, torch.from_numpy(positives + negatives > 0)).logit().numpy()
-    ones = np.ones(len(values))
-    slope, shift = np.transpose(
-        [
-            calibration.fit_logistic(
-                [calibration.Entries(np.stack((column / size, ones)), targets, counts=counts)], np.array((1.0, start))
-            )
-            for column, size, targets, counts, start in zip(values.T, sizes, wanted.T, weights.T, usual, strict=True)
-        ]
-    )
-    # predictions that are no better than none keep their order, and get nearly the same probability
-    is_of_use = slope > LEAST_SLOPE
-    slope, shift = np.where(is_of_use, slope, LEAST_SLOPE) / sizes, np.where(is_of_use, shift, usual)
-    return _Platt(*(torch.from_numpy(each).to(predicted) for each in (slope, shift)))
 
 
 def _widen(rows: Tensor, num_columns: int) -> Tensor:

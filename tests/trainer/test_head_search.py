@@ -9,13 +9,14 @@ import pytest
 import torch
 from conftest import SEED_SHIFT
 from numpy.typing import NDArray
+from platt_scaling import Rows, calibrate, calibrate_by_folds
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from heads import HEADS
 from losses import LOSSES
-from trainer.head_search import PENALTIES, Way, find_head, search_heads
+from trainer.head_search import PENALTIES, SMOOTHING, Way, find_head, search_heads
 
 NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 240, 12, 3
 
@@ -40,15 +41,33 @@ def fold_of() -> NDArray[np.intp]:
 
 
 def fit_reference(
-    features: NDArray[np.float32],
-    labels: NDArray[np.float32],
-    penalty: float,
-    weights: NDArray[np.float32] | None = None,
+    features: NDArray[np.floating], labels: NDArray[np.floating], penalty: float, weights: NDArray[np.floating]
 ) -> LogisticRegression:
-    """scikit-learn's, on features that are standardised already. Its C weighs the sum over images."""
-    total = len(labels) if weights is None else weights.sum()
-    regression = LogisticRegression(C=1 / (2 * penalty * total), tol=1e-9, max_iter=10_000)
-    return regression.fit(features.astype(np.float64), labels, weights)
+    """scikit-learn's, on features that are standardised already. Its C weighs the sum over images.
+
+    With a label smoothed to .85 an image is .85 of a positive and .15 of a negative. `weights` (2, N) are what the
+    image counts as a positive, and as a negative.
+    """
+    soft = (1 - SMOOTHING) * labels + SMOOTHING / 2
+    counts = np.concatenate([soft * weights[0], (1 - soft) * weights[1]])
+    regression = LogisticRegression(C=1 / (2 * penalty * counts.sum()), tol=1e-9, max_iter=10_000)
+    return regression.fit(np.tile(features.astype(np.float64), (2, 1)), np.repeat([1, 0], len(labels)), counts)
+
+
+def predict_by_folds(
+    features: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    fold_of: NDArray[np.intp],
+    penalty: float,
+    weights: NDArray[np.floating],
+) -> Rows:
+    """(N,) logits by `fit_reference`, each image's by one without its fold."""
+    logits = np.empty(len(labels))
+    for fold in np.unique(fold_of):
+        outside = fold_of == fold
+        reference = fit_reference(features[~outside], labels[~outside], penalty, weights[:, ~outside])
+        logits[outside] = reference.decision_function(features[outside])
+    return logits
 
 
 class WithoutFloat64(TorchFunctionMode):
@@ -77,69 +96,92 @@ def test_a_device_without_float64_will_do(
         torch.ones(1).double()
 
 
-def test_the_head_is_a_logistic_regression(
+def test_the_head_is_a_logistic_regression_with_platts_probabilities(
     features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
 ) -> None:
     found = find_head(features, targets, fold_of)
-    mean, std = features.mean(axis=0), features.std(axis=0)
+    mean, std, ones = features.mean(axis=0), features.std(axis=0), np.ones((2, NUM_IMAGES))
+    standard = (features - mean) / std
     for number in range(NUM_CLASSES):
-        reference = fit_reference((features - mean) / std, targets[:, number], found.penalties[number])
-        np.testing.assert_allclose(found.weight[number].numpy() * std, reference.coef_[0], atol=2e-3)
+        labels, penalty = targets[:, number].astype(np.float64), found.penalties[number]
+        reference = fit_reference(standard, labels, penalty, ones)
+        by_folds = predict_by_folds(standard, labels, fold_of, penalty, ones)
+        platt = calibrate(by_folds, labels, ones[0])
+        expected = reference.coef_[0] * platt.coef_[0, 0]
+        np.testing.assert_allclose(found.weight[number].numpy() * std, expected, atol=5e-3)
         logits = features @ found.weight[number].numpy() + found.bias[number].item()
-        np.testing.assert_allclose(logits, reference.decision_function((features - mean) / std), atol=5e-3)
-
-
-def test_the_penalty_of_a_class_is_that_of_the_least_loss_out_of_fold(
-    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
-) -> None:
-    found = find_head(features, targets, fold_of)
-    standard = (features - features.mean(axis=0)) / features.std(axis=0)
-    for number in range(NUM_CLASSES):
-        losses = []
-        for penalty in PENALTIES:
-            probabilities = np.empty(NUM_IMAGES)
-            for fold in range(4):
-                outside = fold_of == fold
-                reference = fit_reference(standard[~outside], targets[~outside, number], penalty)
-                probabilities[outside] = reference.predict_proba(standard[outside])[:, 1]
-            right = np.where(targets[:, number] == 1, probabilities, 1 - probabilities)
-            losses.append(-np.log(right).mean())
-            if penalty == found.penalties[number]:
-                np.testing.assert_allclose(found.out_of_fold[:, number], probabilities, atol=5e-3)
-        assert losses[PENALTIES.index(found.penalties[number])] == pytest.approx(min(losses), abs=1e-4)
+        expected = platt.decision_function(reference.decision_function(standard)[:, None])
+        np.testing.assert_allclose(logits, expected, atol=2e-2)
+        expected = calibrate_by_folds(by_folds, labels, ones[0], fold_of)
+        np.testing.assert_allclose(found.out_of_fold[:, number], expected, atol=5e-3)
     entries = torch.from_numpy(found.out_of_fold)
     assert found.out_of_fold_loss == pytest.approx(
         functional.binary_cross_entropy(entries, torch.from_numpy(targets)).item(), rel=1e-4
     )
 
 
+def test_the_penalty_of_a_class_is_that_of_the_least_loss_out_of_fold(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    """The cross-entropy with smoothed labels, which the regressions learn from."""
+    found = find_head(features, targets, fold_of)
+    standard, ones = (features - features.mean(axis=0)) / features.std(axis=0), np.ones((2, NUM_IMAGES))
+    for number in range(NUM_CLASSES):
+        labels = targets[:, number].astype(np.float64)
+        soft, losses = (1 - SMOOTHING) * labels + SMOOTHING / 2, []
+        for penalty in PENALTIES:
+            probabilities = 1 / (1 + np.exp(-predict_by_folds(standard, labels, fold_of, penalty, ones)))
+            losses.append(-(soft * np.log(probabilities) + (1 - soft) * np.log(1 - probabilities)).mean())
+        assert losses[PENALTIES.index(found.penalties[number])] == pytest.approx(min(losses), abs=1e-4)
+
+
 def test_images_weights_and_unknown_entries_count_as_they_should(
     features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
 ) -> None:
-    weights = np.random.default_rng(4).uniform(0.2, 3, NUM_IMAGES).astype(np.float32)
+    weights = np.random.default_rng(4).uniform(0.2, 3, NUM_IMAGES)
     pos_weight = torch.tensor([1.0, 3.0, 2.0])
     unknown = targets.copy()
     unknown[::5, 1] = np.nan
     unknown[1::7, 2] = -1
     found = find_head(features, unknown, fold_of, weights=weights, pos_weight=pos_weight)
-    mean, std = features.mean(axis=0), features.std(axis=0)
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
     for number in range(NUM_CLASSES):
         known = unknown[:, number] >= 0
-        weighed = (weights * np.where(targets[:, number] == 1, pos_weight[number].item(), 1))[known]
-        standard = ((features - mean) / std)[known]
-        reference = fit_reference(standard, targets[known, number], found.penalties[number], weighed)
-        np.testing.assert_allclose(found.weight[number].numpy() * std, reference.coef_[0], atol=3e-3)
+        labels, folds, penalty = targets[known, number].astype(np.float64), fold_of[known], found.penalties[number]
+        counts = weights[known] * weights.sum() / np.square(weights).sum()  # together the effective number
+        both = np.stack([pos_weight[number].item() * counts, counts])
+        reference = fit_reference(standard[known], labels, penalty, both)
+        by_folds = predict_by_folds(standard[known], labels, folds, penalty, both)
+        platt = calibrate(by_folds, labels, np.where(labels == 1, *both))
+        logits = features @ found.weight[number].numpy() + found.bias[number].item()
+        expected = platt.decision_function(reference.decision_function(standard)[:, None])
+        np.testing.assert_allclose(logits, expected, atol=2e-2)
+
+
+def test_smoothed_labels_are_what_the_probabilities_are_of(
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    fold_of: NDArray[np.intp],
+) -> None:
+    """Less smoothing than the regressions have leaves the order of the images as it is."""
+    hard = find_head(features, targets, fold_of)
+    soft = find_head(features, targets, fold_of, label_smoothing=0.1)
+    for number in range(NUM_CLASSES):
+        share = 0.9 * targets[:, number].mean() + 0.05
+        assert soft.out_of_fold[:, number].mean() == pytest.approx(share, abs=0.02)
+        assert np.corrcoef(hard.weight[number].numpy(), soft.weight[number].numpy())[0, 1] > 1 - 1e-6
 
 
 def test_more_features_than_images(targets: NDArray[np.float32]) -> None:
+    """Of random numbers nothing can be learned: Platt scaling makes the logits small, and their order stays."""
     features = np.random.default_rng(5).normal(size=(60, 200)).astype(np.float32)
-    labels = targets[:60]
-    found = find_head(features, labels, np.arange(60) % 3)
-    mean, std = features.mean(axis=0), features.std(axis=0)
+    labels = targets[:60].astype(np.float64)
+    found = find_head(features, targets[:60], np.arange(60) % 3)
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
     for number in range(NUM_CLASSES):
-        reference = fit_reference((features - mean) / std, labels[:, number], found.penalties[number])
+        reference = fit_reference(standard, labels[:, number], found.penalties[number], np.ones((2, 60)))
         logits = features @ found.weight[number].numpy() + found.bias[number].item()
-        np.testing.assert_allclose(logits, reference.decision_function((features - mean) / std), atol=5e-3)
+        assert np.corrcoef(logits, reference.decision_function(standard))[0, 1] > 1 - 1e-3
 
 
 def test_a_class_with_one_kind_of_label_gets_the_same_probability_everywhere(

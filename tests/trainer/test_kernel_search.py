@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from platt_scaling import Rows, calibrate, calibrate_by_folds
 from scipy.spatial.distance import cdist
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.linear_model import LogisticRegression
 from test_head_search import WithoutFloat64
 from torch.nn import functional
 
@@ -20,8 +18,6 @@ from trainer.head_search import FoundHead
 from trainer.kernel_search import PENALTIES, count_landmarks, find_kernel_head
 
 NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 160, 6, 3
-
-Rows = NDArray[np.float64]
 
 
 @pytest.fixture
@@ -64,26 +60,6 @@ def center(kernel: Rows, weights: Rows, among: Rows | None = None) -> Rows:
     """
     among, shares = kernel if among is None else among, weights / weights.sum()
     return kernel - (kernel @ shares)[:, None] - among @ shares + shares @ among @ shares
-
-
-def calibrate(predicted: Rows, labels: Rows, weights: Rows) -> Any:
-    """scikit-learn's regression without a penalty, on Platt's targets: each image is a positive and a negative."""
-    positives, negatives = (weights * labels).sum(), (weights * (1 - labels)).sum()
-    wanted = labels * (positives + 1) / (positives + 2) + (1 - labels) / (negatives + 2)
-    regression = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
-    rows = np.concatenate([predicted, predicted])[:, None]
-    kinds = np.repeat([1, 0], len(labels))
-    return regression.fit(rows, kinds, np.concatenate([weights * wanted, weights * (1 - wanted)]))
-
-
-def calibrate_by_folds(predicted: Rows, labels: Rows, weights: Rows, fold_of: NDArray[np.intp]) -> Rows:
-    """(N,) probabilities, each by a regression on the predictions of the other folds."""
-    probabilities = np.empty(len(labels))
-    for fold in np.unique(fold_of):
-        outside = fold_of == fold
-        platt = calibrate(predicted[~outside], labels[~outside], weights[~outside])
-        probabilities[outside] = platt.predict_proba(predicted[outside][:, None])[:, 1]
-    return probabilities
 
 
 def predict_by_folds(kernel: Rows, wanted: Rows, fold_of: NDArray[np.intp], penalty: float, weights: Rows) -> Rows:
