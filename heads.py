@@ -414,8 +414,8 @@ def count_frequencies(targets: ArrayLike) -> Tensor:
 def fill_frequencies(frequencies: Tensor, is_known: Tensor) -> Tensor:
     """`frequencies` (C,) with the mean of the known classes, booleans (C,), for each of the others.
 
-    Of a class without any known label nothing is learned. At 1/2 it would be predicted on every image; at the
-    mean frequency of the classes it is usually predicted on none. Without any known class all are 1/2.
+    Of a class without any known label nothing is learned. At a probability of 1/2 it would be predicted on every image;
+    at the mean frequency of the classes it is usually predicted on none. Without any known class all are 1/2.
     """
     usual = frequencies[is_known].mean() if is_known.any() else frequencies.new_tensor(0.5)
     return torch.where(is_known, frequencies, usual)

@@ -251,7 +251,8 @@ def class_weights_are_given(c: Any) -> str | None:
 
 def takes_prior_bias(c: Any) -> bool:
     """Whether the head ends with a bias that a sigmoid makes a probability of."""
-    return c.HEAD != "cosine" and c.LOSS not in ("softmax", "asymmetric_angular")
+    has_bias = c.HEAD != "cosine" and (c.HEAD != "gcn" or c.GCN_REWEIGHTS_CHANNELS)
+    return has_bias and c.LOSS not in ("softmax", "asymmetric_angular")
 
 
 def prior_bias_has_a_sigmoid(c: Any) -> str | None:

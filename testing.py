@@ -178,10 +178,10 @@ def test(device: torch.device) -> None:
 
         novelty.add_reference(model)
     print_configuration(model, images)
-    if TEST_SCALES != (1.0,) and not takes_most_probable(model):
+    if TEST_SCALES != (1.0,) and model.has_thresholds and not takes_most_probable(model):
         utils.warn(
-            "other sizes move probabilities, while the threshold was tuned on the model's own: compare the metrics of "
-            "both"
+            "other sizes move probabilities, while the threshold was tuned on images of the model's own size: compare "
+            "the metrics of both"
         )
     slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}
 

@@ -153,7 +153,7 @@ def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tenso
 
 def list_float_nodes(model: Any) -> list[str]:
     """The names of the nodes of an ONNX ModelProto that stay in float in int8: all of a head `kernel`, else the last
-    product with weights.
+    matrix product, which is the head's.
 
     exp() of a distance that is rounded to one of 256 levels is another similarity. In the last product, logits are
     small differences of large sums where the head was fitted closely. Both take next to no time.

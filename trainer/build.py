@@ -126,7 +126,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
     taken = set(model.loaded.taken) if model.loaded else set()
     has_prior = torch.tensor([name not in taken for name in train.classes])
-    if not config.USE_PRIOR_BIAS:  # classes that nothing is learned of keep the bias that they begin with
+    if not config.USE_PRIOR_BIAS:  # of classes that nothing is learned of the bias stays, but for WEIGHT_DECAY
         has_prior &= torch.from_numpy((train.targets == -1).all(axis=0)) & limits.takes_prior_bias(config)
     if has_prior.any():
         heads.set_prior(model.head, heads.count_frequencies(train.targets), has_prior)

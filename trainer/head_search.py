@@ -96,17 +96,19 @@ def find_head(
 ) -> FoundHead:
     """Logistic regressions with an L2 penalty by L-BFGS (Liu and Nocedal 1989), on standardised features.
 
-    They learn from labels smoothed by SMOOTHING, which rank images better; Platt scaling of what they say out of fold
-    then makes probabilities of the labels with `label_smoothing`. Each class gets the penalty of PENALTIES whose
-    out-of-fold cross-entropy is least. Classes do not share anything, so this is as good as one search for each.
-    Of `weights` (N,), those of the images, only shares count; `pos_weight` (C,) multiplies the loss of positives. A
-    class of which no positive or no negative is known gets nearly the same probability for all images: its frequency,
-    or that of `heads.fill_frequencies`.
+    They learn from labels smoothed by SMOOTHING, or by `label_smoothing` where that is more, which rank images better.
+    Platt scaling, fitted on their logits of images that they did not see, then makes probabilities of the labels with
+    `label_smoothing`. Each class gets the penalty of PENALTIES whose out-of-fold cross-entropy with the labels that
+    they learn from is least. Classes do not share anything, so this is as good as one search for each. Of `weights`
+    (N,), those of the images, only shares count; `pos_weight` (C,) multiplies the loss of positives. A class of which
+    no positive or no negative is known gets the same probability for all images: its frequency, or that of
+    `heads.fill_frequencies`.
     """
     images = torch.from_numpy(features).to(device)
     weights = None if weights is None else count_effectively(weights)
     entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
     known, labels = entries.known, entries.labels
+    # smoothed first and then weighed, which with pos_weight ranks better than the other way round
     _, _, soft_labels, entry_weights = weigh_entries(
         targets, weights, pos_weight, max(SMOOTHING, label_smoothing), device
     )
@@ -125,11 +127,11 @@ def find_head(
         space, torch.ones_like(folds, dtype=torch.bool), soft_labels, entry_weights, chosen[:, None], FINAL_STEPS
     )
     predicted = logits.gather(0, best.expand(1, *labels.shape))[0]
-    center = predicted.mean(dim=0)
-    platt, out_of_fold = fit_platt_by_folds(predicted - center, entries, folds)
-    fitted = fitted._replace(
-        weight=fitted.weight * platt.slope, bias=(fitted.bias - center) * platt.slope + platt.shift
-    )
+    # Both are measured from their mean, which of the head's own logits is the bias, as that of the coordinates is 0. A
+    # class that nothing is learned of has no more than the rounding of its frequency in each fold.
+    is_learned = (fitted.weight != 0).any(dim=0)
+    platt, out_of_fold = fit_platt_by_folds((predicted - predicted.mean(dim=0)) * is_learned, entries, folds)
+    fitted = fitted._replace(weight=fitted.weight * platt.slope, bias=platt.shift)
     weight, bias = fitted.unrotate(space)
     return FoundHead(
         regression="logistic",

@@ -50,7 +50,7 @@ def find_kernel_head(
 
     The similarity of two images is exp(-d), where d is their squared distance over its mean: no width is searched for.
     Images beyond MOST_LANDMARKS train, too, through their similarities to the landmarks (Nystroem's method, Williams
-    and Seeger 2000). An unknown entry counts as its class's frequency. `pos_weight` and
+    and Seeger 2000). Of `weights` only shares count. An unknown entry counts as its class's frequency. `pos_weight` and
     `label_smoothing` are for the probabilities, and leave the order of the images as it is.
     """
     weights = None if weights is None else count_effectively(weights)

@@ -41,15 +41,18 @@ def fold_of() -> NDArray[np.intp]:
 
 
 def fit_reference(
-    features: NDArray[np.floating], labels: NDArray[np.floating], penalty: float, weights: NDArray[np.floating]
+    features: NDArray[np.floating],
+    labels: NDArray[np.floating],
+    penalty: float,
+    weights: NDArray[np.floating],
+    pos_weight: float = 1.0,
 ) -> LogisticRegression:
     """scikit-learn's, on features that are standardised already. Its C weighs the sum over images.
 
-    With a label smoothed to .85 an image is .85 of a positive and .15 of a negative. `weights` (2, N) are what the
-    image counts as a positive, and as a negative.
+    With a label smoothed to .85 an image is .85 of a positive, which counts `pos_weight` times, and .15 of a negative.
     """
     soft = (1 - SMOOTHING) * labels + SMOOTHING / 2
-    counts = np.concatenate([soft * weights[0], (1 - soft) * weights[1]])
+    counts = np.concatenate([pos_weight * soft * weights, (1 - soft) * weights])
     regression = LogisticRegression(C=1 / (2 * penalty * counts.sum()), tol=1e-9, max_iter=10_000)
     return regression.fit(np.tile(features.astype(np.float64), (2, 1)), np.repeat([1, 0], len(labels)), counts)
 
@@ -65,9 +68,14 @@ def predict_by_folds(
     logits = np.empty(len(labels))
     for fold in np.unique(fold_of):
         outside = fold_of == fold
-        reference = fit_reference(features[~outside], labels[~outside], penalty, weights[:, ~outside])
+        reference = fit_reference(features[~outside], labels[~outside], penalty, weights[~outside])
         logits[outside] = reference.decision_function(features[outside])
     return logits
+
+
+def scale(logits: Rows, by_folds: Rows, platt: LogisticRegression) -> Rows:
+    """`platt`, fitted on logits out of fold, of all that the head itself gives: both count from their mean."""
+    return platt.decision_function((logits - logits.mean() + by_folds.mean())[:, None])
 
 
 class WithoutFloat64(TorchFunctionMode):
@@ -100,19 +108,18 @@ def test_the_head_is_a_logistic_regression_with_platts_probabilities(
     features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
 ) -> None:
     found = find_head(features, targets, fold_of)
-    mean, std, ones = features.mean(axis=0), features.std(axis=0), np.ones((2, NUM_IMAGES))
+    mean, std, ones = features.mean(axis=0), features.std(axis=0), np.ones(NUM_IMAGES)
     standard = (features - mean) / std
     for number in range(NUM_CLASSES):
         labels, penalty = targets[:, number].astype(np.float64), found.penalties[number]
         reference = fit_reference(standard, labels, penalty, ones)
         by_folds = predict_by_folds(standard, labels, fold_of, penalty, ones)
-        platt = calibrate(by_folds, labels, ones[0])
+        platt = calibrate(by_folds, labels, ones)
         expected = reference.coef_[0] * platt.coef_[0, 0]
         np.testing.assert_allclose(found.weight[number].numpy() * std, expected, atol=5e-3)
         logits = features @ found.weight[number].numpy() + found.bias[number].item()
-        expected = platt.decision_function(reference.decision_function(standard)[:, None])
-        np.testing.assert_allclose(logits, expected, atol=2e-2)
-        expected = calibrate_by_folds(by_folds, labels, ones[0], fold_of)
+        np.testing.assert_allclose(logits, scale(reference.decision_function(standard), by_folds, platt), atol=2e-2)
+        expected = calibrate_by_folds(by_folds, labels, ones, fold_of)
         np.testing.assert_allclose(found.out_of_fold[:, number], expected, atol=5e-3)
     entries = torch.from_numpy(found.out_of_fold)
     assert found.out_of_fold_loss == pytest.approx(
@@ -125,7 +132,7 @@ def test_the_penalty_of_a_class_is_that_of_the_least_loss_out_of_fold(
 ) -> None:
     """The cross-entropy with smoothed labels, which the regressions learn from."""
     found = find_head(features, targets, fold_of)
-    standard, ones = (features - features.mean(axis=0)) / features.std(axis=0), np.ones((2, NUM_IMAGES))
+    standard, ones = (features - features.mean(axis=0)) / features.std(axis=0), np.ones(NUM_IMAGES)
     for number in range(NUM_CLASSES):
         labels = targets[:, number].astype(np.float64)
         soft, losses = (1 - SMOOTHING) * labels + SMOOTHING / 2, []
@@ -149,27 +156,28 @@ def test_images_weights_and_unknown_entries_count_as_they_should(
         known = unknown[:, number] >= 0
         labels, folds, penalty = targets[known, number].astype(np.float64), fold_of[known], found.penalties[number]
         counts = weights[known] * weights.sum() / np.square(weights).sum()  # together the effective number
-        both = np.stack([pos_weight[number].item() * counts, counts])
-        reference = fit_reference(standard[known], labels, penalty, both)
-        by_folds = predict_by_folds(standard[known], labels, folds, penalty, both)
-        platt = calibrate(by_folds, labels, np.where(labels == 1, *both))
+        heavier = pos_weight[number].item()
+        reference = fit_reference(standard[known], labels, penalty, counts, heavier)
+        by_folds = np.empty(NUM_IMAGES)  # also of images without a known label, which count in the mean
+        for fold in range(4):
+            inside = folds != fold
+            of_fold = fit_reference(standard[known][inside], labels[inside], penalty, counts[inside], heavier)
+            by_folds[fold_of == fold] = of_fold.decision_function(standard[fold_of == fold])
+        platt = calibrate(by_folds[known], labels, np.where(labels == 1, heavier * counts, counts))
         logits = features @ found.weight[number].numpy() + found.bias[number].item()
-        expected = platt.decision_function(reference.decision_function(standard)[:, None])
-        np.testing.assert_allclose(logits, expected, atol=2e-2)
+        np.testing.assert_allclose(logits, scale(reference.decision_function(standard), by_folds, platt), atol=2e-2)
 
 
 def test_smoothed_labels_are_what_the_probabilities_are_of(
-    features: NDArray[np.float32],
-    targets: NDArray[np.float32],
-    fold_of: NDArray[np.intp],
+    features: NDArray[np.float32], fold_of: NDArray[np.intp]
 ) -> None:
-    """Less smoothing than the regressions have leaves the order of the images as it is."""
-    hard = find_head(features, targets, fold_of)
-    soft = find_head(features, targets, fold_of, label_smoothing=0.1)
-    for number in range(NUM_CLASSES):
-        share = 0.9 * targets[:, number].mean() + 0.05
-        assert soft.out_of_fold[:, number].mean() == pytest.approx(share, abs=0.02)
-        assert np.corrcoef(hard.weight[number].numpy(), soft.weight[number].numpy())[0, 1] > 1 - 1e-6
+    """On classes so rare that smoothing more than doubles their mean."""
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    targets = (standard[:, :NUM_CLASSES] > 1.6).astype(np.float32)
+    for label_smoothing in (0.0, 0.2):
+        found = find_head(features, targets, fold_of, label_smoothing=label_smoothing)
+        share = (1 - label_smoothing) * targets.mean(axis=0) + label_smoothing / 2
+        np.testing.assert_allclose(found.out_of_fold.mean(axis=0), share, atol=0.02)
 
 
 def test_more_features_than_images(targets: NDArray[np.float32]) -> None:
@@ -179,21 +187,23 @@ def test_more_features_than_images(targets: NDArray[np.float32]) -> None:
     found = find_head(features, targets[:60], np.arange(60) % 3)
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     for number in range(NUM_CLASSES):
-        reference = fit_reference(standard, labels[:, number], found.penalties[number], np.ones((2, 60)))
+        reference = fit_reference(standard, labels[:, number], found.penalties[number], np.ones(60))
         logits = features @ found.weight[number].numpy() + found.bias[number].item()
         assert np.corrcoef(logits, reference.decision_function(standard))[0, 1] > 1 - 1e-3
 
 
 def test_a_class_with_one_kind_of_label_gets_the_same_probability_everywhere(
-    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+    features: NDArray[np.float32], targets: NDArray[np.float32]
 ) -> None:
+    """Its frequency by Platt's targets, also where the folds, of 34 and 35 images, have others."""
     labels = targets.copy()
     labels[:, 0], labels[:, 1] = 0, np.nan
     labels[:3, 1] = 1
     features[:, 4] = 7.0  # a feature that never changes
-    found = find_head(features, labels, fold_of)
+    found = find_head(features, labels, np.arange(NUM_IMAGES) % 7)
     assert found.weight[:2].abs().max() == 0
-    assert torch.sigmoid(found.bias[0]).item() < 0.5 < torch.sigmoid(found.bias[1]).item()
+    assert found.bias[:2].sigmoid().tolist() == pytest.approx([1 / (NUM_IMAGES + 2), 4 / 5], rel=1e-3)
+    assert found.out_of_fold[:, 0] == pytest.approx(1 / (NUM_IMAGES + 2), rel=0.2)
     assert np.isfinite(found.out_of_fold).all()
     assert torch.isfinite(found.weight).all()
 
