@@ -3,7 +3,7 @@
 Set DATASET_FOLDER: `python training.py recipes/fine_tuning.py --DATASET_FOLDER FOLDER`. The head is found first, on the
 frozen backbone: fine-tuning from a good head changes the pretrained features less (Kumar et al. 2022). Trained on crops
 at 256 to 288 pixels the model sees whole images best at 384, where objects are as large as in its crops (Touvron et al.
-2019). Smoothed labels gain most of all that was tried; they move probabilities towards .5, which
+2019). Smoothed labels raise mAP; they move probabilities towards .5, which
 `python testing.py --CALIBRATION platt` takes back. Takes up to 13 GB of memory.
 """
 
