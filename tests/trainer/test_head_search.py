@@ -63,12 +63,13 @@ def predict_by_folds(
     fold_of: NDArray[np.intp],
     penalty: float,
     weights: NDArray[np.floating],
+    pos_weight: float = 1.0,
 ) -> Rows:
     """(N,) logits by `fit_reference`, each image's by one without its fold."""
     logits = np.empty(len(labels))
     for fold in np.unique(fold_of):
         outside = fold_of == fold
-        reference = fit_reference(features[~outside], labels[~outside], penalty, weights[~outside])
+        reference = fit_reference(features[~outside], labels[~outside], penalty, weights[~outside], pos_weight)
         logits[outside] = reference.decision_function(features[outside])
     return logits
 
@@ -153,17 +154,13 @@ def test_images_weights_and_unknown_entries_count_as_they_should(
     found = find_head(features, unknown, fold_of, weights=weights, pos_weight=pos_weight)
     standard = (features - features.mean(axis=0)) / features.std(axis=0)
     for number in range(NUM_CLASSES):
-        known = unknown[:, number] >= 0
-        labels, folds, penalty = targets[known, number].astype(np.float64), fold_of[known], found.penalties[number]
-        counts = weights[known] * weights.sum() / np.square(weights).sum()  # together the effective number
+        labels, penalty = targets[:, number].astype(np.float64), found.penalties[number]
         heavier = pos_weight[number].item()
-        reference = fit_reference(standard[known], labels, penalty, counts, heavier)
-        by_folds = np.empty(NUM_IMAGES)  # also of images without a known label, which count in the mean
-        for fold in range(4):
-            inside = folds != fold
-            of_fold = fit_reference(standard[known][inside], labels[inside], penalty, counts[inside], heavier)
-            by_folds[fold_of == fold] = of_fold.decision_function(standard[fold_of == fold])
-        platt = calibrate(by_folds[known], labels, np.where(labels == 1, heavier * counts, counts))
+        counts = weights * weights.sum() / np.square(weights).sum()  # together the effective number
+        counts = np.where(unknown[:, number] >= 0, counts, 0)
+        reference = fit_reference(standard, labels, penalty, counts, heavier)
+        by_folds = predict_by_folds(standard, labels, fold_of, penalty, counts, heavier)
+        platt = calibrate(by_folds, labels, np.where(labels == 1, heavier * counts, counts))
         logits = features @ found.weight[number].numpy() + found.bias[number].item()
         np.testing.assert_allclose(logits, scale(reference.decision_function(standard), by_folds, platt), atol=2e-2)
 
