@@ -1,7 +1,7 @@
 """Every constant that more than one script reads: edit a line, then `python training.py`, `python testing.py`.
 
 The same edit for one run only: `python training.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5`, or a file of
-constants: `python training.py recipes/coco18_efficientnet_lite0.py`. `--help` shows the first ones with their present
+constants: `python training.py recipes/small_data.py`. `--help` shows the first ones with their present
 values, `--help WORD` finds others, `--help all` lists everything. What one script alone reads stands at its top.
 Sections marked * decide what is learned: their values name the checkpoint file. The types are those of limits.py: they
 say which values are allowed.
@@ -98,7 +98,7 @@ DATASET_FORMAT: Literal[
     "voc_xml",
     "labelme",
 ] = "auto"  # auto: recognised from what lies in DATASET_FOLDER
-ABSENT_MEANS: Literal["absent", "unknown"] = "absent"  # unknown: labels are missing; the likeliest count for nothing
+ABSENT_MEANS: Literal["absent", "unknown"] = "absent"  # unknown: labels are missing; see docs/training.md
 VAL_SPLIT: ShareBetween = 0.1  # share of the training images to validate on, stratified; unused with a val split
 SPLIT_SEED: Seed = 0  # draws what VAL_SPLIT and dataset_tools.py split take: every SEED validates on the same images
 RESIZE_RULE: Literal["squash", "center_crop", "letterbox"] = "squash"  # center_crop loses edges, letterbox pads them
@@ -138,9 +138,9 @@ GCN_REWEIGHTS_CHANNELS: bool = False  # gcn: the metric-learning variant, which 
 ANGULAR_SCALE: ZeroOrMore = 23.0  # logits = scale x cosine, with HEAD cosine or asymmetric_angular; 0: by class count
 
 # ---- Freezing the backbone * ----
-FREEZE_BACKBONE: bool = True  # the initial freeze state, unless the next line says otherwise
+FREEZE_BACKBONE: bool = True  # a short name of the next line, which takes its value
 FREEZE_BACKBONE_AT_START: bool = FREEZE_BACKBONE  # the backbone is frozen from epoch 1 on
-HEAD_FIT: Literal["steps", "search"] = "steps"  # while frozen; search: many heads in one epoch, cross-validated
+HEAD_FIT: Literal["steps", "search"] = "steps"  # while frozen; search: HEAD linear or kernel, cross-validated
 FROZEN_FEATURE_VIEWS: OffOrCount = 2  # augmented views of an image to compute frozen features of; 0: anew each epoch
 GROWING_IMAGE_SIZES: Sides = ()  # pixels, shorter sides of the first epochs that train the backbone; then IMAGE_SIZE
 KEEP_BACKBONE_STATISTICS: bool = False  # BatchNorm statistics stay as pretrained even when the backbone trains
@@ -200,7 +200,7 @@ TEACHER_TEMPERATURE: Above0 = 1.0  # teachers' logits are divided by it: above 1
 CURRICULUM: Path | None = None  # a file of lines path,weight, without a header; images not in it have 1
 
 # ---- Validation and stopping * ----
-LABELS_PER_IMAGE: Literal["any", "one"] = "any"  # one: each image has one; the most probable is it; by macro F1
+LABELS_PER_IMAGE: Literal["any", "one"] = "any"  # one: exactly one each; the most probable is predicted
 FOLDS: Folds = 0  # train so many runs, each validated on another part of the images, and average them; 0 or 1: off
 VAL_EVERY_N_EPOCHS: Count = 1  # the last epoch always validates
 EARLY_STOPPING_ENABLED: bool = False  # stop when validation F1 no longer rises

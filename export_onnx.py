@@ -123,19 +123,13 @@ def sample_check_images(split: str, classes: Sequence[str]) -> tuple[list[str], 
 
 
 def sample_images(split: str, count: int, classes: Sequence[str]) -> tuple[list[str], NDArray[np.int8] | None]:
-    """Choose `count` evenly spaced images of the split "train" or "test", or all if there are fewer.
+    """Choose images of the split "train" or "test" by `from_config.sample_split`.
 
-    Returns their paths, and their targets (N, C), or None if they have no labels. Raises InputError if there are no
-    images, or if the labels are of other classes.
+    Returns their paths, and their targets (N, C) in the order of `classes`, or None if they have no labels. Raises
+    InputError if there are no images, or if the labels are of other classes.
     """
-    if from_config.has_split(split):
-        table = map_classes(from_config.read_split(split), classes)
-        paths, targets = table.paths, table.targets
-    else:
-        paths, targets = from_config.list_unlabelled_images(split), None
-    count = min(count, len(paths))
-    chosen = [i * len(paths) // count for i in range(count)]
-    return [paths[i] for i in chosen], None if targets is None else targets[chosen]
+    table, has_labels = from_config.sample_split(split, count)
+    return table.paths, map_classes(table, classes).targets if has_labels else None
 
 
 def make_source(checkpoint: dict[str, Any], output: str) -> Export:

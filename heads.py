@@ -360,7 +360,9 @@ def _average_word_vectors(path: Path, classes: Sequence[str]) -> list[NDArray[np
     size = 0
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            size = size or len(line.split()) - 1  # the first line says how long all vectors are
+            if number == 1 and len(line.split()) == 2 and line.replace(" ", "").strip().isdecimal():
+                continue  # word2vec's and fastText's files begin with the number of words and of numbers
+            size = size or len(line.split()) - 1  # the first vector says how long all are
             if to_nfc(line.partition(" ")[0]) not in wanted:
                 continue  # most lines: they are not parsed
             word, *values = line.rstrip().rsplit(" ", size)  # from the right: some of GloVe's words contain a space

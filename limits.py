@@ -135,12 +135,18 @@ UNUSED_BY_SEARCH = {
     "SAM_RHO": 0.0,
     "WEIGHT_DECAY": 0.0,
     "EMA_DECAY": 0.0,
+    "EARLY_STOPPING_ENABLED": False,
 }
 
 
 def stays_frozen(c: Any) -> bool:
     """Whether the backbone is to stay frozen throughout. Fewer epochs than UNFREEZE_BACKBONE_EPOCH may be a trial."""
     return c.FREEZE_BACKBONE_AT_START and c.UNFREEZE_BACKBONE_EPOCH == 0
+
+
+def validates_on_all(c: Any) -> bool:
+    """Whether a run without FOLDS cross-validates all training images, unless the data set has a val split."""
+    return c.HEAD_FIT == "search" and c.UNFREEZE_BACKBONE_EPOCH == 0
 
 
 def explain_unused(c: Any, unused: dict[str, Any], reason: str = "") -> str | None:

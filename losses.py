@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -312,9 +311,9 @@ class TwoWay(SetLoss):
         softplus(Tn lse over negatives of logit / Tn + Tp lse over positives of -logit / Tp),  lse = log sum exp
 
     It is the mean over images with a positive plus the mean over classes with a positive in the batch; an image's part
-    is such that the mean over all images gives this. What it compares depends on the batch: with MICRO_BATCH_SIZE and
-    several processes these are smaller. Tp is `positive_temperature`, Tn `negative_temperature`, both above 0; else
-    InputError is raised.
+    is such that the mean over all images with a known label gives this. What it compares depends on the batch: with
+    MICRO_BATCH_SIZE and several processes these are smaller. Tp is `positive_temperature`, Tn `negative_temperature`,
+    both above 0; else InputError is raised.
     """
 
     def __init__(self, positive_temperature: float = 4.0, negative_temperature: float = 1.0) -> None:
@@ -332,8 +331,10 @@ class TwoWay(SetLoss):
 
         images, has_positive = compare(dim=1)
         classes, is_present = compare(dim=0)
-        share = len(logits) / has_positive.sum().clamp_min(1).to(images.dtype)
-        return images * has_positive * share + (classes * is_present).sum() / is_present.sum().clamp_min(1)
+        is_counted = (positive + negative).sum(dim=1) > 0
+        share = is_counted.sum() / has_positive.sum().clamp_min(1).to(images.dtype)
+        of_classes = (classes * is_present).sum() / is_present.sum().clamp_min(1)
+        return images * has_positive * share + of_classes * is_counted
 
 
 def log_sum(values: Tensor, weights: Tensor, dim: int) -> Tensor:
@@ -655,11 +656,6 @@ class Objective(nn.Module):
                 f"0 for {(values == 0).float().mean().item():.1%} of the known entries"
             )
         return lines
-
-
-def make_loss(name: str, **options: Any) -> nn.Module:
-    """Make the loss called `name` in LOSSES with its options."""
-    return LOSSES[name](**options)
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {

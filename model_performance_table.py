@@ -53,6 +53,7 @@ MEASURED = ("best_f1", "best_threshold", "epoch", "seconds")  # beside the sidec
 MOST_COLUMNS = 1000  # that a sidecar, or a section of it, may add to the table; a run has some 200 constants
 MAX_WORDS = 70  # characters of the constants that name a row in the plot
 MAX_SHARED = 230  # characters of the line that says what all runs share: two or three lines in a terminal
+FOR_A_FROZEN_BACKBONE = ("UNFREEZE_BACKBONE_EPOCH", "FROZEN_FEATURE_VIEWS")  # constants that play no part without one
 
 
 def main(arguments: list[str]) -> None:
@@ -287,23 +288,18 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
             row.setdefault(name, value)
     if "SEED" in sidecar["config"]:  # it drew the split before there was SPLIT_SEED
         row.setdefault("SPLIT_SEED", row["SEED"])
+    for name, value in overrides.AS_BEFORE.items():  # constants newer than the run
+        row.setdefault(name, value)
     for name in ("image_size", "IMAGE_SIZE"):  # a list where it is not square, which neither sorts nor reads well
         if isinstance(row.get(name), list):
             row[name] = str(as_size(row[name]))
-    configuration = identify_configuration(sidecar, list_deciding())
+    configuration = identify_configuration(sidecar, overrides.list_deciding(config))
     return {
         **row,
         "run": tables.name_run(Path(checkpoint).stem),
         "checkpoint": checkpoint,
         "configuration": configuration,
     }
-
-
-@functools.cache
-def list_deciding() -> list[str]:
-    """The constants that decide what is learned: those of the sections marked *, and MICRO_BATCH_SIZE (BatchNorm)."""
-    constants = overrides.list_constants(config)
-    return [constant.name for constant in constants if constant.section.endswith("*")] + ["MICRO_BATCH_SIZE"]
 
 
 def make_test_columns(test: TestResult) -> dict[str, Any]:
@@ -436,9 +432,11 @@ def describe(runs: Frame, rows: Frame, shown: Frame) -> list[str]:
             f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "
             f"different ways (columns {', '.join(run_rows.SAME_TEST)})"
         )
-    deciding = set(list_deciding())
+    deciding = set(overrides.list_deciding(config))
     shared = [name for name in list_constants(rows, differing=False) if name in deciding]
     values = {name: rows[name].iloc[0] for name in shared}
+    if not values.get("FREEZE_BACKBONE_AT_START", True):
+        values = {name: value for name, value in values.items() if name not in FOR_A_FROZEN_BACKBONE}
     # 0, False, empty and missing mean that something is off: it need not be listed
     used = [f"{name} {tables.format_value(value)}" for name, value in values.items() if value and value == value]
     line = "all share " + ", ".join(used)

@@ -209,7 +209,7 @@ def restore_model(checkpoint: dict[str, Any], path: Path) -> MultiLabelModel:
     name, num_classes, head = checkpoint["model_name"], len(checkpoint["classes"]), checkpoint["head"]
     make = functools.partial(
         make_model,
-        name,
+        backbones.name_network(checkpoint),
         num_classes,
         head,
         image_size=as_size(checkpoint["image_size"]),

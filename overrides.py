@@ -1,6 +1,6 @@
 """The command line and recipe files, turned into edits of the constants atop `config.py` and of a script.
 
-    python training.py recipes/coco18_efficientnet_lite0.py --MODEL_NAME resnet50 --LR_MILESTONES 3,5
+    python training.py recipes/fine_tuning.py --IMAGE_SIZE 320 --SEED 1
 
 has the effect of editing those lines: constants computed from others follow, and later wins. A recipe is a file of
 such lines, `NAME = value`. It may come from anybody, so it is read and never run (constants/recipes.py).
@@ -50,6 +50,7 @@ from constants.source import (
     list_constants,
     read_annotation,
     read_assignments,
+    read_comments,
     read_fresh,
 )  # fmt: skip
 from constants.spaces import Varied, find_kind, read_varied
@@ -57,11 +58,24 @@ from constants.values import check, parse
 from utils import InputError
 
 __all__ = [
-    "SCRIPTS", "Constant", "Varied", "answer_early", "apply", "edit", "list_changes", "list_constants", "resolved",
-    "write_changes", "write_options", "write_recipe",
+    "AS_BEFORE", "SCRIPTS", "Constant", "Varied", "answer_early", "apply", "edit", "list_changes", "list_constants",
+    "list_deciding", "resolved", "write_changes", "write_options", "write_recipe",
 ]  # fmt: skip
 
 EDITED: dict[str, Edit] = {}  # by `edit`: as if the lines of config.py or a script were edited
+# Constants that came to decide later, and the values that mean what runs did before: with these a run has the name that
+# it had then, and older runs, which lack the constants, stand in its row of the table.
+AS_BEFORE: dict[str, Any] = {
+    "TAKE_OVER_HEAD": True,
+    "LABELS_PER_IMAGE": "any",
+    "HEAD_FIT": "steps",
+    "FEATURES": "own",
+    "FOLDS": 0,
+    "LAYER_DECAY": 1.0,
+    "LORA_RANK": 0,
+    "ABSENT_MEANS": "absent",
+    "MICRO_BATCH_SIZE": 0,
+}
 
 
 def answer_early(*modules: ModuleType, takes_space: bool = False) -> None:
@@ -225,6 +239,15 @@ def write_changes(module: ModuleType, always: Collection[str] = ()) -> str:
 def resolved(module: ModuleType) -> dict[str, Any]:
     """All constants as plain Python values (paths as text, tuples as lists), for checkpoints and logs."""
     return {constant.name: _to_plain(constant.value) for constant in list_constants(module)}
+
+
+def list_deciding(module: ModuleType) -> list[str]:
+    """The constants of `module` that decide what is learned: those of the sections marked *, and MICRO_BATCH_SIZE.
+
+    That one decides since BatchNorm in training, GHM and OHEM look at a micro-batch alone.
+    """
+    comments = read_comments(find_file(module))
+    return [name for name, (section, _) in comments.items() if section.endswith("*") or name == "MICRO_BATCH_SIZE"]
 
 
 def list_changes(module: ModuleType, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

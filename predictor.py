@@ -523,6 +523,7 @@ def load(
     engines.require_program_name(path, format)
     engine = engines.choose_engine(engine, format, path)
     target = choose_device("cpu" if device == "auto" and engine != "torch" else device)
+    settings = choose_settings(target, pictures_on=pictures_on)  # first: it may raise, and an int8 file takes minutes
     is_exported = format != "checkpoint" or hub_folders.is_ours(path)
     if is_exported and not allow_failed:
         if mark := model_files.find_mark(path):
@@ -552,7 +553,7 @@ def load(
         scales=scales,
         calibration=calibration,
         reference=find_reference(path, metadata) if format == "checkpoint" and engine == "torch" else None,
-        settings=choose_settings(target, pictures_on=pictures_on),
+        settings=settings,
     )
     for size in {*model.sizes} - {model.image_size}:
         if not any_size:

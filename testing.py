@@ -124,7 +124,9 @@ def predict_parts(device: torch.device) -> None:
     if config.RESUME == "never":
         raise InputError(f"RESUME is never, but parts that are there stay: delete {PREDICTIONS_FOLDER} to begin anew")
     images = find_images(config.TEST_IMAGES_DIR, config.SHARD_COMMANDS)
-    model = open_model(device, choose_int8_images() if TEST_INT8 else [])
+    int8_images = choose_int8_images() if TEST_INT8 else []
+    model = open_model(device, int8_images)
+    warn_of_moved_probabilities(model)
     prediction_parts.PartsJob(
         folder=PREDICTIONS_FOLDER / prediction_parts.PARTS,
         model=model,
@@ -132,6 +134,7 @@ def predict_parts(device: torch.device) -> None:
         settings={
             "TEST_ENGINE": choose_engine(model),
             "TEST_INT8": TEST_INT8,
+            **({"INT8_CALIBRATION_IMAGES": describe_int8_images(int8_images)} if TEST_INT8 else {}),
             "TEST_FLIP": TEST_FLIP,
             "TEST_SCALES": TEST_SCALES,
             "CALIBRATION": config.CALIBRATION,
@@ -178,11 +181,7 @@ def test(device: torch.device) -> None:
 
         novelty.add_reference(model)
     print_configuration(model, images)
-    if TEST_SCALES != (1.0,) and model.has_thresholds and not takes_most_probable(model):
-        utils.warn(
-            "other sizes move probabilities, while the threshold was tuned on images of the model's own size: compare "
-            "the metrics of both"
-        )
+    warn_of_moved_probabilities(model)
     slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}
 
     name = name_rows(model, images.paths, int8_images)
@@ -226,13 +225,18 @@ def test(device: torch.device) -> None:
 
 def choose_int8_images() -> list[str]:
     """INT8_CALIBRATION_IMAGES training images, evenly spaced over their sorted names, or all where there are fewer."""
-    utils.warn("int8 moves probabilities, while the threshold was tuned on float's: compare the metrics of both")
-    if from_config.has_split("train"):
-        paths = from_config.read_split("train").paths
-    else:
-        paths = from_config.list_unlabelled_images("train")
-    count = min(config.INT8_CALIBRATION_IMAGES, len(paths))
-    return [paths[number * len(paths) // count] for number in range(count)]
+    table, _ = from_config.sample_split("train", config.INT8_CALIBRATION_IMAGES)
+    return table.paths
+
+
+def describe_int8_images(paths: Sequence[str]) -> str:
+    """The images that int8 was calibrated on, in words, such as "300 images (3f09ac12d4b7e650)".
+
+    The digits change with any name or size in bytes. Folders and times do not count: those of copies differ.
+    """
+    sizes = stamp_files(paths)[:, 0].tolist()
+    files = json.dumps([(Path(path).name, size) for path, size in zip(paths, sizes, strict=True)])
+    return f"{count(len(paths), 'image')} ({hashlib.sha256(files.encode()).hexdigest()[:16]})"
 
 
 def name_rows(model: Predictor, paths: Sequence[str], int8_images: Sequence[str]) -> str:
@@ -335,6 +339,20 @@ def name_choice(where: Path, paths: Sequence[str]) -> str:
 def takes_most_probable(model: Predictor) -> bool:
     """Whether each image gets one label, so that no threshold decides."""
     return model.min_labels == model.max_labels == 1
+
+
+def warn_of_moved_probabilities(model: Predictor) -> None:
+    """Say that thresholds were tuned on other probabilities than those that TEST_INT8 and TEST_SCALES give."""
+    causes = []
+    if TEST_INT8:
+        causes.append("TEST_INT8")
+    if TEST_SCALES != (1.0,):
+        causes.append("TEST_SCALES")
+    if causes and model.has_thresholds and not takes_most_probable(model):
+        utils.warn(
+            f"the thresholds were tuned on other probabilities than those with {' and '.join(causes)}: compare the "
+            "metrics of tests with and without"
+        )
 
 
 def choose_engine(model: Predictor) -> str:
@@ -528,7 +546,7 @@ def describe_origin(images: ImagesToPredict, model: Predictor, ruler: str) -> Or
     this = sys.modules[__name__]
     trained = overrides.list_changes(config, model.metadata.get("config", {}))
     trained.pop("LOCAL_ROOT", None)  # where it writes
-    learned = {constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")}
+    learned = overrides.list_deciding(config)
     tested = overrides.list_changes(config, overrides.resolved(config))
     tested = {name: values for name, values in tested.items() if name not in learned or name == "DATASET_FORMAT"}
     tested |= overrides.list_changes(this, overrides.resolved(this))

@@ -39,7 +39,18 @@ from dataset import loading
 from dataset.batches import Batch
 from dataset.whole_files import write_text
 from models.shared_cores import share_cores
-from trainer import folds, head_fit, loggers, novelty, optimizers, random_state, records, validation, watching
+from trainer import (
+    folds,
+    from_config,
+    head_fit,
+    loggers,
+    novelty,
+    optimizers,
+    random_state,
+    records,
+    validation,
+    watching,
+)
 from trainer.build import Trainer, is_frozen, make_trainer, searches_head
 from trainer.doctor import Doctor
 from trainer.interruption import Interruption
@@ -57,7 +68,7 @@ from trainer.step import (
     split_batch,
 )
 from trainer.training_curves import CurvesFile
-from trainer.training_data import Data, leave_out_missing, open_image_caches, prepare_stage, read_data
+from trainer.training_data import Data, leave_out_missing, note_image_sizes, open_image_caches, prepare_stage, read_data
 from utils import Stopped
 
 STEPS_BETWEEN_LOOKS = 10  # at the loss and at signals: reading a number back waits for the GPU
@@ -70,6 +81,7 @@ def main(arguments: list[str]) -> None:
     loggers.require_packages(config.LOGGERS)
     utils.keep_freed_memory()
     with distributed.start(config.DEVICE) as device, share_cores():
+        from_config.choose_settings(device)  # raises InputError now, not after data and weights are read
         if not config.FOLDS:
             run_once(device)
             return
@@ -83,9 +95,10 @@ def run_once(device: torch.device, fold: int = 0) -> None:
     """Train one run: with FOLDS that of `fold`, from 1 on, unless it is finished."""
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
     with Interruption(advice) as interruption, utils.keep_log():
-        data = read_data(fold)
+        data = note_image_sizes(read_data(fold))
         files = records.name_files(data)
         with records.own(files):
+            records.require_same_files(files, data)
             if fold and config.RESUME != "never" and records.is_finished(files):
                 utils.say(f"fold {fold} of {config.FOLDS} is finished: {files.checkpoint}")
                 return

@@ -39,7 +39,7 @@ def main(_: list[str]) -> None:
     utils.say(f"{NUM_IMAGES} x {NUM_FEATURES}, {NUM_CLASSES} classes, {torch.get_num_threads()} threads")
 
     start = time.perf_counter()
-    search_heads(features, targets, ways, fold_of)
+    search_heads((features - features.mean(axis=0)) / features.std(axis=0), targets, ways, fold_of)
     by_steps = time.perf_counter() - start
     utils.say(f"{len(ways) * NUM_FOLDS} heads by steps of Adam: {by_steps:.1f} s")
 

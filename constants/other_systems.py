@@ -1,6 +1,6 @@
 """Words of other systems' command lines and configuration files, and what each is here.
 
-`overrides.suggest` answers with it when somebody types `--backbone` or `Train.epochs_iters`. The page
+`constants.help.explain_unknown` answers with it when somebody types `--backbone` or `Train.epochs_iters`. The page
 docs/coming_from_another_system.md says the same for people; a test compares the two.
 """
 

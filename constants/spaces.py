@@ -2,7 +2,7 @@
 
     HEAD = choices("linear", "linear_bn")       # one of these
     LABEL_SMOOTHING = range_of(0.0, 0.3)        # from the lowest to the highest; whole numbers where the constant has
-    HEAD_BASE_LR = log_range(1e-4, 1e-1)        # likewise, a tenth as likely as ten times as much
+    HEAD_BASE_LR = log_range(1e-4, 1e-1)        # likewise, but 0.001 to 0.01 is as probable as 0.01 to 0.1
 
 Like a recipe, a space is read and never run.
 """

@@ -19,6 +19,7 @@ from typing import Any
 
 from evaluation import tables
 from evaluation.tables import Frame
+from overrides import AS_BEFORE
 from utils import InputError, suggest
 
 TEST = "test_"  # how the columns begin that are of a run's test
@@ -32,11 +33,14 @@ def identify_configuration(sidecar: Mapping[str, Any], constants: Sequence[str])
     """Eight digits that runs have in common which differ in SEED or in the fold of FOLDS alone.
 
     `constants` are those that decide what is learned. What decides on labels counts, too, and the data set.
+    A constant that a run lacks, since it is newer, has the value of AS_BEFORE.
     """
     # FEATURES may be auto in one run, and what auto means in another
-    values = {name: sidecar["config"].get(name) for name in constants if name not in ("SEED", "FEATURES")}
+    run_constants = AS_BEFORE | sidecar["config"]
+    values = {name: run_constants.get(name) for name in constants if name not in ("SEED", "FEATURES")}
     keys = ("model_name", "head", "features", "chosen_by", "threshold_policy", "min_labels", "max_labels")
-    decisive = [values, [sidecar.get(key) for key in keys], sidecar["dataset"].get("fingerprint"), "fold" in sidecar]
+    top = {"features": AS_BEFORE["FEATURES"]} | dict(sidecar)
+    decisive = [values, [top.get(key) for key in keys], sidecar["dataset"].get("fingerprint"), "fold" in sidecar]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dataset.decoding import stamp_files
 from dataset.files import hash_file
 from dataset.image_sizes import Size
 from export import engines
@@ -82,13 +83,10 @@ def name_file(source: KeptSource, packages: Sequence[str]) -> Path:
     """The path of the kept ONNX file. Its name contains a hash of everything that the file depends on.
 
     That is the checkpoint's content, the int8 images (path, size, time of change) and the versions of torch and of
-    `packages`.
+    `packages`. An image in a shard has the time of its shard.
     """
-    try:
-        stats = [Path(path).stat() for path in source.int8_images]
-    except OSError as error:
-        raise InputError(f"cannot read image {error.filename}: {error.strerror}") from error
-    images = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(source.int8_images, stats, strict=True)]
+    stamps = stamp_files(source.int8_images).tolist()
+    images = [(path, size, changed) for path, (size, changed) in zip(source.int8_images, stamps, strict=True)]
     versions = [(name, importlib.metadata.version(name)) for name in ("torch", *packages)]
     identity = json.dumps([VERSION, hash_file(source.checkpoint), images, versions])
     precision = "int8" if source.int8_images else "float"

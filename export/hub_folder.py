@@ -35,7 +35,7 @@ from dataset.whole_files import replace_folder
 from export.model_files import Export, put_text, require_plain
 from heads import Linear, LinearBN
 from models import checkpoints, hub_folders
-from models.backbones import get_timm_name, has_fixed_size, is_torchvision
+from models.backbones import get_timm_name, has_fixed_size, is_torchvision, name_network
 from models.checkpoints import TENSORS
 from models.features import OWN
 from models.hub_folders import CARD, CONFIG, METADATA, TAGS, WEIGHTS, Pixels
@@ -142,7 +142,7 @@ def make_timm_form(checkpoint: dict[str, Any], model: MultiLabelModel) -> TimmFo
     options: dict[str, Any] = {"img_size": list(size)} if has_fixed_size(name) else {}
     if features != OWN:
         options["global_pool"] = TIMM_POOLINGS[features]
-    architecture = get_timm_name(name).partition(".")[0]
+    architecture = get_timm_name(name_network(checkpoint)).partition(".")[0]
     try:
         network: Any = timm.create_model(architecture, num_classes=len(checkpoint["classes"]), **options)
     except Exception as error:  # timm's networks refuse options in many ways

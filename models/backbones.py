@@ -18,7 +18,7 @@ import importlib
 import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -42,13 +42,14 @@ TIMM_NAMES = {
     "pp_hgnetv2_b4": "hgnetv2_b4",
     "pp_hgnetv2_b6": "hgnetv2_b6",
     "pp_lcnet_x1_0": "lcnet_100",
-    "clip_vit_b16": "vit_base_patch16_clip_224.openai",
+    "clip_vit_b16": "vit_base_patch16_clip_quickgelu_224.openai",  # QuickGELU, as its weights were learned with
     "tresnet_l": "tresnet_l",  # the ASL paper's: width 1.2, 2432 features
     "tresnet_v2_l": "tresnet_v2_l",  # ML-Decoder's and metric learning's: bottlenecks, 2048 features
     "resnest50": "resnest50d",
     # TensorFlow's padding, as in their published weights
     **{f"efficientnet_lite{number}": f"tf_efficientnet_lite{number}" for number in range(5)},
 }
+MEANT_BEFORE = {"clip_vit_b16": "vit_base_patch16_clip_224.openai"}  # in checkpoints that do not say their network
 
 
 class Backbone(NamedTuple):
@@ -224,6 +225,12 @@ def read_pixels(name: str) -> Pixels:
 def get_timm_name(name: str) -> str:
     """The name of the network `name` in timm."""
     return TIMM_NAMES.get(name, name.removeprefix(TIMM))
+
+
+def name_network(checkpoint: Mapping[str, Any]) -> str:
+    """The network of a checkpoint, as `make_backbone` takes it: what its model's name meant when it was saved."""
+    name: str = checkpoint["model_name"]
+    return str(checkpoint.get("network") or MEANT_BEFORE.get(name, name))
 
 
 def _measure_features(backbone: nn.Module, image_size: Size) -> tuple[int, ...] | None:

@@ -570,6 +570,28 @@ def test_training_images_serve_where_there_are_no_others(dataset: Path) -> None:
     assert export_onnx.choose_check_split() == "test", "where it is an error that they are not there"
 
 
+def test_damaged_images_are_left_out_of_a_sample_on_request(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.DATASET_FOLDER, config.CACHE_FOLDER = dataset, tmp_path / "cache"
+    config.TEST_IMAGES_DIR, config.TEST_LABELS_DIR = dataset / "images" / "test-resized", dataset / "labels" / "test"
+    (config.TEST_IMAGES_DIR / "test003.jpg").write_bytes(b"broken")
+    paths, targets = export_onnx.sample_images("test", 4, ["red", "green", "blue"])
+    assert [Path(path).stem for path in paths] == ["test000", "test003", "test006", "test009"]
+    assert targets is not None
+    assert capsys.readouterr().err == ""
+    config.BAD_IMAGES = "skip"
+    paths, fewer = export_onnx.sample_images("test", 4, ["red", "green", "blue"])
+    assert [Path(path).stem for path in paths] == ["test000", "test006", "test009"]
+    assert fewer is not None
+    np.testing.assert_array_equal(fewer, targets[[0, 2, 3]])
+    assert "warning: 1 of 4 images are left out: cannot read image" in capsys.readouterr().err
+    config.TEST_LABELS_DIR = dataset / "none"
+    paths, targets = export_onnx.sample_images("test", 4, ["red", "green", "blue"])
+    assert [Path(path).stem for path in paths] == ["test000", "test006", "test009"]
+    assert targets is None
+
+
 @pytest.mark.parametrize(
     ("name", "head", "options"),
     [

@@ -383,6 +383,14 @@ def test_embeddings_of_several_words_are_their_mean(tmp_path: Path) -> None:
         heads.read_embeddings(path, ("a dog",))
 
 
+def test_the_first_line_of_word2vecs_files_is_no_vector(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.vec"
+    path.write_text("2 3\ndog 1 2 3\ncat 4 5 6\n", encoding="utf-8")
+    assert heads.read_embeddings(path, ("cat", "dog")).tolist() == [[4, 5, 6], [1, 2, 3]]
+    path.write_text("2 3\n7 4\n", encoding="utf-8")  # vectors of one number, without such a line
+    assert heads.read_embeddings(path, ("7",)).tolist() == [[4]]
+
+
 # ---- prior ----
 
 

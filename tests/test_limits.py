@@ -273,7 +273,7 @@ SET = {
     "LOSS": "hill", "ENTRY_WEIGHTS": "ghm", "TEACHER_CHECKPOINTS": "b.pt", "AUGMENTATION_POLICY": "rand_augment",
     "COLOR_JITTER": "0.2", "ROTATION_DEGREES": "10", "ERASING_PROBABILITY": "0.5", "MIXUP_ALPHA": "0.2",
     "CUTMIX_ALPHA": "1", "MULTI_SCALE_SIZES": "192,224", "USE_PRIOR_BIAS": "True", "CLIP_GRADIENT_NORM": "1",
-    "SAM_RHO": "0.05", "WEIGHT_DECAY": "1e-4", "EMA_DECAY": "0.99",
+    "SAM_RHO": "0.05", "WEIGHT_DECAY": "1e-4", "EMA_DECAY": "0.99", "EARLY_STOPPING_ENABLED": "True",
 }  # fmt: skip
 
 

@@ -360,6 +360,23 @@ def test_what_all_runs_share_stands_below(show: Any) -> None:
     assert len(names) > 5
 
 
+@pytest.mark.parametrize(("num_frozen", "are_named"), [(0, False), (1, True), (len(RUNS), True)])
+def test_what_a_frozen_backbone_alone_uses_is_named_where_a_run_had_one(
+    num_frozen: int, are_named: bool, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, nothing in the line would say that UNFREEZE_BACKBONE_EPOCH plays no part."""
+    monkeypatch.setattr(model_performance_table, "MAX_SHARED", 100_000)
+    for number, path in enumerate(sorted(root.glob("*/*.json"))):
+        sidecar = json.loads(path.read_text())
+        sidecar["config"]["FREEZE_BACKBONE_AT_START"] = number < num_frozen
+        path.write_text(json.dumps(sidecar))
+    model_performance_table.main(["--markdown", "--CHECKPOINTS_ROOT", str(root)])
+    (shared,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("all share "))
+    for name in ("UNFREEZE_BACKBONE_EPOCH", "FROZEN_FEATURE_VIEWS"):
+        assert (f"{name} {CONSTANTS[name]}" in shared) is are_named
+    assert f"NUM_EPOCHS {CONSTANTS['NUM_EPOCHS']}" in shared
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_table_fits_the_terminal(show: Any, width: int) -> None:
     columns = ["best_f1", "mAP", "MODEL_NAME", "TRAIN_BATCH_SIZE", "SEED", "OPTIMIZER", "CF1", "OF1", "epoch", "run"]

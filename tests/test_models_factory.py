@@ -177,6 +177,18 @@ def test_normalisation_is_that_of_the_published_weights() -> None:
     assert model.state_dict()["mean"].flatten().tolist() == [127.5] * 3
 
 
+def test_clips_network_computes_as_its_weights_were_learned() -> None:
+    """OpenAI's have QuickGELU, x sigmoid(1.702 x), as PaddleClas has it; earlier models keep theirs."""
+    checkpoint = {"model_name": "clip_vit_b16"}
+    networks = [backbones.name_network(checkpoint)]
+    networks.append(backbones.name_network(checkpoint | {"network": backbones.TIMM_NAMES["clip_vit_b16"]}))
+    x = torch.linspace(-3, 3, 7)
+    for network, expected in zip(networks, (torch.nn.functional.gelu(x), x * (1.702 * x).sigmoid()), strict=True):
+        module = backbones.make_backbone(network, 32, gives_map=False).module
+        (activation,) = {type(part) for name, part in module.named_modules() if name.endswith("mlp.act")}
+        torch.testing.assert_close(activation()(x), expected)
+
+
 def test_what_a_network_cannot_do_is_one_line() -> None:
     with pytest.raises(InputError, match=r"coat_tiny gives no single feature map .* choose a head that pools"):
         models_factory.make_model("coat_tiny", 5, head="ml_decoder", image_size=64)

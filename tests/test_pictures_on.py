@@ -318,10 +318,13 @@ def test_a_test_comes_to_the_same(
     assert names["cpu"] != names[pictures_on], "an interrupted test does not go on with other pictures"
 
 
-def test_a_gpu_is_needed_where_it_is_named(checkpoint: Path, shared_dataset: Path, tmp_path: Path, fails: Any) -> None:
+def test_a_gpu_is_needed_where_it_is_named(
+    checkpoint: Path, shared_dataset: Path, tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = "PICTURES_ON is gpu, and the device is cpu: set it to auto, or DEVICE to a GPU"
     arguments = [*make_small_run(shared_dataset, tmp_path), "--DEVICE=cpu", "--PICTURES_ON=gpu"]
-    assert expected in fails(training.main, arguments)
     assert expected in fails(testing.main, arguments)
+    monkeypatch.setattr(training, "read_data", None)  # before data and weights are read
+    assert expected in fails(training.main, arguments)
     with pytest.raises(InputError, match=expected):
         predictor.load(checkpoint, "cpu", pictures_on="gpu")

@@ -538,6 +538,17 @@ def test_views_are_averaged_as_probabilities(checkpoint: Path, images: list[Path
         np.testing.assert_allclose(record.probabilities, expected.mean(dim=0).numpy(), atol=1e-5)
 
 
+def test_a_gpu_that_is_missing_is_said_before_an_int8_file_is_made(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("it takes minutes")
+
+    monkeypatch.setattr(predictor, "_open_checkpoint", refuse)
+    with pytest.raises(InputError, match=r"^PICTURES_ON is gpu, and the device is cpu: "):
+        predictor.load(checkpoint, "cpu", engine="openvino", int8_images=["a.jpg"], pictures_on="gpu")
+
+
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0)])
 def test_scales_are_numbers_above_0(checkpoint: Path, scales: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="they must be one or more numbers above 0"):

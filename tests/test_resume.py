@@ -17,8 +17,10 @@ import pytest
 import torch
 from conftest import make_small_run
 from launching import finish, launch
+from PIL import Image
 
 import config
+import overrides
 import predictor
 import training
 import utils
@@ -268,6 +270,31 @@ def test_the_state_of_another_run_is_refused(interrupted: Run, fails: Any) -> No
     training.main(interrupted.arguments)
 
 
+def test_a_search_of_the_head_draws_its_folds_by_split_seed(tmp_path: Path) -> None:
+    """So that seed names its run, also where the data set has a val split of its own."""
+    table = Table([f"{number}.jpg" for number in range(6)], np.eye(6, 2, dtype=np.int8), ("red", "green"))
+    data = Data(table, table.select(range(4)), table.select([4, 5]), "csv", val_is_drawn=False)
+    for fit, names_apart in (("steps", False), ("search", True)):
+        names = []
+        for seed in (1, 2):
+            line = f"--HEAD linear --HEAD_FIT {fit} --NUM_EPOCHS 1 --UNFREEZE_BACKBONE_EPOCH 0 --SPLIT_SEED {seed}"
+            overrides.apply(line.split(), config)
+            names.append(records.name_files(data).checkpoint.name)
+        assert (names[0] != names[1]) == names_apart
+
+
+def test_other_embeddings_in_the_same_file_are_another_run(tmp_path: Path) -> None:
+    table = Table([f"{number}.jpg" for number in range(6)], np.eye(6, 2, dtype=np.int8), ("red", "green"))
+    data = Data(table, table.select(range(4)), table.select([4, 5]), "csv")
+    path = tmp_path / "words.txt"
+    names = []
+    for text in ("red 1 2\ngreen 3 4\n", "red 1 2\ngreen 3 5\n"):
+        path.write_text(text)
+        overrides.apply(["--HEAD=gcn", f"--GCN_EMBEDDINGS={path}"], config)
+        names.append(records.name_files(data).checkpoint.name)
+    assert names[0] != names[1]
+
+
 def test_seed_drew_the_split_before_there_was_split_seed() -> None:
     drawn: Any = SimpleNamespace(val_is_drawn=True)
     given: Any = SimpleNamespace(val_is_drawn=False)
@@ -296,6 +323,27 @@ def test_images_that_moved_to_the_val_split_are_another_run() -> None:
     assert records._is_same_data(dataset, first)
     assert not records._is_same_data(dataset, divide(0, 2))
     assert records._is_same_data(dataset, drawn(0, 2))
+    assert records._is_same_data(dataset, first._replace(image_sizes="b")), "an older run does not say its files' sizes"
+    assert not records._is_same_data(dataset | {"image_sizes": "a"}, first._replace(image_sizes="b"))
+
+
+def test_other_pictures_under_the_same_names_are_not_taken_for_the_same(
+    dataset: Path, tmp_path: Path, fails: Any
+) -> None:
+    small_run = [*make_small_run(dataset, tmp_path), "--NUM_EPOCHS=1"]
+    training.main(small_run)
+    (checkpoint,) = config.TRAINED_MODELS_FOLDER.glob("mobilenet_v2/*.pt")
+    path = next(iter(sorted(dataset.glob("images/train-resized/*"))))
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    training.main(small_run)  # a file that was touched is the same
+    before = checkpoint.read_bytes()
+    with Image.open(path) as image:
+        larger = image.resize((90, 70))
+    larger.save(path)
+    line = fails(training.main, small_run)
+    assert line.startswith(f"error: {checkpoint} is of images with these names and labels, but other sizes in bytes")
+    assert checkpoint.read_bytes() == before
 
 
 def test_a_damaged_state_is_refused_and_a_malicious_one_does_nothing(

@@ -18,9 +18,12 @@ from launching import launch
 
 import config
 import model_performance_table
+import models_factory
 import overrides
 import search
+from dataset import augmentations, loading
 from dataset.table import Table
+from tools import convert
 from trainer import head_search, search_features, search_loop, search_trials, validation
 from trainer.head_search import Way
 from trainer.search_study import Trials
@@ -306,27 +309,63 @@ def test_other_images_are_no_trial_of_this_search(
     assert read_csv(tmp_path)[1]["reason"] == "it saw other images or labels than trial 0"
 
 
+HEAD_FITS = 'HEAD_FIT = choices("steps", "search")\nUNFREEZE_BACKBONE_EPOCH = 0\nNUM_EPOCHS = 1\nHEAD = "linear"\n'
+OTHER_IMAGES = "its figure is over other images than that of trial {}: HEAD_FIT search with UNFREEZE_BACKBONE_EPOCH 0 "
+
+
+@pytest.mark.parametrize("has_val_split", [False, True])
 def test_figures_over_other_images_are_not_ranked_together(
-    runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    has_val_split: bool, runs: list[Any], shared_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A head that is searched for on a frozen backbone is validated on all images, any other on VAL_SPLIT."""
+    """A head that is searched for on a frozen backbone is validated on all images, any other on VAL_SPLIT.
+
+    So the second kind of trial does not run, unless the data set has a val split of its own.
+    """
 
     def run(recipe: Path, *others: Any) -> Outcome:
         runs.append(read_recipe(recipe))
         is_searched = runs[-1]["HEAD_FIT"] == "search"
         figure, images = (0.9, "all") if is_searched else (0.5, "some")
-        return Outcome("complete", figure, run=tmp_path / "x.pt", dataset="f", val_dataset=images)
+        val_dataset = "own" if has_val_split else images
+        return Outcome("complete", figure, run=tmp_path / "x.pt", dataset="f", val_dataset=val_dataset)
 
     monkeypatch.setattr(search_trials, "run", run)
-    text = 'HEAD_FIT = choices("steps", "search")\nUNFREEZE_BACKBONE_EPOCH = 0\nNUM_EPOCHS = 1\nHEAD = "linear"\n'
-    (tmp_path / "rates.py").write_text(text)
-    search.main([str(tmp_path / "rates.py"), f"--LOCAL_ROOT={tmp_path}"])
+    root = tmp_path / "set"
+    convert.convert_dataset(shared_dataset, "auto", "train_list", root)
+    if has_val_split:
+        (root / "val_list.txt").write_text((root / "test_list.txt").read_text())
+    (tmp_path / "rates.py").write_text(HEAD_FITS)
+    search.main([str(tmp_path / "rates.py"), f"--LOCAL_ROOT={tmp_path}", f"--DATASET_FOLDER={root}"])
+    first, second = read_csv(tmp_path)
+    assert {first["HEAD_FIT"], second["HEAD_FIT"]} == {"steps", "search"}
+    if has_val_split:
+        assert (first["state"], second["state"], len(runs)) == ("complete", "complete", 2)
+        return
+    assert [constants["HEAD_FIT"] for constants in runs] == [first["HEAD_FIT"]]
+    assert (first["state"], second["state"], second["best_f1"]) == ("complete", "failed", "")
+    assert second["reason"].startswith(OTHER_IMAGES.format(0))
+
+
+def test_figures_over_other_images_are_not_ranked_together_where_both_kinds_run_at_once(
+    runs: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither trial knows of the other's figure as it begins: the one that ends later has failed."""
+    (tmp_path / "rates.py").write_text(HEAD_FITS)
+    arguments = [str(tmp_path / "rates.py"), f"--LOCAL_ROOT={tmp_path}"]
+
+    def run(recipe: Path, *others: Any) -> Outcome:
+        constants = read_recipe(recipe)
+        runs.append(constants)
+        if len(runs) == 1:
+            search.main(arguments)  # tries the other kind, and ends
+        return Outcome("complete", 0.5, run=tmp_path / "x.pt", dataset="f", val_dataset=constants["HEAD_FIT"])
+
+    monkeypatch.setattr(search_trials, "run", run)
+    search.main(arguments)
     complete, failed = read_csv(tmp_path)
-    assert (complete["state"], complete["HEAD_FIT"]) == ("complete", runs[0]["HEAD_FIT"])
-    assert (failed["state"], failed["HEAD_FIT"]) == ("failed", runs[1]["HEAD_FIT"])
-    reason = "its figure is over other images than that of trial 0: HEAD_FIT search with UNFREEZE_BACKBONE_EPOCH 0"
-    assert failed["reason"].startswith(reason)
-    assert failed["best_f1"] == ""
+    assert len(runs) == 2
+    assert (complete["state"], failed["state"], failed["trial"]) == ("complete", "failed", "0")
+    assert failed["reason"].startswith(OTHER_IMAGES.format(complete["trial"]))
 
 
 def test_a_space_with_few_choices_ends_when_all_are_tried(
@@ -464,7 +503,15 @@ def features() -> search_features.Features:
     rows += rng.normal(0, 0.3, rows.shape).astype(np.float32)
     targets[:5, 2] = np.nan
     table = Table([f"{row}.jpg" for row in range(90)], np.nan_to_num(targets, nan=-1).astype(np.int8), ("a", "b", "c"))
-    return search_features.Features(rows, targets, np.arange(90) % 5, "f", torch.device("cpu"), table)
+    return search_features.Features(
+        rows=rows,
+        targets=targets,
+        fold_of=np.arange(90) % 5,
+        dataset="f",
+        device=torch.device("cpu"),
+        table=table,
+        begins_with_head=False,
+    )
 
 
 def test_heads_are_searched_on_kept_features(
@@ -487,9 +534,7 @@ def test_heads_are_searched_on_kept_features(
             epochs=int(row["NUM_EPOCHS"]),
             batch_size=8,
         )
-        (result,) = head_search.search_heads(
-            features.rows, features.targets, [way], features.fold_of, standardises=False
-        )
+        (result,) = head_search.search_heads(features.rows, features.targets, [way], features.fold_of)
         assert float(row["mAP"]) == pytest.approx(result.mAP, abs=1e-3)
     best = read_recipe(tmp_path / "searches" / "heads" / "best.py")
     assert (str(best["HEAD"]), str(best["HEAD_BASE_LR"])) == (rows[0]["HEAD"], rows[0]["HEAD_BASE_LR"])
@@ -506,9 +551,7 @@ def test_a_heads_f1_is_what_a_run_with_as_many_validation_images_chooses_by(
     rows = np.resize(np.arange(90), num_images)
     more = features._replace(rows=features.rows[rows], targets=features.targets[rows], fold_of=rows % 5)
     (outcome,) = search_features.try_ways(more, [Way(epochs=1, rate=0.1, batch_size=8)], "best_f1")
-    (result,) = head_search.search_heads(
-        more.rows, more.targets, [Way(epochs=1, rate=0.1, batch_size=8)], more.fold_of, standardises=False
-    )
+    (result,) = head_search.search_heads(more.rows, more.targets, [Way(epochs=1, rate=0.1, batch_size=8)], more.fold_of)
     scores = validation.Scores(result.probabilities, more.targets, 0.0)
     assert outcome.figure == validation.measure_scores(scores, validation.cross_fits(num_images)).f1
 
@@ -590,8 +633,45 @@ def test_a_full_memory_is_free_again_before_fewer_heads_are_tried(
     assert len(filled) == 2
 
 
+def test_each_set_of_constants_is_one_head(
+    features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Also among those that are drawn together, before any of them has ended."""
+    monkeypatch.setattr(search_features, "read_features", lambda: features)
+    fixed = 'UNFREEZE_BACKBONE_EPOCH = 0\nSCHEDULE = "cosine"\nNUM_EPOCHS = 1\nTRAIN_BATCH_SIZE = 8\n'
+    (tmp_path / "rates.py").write_text('HEAD = choices("linear", "linear_bn")\n' + fixed)
+    trained: list[int] = []
+    search_heads = head_search.search_heads
+
+    def note(rows: Any, targets: Any, ways: list[Way], *rest: Any, **options: Any) -> Any:
+        trained.append(len(ways))
+        return search_heads(rows, targets, ways, *rest, **options)
+
+    monkeypatch.setattr(head_search, "search_heads", note)
+    search.main([str(tmp_path / "rates.py"), f"--LOCAL_ROOT={tmp_path}"])
+    assert trained == [2]
+    assert sorted(row["HEAD"] for row in read_csv(tmp_path)) == ["linear", "linear_bn"]
+
+
+def test_a_head_that_runs_would_begin_with_ends_the_search(
+    features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any
+) -> None:
+    """Heads on kept features begin at random."""
+    monkeypatch.setattr(search_features, "read_features", lambda: features._replace(begins_with_head=True))
+    (tmp_path / "heads.py").write_text(HEADS_SPACE)
+    line = fails(search.main, [str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}", "--PRETRAINED_WEIGHTS=x.pt"])
+    assert "runs begin with the head of x.pt, and heads on kept features cannot: set TAKE_OVER_HEAD to False" in line
+
+
+def test_a_head_whose_rate_is_too_high_is_a_failed_trial(features: search_features.Features) -> None:
+    good, bad = Way(epochs=1, batch_size=8), Way(epochs=1, batch_size=8, rate=float("inf"))
+    outcomes = search_features.try_ways(features, [good, bad], "mAP")
+    assert [outcome.state for outcome in outcomes] == ["complete", "failed"]
+    assert outcomes[1].reason == "its probabilities are no numbers: HEAD_BASE_LR is too high for this loss"
+
+
 def test_features_are_those_that_runs_keep(dataset: Path, tmp_path: Path) -> None:
-    """Of all training images, in order, and the folds hold each of them out once."""
+    """Of all training images, each row of its image, and the folds hold each of them out once."""
     torch.manual_seed(0)
     torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), tmp_path / "weights.pth")
     overrides.apply(
@@ -608,4 +688,10 @@ def test_features_are_those_that_runs_keep(dataset: Path, tmp_path: Path) -> Non
         [[class_ in path.read_text().split() for class_ in "012"] for path in sorted(dataset.glob("labels/train/*"))]
     )
     assert sorted(map(tuple, features.targets)) == sorted(map(tuple, present.astype(np.float32)))
+    assert np.array_equal(features.targets, features.table.targets)
+    model = models_factory.make_model("mobilenet_v2", 3, weights=str(tmp_path / "weights.pth"), image_size=32).eval()
+    loader = loading.make_loader(features.table, augmentations.make_eval_transform(config.RESIZE_RULE, 32), 8)
+    with torch.no_grad():
+        expected = torch.cat([model.extract_features(batch.images).mean(dim=(2, 3)) for batch in loader])
+    np.testing.assert_allclose(features.rows, expected, atol=1e-4)
     assert len([*(tmp_path / "cache").glob("features_*.npy")]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import random
 import re
 import shutil
@@ -29,7 +30,7 @@ import models_factory
 import overrides
 import predictor
 import testing
-from dataset import augmentations, decoding, locks
+from dataset import augmentations, bad_images, decoding, locks
 from evaluation import prediction_files, test_results
 from evaluation.prediction_files import RowFile
 from evaluation.predictions import Compared, Predictions
@@ -76,6 +77,13 @@ def compute_by_hand(folder: Path, dataset: Path) -> dict[str, np.ndarray]:
         with torch.no_grad():
             rows[path.stem] = model.eval()(image[None]).sigmoid()[0].numpy()
     return rows
+
+
+def write_list(folder: Path, dataset: Path) -> Path:
+    """A list of the test images."""
+    path = folder / "list.txt"
+    path.write_text("".join(f"{image}\n" for image in sorted((dataset / "images" / "test-resized").iterdir())))
+    return path
 
 
 def read_predictions(folder: Path) -> tuple[Path, dict[str, list[int]]]:
@@ -410,6 +418,125 @@ def test_int8_images_are_spaced_evenly(shared_dataset: Path, tmp_path: Path) -> 
     assert names == ["train000.jpg", "train008.jpg", "train016.jpg", "train024.jpg", "train032.jpg"]
     config.INT8_CALIBRATION_IMAGES = 300
     assert len(set(testing.choose_int8_images())) == 40
+
+
+def test_damaged_images_do_not_calibrate_int8_on_request(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dataset / "images" / "train-resized" / "train008.jpg").write_bytes(b"broken")
+    tried: list[str] = []
+    judge = bad_images.judge_image
+    monkeypatch.setattr(bad_images, "judge_image", lambda path: tried.append(path) or judge(path))
+    overrides.apply([*make_small_run(dataset, tmp_path), "--INT8_CALIBRATION_IMAGES=5"], config)
+    evenly = testing.choose_int8_images()
+    assert [Path(path).stem for path in evenly] == ["train000", "train008", "train016", "train024", "train032"]
+    assert not tried
+    config.BAD_IMAGES = "skip"
+    assert testing.choose_int8_images() == [evenly[0], *evenly[2:]]
+    assert sorted(tried) == evenly, "of all training images only those that were chosen"
+    assert "warning: 1 of 5 images are left out: cannot read image" in capsys.readouterr().err
+    shutil.rmtree(dataset / "labels")
+    names = [Path(path).stem for path in testing.choose_int8_images()]
+    assert names == ["train000", "train016", "train024", "train032"], "without labels, too"
+
+
+def test_a_damaged_training_image_stops_int8_unless_it_is_left_out(
+    folder: Path, dataset: Path, fails: Callable[..., str]
+) -> None:
+    for package in ("openvino", "onnx", "onnxscript", "nncf"):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -r requirements-export.txt")
+    (dataset / "images" / "train-resized" / "train008.jpg").write_bytes(b"broken")
+    arguments = [*make_small_run(dataset, folder), "--TEST_ENGINE=openvino", "--TEST_INT8=True"]
+    arguments += ["--INT8_CALIBRATION_IMAGES=5", "--BOOTSTRAP_SAMPLES=0"]
+    message = fails(testing.main, arguments)
+    assert re.match(r"error: cannot read image .*train008\.jpg: ", message)
+    assert not list((folder / "cache").glob("*.onnx"))
+    testing.main([*arguments, "--BAD_IMAGES=skip"])
+    assert len(list((folder / "cache").glob("best_model_int8_*.onnx"))) == 1
+    assert len(read_predictions(folder)[1]) == 12
+
+
+def test_a_damaged_image_stops_an_export_unless_it_is_left_out(
+    folder: Path, dataset: Path, fails: Callable[..., str]
+) -> None:
+    (dataset / "images" / "test-resized" / "test004.jpg").write_bytes(b"broken")
+    arguments = [*make_small_run(dataset, folder), "--EXPORT_FORMATS=torchscript", "--EXPORT_CHECK_IMAGES=3"]
+    message = fails(export_onnx.main, arguments)
+    assert re.match(r"error: cannot read image .*test004\.jpg: ", message)
+    export_onnx.main([*arguments, "--BAD_IMAGES=skip"])
+    (report,) = (folder / "exported_models").glob("*.json")
+    assert json.loads(report.read_text())["num_images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("constants", "causes"),
+    [
+        ({}, ""),
+        ({"TEST_INT8": True}, "TEST_INT8"),
+        ({"TEST_SCALES": (1.0, 1.5)}, "TEST_SCALES"),
+        ({"TEST_INT8": True, "TEST_SCALES": (1.0, 1.5)}, "TEST_INT8 and TEST_SCALES"),
+    ],
+)
+def test_thresholds_of_other_probabilities_are_said_once_where_they_decide(
+    constants: dict[str, Any],
+    causes: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in constants.items():
+        monkeypatch.setattr(testing, name, value)
+    message = (
+        f"warning: the thresholds were tuned on other probabilities than those with {causes}: compare the metrics of "
+        "tests with and without\n"
+    )
+    one_label = {"min_labels": 1, "max_labels": 1}
+    without_thresholds = {"min_labels": 0, "max_labels": 0, "best_threshold": None}
+    for changes, expected in (({}, message if causes else ""), (one_label, ""), (without_thresholds, "")):
+        change_checkpoint(folder, **changes)
+        testing.warn_of_moved_probabilities(predictor.load(folder / "trained_models" / "best_model.pt", "cpu"))
+        assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("kind", ["names", "parts"])
+def test_a_test_and_its_parts_warn_of_other_sizes_once(
+    kind: str, folder: Path, shared_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "parts":
+        pytest.importorskip("pyarrow", reason="Parquet files need pyarrow (requirements-parquet.txt)")
+    listed = write_list(folder, shared_dataset)
+    arguments = [*make_small_run(shared_dataset, folder), f"--TEST_IMAGES_DIR={listed}", f"--PREDICTION_FILES={kind}"]
+    testing.main([*arguments, "--TEST_SCALES=1,1.5"])
+    assert capsys.readouterr().err.count("tuned on other probabilities than those with TEST_SCALES: ") == 1
+
+
+def test_parts_of_int8_are_of_the_same_calibration_images(
+    folder: Path,
+    shared_dataset: Path,
+    fails: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By names and sizes: on another machine the same images lie elsewhere, and are of another time."""
+    pytest.importorskip("pyarrow", reason="Parquet files need pyarrow (requirements-parquet.txt)")
+    monkeypatch.setattr(testing, "open_model", lambda *_: predictor.load(config.MODEL_PATH, "cpu"))  # makes no file
+    listed = write_list(folder, shared_dataset)
+
+    def make_arguments(dataset: Path, num_images: int) -> list[str]:
+        options = [f"--TEST_IMAGES_DIR={listed}", "--PREDICTION_FILES=parts", "--TEST_ENGINE=openvino"]
+        options += ["--TEST_INT8=True", f"--INT8_CALIBRATION_IMAGES={num_images}"]
+        return [*make_small_run(dataset, folder), *options]
+
+    testing.main(make_arguments(shared_dataset, 5))
+    image = shutil.copytree(shared_dataset, folder / "copy") / "images" / "train-resized" / "train000.jpg"
+    os.utime(image, (0, 0))
+    capsys.readouterr()
+    testing.main(make_arguments(folder / "copy", 5))
+    assert "1 of 1 part was done: going on" in capsys.readouterr().out
+    found = r"was begun with INT8_CALIBRATION_IMAGES 5 images \([0-9a-f]{16}\), and it is %d images \([0-9a-f]{16}\): "
+    assert re.search(found % 4, fails(testing.main, make_arguments(folder / "copy", 4)))
+    image.write_bytes(image.read_bytes() + b"\0")
+    assert re.search(found % 5, fails(testing.main, make_arguments(folder / "copy", 5)))
 
 
 def test_the_engine_and_its_speed_are_printed(

@@ -33,13 +33,20 @@ class Validated(NamedTuple):
 
     f1: float  # -1: undefined
     fingerprint: str  # of the validation images, their labels and classes; "": not known, or F1 was not measured
+    image_sizes: str  # fingerprint of the sizes of these image files; "": not known
     chosen_by: str  # which kind of F1 it is
     run: str  # "<model>/<configuration>"
     weights: str  # see `identify_checkpoint`
 
     def is_like(self, other: Validated) -> bool:
         """Whether the F1 of both can be compared."""
-        return bool(self.fingerprint) and (self.fingerprint, self.chosen_by) == (other.fingerprint, other.chosen_by)
+        if not self.fingerprint or (self.fingerprint, self.chosen_by) != (other.fingerprint, other.chosen_by):
+            return False
+        return not self.has_other_files(other)
+
+    def has_other_files(self, other: Validated) -> bool:
+        """Whether files under the same names were other pictures. Of older runs that is not known."""
+        return bool(self.image_sizes and other.image_sizes) and self.image_sizes != other.image_sizes
 
 
 def update(
@@ -79,6 +86,7 @@ def describe(file: Path, metadata: Mapping[str, Any]) -> Validated:
     return Validated(
         f1=-1.0 if f1 is None or math.isnan(f1) else f1,
         fingerprint="" if f1 is None else saved_scores.find_val_fingerprint(file, metadata),
+        image_sizes=metadata.get("dataset", {}).get("val_image_sizes", ""),
         chosen_by=metadata.get("chosen_by", ""),
         run=metadata.get("run", ""),
         weights=identify_checkpoint(metadata)["weights"],
@@ -141,6 +149,6 @@ def explain_unlike(before: Validated, ended: Validated) -> str:
     """Why the F1 of two runs cannot be compared, in words."""
     if not before.fingerprint or not ended.fingerprint:
         return "and one of the two has no F1 on validation images that are known"
-    if before.fingerprint != ended.fingerprint:
+    if before.fingerprint != ended.fingerprint or before.has_other_files(ended):
         return "which was validated on other images or labels"
     return f"which was chosen by another kind of F1 ({before.chosen_by or 'not known'})"

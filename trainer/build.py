@@ -126,8 +126,9 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         model.head.set_graph(heads.count_adjacency(train.targets, config.GCN_LINK_PROBABILITY), embeddings)
     taken = set(model.loaded.taken) if model.loaded else set()
     has_prior = torch.tensor([name not in taken for name in train.classes])
-    if not config.USE_PRIOR_BIAS:  # of classes that nothing is learned of the bias stays, but for WEIGHT_DECAY
-        has_prior &= torch.from_numpy((train.targets == -1).all(axis=0)) & limits.takes_prior_bias(config)
+    is_unknown = torch.from_numpy((train.targets == -1).all(axis=0)) & limits.takes_prior_bias(config)
+    if not config.USE_PRIOR_BIAS:
+        has_prior &= is_unknown
     if has_prior.any():
         heads.set_prior(model.head, heads.count_frequencies(train.targets), has_prior)
     image_size = as_size(config.IMAGE_SIZE)
@@ -151,6 +152,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         backbone_lr, head_lr = config.BACKBONE_BASE_LR, config.HEAD_BASE_LR
     else:
         backbone_lr = head_lr = config.LEARNING_RATE
+    head_bias: Any = model.head.bias
     optimizer = optimizers.make_optimizer(
         config.OPTIMIZER,
         model,
@@ -159,6 +161,8 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         weight_decay=config.WEIGHT_DECAY,
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
         layer_decay=config.LAYER_DECAY,
+        # Adam divides a gradient by its size: decay alone would soon move the bias of a class without labels to 0
+        undecayed=[head_bias] if is_unknown.any() and head_bias is not None else [],
         is_fused=settings.fuses_optimizer,
     )
     epoch_steps = [count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)]
@@ -320,13 +324,18 @@ def choose_loss_options(num_classes: int) -> dict[str, Any]:
     return options.get(config.LOSS, {})
 
 
+def weighs_positives() -> bool:
+    """Whether positives have the weight of `losses.count_pos_weight`."""
+    return config.USE_POS_WEIGHT and config.LOSS == "bce_with_logits"
+
+
 def make_objective(targets: NDArray[np.int8]) -> losses.Objective:
     """What training minimises, for the training split's `targets` (N, C): 1 present, 0 absent, -1 unknown.
 
     Raises InputError where the number of class weights does not fit the number of classes.
     """
     options = choose_loss_options(targets.shape[1])
-    if config.USE_POS_WEIGHT and config.LOSS == "bce_with_logits":
+    if weighs_positives():
         options["pos_weight"] = losses.count_pos_weight(targets, config.POS_WEIGHT_CAP)
     weight_options: dict[str, dict[str, Any]] = {
         "ghm": {"bins": config.GHM_BINS, "momentum": config.GHM_MOMENTUM},

@@ -209,6 +209,11 @@ def _compute(
                 backbone = fold_batchnorm(merge(model.backbone), model.normalize(images[:2]))
             with autocast():
                 features = _extract(model, backbone, images)
+            if not features.isfinite().all():
+                raise InputError(
+                    "the backbone's features are not all finite: with MIXED_PRECISION off they may be, else its "
+                    "weights are damaged"
+                )
             file.write(features.contiguous().cpu().numpy().tobytes())
 
 

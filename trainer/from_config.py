@@ -145,6 +145,25 @@ def list_unlabelled_images(split: str) -> list[str]:
     raise InputError(message)
 
 
+def sample_split(split: str, count: int) -> tuple[Table, bool]:
+    """`count` evenly spaced images of a split, or all where there are fewer, and whether they have labels.
+
+    Without labels the split is "train" or "test", and the table has no classes. With BAD_IMAGES "skip", those of the
+    chosen images that are damaged are left out; no other image is tried. Raises InputError where there are no images.
+    """
+    has_labels = has_split(split)
+    if has_labels:
+        table = read_split(split)
+    else:
+        paths = list_unlabelled_images(split)
+        table = Table(paths, np.zeros((len(paths), 0), np.int8), ())
+    count = min(count, len(table))
+    table = table.select([number * len(table) // count for number in range(count)])
+    if config.BAD_IMAGES == "skip":
+        table, _ = bad_images.leave_out_bad_images(table, config.CACHE_FOLDER)
+    return table, has_labels
+
+
 def find_training_images(model: Predictor) -> dict[str, str]:
     """{name in the model's reference: path} of the training images that lie where the constants look for them."""
     if model.reference is None or not has_split("train"):

@@ -23,6 +23,7 @@ from dataset.batches import as_float_targets
 from dataset.table import Table
 from heads import Kernel, Linear
 from trainer import head_search, kernel_search
+from trainer.build import weighs_positives
 from trainer.feature_cache import FeatureDataset
 from trainer.run import Run
 from trainer.validation import Scores
@@ -46,7 +47,7 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
     targets = as_float_targets(dataset.targets).numpy()
     # counts labels as they are written, as steps do: what ABSENT_MEANS unknown leaves out is written as absent
     written = np.maximum(data.train.targets, 0) if config.ABSENT_MEANS == "unknown" else data.train.targets
-    pos_weight = losses.count_pos_weight(written, config.POS_WEIGHT_CAP) if config.USE_POS_WEIGHT else None
+    pos_weight = losses.count_pos_weight(written, config.POS_WEIGHT_CAP) if weighs_positives() else None
 
     def find() -> head_search.FoundHead:
         features = dataset.views[0][np.arange(len(dataset))].reshape(len(dataset), -1)
@@ -55,7 +56,7 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
             features,
             targets,
             assign_folds(data.train),
-            weights=dataset.weights,
+            weights=data.weights,
             pos_weight=pos_weight,
             label_smoothing=config.LABEL_SMOOTHING,
             device=trainer.device,

@@ -38,6 +38,7 @@ SMALLEST_STD = 1e-3  # features with a smaller share of the median standard devi
 SMALLEST_AXIS = 1e-6  # axes of the features with a smaller share of the largest variance are left out
 SMOOTHING = 0.3  # of the labels that logistic regressions learn from: with hard ones the hardest images decide too much
 LEAST_SLOPE = 1e-2  # of Platt scaling, for predictions whose mean square is 1
+LOGITS_AT_ONCE = 2**26  # of images x penalties x classes; L-BFGS keeps ten times as many numbers
 HEADS_AT_ONCE = 256  # heads that are trained side by side: their weights and Adam's averages have to fit into memory
 
 
@@ -114,19 +115,23 @@ def find_head(
     )
     space = rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
-    logits = torch.zeros(len(penalties), *labels.shape, device=device)
-    for fold in torch.unique(folds):
-        inside, outside = folds != fold, folds == fold
-        fitted = _fit(space, inside, soft_labels, entry_weights, penalties.expand(labels.shape[1], -1), TRIAL_STEPS)
-        logits[:, outside] = fitted.compute_logits(space.coordinates[outside])
-    # the loss of each penalty for each class, (P, C); weights that play a role in training play one here
-    losses = functional.binary_cross_entropy_with_logits(logits, soft_labels.expand_as(logits), reduction="none")
-    best = (losses * entry_weights).mean(dim=1).argmin(dim=0)
-    chosen = penalties[best]
+    predicted, chosen = torch.empty_like(labels), torch.empty_like(labels[0])
+    at_once = max(1, LOGITS_AT_ONCE // (len(labels) * len(penalties)))
+    for classes in torch.arange(labels.shape[1], device=device).split(at_once):
+        wanted, entry_weights_here = soft_labels[:, classes], entry_weights[:, classes]
+        logits = torch.zeros(len(penalties), *wanted.shape, device=device)
+        for fold in torch.unique(folds):
+            inside, outside = folds != fold, folds == fold
+            fitted = _fit(space, inside, wanted, entry_weights_here, penalties.expand(len(classes), -1), TRIAL_STEPS)
+            logits[:, outside] = fitted.compute_logits(space.coordinates[outside])
+        # the loss of each penalty for each class, (P, C); weights that play a role in training play one here
+        losses = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
+        best = (losses * entry_weights_here).mean(dim=1).argmin(dim=0)
+        chosen[classes] = penalties[best]
+        predicted[:, classes] = logits.gather(0, best.expand(1, *wanted.shape))[0]
     fitted = _fit(
         space, torch.ones_like(folds, dtype=torch.bool), soft_labels, entry_weights, chosen[:, None], FINAL_STEPS
     )
-    predicted = logits.gather(0, best.expand(1, *labels.shape))[0]
     # Both are measured from their mean, which of the head's own logits is the bias, as that of the coordinates is 0. A
     # class that nothing is learned of has no more than the rounding of its frequency in each fold.
     is_learned = (fitted.weight != 0).any(dim=0)
@@ -337,7 +342,7 @@ class HeadResult(NamedTuple):
     """What cross-validation says of a way."""
 
     way: Way
-    mAP: float  # of the out-of-fold probabilities
+    mAP: float  # of the out-of-fold probabilities; NaN where one of them is none: the rate was too high
     probabilities: NDArray[np.float32]  # (N, C) out-of-fold
 
 
@@ -348,17 +353,13 @@ def search_heads(
     fold_of: NDArray[np.intp],
     seed: int = 0,
     device: torch.device | str = "cpu",
-    standardises: bool = True,
 ) -> list[HeadResult]:
     """Train a head in each of the `ways` for each fold, on the images of the other folds, many heads at once.
 
     All heads see the same batches, as `seed` draws them; images of a head's own fold count for nothing in it. The
-    features are standardised first, so that one rate means the same whatever the backbone; without `standardises` they
-    stay as they are, so that a rate means what it does in a run of training.py.
+    features stay as they are, so that a rate means what it does in a run of training.py.
     """
     images = torch.from_numpy(features).to(device)
-    if standardises:
-        images = (images - images.mean(dim=0)) / images.std(dim=0, correction=0).clamp_min(1e-6)
     labels = torch.from_numpy(targets).to(device, torch.float32)
     folds = torch.from_numpy(fold_of).to(device)
     num_folds = int(folds.max()) + 1
@@ -372,8 +373,10 @@ def search_heads(
             chosen = numbers[start : start + at_once]
             logits = _train_side_by_side([ways[number] for number in chosen], images, labels, folds, seed)
             for number, probabilities in zip(chosen, logits.sigmoid().cpu().numpy(), strict=True):
-                average_precision = metrics.average_precision(probabilities, targets)
-                results[number] = HeadResult(ways[number], float(np.nanmean(average_precision)), probabilities)
+                mAP = math.nan
+                if np.isfinite(probabilities).all():
+                    mAP = float(np.nanmean(metrics.average_precision(probabilities, targets)))
+                results[number] = HeadResult(ways[number], mAP, probabilities)
     return [results[number] for number in range(len(ways))]
 
 
@@ -411,14 +414,14 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         tensor.requires_grad_()
     optimizer = torch.optim.Adam(scaled.values(), lr=1.0, eps=1e-12, fused=True)
     norm = _Norm(num_heads, num_classes, images.device) if first.head == "linear_bn" else None
-    # a last batch of fewer images is left out, as its BatchNorm statistics would be of few
-    batch_size = min(first.batch_size, num_images)
-    steps_of_epoch = num_images // batch_size
+    # a rest of less than half a batch joins the last one, as its BatchNorm statistics would be of few images
+    steps_of_epoch = max(1, math.floor(num_images / first.batch_size + 0.5))
     num_steps = first.epochs * steps_of_epoch
+    starts = range(first.batch_size, steps_of_epoch * first.batch_size, first.batch_size)
     batches = (
         rows.to(images.device)
         for _ in range(first.epochs)
-        for rows in torch.randperm(num_images, generator=generator)[: steps_of_epoch * batch_size].split(batch_size)
+        for rows in torch.randperm(num_images, generator=generator).tensor_split(list(starts))
     )
     for step, rows in enumerate(batches):
         if isinstance(loss_of, SPLC) and step % steps_of_epoch == 0:
@@ -433,7 +436,8 @@ def _train_side_by_side(ways: Sequence[Way], images: Tensor, labels: Tensor, fol
         targets = (1 - smoothings) * targets + smoothings / 2  # (B, H, C)
         if getattr(loss_of, "by_image", False):
             entries = loss_of(logits.flatten(0, 1), targets.flatten(0, 1)).view(-1, num_heads)
-            losses = (entries * counts[:, :, 0]).sum(dim=0) / counts.sum(dim=(0, 2)).clamp_min(1)
+            counts = counts[:, :, 0] * known[rows].any(dim=1, keepdim=True)
+            losses = (entries * counts).sum(dim=0) / counts.sum(dim=0).clamp_min(1)
         else:
             entries = loss_of(logits, targets)
             losses = (entries * counts).sum(dim=(0, 2)) / (counts * known[rows, None]).sum(dim=(0, 2)).clamp_min(1)

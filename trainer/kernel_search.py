@@ -69,7 +69,7 @@ def find_kernel_head(
     weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
     ridge = _fit_ridge(mapped, weighted, wanted, image_weights, folds)
     platt, out_of_fold = fit_platt_by_folds(ridge.out_of_fold, entries, folds)
-    own = mapped @ ridge.weight * platt.slope + platt.shift
+    logits = mapped @ ridge.weight * platt.slope + platt.shift
     num_axes = min(NUM_AXES, features.shape[1])
     state = {
         "weight": (comparison.basis @ ridge.weight * platt.slope).T,
@@ -85,7 +85,7 @@ def find_kernel_head(
         penalties=ridge.penalties.cpu().double().numpy(),
         out_of_fold=out_of_fold.sigmoid().cpu().numpy(),
         out_of_fold_loss=measure_loss(out_of_fold, entries.labels, entries.known),
-        train_loss=measure_loss(own, entries.labels, entries.known),
+        train_loss=measure_loss(logits, entries.labels, entries.known),
         num_folds=len(torch.unique(folds)),
         num_heads=len(PENALTIES) * len(torch.unique(folds)),
         num_steps=1,

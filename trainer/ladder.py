@@ -37,7 +37,7 @@ from trainer.run_files import RunFiles
 from trainer.run_state import RunState, read_state
 from trainer.search_loop import Clock, Space, make_recipe_writer
 from trainer.search_trials import Outcome, Why
-from trainer.training_data import Data, read_data
+from trainer.training_data import Data, note_image_sizes, read_data
 from utils import InputError, Stopped
 
 MINUTES_BETWEEN_SAVES = 1.0  # of a rung's run: what it has saved tells how long it will take
@@ -129,7 +129,7 @@ def estimate(state: RunState, steps: Sequence[int], frozen: Sequence[bool]) -> E
     for record in state.history:
         seconds[record["frozen"]] += record["seconds"] - record["preparation_seconds"]
         taken[record["frozen"]] += record["steps"]
-    if state.step:
+    if 0 < state.step < steps[state.epoch]:  # a whole epoch that is not closed yet has seconds of its preparation
         seconds[frozen[state.epoch]] += state.epoch_seconds
         taken[frozen[state.epoch]] += state.step
     trial = frozen.index(False) if False in frozen else len(frozen) - 1
@@ -245,13 +245,15 @@ class Ladder:
         recipe, start = self.folder / f"{rung.file}.py", time.monotonic()
         try:
             with self.space.choose(constants | {"SAVE_EVERY_MINUTES": MINUTES_BETWEEN_SAVES}, recipe):
-                data = read_data() if self.data.cross_validates else self.data  # this rung may hold images back
+                # this rung may hold images back
+                data = note_image_sizes(read_data()) if self.data.cross_validates else self.data
                 files = records.name_files(data)
                 watched = Watched(files, len(data.train))
                 is_finished = config.RESUME == "auto" and files.result.is_file()
         except InputError as error:
             self.tried.append(Tried(rung.name, 0.0, reason=f"its constants do not fit yours: {error}"))
             return
+        records.require_same_files(files, data)
         estimated = watched.look()
         if is_finished:
             outcome = Outcome("complete")
@@ -302,7 +304,7 @@ def climb(space: Space, minutes: float) -> None:
     """
     folder = config.LOCAL_ROOT / "searches" / "ladder"
     with Interruption("the same command goes on with the search") as interruption, interruption.delayed():
-        ladder = Ladder(space, folder, read_data(), Clock(minutes), interruption)
+        ladder = Ladder(space, folder, note_image_sizes(read_data()), Clock(minutes), interruption)
         for rung in list_rungs():
             if interruption.came:
                 raise Stopped("the same command goes on with the search")

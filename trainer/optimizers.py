@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -41,6 +41,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     decays_norms_and_biases: bool = True,
     layer_decay: float = 1.0,
+    undecayed: Collection[nn.Parameter] = (),
     is_fused: bool = True,
 ) -> Optimizer:
     """The optimizer called `name` in OPTIMIZERS, over parameter groups named "backbone" and "head".
@@ -49,8 +50,8 @@ def make_optimizer(
     it: lower layers are more general, and move less (Clark et al. 2020, ELECTRA; Bao et al. 2022, BEiT). Such a layer's
     group is called "backbone, n below the top".
 
-    With `decays_norms_and_biases` False, the parameters of `list_undecayed` form two more groups without weight decay:
-    "backbone, no decay" and "head, no decay", and so on. A group without parameters is left out.
+    The parameters `undecayed` and, with `decays_norms_and_biases` False, those of `list_undecayed` form more groups
+    without weight decay: "backbone, no decay" and "head, no decay", and so on. A group without parameters is left out.
 
     The parameters of a frozen backbone belong to its group from the start: the optimizer skips parameters without a
     gradient. Its own weights beside low-rank parts, and a parameter of the head with `requires_grad` False, never
@@ -58,7 +59,8 @@ def make_optimizer(
 
     `is_fused`: one kernel steps all parameters, and allows `step_if`, where torch has it; on a CPU or a GPU of CUDA.
     """
-    undecayed = set() if decays_norms_and_biases else list_undecayed(model)
+    undecayed_names = set() if decays_norms_and_biases else list_undecayed(model)
+    undecayed = {*undecayed}  # a set goes by identity
     trained = {*list_trained(model.backbone), *(weight for weight in model.head.parameters() if weight.requires_grad)}
     layers_above = count_layers_above(model.backbone) if layer_decay < 1 else {}
     rates = {"backbone": backbone_lr}
@@ -73,7 +75,8 @@ def make_optimizer(
         if parameter in trained:
             part, _, name_within = key.partition(".")
             layer = part if part == "head" else _name_layer(layers_above.get(name_within, 0))
-            groups[layer + (", no decay" if key in undecayed else "")]["params"].append(parameter)
+            decays = key not in undecayed_names and parameter not in undecayed
+            groups[layer + ("" if decays else ", no decay")]["params"].append(parameter)
     make = OPTIMIZERS[name]
     options: dict[str, Any] = {}
     if is_fused and "fused" in inspect.signature(make).parameters:

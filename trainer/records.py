@@ -27,9 +27,10 @@ from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
 from models import checkpoints, licences, low_rank, published_weights
+from models.backbones import TIMM_NAMES
 from models_factory import MultiLabelModel
 from trainer import best_model, from_config, optimizers, random_state, run_files
-from trainer.build import Trainer, choose_activation, choose_features, choose_metric
+from trainer.build import Trainer, choose_activation, choose_features, choose_metric, searches_head
 from trainer.doctor import Doctor
 from trainer.run import Run
 from trainer.run_files import RunFiles
@@ -39,17 +40,6 @@ from trainer.training_data import Data
 from trainer.validation import Validation, cross_fits, name_f1
 from utils import InputError
 
-# Newer constants of sections marked *, and what runs did before there were any: these keep their names
-AS_BEFORE = {
-    "TAKE_OVER_HEAD": True,
-    "LABELS_PER_IMAGE": "any",
-    "HEAD_FIT": "steps",
-    "FEATURES": "own",
-    "FOLDS": 0,
-    "LAYER_DECAY": 1.0,
-    "LORA_RANK": 0,
-    "ABSENT_MEANS": "absent",
-}
 START_ANEW = "delete it, or set RESUME = 'never'"
 DIARY = "runs.csv"  # in TRAINED_MODELS_FOLDER: one line for each run
 
@@ -60,18 +50,17 @@ def name_files(data: Data) -> RunFiles:
     MICRO_BATCH_SIZE names them, too, where it is set, and so does the fold of FOLDS.
     """
     constants = overrides.resolved(config)
-    identity = {name: constants[name] for name in _list_deciding()} | {"data": data.table.fingerprint()}
+    identity = {name: constants[name] for name in overrides.list_deciding(config)} | {"data": data.table.fingerprint()}
     identity["FEATURES"] = choose_features(config.FEATURES)
-    # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name.
-    if config.SPLIT_SEED == config.SEED or not data.val_is_drawn:
+    # Before there was SPLIT_SEED, SEED drew the split, too: what means the same as then keeps its name. A search of the
+    # head draws its folds by it.
+    if config.SPLIT_SEED == config.SEED or not (data.val_is_drawn or searches_head(1)):
         del identity["SPLIT_SEED"]
     if not data.val_is_drawn:  # the same images may be divided in another way
         identity["val"] = _fingerprint_val(data)
-    for name, value in AS_BEFORE.items():
+    for name, value in overrides.AS_BEFORE.items():
         if identity[name] == value:
             del identity[name]
-    if config.MICRO_BATCH_SIZE:  # BatchNorm in training, GHM and OHEM look at a micro-batch alone
-        identity["MICRO_BATCH_SIZE"] = config.MICRO_BATCH_SIZE
     weights = config.PRETRAINED_WEIGHTS
     if weights is not None:
         published_weights.require_known(weights)
@@ -81,6 +70,7 @@ def name_files(data: Data) -> RunFiles:
         *config.TEACHER_PROBABILITIES,
         *config.TEACHER_CHECKPOINTS,
         *([config.CURRICULUM] if config.CURRICULUM else []),
+        *([config.GCN_EMBEDDINGS] if config.HEAD == "gcn" and config.GCN_EMBEDDINGS else []),
     ]
     if files:
         identity["files"] = [_hash_input(Path(file)) for file in files]
@@ -101,9 +91,28 @@ def _is_same_data(dataset: Mapping[str, Any], data: Data) -> bool:
 
     Where VAL_SPLIT draws the validation images, constants say which.
     """
-    if dataset.get("fingerprint") != data.table.fingerprint():
+    if dataset.get("fingerprint") != data.table.fingerprint() or _has_other_files(dataset, data):
         return False
     return data.val_is_drawn or dataset.get("val_fingerprint") == _fingerprint_val(data)
+
+
+def _has_other_files(dataset: Mapping[str, Any], data: Data) -> bool:
+    """Whether a run with this `dataset` saw image files of other sizes. Of older runs they are not known."""
+    known = dataset.get("image_sizes")
+    return bool(known and data.image_sizes) and known != data.image_sizes
+
+
+def require_same_files(files: RunFiles, data: Data) -> None:
+    """Raise InputError where the checkpoint of this configuration is of other image files under the same names.
+
+    The new run would keep the old checkpoint, if that has a better F1.
+    """
+    sidecar = checkpoints.read_sidecar(files.checkpoint) if distributed.is_first() else None
+    if sidecar and _has_other_files(sidecar.get("dataset", {}), data):
+        raise InputError(
+            f"{files.checkpoint} is of images with these names and labels, but other sizes in bytes: move it and its "
+            "folder away, or set another TRAINED_MODELS_FOLDER"
+        )
 
 
 def _hash_input(path: Path) -> str:
@@ -119,22 +128,17 @@ def own(files: RunFiles) -> AbstractContextManager[None]:
     return locks.own(files.folder) if distributed.is_first() else nullcontext()
 
 
-def _list_deciding() -> list[str]:
-    """The constants that decide what is learned: those of the sections marked *."""
-    return [constant.name for constant in overrides.list_constants(config) if constant.section.endswith("*")]
-
-
 def find_finished(files: RunFiles, data: Data) -> tuple[int, Path] | None:
     """The longest finished run that differs from this one in NUM_EPOCHS alone: its epochs, and its checkpoint."""
     pattern = re.sub(r"_ep\d+_(.*)_[0-9a-f]{8}$", r"_ep*_\1_*.json", files.folder.name)
     constants, found = overrides.resolved(config), []
-    expected = {name: constants[name] for name in _list_deciding() if name != "NUM_EPOCHS"}
+    expected = {name: constants[name] for name in overrides.list_deciding(config) if name != "NUM_EPOCHS"}
     expected["FEATURES"] = choose_features(config.FEATURES)
     for path in sorted(files.folder.parent.glob(pattern)):
         run, sidecar = RunFiles(path.parent / path.name.removesuffix(".json")), checkpoints.read_sidecar(path)
         if sidecar is None or run.folder == files.folder or not run.result.is_file():
             continue
-        theirs = AS_BEFORE | sidecar.get("config", {})
+        theirs = overrides.AS_BEFORE | sidecar.get("config", {})
         theirs["FEATURES"] = choose_features(theirs["FEATURES"])
         is_same_data = _is_same_data(sidecar.get("dataset", {}), data)
         if is_same_data and all(theirs.get(name) == value for name, value in expected.items()):
@@ -197,7 +201,7 @@ def resume(files: RunFiles, trainer: Trainer, data: Data) -> tuple[RunState, dic
 def _require_same_run(last: dict[str, Any], files: RunFiles, data: Data) -> None:
     """Raise InputError if `last`, what an interrupted run left, is of other constants or data than this run."""
     constants, theirs = overrides.resolved(config), last.get("config", {})
-    for name in _list_deciding():
+    for name in overrides.list_deciding(config):
         if name == "SPLIT_SEED":
             expected, found = _find_split_seed(constants, data), _find_split_seed(theirs, data)
         elif name == "FEATURES":
@@ -214,8 +218,8 @@ def _require_same_run(last: dict[str, Any], files: RunFiles, data: Data) -> None
 
 
 def _find_split_seed(constants: dict[str, Any], data: Data) -> int | None:
-    """What the validation split was drawn with; None where it was not. SEED drew it before there was SPLIT_SEED."""
-    return constants.get("SPLIT_SEED", constants.get("SEED")) if data.val_is_drawn else None
+    """What splits or folds were drawn with; None where none were. SEED drew them before there was SPLIT_SEED."""
+    return constants.get("SPLIT_SEED", constants.get("SEED")) if data.val_is_drawn or searches_head(1) else None
 
 
 def _check_processes(processes: Any, trainer: Trainer) -> None:
@@ -352,6 +356,7 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
         "model_state": low_rank.merge(model).state_dict(),
         "weights": "raw" if model is run.trainer.model else "averaged",
         "model_name": config.MODEL_NAME,
+        "network": TIMM_NAMES.get(config.MODEL_NAME, config.MODEL_NAME),
         "head": config.HEAD,
         "head_options": run.trainer.head_options,
         "features": model.features,
@@ -374,6 +379,8 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
             "num_train": len(data.train),
             "num_val": len(data.val),
             "val_fingerprint": _fingerprint_val(data),
+            "image_sizes": data.image_sizes,
+            "val_image_sizes": data.val_image_sizes,
         },
         "environment": checkpoints.describe_environment(str(run.trainer.device)),
         "processes": distributed.count(),
@@ -467,6 +474,7 @@ def finish(run: Run) -> tuple[dict[str, Any], list[str]]:
         "findings": findings,
     }
     whole_files.write_text(files.result, to_json(result, indent=1))
+    files.stopped_early.unlink(missing_ok=True)  # of an earlier run of these constants
     is_whole = state.epoch == config.NUM_EPOCHS
     run_files.add_to_diary(
         config.TRAINED_MODELS_FOLDER / DIARY,

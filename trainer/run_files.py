@@ -68,6 +68,11 @@ class RunFiles(NamedTuple):
         return self.folder / "train_result.json"
 
     @property
+    def stopped_early(self) -> Path:
+        """That a search stopped the run before its end."""
+        return self.folder / "stopped_early.txt"
+
+    @property
     def bad_batch(self) -> Path:
         """The batch at which a run stopped because its gradient was not finite."""
         return self.folder / "non_finite_batch.pt"

@@ -24,8 +24,8 @@ import utils
 from dataset.batches import as_float_targets
 from dataset.table import Table, join_tables
 from models.shared_cores import share_cores
-from trainer import head_search, random_state
-from trainer.build import choose_loss_options, make_trainer
+from trainer import from_config, head_search, random_state
+from trainer.build import choose_loss_options, make_trainer, weighs_positives
 from trainer.head_fit import assign_folds
 from trainer.head_search import Way
 from trainer.search_trials import Outcome
@@ -42,6 +42,7 @@ class Features(NamedTuple):
     dataset: str  # fingerprint
     device: torch.device
     table: Table  # these images, and their labels
+    begins_with_head: bool  # whether a run begins with a head of PRETRAINED_WEIGHTS
 
 
 def read_features() -> Features:
@@ -50,6 +51,7 @@ def read_features() -> Features:
     Where the data set has a validation split of its own, that is left out.
     """
     with distributed.start(config.DEVICE) as device, share_cores():
+        from_config.choose_settings(device)  # raises InputError now, not after data and weights are read
         random_state.seed_everything(config.SEED)
         data = read_data()
         trainer = make_trainer(data.train, device)
@@ -59,7 +61,15 @@ def read_features() -> Features:
         rows = [file[np.arange(len(file))].reshape(len(file), -1) for file in files]
     table = join_tables(tables)
     targets = as_float_targets(table.targets).numpy()
-    return Features(np.concatenate(rows), targets, assign_folds(table), data.table.fingerprint(), device, table)
+    return Features(
+        rows=np.concatenate(rows),
+        targets=targets,
+        fold_of=assign_folds(table),
+        dataset=data.table.fingerprint(),
+        device=device,
+        table=table,
+        begins_with_head=bool(trainer.model.loaded and trainer.model.loaded.taken),
+    )
 
 
 def read_rows(table: Table) -> NDArray[np.float32]:
@@ -75,7 +85,6 @@ def read_rows(table: Table) -> NDArray[np.float32]:
 def make_way() -> Way:
     """How a head is trained by the constants."""
     heads: dict[str, Literal["linear", "linear_bn"]] = {"linear": "linear", "linear_bn": "linear_bn"}
-    weighs = config.LOSS == "bce_with_logits" and config.USE_POS_WEIGHT
     return Way(
         head=heads[config.HEAD],
         loss=config.LOSS,
@@ -83,7 +92,7 @@ def make_way() -> Way:
         rate=config.HEAD_BASE_LR,
         weight_decay=config.WEIGHT_DECAY,
         label_smoothing=config.LABEL_SMOOTHING,
-        pos_weight_cap=config.POS_WEIGHT_CAP if weighs else None,
+        pos_weight_cap=config.POS_WEIGHT_CAP if weighs_positives() else None,
         epochs=config.NUM_EPOCHS,
         batch_size=config.TRAIN_BATCH_SIZE,
         schedule="cosine" if config.SCHEDULE == "cosine" else "constant",
@@ -103,9 +112,8 @@ def try_ways(features: Features, ways: Sequence[Way], metric: str) -> list[Outco
             features.fold_of,
             seed=config.SEED,
             device=features.device,
-            standardises=False,  # as training.py has it, so that a rate means the same there
         )
-    except (RuntimeError, MemoryError, ValueError) as error:  # torch says RuntimeError where its memory is full
+    except (RuntimeError, MemoryError) as error:  # torch says RuntimeError where its memory is full
         reason = utils.first_line(error)
     if not reason:
         return [_judge(features, result, metric) for result in results]
@@ -119,7 +127,7 @@ def try_ways(features: Features, ways: Sequence[Way], metric: str) -> list[Outco
 def _judge(features: Features, result: Any, metric: str) -> Outcome:
     probabilities = result.probabilities
     if not np.isfinite(probabilities).all():
-        return Outcome("failed", reason="it gave probabilities that are no numbers: lower the rates")
+        return Outcome("failed", reason="its probabilities are no numbers: HEAD_BASE_LR is too high for this loss")
     if metric == "mAP":
         figure = result.mAP
     elif cross_fits(len(probabilities)):  # as a run with so few validation images chooses its checkpoint

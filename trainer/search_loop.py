@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import config
+import dataset_readers
+import limits
 import overrides
 import utils
 from constants.recipes import write_line
@@ -104,13 +106,10 @@ class Space(NamedTuple):
 
     def list_fixed(self) -> dict[str, Any]:
         """The constants that decide what is learned and do not vary."""
-        constants = [constant for constant in overrides.list_constants(config) if constant.name not in self.varied]
-        return {
-            constant.name: constant.value
-            for constant in constants
-            # where it is set, it decides, too: trainer/records.py
-            if constant.section.endswith("*") or (constant.name == "MICRO_BATCH_SIZE" and constant.value)
-        }
+        fixed = {name: vars(config)[name] for name in overrides.list_deciding(config) if name not in self.varied}
+        if not fixed.get("MICRO_BATCH_SIZE"):  # a search that began before this was among them goes on
+            fixed.pop("MICRO_BATCH_SIZE", None)
+        return fixed
 
 
 class Clock:
@@ -237,10 +236,13 @@ class Loop:
         self.repeats = 0
         try:
             with self.space.choose(trial.values, self.trials.name_recipe(trial.number)):
-                return None
+                reason = self.explain_other_images()
         except InputError as error:
-            self.end(trial, Outcome("failed", reason=str(error)), 0.0)
-            return "failed"
+            reason = str(error)
+        if not reason:
+            return None
+        self.end(trial, Outcome("failed", reason=reason), 0.0)
+        return "failed"
 
     def end(self, trial: Trial, outcome: Outcome, seconds: float) -> None:
         """Tell what came of a trial, and print it."""
@@ -254,19 +256,32 @@ class Loop:
             self.failures = 0
         utils.say(describe_trial(trial, outcome, seconds, self.trials.metric, best))
 
+    def explain_other_images(self) -> str:
+        """Why a trial with the constants of config would be measured on other images than an earlier one; "" if not.
+
+        Raises InputError where nothing says which format the data set is in.
+        """
+        for tried in self.trials.list_tried():
+            if tried.state != "complete":
+                continue
+            earlier = SimpleNamespace(**(vars(config) | tried.values))
+            if limits.validates_on_all(earlier) != limits.validates_on_all(config):
+                has_val_split = dataset_readers.has_split(config.DATASET_FOLDER, config.DATASET_FORMAT, "val")
+                return "" if has_val_split else describe_other_images(tried.number)
+        return ""
+
     def explain_other_dataset(self, outcome: Outcome) -> str:
-        """Why the figure cannot be compared with that of an earlier trial; "" where it can."""
+        """Why the figure cannot be compared with that of an earlier trial; "" where it can.
+
+        Most such trials do not begin: `explain_other_images`. One may end while this trial runs, in another process.
+        """
         for tried in self.trials.list_tried():
             if tried.state != "complete":
                 continue
             if tried.dataset and outcome.dataset and tried.dataset != outcome.dataset:
                 return f"it saw other images or labels than trial {tried.number}"
             if tried.val_dataset and outcome.val_dataset and tried.val_dataset != outcome.val_dataset:
-                return (
-                    f"its figure is over other images than that of trial {tried.number}: HEAD_FIT search with "
-                    "UNFREEZE_BACKBONE_EPOCH 0 takes all training images, others those of VAL_SPLIT; give each of "
-                    "these constants one value"
-                )
+                return describe_other_images(tried.number)
         return ""
 
     # ---- runs of training.py ----
@@ -300,6 +315,11 @@ class Loop:
         from trainer import search_features  # torch takes seconds to import, and half a gigabyte; runs have their own
 
         features = search_features.read_features()
+        if features.begins_with_head:
+            raise InputError(
+                f"runs begin with the head of {config.PRETRAINED_WEIGHTS}, and heads on kept features cannot: set "
+                "TAKE_OVER_HEAD to False"
+            )
         seconds_each: float | None = None
         while (ended := self.find_end()) is None:
             num_trials = FIRST_AT_ONCE
@@ -327,6 +347,14 @@ class Loop:
 
     def _describe_left(self) -> str:
         return utils.format_duration(max(self.clock.left, 0))
+
+
+def describe_other_images(number: int) -> str:
+    """Why a figure cannot be compared with that of trial `number`."""
+    return (
+        f"its figure is over other images than that of trial {number}: HEAD_FIT search with UNFREEZE_BACKBONE_EPOCH 0 "
+        "takes all training images, others those of VAL_SPLIT; give each of these constants one value"
+    )
 
 
 def describe_trial(trial: Trial, outcome: Outcome, seconds: float, metric: str, best: float | None) -> str:

@@ -192,10 +192,11 @@ class Trials:
         )
 
     def find_same(self, trial: Trial) -> Tried | None:
-        """An earlier trial of the same constants that came to its end."""
+        """Another trial of the same constants that came to its end, or is under way here or in another process."""
         key = make_key(trial.values)
         for tried in self.list_tried():
-            if tried.state in ("complete", "pruned", "failed") and make_key(tried.values) == key:
+            counts = tried.state in ("complete", "pruned", "failed", "running") and tried.number != trial.number
+            if counts and make_key(tried.values) == key:
                 return tried
         return None
 

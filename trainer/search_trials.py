@@ -30,7 +30,6 @@ TRAINING = Path(__file__).parents[1] / "training.py"
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_SAVE = 120.0  # that a run has to end in once it was asked to; then it is killed
 COLUMNS = {"best_f1": "val_f1", "mAP": "val_mAP"}  # of log.csv, by the name of the figure
-STOPPED_EARLY = "stopped_early.txt"  # in the folder of a run that was pruned
 
 
 class Why(Enum):
@@ -137,7 +136,7 @@ def give_up(files: RunFiles) -> None:
     for path in (files.last, files.last.with_suffix(".json")):
         path.unlink(missing_ok=True)
     text = "search.py stopped this run early: other trials were better at the same epoch. It cannot be resumed.\n"
-    whole_files.write_text(files.folder / STOPPED_EARLY, text)
+    whole_files.write_text(files.stopped_early, text)
 
 
 def find_files(log: Path) -> RunFiles | None:

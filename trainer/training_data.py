@@ -24,10 +24,12 @@ from torch.utils.data import DataLoader
 
 import config
 import distributed
+import limits
 import utils
 from dataset import augmentations, bad_images, loading, probability_files, stratified_split
 from dataset.batches import Batch
 from dataset.class_checks import judge_names
+from dataset.decoding import fingerprint_sizes
 from dataset.image_cache import ImageCache
 from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches, LoadingOptions
@@ -55,6 +57,8 @@ class Data(NamedTuple):
     weights: NDArray[np.float32] | None = None  # (N,) of the training images
     cross_validates: bool = False  # `train` and `val` are both all images: each is predicted by a head without it
     fold: int = 0  # which of FOLDS the validation images are, from 1 on; 0: none
+    image_sizes: str = ""  # fingerprint of the sizes of the image files of `table`; "": `note_image_sizes` adds it
+    val_image_sizes: str = ""
 
 
 def read_data(fold: int = 0) -> Data:
@@ -95,6 +99,16 @@ def read_data(fold: int = 0) -> Data:
     return data
 
 
+def note_image_sizes(data: Data) -> Data:
+    """`data` with what tells its image files from others of the same names. Raises InputError where one is missing."""
+
+    def look() -> tuple[str, str]:
+        return fingerprint_sizes(data.table.paths), fingerprint_sizes(data.val.paths)
+
+    image_sizes, val_image_sizes = distributed.from_first(look)
+    return data._replace(image_sizes=image_sizes, val_image_sizes=val_image_sizes)
+
+
 def _read_splits(fold: int) -> Data:
     """Read and split the labelled images, without those that cannot be read if BAD_IMAGES is "skip"."""
     train, format = from_config.read_split("train"), from_config.choose_format("train")
@@ -122,7 +136,7 @@ def _read_splits(fold: int) -> Data:
         val = table.select(range(len(train), len(table)))
     elif fold:
         train, val = _select_fold(train, fold)
-    elif config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0:
+    elif limits.validates_on_all(config):
         return Data(table=table, train=table, val=table, format=format, cross_validates=True)
     else:
         train, val = stratified_split.split_table(train, config.VAL_SPLIT, config.SPLIT_SEED)
@@ -449,7 +463,9 @@ def read_features(
         loader=loader,
         table=table,
         shape=feature_cache.measure_features(trainer.model, size),
-        pixels=f"{transform}, {size} px, {trainer.settings.precision} on {trainer.device.type}{name_maker(trainer)}",
+        # two networks can have the same tensors, and differ in what they compute with them
+        pixels=f"{config.MODEL_NAME}, {transform}, {size} px, {trainer.settings.precision} on {trainer.device.type}"
+        f"{name_maker(trainer)}",
         folder=config.CACHE_FOLDER,
         autocast=trainer.autocast,
         title=title,

@@ -11,6 +11,7 @@ import pytest
 from made_runs import draw_probabilities, draw_targets, make_ruler, make_sidecar, write_run, write_test
 
 import model_performance_table
+import overrides
 from evaluation import run_rows
 from utils import InputError
 
@@ -73,6 +74,7 @@ def test_many_columns_that_runs_share_warn_of_nothing(tmp_path: Path) -> None:
         ({"LOSS": "focal"}, False),
         ({"SPLIT_SEED": 5}, False),
         ({"MICRO_BATCH_SIZE": 8}, False),
+        ({"LORA_RANK": 8}, False),
         ({"fingerprint": "another"}, False),
         ({"threshold_policy": {"scope": "per_class"}}, False),
         ({"max_labels": 3}, False),
@@ -86,6 +88,20 @@ def test_what_makes_another_row(changes: dict[str, Any], is_same: bool, tmp_path
     add_run(tmp_path, "a", SEED=1, FEATURES="auto", features="own")
     add_run(tmp_path, "b", **{"SEED": 2, "FEATURES": "auto", "features": "own", **changes})
     assert len(read_rows(tmp_path)) == (1 if is_same else 2)
+
+
+@pytest.mark.parametrize("name", overrides.AS_BEFORE)
+def test_seeds_from_before_and_after_a_constant_came_are_one_row(name: str, tmp_path: Path) -> None:
+    constants = overrides.AS_BEFORE | {"features": "own"}
+    add_run(tmp_path, "newer", **{"SEED": 2, **constants})
+    older = add_run(tmp_path, "older", **{"SEED": 1, **constants})
+    del older["config"][name]
+    if name == "FEATURES":
+        del older["features"]
+    write_run(tmp_path, "older", older)
+    rows = read_rows(tmp_path)
+    assert (rows["runs"].tolist(), rows[name].tolist()) == ([2], [overrides.AS_BEFORE[name]])
+    assert name not in rows.attrs["varied"], "the table would say that the mean is over it"
 
 
 def test_a_copy_is_no_second_run(tmp_path: Path) -> None:

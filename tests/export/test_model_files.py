@@ -4,10 +4,15 @@ say what.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +26,8 @@ from torch import Tensor, nn
 
 import limits
 import models_factory
+from dataset.files import hash_file
+from dataset_readers import read_dataset
 from export import engine_cache, engines, model_files, onnx_models
 from export.engine_cache import KeptSource
 from export.engines import ENGINES
@@ -140,6 +147,27 @@ def test_a_kept_files_name_follows_what_it_depends_on(
     image.write_bytes(b"another image")
     names += [name(own), engine_cache.name_file(source, ["onnx", "nncf"])]
     assert len(set(names)) == 6
+
+
+def test_int8_images_name_a_kept_file_by_path_size_and_time(int8_source: KeptSource, tmp_path: Path) -> None:
+    """As in earlier versions, whose files are found again. An image in a shard has the time of its shard."""
+    image, content = Path(shutil.copy(int8_source.int8_images[0], tmp_path)), b"stands for an image"
+    shard = tmp_path / "shards" / "train-0.tar"
+    shard.parent.mkdir()
+    with tarfile.open(shard, "w") as tar:
+        for name, data in (("1.jpg", content), ("1.json", b'{"labels": ["dog"]}')):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    (member,) = read_dataset(shard.parent, split="train").paths
+    for path, file in ((str(image), image), (member, shard)):
+        for changed in (file.stat().st_mtime_ns, 0):
+            os.utime(file, ns=(changed, changed))
+            versions = [(name, importlib.metadata.version(name)) for name in ("torch", "onnx")]
+            images = [(path, len(content), changed)]
+            text = json.dumps([engine_cache.VERSION, hash_file(int8_source.checkpoint), images, versions])
+            expected = f"model_int8_{hashlib.sha256(text.encode()).hexdigest()[:16]}.onnx"
+            assert engine_cache.name_file(replace(int8_source, int8_images=[path]), ["onnx"]).name == expected
 
 
 def test_a_conversion_that_changes_the_logits_keeps_no_file(

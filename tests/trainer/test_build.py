@@ -73,13 +73,13 @@ def test_each_loss_gets_its_constants(line: str, expected: torch.nn.Module) -> N
 
 def test_the_objective_gets_weights_smoothing_and_reduction() -> None:
     apply(
-        "--ENTRY_WEIGHTS ghm,class_weights,ohem,threshold --GHM_BINS 7 --GHM_MOMENTUM 0.5 --OHEM_KEEP 0.4 "
+        "--ENTRY_WEIGHTS ghm,class_weights,ohem,threshold,reject_large --GHM_BINS 7 --GHM_MOMENTUM 0.5 --OHEM_KEEP 0.4 "
         "--THRESHOLD_MARGIN 0.2 --POSITIVE_CLASS_WEIGHTS 2 --NEGATIVE_CLASS_WEIGHTS 1,2,3 --LABEL_SMOOTHING 0.1 "
         "--LOSS_REDUCTION sum"
     )
     objective = build.make_objective(TARGETS)
     weights: Any = objective.entry_weights
-    assert list(weights) == ["ghm", "class_weights", "ohem", "threshold"]
+    assert list(weights) == ["ghm", "class_weights", "ohem", "threshold", "reject_large"]
     assert (len(weights["ghm"].counts), weights["ghm"].momentum) == (7, 0.5)
     assert weights["ohem"].keep == 0.4
     assert weights["threshold"].margin == 0.2
@@ -143,6 +143,32 @@ def test_a_class_without_any_known_label_begins_at_the_mean_frequency(line: str)
     if "softmax" not in line:
         expected[1] = torch.tensor((1 / 2 + 1 / 6) / 2).logit()
     torch.testing.assert_close(bias.detach(), expected)
+
+
+@pytest.mark.parametrize("head", ["linear", "linear_bn", "per_label_mlp", "ml_decoder"])
+def test_weight_decay_does_not_move_the_bias_of_a_class_without_labels(head: str) -> None:
+    targets = TARGETS.copy()
+    targets[:, 1] = -1
+    trainer = make_trainer(f"--HEAD {head} --OPTIMIZER adam --WEIGHT_DECAY 0.01 --HEAD_BASE_LR 0.1", targets)
+    bias: Any = trainer.model.head.bias
+    before = bias.detach().clone()
+    trainer.model.train()
+    for _ in range(3):
+        logits = trainer.model(torch.rand(4, 3, 32, 32) * 255)
+        trainer.optimizer.zero_grad()
+        trainer.objective(logits, as_float_targets(targets), torch.ones(4)).backward()
+        trainer.optimizer.step()
+    assert bias[1] == before[1]
+    assert (bias[[0, 2]] != before[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "weighs"),
+    [("", True), ("--USE_POS_WEIGHT 0", False), ("--LOSS asymmetric", False), ("--LOSS hill", False)],
+)
+def test_only_cross_entropy_weighs_positives(line: str, weighs: bool) -> None:
+    apply(line)
+    assert build.weighs_positives() == weighs
 
 
 def test_the_angular_loss_makes_heads_cosine() -> None:

@@ -107,6 +107,44 @@ def test_the_log_counts_the_pass_over_the_images(frozen_run: list[str], tmp_path
     assert float(second["preparation_seconds"]) == 0
 
 
+def test_a_network_of_the_same_tensors_and_another_name_has_features_of_its_own(
+    frozen_run: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm has pairs that differ in the activation alone, and share their weights."""
+    from models.own_backbones import OWN_BACKBONES
+
+    class Doubled(torch.nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor, self.layer = factor, torch.nn.Conv2d(3, 4, 8, stride=8)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.factor * self.layer(images)
+
+    for name, factor in (("once", 1.0), ("twice", 2.0)):
+        monkeypatch.setitem(OWN_BACKBONES, name, lambda factor=factor: Doubled(factor))
+    torch.save(Doubled(1.0).state_dict(), tmp_path / "weights.pth")
+    options = {"PRETRAINED_WEIGHTS": tmp_path / "weights.pth", "NUM_EPOCHS": 1, "CACHE_FOLDER": tmp_path / "cache"}
+    options |= {"AUGMENTATION": "none", "FROZEN_FEATURE_VIEWS": 1, "UNFREEZE_BACKBONE_EPOCH": 0}
+    kept: list[set[str]] = []
+    for name in ("once", "twice"):
+        train(frozen_run, tmp_path / name, MODEL_NAME=name, **options)
+        kept.append({path.name for path in (tmp_path / "cache").glob("features_*.npy")})
+    assert len(kept[1]) == 2 * len(kept[0])
+
+
+def test_features_that_are_not_finite_end_the_run(shared_dataset: Path, tmp_path: Path) -> None:
+    table = read_dataset(shared_dataset, split="test")
+    model = models_factory.make_model("mobilenet_v2", 3, image_size=32)
+    torch.nn.init.constant_(model.backbone.get_submodule("features.18.0").get_parameter("weight"), float("inf"))
+    loader = loading.make_loader(table, augmentations.make_eval_transform("squash", 32), 5)
+    with pytest.raises(InputError, match="the backbone's features are not all finite: with MIXED_PRECISION off"):
+        feature_cache.read_features(
+            model=model, loader=loader, table=table, shape=(1280, 1, 1), pixels="squash", folder=tmp_path
+        )
+    assert not [*tmp_path.glob("*.npy")]
+
+
 class CountingHead(torch.nn.Module):
     """A head that wants the whole map."""
 

@@ -94,6 +94,20 @@ def test_positives_are_weighed_by_the_labels_as_they_are_written(
     np.testing.assert_allclose(given["pos_weight"].numpy(), expected, rtol=1e-6)
 
 
+def test_a_loss_that_weighs_no_positives_gets_a_head_that_does_not(
+    small_run: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def find(*arguments: Any, pos_weight: Any, **options: Any) -> Any:
+        given.append(pos_weight)
+        return find_head(*arguments, pos_weight=pos_weight, **options)
+
+    monkeypatch.setattr(head_search, "find_head", find)
+    training.main([*small_run, *SEARCH, "--LOSS=asymmetric", "--USE_POS_WEIGHT=True", "--UNFREEZE_BACKBONE_EPOCH=2"])
+    assert given == [None]
+
+
 def test_the_backbone_trains_on_from_the_head_that_was_found(small_run: list[str], tmp_path: Path) -> None:
     steps = ["--NUM_EPOCHS=3", "--UNFREEZE_BACKBONE_EPOCH=2", "--SCHEDULE=cosine", "--EMA_DECAY=0.9"]
     training.main([*small_run, *SEARCH, *steps])

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from heads import HEADS
 from losses import LOSSES
+from trainer import head_search
 from trainer.head_search import PENALTIES, SMOOTHING, Way, find_head, search_heads
 
 NUM_IMAGES, NUM_FEATURES, NUM_CLASSES = 240, 12, 3
@@ -221,6 +222,41 @@ def test_a_class_without_any_known_label_gets_the_mean_frequency(
         assert outside == pytest.approx(((inside.sum(axis=0) + 0.5) / (len(inside) + 1)).mean(), abs=1e-5)
 
 
+def test_many_classes_are_searched_a_few_at_a_time(
+    features: NDArray[np.float32],
+    targets: NDArray[np.float32],
+    fold_of: NDArray[np.intp],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Classes share nothing but the steps of L-BFGS."""
+    together = find_head(features, targets, fold_of)
+    monkeypatch.setattr(head_search, "LOGITS_AT_ONCE", 2 * NUM_IMAGES * len(PENALTIES))
+    sizes: list[int] = []
+    fit = head_search._fit
+
+    def note(space: Any, rows: Any, labels: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(labels.shape[1])
+        return fit(space, rows, labels, *rest)
+
+    monkeypatch.setattr(head_search, "_fit", note)
+    apart = find_head(features, targets, fold_of)
+    num_folds = len(np.unique(fold_of))
+    assert sizes == [2] * num_folds + [1] * num_folds + [NUM_CLASSES]
+    np.testing.assert_allclose(apart.out_of_fold, together.out_of_fold, atol=5e-3)
+    np.testing.assert_allclose(apart.out_of_fold_loss, together.out_of_fold_loss, atol=1e-4)
+
+
+def test_a_rate_that_is_too_high_spoils_no_other_head(
+    features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: NDArray[np.intp]
+) -> None:
+    good = Way(epochs=1)
+    results = search_heads(features, targets, [good, Way(epochs=1, rate=float("inf"))], fold_of)
+    assert not np.isfinite(results[1].probabilities).any()
+    assert np.isnan(results[1].mAP)
+    (alone,) = search_heads(features, targets, [good], fold_of)
+    assert results[0].mAP == pytest.approx(alone.mAP)
+
+
 @pytest.mark.parametrize(
     ("head", "loss"),
     [("linear", "bce_with_logits"), ("linear_bn", "focal"), ("linear", "zlpr"), ("linear", "splc")],
@@ -239,13 +275,14 @@ def test_heads_side_by_side_are_those_trained_one_by_one(
         )
         for rate, decay, smoothing in ((3e-3, 0.0, 0.1), (3e-2, 1e-3, 0.0))
     ]
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    labels[5::31] = np.nan  # images without a known label
     results = search_heads(features, labels, ways, fold_of, seed=7 + SEED_SHIFT)
-    standard = torch.from_numpy((features - features.mean(axis=0)) / features.std(axis=0))
     for way, result in zip(ways, results, strict=True):
         assert result.way == way
         for fold in range(2):
             outside = fold_of == fold
-            expected = train_alone(way, standard, torch.from_numpy(labels), outside)
+            expected = train_alone(way, torch.from_numpy(features), torch.from_numpy(labels), outside)
             np.testing.assert_allclose(result.probabilities[outside], expected[outside].numpy(), atol=2e-4)
 
 
@@ -268,18 +305,21 @@ def train_alone(way: Way, images: torch.Tensor, labels: torch.Tensor, outside: N
         options["pos_weight"] = ((seen == 0).sum(dim=0) / (seen == 1).sum(dim=0)).clamp_max(way.pos_weight_cap)
     loss_of: Any = LOSSES[way.loss](**options)
     optimizer = torch.optim.Adam(network.parameters(), way.rate, weight_decay=way.weight_decay)
-    num_batches = NUM_IMAGES // way.batch_size
+    batches = list(range(0, NUM_IMAGES, way.batch_size))
+    num_batches = len(batches) - (NUM_IMAGES % way.batch_size < way.batch_size / 2)  # the rest joins the last one
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, way.epochs * num_batches)
     for epoch in range(1, way.epochs + 1):
         if way.loss == "splc":  # it corrects labels from the second epoch on
             loss_of.start_epoch(epoch)
-        for rows in torch.randperm(NUM_IMAGES, generator=generator)[: num_batches * way.batch_size].split(
-            way.batch_size
-        ):
+        order = torch.randperm(NUM_IMAGES, generator=generator)
+        for number in range(num_batches):
+            end = None if number == num_batches - 1 else batches[number + 1]
+            rows = order[batches[number] : end]
             kept = rows[inside[rows]]
             smoothed = (1 - way.label_smoothing) * labels[kept] + way.label_smoothing / 2
             entries = loss_of(network(images[kept][:, :, None, None]), smoothed)
-            known = torch.isfinite(labels[kept]).sum() if entries.dim() == 2 else len(kept)
+            is_known = torch.isfinite(labels[kept])
+            known = is_known.sum() if entries.dim() == 2 else is_known.any(dim=1).sum()
             (entries.sum() / known).backward()
             optimizer.step()
             optimizer.zero_grad()

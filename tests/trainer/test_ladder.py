@@ -70,6 +70,14 @@ def test_a_frozen_run_is_its_own_trial_and_a_searched_head_takes_no_step() -> No
     assert ladder.estimate(state, [0, 7], [True, False]) is None
 
 
+def test_an_epoch_that_is_not_closed_yet_tells_nothing_of_the_next_ones() -> None:
+    """After its last step its seconds count its preparation, such as features that the next epochs have."""
+    history = [record(1, frozen=True, seconds=630, steps=10, preparation=600)]
+    state = RunState(epoch=1, seconds=630.0, step=10, epoch_seconds=90.0, history=history)
+    assert ladder.estimate(state, [10, 10, 10], [True] * 3) == Estimate(630 + 90 + 30, 30, 30)
+    assert ladder.estimate(RunState(step=10, epoch_seconds=630.0), [10, 10], [True] * 2) is None
+
+
 @pytest.mark.parametrize(
     ("estimated", "seconds_left", "stops"),
     [
@@ -179,7 +187,8 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
 
     def read_data() -> SimpleNamespace:
         cross_validates = config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0
-        return SimpleNamespace(train=range(64 if cross_validates else 48), cross_validates=cross_validates)
+        train = range(64 if cross_validates else 48)
+        return SimpleNamespace(train=train, cross_validates=cross_validates, image_sizes="")
 
     real_take = ladder.Ladder.take
 
@@ -193,6 +202,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     monkeypatch.setattr(best_model, "update", lambda files, *others, is_chosen: [f"copied: {files.run}, {is_chosen}"])
     monkeypatch.setattr(search_trials, "run", made.run)
     monkeypatch.setattr(ladder, "read_data", read_data)
+    monkeypatch.setattr(ladder, "note_image_sizes", lambda data: data)
     return made
 
 

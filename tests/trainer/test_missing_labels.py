@@ -156,8 +156,3 @@ def test_too_large_features_are_refused(
     line = fails(training.main, [*run_arguments, "--FEATURE_CACHE_GB=1e-9"])
     assert "the features of 30 images are" in line
     assert "FEATURE_CACHE_GB is 1e-09: raise it" in line
-
-
-def test_every_entry_weight_is_made(run_arguments: list[str]) -> None:
-    """`reject_large`, too, which has no constants of its own."""
-    training.main([*run_arguments, "--ABSENT_MEANS=absent", "--ENTRY_WEIGHTS=reject_large", "--NUM_EPOCHS=1"])

@@ -91,7 +91,13 @@ def read_one_label() -> out_of_fold.search_features.Features:
     table = dataset_readers.Table(["a.jpg", "b.jpg", "c.jpg"], targets, ("a", "b", "c"))
     rows = np.zeros((3, 4), np.float32)
     return out_of_fold.search_features.Features(
-        rows, targets.astype(np.float32), np.arange(3), "f", torch.device("cpu"), table
+        rows=rows,
+        targets=targets.astype(np.float32),
+        fold_of=np.arange(3),
+        dataset="f",
+        device=torch.device("cpu"),
+        table=table,
+        begins_with_head=False,
     )
 
 

@@ -211,7 +211,7 @@ def test_seeds_validate_on_the_same_images_unless_split_seed_draws_others(shared
 
 def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, tmp_path: Path) -> None:
     """Then SEED drew the split, MICRO_BATCH_SIZE was no part of a name, and some constants did not exist."""
-    newer = {"SPLIT_SEED", *records.AS_BEFORE}
+    newer = {"SPLIT_SEED", *overrides.AS_BEFORE}
 
     def name(*options: str) -> str:
         data = read_data(shared_dataset, *options)
@@ -243,6 +243,27 @@ def test_names_of_before_split_seed_mean_what_they_meant(shared_dataset: Path, t
     own_split = f"--DATASET_FOLDER={root}"
     assert name(own_split, "--SEED=1", "--SPLIT_SEED=5") == name(own_split, "--SEED=1"), "nothing is drawn"
     assert name(own_split) != name_as_before(own_split), "which did not say which images are in the val split"
+
+
+def test_the_same_run_of_fewer_epochs_has_the_same_micro_batches(shared_dataset: Path, tmp_path: Path) -> None:
+    """BatchNorm in training looks at a micro-batch alone. Runs of before there was the constant had none."""
+    folder = f"--TRAINED_MODELS_FOLDER={tmp_path}"
+    data = read_data(shared_dataset, folder, "--NUM_EPOCHS=2")
+    files, constants = records.name_files(data), overrides.resolved(config)
+    files.folder.mkdir(parents=True)
+    files.result.touch()
+
+    def find(size: int, of_finished: dict[str, int]) -> tuple[int, Path] | None:
+        """What a longer run of this MICRO_BATCH_SIZE finds, where the finished one has that of `of_finished`."""
+        theirs = {name: value for name, value in constants.items() if name != "MICRO_BATCH_SIZE"} | of_finished
+        dataset = {"fingerprint": data.table.fingerprint()}
+        sidecar = {"format": checkpoints.FORMAT, "config": theirs, "dataset": dataset}
+        files.checkpoint.with_suffix(".json").write_text(json.dumps(sidecar))
+        longer = read_data(shared_dataset, folder, "--NUM_EPOCHS=3", f"--MICRO_BATCH_SIZE={size}")
+        return records.find_finished(records.name_files(longer), longer)
+
+    assert find(0, {}) == find(0, {"MICRO_BATCH_SIZE": 0}) == find(4, {"MICRO_BATCH_SIZE": 4}) == (2, files.checkpoint)
+    assert find(4, {}) is find(0, {"MICRO_BATCH_SIZE": 4}) is find(8, {"MICRO_BATCH_SIZE": 4}) is None
 
 
 @pytest.mark.parametrize("value", ["64,64", "(64, 64)", "[64,64]"])
