@@ -62,13 +62,13 @@ def read_dataset(
 
 
 def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> str:
-    """The name of the format of `root`, by what lies there; a folder `labels_dir` alone says that it is coco_cls.
+    """The name of the format of `root`, by what lies there; a folder of labels `labels_dir` may say it alone.
 
     Raises InputError where no format fits, or more than one.
     """
     root = make_absolute(root)
-    if labels_dir is not None and make_absolute(labels_dir).is_dir():
-        return next(name for name, format in FORMATS.items() if format.known_by_labels_dir)
+    if name := _recognise_labels(root, labels_dir):
+        return name
     if not root.is_dir():
         raise InputError(explain_missing(root))
     found = find_formats(root)
@@ -81,6 +81,20 @@ def recognise_format(root: str | Path, labels_dir: str | Path | None = None) -> 
     if not found:
         raise InputError(f"{root} is in no known format: {explain_folder(root)} (see docs/data_formats.md)")
     return found[0]
+
+
+def _recognise_labels(root: Path, labels_dir: str | Path | None) -> str | None:
+    """The format that is known by the folder `labels_dir` alone: it lies outside `root`, or holds this format's labels.
+
+    Folders with the same names in `root` are of several formats, such as YOLO's.
+    """
+    folder = None if labels_dir is None else make_absolute(labels_dir)
+    if folder is None or not folder.is_dir():
+        return None
+    for name, format in FORMATS.items():
+        if format.holds_labels and (not folder.is_relative_to(root) or format.holds_labels(folder)):
+            return name
+    return None
 
 
 def name_files(root: Path, format: str) -> list[str]:
@@ -133,16 +147,15 @@ def list_columns(root: str | Path, split: str) -> list[str]:
 def has_split(root: str | Path, format: str, split: str, labels_dir: str | Path | None = None) -> bool:
     """Whether there are labels of `split`: in `labels_dir`, if the format can be known by it, else in `root`."""
     root = make_absolute(root)
-    in_labels_dir = labels_dir is not None and make_absolute(labels_dir).is_dir()
     if format == "auto":
-        if in_labels_dir:
+        if _recognise_labels(root, labels_dir):
             return True
         if not find_formats(root):
             return False
         format = recognise_format(root)
     chosen = find_format(format)
-    if chosen.known_by_labels_dir and labels_dir is not None:
-        return in_labels_dir
+    if chosen.holds_labels and labels_dir is not None:
+        return make_absolute(labels_dir).is_dir()
     return split in chosen.list_splits(root)
 
 

@@ -37,7 +37,11 @@ LOST_CONTACT = ("gloo", "nccl", "connection closed", "connection reset", "timed 
 SHARE_BUFFERS = "broadcast_buffers"
 if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters:
     SHARE_BUFFERS = "forward_sync_buffers"
-PATIENCE = timedelta(minutes=30)  # how long to wait for another process, which may be reading labels or validating
+PATIENCE = timedelta(minutes=30)  # how long the beginning, and the exchange of tensors, wait for another process
+# How long flags, objects and `wait` wait for it: rank 0 alone searches heads, finds missing labels and evaluates, which
+# may take hours. When a process dies, torchrun ends the others; without torchrun each ends when it next waits for the
+# dead one, whose connections are closed. Nobody ends those that wait for a process that hangs.
+PATIENCE_WITH_FIRST = timedelta(days=7)
 
 _gloo: Any = None  # the group of all processes that exchanges by gloo
 
@@ -87,7 +91,7 @@ def start(device_name: str, connect: bool = True) -> Iterator[torch.device]:
         attempt = PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=attempt, rank=number, world_size=total, timeout=PATIENCE)
-        _gloo = dist.new_group(backend="gloo", timeout=PATIENCE)
+        _gloo = dist.new_group(backend="gloo", timeout=PATIENCE_WITH_FIRST)
         with nullcontext() if is_first() else _without_output():
             yield device
         has_failed = False
@@ -205,6 +209,7 @@ def wrap(network: torch.nn.Module, device: torch.device, has_unused: bool) -> to
     """
     if count() == 1:
         return network
+    wait()  # rank 0 may still be looking at the data, and DistributedDataParallel waits no longer than PATIENCE
     options: dict[str, Any] = {SHARE_BUFFERS: False}  # Trainer.share_statistics shares them once an epoch instead
     return DistributedDataParallel(
         network,

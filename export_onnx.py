@@ -83,7 +83,9 @@ def main(arguments: list[str]) -> None:
     checkpoint = checkpoints.load(config.MODEL_PATH)
     split = choose_check_split()
     paths, targets = sample_check_images(split, checkpoint["classes"])
-    reference = export_parity.make_reference(config.MODEL_PATH, paths, targets, config.CALIBRATION)
+    reference = export_parity.make_reference(
+        config.MODEL_PATH, paths, targets, config.CALIBRATION, default_threshold=config.TH_MULTI_LABEL
+    )
     network = f"{checkpoint['model_name']} + {checkpoint['head']}"
     utils.say(f"{config.MODEL_PATH}: {network}, compared on {len(paths)} {split} images")
 

@@ -7,8 +7,9 @@
     p = adjust_holm([difference["mAP"].p for difference in differences_to_many])
 
 Probabilities lie between 0 and 1, both included. A target is 1 for present, 0 for absent, -1 or NaN for unknown. An
-entry is one class of one image; unknown entries count nowhere. `thresholds` is one number or (C,), one for each class;
-`predict` says which classes an image gets. Definitions are those of scikit-learn where it has them, and 0 / 0 is 0.
+entry is one class of one image; unknown entries count nowhere, nor do images without a known one. `thresholds` is one
+number or (C,), one for each class; `predict` says which classes an image gets. Definitions are those of scikit-learn
+where it has them, and 0 / 0 is 0.
 
 How it is fast: everything is counted, by NumPy, in blocks of rows or of classes. A block's temporary copies stay in
 the processor's cache, and a million images with 80 classes need little more memory than their scores.
@@ -58,7 +59,8 @@ class Ranking(NamedTuple):
 class Tallies(NamedTuple):
     """Sums over the images of B resamples, from which every metric is computed. B is 1 for the images themselves.
 
-    The first six are numbers of known entries by class, (B, C). `f1`, `jaccard` and `exact` are sums over images, (B,).
+    The first six are numbers of known entries by class, (B, C). The next four are sums over images, (B,), to which an
+    image without a known entry adds 0.
     """
 
     known: NDArray[np.float64]
@@ -67,10 +69,10 @@ class Tallies(NamedTuple):
     hits: NDArray[np.float64]  # positives that are predicted
     predicted_top: NDArray[np.float64]  # entries among the TOP most probable classes of their image
     hits_top: NDArray[np.float64]
-    num_images: int  # in each resample
+    num_images: NDArray[np.float64]  # those with a known entry
     f1: NDArray[np.float64]  # F1 of each image
     jaccard: NDArray[np.float64]  # Jaccard index of each image
-    exact: NDArray[np.float64]  # 1 for an image with all entries right
+    exact: NDArray[np.float64]  # 1 for an image with all known entries right
     gaps: NDArray[np.float64]  # (B, NUM_BINS): present - probability of the entries whose probability is in the bin
 
 
@@ -366,8 +368,8 @@ def find_intervals(
         |value - v| <= t sqrt(v (1 - v) / n)
 
     It contains the value, stays between 0 and 1, and is not empty at 0 and 1. t is Student's, of the number of images
-    less 1 degrees of freedom, and n the number of images on which a plain share would have the standard error of the
-    resamples (Korn and Graubard 1998): for narrow intervals this is value ± t x standard error.
+    with a known entry less 1 degrees of freedom, and n the number of images on which a plain share would have the
+    standard error of the resamples (Korn and Graubard 1998): for narrow intervals this is value ± t x standard error.
 
     Metrics of pooled entries (OP, OR, OF1, those ending in _top3, f1_micro, f1_weighted, hamming_loss) claim no more
     than Wilson's interval of these entries does: few of them lie in many images, and where all are right resamples
@@ -387,7 +389,7 @@ def find_intervals(
     resamples cannot show, no choice of their percentiles mends.
     """
     value, drawn, tallies, overcount = resampled
-    t = find_t(level, np.array([tallies.num_images - 1]))
+    t = find_t(level, tallies.num_images - 1)
     class_intervals = _find_class_intervals(resampled, level)
     added = _find_added_arms(resampled, class_intervals, level)
     of_entries = _find_entry_intervals(resampled, t)
@@ -467,7 +469,11 @@ def _find_added_arms(
 
     has_positives = tallies.positives[0] > 0
     has_ap = ~np.isnan(value.by_class["AP"][0])
-    added = {"mAP": average("AP", has_ap, has_ap.sum()), "f1_macro": average("F1", has_positives)}
+    added = {
+        "mAP": average("AP", has_ap, has_ap.sum()),
+        "f1_macro": average("F1", has_positives),
+        "label_accuracy": average("accuracy", tallies.known[0] > 0),
+    }
     for ending, of_class, predicted in (("", "", tallies.predicted), (f"_top{TOP}", "_top", tallies.predicted_top)):
         cp, cr = value.overall[f"CP{ending}"], value.overall[f"CR{ending}"]
         of_cp, of_cr = average(f"P{of_class}", predicted[0] > 0), average(f"R{of_class}", has_positives)
@@ -478,7 +484,7 @@ def _find_added_arms(
 
 
 def find_score_interval(
-    share: NDArray[np.float64], error: NDArray[np.float64], num: float, t: NDArray[np.float64]
+    share: NDArray[np.float64], error: NDArray[np.float64], num: ArrayLike, t: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(2, K) ends of the score interval of K shares with these standard errors; of `num` images where an error is 0.
 
@@ -519,7 +525,8 @@ def compare(
     not correlate over the resamples (Zou and Donner 2008). A standard deviation counts as no less than difference /
     (N + 1): so much one more image without a difference would make. Metrics of pooled entries are of these where they
     are fewer than N: OP of the labels predicted, by the model with fewer, OR and F1 of the positives, hamming_loss of
-    the known entries. One entry shows nothing: its interval is -1 to 1, its p 1.
+    the known entries. One entry shows nothing: its interval is -1 to 1, its p 1. Images without a known entry do not
+    count in N.
 
     Of `hamming_loss` and ECE a difference below 0 is the better one. The same `seed` draws the same images, those of
     `bootstrap`. p is of one comparison: of many, some are small by luck (`adjust_holm`).
@@ -634,7 +641,7 @@ def subtract(a: Resampled, b: Resampled, level: float = LEVEL) -> dict[str, Diff
 
 def subtract_groups(a: Sequence[Resampled], b: Sequence[Resampled], level: float = LEVEL) -> dict[str, Difference]:
     """{metric of `measure`: `Difference` of the mean over models b and that over models a}, as in `compare_groups`."""
-    num_images = min(found.tallies.num_images for found in (*a, *b))
+    num_images = min(float(found.tallies.num_images[0]) for found in (*a, *b))
     nums = [_count_entries(found.tallies) for found in (*a, *b)]
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     arms_a, arms_b = (
@@ -837,13 +844,14 @@ def _join(chunks: list[dict[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.
 def predict(probabilities: ArrayLike, thresholds: float | ArrayLike, min_labels: int = 0, max_labels: int = 0) -> Bools:
     """Which classes each image gets, (N, C) bool: those with `probability >= threshold`.
 
-    The comparison is in the precision of the probabilities. An image with fewer than `min_labels` classes also gets
-    its most probable others, up to that number. An image with more than `max_labels` (0 means no limit) keeps its most
-    probable ones. Of equally probable classes the first is taken.
+    The comparison is in the precision of the probabilities; what is neither float32 nor float64 becomes float32 first.
+    An image with fewer than `min_labels` classes also gets its most probable others, up to that number. An image with
+    more than `max_labels` (0 means no limit) keeps its most probable ones. Of equally probable classes the first is
+    taken.
 
         predict([[0.9, 0.2], [0.3, 0.1]], 0.5, min_labels=1)    # [[True, False], [True, False]]
     """
-    probabilities = np.asarray(probabilities)
+    probabilities = _as_floats(probabilities)
     predicted = probabilities >= np.asarray(thresholds, dtype=probabilities.dtype)
     if min_labels or max_labels:
         counts = predicted.sum(axis=1)
@@ -875,9 +883,7 @@ def as_scores(probabilities: ArrayLike, targets: ArrayLike, at_least: int = 0) -
 
     Raises InputError for shapes that differ, fewer than `at_least` images, and probabilities outside 0...1.
     """
-    probabilities, targets = np.asarray(probabilities), np.asarray(targets)
-    if probabilities.dtype not in (np.float32, np.float64):
-        probabilities = probabilities.astype(np.float32)
+    probabilities, targets = _as_floats(probabilities), np.asarray(targets)
     if probabilities.ndim != 2 or probabilities.shape != targets.shape or not probabilities.shape[1]:
         raise InputError(f"probabilities {probabilities.shape} and targets {targets.shape} must be of one shape (N, C)")
     if len(probabilities) < at_least:
@@ -886,6 +892,12 @@ def as_scores(probabilities: ArrayLike, targets: ArrayLike, at_least: int = 0) -
     if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1):
         raise InputError("probabilities must lie in 0...1: a NaN, or logits in their place?")
     return probabilities, targets
+
+
+def _as_floats(probabilities: ArrayLike) -> Floats:
+    """The same as an array of float32 or float64: what is neither becomes float32."""
+    probabilities = np.asarray(probabilities)
+    return probabilities if probabilities.dtype in (np.float32, np.float64) else probabilities.astype(np.float32)
 
 
 def read_classes(probabilities: Floats, targets: NDArray) -> Iterator[tuple[Floats, Bools, Bools]]:
@@ -945,10 +957,10 @@ def _tally(
     Everything about an image is one row of numbers; `counts`.T @ rows sums it for all resamples in one matrix product.
     Sums of whole numbers are exact in float64, so the order of adding does not matter.
     """
-    num_images, num_classes = probabilities.shape
+    num_classes = probabilities.shape[1]
     thresholds = _spread_thresholds(thresholds, probabilities)
-    counts = np.ones((num_images, 1), dtype=np.float32) if counts is None else counts
-    sums = np.zeros((counts.shape[1], 6 * num_classes + 3 + NUM_BINS))
+    counts = np.ones((len(probabilities), 1), dtype=np.float32) if counts is None else counts
+    sums = np.zeros((counts.shape[1], 6 * num_classes + 4 + NUM_BINS))
     for rows in read_rows(probabilities):
         scores = probabilities[rows]
         present, known = as_known(targets[rows])
@@ -958,16 +970,17 @@ def _tally(
         by_class = np.concatenate((known, present, predicted, hit, top, top & present), axis=1, dtype=np.float64)
         positives, guesses, hits = (entries.sum(axis=1) for entries in (present, predicted, hit))
         jaccard = divide(hits, positives + guesses - hits)
-        exact = (hits == guesses) & (hits == positives)
-        by_image = np.stack((f_beta_of(hits, guesses, positives), jaccard, exact), axis=1)
+        has_known = known.any(axis=1)
+        exact = (hits == guesses) & (hits == positives) & has_known
+        by_image = np.stack((has_known, f_beta_of(hits, guesses, positives), jaccard, exact), axis=1)
         # One bincount for all images: each image has NUM_BINS bins of its own.
         bins = find_bins(scores) + NUM_BINS * np.arange(len(scores))[:, None]
         gaps = (present - scores.astype(np.float64)) * known
         gaps_by_bin = np.bincount(bins.ravel(), gaps.ravel(), len(scores) * NUM_BINS).reshape(-1, NUM_BINS)
         sums += counts[rows].T.astype(np.float64) @ np.concatenate((by_class, by_image, gaps_by_bin), axis=1)
-    by_class, by_image, gaps = np.split(sums, (6 * num_classes, 6 * num_classes + 3), axis=1)
+    by_class, by_image, gaps = np.split(sums, (6 * num_classes, 6 * num_classes + 4), axis=1)
     known, positives, predicted, hits, predicted_top, hits_top = np.split(by_class, 6, axis=1)
-    f1, jaccard, exact = by_image.T
+    num_images, f1, jaccard, exact = by_image.T
     return Tallies(
         known=known,
         positives=positives,
@@ -1032,10 +1045,10 @@ def _metrics_of(tallies: Tallies, by_class: Mapping[str, NDArray[np.float64]]) -
         "f1_micro": f_beta_of(num_hits, num_predicted, num_positives),
         "f1_macro": f1.mean(axis=1),
         "f1_weighted": divide((f1 * positives).sum(axis=1), num_positives),
-        "f1_samples": tallies.f1 / num_images,
-        "exact_match": tallies.exact / num_images,
+        "f1_samples": divide(tallies.f1, num_images),
+        "exact_match": divide(tallies.exact, num_images),
         "hamming_loss": divide(num_positives + num_predicted - 2 * num_hits, num_known),
-        "sample_accuracy": tallies.jaccard / num_images,
+        "sample_accuracy": divide(tallies.jaccard, num_images),
         "label_accuracy": by_class["accuracy"].mean(axis=1),
         "ECE": divide(np.abs(tallies.gaps).sum(axis=1), num_known),
     }

@@ -26,7 +26,7 @@ import config
 from dataset.image_sizes import as_size
 from dataset.json_files import read_json
 from evaluation import run_rows, tables
-from evaluation.run_rows import TEST, identify_configuration, separate_copies
+from evaluation.run_rows import TEST, identify_configuration, separate_copies, separate_files
 from evaluation.tables import DIFFERENCE, Frame, Layout
 from models import checkpoints
 from models.metadata import check_metadata, is_measured
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 # ---- Table ----
 SORT_BY: str = "best_f1"  # any column: best_f1 is what the run chose by on the validation split; test_...: of its test
-SORT_ASCENDING: bool = False  # True: the smallest value is the best one and stands first
+SORT_ASCENDING: bool = False  # True: the smallest value is the best one and stands first; always of hamming_loss, ECE
 AGAINST: str = ""  # Δ of each row's test from that of this run, such as 0a1b2c3d; best: from the first row; "": off
 GROUP_BY_COLUMNS: tuple[str, ...] = ()  # one row for runs that agree in these; (): that differ in SEED or fold alone
 GROUP_MODE: Literal["best", "mean"] = "best"  # of such a group: best, its best run by SORT_BY; mean, mean ± std
@@ -101,7 +101,7 @@ def rank(runs: Frame) -> tuple[Frame, dict[int, str]]:
         rows = run_rows.make_rows(block, columns, averages())
         varied += rows.attrs["varied"]
         if SORT_BY in rows:
-            rows = run_rows.sort_rows(rows, SORT_BY, SORT_ASCENDING)
+            rows = run_rows.sort_rows(rows, SORT_BY, SORT_ASCENDING or run_rows.is_lower_better(SORT_BY))
         if not averages():
             rows = run_rows.group_by(rows, columns).head(1)
         if line:
@@ -183,9 +183,10 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
 
     Columns: what was measured on validation images (their names are in `.attrs["metrics"]`), then the rest of the
     sidecar: constants, data set, environment; `run`, a short name, `checkpoint`, the path within `root`, and
-    `configuration`, which runs have in common that differ in SEED or fold alone. Last what testing.py measured on test
-    images: `test_<metric>` (in `.attrs["metrics"]`, too), the ends of its 95 % interval `..._low` and `..._high`, and
-    by what it was measured: `test_ruler` is the same where the test images, their labels and classes are. Null is NaN.
+    `configuration`, which runs of the same image files have in common that differ in SEED or fold alone. Last what
+    testing.py measured on test images: `test_<metric>` (in `.attrs["metrics"]`, too), the ends of its 95 % interval
+    `..._low` and `..._high`, and by what it was measured: `test_ruler` is the same where the test images, their labels
+    and classes are. Null is NaN.
 
     A checkpoint whose sidecar is missing, damaged or foreign is left out, as is a copy of another one, and a test of an
     earlier checkpoint of the run; stderr says why. Raises InputError when there is no such folder, when nothing in it
@@ -252,7 +253,7 @@ def read_runs(root: str | Path, glob: str = "*/*.pt") -> pd.DataFrame:
     runs = runs.astype(dict.fromkeys(empty, float)).copy()  # nothing but null, which is NaN as in other columns
     runs.attrs["metrics"] = [name for name in metrics if name in runs and tables.is_numeric(runs[name])]
     runs.attrs["rulers"] = rulers
-    return separate_copies(runs)
+    return separate_copies(separate_files(runs))
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -290,6 +291,8 @@ def make_row(sidecar: dict[str, Any], checkpoint: str) -> dict[str, Any]:
         row.setdefault("SPLIT_SEED", row["SEED"])
     for name, value in overrides.AS_BEFORE.items():  # constants newer than the run
         row.setdefault(name, value)
+    f1 = "f1_macro" if row["LABELS_PER_IMAGE"] == "one" else "f1_weighted"
+    row["chosen_by"] = sidecar.get("chosen_by") or f1  # an older run does not say it
     for name in ("image_size", "IMAGE_SIZE"):  # a list where it is not square, which neither sorts nor reads well
         if isinstance(row.get(name), list):
             row[name] = str(as_size(row[name]))
@@ -321,7 +324,7 @@ def check_names(runs: Frame) -> None:
     """
     metrics = runs.attrs["metrics"]
     new = [name for name in vars(config) if name.isupper() and name not in runs]
-    of_rows = ["runs", "block", "checkpoints", "test_checkpoints", *(f"{name}_std" for name in metrics)]
+    of_rows = ["runs", "block", "checkpoints", "test_checkpoints", "val_ruler", *(f"{name}_std" for name in metrics)]
     known = [*runs.columns, *new, *of_rows, *(f"{DIFFERENCE}{name}" for name in metrics if name.startswith(TEST))]
     columns = [name for name in COLUMNS if name != "differing"]
     if SORT_BY.startswith(TEST) and "test_ruler" not in runs:
@@ -431,6 +434,11 @@ def describe(runs: Frame, rows: Frame, shown: Frame) -> list[str]:
         lines.append(
             f"note: {count(unlike, 'group')} without test_…: their runs were tested on different images, or in "
             f"different ways (columns {', '.join(run_rows.SAME_TEST)})"
+        )
+    if unlike := run_rows.count_unlike_validations(rows):
+        lines.append(
+            f"note: {count(unlike, 'group')} without metrics of validation, or without best_f1: their runs were "
+            "validated on different images, or chosen by different kinds of F1 (columns val_ruler, chosen_by)"
         )
     deciding = set(overrides.list_deciding(config))
     shared = [name for name in list_constants(rows, differing=False) if name in deciding]

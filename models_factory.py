@@ -183,7 +183,8 @@ def _take_over_head(model: MultiLabelModel, name: str, classes: Sequence[str], s
     """
     head, loaded = model.head, model.loaded
     assert loaded is not None
-    checkpoint, loaded = loaded.checkpoint, loaded._replace(checkpoint=None)
+    checkpoint = loaded.checkpoint
+    loaded = loaded._replace(checkpoint=None, head_name=checkpoint["head"] if checkpoint else "")
     if checkpoint is None or not classes:
         return loaded
     if checkpoint["head"] != name:

@@ -334,8 +334,8 @@ class Predictor:
         """What the model says of images uint8 (B, 3, H, W); with `flip`, means over an image and its mirror image.
 
         Images of the model's own size are compared with the training images, if there is a `reference`: as they are,
-        not mirrored. Raises InputError if the model gives anything but C probabilities for each image, for example NaN.
-        `names` are those of the images, for its message.
+        not mirrored. Raises InputError if the model gives anything but C probabilities for each image, for example NaN;
+        what misses 0...1 by ROUNDING at most becomes 0 or 1. `names` are those of the images, for its message.
         """
         features = None
         if self.reference and images.shape[2:] == self.image_size:
@@ -346,6 +346,7 @@ class Predictor:
         views = [logits, self.run(images.flip(3))] if self.flip else [logits]
         probabilities = torch.stack([self.activate(view) for view in views]).mean(dim=0).cpu().numpy()
         self.require_probabilities(probabilities, len(images), names)
+        probabilities = np.clip(probabilities, 0, 1)  # metrics refuse even a rounding beyond them
         if features is None or self.reference is None:
             return Seen(probabilities)
         nearest = self.reference.find_nearest(features.cpu().numpy())

@@ -140,9 +140,8 @@ def predict_parts(device: torch.device) -> None:
             "CALIBRATION": config.CALIBRATION,
             "BAD_IMAGES": config.BAD_IMAGES,
             **({} if model.has_thresholds else {"TH_MULTI_LABEL": config.TH_MULTI_LABEL}),
-            **(
-                {"PICTURES_ON": "gpu"} if model.makes_on_gpu else {}
-            ),  # with any value of it JPEGs are decoded on the CPU
+            # where they are resized; JPEGs of parts are decoded on the CPU with any value
+            "PICTURES_ON": "gpu" if model.makes_on_gpu else "cpu",
         },
         batch_size=config.TEST_BATCH_SIZE,
         num_workers=from_config.choose_test_settings(model.device).num_workers,
@@ -176,10 +175,13 @@ def test(device: torch.device) -> None:
     int8_images = choose_int8_images() if TEST_INT8 else []
     model = open_model(device, int8_images)
     images = read_test_images(model)
-    if images.has_labels and model.reference is None:
-        from trainer import novelty  # and with it all that trains: only a missing reference needs it
+    if distributed.agree(model.reference is None)[0]:  # in any process: all have to compare images, or none
+        if images.has_labels:
+            from trainer import novelty  # and with it all that trains: only a missing reference needs it
 
-        novelty.add_reference(model)
+            novelty.add_reference(model)
+        else:
+            model.reference = distributed.from_first(lambda: model.reference)
     print_configuration(model, images)
     warn_of_moved_probabilities(model)
     slicings = read_slicings(SLICES, images.paths) if images.has_labels else {}

@@ -640,14 +640,14 @@ def rate_images(predicted: ArrayLike, targets: ArrayLike, goal: Goal) -> NDArray
     """What a goal of PROMISES promises the mean of: a share of each image's labels, (M,).
 
     `predicted` (N, C) bool says which classes each image gets. guaranteed_recall: the share of an image's labels that
-    is found, 1 for an image without labels; of all N images. guaranteed_precision: the share of its predicted labels
-    that is right, of the M images that get one. Unknown entries count nowhere.
+    is found, 1 for an image without labels; of the M images of which a label is known. guaranteed_precision: the share
+    of its predicted labels that is right, of the M images that get one. Unknown entries count nowhere.
     """
     present, known = as_known(targets)
     predicted = np.asarray(predicted) & known
     hits = (predicted & present).sum(axis=1)
     if goal == "guaranteed_recall":
-        return divide(hits, present.sum(axis=1), undefined=1.0)
+        return divide(hits, present.sum(axis=1), undefined=1.0)[known.any(axis=1)]
     count = predicted.sum(axis=1)
     return divide(hits, count)[count > 0]
 
@@ -664,13 +664,13 @@ def _choose_promised_recall(probabilities: Floats, targets: NDArray, policy: Pol
     """The highest score down to which everything has to be predicted; 0 for too few images, None: nothing has to be.
 
     Conformal risk control (Angelopoulos et al. 2024): the highest threshold with (n R + 1) / (n + 1) <= alpha, for n
-    images, alpha = 1 - recall, and R the mean over images of the share of an image's labels that is missed. R rises
-    with the threshold, and no score but a label's changes it.
+    images of which a label is known, alpha = 1 - recall, and R the mean over them of the share of an image's labels
+    that is missed. R rises with the threshold, and no score but a label's changes it.
     """
-    allowed = _count_allowed(policy.recall, len(probabilities))
+    present, known = as_known(targets)
+    allowed = _count_allowed(policy.recall, int(known.any(axis=1).sum()))
     if allowed < 0:
         return probabilities.dtype.type(0)
-    present, _ = as_known(targets)
     shares = 1 / np.maximum(present.sum(axis=1), 1)  # of an image's labels, that one is
     scores = probabilities[present]
     order = np.argsort(scores)

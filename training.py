@@ -68,7 +68,7 @@ from trainer.step import (
     split_batch,
 )
 from trainer.training_curves import CurvesFile
-from trainer.training_data import Data, leave_out_missing, note_image_sizes, open_image_caches, prepare_stage, read_data
+from trainer.training_data import Data, leave_out_missing, note_files, open_image_caches, prepare_stage, read_data
 from utils import Stopped
 
 STEPS_BETWEEN_LOOKS = 10  # at the loss and at signals: reading a number back waits for the GPU
@@ -95,7 +95,7 @@ def run_once(device: torch.device, fold: int = 0) -> None:
     """Train one run: with FOLDS that of `fold`, from 1 on, unless it is finished."""
     advice = f"the same command{' with --RESUME auto' if config.RESUME == 'never' else ''} goes on from there"
     with Interruption(advice) as interruption, utils.keep_log():
-        data = note_image_sizes(read_data(fold))
+        data = note_files(read_data(fold))
         files = records.name_files(data)
         with records.own(files):
             records.require_same_files(files, data)

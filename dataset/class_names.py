@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dataset.json_files import JsonLine
-from dataset.text_files import CsvFile, read_text, replace_text, require_lines
+from dataset.text_files import CsvFile, read_text, replace_text, require_lines, split_lines
 from utils import InputError
 
 if TYPE_CHECKING:  # numpy takes time to load, which the table of runs does not need
@@ -38,7 +38,7 @@ def read_classes(root: Path, default: Sequence[str] | None) -> tuple[str, ...]:
         if default is None:
             raise InputError(f"{path} is missing: write the class names into it, one a line, in index order")
         return tuple(dict.fromkeys(map(to_nfc, default)))
-    lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    lines = [line.strip() for line in split_lines(read_text(path).rstrip())]
     if lines == [""]:
         raise InputError(f"{path} is empty: write the class names into it, one a line, in index order")
     return require_unique(lines, lambda index: f"{path}:{index + 1}")

@@ -207,8 +207,20 @@ def read_first(file: Path, column: str) -> list[str]:
 
 
 def holds_names(file: Path, column: str) -> bool:
-    """Whether a column holds names: not 1, 0, -1 or blank, as that of a class."""
-    return any(cell.lower() not in VALUES for cell in read_first(file, column))
+    """Whether a column holds names, anywhere in it: not only 1, 0, -1 or blank, as that of a class."""
+    return _holds_names(file, column, *stamp(file))
+
+
+@functools.lru_cache  # a column of values is read to its end
+def _holds_names(file: Path, column: str, size: int, changed: int) -> bool:
+    """`holds_names` for a file of that size that was last `changed` at that time."""
+    are_names = (cell.lower() not in VALUES for _, (cell,) in read_cells(file, (column,)))
+    if any(islice(are_names, MOST_ROWS)):
+        return True
+    try:
+        return any(are_names)
+    except InputError:
+        return False  # reading it will say what is wrong
 
 
 def holds_images(file: Path, column: str) -> bool:

@@ -291,12 +291,12 @@ def stamp_files(paths: Sequence[str]) -> NDArray[np.int64]:
         raise InputError(f"cannot read image {error.filename}: {error.strerror}") from error
 
 
-def fingerprint_sizes(paths: Sequence[str]) -> str:
+def fingerprint_sizes(stamps: NDArray[np.int64]) -> str:
     """16 hexadecimal digits that change with the size of a file, as it does where another picture has the same name.
 
-    Times change with every copy, and to read all files would take long.
+    `stamps` (N, 2) are those of `stamp_files`. Times change with every copy, and to read all files would take long.
     """
-    return hashlib.sha256(stamp_files(paths)[:, 0].tobytes()).hexdigest()[:16]
+    return hashlib.sha256(stamps[:, 0].tobytes()).hexdigest()[:16]
 
 
 # a file, or what is in memory: the content of a file, a PIL image, or an array (H, W, 3) RGB

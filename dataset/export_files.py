@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from dataset.class_names import show_names
@@ -13,7 +13,7 @@ from dataset.splits import find_folders, find_split, sort_files
 from dataset.table import SPLITS
 from utils import warn
 
-ENDINGS = (".json", ".csv")
+ENDINGS = (".json", ".csv", ".xml")
 SETTLED_NS = 2_000_000_000  # since the last change of a folder: a newer one may change again within the same tick
 MOST_NAMED = 3
 MOST_FILES = 20  # of one kind in a folder: with more, they are one an image, which is another format
@@ -54,12 +54,26 @@ def _list_names(folder: Path, changed: int) -> tuple[str, ...]:
 
 def say_left_out(found: dict[str, list[Path]], folder: Path, ending: str, is_export: Callable[[Path], bool]) -> None:
     """Warn of the exports in `folder` that are not read, since the names of others say a split and theirs do not."""
+    if text := describe_left_out(found, [folder], (ending,), is_export):
+        warn(text)
+
+
+def describe_left_out(
+    found: Mapping[str, Iterable[Path]],
+    folders: Iterable[Path],
+    endings: tuple[str, ...],
+    is_export: Callable[[Path], bool],
+) -> str:
+    """Which exports in `folders` are not among those `found`, {split: files}, for a warning; "" where there is none."""
     read = {file for files in found.values() for file in files}
-    others = [file for file in _list_files(folder, (ending,), is_export) if file not in read]
-    if others:
-        names = show_names([*map(str, others)], MOST_NAMED)
-        says = "is not read: its name says" if len(others) == 1 else "are not read: their names say"
-        warn(f"{names} {says} no split, as that of {min(read).name} does")
+    others = [file for folder in folders for file in _list_files(folder, endings, is_export) if file not in read]
+    if not read or not others:
+        return ""
+    first, are = min(read), "is" if len(others) == 1 else "are"
+    names = f"{show_names([*map(str, others)], MOST_NAMED)} {are} not read"
+    if find_split(first.stem) is None or any(find_split(file.stem) for file in others):  # a folder says the split
+        return f"{names}, since {first} is"
+    return f"{names}: {'its name says' if are == 'is' else 'their names say'} no split, as that of {first.name} does"
 
 
 def choose_split(tags: Iterable[str]) -> str | None:

@@ -29,6 +29,7 @@ DOUBTFUL = (",", " ", "/", "+", "&")
 CHOICES = (";", ",", "|", " ")
 Separator = Literal["auto", ";", ",", "|", " "]
 
+PATH = " / "  # between the options of a taxonomy, from the outermost to the chosen one, as Label Studio shows them
 CLASSES_TXT = "write the names of the classes into classes.txt, one a line"
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 SINGLE_QUOTED = re.compile(r"'[^']+'")
@@ -335,11 +336,13 @@ def parse_cell(cell: str, where: str | JsonLine) -> list[str] | None:
 def list_names(value: Any) -> list[str] | None:
     """The names in a list, in Label Studio's {"choices": [...]} or in a list of its regions; None where there are none.
 
-    The names of a region stand under a key such as `rectanglelabels`. Whole numbers in a list are names, too.
+    The names of a region stand under a key such as `rectanglelabels`. Whole numbers in a list are names, too. An option
+    that lies in others, of a taxonomy or of nested choices, is named by its path, such as `Animal / Cat`.
     """
     if isinstance(value, dict):
-        found = [value[key] for key in value if key == "choices" or str(key).endswith("labels")]
-        return list_names(found[0]) if len(found) == 1 else None
+        found = find_lists(value)
+        items = found[0] if len(found) == 1 else None
+        return list_names([*map(_join_path, items)] if isinstance(items, list) else items)
     if not isinstance(value, list):
         return None
     names: list[str] = []
@@ -351,3 +354,14 @@ def list_names(value: Any) -> list[str] | None:
         else:
             return None
     return [name for name in names if name]
+
+
+def find_lists(result: Mapping[Any, Any]) -> list[Any]:
+    """What stands under the keys of labels, such as `choices` or `rectanglelabels`, in a result of Label Studio."""
+    return [result[key] for key in result if key in ("choices", "taxonomy") or str(key).endswith("labels")]
+
+
+def _join_path(item: Any) -> Any:
+    """The name of an option that is given as a list, from the outermost to the chosen one; anything else as it is."""
+    is_path = isinstance(item, list) and item and all(isinstance(option, str) for option in item)
+    return PATH.join(map(str.strip, item)) if is_path else item

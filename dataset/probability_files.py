@@ -10,6 +10,7 @@ comma stands in quotes.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 from collections import Counter, defaultdict
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from dataset.class_names import to_nfc
 from dataset.files import IMAGE_EXTENSIONS, find_path, make_absolute
+from dataset.splits import find_split
 from dataset.table import Table
 from dataset.text_files import read_text
 from utils import InputError, suggest, warn
@@ -169,19 +171,46 @@ def match_images(listed: ImageValues, paths: Sequence[str]) -> NDArray[np.intp]:
 
     An image is found by its whole path. Where that finds no image at all, the images have moved since the file was
     made. They are then found by the ends of their paths (`name`, then `folder/name` and so on, without the extension)
-    where only one line and only one image has such an end. Raises InputError where that finds none either.
+    where only one line and only one image has such an end, and that is said. A line in a folder of another split is of
+    another image. Raises InputError where that finds none either.
     """
     row_of = {path: row for row, path in enumerate(listed.paths)}
     folder = str(Path.cwd())
     rows = np.array([row_of.get(find_path(folder, path), -1) for path in paths], dtype=np.intp)
-    if (rows < 0).all():
-        rows = _match_ends(listed.paths, paths)
-    if (rows < 0).all():
+    if (rows >= 0).any():
+        return rows
+    rows = _match_ends(listed.paths, paths)
+    found = np.flatnonzero(rows >= 0).tolist()
+    others = [image for image in found if _are_of_two_splits(listed.paths[rows[image]], paths[image])]
+    hint = ""
+    if others:
+        line = listed.paths[rows[others[0]]]
+        hint = f"; {line} has the name of {paths[others[0]]}, but lies in a folder of another split"
+        rows[others] = -1
+    if len(found) == len(others):
+        advice = ": take the file of these images, or correct its paths" if others else ""
         raise InputError(
             f"{listed.file}: none of its {len(listed.paths)} images, such as {listed.paths[0]}, is one of "
-            f"the data set's {len(paths)}, such as {paths[0]}"
+            f"the data set's {len(paths)}, such as {paths[0]}{hint}{advice}"
         )
+    first = int((rows >= 0).argmax())
+    warn(
+        f"{listed.file}: {len(found) - len(others):,} of {len(paths):,} images are found by the ends of their paths, "
+        f"such as {paths[first]} by {listed.paths[rows[first]]}, since no whole path is listed{hint}"
+    )
     return rows
+
+
+def _are_of_two_splits(line: str, image: str) -> bool:
+    """Whether the folders of two paths say two splits."""
+    splits = {_find_nearest_split(os.path.split(path)[0]) for path in (line, image)}
+    return len(splits - {None}) > 1
+
+
+@functools.lru_cache  # many images lie in a folder
+def _find_nearest_split(folder: str) -> str | None:
+    """The split that the name of `folder` says, or else that of the nearest folder above it: in ~/dev/train, train."""
+    return next(filter(None, map(find_split, reversed(Path(folder).parts))), None)
 
 
 def _match_ends(listed: Sequence[str], paths: Sequence[str]) -> NDArray[np.intp]:

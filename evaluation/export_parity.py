@@ -68,12 +68,20 @@ class Reference(NamedTuple):
     paths: Sequence[str]  # N image files
     probabilities: NDArray[np.float32]  # (N, C)
     targets: NDArray[np.int8] | None  # (N, C), with the classes of the model; None: no labels
+    default_threshold: float  # of a checkpoint, and of a file, that has none of its own
 
 
 def make_reference(
-    checkpoint: Path, paths: Sequence[str], targets: NDArray[np.int8] | None = None, calibration: str = "none"
+    checkpoint: Path,
+    paths: Sequence[str],
+    targets: NDArray[np.int8] | None = None,
+    calibration: str = "none",
+    default_threshold: float = 0.5,
 ) -> Reference:
-    """Run the checkpoint in PyTorch on the CPU, one image at a time and without folding BatchNorm."""
+    """Run the checkpoint in PyTorch on the CPU, one image at a time and without folding BatchNorm.
+
+    `default_threshold` is used if the checkpoint has no threshold, as in `predictor.load`.
+    """
     device = torch.device("cpu")
     metadata = checkpoints.load(checkpoint)
     network = models_factory.restore_model(metadata, checkpoint).eval()
@@ -82,10 +90,16 @@ def make_reference(
         metadata=metadata,
         path=checkpoint,
         device=device,
+        default_threshold=default_threshold,
         calibration=calibration,
     )
-    probabilities = predict_files(model, paths, batch_size=1)
-    return Reference(model=model, paths=paths, probabilities=probabilities, targets=targets)
+    return Reference(
+        model=model,
+        paths=paths,
+        probabilities=predict_files(model, paths, batch_size=1),
+        targets=targets,
+        default_threshold=default_threshold,
+    )
 
 
 def predict_files(model: Predictor, paths: Sequence[str], batch_size: int) -> NDArray[np.float32]:
@@ -99,7 +113,13 @@ def compare(path: Path, reference: Reference, calibration: str = "none", opened:
     Returns a report of plain types: the differences, the time for an image, and whether the file passed. Raises
     InputError if the file cannot be opened.
     """
-    model = predictor.load(opened or path, "cpu", calibration=calibration, allow_failed=True)
+    model = predictor.load(
+        opened or path,
+        "cpu",
+        default_threshold=reference.default_threshold,
+        calibration=calibration,
+        allow_failed=True,
+    )
     expected, thresholds = reference.probabilities, reference.model.thresholds
     problems = []
     if model.classes != reference.model.classes:

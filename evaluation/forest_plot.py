@@ -20,7 +20,7 @@ from evaluation import test_results
 from evaluation.drawing import save_figure, style_axes
 from evaluation.pages import cut
 from evaluation.palette import LIGHT, SPLITS
-from evaluation.run_comparison import IS_REFERENCE, require_tests
+from evaluation.run_comparison import IS_REFERENCE, OF_ONE_TEST, require_tests
 from evaluation.run_rows import NOT_RANKED, TEST
 from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, format_number
 from metrics import LEVEL, Difference, find_t
@@ -148,8 +148,10 @@ def draw_forest(blocks: Sequence[Block], metric: str, reference: str = "") -> Fi
 
     for place, entry in places:
         _draw_values(panels[0], place, entry)
-    seeds = " and seeds" if any(len(entry.values) > 1 for _, entry in places) else ""
-    text = f"{metric}, 95 % interval over images{seeds}"
+    num_tests = {len(entry.values) for _, entry in places}
+    text = f"{metric}, 95 % interval over images{' and seeds' if max(num_tests) > 1 else ''}"
+    if max(num_tests) > min(num_tests) == 1:
+        text += f"\n{OF_ONE_TEST}"
     panels[0].set_xlabel(text, color=GREY, fontsize=9, parse_math=False)
     _write_numbers(panels[0], rows, [_write_value(entry) for _, entry in places])
     if reference:

@@ -43,6 +43,8 @@ class MapMaker:
             self.problem = "Maps of where the model sees a class need a checkpoint, and this is an exported file."
         else:
             self.network = restore_model(checkpoints.load(model.path), model.path).to(model.device)
+        if not self.problem and model.metadata["resize_rule"] not in activation_maps.UNDO_RESIZE_RULES:
+            self.problem = "There are no maps: timm resizes the images of this model, which is not undone here."
 
     def compute(self, image: Tensor, labels: Sequence[int]) -> Tensor | None:
         """A map of each of K `labels` on an image, uint8 (3, H, W) in the model's size: (K, h, w), on the CPU.

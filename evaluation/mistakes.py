@@ -6,16 +6,19 @@
 
 An image may show several classes, so no matrix says which class was taken for which. Two things can be counted: on how
 many images class c is said wrongly and class d is missed (`instead`), and on how many c is said wrongly and d is there,
-found or not (`beside`). Frequent classes meet by chance: if the N images with c said wrongly and those with d missed
-were drawn independently, they would share `expected` = n_c n_d / N images. A pair counts where it is more frequent than
-that by more than chance, by the log-likelihood ratio G^2 of the 2 x 2 table of the two events (Dunning 1993), which has
-about a chi-squared distribution with one degree of freedom. Entries whose label is unknown are no mistakes.
+found or not (`beside`). Frequent classes meet by chance: if of N images the n_c with c said wrongly and the n_d with d
+missed were drawn independently, they would share `expected` = n_c n_d / N images. The N images of a pair are those with
+a known label of both classes. A pair counts where it is more frequent than expected by more than chance, by the
+log-likelihood ratio G^2 of the 2 x 2 table of the two events (Dunning 1993), which has about a chi-squared distribution
+with one degree of freedom. Among many pairs some are surprising by chance, so the limit rises with their number; see
+`find_limit`. Entries whose label is unknown are no mistakes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,9 +27,10 @@ from numpy.typing import ArrayLike, NDArray
 import metrics
 
 Bools = NDArray[np.bool_]
+Bits = NDArray[np.uint8]  # (C, W): a bit for each class and image, eight of them in a number
 
 LEAST_COUNT = 3  # images of a pair: two may be an accident, whatever is expected
-LEAST_SURPRISE = 10.83  # G^2 that pairs drawn by chance exceed once in a thousand times
+CHANCE_OF_ANY = 0.05  # that one pair or more is named where all pairs come together by chance
 KEPT_AT_ONCE = 2**18  # mistakes that are held before those which are not among the most confident are dropped
 MOST_OF_CLASS = 2  # mistakes of one class among the most confident ones: else they are all of one
 
@@ -36,6 +40,7 @@ class Errors(NamedTuple):
 
     start: int
     scores: NDArray[np.floating]
+    known: Bools
     present: Bools
     wrong: Bools  # said, and known to be absent
     missed: Bools  # present, and not said
@@ -47,7 +52,7 @@ class Pair(NamedTuple):
     said: int
     there: int
     num_images: int
-    expected: float  # by chance
+    expected: float  # by chance, of the images with a known label of both
     surprise: float  # G^2
 
 
@@ -82,7 +87,7 @@ def read_errors(
         scores = np.asarray(probabilities[rows])
         present, known = metrics.as_known(targets[rows])
         said = metrics.predict(scores, thresholds, min_labels, max_labels)
-        yield Errors(rows.start, scores, present, wrong=said & known & ~present, missed=present & ~said)
+        yield Errors(rows.start, scores, known, present, wrong=said & known & ~present, missed=present & ~said)
 
 
 # ---- which class is said for which ----
@@ -91,16 +96,15 @@ def read_errors(
 def find_confusions(errors: Iterable[Errors], num_classes: int) -> Confusions:
     """The pairs of classes that come together in mistakes more often than by chance; see the top of this file."""
     num_images = 0
-    wrong, missed, present = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
     instead, beside = PairCounts(num_classes), PairCounts(num_classes)
+    packed: list[NDArray[np.uint8]] = [np.zeros((4, 0, num_classes), dtype=np.uint8)]
     for block in errors:
         num_images += len(block.scores)
-        wrong += block.wrong.sum(axis=0)
-        missed += block.missed.sum(axis=0)
-        present += block.present.sum(axis=0)
         instead.add(block.wrong, block.missed)
         beside.add(block.wrong, block.present)
-    return Confusions(instead.rank(wrong, missed, num_images), beside.rank(wrong, present, num_images))
+        packed.append(np.packbits(np.stack([block.wrong, block.missed, block.present, block.known]), axis=1))
+    wrong, missed, present, known = np.ascontiguousarray(np.concatenate(packed, axis=1).transpose(0, 2, 1))
+    return Confusions(instead.rank(wrong, missed, known, num_images), beside.rank(wrong, present, known, num_images))
 
 
 class PairCounts:
@@ -131,26 +135,56 @@ class PairCounts:
         self.counts = totals.astype(np.int64)
         self.waiting.clear()
 
-    def rank(self, first: NDArray[np.int64], second: NDArray[np.int64], num_images: int) -> list[Pair]:
-        """The pairs that are surprisingly frequent. `first` and `second` (C,) count the images with each c, each d."""
+    def rank(self, first: Bits, second: Bits, known: Bits, num_images: int) -> list[Pair]:
+        """The pairs that are surprisingly frequent.
+
+        `first`, `second` and `known` (C, W) say which images have a class as c, have it as d, and have a known label of
+        it.
+        """
         self._count()
         is_frequent = self.counts >= LEAST_COUNT
         codes, counts = self.codes[is_frequent], self.counts[is_frequent]
         said, there = np.divmod(codes, self.num_classes)
-        expected = first[said] * second[there] / max(num_images, 1)
-        surprise = measure_surprise(counts, first[said], second[there], num_images)
-        chosen = np.flatnonzero((counts > expected) & (surprise >= LEAST_SURPRISE))
+        num_first, num_second, num_known = (
+            np.bitwise_count(bits).sum(axis=1, dtype=np.int64) for bits in (first, second, known)
+        )
+        # images with c, images with d, and all images: of each pair those on which the labels of both are known
+        margins = [num_first[said], num_second[there], np.full(len(codes), num_images)]
+        has_unknown = num_known < num_images
+        partly = np.flatnonzero(has_unknown[said] | has_unknown[there])
+        for numbers, of_said, of_there in zip(margins, (first, known, known), (known, second, known), strict=True):
+            numbers[partly] = count_shared(of_said, of_there, said[partly], there[partly])
+        expected = margins[0] * margins[1] / margins[2]
+        surprise = measure_surprise(counts, *margins)
+        as_c, as_d = num_first > 0, num_second > 0
+        num_pairs = int(as_c.sum() * as_d.sum() - (as_c & as_d).sum())  # an image never has a class both as c and as d
+        chosen = np.flatnonzero((counts > expected) & (surprise >= find_limit(num_pairs)))
         chosen = chosen[np.argsort(-surprise[chosen], kind="stable")]
         columns = (said, there, counts, expected, surprise)
         return [Pair(*values) for values in zip(*(column[chosen].tolist() for column in columns), strict=True)]
 
 
-def measure_surprise(both: ArrayLike, first: ArrayLike, second: ArrayLike, total: int) -> NDArray[np.float64]:
+def count_shared(first: Bits, second: Bits, said: NDArray[np.int64], there: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of K pairs, on how many images class `said` (K,) has a bit in `first` and class `there` (K,) one in `second`."""
+    pairs = zip(said.tolist(), there.tolist(), strict=True)
+    return np.fromiter((int(np.bitwise_count(first[c] & second[d]).sum()) for c, d in pairs), np.int64, len(said))
+
+
+def find_limit(num_pairs: int) -> float:
+    """The G^2 that any of `num_pairs` pairs drawn by chance reaches with a probability of CHANCE_OF_ANY at most.
+
+    It is the quantile of chi-squared, one degree of freedom, at 1 - CHANCE_OF_ANY / num_pairs (Bonferroni): the square
+    of the normal distribution's at half of that from an end.
+    """
+    return NormalDist().inv_cdf(CHANCE_OF_ANY / max(num_pairs, 1) / 2) ** 2
+
+
+def measure_surprise(both: ArrayLike, first: ArrayLike, second: ArrayLike, total: ArrayLike) -> NDArray[np.float64]:
     """G^2 (Dunning 1993) of two events that happen `both`, `first` and `second` times in `total`, elementwise.
 
     It is 2 x the sum over the four cells of the 2 x 2 table of observed x ln(observed / expected).
     """
-    both, first, second = (np.asarray(values, dtype=np.float64) for values in (both, first, second))
+    both, first, second, total = (np.asarray(values, dtype=np.float64) for values in (both, first, second, total))
     surprise = np.zeros(both.shape)
     for observed, row, column in (
         (both, first, second),

@@ -248,7 +248,7 @@ class ModelFacts:
     promised: Promised | None  # None: nothing is promised, or these are no test images
     abstention: Abstention | None  # None: no image is left to a person
     caveats: list[str]
-    has_one_label: bool  # an image has one label, and gets one
+    has_one_label: bool  # every image gets exactly one, its most probable class, whatever the thresholds
     classes: list[ClassFacts]  # the weakest first
     confusions: list[Confusion]  # the most surprising first
     slicings: list[Slicing]
@@ -317,7 +317,6 @@ def gather(
     ]
     data = describe_data(origin, scores[0], targets, result, model.metadata)
     promised = read_promise(result, model.metadata)
-    has_one_label = "accuracy" in result["metrics"]
     reliability = calibration.measure_reliability(*scores[:2])
     confidence = measure_confidence(scores[0], targets, model.thresholds, *limits)
     bins = [Bin(*values) for values in zip(*(column.tolist() for column in reliability), strict=True)]
@@ -325,12 +324,12 @@ def gather(
         backbone=model.metadata["model_name"],
         title=f"{model.metadata['model_name']} + {model.metadata['head']}",
         about=describe_model(model, result),
-        headline=make_headline(result, numbers, has_one_label),
-        numbers=make_numbers(result, numbers, len(targets), has_one_label),
+        headline=make_headline(result, numbers),
+        numbers=make_numbers(result, confusion),
         promised=promised,
         abstention=read_abstention(result),
         caveats=list_caveats(classes, data, origin.check, bool(result["intervals"]), promised),
-        has_one_label=has_one_label,
+        has_one_label=limits == (1, 1),
         classes=sorted(classes, key=lambda facts: facts.weakness),
         confusions=[
             Confusion(
@@ -368,9 +367,9 @@ def gather(
 # ---- numbers ----
 
 
-def make_headline(result: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], has_one_label: bool) -> list[Number]:
+def make_headline(result: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> list[Number]:
     """What the model is good for, in one number or two."""
-    if has_one_label:
+    if "accuracy" in result["metrics"]:  # each image has one label, and gets one
         return [make_number(result, "accuracy", "of the images get their right class")]
     recall = make_number(result, "OR", "of the labels are found")
     precision = make_number(result, "OP", "of what it says is right")
@@ -381,12 +380,11 @@ def make_headline(result: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]
     return [recall, precision]
 
 
-def make_numbers(
-    result: Mapping[str, Any], columns: Mapping[str, NDArray[Any]], num_images: int, has_one_label: bool
-) -> list[Number]:
-    """Further numbers, each with what it means."""
-    positives = columns["positives"]
-    chance = positives[positives > 0].mean() / num_images if positives.any() else 0.0
+def make_numbers(result: Mapping[str, Any], confusion: NDArray[np.int64]) -> list[Number]:
+    """Further numbers, each with what it means. `confusion` is (C, 2, 2)."""
+    known, positives = confusion.sum(axis=(1, 2)), confusion[:, 1].sum(axis=1)
+    shares = positives[positives > 0] / known[positives > 0]
+    chance = shares.mean() if len(shares) else 0.0
     num_classes = int(result["metrics"]["num_classes_in_mAP"])
     mean_ap = make_number(
         result,
@@ -395,7 +393,7 @@ def make_numbers(
         f"{count(num_classes, 'class')}; 1 is perfect, a random order gives {chance:.3f}",
     )
     macro = make_number(result, "f1_macro", "mean F1 of the classes, of which rare ones count as much as frequent ones")
-    if has_one_label:
+    if "accuracy" in result["metrics"]:
         top = make_number(result, "OR_top3", "of the images have their right class among the three most probable ones")
         return [macro, mean_ap, top]
     return [

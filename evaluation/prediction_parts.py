@@ -47,6 +47,7 @@ PARTS = "parts"  # the value of PREDICTION_FILES, and the folder
 MANIFEST, SUMMARY = "_parts.json", "_summary.json"  # readers of a folder of Parquet files pass names with _ over
 VERSION = 1  # of both
 ERROR = "error"  # the column
+AS_BEFORE: dict[str, Any] = {"PICTURES_ON": "cpu"}  # what settings were of parts that do not note them
 ROWS_AT_ONCE = 1024  # that are written together: the row groups of the Parquet files
 MANY = 100  # images of one of several parts: if none of them can be read, it is not the images that are damaged
 FAULTS_OF_IMAGES = {  # what the system says of a file that is not there or none of ours; all else stops the process
@@ -149,10 +150,11 @@ class PartsJob:
         advice = f"delete {self.folder}, or set PREDICTIONS_FOLDER to another"
         if manifest["model_sha256"] != ours["model_sha256"]:
             raise InputError(f"{self.folder} holds predictions of another model, {manifest['model']}: {advice}")
-        theirs = manifest["settings"]
+        theirs = AS_BEFORE | manifest["settings"]
         for name, value in ours["settings"].items():
-            if theirs.get(name) != value:
-                raise InputError(f"{self.folder} was begun with {name} {theirs.get(name)}, and it is {value}: {advice}")
+            found = theirs.get(name, "that an earlier version did not note")
+            if found != value:
+                raise InputError(f"{self.folder} was begun with {name} {found}, and it is {value}: {advice}")
         try:
             self.images.require_same(manifest["images"])
         except InputError as error:

@@ -141,11 +141,12 @@ def measure_gains(predicted: ArrayLike, targets: ArrayLike, is_left: ArrayLike) 
     """What the images that are not left to a person have more of f1_weighted, f1_samples and exact_match than all have.
 
     `predicted` (N, C) bool, `targets` (N, C) with -1 or NaN for unknown, `is_left` (N,) bool. The intervals are those
-    of the infinitesimal jackknife, as of `thresholds.standard_error`: an image in both has a share in both. Returns {}
-    where all images are left.
+    of the infinitesimal jackknife, as of `thresholds.standard_error`: an image in both has a share in both. Images
+    without a known label count nowhere. Returns {} where all others are left.
     """
     present, known = metrics.as_known(targets)
-    predicted, decided = np.asarray(predicted) & known, ~np.asarray(is_left)
+    has_known = known.any(axis=1)
+    predicted, decided = np.asarray(predicted) & known, has_known & ~np.asarray(is_left)
     if not decided.any():
         return {}
     guesses, positives, hits = (entries.sum(axis=1) for entries in (predicted, present, predicted & present))
@@ -156,7 +157,7 @@ def measure_gains(predicted: ArrayLike, targets: ArrayLike, is_left: ArrayLike) 
     gains = {}
     for name in ("f1_weighted", *by_image):
         values, influences = [], []
-        for rows in (np.ones_like(decided), decided):
+        for rows in (has_known, decided):
             influence = np.zeros(len(decided))
             if name in by_image:
                 value = by_image[name][rows].mean()

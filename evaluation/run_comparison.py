@@ -8,6 +8,7 @@ testing.py left with each run (evaluation/test_results.py): nothing is predicted
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ TOLERANCE = 1e-3  # of mAP: scores that another processor measures may tie in ot
 HOW_TO_TEST = "python testing.py --MODEL_PATH FILE.pt"
 NO_TEST = f"has no test: {HOW_TO_TEST}"
 IS_REFERENCE = "is_reference"  # column: True for a row that others are compared with
+OF_ONE_TEST = "a row with one test stands for that model alone"  # one seed says nothing of other seeds
 SAME_AS = {"accuracy": "exact_match"}  # with one label an image testing.py gives it this name, too
 
 
@@ -51,19 +53,20 @@ def compare_rows(
         ruler = rows["test_ruler"].iloc[reference]
         others = [n for n, of_row in enumerate(rows["test_ruler"]) if of_row == ruler and n != reference]
         groups = [[reference, *others]]
-    names, compared, counts = choose_metrics(sort_by, rows), [], {}
+    names, compared, counts, num_tests = choose_metrics(sort_by, rows), [], {}, []
     for group in groups:
         part, problems = add_differences(rows.iloc[group], [folders[number] for number in group], names)
         say(*(f"no Δ: {problem}" for problem in problems), stream=sys.stderr)
         compared.append(part)
-        if num_compared := int(part[f"{DIFFERENCE}{TEST}mAP"].notna().sum()):
-            counts[group[0]] = num_compared
+        is_compared = part[f"{DIFFERENCE}{TEST}mAP"].notna()
+        if is_compared.any():
+            counts[group[0]] = int(is_compared.sum())
+            num_tests += [len(folders[number]) for number in (group[0], *itertools.compress(group, is_compared))]
     left = [number for number in range(len(rows)) if number not in {number for group in groups for number in group}]
     joined = pd.concat([*compared, rows.iloc[left]]).sort_index()
     joined.attrs.update(rows.attrs)
     legend = describe_reference(rows, counts, against, sort_by)
-    if counts and any(len(row_folders) > 1 for row_folders in folders):
-        legend[0] += " and over seeds"
+    legend[0] += describe_seeds(num_tests)
     alone = [group[0] for group in groups if len(group) == 1 and counts]
     if num_left := sum(bool(folders[number]) for number in left) + len(alone):
         by = "" if sort_by.startswith(TEST) else " (--SORT_BY test_mAP says how it differs)"
@@ -111,6 +114,13 @@ def describe_reference(rows: Frame, counts: Mapping[int, int], against: str, sor
     elif against == "best":
         lines.append(f"it was chosen by {sort_by}, without a look at the test images")
     return lines
+
+
+def describe_seeds(num_tests: Sequence[int]) -> str:
+    """What else than images the intervals of differences are over; `num_tests` are the tests of each row."""
+    if max(num_tests, default=1) == 1:
+        return ""
+    return " and over seeds" + (f"; {OF_ONE_TEST}" if min(num_tests) == 1 else "")
 
 
 def choose_metrics(sort_by: str, rows: Frame) -> list[str]:

@@ -18,7 +18,7 @@ import metrics
 from dataset.frames import pd
 from evaluation import tables, test_results
 from evaluation.pages import count
-from evaluation.run_comparison import explain_no_test, list_folders, resample_test
+from evaluation.run_comparison import describe_seeds, explain_no_test, list_folders, resample_test
 from evaluation.tables import DIFFERENCE, MARK, SIGNIFICANCE, Frame, Layout
 from metrics import Resampled
 from utils import InputError, say
@@ -55,7 +55,7 @@ def print_pair(pair: Frame, constants: Sequence[str], root: Path, mode: str = ""
     names = require_one_ruler([*folders[0], *folders[1]])
     a, b = ([resample_test(folder) for folder in of_letter] for of_letter in folders)
     overall, classes = compare_metrics(a, b), compare_classes(a, b, names)
-    legend = describe_classes(classes, has_seeds=len(a) + len(b) > 2)
+    legend = describe_classes(classes, [len(a), len(b)])
     if people:
         say("")
         show(overall)
@@ -132,8 +132,11 @@ def join_names(names: Iterable[str]) -> str:
     return f"{', '.join(listed[:MAX_NAMES])}{more}" or "none"
 
 
-def describe_classes(classes: Frame, has_seeds: bool) -> list[str]:
-    """Which classes gained and lost AP, or that none is known to have; and what the differences are."""
+def describe_classes(classes: Frame, num_tests: Sequence[int]) -> list[str]:
+    """Which classes gained and lost AP, or that none is known to have; and what the differences are.
+
+    `num_tests` are the tests of A and of B.
+    """
     p, change = classes[f"{DIFFERENCE}AP_p"], classes[f"{DIFFERENCE}AP"]
     is_found = p < SIGNIFICANCE
     gained, lost = classes["class"][is_found & (change > 0)], classes["class"][is_found & (change < 0)][::-1]
@@ -144,10 +147,9 @@ def describe_classes(classes: Frame, has_seeds: bool) -> list[str]:
     left_out = (
         f"; {MAX_CLASSES} of {len(classes)} classes are shown, --csv has all" if len(classes) > MAX_CLASSES else ""
     )
-    seeds = " and over seeds" if has_seeds else ""
     times = count(int(p.notna().sum()), "comparison")
     return [
         f"{line}{left_out}",
-        f"Δ: B - A on the same test images; [95 % interval], paired over images{seeds}",
+        f"Δ: B - A on the same test images; [95 % interval], paired over images{describe_seeds(num_tests)}",
         f"{MARK}: p is .05 or more; of the classes after Holm's correction for {times}",
     ]

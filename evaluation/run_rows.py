@@ -40,8 +40,41 @@ def identify_configuration(sidecar: Mapping[str, Any], constants: Sequence[str])
     values = {name: run_constants.get(name) for name in constants if name not in ("SEED", "FEATURES")}
     keys = ("model_name", "head", "features", "chosen_by", "threshold_policy", "min_labels", "max_labels")
     top = {"features": AS_BEFORE["FEATURES"]} | dict(sidecar)
-    decisive = [values, [top.get(key) for key in keys], sidecar["dataset"].get("fingerprint"), "fold" in sidecar]
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return _digest([values, [top.get(key) for key in keys], sidecar["dataset"].get("fingerprint"), "fold" in sidecar])
+
+
+def _digest(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def separate_files(runs: Frame) -> Frame:
+    """`runs` with another configuration for each fingerprint of image files that have the same names."""
+    if "files_fingerprint" not in runs:
+        return runs
+    configurations = runs["configuration"].tolist()
+    files = complete_fingerprints(configurations, runs["files_fingerprint"].tolist())
+    pairs = zip(configurations, files, strict=True)
+    return _assign(runs, configuration=[_digest([name, of_files]) if of_files else name for name, of_files in pairs])
+
+
+def complete_fingerprints(groups: Sequence[str], fingerprints: Sequence[Any]) -> list[str]:
+    """The fingerprint of each run's image files: of an older run, which lacks it, that of its group, or else "".
+
+    `groups` say which runs may have the same files. Where a group has several fingerprints, its older runs stay apart.
+
+    >>> complete_fingerprints(["x", "x", "y", "y", "y"], ["1", "", "1", "2", None])
+    ['1', '1', '1', '2', '']
+    """
+    pairs = [(group, _as_text(fingerprint)) for group, fingerprint in zip(groups, fingerprints, strict=True)]
+    known: dict[str, set[str]] = {}
+    for group, text in pairs:
+        known.setdefault(group, set()).update({text} - {""})
+    of_group = {group: "".join(texts) if len(texts) == 1 else "" for group, texts in known.items()}
+    return [text or of_group[group] for group, text in pairs]
+
+
+def _as_text(value: Any) -> str:
+    return str(value) if tables.is_given(value) else ""
 
 
 def find_copies(runs: Mapping[str, Any]) -> dict[str, str]:
@@ -76,8 +109,8 @@ def find_blocks(runs: Frame, sort_by: str, has_means: bool) -> list[tuple[str, F
     """[(what differs from the block above, its runs)]: runs that may be ranked by the column `sort_by`.
 
     By a column of tests these are the runs tested by one ruler; by any other the runs with the same validation images
-    and, for best_f1, the same kind of F1. With `has_means` a row may be the mean over FOLDS, whose validation images
-    together are all images. The block with the most runs comes first, runs without a test come last.
+    and, for best_f1, the same kind of F1. With `has_means` a row may be the mean over FOLDS, see `find_validations`.
+    The block with the most runs comes first, runs without a test come last.
     """
     from evaluation.test_results import describe_difference
 
@@ -86,7 +119,9 @@ def find_blocks(runs: Frame, sort_by: str, has_means: bool) -> list[tuple[str, F
     if sort_by.startswith(TEST):
         keys = [(ruler if isinstance(ruler, str) else "",) for ruler in runs["test_ruler"]]
     else:
-        keys = [_find_validation(row, sort_by, has_means) for row in runs.to_dict("records")]
+        keys = find_validations(runs, has_means)
+    if sort_by.startswith("best_f1"):
+        keys = [(*key, kind) for key, kind in zip(keys, runs["chosen_by"], strict=True)]
     order = sorted(dict.fromkeys(keys), key=lambda key: (key == ("",), -keys.count(key)))
     blocks, above = [], None
     for key in order:
@@ -101,23 +136,28 @@ def find_blocks(runs: Frame, sort_by: str, has_means: bool) -> list[tuple[str, F
     return blocks
 
 
-def _find_validation(row: Mapping[str, Any], sort_by: str, has_means: bool) -> tuple[str, ...]:
-    """What a run's validation was measured by: the images, and which F1 `best_f1` is."""
-    images = row.get("val_fingerprint")
-    split = [str(row.get(name)) for name in ("fingerprint", "SPLIT_SEED", "FOLDS")]
-    if has_means and tables.is_given(row.get("fold_of")):
-        images = " ".join(["folds", *split])
-    elif not images or not tables.is_given(images):  # of a run whose scores are gone, too
-        images = " ".join([*split, str(row.get("num_val"))])
-    return (str(images), _find_kind(row)) if sort_by.startswith("best_f1") else (str(images),)
+def find_validations(runs: Frame, has_means: bool) -> list[tuple[str, ...]]:
+    """What each run was validated by: (images, their labels and classes; the files, see `complete_fingerprints`).
+
+    With `has_means` the folds of FOLDS were validated on all images, which they are together.
+    """
+    rows = runs.to_dict("records")
+    of_folds = {str(row.get("fold_of")): row.get("files_fingerprint") for row in rows if row.get("fold") != 0}
+    images, files = [], []
+    for row in rows:
+        if has_means and tables.is_given(row.get("fold_of")):
+            images.append(" ".join(["folds", *_list_split(row)]))
+            # the averaged model has no fingerprint of its files: they are those of its folds
+            files.append(of_folds.get(str(row["fold_of"])) if row.get("fold") == 0 else row.get("files_fingerprint"))
+        else:
+            split = " ".join([*_list_split(row), str(row.get("num_val"))])
+            images.append(_as_text(row.get("val_fingerprint")) or split)  # the scores of an older run may be gone
+            files.append(row.get("val_files_fingerprint"))
+    return [*zip(images, complete_fingerprints(images, files), strict=True)]
 
 
-def _find_kind(row: Mapping[str, Any]) -> str:
-    """Which F1 `best_f1` is."""
-    kind = row.get("chosen_by")
-    if tables.is_given(kind):
-        return str(kind)
-    return "f1_macro" if row.get("LABELS_PER_IMAGE") == "one" else "f1_weighted"
+def _list_split(row: Mapping[str, Any]) -> list[str]:
+    return [str(row.get(name)) for name in ("fingerprint", "SPLIT_SEED", "FOLDS")]
 
 
 def _describe_validation(above: Any, below: Any, key_above: tuple[str, ...], key_below: tuple[str, ...]) -> str:
@@ -128,8 +168,12 @@ def _describe_validation(above: Any, below: Any, key_above: tuple[str, ...], key
     elif key_above[0] != key_below[0]:
         counts = [_count_validation(row) for row in (above, below)]
         words.append(f"other validation images{f' ({counts[0]} and {counts[1]})' if counts[0] != counts[1] else ''}")
-    if key_above[1:] != key_below[1:]:
-        words.append(f"best_f1 is {_find_kind(above)} above and {_find_kind(below)} below")
+    elif key_above[1] != key_below[1]:
+        is_known = key_above[1] and key_below[1]
+        content = "with other content" if is_known else "maybe with other content: an older run does not say"
+        words.append(f"validation images of the same names, {content}")
+    if key_above[2:] != key_below[2:]:
+        words.append(f"best_f1 is {key_above[2]} above and {key_below[2]} below")
     return "; ".join(words)
 
 
@@ -147,15 +191,20 @@ def make_rows(runs: Frame, columns: Sequence[str], averages: bool) -> Frame:
     """The rows that `runs` make: with `averages` one for all runs that agree in `columns`, else one each.
 
     New columns: `runs`, their number; `checkpoints`, a list of theirs; `test_checkpoints`, of those whose tests the row
-    has. A row of several runs has of each metric the mean and, in `<metric>_std`, the sample standard deviation, both
-    over the runs that have a value; of the rest the value that all of them share, else NaN (a mean of SEED would say
-    nothing), and columns that are empty then are left out. Tests are averaged where they agree in SAME_TEST; else the
-    row has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds. The columns that runs
-    of a row do not share are in `.attrs["varied"]`.
+    has; `val_ruler`, which is the same where validations were by the same images. A row of several runs has of each
+    metric the mean and, in `<metric>_std`, the sample standard deviation, both over the runs that have a value; of the
+    rest the value that all of them share, else NaN (a mean of SEED would say nothing), and columns that are empty then
+    are left out. Tests are averaged where they agree in SAME_TEST, metrics of validation in `name_rulers`; else the row
+    has none. The test of a model of averaged weights (FOLDS) is that of the row of its folds. The columns that runs of
+    a row do not share are in `.attrs["varied"]`.
     """
     from dataset.frames import pd
 
-    runs = _assign(runs, test_checkpoint=runs["checkpoint"].where(runs.get("test_ruler", _empty(runs)).notna()))
+    runs = _assign(
+        runs,
+        test_checkpoint=runs["checkpoint"].where(runs.get("test_ruler", _empty(runs)).notna()),
+        val_ruler=[" ".join(validation).strip() for validation in find_validations(runs, averages)],
+    )
     runs.attrs["varied"] = []
     if not averages:
         return _list_checkpoints(runs).drop(columns="test_checkpoint")
@@ -182,8 +231,9 @@ def average_groups(runs: Frame, number: Any) -> Frame:
     """One row for each group of several `runs`; `number` says which group a run is in. See `make_rows`."""
     from dataset.frames import pd
 
-    metrics = runs.attrs["metrics"]
-    runs = clear_unlike_tests(runs, number)
+    # a sidecar may call a metric as a column of ours, such as val_ruler
+    metrics = [name for name in runs.attrs["metrics"] if tables.is_numeric(runs[name])]
+    runs = clear_unlike_validations(clear_unlike_tests(runs, number), number)
     groups = runs.groupby(number)
     means = groups[metrics].agg(["mean", "std"])
     means.columns = [metric if statistic == "mean" else f"{metric}_std" for metric, statistic in means.columns]
@@ -219,6 +269,7 @@ def join_averaged(runs: Frame) -> Frame:
         return runs
     is_average = runs["fold"] == 0
     of_tests = [name for name in runs if name.startswith(TEST)]
+    joined = []
     for label, average in runs[is_average].iterrows():
         folds = runs.index[~is_average & (runs["fold_of"] == average["fold_of"])]
         if len(folds):
@@ -227,8 +278,8 @@ def join_averaged(runs: Frame) -> Frame:
                 for name in of_tests:
                     runs.loc[folds, name] = None
                     runs.loc[folds[0], name] = average[name]
-            runs = runs.drop(index=label)
-    return runs
+            joined.append(label)
+    return runs.drop(index=joined)
 
 
 def clear_unlike_tests(runs: Frame, number: Any) -> Frame:
@@ -240,6 +291,23 @@ def clear_unlike_tests(runs: Frame, number: Any) -> Frame:
     cleared = runs.copy()
     cleared.loc[number.map(is_unlike), [name for name in runs if name.startswith(TEST)]] = None
     return cleared
+
+
+def clear_unlike_validations(runs: Frame, number: Any) -> Frame:
+    """`runs` without those metrics of validation for which the runs of a group do not agree in `name_rulers`."""
+    cleared = runs.copy()
+    for name in runs.attrs["metrics"]:
+        if not name.startswith(TEST) and name not in NO_BETTER:
+            is_alike = (runs[name_rulers(name)].groupby(number).nunique() == 1).all(axis="columns")
+            cleared[name] = runs[name].where(number.map(is_alike))
+    return cleared
+
+
+def name_rulers(metric: str) -> list[str]:
+    """The columns that say what a `metric` was measured by: where they agree, it may be compared and averaged."""
+    if metric.startswith(TEST):
+        return ["test_ruler"]
+    return ["val_ruler", "chosen_by"] if metric == "best_f1" else ["val_ruler"]
 
 
 def _list_checkpoints(runs: Frame) -> Frame:
@@ -258,13 +326,19 @@ def sort_rows(rows: Frame, column: str, ascending: bool) -> Frame:
     return rows.loc[values.sort_values(ascending=ascending, kind="stable", na_position="last").index]
 
 
+def is_lower_better(column: str) -> bool:
+    """Whether the lowest value of the column is the best one, whatever SORT_ASCENDING says."""
+    return column.removeprefix(TEST) in LOWER_IS_BETTER
+
+
 def find_best(rows: Frame, lines: Mapping[int, str], sort_by: str) -> set[tuple[int, str]]:
     """The cells (number of the row, column) that hold the best value in a block of several rows.
 
     `lines` are {number of a block's first row: the line above it}. In the column `sort_by` the first row is the best;
-    in the others that a side is better of, the largest or smallest, if all were measured by the same images.
+    in the others that a side is better of, the largest or smallest, if all agree in `name_rulers`.
     """
-    names = [name for name in rows.attrs["metrics"] if name in rows and name not in NO_BETTER and "num_" not in name]
+    names = [name for name in rows.attrs["metrics"] if name in rows and name not in NO_BETTER]
+    names = [name for name in names if "num_" not in name and not name.endswith("_standard_error")]
     best = set()
     for _, part in tables.split_rows(len(rows), lines):
         block = rows.iloc[part]
@@ -272,15 +346,19 @@ def find_best(rows: Frame, lines: Mapping[int, str], sort_by: str) -> set[tuple[
             values = block[name]
             if not tables.is_numeric(values) or values.notna().sum() < 2:
                 continue
-            measured_by = ["test_ruler"] if name.startswith(TEST) else ["val_fingerprint", "chosen_by"]
             if name == sort_by:
                 value = values.iloc[0]
-            elif (block[[by for by in measured_by if by in block]].nunique() > 1).any():
+            elif not _agree(block[values.notna()], name_rulers(name)):
                 continue
             else:
-                value = values.min() if name.removeprefix(TEST) in LOWER_IS_BETTER else values.max()
+                value = values.min() if is_lower_better(name) else values.max()
             best |= {(int(number), name) for number in block.index[values == value]}
     return best
+
+
+def _agree(rows: Frame, columns: Sequence[str]) -> bool:
+    """Whether in each of the columns all rows have the same value. A missing one says that the runs of a row differ."""
+    return all(name in rows and rows[name].notna().all() and rows[name].nunique() == 1 for name in columns)
 
 
 def count_untested(rows: Frame) -> int:
@@ -296,6 +374,12 @@ def count_unlike_tests(runs: Frame, rows: Frame) -> int:
     tested = set(runs["checkpoint"][runs["test_ruler"].notna()])
     has_tests = [bool(tested & {*names}) for names in rows["checkpoints"]]
     return sum(has and not left for has, left in zip(has_tests, rows["test_checkpoints"], strict=True))
+
+
+def count_unlike_validations(rows: Frame) -> int:
+    """The number of rows that lack metrics of validation since their runs do not agree in `name_rulers`."""
+    is_alike = [rows.get(ruler, _empty(rows)).notna() for ruler in name_rulers("best_f1")]
+    return int((~(is_alike[0] & is_alike[1])).sum())
 
 
 def choose_telling(rows: Frame, columns: Sequence[str]) -> list[str]:

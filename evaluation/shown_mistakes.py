@@ -47,7 +47,7 @@ class Shown(NamedTuple):
     image: str  # its name in the files of predictions
     name: str  # of the class
     probability: float
-    threshold: float
+    threshold: float | None  # which the probability reaches or not; None: the limits of an image's labels decided
     labels: list[str]
     said: list[tuple[str, float]]  # labels that are said, and their probabilities, the most probable first
     photograph: bytes  # a JPEG
@@ -76,6 +76,9 @@ def show_mistake(
     pixels = decode_image(path)
     photograph = shrink(pixels, SIDE)
     drawn = draw_maps(maps, model.prepare(pixels), photograph, [mistake.label, *others])
+    threshold = float(model.thresholds[mistake.label])
+    has_one_label = model.min_labels == model.max_labels == 1
+    by_threshold = not has_one_label and (mistake.probability >= threshold) == is_wrong
     novelty = float(predictions.compared.novelty[row]) if predictions.compared else None
     nearest = predictions.name_nearest(row)[:MOST_NEAREST]
     return Shown(
@@ -83,7 +86,7 @@ def show_mistake(
         image=predictions.names[row],
         name=model.classes[mistake.label],
         probability=mistake.probability,
-        threshold=float(model.thresholds[mistake.label]),
+        threshold=threshold if by_threshold else None,
         labels=[model.classes[c] for c in there],
         said=[(model.classes[c], float(probabilities[c])) for c in sorted(said, key=lambda c: -probabilities[c])],
         photograph=encode(photograph),

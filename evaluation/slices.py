@@ -34,7 +34,8 @@ FEW_IMAGES = 30  # fewer say little, and that is said
 NO_SLICE = "(none)"  # what is printed for images without a text
 # Means over classes, in which a class that a slice lacks counts as 0: two slices differ by which classes they have
 CLASS_MEANS = {f"{name}{ending}" for name in ("CP", "CR", "CF1") for ending in ("", f"_top{metrics.TOP}")} | {
-    "f1_macro"
+    "f1_macro",
+    "label_accuracy",
 }
 
 

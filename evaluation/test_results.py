@@ -33,7 +33,7 @@ from utils import InputError, Progress, explain
 RESULT_FILE, SCORES_FILE = "test_result.json", "test_scores.npz"  # in the folder of a run
 LOCK = ".test.lock"  # not the run's own: an earlier checkpoint may be tested while the run trains
 VERSION = 1  # of RESULT_FILE
-DEFINITIONS = 1  # of the numbers of metrics.measure: raise it where one of them comes to mean something else
+DEFINITIONS = 2  # of the numbers of metrics.measure: raise it where one of them comes to mean something else
 ROUNDING = 1e-9  # by which a share may be above 1
 HASHED_AT_ONCE = 1024  # images, between two lines of progress
 WEIGHTS = ("model_name", "classes", "weights", "epoch", "best_f1", "metrics", "saved")  # metadata that training changes

@@ -310,16 +310,14 @@ def list_files(path: Path) -> list[Path]:
 
 
 def hash_files(path: Path) -> dict[str, str]:
-    """The SHA-256 of the export `path`, by names: of a file, and of OpenVINO's weights beside it; of a folder's files.
+    """The SHA-256 of the export `path`, by names: of a file, and that of its weights beside it; of a folder's files.
 
     A folder's texts for people (.md) are left out: they may be edited.
     """
     if path.is_dir():
         files = [file for file in list_files(path) if file.suffix != ".md"]
         return {file.relative_to(path).as_posix(): hash_file(file) for file in files}
-    weights = path.with_suffix(".bin")
-    files = [path, weights] if path.suffix == ".xml" and weights.is_file() else [path]
-    return {file.name: hash_file(file) for file in files}
+    return {file.name: hash_file(file) for file in list_files(path)}
 
 
 def hash_texts(path: Path) -> dict[str, str]:

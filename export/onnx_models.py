@@ -153,10 +153,11 @@ def quantize(model: Any, paths: Sequence[str], read_image: Callable[[str], Tenso
 
 def list_float_nodes(model: Any) -> list[str]:
     """The names of the nodes of an ONNX ModelProto that stay in float in int8: all of a head `kernel`, else the last
-    matrix product, which is the head's.
+    matrix product, which is the head's, and all that is computed from it, to the output.
 
     exp() of a distance that is rounded to one of 256 levels is another similarity. In the last product, logits are
-    small differences of large sums where the head was fitted closely. Both take next to no time.
+    small differences of large sums where the head was fitted closely. Of 256 levels of a probability the first is 0,
+    which a rare class would then always have. All of this takes next to no time.
     """
     # only heads.Kernel has tensors of these names, whatever module the head is in; what it computes begins with them
     reached = {
@@ -164,14 +165,16 @@ def list_float_nodes(model: Any) -> list[str]:
         for tensor in model.graph.initializer
         if tensor.name.endswith(tuple(f"head.{name}" for name in ("mean", "scale", "axes", "landmarks")))
     }
+    products = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")]
     names = []
+    if products and not reached:
+        reached.update(products[-1].output)
+        names.append(products[-1].name)
     for node in model.graph.node:  # in the order in which they compute
         if reached.intersection(node.input):
             reached.update(node.output)
             names.append(node.name)
-    if names:
-        return names
-    return [node.name for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1:]
+    return names
 
 
 # ---- files ----

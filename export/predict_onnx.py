@@ -128,13 +128,22 @@ def require_whole(path: Path) -> None:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read {report}: {type(error).__name__}") from error
     expected = content.get("sha256") if isinstance(content, dict) else None
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected is not None and expected != {path.name: digest}:
+    if expected is None:
+        return
+    expected = expected if isinstance(expected, dict) else {}
+    files = (path, path.with_name(f"{path.name}.data"))  # the second: weights above 2 GB
+    found = {file.name: hash_file(file) for file in files if file.name in expected and file.is_file()}
+    if not expected or expected != found:
         raise ModelError(
             f"{path} has changed since {report.name} was written: it is damaged, or another file; export it again, or "
             f"delete {report.name} to use it all the same"
         )
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_session(path: str | Path) -> onnxruntime.InferenceSession:

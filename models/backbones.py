@@ -230,7 +230,8 @@ def get_timm_name(name: str) -> str:
 def name_network(checkpoint: Mapping[str, Any]) -> str:
     """The network of a checkpoint, as `make_backbone` takes it: what its model's name meant when it was saved."""
     name: str = checkpoint["model_name"]
-    return str(checkpoint.get("network") or MEANT_BEFORE.get(name, name))
+    network: str = checkpoint.get("network", MEANT_BEFORE.get(name, name))
+    return network
 
 
 def _measure_features(backbone: nn.Module, image_size: Size) -> tuple[int, ...] | None:

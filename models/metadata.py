@@ -149,6 +149,7 @@ OBJECT = Limit(is_object, "an object of names and values")
 RULES: dict[str, Limit] = {
     # the model
     "model_name": NAME,
+    "network": NAME,  # what the name means to timm or torchvision; without it: models/backbones.py, MEANT_BEFORE
     "head": NAME,
     "head_options": Limit(lambda value: value is None or is_object(value, is_option), "an object of names and numbers"),
     "features": NAME,  # of models/features.py; without it: own

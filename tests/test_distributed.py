@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from launching import finish, launch_together
 
 import distributed
 import models_factory
+import predictor
 import utils
 from dataset.loading import EpochBatches
-from models import checkpoints
+from models import checkpoints, novelty
 from utils import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +152,21 @@ def test_a_process_that_fails_on_a_gpu_waits_for_nobody(
         if ending:
             raise ending
     assert calls == ["waits"] * waits
+
+
+def test_what_only_the_first_process_does_may_take_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others wait for it in the group of gloo. An exchange of tensors that nobody answers ends sooner."""
+    patience: dict[str, timedelta] = {}
+    pretend_torchrun(monkeypatch, 1)
+    store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+    monkeypatch.setattr(distributed, "rendezvous", lambda *_, **__: iter([(store, 1, 2)]))
+    for name in ("init_process_group", "new_group"):
+        monkeypatch.setattr(dist, name, lambda *_, name=name, timeout, **__: patience.update({name: timeout}))
+    with distributed.start("cpu"):
+        pass
+    assert patience["init_process_group"] <= timedelta(hours=1)
+    assert timedelta(days=2) <= patience["new_group"]
+    assert patience["new_group"] / timedelta(milliseconds=1) < 2**31, "C++ counts milliseconds"
 
 
 # ---- training ----
@@ -293,6 +311,39 @@ def test_testing_shares_the_images_out_and_writes_what_one_process_does(
         assert not list(folder.glob(".predictions_*")), "what was kept on the way is gone"
     assert written[0] == written[1] == written[2]
     assert len(written[0]) >= 4
+
+
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_all_processes_compare_images_with_what_the_first_one_has(
+    has_labels: bool, shared_dataset: Path, tmp_path: Path
+) -> None:
+    """On two machines, of which only the first has that file, a test comes to what it does in one process."""
+    run(shared_dataset, tmp_path / "run", 1, "--NUM_EPOCHS=1", script="training")
+    (checkpoint,) = tmp_path.glob("run/trained_models/*/*.pt")
+    images = sorted((shared_dataset / "images" / "train-resized").iterdir())[:20]
+    reference = novelty.Reference(
+        features=novelty.normalise(predictor.load(checkpoint, "cpu").measure_features([*map(str, images)])),
+        names=[path.name for path in images],
+        distances=np.linspace(0, 0.01, len(images), dtype=np.float32),
+        identity=novelty.identify(checkpoints.load(checkpoint)),
+    )
+    novelty.save_reference(checkpoint.with_suffix("") / novelty.REFERENCE_FILE, reference)
+    written = []
+    for script, count in (("testing", 1), ("reference_on_first", 2)):
+        folder = tmp_path / script
+        folder.mkdir()
+        options = [f"--MODEL_PATH={checkpoint}", f"--PREDICTIONS_FOLDER={folder}", "--PREDICTION_FILES=records"]
+        options += ["--TEST_BATCH_SIZE=5", "--BOOTSTRAP_SAMPLES=20"]
+        if not has_labels:
+            options.append(f"--TEST_LABELS_DIR={tmp_path / 'none'}")
+        arguments = [*make_small_run(shared_dataset, tmp_path / "run"), *MODEL, *options]
+        assert finish(*launch_together(script, arguments, count, folder)) == [0] * count, (folder / "0.txt").read_text()
+        written.append({path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".json"})
+    assert written[0] == written[1]
+    assert ("evaluate_result.json" in written[0]) is has_labels
+    (records,) = (json.loads(content) for name, content in written[0].items() if name.endswith("_records.json"))
+    assert [len(record["nearest"]) for record in records] == [novelty.NUM_NEAREST] * 12
+    assert all(0 <= record["novelty"] <= 1 for record in records)
 
 
 def test_too_few_images_for_two_in_each_process(shared_dataset: Path, tmp_path: Path) -> None:

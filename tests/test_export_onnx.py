@@ -194,6 +194,23 @@ def test_probabilities_come_calibrated_with_their_thresholds(
         assert "this file gives probabilities of CALIBRATION platt: export it again for temperature" in message
 
 
+def test_a_model_without_a_threshold_takes_the_constant(checkpoint: Path, photographs: Path, tmp_path: Path) -> None:
+    """The files that are made say it; a hub folder has none, as its checkpoint, and takes it where it is opened."""
+    path = tmp_path / "random.pt"
+    checkpoints.save(path, checkpoints.load(checkpoint) | {"thresholds": None, "best_threshold": None})
+    few = {"EXPORT_FORMATS": "torchscript,hub", "EXPORT_CHECK_IMAGES": 2}
+    export_onnx.main(make_arguments(path, tmp_path, photographs, TH_MULTI_LABEL=0.35, **few))
+    folder = tmp_path / "exported_models"
+    for name in ("torchscript", "hub"):
+        report = json.loads((folder / f"{FILES[name]}.json").read_text())
+        assert (report["parity"], report["problems"]) == ("passed", [])
+    made = predictor.load(folder / FILES["torchscript"], "cpu", default_threshold=0.9)
+    assert made.thresholds.tolist() == np.full(18, 0.35, np.float32).tolist()
+    hub = predictor.load(folder / FILES["hub"], "cpu", default_threshold=0.9)
+    assert not hub.has_thresholds
+    assert hub.thresholds.tolist() == np.full(18, 0.9, np.float32).tolist()
+
+
 @pytest.mark.parametrize("output", ["logits", "probabilities"])
 def test_files_of_logits_say_that_they_have_no_calibration(
     output: str, checkpoint: Path, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

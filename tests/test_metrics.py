@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -202,10 +203,18 @@ def test_cf1_is_not_macro_f1() -> None:
     assert measured["f1_macro"] == pytest.approx((1 + 2 * 0.25 / 1.25) / 2)
 
 
+IMAGE_METRICS: dict[str, Callable[..., Any]] = {
+    "exact_match": reference.accuracy_score,
+    "f1_samples": partial(reference.f1_score, average="samples", zero_division=0),
+    "sample_accuracy": partial(reference.jaccard_score, average="samples", zero_division=0),
+}
+
+
 @pytest.mark.parametrize("unknown", [-1, np.nan])
 def test_unknown_entries_count_nowhere(unknown: float) -> None:
     probabilities, targets = draw(5)
     hidden = np.random.default_rng(0).random(targets.shape) < 0.3
+    hidden[:20] = True  # images of which nothing is known
     marked = np.where(hidden, unknown, targets.astype(float))
     ap = metrics.average_precision(probabilities, marked)
     for label in (0, 1, 4, 5, 6):
@@ -216,20 +225,68 @@ def test_unknown_entries_count_nowhere(unknown: float) -> None:
     known = ~hidden
     assert measured["f1_micro"] == pytest.approx(reference.f1_score(targets[known], probabilities[known] >= 0.5))
     assert measured["hamming_loss"] == pytest.approx((targets[known] != (probabilities[known] >= 0.5)).mean())
-    assert measured["exact_match"] == pytest.approx((((probabilities >= 0.5) == targets) | hidden).all(axis=1).mean())
+    rows = known.any(axis=1)
+    of_images = (targets * known)[rows], ((probabilities >= 0.5) & known)[rows]
+    for name, measure in IMAGE_METRICS.items():
+        assert measured[name] == pytest.approx(measure(*of_images), abs=1e-9), name
     top = take_most_probable(probabilities, 3)
     assert measured["OF1_top3"] == pytest.approx(reference.f1_score(targets[known], top[known]), abs=1e-9)
     right = ((probabilities >= 0.5) == targets) & known
     assert measured["label_accuracy"] == pytest.approx((right.sum(axis=0) / known.sum(axis=0)).mean(), abs=1e-9)
-    both, either = (probabilities >= 0.5) & (targets == 1) & known, ((probabilities >= 0.5) | (targets == 1)) & known
-    jaccard = both.sum(axis=1) / np.maximum(either.sum(axis=1), 1)
-    assert measured["sample_accuracy"] == pytest.approx(jaccard.mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("unknown", [-1, np.nan])
+def test_images_without_a_known_label_do_not_count_in_intervals_either(unknown: float) -> None:
+    """Of 50 images 20 are not known: resamples of 50, means over the known ones, and Student's t of 30."""
+    numbers = np.arange(50)
+    targets = (numbers[:, None] % [2, 3] == 0).astype(np.int8)
+    predicted = targets == 1
+    predicted[numbers % 4 == 0, 0] ^= True
+    has_known = numbers >= 20
+    marked = np.where(has_known[:, None], targets, unknown)
+    rng = make_products_rng(4)
+    draws = [numbers, *(rng.integers(50, size=50) for _ in range(100))]
+    draws = [images[has_known[images]] for images in draws]
+    scores, better = np.where(predicted, 0.9, 0.1), np.where(targets == 1, 0.9, 0.1)
+    intervals, _ = metrics.bootstrap(scores, marked, 0.5, 100, seed=4)
+    differences = metrics.compare(scores, better, marked, 0.5, 0.5, 100, seed=4)
+    t = stats.t.ppf(0.975, 29)
+    for name, measure in IMAGE_METRICS.items():
+        values = np.array([measure(targets[images], predicted[images]) for images in draws])
+        num = values[0] * (1 - values[0]) / values[1:].var(ddof=1)
+        assert intervals[name] == pytest.approx(solve_score_interval(values[0], num, t), abs=1e-6), name
+        value, *drawn = [
+            measure(targets[images], targets[images]) - before for images, before in zip(draws, values, strict=True)
+        ]
+        error = max(np.std(drawn, ddof=1), value / 31)
+        expected = value, value - t * error, value + t * error, 2 * stats.t.sf(value / error, 29)
+        assert differences[name] == pytest.approx(expected, abs=1e-6), name
+
+
+def test_where_nothing_is_known_nothing_is_right() -> None:
+    assert metrics.measure([[0.9], [0.9]], [[0], [-1]], 0.5)["exact_match"] == 0
+    measured = metrics.measure([[0.9], [0.9]], [[-1], [-1]], 0.5)
+    assert [measured[name] for name in IMAGE_METRICS] == [0, 0, 0]
+    intervals, _ = metrics.bootstrap([[0.9], [0.9]], [[-1], [-1]], 0.5, 3)
+    assert intervals["exact_match"] == pytest.approx((0, 1), abs=1e-6)
 
 
 def test_a_score_equal_to_the_threshold_is_predicted() -> None:
     threshold = 0.3  # not a float32: compared as the nearest one
     assert metrics.predict(np.array([[0.3]], dtype=np.float32), threshold).all()
     assert not metrics.predict(np.array([[np.nextafter(np.float32(0.3), np.float32(0))]]), threshold).any()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
+def test_whole_numbers_are_compared_as_fractions(dtype: type) -> None:
+    scores = np.array([[1, 0]], dtype=dtype)
+    assert metrics.predict(scores, 0.5).tolist() == metrics.predict(scores.tolist(), 0.5).tolist() == [[True, False]]
+    assert metrics.predict(scores, 0.5, min_labels=2).tolist() == [[True, True]]
+
+
+def test_half_precision_is_compared_in_float32() -> None:
+    """As `measure` does: .3001 would become the float16 nearest to .3."""
+    assert metrics.predict(np.array([[0.5, 0.3]], dtype=np.float16), 0.3001).tolist() == [[True, False]]
 
 
 def test_no_positive_at_all_has_no_map() -> None:
@@ -417,7 +474,13 @@ def test_intervals_are_those_of_the_standard_error_over_resamples(unknown: float
         predicted = known & (metrics.predict(scores, at, **limits) if not ending else top > 0)
         added = {
             name: sum_longer_arms(whole[name + ending], [each[name + ending] for each in drawn], found[name], of)
-            for name, of in (("P", predicted), ("R", present), ("F1", present), ("AP", present))
+            for name, of in (
+                ("P", predicted),
+                ("R", present),
+                ("F1", present),
+                ("AP", present),
+                ("accuracy", known),
+            )
             if name + ending in whole
         }
         cp, cr = whole[f"CP{ending}"], whole[f"CR{ending}"]
@@ -426,6 +489,7 @@ def test_intervals_are_those_of_the_standard_error_over_resamples(unknown: float
         wider[f"CF1{ending}"] = by_cp**2 * added["P"] + by_cr**2 * added["R"]
         if not ending:
             wider |= {"mAP": added["AP"] * (7 / present.any(axis=0).sum()) ** 2, "f1_macro": added["F1"]}
+            wider["label_accuracy"] = added["accuracy"]
     tables = {"known": known, "present": present, "predicted_top": known & (top > 0)}
     tables["predicted"] = known & metrics.predict(probabilities, thresholds, **limits)
     for name, interval in intervals.items():
@@ -560,6 +624,33 @@ def test_intervals_of_a_few_labels_contain_the_truth() -> None:
     assert covered > 0.94
 
 
+def test_a_mean_over_classes_is_as_unsure_as_its_rarest_class() -> None:
+    """Which metrics are such means is found out: of two classes they are the mean of what each has alone."""
+    numbers = np.arange(1000)
+    targets = np.column_stack([numbers % 2 == 0, np.where(np.isin(numbers, (5, 6)), 1, -1)]).astype(np.int8)
+    predicted = targets == 1
+    predicted[numbers % 50 < 5, 0] ^= True  # 60 positives are missed, and 40 others are predicted
+    scores = np.where(predicted, 0.9, 0.1)
+    measured = metrics.measure(scores, targets, 0.5)
+    intervals, _ = metrics.bootstrap(scores, targets, 0.5, 100)
+    alone = [metrics.measure(scores[:, [label]], targets[:, [label]], 0.5) for label in (0, 1)]
+    means = {
+        name
+        for name in intervals
+        if measured[name] == pytest.approx((alone[0][name] + alone[1][name]) / 2, abs=1e-9)
+        and alone[0][name] != alone[1][name]  # else any mean of the two is the same
+    }
+    assert {"mAP", "CP", "CR", "f1_macro", "label_accuracy"} <= means
+    of_two = stats.binomtest(2, 2).proportion_ci(0.95, method="wilson").low  # .34 of two entries that are both right
+    shortest = (1 - 2 * of_two / (1 + of_two)) / 2  # that of F1; it counts for half
+    for name in means:
+        assert measured[name] - intervals[name][0] > shortest - 1e-6, name
+    own = stats.binomtest(900, 1000).proportion_ci(0.95, method="wilson")
+    low, high = intervals["label_accuracy"]
+    assert 0.95 - low == pytest.approx(np.hypot(1 - of_two, 0.9 - own.low) / 2, abs=0.002)
+    assert high - 0.95 == pytest.approx((own.high - 0.9) / 2, abs=0.003)
+
+
 def test_few_labels_show_no_difference() -> None:
     """3 labels, all right, against 3 that are all wrong: Fisher's p is .1."""
     (a, targets), (b, _) = draw_few(3, 0, 1), draw_few(0, 3, 2)
@@ -645,6 +736,8 @@ def measure_with_scikit_learn(
     for average in ("micro", "weighted", "samples"):
         measured[f"f1_{average}"] = reference.f1_score(targets, predicted, average=average, zero_division=0)
     measured["exact_match"] = reference.accuracy_score(targets, predicted)
+    accuracies = [reference.accuracy_score(*columns) for columns in zip(targets.T, predicted.T, strict=True)]
+    measured["label_accuracy"] = float(np.mean(accuracies))
     measured["hamming_loss"] = reference.hamming_loss(targets, predicted)
     return measured
 
@@ -652,13 +745,14 @@ def measure_with_scikit_learn(
 def widen(name: str, drawn: list[list[float]], variance: float, arguments: tuple[Any, ...]) -> float:
     """The variance of a difference with what the classes add to those of the two models, and their correlation."""
     scores_a, scores_b, targets, at_a, at_b = arguments
-    of_class, num_classes = {"mAP": ("AP", 4), "f1_macro": ("F1", 5)}[name]
+    of_class, num_classes = {"mAP": ("AP", 4), "f1_macro": ("F1", 5), "label_accuracy": ("accuracy", 5)}[name]
+    has_class = targets >= (0 if name == "label_accuracy" else 1)
     added = []
     for scores, at in ((scores_a, at_a), (scores_b, at_b)):
         found = metrics.resample(scores, targets, at, 80, seed=3)
         value, draws = (measured.by_class[of_class] for measured in found[:2])
         interval = metrics.bootstrap(scores, targets, at, 80, seed=3)[1][of_class]
-        arms = sum_longer_arms(value[0], [*draws], interval, targets == 1, 0.95) * (5 / num_classes) ** 2
+        arms = sum_longer_arms(value[0], [*draws], interval, has_class, 0.95) * (5 / num_classes) ** 2
         added.append(arms.mean() / stats.norm.ppf(0.975) ** 2)
     s_a, s_b = (np.std(each, ddof=1) for each in drawn)
     e_a, e_b = np.hypot(s_a, added[0] ** 0.5), np.hypot(s_b, added[1] ** 0.5)
@@ -690,7 +784,7 @@ def test_compare_is_the_difference_in_each_resample(ties: int) -> None:
             assert found[name] == pytest.approx((value, -1, 1, 1), abs=1e-9), "one positive shows nothing"
         else:
             variance = np.var(drawn, ddof=1)
-            if name in ("mAP", "f1_macro"):
+            if name in ("mAP", "f1_macro", "label_accuracy"):
                 variance = widen(name, [[each[name] for each in of[1:]] for of in (a, b)], variance, arguments)
             error = max(variance**0.5, abs(value) / (num + 1))
             reach, p = stats.t.ppf(0.975, num - 1) * error, 2 * stats.t.sf(abs(value) / error, num - 1)

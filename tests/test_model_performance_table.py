@@ -515,7 +515,7 @@ def test_a_foreign_value_does_not_end_the_table(
     show: Any, root: Path, mode: tuple[str, ...], group: tuple[str, ...]
 ) -> None:
     odd = make_sidecar("resnet18", 0.99, 0.99, 1, SEED="[red]", HEAD={"a": 1}, LOSS=10**400, WEIGHT_DECAY=1e300)
-    odd["metrics"] |= {"SAM_RHO": 0.5, "checkpoint": 1.0, "mAP_std": 0.1, "runs": 7}
+    odd["metrics"] |= {"SAM_RHO": 0.5, "checkpoint": 1.0, "mAP_std": 0.1, "runs": 7, "val_ruler": 0.5}
     odd["dataset"] = {"fingerprint": {"b": 2}, "run": [1], "best_f1": "high"}
     write_run(root, "odd", odd)
     text = show(*mode, *group, width=1000)
@@ -750,6 +750,37 @@ def test_sorted_by_a_test_other_rulers_stand_apart(tested: Path, show: Any) -> N
     assert latex[4].count(r"\textbf{") == 1
 
 
+def test_of_errors_the_lowest_is_the_best(tested: Path, show: Any) -> None:
+    runs: Any = model_performance_table.read_runs(tested)
+    lowest = runs[runs["HEAD"].isin(SKILLS)].groupby("HEAD")["test_ECE"].min().sort_values()
+    arguments = ("--CHECKPOINTS_ROOT", str(tested), "--SORT_BY", "test_ECE")
+    by_head = (*arguments, "--GROUP_BY_COLUMNS", "HEAD")
+    rows = read_rows(show("--csv", *by_head, "--AGAINST", "best"))[: len(SKILLS)]
+    assert [row["HEAD"] for row in rows] == lowest.index.tolist()
+    assert [float(row["test_ECE"]) for row in rows] == pytest.approx(lowest.tolist()), "the best run of each"
+    assert [row["is_reference"] for row in rows] == ["True", "False", "False"]
+    bold = [line for line in show("--markdown", *by_head, "--COLUMNS", "test_ECE").splitlines() if "**" in line]
+    assert [line.split("|")[1].strip() for line in bold] == [lowest.index[0]]
+    assert show("--csv", *arguments) == show("--csv", *arguments, "--SORT_ASCENDING", "True")
+    losses = [row["test_hamming_loss"] for row in read_rows(show("--csv", *arguments[:-1], "test_hamming_loss"))]
+    assert [float(loss) for loss in losses[:3]] == sorted(map(float, losses[:3]))
+
+
+def test_sorted_by_a_test_a_mean_is_over_validations_that_are_alike(tmp_path: Path, show: Any) -> None:
+    root, rng = tmp_path / "splits", np.random.default_rng(2)
+    targets, aps = draw_targets(rng), []
+    for seed in (1, 2):
+        write_run(root, f"s{seed}", make_sidecar("resnet18", 0.5 + seed / 10, 0.6, 3, SPLIT_SEED=seed))
+        aps.append(write_test(root, f"resnet18/s{seed}", draw_probabilities(rng, targets, 1), targets)["mAP"])
+    group = ("--CHECKPOINTS_ROOT", str(root), "--GROUP_BY_COLUMNS", "HEAD", "--GROUP_MODE", "mean")
+    (row,) = read_rows(show("--csv", *group, "--SORT_BY", "test_mAP"))
+    assert float(row["test_mAP"]) == pytest.approx(statistics.mean(aps))
+    assert not {"best_f1", "best_f1_std", "mAP", "val_ruler"} & set(row)
+    note = "note: 1 group without metrics of validation, or without best_f1: their runs were validated on different"
+    assert note in " ".join(show(*group, "--SORT_BY", "test_mAP").split())
+    assert "without metrics of validation" not in show(*group, width=300), "by best_f1 they are two blocks"
+
+
 def test_against_the_best_there_are_marks(tested: Path, show: Any, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--CHECKPOINTS_ROOT", str(tested), "--AGAINST", "best", "--COLUMNS", "HEAD,test_mAP,run")
     rows = {row["HEAD"]: row for row in read_rows(show("--csv", *arguments, "--SORT_BY", "test_mAP"))}
@@ -820,7 +851,8 @@ def test_two_runs_beside_each_other(tested: Path, show: Any) -> None:
     text = show("--CHECKPOINTS_ROOT", str(tested), "--diff", name, "mlp1", width=100)
     assert "SEED" not in text, "it is none of what tells these two apart"
     assert f"A: {name}, the mean of 2 runs: gcn1, gcn2" in text
-    assert "paired over images and over seeds" in text
+    words = "paired over images and over seeds; a row with one test stands for that model alone"
+    assert words in " ".join(text.split()), "mlp1 is one run"
     assert show("--CHECKPOINTS_ROOT", str(tested), "--diff", "best", "best").startswith("A: resnet18/ml_decoder1.pt\n")
 
 

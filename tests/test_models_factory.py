@@ -7,6 +7,9 @@ from __future__ import annotations
 import importlib.util
 import random
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from torchvision.transforms import functional
 import heads
 import losses
 import models_factory
+from dataset import whole_files
 from dataset.image_sizes import Size
 from dataset_readers import read_dataset
 from models import backbones, checkpoints, pretrained
@@ -504,6 +508,28 @@ def test_a_download_that_was_cut_short_is_not_kept(tmp_path: Path, monkeypatch: 
     with pytest.raises(InputError, match=r"no pretrained weights for timm/resnet18: .* could not be downloaded"):
         models_factory.make_model("timm/resnet18", 5, weights="default", weights_folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_processes_that_begin_together_download_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of torchrun do. Threads stand for them, since a lock keeps these apart, too."""
+    together, asked = threading.Barrier(2), list[str]()
+
+    def download(url: str, path: str, *arguments: object, **options: object) -> None:
+        asked.append(path)
+        time.sleep(0.3)  # meanwhile the other one comes
+        torch.save({"weight": torch.arange(3.0)}, path)
+
+    def read(number: int) -> dict[str, Tensor]:
+        together.wait(60)
+        return pretrained.read_default("timm/resnet18", tmp_path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with ThreadPoolExecutor(2) as pool:
+        states = [*pool.map(read, range(2))]
+    (temporary,) = asked
+    assert whole_files.name_process() in temporary, "a name of its own: some disks have no locks"
+    assert [state["weight"].tolist() for state in states] == [[0, 1, 2]] * 2
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_a_network_without_published_weights_says_so(tmp_path: Path) -> None:

@@ -318,6 +318,31 @@ def test_a_test_comes_to_the_same(
     assert names["cpu"] != names[pictures_on], "an interrupted test does not go on with other pictures"
 
 
+@pytest.mark.parametrize(("begun", "later"), [("gpu", "cpu"), ("cpu", "gpu")])
+def test_parts_are_of_pictures_that_were_made_in_one_place(
+    begun: str,
+    later: str,
+    place: Callable[..., None],
+    checkpoint: Path,
+    shared_dataset: Path,
+    tmp_path: Path,
+    fails: Callable[..., str],
+) -> None:
+    pytest.importorskip("pyarrow", reason="Parquet files need pyarrow (requirements-parquet.txt)")
+    listed = tmp_path / "list.txt"
+    images = sorted((shared_dataset / "images" / "test-resized").iterdir())
+    listed.write_text("".join(f"{image}\n" for image in images))
+    arguments = [*make_small_run(shared_dataset, tmp_path), f"--MODEL_PATH={checkpoint}", "--PREDICTION_FILES=parts"]
+    arguments.append(f"--TEST_IMAGES_DIR={listed}")
+    place(begun)
+    testing.main(arguments)
+    settings = json.loads((tmp_path / "predictions" / "parts" / "_parts.json").read_text())["settings"]
+    assert settings["PICTURES_ON"] == begun
+    place(later)
+    expected = f"parts was begun with PICTURES_ON {begun}, and it is {later}: delete"
+    assert expected in fails(testing.main, arguments)
+
+
 def test_a_gpu_is_needed_where_it_is_named(
     checkpoint: Path, shared_dataset: Path, tmp_path: Path, fails: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

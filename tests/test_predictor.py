@@ -684,8 +684,18 @@ def test_logits_that_are_called_probabilities_are_refused(checkpoint: Path) -> N
     model.activate = lambda logits: logits + 7
     with pytest.raises(InputError, match=r"gives [678][\d.]* as a probability"):
         model.compute(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
-    model.activate = lambda logits: logits * 0 + 1.001
-    model.compute(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # int8 rounds
+
+
+def test_what_rounding_moves_beyond_0_and_1_is_0_and_1(checkpoint: Path) -> None:
+    """int8 rounds; `metrics.as_scores`, after the whole test, would take none of it."""
+    model = predictor.load(checkpoint, "cpu")
+    model.activate = lambda logits: torch.tensor([[-0.009, 0.25, 1.009]]).expand(len(logits), -1)
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    for flip in (False, True):
+        model.flip = flip
+        for probabilities in (model.compute(images), model.look_in_views([images, images]).probabilities):
+            assert probabilities.dtype == np.float32
+            assert probabilities.tolist() == [[0, 0.25, 1]] * 2
 
 
 @pytest.mark.parametrize(

@@ -323,8 +323,8 @@ def test_images_that_moved_to_the_val_split_are_another_run() -> None:
     assert records._is_same_data(dataset, first)
     assert not records._is_same_data(dataset, divide(0, 2))
     assert records._is_same_data(dataset, drawn(0, 2))
-    assert records._is_same_data(dataset, first._replace(image_sizes="b")), "an older run does not say its files' sizes"
-    assert not records._is_same_data(dataset | {"image_sizes": "a"}, first._replace(image_sizes="b"))
+    assert records._is_same_data(dataset, first._replace(files_fingerprint="b")), "an older run does not say"
+    assert not records._is_same_data(dataset | {"files_fingerprint": "a"}, first._replace(files_fingerprint="b"))
 
 
 def test_other_pictures_under_the_same_names_are_not_taken_for_the_same(

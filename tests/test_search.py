@@ -21,6 +21,7 @@ import model_performance_table
 import models_factory
 import overrides
 import search
+import training
 from dataset import augmentations, loading
 from dataset.table import Table
 from tools import convert
@@ -510,7 +511,6 @@ def features() -> search_features.Features:
         dataset="f",
         device=torch.device("cpu"),
         table=table,
-        begins_with_head=False,
     )
 
 
@@ -518,7 +518,7 @@ def test_heads_are_searched_on_kept_features(
     features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Each trial's figure is that of its way alone; the winner is a recipe for training.py."""
-    monkeypatch.setattr(search_features, "read_features", lambda: features)
+    monkeypatch.setattr(search_features, "read_features", lambda trained_heads: features)
     (tmp_path / "heads.py").write_text(HEADS_SPACE)
     arguments = [str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}"]
     search.main([*arguments, "--SEARCH_TRIALS=20", "--SEARCH_METRIC=mAP"])
@@ -560,7 +560,7 @@ def test_heads_that_cannot_be_trained_count_as_trials(
     features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Every other one contradicts a constant: none is drawn in its place beyond the number of trials."""
-    monkeypatch.setattr(search_features, "read_features", lambda: features)
+    monkeypatch.setattr(search_features, "read_features", lambda trained_heads: features)
     choose = search_loop.Space.choose
 
     def choose_some(space: search_loop.Space, values: Any, recipe: Path) -> Any:
@@ -637,7 +637,7 @@ def test_each_set_of_constants_is_one_head(
     features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     """Also among those that are drawn together, before any of them has ended."""
-    monkeypatch.setattr(search_features, "read_features", lambda: features)
+    monkeypatch.setattr(search_features, "read_features", lambda trained_heads: features)
     fixed = 'UNFREEZE_BACKBONE_EPOCH = 0\nSCHEDULE = "cosine"\nNUM_EPOCHS = 1\nTRAIN_BATCH_SIZE = 8\n'
     (tmp_path / "rates.py").write_text('HEAD = choices("linear", "linear_bn")\n' + fixed)
     trained: list[int] = []
@@ -654,13 +654,17 @@ def test_each_set_of_constants_is_one_head(
 
 
 def test_a_head_that_runs_would_begin_with_ends_the_search(
-    features: search_features.Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Any
 ) -> None:
-    """Heads on kept features begin at random."""
-    monkeypatch.setattr(search_features, "read_features", lambda: features._replace(begins_with_head=True))
-    (tmp_path / "heads.py").write_text(HEADS_SPACE)
-    line = fails(search.main, [str(tmp_path / "heads.py"), f"--LOCAL_ROOT={tmp_path}", "--PRETRAINED_WEIGHTS=x.pt"])
-    assert "runs begin with the head of x.pt, and heads on kept features cannot: set TAKE_OVER_HEAD to False" in line
+    """Heads on kept features begin at random. It is said before features are computed, whichever HEAD comes first."""
+    small_run = make_small_run(dataset, tmp_path)
+    training.main([*small_run, "--HEAD=linear", "--NUM_EPOCHS=1"])
+    (weights,) = tmp_path.glob("trained_models/mobilenet_v2/*.pt")
+    monkeypatch.setattr(search_features, "read_whole_features", None)
+    space = tmp_path / "rates.py"
+    space.write_text('HEAD = choices("linear_bn", "linear")\nSCHEDULE = "cosine"\nUNFREEZE_BACKBONE_EPOCH = 0\n')
+    line = fails(search.main, [str(space), *small_run, f"--PRETRAINED_WEIGHTS={weights}", "--FREEZE_BACKBONE=True"])
+    assert f"runs begin with the head of {weights}, and heads on kept features cannot: set TAKE_OVER_HEAD to" in line
 
 
 def test_a_head_whose_rate_is_too_high_is_a_failed_trial(features: search_features.Features) -> None:

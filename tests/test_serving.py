@@ -370,6 +370,34 @@ def test_probabilities_that_are_no_numbers_are_one_error_that_names_the_model(
     assert "warning: the model folder/mean_colour.pt gives" in capsys.readouterr().err
 
 
+def test_an_image_without_probabilities_fails_alone() -> None:
+    """Those that it is computed with are of other requests."""
+    model, batches = make_model(), list[int]()
+    colours = [COLOUR, (255, 0, 0), (102, 51, 204)]
+    run = model.run
+    model.run = lambda images: torch.where(images[:, :1, 0, 0] == 255, torch.nan, run(images))
+
+    def compute(images: torch.Tensor) -> list[Answer]:
+        batches.append(len(images))
+        return look_at(model, images)
+
+    async def ask() -> list[Any]:
+        queue = BatchQueue(compute, 4, 30, size=8)
+        running = asyncio.create_task(queue.run())
+        images = [torch.tensor(colour, dtype=torch.uint8)[:, None, None].expand(3, 32, 32) for colour in colours]
+        with queue.hold(3):
+            answers = await asyncio.gather(*(queue.compute(image) for image in images), return_exceptions=True)
+        running.cancel()
+        return answers
+
+    first, second, third = asyncio.run(ask())
+    assert batches == [3, 1, 1, 1]
+    for answer, colour in ((first, colours[0]), (third, colours[2])):
+        np.testing.assert_allclose(answer.probabilities, np.array(colour) / 255, atol=1e-6)
+    assert isinstance(second, utils.InputError)
+    assert "gives nan as a probability for " in str(second)
+
+
 def call(app: FastAPI, receive: Callable[[], Any], **headers: str) -> tuple[int, dict[bytes, bytes]]:
     """POST /predict in so many words: the status and headers that `app` sends."""
     sent: list[Any] = []

@@ -536,7 +536,11 @@ def test_promised_recall_is_kept_by_the_highest_threshold_that_may(recall: float
         policy = Policy(goal="guaranteed_recall", recall=recall)
         threshold = thresholds.tune_global(probabilities, targets, policy=policy)
 
-        def holds(candidate: float, scores: tuple[np.ndarray, np.ndarray] = (probabilities, targets)) -> bool:
+        is_known = (targets >= 0).any(axis=1)
+
+        def holds(
+            candidate: float, scores: tuple[np.ndarray, np.ndarray] = (probabilities[is_known], targets[is_known])
+        ) -> bool:
             bound = (len(scores[0]) * measure_missed(*scores, candidate) + 1) / (len(scores[0]) + 1)
             return bound <= 1 - recall + 1e-9
 
@@ -674,10 +678,20 @@ def test_where_nothing_can_be_promised_nothing_is_predicted() -> None:
 
 
 def test_images_are_rated_by_the_share_of_their_labels() -> None:
-    targets = np.array([[1, 1, 0, 0], [1, 0, -1, 0], [0, 0, 0, 0], [0, -1, 0, 0]])
-    predicted = np.array([[1, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]], dtype=bool)
+    targets = np.array([[1, 1, 0, 0], [1, 0, -1, 0], [0, 0, 0, 0], [0, -1, 0, 0], [-1, -1, -1, -1]])
+    predicted = np.array([[1, 0, 1, 1], [1, 0, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]], dtype=bool)
     assert thresholds.rate_images(predicted, targets, "guaranteed_recall").tolist() == [0.5, 1, 1, 1]
     assert thresholds.rate_images(predicted, targets, "guaranteed_precision") == pytest.approx([1 / 3, 1, 0])
+
+
+def test_images_without_a_known_label_loosen_no_promise() -> None:
+    """A promise on n images allows fewer misses than one on more."""
+    probabilities, targets = draw_precise(1, 60)
+    policy = Policy(goal="guaranteed_recall", recall=0.9)
+    unknown = np.full((90, targets.shape[1]), -1, targets.dtype)
+    more = np.concatenate([probabilities, np.full((90, probabilities.shape[1]), 0.5, probabilities.dtype)])
+    threshold = thresholds.tune_global(probabilities, targets, policy=policy)
+    assert thresholds.tune_global(more, np.concatenate([targets, unknown]), policy=policy) == threshold
 
 
 @pytest.mark.parametrize("goal", ["guaranteed_recall", "guaranteed_precision"])

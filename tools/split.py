@@ -13,6 +13,7 @@ import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +21,14 @@ from typing import NamedTuple
 from dataset.files import make_absolute
 from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
+from dataset.formats.csv import lists_images_only
 from dataset.stratified_split import describe_split, split_table
 from dataset.table import Table, drop_repeats, join_tables
 from dataset.tar_shards import split_member
 from dataset.text_files import name_backup
 from dataset_readers import read_dataset, recognise_format
 from evaluation.pages import count
-from utils import InputError, explain, make_console, say
+from utils import InputError, explain, make_console, say, warn
 
 
 def split_dataset(
@@ -42,9 +44,10 @@ def split_dataset(
 ) -> None:
     """Divide the images of the data set in `root` anew, and print the labels of each split, and how to undo it.
 
-    `percents` are those of "train", "val" and "test"; with 0 for test, a test split that is there stays as it is.
-    Replaced lists are kept as `.bak`. Where the folder of an image says its split, the new folders hold links to the
-    same files, and the old ones are kept, too. With `dry_run` nothing is written. Raises InputError.
+    `percents` are those of "train", "val" and "test"; with 0 for test, a test split that is there stays as it is. So
+    does, with 0 for val, a val split that is there to predict: none of its labels is known. Replaced lists are kept as
+    `.bak`. Where the folder of an image says its split, the new folders hold links to the same files, and the old ones
+    are kept, too. With `dry_run` nothing is written. Raises InputError.
     """
     if min(percents.values()) < 0 or sum(percents.values()) != 100 or not percents["train"]:
         shown = ", ".join(f"{name.upper()}_PERCENT {percent}" for name, percent in percents.items())
@@ -56,17 +59,32 @@ def split_dataset(
         name: read_dataset(root, format, name, classes=classes, group_pattern=group_pattern, options=options)
         for name in FORMATS[format].list_splits(root)
     }
-    kept = {"test": old.pop("test")} if "test" in old and not percents["test"] else {}
+    to_predict = [name for name in ("val", "test") if name in old and not (old[name].targets >= 0).any()]
+    if lost := [name for name in to_predict if percents[name]]:
+        raise InputError(
+            f"none of the labels of {lost[0]} in {root} is known, so its images are there to predict: set "
+            f"{lost[0].upper()}_PERCENT = 0, which leaves it as it is, or take its list out of the data set, and "
+            "predict the images with TEST_IMAGES_DIR"
+        )
+    kept = {name: old.pop(name) for name in dict.fromkeys([*to_predict, "test"]) if name in old and not percents[name]}
     if not old:
-        raise InputError(f"{root} has a test split only, which TEST_PERCENT 0 leaves as it is: nothing to split")
+        names = " and ".join(kept)
+        raise InputError(f"{root} has a {names} split only, which a percentage of 0 leaves as it is: nothing to split")
     rest, taken, remaining = drop_repeats(join_tables(list(old.values()))), {}, 100
+    for name, table in kept.items():
+        if shared := set(rest.paths).intersection(table.paths):
+            raise InputError(
+                f"{len(shared)} images are in {name}, which stays as it is ({name.upper()}_PERCENT 0), and in another "
+                f"split, the first: {min(shared)}; remove them from one"
+            )
     for name in ("test", "val"):
         if percents[name]:
             rest, taken[name] = split_table(rest, percents[name] / remaining, seed)
             remaining -= percents[name]
     new = {"train": rest, **{name: taken[name] for name in ("val", "test") if name in taken}}
     stays = [
-        f"the test split of {count(len(table), 'image')} stays as it is (TEST_PERCENT 0)" for table in kept.values()
+        f"the {name} split of {count(len(table), 'image')} stays as it is ({name.upper()}_PERCENT 0)"
+        for name, table in kept.items()
     ]
     description = describe_split(new)  # before anything is replaced: whatever ends this must leave the old splits
     if dry_run:
@@ -112,7 +130,10 @@ def list_old_files(root: Path, format: str, splits: Iterable[str]) -> list[Path]
 def replace_splits(
     root: Path, format: str, old: Mapping[str, Table], new: Mapping[str, Table], kept: Mapping[str, Table]
 ) -> Replaced:
-    """Put the splits `new` in the place of `old`, once all of them are written. `kept` are splits that stay."""
+    """Put the splits `new` in the place of `old`, once all of them are written. `kept` are splits that stay.
+
+    Whatever ends this early, the folder is as it was.
+    """
     list_old_files(root, format, old)  # where some lie elsewhere, this says so before their images are read
     staging = root / ".split.tmp"
     old_split = {path: name for name, table in {**old, **kept}.items() for path in table.paths}
@@ -133,19 +154,38 @@ def replace_splits(
         for target in targets.values():
             if target.exists() and target not in old_files:
                 raise InputError(f"{target} is there already, and no part of what is split: move it away")
-        backups = {}
-        for path in old_files:
-            backup = name_backup(path)
-            path.rename(backup)
-            backups[backup] = path
-        for path, target in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
+        backups = {name_backup(path): path for path in old_files}
+        rename_all([*((path, backup) for backup, path in backups.items()), *targets.items()])
     except OSError as error:
         raise InputError(f"cannot write the split of {root}: {explain(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Replaced(backups, list(targets.values()))
+
+
+def rename_all(moves: Sequence[tuple[Path, Path]]) -> None:
+    """Rename the first of each pair to the second; where that fails or is interrupted, none of them is renamed."""
+    begun: list[tuple[Path, Path]] = []
+    folders: list[Path] = []  # that are made
+    try:
+        for path, target in moves:
+            for folder in reversed(target.parents):
+                if not folder.exists():
+                    folders.append(folder)
+                    folder.mkdir()
+            begun.append((path, target))
+            path.rename(target)
+    except BaseException:
+        for path, target in reversed(begun):
+            try:
+                if os.path.lexists(target) and not os.path.lexists(path):  # the last one may not have been renamed
+                    target.rename(path)
+            except OSError as error:
+                warn(f"cannot put {path} back: {explain(error)}; it is {target} now")
+        for folder in reversed(folders):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def write_split(root: Path, staging: Path, format: str, name: str, table: Table, old_split: Mapping[str, str]) -> None:
@@ -178,9 +218,10 @@ def find_folder(root: Path, format: str, old_split: Mapping[str, str], path: str
 
 def is_found_beside(root: Path, staging: Path, format: str, split: str) -> bool:
     """Whether the files of a split that stays are still found when those in `staging` lie beside them."""
-    if FORMATS[format].splits_share_files:
-        return False
-    links = [(path, staging / path.relative_to(root)) for path in list_old_files(root, format, [split])]
+    files = list_old_files(root, format, [split])
+    if FORMATS[format].splits_share_files and not all(map(lists_images_only, files)):
+        return False  # a list of images alone is of one split, and names no classes
+    links = [(path, staging / path.relative_to(root)) for path in files]
     links = [(path, target) for path, target in links if path.is_file() and not target.exists()]
     for path, target in links:
         link(str(path), target)

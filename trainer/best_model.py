@@ -33,7 +33,7 @@ class Validated(NamedTuple):
 
     f1: float  # -1: undefined
     fingerprint: str  # of the validation images, their labels and classes; "": not known, or F1 was not measured
-    image_sizes: str  # fingerprint of the sizes of these image files; "": not known
+    files_fingerprint: str  # of these image files; "": not known
     chosen_by: str  # which kind of F1 it is
     run: str  # "<model>/<configuration>"
     weights: str  # see `identify_checkpoint`
@@ -46,7 +46,7 @@ class Validated(NamedTuple):
 
     def has_other_files(self, other: Validated) -> bool:
         """Whether files under the same names were other pictures. Of older runs that is not known."""
-        return bool(self.image_sizes and other.image_sizes) and self.image_sizes != other.image_sizes
+        return len({self.files_fingerprint, other.files_fingerprint} - {""}) == 2
 
 
 def update(
@@ -86,7 +86,7 @@ def describe(file: Path, metadata: Mapping[str, Any]) -> Validated:
     return Validated(
         f1=-1.0 if f1 is None or math.isnan(f1) else f1,
         fingerprint="" if f1 is None else saved_scores.find_val_fingerprint(file, metadata),
-        image_sizes=metadata.get("dataset", {}).get("val_image_sizes", ""),
+        files_fingerprint=metadata.get("dataset", {}).get("val_files_fingerprint", ""),
         chosen_by=metadata.get("chosen_by", ""),
         run=metadata.get("run", ""),
         weights=identify_checkpoint(metadata)["weights"],

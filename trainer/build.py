@@ -162,7 +162,7 @@ def make_trainer(train: Table, device: torch.device) -> Trainer:
         decays_norms_and_biases=config.DECAY_NORMS_AND_BIASES,
         layer_decay=config.LAYER_DECAY,
         # Adam divides a gradient by its size: decay alone would soon move the bias of a class without labels to 0
-        undecayed=[head_bias] if is_unknown.any() and head_bias is not None else [],
+        undecayed=[head_bias] if config.WEIGHT_DECAY and is_unknown.any() and head_bias is not None else [],
         is_fused=settings.fuses_optimizer,
     )
     epoch_steps = [count_steps(len(train), epoch) for epoch in range(1, config.NUM_EPOCHS + 1)]

@@ -91,7 +91,8 @@ def read_test_images(model: Predictor) -> ImagesToPredict:
     """Read the images of TEST_SPLIT. Classes are matched with the model's by name.
 
     For the split "test" any images without labels will do: TEST_IMAGES_DIR is a folder, a file, a pattern or a list.
-    Raises InputError where the data set has other classes than the model, or where it does not have this split.
+    Raises InputError where the data set has other classes than the model, or where it does not have this split, and
+    where an image of the test split is in the train split, too.
     """
     try:
         return _read_test_images(model)
@@ -111,6 +112,8 @@ def _read_test_images(model: Predictor) -> ImagesToPredict:
     has_labels = has_split(split)
     if has_labels:
         table = map_classes(read_split(split), model.classes)
+        if split == "test":
+            require_unseen(table)
     elif split == "test":
         paths = list_unlabelled_images(split)
         unknown = np.broadcast_to(np.int8(-1), (len(paths), len(model.classes)))  # takes the memory of one entry
@@ -124,6 +127,27 @@ def _read_test_images(model: Predictor) -> ImagesToPredict:
     if config.BAD_IMAGES == "skip":
         table, bad = bad_images.leave_out_bad_images(table, config.CACHE_FOLDER)
     return ImagesToPredict(table, has_labels, bad)
+
+
+def require_unseen(table: Table) -> None:
+    """Raise InputError where an image of the test split, `table`, is in the train split, too.
+
+    Nothing is read where that cannot be: where folders say the split, or the train split has another format and so
+    lies elsewhere; nor where no label is known, so that nothing is measured. A train split that cannot be read is said.
+    """
+    format = choose_format("test")
+    if dataset_readers.find_format(format).split_by_folder or not (table.targets >= 0).any():
+        return
+    try:
+        train_paths = read_split("train").paths if has_split("train") and choose_format("train") == format else []
+    except InputError as error:
+        utils.warn(f"it is not known whether test images are trained on: {error}")
+        return
+    if shared := set(train_paths).intersection(table.paths):
+        raise InputError(
+            f"{len(shared)} images are in train and in test, the first: {min(shared)}; remove them from one, or name "
+            "them in EXCLUDE_LIST, which leaves them out of train"
+        )
 
 
 def list_unlabelled_images(split: str) -> list[str]:

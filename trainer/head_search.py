@@ -5,7 +5,7 @@
     found.out_of_fold                                   # (N, C) probabilities, by heads that did not see the image
 
     results = search_heads(features, targets, [Way(rate=1e-3), Way(rate=1e-2, head="linear_bn")], fold_of)
-    max(results, key=lambda result: result.mAP).way
+    results[1].mAP                                      # out of fold, as results[1].probabilities
 
 Features are (N, D) float32, the mean over positions or what else a pooling head sees; targets (N, C) lie between 0 and
 1, and NaN or -1 is unknown. `fold_of` (N,) says which fold holds an image out, 0 to K - 1.
@@ -118,15 +118,15 @@ def find_head(
     predicted, chosen = torch.empty_like(labels), torch.empty_like(labels[0])
     at_once = max(1, LOGITS_AT_ONCE // (len(labels) * len(penalties)))
     for classes in torch.arange(labels.shape[1], device=device).split(at_once):
-        wanted, entry_weights_here = soft_labels[:, classes], entry_weights[:, classes]
+        wanted, wanted_weights = soft_labels[:, classes], entry_weights[:, classes]
         logits = torch.zeros(len(penalties), *wanted.shape, device=device)
         for fold in torch.unique(folds):
             inside, outside = folds != fold, folds == fold
-            fitted = _fit(space, inside, wanted, entry_weights_here, penalties.expand(len(classes), -1), TRIAL_STEPS)
+            fitted = _fit(space, inside, wanted, wanted_weights, penalties.expand(len(classes), -1), TRIAL_STEPS)
             logits[:, outside] = fitted.compute_logits(space.coordinates[outside])
         # the loss of each penalty for each class, (P, C); weights that play a role in training play one here
         losses = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
-        best = (losses * entry_weights_here).mean(dim=1).argmin(dim=0)
+        best = (losses * wanted_weights).mean(dim=1).argmin(dim=0)
         chosen[classes] = penalties[best]
         predicted[:, classes] = logits.gather(0, best.expand(1, *wanted.shape))[0]
     fitted = _fit(
@@ -342,7 +342,7 @@ class HeadResult(NamedTuple):
     """What cross-validation says of a way."""
 
     way: Way
-    mAP: float  # of the out-of-fold probabilities; NaN where one of them is none: the rate was too high
+    mAP: float  # of the out-of-fold probabilities; NaN where one is not finite, as with too high a rate
     probabilities: NDArray[np.float32]  # (N, C) out-of-fold
 
 

@@ -37,7 +37,7 @@ from trainer.run_files import RunFiles
 from trainer.run_state import RunState, read_state
 from trainer.search_loop import Clock, Space, make_recipe_writer
 from trainer.search_trials import Outcome, Why
-from trainer.training_data import Data, note_image_sizes, read_data
+from trainer.training_data import Data, note_files, read_data
 from utils import InputError, Stopped
 
 MINUTES_BETWEEN_SAVES = 1.0  # of a rung's run: what it has saved tells how long it will take
@@ -246,14 +246,14 @@ class Ladder:
         try:
             with self.space.choose(constants | {"SAVE_EVERY_MINUTES": MINUTES_BETWEEN_SAVES}, recipe):
                 # this rung may hold images back
-                data = note_image_sizes(read_data()) if self.data.cross_validates else self.data
+                data = note_files(read_data()) if self.data.cross_validates else self.data
                 files = records.name_files(data)
+                records.require_same_files(files, data)
                 watched = Watched(files, len(data.train))
                 is_finished = config.RESUME == "auto" and files.result.is_file()
         except InputError as error:
-            self.tried.append(Tried(rung.name, 0.0, reason=f"its constants do not fit yours: {error}"))
+            self.tried.append(Tried(rung.name, 0.0, reason=f"it cannot run: {error}"))
             return
-        records.require_same_files(files, data)
         estimated = watched.look()
         if is_finished:
             outcome = Outcome("complete")
@@ -304,7 +304,7 @@ def climb(space: Space, minutes: float) -> None:
     """
     folder = config.LOCAL_ROOT / "searches" / "ladder"
     with Interruption("the same command goes on with the search") as interruption, interruption.delayed():
-        ladder = Ladder(space, folder, note_image_sizes(read_data()), Clock(minutes), interruption)
+        ladder = Ladder(space, folder, note_files(read_data()), Clock(minutes), interruption)
         for rung in list_rungs():
             if interruption.came:
                 raise Stopped("the same command goes on with the search")

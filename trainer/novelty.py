@@ -55,15 +55,22 @@ LATER = "testing.py makes it at the first test of labelled images"
 
 
 def keep_reference(run: Run) -> None:
-    """Write the reference of the run's checkpoint, or say when it will be made. All processes have to call it."""
+    """Write the reference of the run's checkpoint, or say when it will be made. All processes have to call it.
+
+    Raises InputError if one of several processes cannot read or compute its share of the features.
+    """
     if run.data.fold:  # the model that people use is the average of all folds
         return
     rows = choose_rows(len(run.data.train), choose_size(run))
+    others_wait = distributed.count() > 1  # in `read_kept_features`, for this process
     try:
         features = read_kept_features(run, rows)
+        others_wait = False
         if distributed.is_first():
             _keep(run, rows, features)
     except InputError as error:  # the run itself is well: its result counts more
+        if others_wait:  # if it went on without them, they would wait for days
+            raise
         utils.warn(f"no reference for the novelty of images: {error}; {LATER}")
 
 
@@ -159,10 +166,10 @@ def join(data: Data, rows: list[int], features: NDArray[np.float32], checkpoint:
 def add_reference(model: Predictor) -> None:
     """Give `model` the reference that its run did not make, if its training images are at hand, and keep the file.
 
-    All processes have to call it. Says what it does, and why it does not.
+    All processes have to call it, and get what the first one has or makes. Says what it does, and why it does not.
     """
-    if model.reference is None and isinstance(model.run, TorchRun):
-        model.reference = distributed.from_first(lambda: _make_missing(model))
+    if isinstance(model.run, TorchRun):
+        model.reference = distributed.from_first(lambda: model.reference or _make_missing(model))
 
 
 def _make_missing(model: Predictor) -> Reference | None:

@@ -60,7 +60,7 @@ def make_optimizer(
     `is_fused`: one kernel steps all parameters, and allows `step_if`, where torch has it; on a CPU or a GPU of CUDA.
     """
     undecayed_names = set() if decays_norms_and_biases else list_undecayed(model)
-    undecayed = {*undecayed}  # a set goes by identity
+    undecayed_parameters = {*undecayed}  # a set goes by identity
     trained = {*list_trained(model.backbone), *(weight for weight in model.head.parameters() if weight.requires_grad)}
     layers_above = count_layers_above(model.backbone) if layer_decay < 1 else {}
     rates = {"backbone": backbone_lr}
@@ -75,7 +75,7 @@ def make_optimizer(
         if parameter in trained:
             part, _, name_within = key.partition(".")
             layer = part if part == "head" else _name_layer(layers_above.get(name_within, 0))
-            decays = key not in undecayed_names and parameter not in undecayed
+            decays = key not in undecayed_names and parameter not in undecayed_parameters
             groups[layer + ("" if decays else ", no decay")]["params"].append(parameter)
     make = OPTIMIZERS[name]
     options: dict[str, Any] = {}

@@ -27,7 +27,7 @@ from dataset.image_sizes import as_size
 from dataset.json_files import to_json
 from evaluation import saved_scores, tuning
 from models import checkpoints, licences, low_rank, published_weights
-from models.backbones import TIMM_NAMES
+from models.backbones import MEANT_BEFORE, TIMM_NAMES
 from models_factory import MultiLabelModel
 from trainer import best_model, from_config, optimizers, random_state, run_files
 from trainer.build import Trainer, choose_activation, choose_features, choose_metric, searches_head
@@ -61,6 +61,8 @@ def name_files(data: Data) -> RunFiles:
     for name, value in overrides.AS_BEFORE.items():
         if identity[name] == value:
             del identity[name]
+    if config.MODEL_NAME in MEANT_BEFORE:  # runs of the network that the name meant keep theirs
+        identity["network"] = TIMM_NAMES[config.MODEL_NAME]
     weights = config.PRETRAINED_WEIGHTS
     if weights is not None:
         published_weights.require_known(weights)
@@ -98,8 +100,7 @@ def _is_same_data(dataset: Mapping[str, Any], data: Data) -> bool:
 
 def _has_other_files(dataset: Mapping[str, Any], data: Data) -> bool:
     """Whether a run with this `dataset` saw image files of other sizes. Of older runs they are not known."""
-    known = dataset.get("image_sizes")
-    return bool(known and data.image_sizes) and known != data.image_sizes
+    return len({dataset.get("files_fingerprint", ""), data.files_fingerprint} - {""}) == 2
 
 
 def require_same_files(files: RunFiles, data: Data) -> None:
@@ -379,8 +380,8 @@ def make_checkpoint(run: Run, model: MultiLabelModel, measured: dict[str, float]
             "num_train": len(data.train),
             "num_val": len(data.val),
             "val_fingerprint": _fingerprint_val(data),
-            "image_sizes": data.image_sizes,
-            "val_image_sizes": data.val_image_sizes,
+            "files_fingerprint": data.files_fingerprint,
+            "val_files_fingerprint": data.val_files_fingerprint,
         },
         "environment": checkpoints.describe_environment(str(run.trainer.device)),
         "processes": distributed.count(),

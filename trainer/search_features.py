@@ -9,6 +9,7 @@ Reads config, as a part of search.py and of `python dataset_tools.py queue`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ from trainer.head_search import Way
 from trainer.search_trials import Outcome
 from trainer.training_data import ImageCaches, read_data, read_whole_features
 from trainer.validation import cross_fits
+from utils import InputError
 
 
 class Features(NamedTuple):
@@ -42,19 +44,25 @@ class Features(NamedTuple):
     dataset: str  # fingerprint
     device: torch.device
     table: Table  # these images, and their labels
-    begins_with_head: bool  # whether a run begins with a head of PRETRAINED_WEIGHTS
 
 
-def read_features() -> Features:
+def read_features(trained_heads: Sequence[str] = ()) -> Features:
     """Features of all training images, also those that VAL_SPLIT takes, without augmentation, kept in CACHE_FOLDER.
 
-    Where the data set has a validation split of its own, that is left out.
+    Where the data set has a validation split of its own, that is left out. Raises InputError where runs of one of the
+    `trained_heads` would begin with the head of PRETRAINED_WEIGHTS: heads on kept features begin at random.
     """
     with distributed.start(config.DEVICE) as device, share_cores():
         from_config.choose_settings(device)  # raises InputError now, not after data and weights are read
         random_state.seed_everything(config.SEED)
         data = read_data()
         trainer = make_trainer(data.train, device)
+        loaded = trainer.model.loaded
+        if config.TAKE_OVER_HEAD and loaded and loaded.head_name in trained_heads:
+            raise InputError(
+                f"runs begin with the head of {config.PRETRAINED_WEIGHTS}, and heads on kept features cannot: set "
+                "TAKE_OVER_HEAD to False"
+            )
         trainer.model.freeze_backbone(True)
         tables = [data.train, data.val] if data.val_is_drawn and not data.cross_validates else [data.train]
         files = [read_whole_features(trainer, table, ImageCaches(None, None), "frozen features") for table in tables]
@@ -68,7 +76,6 @@ def read_features() -> Features:
         dataset=data.table.fingerprint(),
         device=device,
         table=table,
-        begins_with_head=bool(trainer.model.loaded and trainer.model.loaded.taken),
     )
 
 
@@ -126,7 +133,7 @@ def try_ways(features: Features, ways: Sequence[Way], metric: str) -> list[Outco
 
 def _judge(features: Features, result: Any, metric: str) -> Outcome:
     probabilities = result.probabilities
-    if not np.isfinite(probabilities).all():
+    if math.isnan(result.mAP):
         return Outcome("failed", reason="its probabilities are no numbers: HEAD_BASE_LR is too high for this loss")
     if metric == "mAP":
         figure = result.mAP

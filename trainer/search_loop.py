@@ -167,24 +167,26 @@ def make_recipe_writer(space: Space) -> Callable[[Mapping[str, Any], Path, str],
     return write
 
 
+def list_values(varied: Mapping[str, Varied], name: str) -> tuple[Any, ...]:
+    """The values that the constant `name` can have in a trial."""
+    return varied[name].values if name in varied else (vars(config)[name],)
+
+
 def explain_runs(varied: Mapping[str, Varied]) -> str:
     """Why each trial has to be a run of training.py; "" where heads can be trained at once on kept features."""
-
-    def list_values(name: str) -> tuple[Any, ...]:
-        return varied[name].values if name in varied else (vars(config)[name],)
 
     others = [name for name in varied if name not in HEADS_VARY]
     if others:
         return f"{', '.join(others)} {'varies' if len(others) == 1 else 'vary'}"
     last_frozen = (
-        config.UNFREEZE_BACKBONE_EPOCH - 1 if config.UNFREEZE_BACKBONE_EPOCH else max(list_values("NUM_EPOCHS"))
+        config.UNFREEZE_BACKBONE_EPOCH - 1 if config.UNFREEZE_BACKBONE_EPOCH else max(list_values(varied, "NUM_EPOCHS"))
     )
-    if not config.FREEZE_BACKBONE_AT_START or last_frozen < max(list_values("NUM_EPOCHS")):
+    if not config.FREEZE_BACKBONE_AT_START or last_frozen < max(list_values(varied, "NUM_EPOCHS")):
         return "the backbone trains (UNFREEZE_BACKBONE_EPOCH 0 keeps it frozen)"
     if not config.FROZEN_FEATURE_VIEWS:
         return "FROZEN_FEATURE_VIEWS is 0"
     for name, allowed in HEADS_NEED.items():
-        for value in list_values(name):
+        for value in list_values(varied, name):
             if value not in allowed:
                 return f"{name} is {value}"
     if config.SCHEDULE == "cosine" and config.WARMUP_EPOCHS:
@@ -261,14 +263,15 @@ class Loop:
 
         Raises InputError where nothing says which format the data set is in.
         """
-        for tried in self.trials.list_tried():
-            if tried.state != "complete":
-                continue
-            earlier = SimpleNamespace(**(vars(config) | tried.values))
-            if limits.validates_on_all(earlier) != limits.validates_on_all(config):
-                has_val_split = dataset_readers.has_split(config.DATASET_FOLDER, config.DATASET_FORMAT, "val")
-                return "" if has_val_split else describe_other_images(tried.number)
-        return ""
+        if not {"HEAD_FIT", "UNFREEZE_BACKBONE_EPOCH"} & self.space.varied.keys():
+            return ""
+        measured = [tried for tried in self.trials.list_tried() if tried.state == "complete" and tried.val_dataset]
+        if not measured or dataset_readers.has_split(config.DATASET_FOLDER, config.DATASET_FORMAT, "val"):
+            return ""
+        first = SimpleNamespace(**(vars(config) | measured[0].values))
+        if limits.validates_on_all(first) == limits.validates_on_all(config):
+            return ""
+        return describe_other_images(measured[0].number)
 
     def explain_other_dataset(self, outcome: Outcome) -> str:
         """Why the figure cannot be compared with that of an earlier trial; "" where it can.
@@ -314,12 +317,7 @@ class Loop:
         """Many heads at once, on features that are computed once. Returns why it ended."""
         from trainer import search_features  # torch takes seconds to import, and half a gigabyte; runs have their own
 
-        features = search_features.read_features()
-        if features.begins_with_head:
-            raise InputError(
-                f"runs begin with the head of {config.PRETRAINED_WEIGHTS}, and heads on kept features cannot: set "
-                "TAKE_OVER_HEAD to False"
-            )
+        features = search_features.read_features(list_values(self.space.varied, "HEAD"))
         seconds_each: float | None = None
         while (ended := self.find_end()) is None:
             num_trials = FIRST_AT_ONCE

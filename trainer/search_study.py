@@ -192,11 +192,15 @@ class Trials:
         )
 
     def find_same(self, trial: Trial) -> Tried | None:
-        """Another trial of the same constants that came to its end, or is under way here or in another process."""
+        """Another trial of the same constants that came to its end, or began before and is under way.
+
+        Of two that are under way, only the later one is a repetition, else neither would be tried.
+        """
         key = make_key(trial.values)
         for tried in self.list_tried():
-            counts = tried.state in ("complete", "pruned", "failed", "running") and tried.number != trial.number
-            if counts and make_key(tried.values) == key:
+            has_ended = tried.state in ("complete", "pruned", "failed")
+            began_before = tried.state == "running" and tried.number < trial.number
+            if (has_ended or began_before) and make_key(tried.values) == key:
                 return tried
         return None
 

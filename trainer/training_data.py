@@ -29,7 +29,7 @@ import utils
 from dataset import augmentations, bad_images, loading, probability_files, stratified_split
 from dataset.batches import Batch
 from dataset.class_checks import judge_names
-from dataset.decoding import fingerprint_sizes
+from dataset.decoding import fingerprint_sizes, stamp_files
 from dataset.image_cache import ImageCache
 from dataset.image_sizes import Size, as_size
 from dataset.loading import EpochBatches, LoadingOptions
@@ -57,8 +57,8 @@ class Data(NamedTuple):
     weights: NDArray[np.float32] | None = None  # (N,) of the training images
     cross_validates: bool = False  # `train` and `val` are both all images: each is predicted by a head without it
     fold: int = 0  # which of FOLDS the validation images are, from 1 on; 0: none
-    image_sizes: str = ""  # fingerprint of the sizes of the image files of `table`; "": `note_image_sizes` adds it
-    val_image_sizes: str = ""
+    files_fingerprint: str = ""  # of the sizes in bytes of the image files of `table`; "": `note_files` adds it
+    val_files_fingerprint: str = ""
 
 
 def read_data(fold: int = 0) -> Data:
@@ -99,14 +99,17 @@ def read_data(fold: int = 0) -> Data:
     return data
 
 
-def note_image_sizes(data: Data) -> Data:
+def note_files(data: Data) -> Data:
     """`data` with what tells its image files from others of the same names. Raises InputError where one is missing."""
 
     def look() -> tuple[str, str]:
-        return fingerprint_sizes(data.table.paths), fingerprint_sizes(data.val.paths)
+        stamps = stamp_files(data.table.paths)
+        rows = {path: row for row, path in enumerate(data.table.paths)}
+        val_stamps = stamps[[rows[path] for path in data.val.paths]]
+        return fingerprint_sizes(stamps), fingerprint_sizes(val_stamps)
 
-    image_sizes, val_image_sizes = distributed.from_first(look)
-    return data._replace(image_sizes=image_sizes, val_image_sizes=val_image_sizes)
+    fingerprint, val_fingerprint = distributed.from_first(look)
+    return data._replace(files_fingerprint=fingerprint, val_files_fingerprint=val_fingerprint)
 
 
 def _read_splits(fold: int) -> Data:

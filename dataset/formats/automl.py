@@ -3,13 +3,14 @@
 Google's AutoML Vision and Vertex AI import such files (cloud.google.com/vision/automl/docs/prepare and
 cloud.google.com/vision/automl/object-detection/docs/csv-format): what the row is for, the image, its labels. The first
 may be missing; TRAIN, VALIDATION and TEST are splits, in capitals or not; what is UNASSIGNED is train. For detection, a
-row has one label and eight numbers or blanks, the corners of a box. An image that stands in several rows has all their
-labels. The images are looked for in the folder, by the ends of their paths: nothing is fetched.
+row has one label and eight numbers or blanks, the corners of a box; other numbers after a label stop. An image that
+stands in several rows has all their labels. The images are looked for in the folder, by the ends of their paths:
+nothing is fetched.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +64,29 @@ def read_rows(file: Path) -> list[Row]:
         if not texts:
             raise InputError(f"{where}: {cells[0]!r} stands alone: an image and its labels are to follow")
         image, *labels = texts
-        if len(labels) == BOX_CELLS and not any(re.sub(r"[\d.]", "", cell) for cell in labels[1:]):
-            del labels[1:]
-        rows.append(Row(SPLIT_OF.get(use, "train"), image, [*filter(None, labels)], where))
+        rows.append(Row(SPLIT_OF.get(use, "train"), image, leave_box_out(labels, where), where))
     return rows
+
+
+def leave_box_out(cells: list[str], where: str) -> list[str]:
+    """The labels in the cells after an image. Raises InputError where the numbers after a label are no whole box."""
+    numbers = [*filter(None, cells[1:])]
+    if numbers and all(map(is_number, numbers)):
+        if len(cells) == BOX_CELLS:
+            cells = cells[:1]
+        elif not all(map(str.isdecimal, filter(None, cells))):  # whole numbers alone are names of classes
+            raise InputError(
+                f"{where}: the numbers after {cells[0][:80]!r} are labels or a box: for a box write {BOX_CELLS - 1} "
+                "cells after its label, numbers or blanks; for labels put the numbers first"
+            )
+    return [*filter(None, cells)]
+
+
+def is_number(cell: str) -> bool:
+    try:
+        return math.isfinite(float(cell))
+    except ValueError:
+        return False
 
 
 def read(source: SplitSource) -> Table:

@@ -15,7 +15,7 @@ from dataset.label_values import MinusOne
 from dataset.rows import keep_missing_images
 from dataset.splits import require_own_name
 from dataset.table import SPLITS, Table, drop_no_label
-from utils import InputError, warn
+from utils import InputError, warn, warn_once
 
 __all__ = ["SPLITS", "Format", "ReadOptions", "SplitSource"]
 
@@ -78,11 +78,12 @@ class Format:
     shorten_names: Callable[[Table, list[str]], list[str]] = lambda table, names: names  # undoes `name_images`
 
     precedence: int = 0  # where several formats fit a folder, those with the highest number are meant
-    known_by_labels_dir: bool = False  # a folder of labels at another place says that the data set has this format
     takes_folders: bool = False  # `read` takes `images_dir` and `labels_dir`
+    holds_labels: Callable[[Path], bool] | None = None  # whether a folder, here or elsewhere, has labels of this format
     keeps_groups: bool = False  # `writer` writes each image's source
     split_by_folder: bool = False  # where an image lies says its split: to change it, the image must move
     splits_share_files: bool = False  # one file may hold several splits: to replace one, all are written anew
+    explain_left_out: Callable[[Path], str] = lambda root: ""  # (root): which files are read in no split; "" for none
 
     def images_folder(self, split: str) -> str:
         """Where the images of `split` lie when it is written, from the data set's folder on."""
@@ -108,8 +109,15 @@ class Format:
         """
         root = make_absolute(root)
         images, labels = (None if path is None else make_absolute(path) for path in (images_dir, labels_dir))
-        if labels is None and split not in (splits := self.list_splits(root)):
-            raise InputError(f"{root} has no split {split!r} in this format; it has {', '.join(splits) or 'none'}")
+        if labels is None:
+            left_out = self.explain_left_out(root)
+            if split not in (splits := self.list_splits(root)):
+                hint = f"; {left_out}: rename it if it is {split}" if left_out else ""
+                raise InputError(
+                    f"{root} has no split {split!r} in this format; it has {', '.join(splits) or 'none'}{hint}"
+                )
+            if left_out:
+                warn_once(left_out)
         source = SplitSource(root, split, images, labels, classes, options, [])
         with keep_missing_images(options.keep_missing):
             table = name_classes(self.reader(source), root, options)

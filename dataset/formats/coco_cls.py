@@ -16,12 +16,16 @@ from utils import InputError
 
 def list_splits(root: Path) -> list[str]:
     folders = find_folders(root / "labels") if (root / "images").is_dir() else {}
-    return [split for split in folders if any(map(holds_labels, folders[split]))]
+    endings = {split: {_find_ending(folder) for folder in folders[split]} for split in folders}
+    if not any(".cls" in found for found in endings.values()):
+        # without a label only the folders of images tell: others have folders of labels with these names, too
+        splits = [split for split in folders if endings[split] == {None}]
+        return [split for split in splits if find_named(root / "images", "{}-resized", split)]
+    return [split for split in folders if endings[split] - {".txt"}]
 
 
 def holds_labels(folder: Path) -> bool:
-    """Whether the files of labels in `folder`, if there are any, are not only .txt, which are YOLO's boxes."""
-    return _find_ending(folder) != ".txt"
+    return _find_ending(folder) == ".cls"
 
 
 def _find_ending(folder: str | Path) -> str | None:
@@ -84,7 +88,7 @@ FORMAT = Format(
     images_in="images/{split}-resized",
     name_images=name_images,
     precedence=1,  # this project's own layout, which may lie beside the lists it was made from
-    known_by_labels_dir=True,
     takes_folders=True,
+    holds_labels=holds_labels,
     split_by_folder=True,
 )

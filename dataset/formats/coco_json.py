@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from dataset.class_names import require_unique
+from dataset.export_files import describe_left_out
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
 from dataset.json_files import JsonLine, looks_like, parse_json, write_json
@@ -72,6 +73,16 @@ def list_files(folder: Path, split: str) -> list[Path]:
         file
         for file in folder.glob("instances_*.json")
         if (file.stem.removeprefix("instances_").startswith(split) or find_split(file.stem) == split) and file.is_file()
+    )
+
+
+def explain_left_out(root: Path) -> str:
+    """Which files are read in no split; COCO has files of keypoints and the like of each split beside its instances."""
+    return describe_left_out(
+        find_files(root),
+        [root, root / "annotations"],
+        (".json",),
+        lambda file: find_split(file.stem) is None and is_coco(file),
     )
 
 
@@ -241,4 +252,5 @@ FORMAT = Format(
     files_of_split=files_of_split,
     images_in="{split}",
     takes_folders=True,
+    explain_left_out=explain_left_out,
 )

@@ -21,7 +21,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset.export_files import find_exports
+from dataset.export_files import describe_left_out, find_exports
 from dataset.formats.base import Format, SplitSource
 from dataset.formats.label_studio import is_export as is_label_studio
 from dataset.image_finder import place_images
@@ -54,6 +54,10 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_files(root: Path) -> dict[str, list[Path]]:
     return find_exports(root, (".json",), is_createml)
+
+
+def explain_left_out(root: Path) -> str:
+    return describe_left_out(find_files(root), [root], (".json",), is_createml)
 
 
 def is_createml(file: Path) -> bool:
@@ -119,4 +123,5 @@ FORMAT = Format(
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,
+    explain_left_out=explain_left_out,
 )

@@ -8,8 +8,10 @@
   that holds names of image files, with their endings or, where these files are there, without.
 * Labels: a column `labels`, or the only other of a usual name that holds names (dataset/label_cells.py says what may
   join them); else every other column is a class (1, 0, -1 or blank; dataset/label_values.py). Where a heading is
-  singular, such as `label`, an image may stand in several rows, and has the labels of all of them.
-* LABEL_COLUMNS chooses the columns of labels. `classes.txt`, too, chooses and orders those of classes.
+  singular, such as `label`, an image may stand in several rows, and has the labels of all of them. Numbers are names
+  where one of them, anywhere in the column, is no value of a class.
+* LABEL_COLUMNS chooses the columns of labels. `classes.txt`, too, chooses and orders those of classes. A column `label`
+  or the like of 1 and 0 holds names where LABEL_COLUMNS names it alone, or classes.txt names none of the columns.
 * A test.csv with images only has unknown labels: it is there to predict.
 * `split` says train, val (also valid, validation, dev) or test; `group`, if any, is the image's source.
 
@@ -27,7 +29,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.class_names import ClassIndex, read_classes, require_unique, show_names, to_nfc
+from dataset.class_names import ClassIndex, fold, read_classes, require_unique, show_names, to_nfc
 from dataset.csv_files import (
     ENDINGS,
     IMAGE_COLUMNS,
@@ -93,8 +95,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_files(root: Path) -> dict[str, list[Path]]:
     """The files of each split: by their names; where none says one, those with a column `split`, or the only file."""
-    present = sorted(file for file in root.iterdir() if file.suffix.lower() in ENDINGS) if root.is_dir() else []
-    present = [file for file in present if not file.name.endswith(".index.csv")]  # which are those of shards
+    present = list_tables(root)
     files = [file for file in present if is_table(file)]
     listing = [file for file in present if lists_images_only(file)]
     if files and any(format.recognise(root) for format in ELSEWHERE):
@@ -107,6 +108,15 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     splits = {file: list_splits_in(file) or {split_of.get(file, "train")} for file in chosen}
     found = {split: [file for file in chosen if split in splits[file]] for split in SPLITS}
     return add_unlabelled(found, listing)
+
+
+def list_tables(root: Path) -> list[Path]:
+    """The files in `root` whose ending is that of a table, in capitals, too; none where it is no folder."""
+    if not root.is_dir():
+        return []
+    with os.scandir(root) as entries:  # a Path for each would take long: a million images may lie there
+        names = [entry.name for entry in entries if os.path.splitext(entry.name)[1].lower() in ENDINGS]
+    return [root / name for name in sorted(names) if not name.endswith(".index.csv")]  # which are those of shards
 
 
 def add_unlabelled(found: Mapping[str, list[Path]], listing: Sequence[Path]) -> dict[str, list[Path]]:
@@ -226,18 +236,17 @@ def choose_columns(file: Path, root: Path, label_columns: Sequence[str], image: 
         image = choose_image_column(file, header)
         split, group = find_split_column(file, header), "group" if "group" in header else None
     others = [name for name in header if name not in (image, split, group)]
-    label_columns = [*map(to_nfc, label_columns)]
+    label_columns, known = [*map(to_nfc, label_columns)], read_classes(root, ())
     if missing := [name for name in label_columns if name not in others]:
         raise InputError(f"{file}:1: there is no column {missing[0]!r} of LABEL_COLUMNS: it has {show_names(others)}")
-    named = () if all_are_classes else choose_names_columns(file, label_columns or others, bool(label_columns))
+    named = () if all_are_classes else choose_names_columns(file, label_columns or others, bool(label_columns), known)
     if named:
         if left := [name for name in others if name not in named]:
             what = ", ".join(map(repr, named))
             warn_once(f"{file}: labels are the names in {what}; left out: {show_names(left)} (LABEL_COLUMNS)")
         return Columns(image, split, group, named, ())
-    known = read_classes(root, ())
     only = others[0] if len(others) == 1 and not (label_columns or all_are_classes) else ""
-    if only and only not in known and holds_other_text(file, only):
+    if only and only not in known and (holds_other_text(file, only) or (known and not resemble([only], known))):
         raise InputError(f'{file}:1: no column of labels: set LABEL_COLUMNS = ("{only}",) if it names the classes')
     classes = order_classes(file, label_columns or others, known, bool(label_columns))
     if left := [name for name in others if name not in classes]:
@@ -290,21 +299,33 @@ def find_split_column(file: Path, header: Sequence[str]) -> str | None:
     return next((name for name in likely if {cell.lower() for cell in read_first(file, name)} <= {*SPLIT_OF}), None)
 
 
-def choose_names_columns(file: Path, columns: Sequence[str], are_chosen: bool) -> tuple[str, ...]:
+def choose_names_columns(file: Path, columns: Sequence[str], are_chosen: bool, known: Sequence[str]) -> tuple[str, ...]:
     """Those of `columns` that hold names of classes; none where each column is a class.
 
-    `are_chosen`: LABEL_COLUMNS names them. Else there is one; raises InputError where two may be meant.
+    `are_chosen`: LABEL_COLUMNS names them. Else there is one; raises InputError where two may be meant. 1 and 0 are
+    names, too, in a column that can be no class, since classes.txt names others (`known`), and in one called `label`
+    or the like that LABEL_COLUMNS names alone.
     """
+    likely = [name for name in columns if simplify(name) in PLURALS | SINGULARS]
+    may_be_classes = resemble(columns, known)
     if are_chosen:
-        return tuple(columns) if all(holds_names(file, name) for name in columns) else ()
+        are_names = len(columns) == 1 and not may_be_classes and bool(known or likely)
+        return tuple(columns) if are_names or all(holds_names(file, name) for name in columns) else ()
     if "labels" in columns:
         return ("labels",)
-    named = [name for name in columns if simplify(name) in PLURALS | SINGULARS and holds_names(file, name)]
+    named = [name for name in likely if holds_names(file, name)]
+    if not named and len(likely) == 1 and known and not may_be_classes:
+        return tuple(likely)
     if len(named) > 1:
         raise InputError(
             f"{file}:1: labels may be in {' or '.join(map(repr, named))}: set LABEL_COLUMNS to one of them"
         )
     return tuple(named)
+
+
+def resemble(columns: Iterable[str], known: Iterable[str]) -> bool:
+    """Whether one of `columns` may be one of the classes `known`, in another spelling, too."""
+    return not {*map(fold, columns)}.isdisjoint(map(fold, known))
 
 
 def order_classes(file: Path, columns: Sequence[str], known: Sequence[str], are_chosen: bool) -> tuple[str, ...]:
@@ -419,11 +440,11 @@ class Names(NamedTuple):
 def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
     """The names in the columns of names of `files`."""
     cells: dict[str, str] = {}
-    one_a_row, what = False, ""
+    one_a_row, what, known = False, "", read_classes(source.root, ())
     for file in files:
         header = read_header(file)
         likely = [name for name in map(to_nfc, source.options.label_columns or header) if name in header]
-        found = choose_names_columns(file, likely, bool(source.options.label_columns)) if likely else ()
+        found = choose_names_columns(file, likely, bool(source.options.label_columns), known) if likely else ()
         what = what or f"{file}: column {', '.join(map(repr, found))}" if found else what
         name = str(file)  # which a message says faster than a Path
         for line, row in read_cells(file, found) if found else ():
@@ -433,7 +454,6 @@ def read_names(source: SplitSource, files: Sequence[Path]) -> Names:
         if any(simplify(name) in SINGULARS for name in found):
             images = [image for _, (image,) in read_cells(file, (choose_image_column(file, header),))]
             one_a_row |= len(set(images)) < len(images)
-    known = read_classes(source.root, ())
     names_in = read_column(cells, source.options.separator, known=known, what=what, one_a_row=one_a_row)
     index = source.choose_classes(chain.from_iterable(names_in.values()))
     if not index.classes:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.class_names import require_unique
-from dataset.export_files import MOST_FILES
+from dataset.export_files import MOST_FILES, describe_left_out
 from dataset.files import open_file
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
@@ -51,7 +51,7 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_images(root: Path) -> dict[str, dict[Path, list[Image]]]:
     """{split: {file: its images}}, by the images' subsets; by the files' names, where these say a split."""
-    files = [root / "annotations.xml"] if is_cvat(root / "annotations.xml") else list_files(root)
+    files = list_files(root)
     named = sort_files(files)
     if len(files) == 1 and find_split(files[0].stem) is None:
         subsets = sort_images(read_images(files[0])[1])
@@ -60,9 +60,15 @@ def find_images(root: Path) -> dict[str, dict[Path, list[Image]]]:
 
 
 def list_files(root: Path) -> list[Path]:
-    """The files of CVAT in the folder; with many, they are one an image, which is another format."""
+    """`annotations.xml`, else the files of CVAT in the folder; with many, they are one an image: another format."""
+    if is_cvat(root / "annotations.xml"):
+        return [root / "annotations.xml"]
     files = sorted(root.glob("*.xml"))
     return [file for file in files if is_cvat(file)] if len(files) <= MOST_FILES else []
+
+
+def explain_left_out(root: Path) -> str:
+    return describe_left_out(sort_files(list_files(root)), [root], (".xml",), is_cvat)
 
 
 def is_cvat(file: Path) -> bool:
@@ -142,4 +148,5 @@ FORMAT = Format(
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,
+    explain_left_out=explain_left_out,
 )

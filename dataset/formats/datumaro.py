@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.class_names import require_unique
-from dataset.export_files import say_left_out
+from dataset.export_files import describe_left_out
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
 from dataset.json_files import looks_like, parse_json
@@ -39,6 +39,10 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     return sort_files(file for file in (root / "annotations").glob("*.json") if is_datumaro(file))
 
 
+def explain_left_out(root: Path) -> str:
+    return describe_left_out(find_files(root), [root / "annotations"], (".json",), is_datumaro)
+
+
 def is_datumaro(file: Path) -> bool:
     """Whether the file seems to hold Datumaro's two lists: labels in categories, and items."""
     return looks_like(file, "{", r'"categories"\s*:\s*\{', r'"label"\s*:\s*\{', r'"items"\s*:\s*\[')
@@ -46,7 +50,6 @@ def is_datumaro(file: Path) -> bool:
 
 def read(source: SplitSource) -> Table:
     files = find_files(source.root)
-    say_left_out(files, source.root / "annotations", ".json", is_datumaro)
     tables = [read_file(file, source.root) for file in files[source.split]]
     first, *others = tables
     others = [map_classes(table, first.classes, "of one file", "of another") for table in others]
@@ -102,4 +105,5 @@ FORMAT = Format(
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,
+    explain_left_out=explain_left_out,
 )

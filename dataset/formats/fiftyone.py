@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.class_names import require_unique
-from dataset.export_files import choose_split, find_exports
+from dataset.export_files import choose_split, describe_left_out, find_exports
 from dataset.files import IMAGE_EXTENSIONS, list_files
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
@@ -79,12 +79,20 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_files(root: Path) -> dict[str, list[Path]]:
     """The file of each split: one for each, or one `samples.json` for all that its tags say."""
-    found = find_exports(root, (".json",), lambda file: is_labels(file) or is_samples(file))
+    found = find_exports(root, (".json",), is_export)
     files = list(chain.from_iterable(found.values()))
     if [file.parent for file in files] != [root]:
         return found
     tagged = {image.split for image in read_file(files[0]).images}
     return {split: files for split in SPLITS if split in tagged} or found
+
+
+def explain_left_out(root: Path) -> str:
+    return describe_left_out(find_files(root), [root], (".json",), is_export)
+
+
+def is_export(file: Path) -> bool:
+    return is_labels(file) or is_samples(file)
 
 
 def is_labels(file: Path) -> bool:
@@ -235,4 +243,5 @@ FORMAT = Format(
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,
+    explain_left_out=explain_left_out,
 )

@@ -40,12 +40,13 @@ def holds_classes(folder: Path) -> bool:
 
 
 def list_class_folders(folder: Path) -> list[str]:
-    """The class folders of a split's folder, without hidden ones."""
+    """The class folders of a split's folder, without hidden ones and those that systems put there."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.name[0] != "." and is_folder(entry))
+            found = [entry.name for entry in entries if entry.name[0] != "." and is_folder(entry)]
     except OSError as error:
         raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
+    return sorted({*found} - SYSTEM_FOLDERS)
 
 
 def read(source: SplitSource) -> Table:

@@ -1,4 +1,4 @@
-"""label_rows: `<split>.csv` with an image and its `label`: a name, names joined by commas, or a row for each.
+"""label_rows: `<split>.csv` or .tsv with an image and its `label`: a name, names joined by commas, or a row for each.
 
 It is only read, as other CSV files with a column of names are: see dataset/formats/csv.py.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataset.formats.base import Format, SplitSource
-from dataset.formats.csv import add_unlabelled, is_label_rows, lists_images_only, read_files
+from dataset.formats.csv import add_unlabelled, is_label_rows, list_tables, lists_images_only, read_files
 from dataset.splits import find_split, sort_files
 from dataset.table import Table
 
@@ -30,8 +30,8 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
-    """{split: files}: those whose names say a split, or the only CSV file; others may be results or notes."""
-    files = [file for file in root.glob("*.csv") if file.name != "metadata.csv"]  # which is Hugging Face's
+    """{split: files}: those whose names say a split, or the only table; others may be results or notes."""
+    files = [file for file in list_tables(root) if file.name != "metadata.csv"]  # which is Hugging Face's
     listing = [file for file in files if lists_images_only(file)]
     alone = len(files) == len(listing) + 1
     labelled = sort_files(file for file in files if (find_split(file.stem) or alone) and is_label_rows(file))

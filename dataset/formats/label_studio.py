@@ -1,10 +1,11 @@
 """label_studio: what Label Studio exports as JSON, JSON-MIN or CSV, in the folder, whatever its name. It is only read.
 
-A label is a choice, or the label of a box, polygon, brush and the like. A file with `train`, `val` or `test` in its
-name is that split; where no name says one, all is training data. What no annotation of an image names is absent; an
-annotation without a result says that nothing is there. Tasks that were skipped or have no annotation are left out. Of
-several annotations those marked as ground truth count, else all, which must agree. `classes.txt`, where it is there,
-orders the classes: an export does not list those that were never chosen.
+A label is a choice, or the label of a box, polygon, brush and the like. A choice that lies in others, as in a taxonomy,
+is named by its path: `Animal / Cat`. A file with `train`, `val` or `test` in its name is that split; where no name says
+one, all is training data. What no annotation of an image names is absent; an annotation without a result says that
+nothing is there. Tasks that were skipped or have no annotation are left out. Of several annotations those marked as
+ground truth count, else all, which must agree. `classes.txt`, where it is there, orders the classes: an export does not
+list those that were never chosen.
 
 Images are found below the folder by the ends of their paths (dataset/image_finder.py).
 See https://labelstud.io/guide/export, and HumanSignal/label-studio-sdk: src/label_studio_sdk/converter/exports/csv2.py.
@@ -12,17 +13,19 @@ See https://labelstud.io/guide/export, and HumanSignal/label-studio-sdk: src/lab
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.csv_files import read_dicts, read_header
+from dataset.export_files import describe_left_out
 from dataset.files import has_image_ending
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import ImageFinder, find_path_in
 from dataset.json_files import looks_like, parse_json
-from dataset.label_cells import list_names, parse_cell
+from dataset.label_cells import PATH, find_lists, list_names, parse_cell
 from dataset.label_values import mark_columns
 from dataset.rows import Rows, join_files
 from dataset.splits import sort_files
@@ -33,6 +36,7 @@ from utils import InputError, warn
 # Columns that every CSV and JSON-MIN has, and two that some have
 ALWAYS = {"annotation_id", "annotator", "created_at", "updated_at", "lead_time"}
 NO_LABELS = ALWAYS | {"id", "agreement", "history"}
+PATHS = r'"(taxonomy|choices)"+\s*:\s*\[\s*\['  # the beginning of choices that lie in others, also in a cell of a CSV
 MOST_FILES = 20  # JSON files in a folder: with more, they are one an image, which is another format
 
 
@@ -58,6 +62,10 @@ def find_files(root: Path) -> dict[str, list[Path]]:
     return sort_files(file for files in found if len(files) <= MOST_FILES for file in files if is_export(file))
 
 
+def explain_left_out(root: Path) -> str:
+    return describe_left_out(find_files(root), [root], (".json", ".csv"), is_export)
+
+
 def is_export(file: Path) -> bool:
     """Whether the file seems to be what Label Studio exports."""
     if file.suffix == ".csv":
@@ -71,6 +79,8 @@ def read(source: SplitSource) -> Table:
     label_columns = source.options.label_columns
     annotations = {file: list(read_file(file, label_columns)) for file in chain.from_iterable(files.values())}
     names = {name for found in annotations.values() for annotation in found for name in annotation.names}
+    if any(looks_like(file, "", PATHS) for file in annotations):
+        require_outer_choices(chain.from_iterable(annotations.values()), names)
     index = source.choose_classes(names)
     if not index.classes:
         raise InputError(f"{files[source.split][0]}: no annotation has a choice or a label of a box")
@@ -121,12 +131,19 @@ def read_tasks(file: Path, tasks: Iterable[dict[str, Any]]) -> Iterator[Annotati
         for annotation in [one for one in done if one.get("ground_truth")] or done:
             names = []
             for result in annotation["result"]:
-                for name in list_names(result.get("value")) or ():
-                    control = control_of.setdefault(name, result.get("from_name"))
-                    if control != result.get("from_name"):
+                value, control = result.get("value"), result.get("from_name")
+                found = list_names(value)
+                if found is None and isinstance(value, dict) and find_lists(value):
+                    raise InputError(
+                        f"{where}: the labels of {control} are {reprlib.repr(value)}, which is no list of names: "
+                        "correct them in Label Studio"
+                    )
+                for name in found or ():
+                    first = control_of.setdefault(name, control)
+                    if first != control:
                         raise InputError(
-                            f"{where}: {name!r} is a label of {control} and of {result.get('from_name')}, and would be "
-                            "one class: rename it in one of the two"
+                            f"{where}: {name!r} is a label of {first} and of {control}, and would be one class: rename "
+                            "it in one of the two"
                         )
                     names.append(name)
             yield Annotation(where, find_image(task["data"], where), names)
@@ -148,6 +165,22 @@ def read_records(
             value = record.get(column)
             names += [value.strip()] if isinstance(value, str) and value.strip() else list_names(value) or ()
         yield Annotation(where, find_image(record, where), names)
+
+
+def require_outer_choices(annotations: Iterable[Annotation], names: Collection[str]) -> None:
+    """Raise InputError for `Animal / Cat` on an image without `Animal`, which is one of the `names`, too.
+
+    Nothing says whether such an image shows an animal: a label that it does not have is absent.
+    """
+    for where, _, found in annotations:
+        for name in found:
+            path = name.split(PATH)
+            outer = [PATH.join(path[:depth]) for depth in range(1, len(path))]
+            if lacking := next((choice for choice in outer if choice in names and choice not in found), None):
+                raise InputError(
+                    f"{where}: is {name[:80]!r} also {lacking[:80]!r}, which is chosen elsewhere? Choose both in Label "
+                    "Studio, or only what holds no other choice"
+                )
 
 
 def find_label_columns(file: Path, records: list[Mapping[str, Any]], label_columns: Sequence[str]) -> Sequence[str]:
@@ -188,4 +221,5 @@ FORMAT = Format(
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,
+    explain_left_out=explain_left_out,
 )

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from dataset.class_names import ClassIndex, read_classes
 from dataset.csv_files import read_header
-from dataset.export_files import find_exports
+from dataset.export_files import describe_left_out, find_exports
 from dataset.formats.base import Format, SplitSource
 from dataset.image_finder import place_images
 from dataset.json_files import looks_like, parse_json
@@ -81,6 +81,10 @@ def files_of_split(root: Path, split: str) -> list[Path]:
 
 def find_files(root: Path) -> dict[str, list[Path]]:
     return find_exports(root, (".json", ".csv"), is_via)
+
+
+def explain_left_out(root: Path) -> str:
+    return describe_left_out(find_files(root), [root], (".json", ".csv"), is_via)
 
 
 def is_via(file: Path) -> bool:
@@ -249,4 +253,5 @@ FORMAT = Format(
     list_splits=list_splits,
     reader=read,
     files_of_split=files_of_split,
+    explain_left_out=explain_left_out,
 )

@@ -1,7 +1,7 @@
 """Images in shards: tar files of some thousand images each, as the library webdataset writes and reads them.
 
     write_shards(root, "train", paths, names, labels)    # train-000000.tar, ..., and train.index.csv
-    index = register_split(root, "train", lambda: classes)   # from then on read_bytes(path of a member) finds the bytes
+    index = register_split(root, "train")    # from then on read_bytes(path of a member) finds the bytes
 
 A sample is two members, `KEY.jpg` (the file as it is, with its own ending) and `KEY.json`: {"labels": [names],
 "unknown": [names]}. Shards that others wrote may have `KEY.cls` (class indices) in place of the latter. An image's path

@@ -1,7 +1,8 @@
 """Which shards a data set has, and the index of a split: `<split>.index.csv`, a line for each image.
 
 The first line of each shard that is a file also says the file's size and time of change. While both are the same, the
-index is used; otherwise it is made anew. A shard with an older date is another shard, too.
+index is used; otherwise it is made anew. A shard with an older date is another shard, too. Labels that a shard gives as
+class indices stay indices: another list of classes needs no other index.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,10 @@ from utils import InputError, warn
 
 STAMP = ("shard_bytes", "shard_changed")  # changed: nanoseconds since 1970
 COLUMNS = (*IndexRow._fields, *STAMP)
+EARLIER = (IndexRow._fields[:-1], (*IndexRow._fields[:-1], *STAMP))  # columns that earlier versions wrote
 SHARD = re.compile(rf"(?:{'|'.join(WORDS)})-[^/\s'\"?&#]*\.tar")
 NUMBER = re.compile(r"\d")  # that a shard in the folder has in its name, unlike an archive such as train-images.tar
+NO_INDICES = "an earlier version wrote it, which did not tell names of classes from their indices"
 RESTORE = "restore it, or delete the index to have it made anew"
 MOST_BYTES = 2**62  # of a shard: such numbers can be added up
 
@@ -61,22 +64,20 @@ def list_shards(root: Path) -> dict[str, Address]:
     return dict(sorted(found.items()))
 
 
-def read_index(
-    root: Path, split: str, shards: Mapping[str, Address], classes: Callable[[], Sequence[str]]
-) -> list[IndexRow]:
+def read_index(root: Path, split: str, shards: Mapping[str, Address]) -> list[IndexRow]:
     """The index of `shards`, those of `split` (name: where it lies), sorted by path.
 
-    Where there is none, or where a shard is another file than the index was made of, it is made first; `classes` gives
-    the names of class indices then. Raises InputError.
+    Where there is none, or where a shard is another file than the index was made of, it is made first. Raises
+    InputError.
     """
     file = name_index(root, split)
     if file.is_file():
         index, stamps = _parse_index(file)
-        reason = _find_change(file, shards, {row.shard for row in index}, stamps)
+        reason = _find_change(file, shards, {row.shard for row in index}, stamps) if index else NO_INDICES
         if not reason:
             return index
         warn(f"{file}: {reason}: the index is made anew")
-    scanned = list(scan_shards(root, shards, classes))
+    scanned = list(scan_shards(root, shards))
     rows = _sort([row for shard in scanned for row in shard.rows])
     _require_members(file, rows)
     try:
@@ -134,20 +135,22 @@ def write_index(file: Path, shards: Iterable[ScannedShard]) -> None:
 
 
 def _parse_index(file: Path) -> tuple[list[IndexRow], dict[str, _Stamp]]:
-    """(the rows of an index, sorted by path; {shard: stamp}). One of an earlier version has no stamps."""
+    """(the rows of an index, sorted by path; {shard: stamp}). No rows where an earlier version wrote it."""
     try:
         reader = csv.reader(io.StringIO(read_text(file), newline=""), strict=True)
         header = tuple(next(reader, ()))
+        if header in EARLIER:
+            return [], {}
         rows = [row for row in reader if row]
-        if header not in (COLUMNS, IndexRow._fields):
+        if header != COLUMNS:
             raise InputError(f"{file}:1: the columns are {', '.join(header)[:200]}, not {', '.join(COLUMNS)}")
         odd = next((row for row in rows if len(row) != len(header)), None)
         if odd is not None:
             raise InputError(f"{file}: {len(odd)} cells, but {len(header)} columns: {','.join(odd)[:80]}")
         if not rows:
             raise InputError(f"{file} lists no images")
-        index = [IndexRow(row[0], row[1], int(row[2]), int(row[3]), row[4], row[5]) for row in rows]
-        stamps = {row[0]: _Stamp(int(row[6]), int(row[7])) for row in rows if any(row[6:])}
+        index = [IndexRow(row[0], row[1], int(row[2]), int(row[3]), *row[4:7]) for row in rows]
+        stamps = {row[0]: _Stamp(int(row[7]), int(row[8])) for row in rows if any(row[7:])}
     except InputError:
         raise
     except (ValueError, csv.Error) as error:

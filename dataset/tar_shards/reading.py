@@ -8,7 +8,7 @@ import itertools
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -78,24 +78,19 @@ _shards: dict[str, Shard] = {}  # by path: those whose index was read by this pr
 
 
 def register_split(
-    root: Path,
-    split: str,
-    classes: Callable[[], Sequence[str]],
-    cache_folder: Path | None = None,
-    limit_gb: float = 0.0,
-    commands: bool = False,
+    root: Path, split: str, cache_folder: Path | None = None, limit_gb: float = 0.0, commands: bool = False
 ) -> list[IndexRow]:
     """Read the index of `split` in `root`; from then on `read_bytes` finds its images.
 
-    `classes` is as for `read_index`. Shards that lie elsewhere are kept in `cache_folder`, at most `limit_gb`. Unless
-    `commands` allows it, no shard is read by a command. Raises InputError.
+    Shards that lie elsewhere are kept in `cache_folder`, at most `limit_gb`. Unless `commands` allows it, no shard is
+    read by a command. Raises InputError.
     """
     found = list_shards(root)
     require_readable(found.values(), commands)  # of all splits, before anything is opened
     shards = {name: address for name, address in found.items() if name_split(name) == split}
     shard_of = {name.partition("-")[0]: root / name for name in shards}  # by the word for the split
     require_one(list(shard_of.values()), split)
-    index = read_index(root, split, shards, classes)
+    index = read_index(root, split, shards)
     _register(root, index, shards, None if cache_folder is None else cache_folder / "shards", limit_gb)
     return index
 
@@ -138,7 +133,7 @@ def split_member(path: str) -> tuple[Shard, str] | None:
     file = Path(match[1])
     split = name_split(file.name)
     if match[1] not in _shards and not file.is_dir() and name_index(file.parent, split).is_file():
-        register_split(file.parent, split, lambda: ())  # a process that was not forked from one that read it
+        register_split(file.parent, split)  # a process that was not forked from one that read it
     return (_shards[match[1]], match[2]) if match[1] in _shards else None
 
 

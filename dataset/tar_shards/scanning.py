@@ -1,6 +1,6 @@
 """Reads shards from their beginning to their end: for their index, or image by image.
 
-for shard in scan_shards(root, shards, classes): ...    # where each image lies, and its labels
+for shard in scan_shards(root, shards): ...             # where each image lies, and its labels
 for member in read_members(address): ...                # the images themselves, whatever their labels
 """
 
@@ -11,7 +11,7 @@ import os
 import reprlib
 import struct
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from utils import InputError, Progress
 
 BLOCK = 512  # bytes; everything in a tar file is a multiple of it
 SEPARATOR = ";"  # between the names in a cell of the index
+UNKNOWN_MARK = "?"  # before the index of a class that is unknown, in a .cls and in a cell of the index
 MOST_READ_BYTES = 1 << 20  # of a header with a long name, or of the labels of a sample
 MOST_PADDING = 1 << 20  # bytes of zeros at a tar's end: it fills records of 10,240 bytes, `tar -b` up to this size
 TOO_LARGE = f"it has more than the {MOST_IMAGE_BYTES:,} bytes of an image"
@@ -39,7 +40,10 @@ class DamagedShard(InputError):
 
 
 class IndexRow(NamedTuple):
-    """An image in a shard: `size` bytes from `offset` on; cells with the names of its classes, and of unknown ones."""
+    """An image in a shard: `size` bytes from `offset` on; cells with the names of its classes, and of unknown ones.
+
+    Classes that the shard gives by their indices stay so, `0;?2`: what they are called may be corrected later.
+    """
 
     shard: str
     member: str
@@ -47,6 +51,7 @@ class IndexRow(NamedTuple):
     size: int
     labels: str
     unknown: str
+    indices: str
 
 
 class ScannedShard(NamedTuple):
@@ -56,13 +61,8 @@ class ScannedShard(NamedTuple):
     stat: os.stat_result | None
 
 
-def scan_shards(
-    root: Path, shards: Mapping[str, Address], classes: Callable[[], Sequence[str]]
-) -> Iterator[ScannedShard]:
-    """What is in each of `shards` (name: where it lies), with progress.
-
-    `classes` gives the names of class indices; it is called only where there are any. Raises InputError.
-    """
+def scan_shards(root: Path, shards: Mapping[str, Address]) -> Iterator[ScannedShard]:
+    """What is in each of `shards` (name: where it lies), with progress. Raises InputError."""
     with Progress("reading shards", len(shards)) as progress:
         for name, address in shards.items():
             shard = root / name
@@ -71,20 +71,20 @@ def scan_shards(
                     stat = file.stat()  # before it is read
                     with open_file(file) as stream:
                         tar = _open_tar(stream, "r:", shard)  # images are skipped
-                        rows = list(_scan(tar, shard, classes))
+                        rows = list(_scan(tar, shard))
                         _require_end(shard, stream, tar.offset)
                 else:
-                    stat, rows = None, try_again(partial(_scan_stream, address, shard, classes))
+                    stat, rows = None, try_again(partial(_scan_stream, address, shard))
             except (OSError, BrokenTransfer) as error:
                 raise InputError(f"cannot read {shard}: {shorten_error(error)}") from error
             yield ScannedShard(rows, stat)
             progress.step(1)
 
 
-def _scan_stream(address: Address, shard: Path, classes: Callable[[], Sequence[str]]) -> list[IndexRow]:
+def _scan_stream(address: Address, shard: Path) -> list[IndexRow]:
     with open_address(address) as stream:
         tar: Any = _open_tar(stream, "r|", shard, tarinfo=_Header)
-        rows = list(_scan(tar, shard, classes))
+        rows = list(_scan(tar, shard))
         _read_to_end(tar, shard)
     return rows
 
@@ -204,7 +204,7 @@ def _require_padding(shard: Path | str, stream: Any) -> None:
             )
 
 
-def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]]) -> Iterator[IndexRow]:
+def _scan(tar: tarfile.TarFile, shard: Path) -> Iterator[IndexRow]:
     """The rows of one shard. Members that follow each other with the same key are a sample."""
     num_images = 0
     for _, sample in itertools.groupby(_list_members(tar, shard), key=lambda member: _split_key(member)[0]):
@@ -220,8 +220,7 @@ def _scan(tar: tarfile.TarFile, shard: Path, classes: Callable[[], Sequence[str]
                 labels[type] = _read_member(tar, member, shard)
         if images:
             num_images += len(images)
-            present, unknown = parse_labels(labels, f"{shard}/{images[0].name}", classes)
-            cells = join_names(present, SEPARATOR), join_names(unknown, SEPARATOR)
+            cells = [join_names(found, SEPARATOR) for found in parse_labels(labels, f"{shard}/{images[0].name}")]
             for image in images:
                 yield IndexRow(shard.name, os.path.normpath(image.name), image.offset_data, image.size, *cells)
     if not num_images:
@@ -260,15 +259,16 @@ def _split_key(member: tarfile.TarInfo) -> tuple[str, str]:
     return folder + slash + stem if stem else "", type.lower()
 
 
-def parse_labels(
-    labels: Mapping[str, bytes], where: str, classes: Callable[[], Sequence[str]]
-) -> tuple[list[str], list[str]]:
-    """(names of the classes present, of those unknown) from the .json or .cls of a sample. Raises InputError."""
+def parse_labels(labels: Mapping[str, bytes], where: str) -> tuple[list[str], list[str], list[str]]:
+    """(names of the classes present, of those unknown, indices) from the .json or .cls of a sample. Raises InputError.
+
+    An index of a class that is unknown begins with ?, as in a .cls.
+    """
     data = parse_json(labels.get("json", b"null"), where)
     try:
         words = labels["cls"].decode("ascii").split() if "cls" in labels else None
-        present_indices = [int(word) for word in words or () if word[0] != "?"]
-        unknown_indices = [int(word[1:]) for word in words or () if word[0] == "?"]
+        present_indices = [int(word) for word in words or () if word[0] != UNKNOWN_MARK]
+        unknown_indices = [int(word[1:]) for word in words or () if word[0] == UNKNOWN_MARK]
     except ValueError as error:
         raise InputError(f"{where}: its labels are no class indices: {shorten_error(error)}") from error
     if isinstance(data, dict) and "labels" in data:
@@ -279,15 +279,19 @@ def parse_labels(
         raise InputError(f'{where} has neither a .json with "labels" nor a .cls beside it')
     if not (isinstance(present, list) and isinstance(unknown, list)):
         raise InputError(f"{where}: its labels are {reprlib.repr(present)}, not a list")
-    present_names = [_name_label(label, where, classes) for label in present]
-    return present_names, [_name_label(label, where, classes) for label in unknown]
+    names, indices = _tell_apart(present, where)
+    unknown_names, others = _tell_apart(unknown, where)
+    return names, unknown_names, [*indices, *(f"{UNKNOWN_MARK}{index}" for index in others)]
 
 
-def _name_label(label: object, where: str, classes: Callable[[], Sequence[str]]) -> str:
-    if isinstance(label, str) and label.strip() and is_unicode(label):
-        return label.strip()
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names := classes()):
-        return names[label]
-    raise InputError(
-        f"{where}: {reprlib.repr(label)} is neither a class name nor one of the {len(classes())} class indices"
-    )
+def _tell_apart(labels: list[Any], where: str) -> tuple[list[str], list[str]]:
+    """(the class names among `labels`, the class indices). Raises InputError for what is neither."""
+    names, indices = [], []
+    for label in labels:
+        if isinstance(label, str) and label.strip() and is_unicode(label):
+            names.append(label.strip())
+        elif isinstance(label, int) and not isinstance(label, bool) and label >= 0:
+            indices.append(str(label))
+        else:
+            raise InputError(f"{where}: {reprlib.repr(label)} is neither a class name nor a class index")
+    return names, indices

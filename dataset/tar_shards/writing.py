@@ -47,7 +47,7 @@ def write_shards(
                 writer.write({"__key__": key, ending: data, "json": json.dumps(content, ensure_ascii=False).encode()})
                 progress.step(1)
         shards = sorted(path.name for path in staging.iterdir())
-        found = list(scan_shards(staging, dict.fromkeys(shards, HERE), lambda: ()))
+        found = list(scan_shards(staging, dict.fromkeys(shards, HERE)))
         for name in shards:
             os.replace(staging / name, root / name)
         write_index(name_index(root, split), found)

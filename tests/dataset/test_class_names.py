@@ -15,7 +15,7 @@ from test_formats import place, write
 
 import heads
 from dataset import probability_files
-from dataset.class_names import ClassIndex, describe_classes, quote_names, require_unique
+from dataset.class_names import ClassIndex, describe_classes, quote_names, read_classes, require_unique
 from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
 from dataset.table import Table
@@ -214,6 +214,14 @@ def test_folders_in_two_unicode_forms_are_one_class(tmp_path: Path) -> None:
     assert sorted(table.targets.tolist()) == [[0, 1], [1, 0], [1, 0]]
 
 
+def test_folders_of_systems_are_no_classes(tmp_path: Path) -> None:
+    place(tmp_path, "train/cat/a.jpg", "train/dog/b.jpg", "train/@eaDir/a.jpg/THUMB.jpg", "train/__MACOSX/cat/c.jpg")
+    place(tmp_path, "val/dog/d.jpg", "val/@eaDir/e.jpg", "test/@eaDir/f.jpg")
+    assert FORMATS["image_folder"].list_splits(tmp_path) == ["train", "val"]
+    table = FORMATS["image_folder"].read(tmp_path, "train")
+    assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[1, 0], [0, 1]])
+
+
 def test_columns_and_classes_of_other_formats_are_in_nfc(tmp_path: Path) -> None:
     place(tmp_path, "a.jpg", "JPEGImages/a.jpg")
     write(tmp_path / "csv", {"train.csv": f"image_path,{NFD}\n../csv/a.jpg,1\n"})
@@ -269,6 +277,12 @@ def test_a_list_with_a_name_in_both_forms_stops(tmp_path: Path) -> None:
     message = rf"classes\.txt:3: '{NFD}' is the same class name as at .*classes\.txt:1, in another Unicode form"
     with pytest.raises(InputError, match=message):
         FORMATS["train_list"].read(tmp_path, "train")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_list_has_the_line_ends_of_any_system(tmp_path: Path, end: str) -> None:
+    (tmp_path / "classes.txt").write_bytes(f"cat{end}hot dog{end}emu{end}".encode())
+    assert read_classes(tmp_path, None) == ("cat", "hot dog", "emu")
 
 
 def test_names_of_a_list_are_in_nfc_without_blanks() -> None:

@@ -432,6 +432,59 @@ def test_rows_of_an_image_for_each_label_with_a_column_of_splits(tmp_path: Path)
         read_csv(tmp_path, text.replace("label,", "labels,"), "labels.csv")
 
 
+@pytest.mark.parametrize(("format", "more"), [("label_rows", ("", "")), ("csv", (",split", ",train"))])
+def test_a_number_that_is_a_name_may_stand_far_below(tmp_path: Path, format: str, more: tuple[str, str]) -> None:
+    """Sorted by class, as folders are listed."""
+    names = [f"{number}.jpg" for number in range(1503)]
+    place(tmp_path, *names)
+    rows = [f"{name},{0 if number < 1500 else 2}{more[1]}\n" for number, name in enumerate(names)]
+    write(tmp_path, {"train.csv": f"image,label{more[0]}\n{''.join(rows)}"})
+    assert recognise_format(tmp_path) == format
+    table = read_dataset(tmp_path, split="train")
+    assert (table.classes, table.targets.sum(axis=0).tolist()) == (("0", "2"), [1500, 3])
+    assert table.targets.sum(axis=1).tolist() == [1] * 1503
+
+
+def test_a_wrong_row_below_many_values_is_said_by_who_reads_it(tmp_path: Path) -> None:
+    text = "image_path,label\n" + "a.jpg,0\n" * 1200 + "b.jpg,1,1\n"
+    place(tmp_path, *IMAGES)
+    write(tmp_path, {"train.csv": text})
+    assert recognise_format(tmp_path) == "csv"
+    with pytest.raises(InputError, match=r"train\.csv:1202: 3 cells, but 2 columns"):
+        read_dataset(tmp_path, split="train")
+
+
+def test_1_and_0_are_names_where_that_is_said(tmp_path: Path) -> None:
+    text = "image,label\na.jpg,1\nb.jpg,0\n"
+    assert read_csv(tmp_path / "nothing", text).classes == ("label",)
+    table = read_csv(tmp_path / "column", text, label_columns=("label",))
+    assert name_rows(table) == {"a.jpg": {"1"}, "b.jpg": {"0"}}
+    for name, header, options in (
+        ("list", "image,label", {}),
+        ("more columns", "image,width,label", {}),
+        ("both", "image,label", {"label_columns": ("label",)}),
+        ("other heading", "image,target", {"label_columns": ("target",)}),
+    ):
+        write(tmp_path / name, {"classes.txt": "cat\ndog\n"})
+        cells = text.replace("image,label", header).replace("jpg,", "jpg," + "64," * (header.count(",") - 1))
+        table = read_csv(tmp_path / name, cells, **options)
+        assert (table.classes, name_rows(table)) == (("cat", "dog"), {"a.jpg": {"dog"}, "b.jpg": {"cat"}}), name
+    with pytest.raises(InputError, match=r'csv:1: no column of labels: set LABEL_COLUMNS = \("target",\) if it names'):
+        read_csv(tmp_path / "other heading", text.replace("label", "target"))
+
+
+def test_1_and_0_of_a_column_that_is_a_class_are_values(tmp_path: Path) -> None:
+    text = "image,cat,dog\na.jpg,1,0\nb.jpg,0,1\n"
+    table = read_csv(tmp_path / "column", text, label_columns=("dog",))
+    assert (table.classes, table.targets.tolist()) == (("dog",), [[0], [1]])
+    write(tmp_path / "list", {"classes.txt": "label\n"})
+    table = read_csv(tmp_path / "list", "image,label\na.jpg,1\nb.jpg,0\n", label_columns=("label",))
+    assert (table.classes, table.targets.tolist()) == (("label",), [[1], [0]])
+    write(tmp_path / "other spelling", {"classes.txt": "Dog\nemu\n"})
+    with pytest.raises(InputError, match=r"there is no column for 'Dog' of classes\.txt: it has dog"):
+        read_csv(tmp_path / "other spelling", text, label_columns=("dog",))
+
+
 FOLD = "image_path,fold,cat,dog\na.jpg,0,1,0\nb.jpg,1,0,1\n"
 
 
@@ -656,6 +709,14 @@ def test_names_under_an_unusual_heading(tmp_path: Path) -> None:
         read_dataset(tmp_path)
     table = read_dataset(tmp_path, options=ReadOptions(label_columns=("species",)))
     assert (table.classes, table.targets.tolist()) == (("owl", "red fox"), [[0, 1], [1, 0]])
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "TRAIN.TSV", "train.CSV", "Train.Csv"])
+def test_an_image_and_its_label_in_tables_of_other_endings(tmp_path: Path, name: str) -> None:
+    text = "image,label\na.jpg,cat\nb.jpg,dog\na.jpg,dog\n"
+    table = read_csv(tmp_path, text.replace(",", "\t") if name.lower().endswith("tsv") else text, name)
+    assert recognise_format(tmp_path) == "label_rows"
+    assert (list_splits(tmp_path), name_rows(table)) == (["train"], {"a.jpg": {"cat", "dog"}, "b.jpg": {"dog"}})
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -174,6 +176,19 @@ def test_splits_of_coco_json_are_in_the_names_of_files_or_folders(tmp_path: Path
         read_dataset(tmp_path, split="val")
 
 
+def test_images_of_cvats_default_subset_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place(tmp_path, "images/a.jpg", "images/b.jpg")
+    one, other = (coco([name], [[7]], ANIMALS) for name in ("a.jpg", "b.jpg"))
+    write(tmp_path, {"annotations/instances_Train.json": one, "annotations/instances_Validation.json": other})
+    write(tmp_path, {"annotations/person_keypoints_train.json": TWO})
+    assert as_rows(read_dataset(tmp_path, split="train")) == {"a.jpg": [0, 1]}
+    assert capsys.readouterr().err == "", "COCO's keypoints are of the same images"
+    write(tmp_path, {"annotations/instances_default.json": TWO})
+    assert as_rows(read_dataset(tmp_path, split="train")) == {"a.jpg": [0, 1]}
+    said = "instances_default.json is not read: its name says no split, as that of instances_Train.json does"
+    assert capsys.readouterr().err == f"warning: {tmp_path}/annotations/{said}\n"
+
+
 def test_the_category_that_roboflow_adds_is_no_class(tmp_path: Path) -> None:
     categories = [
         {"id": 0, "name": "animals", "supercategory": "none"},
@@ -329,6 +344,49 @@ def test_what_label_studio_leaves_open_is_said(tmp_path: Path, capsys: pytest.Ca
     assert "the labels of choice, weather are all classes" in capsys.readouterr().err
 
 
+def make_nested(*paths: list[str], key: str = "taxonomy") -> dict[str, object]:
+    """A result of choices that lie in others."""
+    return {"type": key, "from_name": "kind", "to_name": "image", "value": {key: [*paths]}}
+
+
+CAT, DOG, CAR = ["Animal", "Cat"], ["Animal", "Dog"], ["Car"]
+
+
+def write_nested(kind: str, paths: dict[str, list[list[str]]]) -> str:
+    """Choices of each image in one of the three kinds of an export."""
+    if kind == "csv":
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["image", "kind", *ALWAYS])
+        writer.writerows([name, json.dumps([{"taxonomy": found}]), *ALWAYS.values()] for name, found in paths.items())
+        return buffer.getvalue()
+    if kind == "min":
+        cells = [{"image": name, "kind": [{"taxonomy": found}]} for name, found in paths.items()]
+        return json.dumps([cell | ALWAYS | {"annotation_id": number} for number, cell in enumerate(cells)])
+    return json.dumps([make_task(name, result=[make_nested(*found, key=kind)]) for name, found in paths.items()])
+
+
+@pytest.mark.parametrize("kind", ["taxonomy", "choices", "min", "csv"])
+def test_choices_that_lie_in_others_are_named_by_their_paths(tmp_path: Path, kind: str) -> None:
+    place(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    text = write_nested(kind, {"a.jpg": [CAT, CAR], "b.jpg": [DOG], "c.jpg": []})
+    write(tmp_path, {"x.csv" if kind == "csv" else "x.json": text})
+    assert recognise_format(tmp_path) == "label_studio"
+    table = read_dataset(tmp_path, split="train")
+    assert table.classes == ("Animal / Cat", "Animal / Dog", "Car")
+    assert as_rows(table) == {"a.jpg": [1, 0, 1], "b.jpg": [0, 1, 0], "c.jpg": [0, 0, 0]}
+
+
+def test_an_outer_choice_that_every_image_of_its_inner_ones_has(tmp_path: Path) -> None:
+    place(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path, {"x.json": write_nested("taxonomy", {"a.jpg": [["Animal"], CAT], "b.jpg": [["Animal"]]})})
+    table = read_dataset(tmp_path, split="train")
+    assert (table.classes, as_rows(table)) == (("Animal", "Animal / Cat"), {"a.jpg": [1, 1], "b.jpg": [1, 0]})
+    write(tmp_path, {"x.json": json.dumps([make_task("a.jpg", "Car / Van"), make_task("b.jpg", "Car")])})
+    table = read_dataset(tmp_path, split="train")
+    assert as_rows(table) == {"a.jpg": [0, 1], "b.jpg": [1, 0]}, "these are names, not paths"
+
+
 def test_several_annotations_of_one_image(tmp_path: Path) -> None:
     place(tmp_path, "a.jpg")
     both = make_task("a.jpg", "cat")
@@ -366,6 +424,14 @@ TWO_IMAGES = {"id": 4, "data": {"left": "a.jpg", "right": "b.jpg"}, "annotations
         (
             [make_task("b.jpg", "yes"), make_task("b.jpg", "yes", control="cat")],
             r"'yes' is a label of choice and of cat",
+        ),
+        (
+            [make_task("b.jpg", result=[make_nested(["Animal"])]), make_task("c.jpg", id=7, result=[make_nested(CAT)])],
+            r"task 7: is 'Animal / Cat' also 'Animal', which is chosen elsewhere\? Choose both",
+        ),
+        (
+            [make_task("b.jpg", result=[make_nested(CAT, [])])],
+            r"task 1: the labels of kind are \{'taxonomy': \[\['Animal', 'Cat'\], \[\]\]\}, which is no list of names",
         ),
         ([TWO_IMAGES], r"task 4: one image a task is read, but left and right name one"),
         ([make_task("note.txt", "cat")], r"task 1: one image a task is read, but none of image, note name one"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,36 @@ def test_a_relative_image_is_the_one_from_here(monkeypatch: pytest.MonkeyPatch, 
 )
 def test_moved_pictures_go_by_an_end_of_their_own(listed: list[str], images: list[str], rows: list[int]) -> None:
     assert match(listed, images) == rows
+
+
+def test_images_that_are_found_by_the_ends_of_their_paths_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert match(["/a/1.jpg"], ["/a/1.jpg", "/b/2.jpg"]) == [0, -1]
+    assert capsys.readouterr().err == ""
+    assert match(["/old/1.jpg", "/old/3.jpg"], ["/new/2.jpg", "/new/1.jpg"]) == [-1, 0]
+    line = "f.csv: 1 of 2 images are found by the ends of their paths, such as /new/1.jpg by /old/1.jpg, since no whole"
+    assert capsys.readouterr().err == f"warning: {line} path is listed\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "image"),
+    [
+        ("/d/images/test-resized/00001.jpg", "/d/images/train-resized/00001.jpg"),
+        ("/d/valid/cat/1.jpg", "/d/training/cat/1.jpg"),
+    ],
+)
+def test_an_image_of_another_split_has_the_same_name_only(
+    line: str, image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = f"{line} has the name of {image}, but lies in a folder of another split"
+    with pytest.raises(InputError, match=re.escape(f"; {message}: take the file of these images, or correct its")):
+        match([line], [image])
+    assert match(["/old/train/other.jpg", line], [image, "/d/train/other.jpg"]) == [-1, 0]
+    assert capsys.readouterr().err.endswith(f"; {message}\n")
+
+
+def test_the_split_is_that_of_the_nearest_folder() -> None:
+    assert match(["/home/me/dev/train/1.jpg"], ["/data/train/1.jpg"]) == [0], "dev may be for validation, too"
+    assert match(["/data/1.jpg", "/data/test/2.jpg"], ["/set/train/1.jpg", "/set/2.jpg"]) == [0, 1], "one says none"
 
 
 @pytest.mark.parametrize(

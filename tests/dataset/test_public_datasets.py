@@ -761,6 +761,23 @@ def test_rows_without_their_use_are_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        ("cat,5e-05,0.2,,,0.5,0.9,,", ("cat",)),
+        ("3,1E-3,0.1,0.5,0.1,0.5,0.9,-0.0,1", ("3",)),
+        (",0.1,0.2,,,0.5,0.9,,\nTRAIN,gs://bucket/photos/a.jpg,cat", ("cat",)),
+        ("3,12", ("12", "3")),  # names of classes
+        ("2019,cat", ("2019", "cat")),
+    ],
+)
+def test_numbers_of_a_box_are_no_labels(tmp_path: Path, cells: str, classes: tuple[str, ...]) -> None:
+    place(tmp_path, "a.jpg")
+    write(tmp_path, {"data.csv": f"TRAIN,gs://bucket/photos/a.jpg,{cells}\n"})
+    table = FORMATS["automl"].read(tmp_path, "train")
+    assert (table.classes, table.targets.tolist()) == (classes, [[1] * len(classes)])
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         (
@@ -769,6 +786,14 @@ def test_rows_without_their_use_are_train(tmp_path: Path) -> None:
         ),
         ("TRAIN", r"all_data\.csv:6: 'TRAIN' stands alone: an image and its labels are to follow"),
         ('TRAIN,"a', r"all_data\.csv:6: unexpected end of data"),
+        (
+            "TEST,gs://bucket/e.jpg,cat,5e-05,0.2,0.5,0.9",
+            r"all_data\.csv:6: the numbers after 'cat' are labels or a box",
+        ),
+        (
+            "TEST,gs://bucket/e.jpg,3,0.5",
+            r"all_data\.csv:6: the numbers after '3' are labels or a box: for a box write 8",
+        ),
     ],
 )
 def test_mistakes_in_automl(tmp_path: Path, row: str, message: str) -> None:

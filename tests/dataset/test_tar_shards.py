@@ -29,10 +29,11 @@ from hypothesis import strategies as st
 from webdataset import WebDataset  # pyright: ignore[reportAttributeAccessIssue]
 from webdataset.tariterators import base_plus_ext
 
+import config
 from dataset.decoding import decode_image
 from dataset.formats import FORMATS
 from dataset.formats.base import ReadOptions
-from dataset.formats.webdataset import decode_name, encode_name
+from dataset.formats.webdataset import COCO_NAMES, decode_name, encode_name, hash_names
 from dataset.loading import EpochBatches, make_loader, shuffle_blocks
 from dataset.resize_rules import make_eval_transform
 from dataset.table import Table
@@ -201,8 +202,44 @@ def test_class_indices_name_the_classes_of_the_caller(tmp_path: Path) -> None:
     assert (table.classes, table.targets.tolist()) == (("cat", "dog"), [[0, 1], [1, 1]])
 
 
+def test_class_indices_that_nothing_names_are_labels_by_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": b"10", "2.jpg": b"", "2.json": b'{"labels": [3]}'})
+    write_tar(tmp_path / "val-0.tar", {"1.jpg": b"", "1.cls": b"?2"})
+    assert hash_names(config.CLASSES) == COCO_NAMES, "which nobody has edited here"
+    for classes in (config.CLASSES, None):
+        table = read_dataset(tmp_path, split="train", classes=classes)
+        assert (table.classes, table.targets.tolist()) == (("label_2", "label_3", "label_10"), [[0, 0, 1], [0, 1, 0]])
+        assert read_dataset(tmp_path, split="val", classes=classes).targets.tolist() == [[-1, 0, 0]]
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: nothing names its classes, so they are label_2, label_3, label_10: write their names" in said
+    assert said.count("warning:") == 1
+    table = read_dataset(tmp_path, split="train", classes=[f"c{number}" for number in range(11)])
+    assert (table.classes, table.targets.tolist()) == (("c10", "c2", "c3"), [[1, 0, 0], [0, 0, 1]])
+    assert capsys.readouterr().err == ""
+
+
+def test_another_list_of_classes_needs_no_other_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.cls": b"0 ?2"})
+    for names in (("cat", "dog", "emu"), ("dog", "cat", "emu"), ("x", "y", "dog")):
+        (tmp_path / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+        table = read_dataset(tmp_path, split="train")
+        assert (table.classes, table.targets.tolist()) == (names, [[1, 0, -1]])
+        monkeypatch.setattr("dataset.tar_shards.index.scan_shards", None)
+
+
+def test_names_beside_indices_that_nothing_names_stop(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-0.tar", {"1.jpg": b"", "1.json": b'{"labels": ["cat"]}', "2.jpg": b"", "2.cls": b"2"})
+    message = r"labels are names, such as 'cat', and indices, such as 2, which nothing names: write .*/classes\.txt"
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path, split="train", classes=config.CLASSES)
+    (tmp_path / "classes.txt").write_text("dog\ncat\nemu\n")
+    assert read_dataset(tmp_path, split="train").targets.tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
 GOOD = {"1.jpg": b"x", "1.cls": b"0"}
-HEADER = "shard,member,offset,size,labels,unknown,shard_bytes,shard_changed\n"
+HEADER = "shard,member,offset,size,labels,unknown,indices,shard_bytes,shard_changed\n"
 MISTAKES = [
     # members of train-0.tar, the index, the message
     ({"1.jpg": b""}, None, r'train-0\.tar/1\.jpg has neither a \.json with "labels" nor a \.cls'),
@@ -214,7 +251,8 @@ MISTAKES = [
         None,
         r"index\.csv: train-0\.tar/1\.jpg: 'dgo' is no class; the nearest: dog",
     ),
-    ({"1.jpg": b"", "1.cls": b"2"}, None, r"1\.jpg: 2 is neither a class name nor one of the 2 class indices"),
+    ({"1.jpg": b"", "1.cls": b"2"}, None, r"index\.csv: train-0\.tar/1\.jpg: class index 2 is outside 0\.\.\.1"),
+    ({"1.jpg": b"", "1.cls": b"-1"}, None, r"1\.jpg: -1 is neither a class name nor a class index"),
     ({"1.jpg": b"", "1.cls": b"dog"}, None, r"its labels are no class indices: invalid literal"),
     ({"1.jpg": b"", "1.cls": b"0 ?0"}, None, r"a class is both present and unknown"),
     ({"1.cls": b"0"}, None, r"train-0\.tar holds no images"),
@@ -222,22 +260,26 @@ MISTAKES = [
     (None, None, r"train-0\.tar is no whole tar file without compression"),
     (GOOD, "shard,member\n", r"index\.csv:1: the columns are shard, member, not shard, member, offset"),
     (GOOD, HEADER, r"train\.index\.csv lists no images"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat\n", r"5 cells, but 8 columns: train-0\.tar,1\.jpg"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,x,1,cat,,STAMP\n", r"cannot read .*invalid literal.*delete it to have it made"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,,x,1\n", r"cannot read .*invalid literal.*delete it to have it made"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,{'5' * 5000},1,cat,,STAMP\n", r"cannot read .*4300 digits.*delete it"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,,,STAMP\ntrain-1.tar,1.jpg,512,1,,,1,1\n", r"1\.tar is in the index, but"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,,,STAMP\ntrain-0.tar,1.jpg,512,1,,,,\n", r"tar: 1\.jpg is in it twice"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,99999,cat,,STAMP\n", r"train-0\.tar is shorter than its index says"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,{2**62},99999,cat,,STAMP\n", r"train-0\.tar is shorter than its index says"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,-512,1,cat,,STAMP\n", r"'1\.jpg' begins at byte -512 and .* no image does"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,{2**63},1,cat,,STAMP\n", rf"begins at byte {2**63} and has 1 bytes, which no"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,{2**63 - 600},cat,,STAMP\n", r"begins at byte 512 and has 9\d* bytes"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,-1,cat,,STAMP\n", r"begins at byte 512 and has -1 bytes"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,1{'0' * 4200},1,cat,,STAMP\n", r"begins at byte 10{24} and"),
-    (GOOD, f"{HEADER}train-0.tar,../1.jpg,512,1,cat,,STAMP\n", r"'\.\./1\.jpg' is no name of a member"),
-    (GOOD, f"{HEADER}train-0.tar,/etc/1.jpg,512,1,cat,,STAMP\n", r"'/etc/1\.jpg' is no name of a member"),
-    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cot,,STAMP\n", r"'cot' is no class; the nearest: cat"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat\n", r"5 cells, but 9 columns: train-0\.tar,1\.jpg"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,x,1,cat,,,STAMP\n", r"cannot read .*invalid literal.*delete it to have it made"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cat,,,x,1\n", r"cannot read .*invalid literal.*delete it to have it made"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,{'5' * 5000},1,cat,,,STAMP\n", r"cannot read .*4300 digits.*delete it"),
+    (
+        GOOD,
+        f"{HEADER}train-0.tar,1.jpg,512,1,,,,STAMP\ntrain-1.tar,1.jpg,512,1,,,,1,1\n",
+        r"1\.tar is in the index, but",
+    ),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,,,,STAMP\ntrain-0.tar,1.jpg,512,1,,,,,\n", r"tar: 1\.jpg is in it twice"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,99999,cat,,,STAMP\n", r"train-0\.tar is shorter than its index says"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,{2**62},99999,cat,,,STAMP\n", r"train-0\.tar is shorter than its index says"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,-512,1,cat,,,STAMP\n", r"'1\.jpg' begins at byte -512 and .* no image does"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,{2**63},1,cat,,,STAMP\n", rf"begins at byte {2**63} and has 1 bytes, which no"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,{2**63 - 600},cat,,,STAMP\n", r"begins at byte 512 and has 9\d* bytes"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,-1,cat,,,STAMP\n", r"begins at byte 512 and has -1 bytes"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,1{'0' * 4200},1,cat,,,STAMP\n", r"begins at byte 10{24} and"),
+    (GOOD, f"{HEADER}train-0.tar,../1.jpg,512,1,cat,,,STAMP\n", r"'\.\./1\.jpg' is no name of a member"),
+    (GOOD, f"{HEADER}train-0.tar,/etc/1.jpg,512,1,cat,,,STAMP\n", r"'/etc/1\.jpg' is no name of a member"),
+    (GOOD, f"{HEADER}train-0.tar,1.jpg,512,1,cot,,,STAMP\n", r"'cot' is no class; the nearest: cat"),
 ]
 
 
@@ -254,7 +296,7 @@ def test_mistakes_are_told(tmp_path: Path, members: Members | None, index: str |
     with pytest.raises(InputError, match=message) as error:
         read_dataset(tmp_path, "webdataset", "train")
     assert "\n" not in str(error.value)
-    if index is None and "no class" not in message and "both" not in message and "is no name" not in message:
+    if index is None and not re.search("no class;|both|is no name|outside", message):
         assert not (tmp_path / "train.index.csv").exists()
 
 
@@ -354,7 +396,7 @@ def test_what_follows_the_end_of_a_shard_is_looked_at(tmp_path: Path, kind: str,
             names.append(member.name)
 
     def scan() -> None:
-        list(scan_shards(tmp_path, {path.name: elsewhere}, lambda: ("x",)))
+        list(scan_shards(tmp_path, {path.name: elsewhere}))
 
     for work in (read, scan):
         if message:
@@ -400,22 +442,22 @@ def test_an_index_of_an_earlier_version_is_made_anew(tmp_path: Path, capsys: pyt
     index = tmp_path / "train.index.csv"
     index.write_text("shard,member,offset,size,labels,unknown\ntrain-0.tar,1.jpg,512,0,cat,\n")
     assert read_dataset(tmp_path, split="train").targets.tolist() == [[0, 1]]
-    said = f"warning: {index}: it does not say which size and date train-0.tar has: the index is made anew\n"
-    assert capsys.readouterr().err == said
+    said = f"warning: {index}: an earlier version wrote it, which did not tell names of classes from their indices: "
+    assert capsys.readouterr().err == f"{said}the index is made anew\n"
     stat = (tmp_path / "train-0.tar").stat()
-    assert index.read_text().splitlines()[1] == f"train-0.tar,1.jpg,512,0,dog,,{stat.st_size},{stat.st_mtime_ns}"
+    assert index.read_text().splitlines()[1] == f"train-0.tar,1.jpg,512,0,,,1,{stat.st_size},{stat.st_mtime_ns}"
     assert (tmp_path / "train.index.csv.bak").is_file()
     read_dataset(tmp_path, split="train")
     assert capsys.readouterr().err == ""
 
 
-def test_an_index_of_an_earlier_version_serves_where_no_shard_is_a_file(shards: Path, served: str) -> None:
+def test_an_index_of_an_earlier_version_is_made_anew_where_no_shard_is_a_file(shards: Path, served: str) -> None:
     root = move_away(shards, lambda path: WAYS["http"](path, served))
     index = root / "train.index.csv"
-    index.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in index.read_text().splitlines()))
-    before = index.read_bytes()
+    rows = [line.rsplit(",", 2)[0] for line in index.read_text().splitlines()]  # without sizes and dates
+    index.write_text("".join(row.rpartition(",")[0] + "\n" for row in rows))
     assert read_bytes(read_elsewhere(root).paths[0]) == read_bytes(read_dataset(shards, split="train").paths[0])
-    assert index.read_bytes() == before
+    assert [line.rsplit(",", 2)[0] for line in index.read_text().splitlines()] == rows
 
 
 def test_without_a_place_for_the_index_the_shards_are_read_each_time(
@@ -517,9 +559,9 @@ def test_shards_elsewhere_are_read_as_those_that_are_here(
     root = move_away(shards, lambda path: WAYS[way](path, served), with_index)
     table = read_elsewhere(root)
     ours, theirs = (list(csv.reader((folder / "train.index.csv").open())) for folder in (root, shards))
-    assert [row[:6] for row in ours] == [row[:6] for row in theirs]
+    assert [row[:7] for row in ours] == [row[:7] for row in theirs]
     if not with_index:  # only files have a size and a date
-        assert any(row[6:] != ["", ""] for row in ours[1:]) == (way in ("path", "file", "file URL"))
+        assert any(row[7:] != ["", ""] for row in ours[1:]) == (way in ("path", "file", "file URL"))
     assert table.fingerprint() == here.fingerprint()
     stamps = list(stamp_images(table.paths))
     assert not (root / "cache" / "shards").exists(), "nothing is fetched before it is needed"
@@ -665,7 +707,7 @@ def test_mistakes_in_the_list_of_shards(tmp_path: Path, text: str, message: str)
 def test_a_scan_needs_no_place_to_seek(shards: Path) -> None:
     names = dict.fromkeys((path.name for path in shards.glob("train-*.tar")), HERE)
     elsewhere = {name: Address("command", f"pipe:cat {shards / name}") for name in names}
-    streamed, seeked = (list(scan_shards(shards, places, tuple)) for places in (elsewhere, names))
+    streamed, seeked = (list(scan_shards(shards, places)) for places in (elsewhere, names))
     assert [shard.rows for shard in streamed] == [shard.rows for shard in seeked]
     assert [shard.stat for shard in streamed] == [None] * len(names)
 

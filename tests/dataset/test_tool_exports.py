@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_exports import as_rows, make_task, place, write
+from test_exports import as_rows, coco, make_task, place, write
 
 from dataset.formats import FORMATS
 from dataset_readers import read_dataset, recognise_format
@@ -461,6 +461,52 @@ def test_cvats_xml_of_each_split(tmp_path: Path) -> None:
     assert FORMATS["cvat"].list_splits(tmp_path) == ["train", "val"]
     assert as_rows(read_dataset(tmp_path, split="val")) == {"c.jpg": [0, 0]}
     assert as_rows(read_dataset(tmp_path, split="train")) == {"a.jpg": [1, 0], "b.jpg": [1, 1]}
+
+
+# ---- files whose names say no split, beside others ----
+
+ONE_CAT = {  # {format: (folder of its file, ending, text)}, of the image a.jpg
+    "coco_json": ("", "json", coco(["a.jpg"], [[7]], {7: "cat"})),
+    "createml": ("", "json", json.dumps([{"image": "a.jpg", "annotations": ["cat"]}])),
+    "label_studio": ("", "json", json.dumps([make_task("a.jpg", "cat")])),
+    "fiftyone": ("", "json", json.dumps({"classes": ["cat"], "labels": {"a": [0]}})),
+    "via": ("", "csv", make_csv({"a.jpg": ({"kind": "cat"}, [])})),
+    "datumaro": ("annotations/", "json", make_datumaro(0, names=("cat",))),
+    "cvat": ("", "xml", make_cvat(("a.jpg", ("cat",))).replace("<label><name>dog</name></label>", "")),
+}
+
+
+@pytest.mark.parametrize("name", ONE_CAT)
+def test_a_file_without_a_split_is_said_where_others_have_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder, ending, text = ONE_CAT[name]
+    place(tmp_path, "data/a.jpg" if name == "fiftyone" else "a.jpg")
+    write(tmp_path, {f"{folder}all.{ending}": text})
+    require_rows(tmp_path, name, {"a.jpg": [1]}, ("cat",))
+    assert "not read" not in capsys.readouterr().err
+    write(tmp_path, {f"{folder}my_val.{ending}": text})
+    assert FORMATS[name].list_splits(tmp_path) == ["val"]
+    assert as_rows(read_dataset(tmp_path, split="val")) == {"a.jpg": [1]}
+    said = f"{folder}all.{ending} is not read: its name says no split, as that of my_val.{ending} does"
+    assert f"warning: {tmp_path}/{said}\n" in capsys.readouterr().err
+    with pytest.raises(InputError, match=rf"has no split 'train' .*; it has val; .*/{said}: rename it if it is train$"):
+        read_dataset(tmp_path, split="train")
+
+
+def test_a_file_beside_one_that_says_the_split_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, text = ONE_CAT["createml"]
+    place(tmp_path / "a", "train/a.jpg")
+    write(tmp_path / "a", {"train/_annotations.createml.json": text, "old.json": text})
+    require_rows(tmp_path / "a", "createml", {"a.jpg": [1]}, ("cat",))
+    first = f"{tmp_path}/a/train/_annotations.createml.json"
+    assert capsys.readouterr().err == f"warning: {tmp_path}/a/old.json is not read, since {first} is\n"
+    _, _, text = ONE_CAT["cvat"]
+    place(tmp_path / "b", "a.jpg")
+    write(tmp_path / "b", {"annotations.xml": text, "train.xml": text})
+    require_rows(tmp_path / "b", "cvat", {"a.jpg": [1]}, ("cat",))
+    said = f"warning: {tmp_path}/b/train.xml is not read, since {tmp_path}/b/annotations.xml is\n"
+    assert capsys.readouterr().err == said
 
 
 # ---- a file for each image: Pascal VOC's XML, Labelme's JSON ----

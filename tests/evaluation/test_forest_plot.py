@@ -70,6 +70,19 @@ def test_without_a_reference_there_is_one_panel() -> None:
     assert len(figure.axes) == 1
 
 
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        (ENTRIES[:1], ""),
+        (ENTRIES[1:2], " and seeds"),
+        (ENTRIES, " and seeds\na row with one test stands for that model alone"),
+    ],
+)
+def test_the_axis_says_what_the_intervals_are_over(entries: list[Entry], words: str) -> None:
+    figure = forest_plot.draw_forest([Block("", entries)], "test_mAP")
+    assert figure.axes[0].get_xlabel() == f"test_mAP, 95 % interval over images{words}"
+
+
 def test_rows_of_the_table_become_a_picture(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     targets = draw_targets(rng)

@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from evaluation import mistakes
-from evaluation.mistakes import LEAST_COUNT, LEAST_SURPRISE, MOST_OF_CLASS, Errors, Mistake, read_errors
+from evaluation.mistakes import CHANCE_OF_ANY, LEAST_COUNT, MOST_OF_CLASS, Errors, Mistake, read_errors
 
 Arrays = tuple[np.ndarray, np.ndarray]
 THRESHOLDS = np.array([0.5, 0.4, 0.6, 0.5, 0.5, 0.3])
@@ -53,22 +53,72 @@ def test_pairs_are_those_that_counting_finds(
     monkeypatch.setattr("metrics.ENTRIES_AT_ONCE", 600)  # several blocks
     found = getattr(mistakes.find_confusions(read_errors(*scores, THRESHOLDS), 6), kind)
     images = [(wrong, missed if kind == "instead" else there) for wrong, missed, there in list_errors(scores)]
+    ever_wrong, ever_other = (set[int]().union(*labels) for labels in zip(*images, strict=True))
+    num_pairs = sum(said != other for said in ever_wrong for other in ever_other)
+    limit = stats.chi2.isf(CHANCE_OF_ANY / num_pairs, df=1)
     expected = {}
     for said, other in itertools.product(range(6), repeat=2):
-        both = sum(said in wrong and other in others for wrong, others in images)
-        first = sum(said in wrong for wrong, _ in images)
-        second = sum(other in others for _, others in images)
-        if both < LEAST_COUNT or both * len(images) <= first * second:
+        known = (scores[1][:, [said, other]] >= 0).all(axis=1)
+        of_both = [image for image, is_known in zip(images, known, strict=True) if is_known]
+        both = sum(said in wrong and other in others for wrong, others in of_both)
+        first = sum(said in wrong for wrong, _ in of_both)
+        second = sum(other in others for _, others in of_both)
+        if both < LEAST_COUNT or both * len(of_both) <= first * second:
             continue
-        table = [[both, first - both], [second - both, len(images) - first - second + both]]
+        table = [[both, first - both], [second - both, len(of_both) - first - second + both]]
         surprise = measure_by_scipy(table)
-        if surprise >= LEAST_SURPRISE:
-            expected[said, other] = (both, first * second / len(images), surprise)
+        if surprise >= limit:
+            expected[said, other] = (both, first * second / len(of_both), surprise)
     assert {(pair.said, pair.there): pair[2:] for pair in found} == {
         pair: pytest.approx(values) for pair, values in expected.items()
     }
     assert (1, 0) in expected
     assert [pair.surprise for pair in found] == sorted((pair.surprise for pair in found), reverse=True)
+
+
+def make_pair() -> Arrays:
+    """(1000, 2) probabilities and targets. Of the first 100, 0 is said wrongly on 20, 1 missed on 20, both on 4."""
+    probabilities, targets = np.zeros((1000, 2), np.float32), np.zeros((1000, 2), np.int8)
+    probabilities[:20, 0] = 1
+    targets[:100:5, 1] = 1
+    return probabilities, targets
+
+
+def test_a_pair_is_counted_among_the_images_with_known_labels_of_both() -> None:
+    probabilities, targets = make_pair()
+    (pair,) = mistakes.find_confusions(read_errors(probabilities, targets, 0.5), 2).instead
+    assert pair[:4] == (0, 1, 4, pytest.approx(0.4))
+    targets[100:] = -1  # of 100 images, 4 are what chance makes of 20 and 20
+    assert mistakes.find_confusions(read_errors(probabilities, targets, 0.5), 2) == ([], [])
+
+
+def test_a_pair_among_many_has_to_be_more_surprising() -> None:
+    """G^2 of 12.7 is much for the pair of two classes, and little for one of ten thousand pairs."""
+    probabilities, targets = (np.pad(values, ((0, 0), (0, 100))) for values in make_pair())
+    others = np.arange(2, 102)
+    probabilities[100 + others, others] = 1  # each is said wrongly on one image, and missed on another
+    targets[300 + others, others] = 1
+    errors = [*read_errors(probabilities, targets, 0.5)]
+    assert mistakes.find_confusions(errors, 102).instead == []
+    (pair,) = mistakes.find_confusions(read_errors(*make_pair(), 0.5), 2).instead
+    assert pair.surprise == pytest.approx(measure_by_scipy([[4, 16], [16, 964]]))
+
+
+@pytest.mark.parametrize("num_pairs", [1, 50, 1_000_000])
+def test_the_limit_is_bonferronis_of_chi_squared(num_pairs: int) -> None:
+    expected = stats.chi2.isf(CHANCE_OF_ANY / num_pairs, df=1)
+    assert mistakes.find_limit(num_pairs) == pytest.approx(expected, rel=1e-6)
+
+
+def test_independent_mistakes_of_many_classes_are_no_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2 x 39,800 pairs; a limit that one pair reaches by chance in a thousand tests names more than five of them."""
+    rng = np.random.default_rng(3)
+    said, targets = rng.random((2000, 200)) < 0.05, (rng.random((2000, 200)) < 0.05).astype(np.int8)
+    targets[rng.random(targets.shape) < 0.1] = -1
+    errors = [*read_errors(said.astype(np.float32), targets, 0.5)]
+    assert sum(map(len, mistakes.find_confusions(errors, 200))) <= 1
+    monkeypatch.setattr(mistakes, "find_limit", lambda num_pairs: stats.chi2.isf(0.001, df=1))
+    assert sum(map(len, mistakes.find_confusions(errors, 200))) > 5
 
 
 def test_with_one_label_an_image_the_pairs_are_those_of_the_confusion_matrix() -> None:

@@ -488,6 +488,21 @@ def test_other_models_settings_and_images_are_refused(listed: Path, tmp_path: Pa
     require_all(listed.parent)
 
 
+def test_parts_that_do_not_say_where_pictures_were_made_are_of_a_cpu(
+    listed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So earlier versions wrote them."""
+    make_job(listed).run()
+    job = make_job(listed)
+    job.settings = {**job.settings, "PICTURES_ON": "gpu"}
+    with pytest.raises(InputError, match="parts was begun with PICTURES_ON cpu, and it is gpu: delete"):
+        job.run()
+    job.settings = {**job.settings, "PICTURES_ON": "cpu"}
+    capsys.readouterr()
+    job.run()
+    assert "5 of 5 parts were done: going on" in capsys.readouterr().out
+
+
 def test_other_shards_are_refused(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards")
     where = tmp_path / "which.txt"

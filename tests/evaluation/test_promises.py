@@ -212,6 +212,22 @@ def test_gains_are_differences_of_metrics_with_the_bootstraps_error() -> None:
     assert promises.measure_gains(predicted, targets, np.ones(400, dtype=bool)) == {}
 
 
+def test_images_without_a_known_label_are_no_gain() -> None:
+    probabilities, targets, *_ = make_scores(400)
+    predicted, is_left = metrics.predict(probabilities, 0.4), np.arange(400) % 3 == 0
+    targets[100:200] = -1
+    has_known = (targets >= 0).any(axis=1)
+    is_right = ((predicted == (targets == 1)) | (targets < 0)).all(axis=1)
+    gains = promises.measure_gains(predicted, targets, is_left)
+    expected = is_right[has_known].mean(), is_right[has_known & ~is_left].mean()
+    assert gains["exact_match"][:2] == pytest.approx(expected, abs=1e-12)
+    among_known = promises.measure_gains(predicted[has_known], targets[has_known], is_left[has_known])
+    assert gains.keys() == among_known.keys()
+    for name, gain in gains.items():
+        assert gain == pytest.approx(tuple(among_known[name]), abs=1e-12), name
+    assert promises.measure_gains(predicted, targets, has_known) == {}, "of those that are decided nothing is known"
+
+
 # ---- from scores to a checkpoint ----
 
 

@@ -186,6 +186,14 @@ def test_facts_are_the_numbers_of_the_test(gather: Gather, tmp_path: Path) -> No
     assert facts.data.num_without_label == (targets.sum(axis=1) == 0).sum()
 
 
+def test_a_random_order_is_one_of_known_labels(gather: Gather) -> None:
+    probabilities, targets = make_scores()
+    targets[100:, 0] = -1
+    facts = gather(probabilities, targets)
+    shares = [targets[targets[:, c] >= 0, c].mean() for c in range(3)]
+    assert f"mean of 3 classes; 1 is perfect, a random order gives {np.mean(shares):.3f}" in facts.numbers[0].text
+
+
 def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) -> None:
     probabilities, targets = make_scores()
     facts = gather(probabilities, targets)
@@ -198,6 +206,26 @@ def test_mistakes_are_shown_with_photograph_labels_and_scores(gather: Gather) ->
     assert max(Image.open(io.BytesIO(first.photograph)).size) == shown_mistakes.SIDE
     assert first.map is None
     assert facts.no_maps.endswith("this is an exported file.")
+
+
+@pytest.mark.parametrize(
+    ("limits", "wrong", "missed"),
+    [
+        ({}, ["truck 0.900 ≥ 0.500"], ["bus 0.200 < 0.500", "bus 0.300 < 0.500"]),
+        ({"min_labels": 1}, ["truck 0.900 ≥ 0.500", "truck 0.400"], ["bus 0.200 < 0.500", "bus 0.300 < 0.500"]),
+        ({"max_labels": 1}, ["truck 0.900 ≥ 0.500"], ["bus 0.200 < 0.500", "bus 0.300 < 0.500", "truck 0.600"]),
+        ({"min_labels": 1, "max_labels": 1}, ["truck 0.900", "truck 0.400"], ["bus 0.200", "bus 0.300", "truck 0.600"]),
+    ],
+)
+def test_a_mistake_names_the_threshold_where_that_decided(
+    gather: Gather, tmp_path: Path, limits: dict[str, int], wrong: list[str], missed: list[str]
+) -> None:
+    probabilities = np.array([[0.2, 0.4], [0.3, 0.9], [0.8, 0.6], *[[0.9, 0.1]] * 20], dtype=np.float32)
+    targets = np.array([[1, 0], [1, 0], [1, 1], *[[1, 0]] * 20], dtype=np.int8)
+    gather(probabilities, targets, CLASSES[:2], **limits)
+    found = re.findall(r"✕ (says|misses) <bdi>(.*?)</bdi></b>\s*(.*?)<br/>", read(tmp_path)[0])
+    expected = [*(f"says {text}" for text in wrong), *(f"misses {text}" for text in missed)]
+    assert [html.unescape(" ".join(words)) for words in found] == expected
 
 
 def test_maps_of_other_classes_are_unfolded_on_request(gather: Gather) -> None:
@@ -569,6 +597,24 @@ def test_one_label_an_image(gather: Gather, tmp_path: Path) -> None:
     assert facts.verdict.startswith(f"{accuracy:.0%} of the images get their right class (")
     data: Any = ModelCard(read(tmp_path)[1]).data
     assert "single-label" in data.tags
+
+    targets[0] = 0  # no accuracy then, but the task is the same
+    facts = gather(probabilities, targets, CLASSES[:3], min_labels=1, max_labels=1)
+    assert [number.name for number in facts.headline] == ["OR", "OP"]
+    num_right = (is_class == taken_for)[1:].sum()
+    assert [number.value for number in facts.headline] == pytest.approx([num_right / 299, num_right / 300])
+    page, card = read(tmp_path)
+    assert "One class an image, 3 classes." in page
+    assert "\nOne class an image, 3 classes. " in card
+    data = ModelCard(card).data
+    assert "single-label" in data.tags
+    others = ["missed: it says", "said wrongly: there is"]
+    shown = ["class", "labels", "says", "bar", "F1", "recall", "precision", "AP", *others]
+    assert [[*row] for row in read_table(page)] == [shown] * 3, "no threshold decides"
+    head, rule, *rows = card.partition("| class |")[2].partition("\n## ")[0].strip().splitlines()
+    assert head == "labels | F1 | recall | precision | AP |"
+    assert rule == "|---|---:|---:|---:|---:|---:|"
+    assert [line.count("|") for line in rows] == [7] * 3
 
 
 def test_without_labels_predictions_or_intervals(

@@ -105,7 +105,7 @@ def test_the_reference_and_what_is_said_of_it(
     assert legend[0].startswith(
         f"Δ: from {rows['run'][0]}, of these the first by best_f1, on the same 300 test images; ["
     )
-    assert legend[0].endswith("paired over images and over seeds")
+    assert legend[0].endswith("paired over images and over seeds; a row with one test stands for that model alone")
     assert "after Holm's correction for 2 comparisons; an interval is of its own comparison" in legend[1]
     left = "tested by another ruler, and so without Δ: 1 row (--SORT_BY test_mAP says how it differs)"
     assert legend[2:] == ["it was chosen by best_f1, without a look at the test images", left]
@@ -131,6 +131,32 @@ def test_the_reference_and_what_is_said_of_it(
         with pytest.raises(InputError, match=message):
             run_comparison.compare_rows(rows, {}, against, "best_f1", root)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("num_tests", "words"),
+    [
+        ([], ""),
+        ([1, 1], ""),
+        ([3, 2], " and over seeds"),
+        ([3, 1, 2], " and over seeds; a row with one test stands for that model alone"),
+    ],
+)
+def test_one_test_says_nothing_of_seeds(num_tests: list[int], words: str) -> None:
+    assert run_comparison.describe_seeds(num_tests) == words
+
+
+def test_seeds_of_a_row_that_is_not_compared_are_not_spoken_of(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+    for name, loss, seed in (("a1", "a", 1), ("a2", "a", 2), ("b", "b", 1), ("c", "c", 1)):
+        write_run(tmp_path, name, make_sidecar("resnet18", 0.5, 0.5, 1, LOSS=loss, SEED=seed))
+        ruler = make_ruler("others") if loss == "a" else None
+        write_test(tmp_path, f"resnet18/{name}", draw_probabilities(rng, targets, 1), targets, ruler=ruler)
+    rows = read_rows(tmp_path)
+    assert rows["runs"].tolist() == [2, 1, 1]
+    _, legend = run_comparison.compare_rows(rows, {}, "best", "best_f1", tmp_path)
+    assert legend[0].endswith("[95 % interval], paired over images")
 
 
 def test_runs_that_were_not_tested_alike_have_a_test(tmp_path: Path) -> None:

@@ -119,7 +119,13 @@ def test_of_many_classes_the_changed_ones_are_shown() -> None:
     assert {"c0", "c9", "c50", "c100", "c10", "c90"} <= set(shown["class"])
     assert shown["delta_AP"].is_monotonic_decreasing
     unknown = classes.assign(delta_AP=np.nan, delta_AP_p=np.nan)
-    assert "(too few positives for a p)" in run_pair.describe_classes(unknown, has_seeds=False)[0]
-    (line, *_) = run_pair.describe_classes(classes, has_seeds=False)
+    assert "(too few positives for a p)" in run_pair.describe_classes(unknown, [1, 1])[0]
+    (line, *_) = run_pair.describe_classes(classes, [1, 1])
     assert line.startswith("AP gained: c0, c1, ")
     assert line.endswith("; 40 of 101 classes are shown, --csv has all")
+    for num_tests, ending in (
+        ([1, 1], "paired over images"),
+        ([2, 3], "paired over images and over seeds"),
+        ([3, 1], "paired over images and over seeds; a row with one test stands for that model alone"),
+    ):
+        assert run_pair.describe_classes(classes, num_tests)[1].endswith(ending)

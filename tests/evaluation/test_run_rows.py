@@ -22,13 +22,7 @@ def add_run(root: Path, name: str, best_f1: float = 0.5, **changes: Any) -> dict
     """Write a run of resnet18; capital names are constants, others stand at the sidecar's top or in its data set."""
     sidecar = make_sidecar("resnet18", best_f1, best_f1 + 0.1, 3)
     for key, value in changes.items():
-        part = (
-            sidecar["config"]
-            if key.isupper()
-            else sidecar["dataset"]
-            if key in ("fingerprint", "val_fingerprint")
-            else sidecar
-        )
+        part = sidecar["config"] if key.isupper() else sidecar["dataset"] if key.endswith("fingerprint") else sidecar
         part[key] = value
     write_run(root, name, sidecar)
     return sidecar
@@ -88,6 +82,18 @@ def test_what_makes_another_row(changes: dict[str, Any], is_same: bool, tmp_path
     add_run(tmp_path, "a", SEED=1, FEATURES="auto", features="own")
     add_run(tmp_path, "b", **{"SEED": 2, "FEATURES": "auto", "features": "own", **changes})
     assert len(read_rows(tmp_path)) == (1 if is_same else 2)
+
+
+def test_other_files_under_the_same_names_are_another_row(tmp_path: Path) -> None:
+    """An older run does not say the sizes of its files: it goes with the others of its row, where these agree."""
+    for seed, files in enumerate(["x", "x", ""], start=1):
+        add_run(tmp_path, f"s{seed}", SEED=seed, files_fingerprint=files)
+    add_run(tmp_path, "s4", SEED=4)
+    assert read_rows(tmp_path)["runs"].tolist() == [4]
+    for name, seed in (("s5", 5), ("s6", 1)):  # with the SEED of s1, and no copy of it
+        add_run(tmp_path, name, SEED=seed, files_fingerprint="y")
+    rows = [[Path(name).stem for name in names] for names in read_rows(tmp_path)["checkpoints"]]
+    assert rows == [["s1", "s2"], ["s3", "s4"], ["s5", "s6"]]
 
 
 @pytest.mark.parametrize("name", overrides.AS_BEFORE)
@@ -203,6 +209,29 @@ def test_folds_are_one_row_with_the_test_of_the_averaged_model(averaged_is_teste
     assert run_rows.count_untested(rows) == 0
 
 
+def test_validations_that_are_not_alike_are_not_averaged(tmp_path: Path) -> None:
+    """Sorted by a test, a row may hold runs with other validation images, or with other kinds of best_f1."""
+    for name, loss, val_fingerprint, chosen_by, best_f1 in (
+        ("a1", "focal", "v", "f1_weighted", 0.5),
+        ("a2", "focal", "v", "f1_weighted", 0.6),
+        ("b1", "hill", "v", "f1_weighted", 0.5),
+        ("b2", "hill", "w", "f1_weighted", 0.7),
+        ("c1", "ldam", "v", "f1_weighted", 0.4),
+        ("c2", "ldam", "v", "f1_macro", 0.6),
+    ):
+        add_run(tmp_path, name, best_f1, LOSS=loss, val_fingerprint=val_fingerprint, chosen_by=chosen_by)
+    rows, nan = read_rows(tmp_path, ("LOSS",)), np.nan
+    assert rows["LOSS"].tolist() == ["focal", "hill", "ldam"]
+    assert rows["best_f1"].tolist() == pytest.approx([0.55, nan, nan], nan_ok=True)
+    assert rows["mAP"].tolist() == pytest.approx([0.65, nan, 0.6], nan_ok=True)
+    assert rows["mAP_std"].tolist() == pytest.approx(
+        [statistics.stdev([0.6, 0.7]), nan, statistics.stdev([0.5, 0.7])], nan_ok=True
+    )
+    assert rows["epoch"].tolist() == [3, 3, 3]
+    assert run_rows.count_unlike_validations(rows) == 2
+    assert run_rows.count_unlike_validations(read_rows(tmp_path, averages=False)) == 0
+
+
 # ---- which may be ranked together ----
 
 
@@ -258,11 +287,75 @@ def test_folds_validate_on_all_images_together_and_each_on_its_own(tmp_path: Pat
     assert [names for _, names in list_blocks(tmp_path, "mAP", has_means=False)] == [["f1"], ["f2"], ["single"]]
 
 
+def test_validation_images_of_other_content_stand_in_a_block_of_their_own(tmp_path: Path) -> None:
+    for name, files in (("a", "x"), ("b", "x"), ("c", "y")):
+        add_run(tmp_path, name, LOSS=name, val_fingerprint="v", val_files_fingerprint=files)
+    add_run(tmp_path, "older", LOSS="older", val_fingerprint="v")
+    same_names = "validation images of the same names, "
+    for sort_by in ("best_f1", "mAP"):
+        assert list_blocks(tmp_path, sort_by) == [
+            ("", ["a", "b"]),
+            (f"{same_names}with other content", ["c"]),
+            (f"{same_names}maybe with other content: an older run does not say", ["older"]),
+        ]
+    add_run(tmp_path, "c", LOSS="c", val_fingerprint="w", val_files_fingerprint="y")
+    assert list_blocks(tmp_path, "mAP") == [("", ["a", "b", "older"]), ("other validation images", ["c"])]
+
+
+def test_folds_of_other_files_are_another_row_with_their_averaged_model(tmp_path: Path) -> None:
+    for seed, (name, best_f1) in enumerate([("x", 0.5), ("y", 0.7)]):
+        constants: dict[str, Any] = {"SEED": seed, "FOLDS": 2, "fold_of": f"{name}_2folds"}
+        for fold in (1, 2):
+            of_val = {"val_fingerprint": f"part {fold}", "val_files_fingerprint": f"{name}{fold}"}
+            changes = constants | of_val | {"fold": fold, "files_fingerprint": name}
+            add_run(tmp_path, f"{name}_fold{fold}", best_f1 + fold / 10, **changes)
+        add_run(tmp_path, f"{name}_2folds", fold=0, **constants)  # it does not say what its files are
+    assert list_blocks(tmp_path, "best_f1") == [
+        ("", ["x_2folds", "x_fold1", "x_fold2"]),
+        ("validation images of the same names, with other content", ["y_2folds", "y_fold1", "y_fold2"]),
+    ]
+    rows = read_rows(tmp_path)
+    assert rows["runs"].tolist() == [2, 2]
+    assert rows["checkpoint"].tolist() == ["resnet18/x_2folds.pt", "resnet18/y_2folds.pt"]
+    assert rows["best_f1"].tolist() == pytest.approx([0.65, 0.85]), "over images that are all of them together"
+    assert run_rows.count_unlike_validations(rows) == 0
+
+
+def test_of_validations_the_best_is_found_where_they_are_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = draw_targets(rng)
+
+    def add(name: str, best_f1: float, **changes: Any) -> None:
+        add_run(tmp_path, name, best_f1, **changes)
+        write_test(tmp_path, f"resnet18/{name}", draw_probabilities(rng, targets, 1), targets)
+
+    def list_best() -> set[tuple[int, str]]:
+        best = run_rows.find_best(read_rows(tmp_path), {}, "test_mAP")
+        return {(row, name) for row, name in best if not name.startswith("test_")}
+
+    add("a", 0.5, LOSS="a", val_fingerprint="v")
+    add("b", 0.6, LOSS="b", val_fingerprint="v")
+    assert list_best() == {(1, name) for name in ("best_f1", "mAP", "f1_weighted", "CF1", "OF1")}
+    add("b", 0.6, LOSS="b", val_fingerprint="v", chosen_by="f1_macro")
+    assert list_best() == {(1, name) for name in ("mAP", "f1_weighted", "CF1", "OF1")}, "other kinds of best_f1"
+    for fold in (1, 2):
+        add(f"c{fold}", 0.9, LOSS="c", FOLDS=2, fold=fold, fold_of="c_2folds", val_fingerprint=f"part {fold}")
+    assert list_best() == set(), "the folds were validated on other images"
+    for name in ("a", "b"):
+        for ending in (".pt", ".json"):
+            (tmp_path / f"resnet18/{name}{ending}").unlink()
+    for fold in (1, 2):
+        add(f"d{fold}", 0.8, LOSS="d", FOLDS=2, fold=fold, fold_of="d_2folds", val_fingerprint=f"part {fold}")
+    assert list_best() == {(0, name) for name in ("best_f1", "mAP", "f1_weighted", "CF1", "OF1")}, "folds of all images"
+
+
 def test_the_best_of_each_block_is_found(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     targets = draw_targets(rng)
     for name, skill, images in (("a", 0.5, "x"), ("b", 1.5, "x"), ("c", 3.0, "y"), ("d", 2.0, "y")):
-        add_run(tmp_path, name, skill / 4, LOSS=name)
+        sidecar = add_run(tmp_path, name, skill / 4, LOSS=name)
+        sidecar["metrics"]["f1_weighted_standard_error"] = skill / 100
+        write_run(tmp_path, name, sidecar)
         probabilities = draw_probabilities(rng, targets, skill)
         write_test(tmp_path, f"resnet18/{name}", probabilities, targets, ruler=make_ruler(images))
     rows = read_rows(tmp_path)
@@ -272,6 +365,7 @@ def test_the_best_of_each_block_is_found(tmp_path: Path) -> None:
     assert {row for row, name in best if name == "test_hamming_loss"} == {1, 2}
     assert {row for row, name in best if name == "best_f1"} == {1, 2}
     assert not {name for _, name in best} & {"epoch", "seconds", "best_threshold", "test_num_classes_in_mAP", "SEED"}
+    assert "f1_weighted_standard_error" not in {name for _, name in best}, "neither side of it is better"
     in_one_block = run_rows.find_best(rows, {}, "best_f1")
     assert not {name for _, name in in_one_block if name.startswith("test_")}, "their rulers differ"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import threading
@@ -17,6 +18,8 @@ import pytest
 import timm
 import torch
 import yaml
+from conftest import make_small_run
+from fastapi.testclient import TestClient
 from PIL import Image
 from random_models import compute_plain, draw_images, make_random_model
 from safetensors.torch import load_file, save_file
@@ -25,14 +28,20 @@ from timm.data.transforms_factory import create_transform
 from timm.models import _hub as timm_hub
 from torch import Tensor
 
+import config
 import models_factory
 import predictor
+import serving
+import testing
 from dataset.files import hash_file
+from dataset_readers import read_dataset
 from evaluation import export_parity, hub_card
 from export import engines, hub_folder, model_files
 from export.model_files import Export
 from models import checkpoints, hub_folders
 from models.hub_folders import locate
+from server.application import Service, look_at, make_app
+from server.request_queue import BatchQueue
 from utils import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -309,13 +318,21 @@ def test_it_is_opened_as_checkpoints_are(folder: Path, tmp_path: Path) -> None:
 # ---- folders of others ----
 
 
+NO_MAPS = "There are no maps: timm resizes the images of this model, which is not undone here."
+
+
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tagger of five classes as timm itself writes it, 48 x 48 pixels, with a random head."""
+    return save_others(tmp_path_factory.mktemp("others") / "tagger", 5)
+
+
+def save_others(path: Path, num_classes: int) -> Path:
+    """A tagger as timm itself writes it, 48 x 48 pixels, with a random head."""
     torch.manual_seed(0)
-    network: Any = timm.create_model("test_vit", num_classes=5, img_size=48, global_pool="avg", class_token=False)
+    network: Any = timm.create_model(
+        "test_vit", num_classes=num_classes, img_size=48, global_pool="avg", class_token=False
+    )
     torch.nn.init.normal_(network.get_classifier().weight)
-    path = tmp_path_factory.mktemp("others") / "tagger"
     data = {
         "input_size": (3, 48, 48),
         "crop_pct": 0.9,
@@ -338,6 +355,13 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> N
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def compute_with_timm(folder: Path, image: Image.Image) -> Tensor:
+    """The logits (C,) that timm alone gives."""
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform: Any = create_transform(**resolve_model_data_config(network))
+    return compute_plain(network, transform(image)[None])[0]
+
+
 @pytest.mark.parametrize("is_tagger", [True, False])
 def test_what_timm_wrote_gives_what_timm_gives(
     others: Path, tmp_path: Path, is_tagger: bool, capsys: pytest.CaptureFixture[str]
@@ -347,9 +371,7 @@ def test_what_timm_wrote_gives_what_timm_gives(
         write_tags(folder)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))
     image = image.resize((240, 160), Image.Resampling.BICUBIC)
-    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    transform: Any = create_transform(**resolve_model_data_config(network))
-    logits = compute_plain(network, transform(image)[None])[0]
+    logits = compute_with_timm(folder, image)
     expected = logits.sigmoid() if is_tagger else logits.softmax(0)
 
     model = predictor.load(folder, "cpu")
@@ -359,6 +381,39 @@ def test_what_timm_wrote_gives_what_timm_gives(
     assert record.labels == ([*np.flatnonzero(expected >= 0.5)] if is_tagger else [int(expected.argmax())])
     kind = "any number of labels an image" if is_tagger else "one label an image, since there is no selected_tags.csv"
     assert f"test_vit, {kind}" in capsys.readouterr().out
+
+
+def test_the_server_serves_it_without_maps(others: Path) -> None:
+    config.MODEL_PATH, config.DEVICE = others, "cpu"
+    model, engine = serving.load_model()
+    service = Service(model, engine, BatchQueue(partial(look_at, model), 4, 0.002, 8), max_pixels=1_000_000)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    files = {"files": ("a.png", content.getvalue())}
+    with TestClient(make_app(service, max_bytes=1_000_000), raise_server_exceptions=False) as client:
+        assert client.get("/health").json()["maps"] is False
+        (answer,) = client.post("/predict", files=files).raise_for_status().json()["predictions"]
+        refused = client.post("/map", files=files, data={"label": "0"})
+    expected = compute_with_timm(others, image).softmax(0).numpy()
+    np.testing.assert_allclose(answer["probabilities"], expected, rtol=0, atol=1e-5)
+    assert (refused.status_code, refused.json()["errorMsg"]) == (409, NO_MAPS)
+
+
+def test_a_labelled_test_of_it_writes_its_report_without_maps(shared_dataset: Path, tmp_path: Path) -> None:
+    """All classes are said of all images, so that there are mistakes to show."""
+    folder = save_others(tmp_path / "tagger", 3)
+    write_tags(folder, ["red", "green", "blue"])
+    arguments = [f"--MODEL_PATH={folder}", "--TH_MULTI_LABEL=0", "--BOOTSTRAP_SAMPLES=0"]
+    testing.main([*make_small_run(shared_dataset, tmp_path), *arguments])
+    result = json.loads((tmp_path / "predictions" / "evaluate_result.json").read_text())
+    targets = read_dataset(shared_dataset, split="test").targets
+    assert (result["num_images"], result["metrics"]["OR"]) == (12, 1)
+    assert result["metrics"]["OP"] == pytest.approx(targets.mean())
+    page = (tmp_path / "predictions" / "report.html").read_text(encoding="utf-8")
+    assert NO_MAPS in page
+    assert "data:image/jpeg;base64," in page, "photographs of mistakes"
+    assert "Grad-CAM" not in page
 
 
 @pytest.mark.parametrize(

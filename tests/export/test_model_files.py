@@ -24,6 +24,7 @@ import torch
 from random_models import compute_plain, draw_images
 from torch import Tensor, nn
 
+import calibration
 import limits
 import models_factory
 from dataset.files import hash_file
@@ -234,6 +235,25 @@ def test_int8_files_rank_images_as_the_network_does(name: str, files: dict[str, 
     assert measure_weights(files[name]) < 0.3 * measure_weights(files[name.removesuffix("_int8")])
 
 
+@pytest.mark.parametrize("name", ["onnx_int8", "openvino_int8"])
+def test_probabilities_of_int8_have_more_than_256_values(name: str, export: Export, tmp_path: Path) -> None:
+    """Of 256 levels the first is 0, and a class that is rare, here the first, would have no other."""
+    rare = {"scale": [1.0] * 5, "bias": [-8.0, 0.0, 0.0, 0.0, 0.0]}
+
+    def activate(logits: Tensor) -> Tensor:
+        return calibration.apply(logits, rare).sigmoid()
+
+    network = model_files.Activated(export.network, activate).eval()
+    path, engine = tmp_path / f"model{EXPORT_FORMATS[name].ending}", RUNTIMES[name.removesuffix("_int8")]
+    EXPORT_FORMATS[name].save(make_export(network, ["batch"], output="probabilities"), path)
+    images = draw_images(500)
+    found, expected = ENGINES[engine](path, CPU).run(images).numpy(), compute_plain(network, images).numpy()
+    assert expected[:, 0].max() < 0.001
+    np.testing.assert_allclose(found[:, 0], expected[:, 0], rtol=0.5)
+    assert len(np.unique(found)) > 1000
+    assert np.abs(found - expected).max() > 1e-5, "it does run in int8"
+
+
 def measure_weights(path: Path) -> int:
     return sum(file.stat().st_size for file in path.parent.iterdir())
 
@@ -429,6 +449,32 @@ def test_a_file_that_changed_since_its_report_is_refused(tmp_path: Path) -> None
     assert model_files.hash_files(path.with_suffix(".onnx")).keys() == {"model.onnx"}, "without OpenVINO's weights"
     report.write_text("{broken")
     with pytest.raises(InputError, match=r"model\.xml\.json:1: [^\n]+: this is not JSON"):
+        model_files.require_unchanged(path)
+
+
+def test_weights_beside_an_onnx_file_that_changed_since_its_report_are_refused(tmp_path: Path) -> None:
+    """Reports of earlier versions name the small file alone: they are accepted as they were."""
+    import onnx
+
+    path, weights = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
+    EXPORT_FORMATS["onnx"].save(make_export(Patches().eval(), ["batch"]), path)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights.name)
+    content = weights.read_bytes()
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, weights)}
+    assert model_files.hash_files(path) == hashes
+    assert len(content) >= 64 * 64 * 4
+
+    report = model_files.report_path(path)
+    report.write_text(json.dumps({"sha256": hashes}))
+    model_files.require_unchanged(path)
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"model\.onnx has changed since model\.onnx\.json was written: it is damaged"):
+        model_files.require_unchanged(path)
+    report.write_text(json.dumps({"sha256": {path.name: hashes[path.name]}}))
+    model_files.require_unchanged(path)
+    report.write_text(json.dumps({"sha256": hashes}))
+    weights.unlink()
+    with pytest.raises(InputError, match=r"model\.onnx has changed since"):
         model_files.require_unchanged(path)
 
 

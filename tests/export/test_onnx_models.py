@@ -83,24 +83,46 @@ def test_every_kind_of_backbone_takes_any_number_of_images(backbone: str, format
         torch.testing.assert_close(run(draw_images(count)), expected, rtol=1e-4, atol=1e-4)
 
 
+HEADS_IN_FLOAT: dict[str, Callable[[], nn.Module]] = {
+    "kernel": lambda: make_from_timm("test_resnet", "kernel"),
+    "linear": lambda: make_from_timm("test_vit", "linear"),
+    "per_label_mlp": lambda: make_from_timm("test_resnet", "per_label_mlp"),
+    "cosine": lambda: make_from_timm("test_resnet", "cosine"),
+    "ml_decoder": lambda: make_vit("ml_decoder"),
+}
+
+
 @pytest.mark.parametrize("output", ["logits", "probabilities"])
-@pytest.mark.parametrize("head", ["kernel", "linear"])
-def test_int8_leaves_the_head_in_float(head: str, output: str) -> None:
-    """Of a head `linear` there is one product, of the many that a vision transformer has."""
-    network = make_from_timm("test_resnet" if head == "kernel" else "test_vit", head)
+@pytest.mark.parametrize("head", HEADS_IN_FLOAT)
+def test_int8_leaves_the_head_in_float_to_the_output(head: str, output: str) -> None:
+    """Of a head `linear` that is one product, of the many that a vision transformer has, and the sigmoid behind it."""
+    network = HEADS_IN_FLOAT[head]()
     if output == "probabilities":
         network = model_files.Activated(network, torch.sigmoid).eval()
     model = onnx_models.make_onnx(network, models_factory.make_example(64), advice="")
-    nodes = {node.name: node for node in model.graph.node}
     names = onnx_models.list_float_nodes(model)
-    if head == "linear":
-        (name,) = names
-        assert any(tensor.endswith("head.weight") for tensor in nodes[name].input)
+    in_float = [node for node in model.graph.node if node.name in names]
+    kinds = [node.op_type for node in in_float]
+    assert [node.name for node in in_float] == names, "each once, in the order in which they compute"
+    given = {tensor for node in in_float for tensor in node.output}
+    takers = {node.name for node in model.graph.node if given.intersection(node.input)}
+    assert takers <= {*names}, "what is computed from them is in float, too"
+    assert list(in_float[-1].output) == [model.graph.output[0].name]
+    assert (kinds[-1] == "Sigmoid") == (output == "probabilities")
+    assert not {"Conv", "GlobalAveragePool"} & {*kinds}, "the backbone is not"
+    if head == "kernel":
+        assert kinds.count("MatMul") == 2, "to the axes, and with the landmarks"
+        assert "Exp" in kinds
         return
-    assert [nodes[name].op_type for name in names].count("MatMul") == 2, "to the axes, and with the landmarks"
-    assert "Exp" in {nodes[name].op_type for name in names}
-    assert list(nodes[names[-1]].output) == [model.graph.output[0].name]
-    assert not {"Conv", "GlobalAveragePool"} & {nodes[name].op_type for name in names}
+    assert kinds[0] in ("Gemm", "MatMul")
+    assert not {"Gemm", "MatMul"} & {*kinds[1:]}, "one product, the last"
+    if head == "linear":
+        assert kinds[1:] == ["Sigmoid"] * (output == "probabilities")
+        assert any(tensor.endswith("head.weight") for tensor in in_float[0].input)
+    elif head == "cosine":
+        assert "Mul" in kinds, "the scale"
+    else:
+        assert "Add" in kinds, "the bias"
 
 
 # ---- layers that ONNX takes in another form ----

@@ -309,11 +309,35 @@ def test_a_failed_or_changed_file_is_refused(
         message = f"MODEL did not pass its comparison with the checkpoint: export it again, or delete {mark.name} to "
         assert refuse_alike().startswith(message)
         mark.unlink()
-    report.write_text(json.dumps({"sha256": {path.name: "0" * 64}}))
-    assert refuse_alike().startswith("MODEL has changed since model.onnx.json was written: ")
+    for hashes in ({path.name: "0" * 64}, {}, [], model_files.hash_files(path) | {"other.onnx": "0" * 64}):
+        report.write_text(json.dumps({"sha256": hashes}))
+        assert refuse_alike().startswith("MODEL has changed since model.onnx.json was written: ")
     report.write_text("{")
     with pytest.raises(SystemExit, match=f"^cannot read {re.escape(str(report))}: JSONDecodeError$"):
         run([str(path), str(photo)], monkeypatch)
+
+
+def test_changed_weights_beside_a_file_are_refused(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[..., str]
+) -> None:
+    """In the words of predictor. Reports of earlier versions name the small file alone."""
+    path, weights, photo = tmp_path / "model.onnx", tmp_path / "model.onnx.data", pictures / "photo.jpg"
+    save_model(path, "squash", False)
+    expected = predict_onnx.Classifier(path).measure(photo)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location=weights.name)
+    content, hashes = weights.read_bytes(), model_files.hash_files(path)
+    assert {*hashes} == {path.name, weights.name}
+    report = model_files.report_path(path)
+    for names in ({*hashes}, {path.name}):
+        report.write_text(json.dumps({"sha256": {name: hashes[name] for name in names}}))
+        np.testing.assert_allclose(predict_onnx.Classifier(path).measure(photo), expected, rtol=0, atol=1e-6)
+
+    report.write_text(json.dumps({"sha256": hashes}))
+    for change in (lambda: weights.write_bytes(bytes([content[0] ^ 1]) + content[1:]), weights.unlink):
+        change()
+        message = refuse(path, photo, monkeypatch)
+        assert message.startswith("MODEL has changed since model.onnx.json was written: ")
+        assert fails(lambda _: predictor.load(path, "cpu"), []) == "error: " + message.replace("MODEL", str(path), 1)
 
 
 @pytest.mark.filterwarnings("error")

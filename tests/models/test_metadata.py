@@ -18,6 +18,7 @@ def make_metadata() -> dict[str, Any]:
     """What a tuned checkpoint and an exported file hold."""
     return {
         "model_name": "timm/resnet18",
+        "network": "timm/resnet18",
         "head": "per_label_mlp",
         "head_options": {"hidden": 8, "dropout": 0.5},
         "features": "mean_and_max",
@@ -116,6 +117,7 @@ ABSTENTIONS = ("object, an abstention", "object, an abstention from more than al
 # the entries of VALUES that a key may have, by hand
 ALLOWED: dict[str, set[str]] = {
     "model_name": {"text"},
+    "network": {"text"},
     "head": {"text"},
     "head_options": {"None", "empty object", "object of numbers", *ABSTENTIONS},
     "features": {"text"},

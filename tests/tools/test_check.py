@@ -632,6 +632,19 @@ def test_sources_and_unknown_labels_of_a_csv(tmp_path: Path) -> None:
     assert list_found(output) == {leak, ("source_leak", "error", ("#0.png",)), one_sided}
 
 
+def test_an_image_of_two_splits_in_one_csv_is_a_leak(tmp_path: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "out"
+    root.mkdir()
+    for number in range(4):
+        make_picture(number).save(root / f"{number}.png")
+    rows = ["0.png,cat,train", "1.png,dog,train", "0.png,dog,test", "2.png,cat,test", "3.png,dog,test"]
+    (root / "all.csv").write_text("\n".join(["image,label,split", *rows]))
+    assert not check_dataset(root, output=output)
+    assert {("leak", "error", ("0.png",)), ("label_conflict", "error", ("0.png",))} <= list_found(output)
+    assert not find_texts(output, "labels")
+    assert (output / "exclude.txt").read_text().splitlines()[1:] == ["0.png"]
+
+
 # ---- what is written ----
 
 

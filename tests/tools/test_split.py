@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -353,6 +355,57 @@ def test_what_lies_in_the_way_of_a_split_stays(tmp_path: Path) -> None:
     assert read_tree(tmp_path) == before
 
 
+def test_a_list_of_images_to_predict_is_not_divided(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path, "csv", {"train": 30})
+    for number in range(5):
+        (tmp_path / f"new {number}.jpg").write_text(f"new {number}")
+    (tmp_path / "test.csv").write_text("image_path\n" + "".join(f"new {number}.jpg\n" for number in range(5)))
+    before = read_tree(tmp_path)
+    with pytest.raises(InputError, match=r"labels of test in .* set TEST_PERCENT = 0, .*, or take its list out of"):
+        split_dataset(tmp_path, "auto", PERCENTS, seed=0)
+    assert read_tree(tmp_path) == before
+    split_dataset(tmp_path, "auto", {"train": 80, "val": 20, "test": 0}, seed=0)
+    printed = capsys.readouterr().out
+    assert "the test split of 5 images stays as it is (TEST_PERCENT 0)\n" in printed
+    assert (tmp_path / "test.csv").read_bytes() == before["test.csv"]
+    assert [path.name for path in tmp_path.glob("*.bak")] == ["train.csv.bak"]
+    tables = {name: read_dataset(tmp_path, split=name) for name in list_splits(tmp_path)}
+    assert {name: len(table) for name, table in tables.items()} == {"train": 24, "val": 6, "test": 5}
+    assert tables["test"].classes == tables["train"].classes
+    assert tables["test"].targets.tolist() == [[-1, -1, -1]] * 5
+    undo(printed)
+    assert read_tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_split_without_a_known_label_stays_or_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    write_dataset(tmp_path, "mlcls", {"train": 20, name: 10})
+    file, other = tmp_path / f"{name}.txt", {"val": "test", "test": "val"}[name]
+    file.write_text(re.sub(r"\t.*", "\t-1,-1,-1", file.read_text()))
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=rf"none of the labels of {name} in .*: set {name.upper()}_PERCENT = 0"):
+        split_dataset(tmp_path, "mlcls", {"train": 80, "val": 0, "test": 0} | {name: 20}, seed=0)
+    split_dataset(tmp_path, "mlcls", {"train": 80, name: 0, other: 20}, seed=0)
+    assert f"the {name} split of 10 images stays as it is ({name.upper()}_PERCENT 0)\n" in capsys.readouterr().out
+    assert file.read_bytes() == before
+    counts = {split_name: len(read_dataset(tmp_path, "mlcls", split_name)) for split_name in PERCENTS}
+    assert counts == {"train": 16, other: 4, name: 10}
+
+
+def test_an_image_in_a_test_split_that_stays_and_in_another(tmp_path: Path) -> None:
+    write_dataset(tmp_path, "mlcls", {"train": 20, "test": 10})
+    train, test = (tmp_path / f"{name}.txt" for name in ("train", "test"))
+    test.write_text(f"{test.read_text()}{train.read_text().splitlines()[0]}\n")
+    before = read_tree(tmp_path)
+    with pytest.raises(InputError, match=r"1 images are in test, .*\(TEST_PERCENT 0\), and in another .*000\.jpg; rem"):
+        split_dataset(tmp_path, "mlcls", {"train": 90, "val": 10, "test": 0}, seed=0)
+    assert read_tree(tmp_path) == before
+    split_dataset(tmp_path, "mlcls", PERCENTS, seed=0)
+    assert sum(len(read_dataset(tmp_path, "mlcls", name)) for name in PERCENTS) == 30, "divided anew, it is in one"
+
+
 @pytest.mark.parametrize("format", WRITABLE)
 def test_a_test_split_stays_as_it_is_without_a_percentage(tmp_path: Path, format: str) -> None:
     write_dataset(tmp_path, format, {"train": 30, "val": 20, "test": 10})
@@ -434,6 +487,46 @@ def test_a_split_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.
     split_dataset(tmp_path, format, PERCENTS, seed=0)
     assert len(read_dataset(tmp_path, format, "val")) == 6
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("format", ["coco_cls", "csv", "image_folder"])
+def test_a_split_that_ends_between_its_renames_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, number: int, error: BaseException
+) -> None:
+    write_dataset(tmp_path, format, {"train": 20, "test": 10})
+    before, names = read_tree(tmp_path), sorted(tmp_path.rglob("*"))
+    rename = Path.rename
+    renamed: list[Path] = []
+
+    def rename_or_fail(path: Path, target: Path) -> Path:
+        if path.name.startswith("."):  # a file that is being written
+            return rename(path, target)
+        renamed.append(path)
+        if len(renamed) == number:
+            raise error
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_or_fail)
+        is_system = isinstance(error, OSError)
+        message = "cannot write the split of .*: Input/output error" if is_system else None
+        with pytest.raises(InputError if is_system else KeyboardInterrupt, match=message):
+            split_dataset(tmp_path, format, PERCENTS, seed=0)
+    assert len(renamed) == 2 * number - 1, "those before it are taken back"
+    assert (read_tree(tmp_path), sorted(tmp_path.rglob("*"))) == (before, names)
+    split_dataset(tmp_path, format, PERCENTS, seed=0)
+    assert {name: len(read_labels(tmp_path, format, name)) for name in PERCENTS} == {"train": 18, "val": 6, "test": 6}
+
+
+def test_renames_that_fail_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a").write_text("a")
+    moves = [(tmp_path / "a", tmp_path / "new" / "deep" / "a"), (tmp_path / "missing", tmp_path / "other" / "m")]
+    with pytest.raises(FileNotFoundError):
+        split.rename_all(moves)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+    assert capsys.readouterr().err == ""
 
 
 def test_percentages_that_do_not_fit_are_refused(dataset: Path, tmp_path: Path) -> None:

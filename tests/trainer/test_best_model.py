@@ -52,7 +52,7 @@ def save_run(
         "epoch": 3,
         "run": files.run,
         "thresholds": [0.5] * len(table.classes),
-        "dataset": {"val_fingerprint": table.fingerprint(), "val_image_sizes": "these"},
+        "dataset": {"val_fingerprint": table.fingerprint(), "val_files_fingerprint": "these"},
     } | values
     checkpoint = {name: value for name, value in checkpoint.items() if value is not None or name == "best_f1"}
     probabilities = np.full(table.targets.shape, 0.5, np.float32)
@@ -118,7 +118,7 @@ ON_OTHERS = "which was validated on other images or labels"
         ({"table": OTHER_IMAGES}, ON_OTHERS),
         ({"table": OTHER_LABELS}, ON_OTHERS),
         ({"table": OTHER_CLASSES}, ON_OTHERS),
-        ({"dataset": {"val_fingerprint": TABLE.fingerprint(), "val_image_sizes": "others"}}, ON_OTHERS),
+        ({"dataset": {"val_fingerprint": TABLE.fingerprint(), "val_files_fingerprint": "others"}}, ON_OTHERS),
         ({"chosen_by": "f1_macro"}, "which was chosen by another kind of F1 (f1_weighted)"),
     ],
 )

@@ -188,7 +188,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     def read_data() -> SimpleNamespace:
         cross_validates = config.HEAD_FIT == "search" and config.UNFREEZE_BACKBONE_EPOCH == 0
         train = range(64 if cross_validates else 48)
-        return SimpleNamespace(train=train, cross_validates=cross_validates, image_sizes="")
+        return SimpleNamespace(train=train, cross_validates=cross_validates, files_fingerprint="")
 
     real_take = ladder.Ladder.take
 
@@ -202,7 +202,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     monkeypatch.setattr(best_model, "update", lambda files, *others, is_chosen: [f"copied: {files.run}, {is_chosen}"])
     monkeypatch.setattr(search_trials, "run", made.run)
     monkeypatch.setattr(ladder, "read_data", read_data)
-    monkeypatch.setattr(ladder, "note_image_sizes", lambda data: data)
+    monkeypatch.setattr(ladder, "note_files", lambda data: data)
     return made
 
 
@@ -309,7 +309,7 @@ def test_without_a_first_model_it_ends_in_one_line(runs: Runs, tmp_path: Path) -
 
 
 def test_constants_that_contradict_the_users_are_said(runs: Runs, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the probe: its constants do not fit yours: LOSS asymmetric_angular"):
+    with pytest.raises(InputError, match="the probe: it cannot run: LOSS asymmetric_angular"):
         climb(tmp_path, "--LOSS=asymmetric_angular", "--HEAD=cosine")
 
 

@@ -97,7 +97,6 @@ def read_one_label() -> out_of_fold.search_features.Features:
         dataset="f",
         device=torch.device("cpu"),
         table=table,
-        begins_with_head=False,
     )
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_small_run
 
+import distributed
 import predictor
 import testing
 import training
 from models import checkpoints, novelty
 from models.novelty import REFERENCE_FILE
 from trainer import novelty as references
+from utils import InputError
 
 # of random weights, all images would be alike
 PRETRAINED = ["--MODEL_NAME=efficientnet_lite0", "--PRETRAINED_WEIGHTS=default"]
@@ -132,3 +136,40 @@ def test_other_training_images_are_no_reference(
     testing.main([*make_small_run(dataset, tmp_path), *QUICK])
     assert f"the training images of {dataset} are not those of its run\n" in capsys.readouterr().out
     assert not [*tmp_path.rglob(REFERENCE_FILE)]
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "failing", "ends"),
+    [
+        (1, 0, "read_kept_features", False),
+        (1, 0, "_keep", False),
+        (2, 0, "read_kept_features", True),
+        (2, 1, "read_kept_features", True),
+        (2, 0, "_keep", False),
+    ],
+)
+def test_a_process_that_others_wait_for_does_not_go_on_without_them(
+    count: int,
+    rank: int,
+    failing: str,
+    ends: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They wait while features are computed. What rank 0 does alone ends no run."""
+
+    def fail(*arguments: object) -> None:
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr(references, "read_kept_features", lambda *_: None)
+    monkeypatch.setattr(references, failing, fail)
+    monkeypatch.setattr(references, "choose_size", lambda run: 5)
+    monkeypatch.setattr(distributed, "count", lambda: count)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    run: Any = SimpleNamespace(data=SimpleNamespace(fold=0, train=range(9)))
+    if ends:
+        with pytest.raises(InputError, match="the disk is full"):
+            references.keep_reference(run)
+    else:
+        references.keep_reference(run)
+        assert "no reference for the novelty of images: the disk is full; testing.py" in capsys.readouterr().err

@@ -5,9 +5,11 @@ format.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -139,6 +141,36 @@ def test_validation_images_are_no_training_images(shared_dataset: Path, tmp_path
     with pytest.raises(InputError, match="there are 0 validation images that can be read"):
         read_data(root, "--BAD_IMAGES=skip", f"--CACHE_FOLDER={tmp_path / 'cache'}")
     assert len(read_data(shared_dataset, f"--EXTRA_DATASET_FOLDERS={shared_dataset}").table) == 40, "each image once"
+
+
+def test_images_that_are_trained_on_are_not_tested_on(
+    shared_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "set"
+    convert.convert_dataset(shared_dataset, "auto", "train_list", root)
+    model = cast(Any, SimpleNamespace(classes=("red", "green", "blue"), metadata={}))
+    train, test = (root / f"{split}_list.txt" for split in ("train", "test"))
+    shared = Path(dataset_readers.read_dataset(root, split="train").paths[0])
+    overrides.apply([f"--DATASET_FOLDER={root}"], config)
+    assert len(from_config.read_test_images(model).paths) == 12
+    lines = test.read_text() + train.read_text().splitlines()[0] + "\n"
+    test.write_text(lines)
+    with pytest.raises(InputError, match=rf"1 images are in train and in test, the first: {re.escape(str(shared))};"):
+        from_config.read_test_images(model)
+    config.TEST_SPLIT = "train"
+    assert len(from_config.read_test_images(model).paths) == 40
+    config.TEST_SPLIT = "test"
+    test.write_text("".join(f"{line.partition(chr(9))[0]}\t-1,-1,-1\n" for line in lines.splitlines()))
+    assert len(from_config.read_test_images(model).paths) == 13, "predicted, and not measured"
+    test.write_text(lines)
+    (tmp_path / "exclude.txt").write_text(f"{shared}\n")
+    config.EXCLUDE_LIST = tmp_path / "exclude.txt"
+    assert len(from_config.read_test_images(model).paths) == 13, "it is not trained on"
+    config.EXCLUDE_LIST = None
+    assert "it is not known" not in capsys.readouterr().err
+    train.write_text("nowhere.jpg\t1,0,0\n")
+    assert len(from_config.read_test_images(model).paths) == 13
+    assert "it is not known whether test images are trained on: 1 of 1 images do not exist" in capsys.readouterr().err
 
 
 def test_check_reads_what_training_does(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
