@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
     label: int  # index of the class
     name: str  # of the class
     probability: float
-    threshold: float
+    threshold: float | None  # None: the limits of an image's labels decided
     is_predicted: bool
     target: int  # 1 present, 0 absent, -1 unknown
 
@@ -180,7 +180,7 @@ def judge(
             label=label,
             name=model.classes[label],
             probability=float(probabilities[0, label]),
-            threshold=float(model.thresholds[label]),
+            threshold=model.find_threshold(label, float(probabilities[0, label]), is_said=label in predicted),
             is_predicted=label in predicted,
             target=int(targets[label]),
         )
@@ -200,7 +200,9 @@ def judge(
 
 def describe(verdict: Verdict, has_evidence: bool) -> list[str]:
     """The lines under the picture of a map. Without evidence the map is 0 everywhere."""
-    texts = [f"{verdict.name} {verdict.probability:.2f}", f"threshold {verdict.threshold:.2f}"]
+    texts = [f"{verdict.name} {verdict.probability:.2f}"]
+    if verdict.threshold is not None:
+        texts.append(f"threshold {verdict.threshold:.2f}")
     if not verdict.is_predicted:
         texts.append("nothing predicted, the top class")
     if not has_evidence:

@@ -466,6 +466,15 @@ class Predictor:
         chosen = metrics.predict(probabilities, self.thresholds, self.min_labels, self.max_labels)
         return [np.flatnonzero(row).tolist() for row in chosen]
 
+    def find_threshold(self, label: int, probability: float, is_said: bool) -> float | None:
+        """The threshold of class `label`, if it decided that this `probability` is said or not.
+
+        None: the limits of an image's labels decided, as they always do where an image has one.
+        """
+        threshold = float(self.thresholds[label])
+        has_one_label = self.min_labels == self.max_labels == 1
+        return threshold if not has_one_label and (probability >= threshold) == is_said else None
+
     def abstain(self, probabilities: NDArray[np.float32]) -> list[bool]:
         """Whether the model leaves the image to a person, for each row of `probabilities` (B, C)."""
         if self.abstention is None:

@@ -76,9 +76,6 @@ def show_mistake(
     pixels = decode_image(path)
     photograph = shrink(pixels, SIDE)
     drawn = draw_maps(maps, model.prepare(pixels), photograph, [mistake.label, *others])
-    threshold = float(model.thresholds[mistake.label])
-    has_one_label = model.min_labels == model.max_labels == 1
-    by_threshold = not has_one_label and (mistake.probability >= threshold) == is_wrong
     novelty = float(predictions.compared.novelty[row]) if predictions.compared else None
     nearest = predictions.name_nearest(row)[:MOST_NEAREST]
     return Shown(
@@ -86,7 +83,7 @@ def show_mistake(
         image=predictions.names[row],
         name=model.classes[mistake.label],
         probability=mistake.probability,
-        threshold=threshold if by_threshold else None,
+        threshold=model.find_threshold(mistake.label, mistake.probability, is_said=is_wrong),
         labels=[model.classes[c] for c in there],
         said=[(model.classes[c], float(probabilities[c])) for c in sorted(said, key=lambda c: -probabilities[c])],
         photograph=encode(photograph),

@@ -88,7 +88,7 @@ class Classifier:
                 f"{self.path} gives {wrong[0]:g} as a probability for {name}: its weights are not finite, or too "
                 "large; train it again"
             )
-        return probabilities
+        return probabilities.clip(0, 1)
 
     def activate(self, output: np.ndarray) -> np.ndarray:
         """The probabilities of an image, float32 (C,), from what the file gives for it."""

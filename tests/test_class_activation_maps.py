@@ -513,6 +513,13 @@ def test_the_page_shows_the_labels_that_the_predictor_gives(labelled: Path, tmp_
             assert image.size[0] == 320
 
 
+def test_no_threshold_is_named_where_the_limits_decide(labelled: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path, thresholds=[0.999, 0.999, 0.999], min_labels=1, max_labels=1)
+    page = run(tmp_path, labelled, model, MAP_MAX_IMAGES=3, MAP_LABELS_PER_IMAGE=2)
+    assert "✓ right" in page.text or "✕ wrong" in page.text
+    assert "0.999" not in page.text
+
+
 def test_a_folder_without_labels_and_an_image_without_a_predicted_class(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a/1.png", "b & <i>/1.png", "b & <i>/100%41.png"):

@@ -340,6 +340,18 @@ def test_changed_weights_beside_a_file_are_refused(
         assert fails(lambda _: predictor.load(path, "cpu"), []) == "error: " + message.replace("MODEL", str(path), 1)
 
 
+def test_what_int8_moves_beyond_0_and_1_is_0_and_1(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in predictor."""
+    path = tmp_path / "model.onnx"
+    save_model(path, "squash", False)
+    classifier = predict_onnx.Classifier(path)
+    monkeypatch.setattr(classifier, "activate", lambda output: np.array([-0.009, 0.25, 1, 1.009], np.float32))
+    found = classifier.measure(pictures / "photo.jpg")
+    assert (found.dtype, found.tolist()) == (np.float32, [0, 0.25, 1, 1])
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("values", [{}, {"activation": "softmax"}, {"output": "probabilities"}])
 def test_probabilities_that_are_no_numbers_are_refused(
