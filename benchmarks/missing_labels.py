@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> None:
         for way in WAYS:
             values = []
             for seed in range(num_seeds):
-                left = take_away(train.targets, what, seed)
+                written = left = take_away(train.targets, what, seed)
                 loss, *labels_or_weights = way.split(", ")
                 if labels_or_weights == [ABSENT_MEANS_UNKNOWN]:
                     predicted = missing_labels.predict_left_out(train_features.flatten(1), left)
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
                 elif labels_or_weights == [CEILING]:
                     left = np.where(left == train.targets, left, np.int8(-1))
                 if loss.startswith(SEARCH):
-                    head = find_head(loss.removeprefix(SEARCH).strip(), train_features, left)
+                    head = find_head(loss.removeprefix(SEARCH).strip(), train_features, left, written)
                 else:
                     weights = [name for name in labels_or_weights if name in ENTRY_WEIGHTS]
                     head = train_head(loss, weights, train_features, left, seed)
@@ -138,15 +138,20 @@ def train_head(loss: str, weights: Sequence[str], features: Tensor, targets: NDA
     return head.eval()
 
 
-def find_head(name: str, features: Tensor, targets: NDArray[np.int8]) -> nn.Module:
-    """The head `name`, linear or kernel, for the features (N, D, 1, 1) and labels (N, C), with folds as in a run."""
+def find_head(name: str, features: Tensor, targets: NDArray[np.int8], written: NDArray[np.int8]) -> nn.Module:
+    """The head `name`, linear or kernel, for the features (N, D, 1, 1) and labels (N, C), with folds as in a run.
+
+    In `targets` labels that are `written` as absent may be unknown.
+    """
     rows, labels = features.flatten(1).numpy(), as_float_targets(targets).numpy()
-    fold_of = divide_rows(targets, 5, seed=0)
+    fold_of = divide_rows(written, 5, seed=0)
+    is_rejecting = not np.array_equal(targets, written)
+    fold_targets = missing_labels.reject_for_folds(rows, written, fold_of) if is_rejecting else None
     if name == "kernel":
-        found = kernel_search.find_kernel_head(rows, labels, fold_of)
+        found = kernel_search.find_kernel_head(rows, labels, fold_of, fold_targets=fold_targets)
         options = {"num_landmarks": kernel_search.count_landmarks(len(rows))}
     else:
-        found, options = head_search.find_head(rows, labels, fold_of), {}
+        found, options = head_search.find_head(rows, labels, fold_of, fold_targets=fold_targets), {}
     head = heads.HEADS[name](features.shape[1], targets.shape[1], **options)
     head.load_state_dict(found.state)
     return head.eval()

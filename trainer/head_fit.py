@@ -22,7 +22,7 @@ from dataset import stratified_split
 from dataset.batches import as_float_targets
 from dataset.table import Table
 from heads import Kernel, Linear
-from trainer import head_search, kernel_search
+from trainer import head_search, kernel_search, missing_labels
 from trainer.build import weighs_positives
 from trainer.feature_cache import FeatureDataset
 from trainer.run import Run
@@ -52,10 +52,14 @@ def find_head(run: Run, epoch: int) -> tuple[dict[str, Any], Scores | None]:
     def find() -> head_search.FoundHead:
         features = dataset.views[0][np.arange(len(dataset))].reshape(len(dataset), -1)
         search = kernel_search.find_kernel_head if config.HEAD == "kernel" else head_search.find_head
+        fold_of, fold_targets = assign_folds(data.train), None
+        if config.ABSENT_MEANS == "unknown":
+            fold_targets = missing_labels.reject_for_folds(features, written, fold_of)
         return search(
             features,
             targets,
-            assign_folds(data.train),
+            fold_of,
+            fold_targets=fold_targets,
             weights=data.weights,
             pos_weight=pos_weight,
             label_smoothing=config.LABEL_SMOOTHING,

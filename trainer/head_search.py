@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -94,6 +94,7 @@ def find_head(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     device: torch.device | str = "cpu",
+    fold_targets: NDArray[np.integer] | None = None,
 ) -> FoundHead:
     """Logistic regressions with an L2 penalty by L-BFGS (Liu and Nocedal 1989), on standardised features.
 
@@ -103,16 +104,22 @@ def find_head(
     they learn from is least. Classes do not share anything, so this is as good as one search for each. Of `weights`
     (N,), those of the images, only shares count; `pos_weight` (C,) multiplies the loss of positives. A class of which
     no positive or no negative is known gets the same probability for all images: its frequency, or that of
-    `heads.fill_frequencies`.
+    `heads.fill_frequencies`. `fold_targets` (K, N, C) take the place of `targets` in the heads that hold out fold 0 to
+    K - 1.
     """
     images = torch.from_numpy(features).to(device)
     weights = None if weights is None else count_effectively(weights)
-    entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
+
+    def weigh(fold: int | None, smoothing: float) -> Entries:
+        labels = targets if fold is None or fold_targets is None else fold_targets[fold]
+        return weigh_entries(labels, weights, pos_weight, smoothing, device)
+
+    entries = weigh(None, label_smoothing)
     known, labels = entries.known, entries.labels
     # smoothed first and then weighed, which with pos_weight ranks better than the other way round
-    _, _, soft_labels, entry_weights = weigh_entries(
-        targets, weights, pos_weight, max(SMOOTHING, label_smoothing), device
-    )
+    smoothing = max(SMOOTHING, label_smoothing)
+    learned = weigh(None, smoothing)
+    soft_labels, entry_weights = learned.soft_labels, learned.weights
     space = rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
     predicted, chosen = torch.empty_like(labels), torch.empty_like(labels[0])
@@ -120,9 +127,17 @@ def find_head(
     for classes in torch.arange(labels.shape[1], device=device).split(at_once):
         wanted, wanted_weights = soft_labels[:, classes], entry_weights[:, classes]
         logits = torch.zeros(len(penalties), *wanted.shape, device=device)
-        for fold in torch.unique(folds):
+        for fold in torch.unique(folds).tolist():
             inside, outside = folds != fold, folds == fold
-            fitted = _fit(space, inside, wanted, wanted_weights, penalties.expand(len(classes), -1), TRIAL_STEPS)
+            of_fold = learned if fold_targets is None else weigh(fold, smoothing)
+            fitted = _fit(
+                space,
+                inside,
+                of_fold.soft_labels[:, classes],
+                of_fold.weights[:, classes],
+                penalties.expand(len(classes), -1),
+                TRIAL_STEPS,
+            )
             logits[:, outside] = fitted.compute_logits(space.coordinates[outside])
         # the loss of each penalty for each class, (P, C); weights that play a role in training play one here
         losses = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
@@ -135,7 +150,9 @@ def find_head(
     # Both are measured from their mean, which of the head's own logits is the bias, as that of the coordinates is 0. A
     # class that nothing is learned of has no more than the rounding of its frequency in each fold.
     is_learned = (fitted.weight != 0).any(dim=0)
-    platt, out_of_fold = fit_platt_by_folds((predicted - predicted.mean(dim=0)) * is_learned, entries, folds)
+    platt, out_of_fold = fit_platt_by_folds(
+        (predicted - predicted.mean(dim=0)) * is_learned, lambda fold: weigh(fold, label_smoothing), folds
+    )
     fitted = fitted._replace(weight=fitted.weight * platt.slope, bias=platt.shift)
     weight, bias = fitted.unrotate(space)
     return FoundHead(
@@ -278,14 +295,19 @@ class Platt(NamedTuple):
     shift: Tensor
 
 
-def fit_platt_by_folds(predicted: Tensor, entries: Entries, folds: Tensor) -> tuple[Platt, Tensor]:
-    """Platt scaling by all out-of-fold predictions (N, C), and their logits (N, C) by that of the other folds."""
+def fit_platt_by_folds(
+    predicted: Tensor, weigh: Callable[[int | None], Entries], folds: Tensor
+) -> tuple[Platt, Tensor]:
+    """Platt scaling by all out-of-fold predictions (N, C), and their logits (N, C) by that of the other folds.
+
+    `weigh` gives the entries that count without a fold, or for None those of all.
+    """
     logits = torch.empty_like(predicted)
-    for fold in torch.unique(folds):
+    for fold in torch.unique(folds).tolist():
         inside, outside = folds != fold, folds == fold
-        platt = _fit_platt(predicted[inside], Entries(*(values[inside] for values in entries)))
+        platt = _fit_platt(predicted[inside], Entries(*(values[inside] for values in weigh(fold))))
         logits[outside] = predicted[outside] * platt.slope + platt.shift
-    return _fit_platt(predicted, entries), logits
+    return _fit_platt(predicted, weigh(None)), logits
 
 
 def _fit_platt(predicted: Tensor, entries: Entries) -> Platt:

@@ -14,6 +14,7 @@ loses more of it. Platt scaling then makes probabilities of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from heads import compute_similarities, project
-from trainer.head_search import FoundHead, count_effectively, fit_platt_by_folds, measure_loss, rotate, weigh_entries
+from trainer.head_search import (
+    Entries,
+    FoundHead,
+    count_effectively,
+    fit_platt_by_folds,
+    measure_loss,
+    rotate,
+    weigh_entries,
+)
 
 MOST_LANDMARKS = 4000  # of 4,000 photographs, 2,000 lose .001 of mAP out of fold, and take a fifth of the time
 NUM_AXES = 512  # of the features that have the largest variance; of the rest only the length counts
@@ -45,16 +54,23 @@ def find_kernel_head(
     pos_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     device: torch.device | str = "cpu",
+    fold_targets: NDArray[np.integer] | None = None,
 ) -> FoundHead:
     """Kernel ridge regressions: each class gets the penalty of PENALTIES with the least squared error out of fold.
 
     The similarity of two images is exp(-d), where d is their squared distance over its mean: no width is searched for.
     Images beyond MOST_LANDMARKS train, too, through their similarities to the landmarks (Nystroem's method, Williams
     and Seeger 2000). Of `weights` only shares count. An unknown entry counts as its class's frequency. `pos_weight` and
-    `label_smoothing` are for the probabilities, and leave the order of the images as it is.
+    `label_smoothing` are for the probabilities, and leave the order of the images as it is. `fold_targets` are those of
+    `head_search.find_head`.
     """
     weights = None if weights is None else count_effectively(weights)
-    entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
+
+    def weigh(fold: int | None) -> Entries:
+        labels = targets if fold is None or fold_targets is None else fold_targets[fold]
+        return weigh_entries(labels, weights, pos_weight, label_smoothing, device)
+
+    entries = weigh(None)
     folds = torch.from_numpy(fold_of).to(device)
     rows = torch.from_numpy(features).to(device)
     comparison = _choose_landmarks(rows)
@@ -63,12 +79,18 @@ def find_kernel_head(
     image_weights = torch.ones_like(mapped[:, 0]) if weights is None else torch.from_numpy(weights).to(mapped)
     center = image_weights @ mapped / image_weights.sum()
     mapped -= center
-    known_weights = entries.known * image_weights[:, None]
-    frequency = (known_weights * entries.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
-    wanted = torch.where(entries.known, entries.labels - frequency, 0.0)
+
+    def want(fold: int | None) -> Tensor:
+        of_fold, counts = entries, image_weights
+        if fold is not None and fold_targets is not None:
+            of_fold, counts = weigh(fold), image_weights * (folds != fold)
+        known_weights = of_fold.known * counts[:, None]
+        frequency = (known_weights * of_fold.labels).sum(dim=0) / known_weights.sum(dim=0).clamp_min(1e-9)
+        return torch.where(of_fold.known, of_fold.labels - frequency, 0.0)
+
     weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
-    ridge = _fit_ridge(mapped, weighted, wanted, image_weights, folds)
-    platt, out_of_fold = fit_platt_by_folds(ridge.out_of_fold, entries, folds)
+    ridge = _fit_ridge(mapped, weighted, want, image_weights, folds)
+    platt, out_of_fold = fit_platt_by_folds(ridge.out_of_fold, weigh, folds)
     logits = mapped @ ridge.weight * platt.slope + platt.shift
     num_axes = min(NUM_AXES, features.shape[1])
     state = {
@@ -132,19 +154,24 @@ class _Ridge(NamedTuple):
     out_of_fold: Tensor  # (N, C) predictions
 
 
-def _fit_ridge(mapped: Tensor, weighted: Tensor, wanted: Tensor, image_weights: Tensor, folds: Tensor) -> _Ridge:
-    """Fit `wanted` (N, C) by `mapped` (N, K); `weighted` is `mapped` times `image_weights` (N,).
+def _fit_ridge(
+    mapped: Tensor, weighted: Tensor, want: Callable[[int | None], Tensor], image_weights: Tensor, folds: Tensor
+) -> _Ridge:
+    """Fit what `want` gives, (N, C) without a fold, or for None for all, by `mapped` (N, K).
+
+    `weighted` is `mapped` times `image_weights` (N,).
 
     Unknown entries count in the choice as they do in training: without them the penalty is too small where many are
     unknown.
     """
+    wanted = want(None)
     products, sums = mapped.T @ weighted, weighted.T @ wanted
     predicted = torch.zeros(len(PENALTIES), *wanted.shape, device=mapped.device)
-    for fold in torch.unique(folds):
-        outside = folds == fold
+    for fold in torch.unique(folds).tolist():
+        outside, wanted_without = folds == fold, want(fold)
         # what the other folds add up to is what all do, less this fold
         sizes, vectors = torch.linalg.eigh(products - mapped[outside].T @ weighted[outside])
-        turned = vectors.T @ (sums - weighted[outside].T @ wanted[outside])
+        turned = vectors.T @ (weighted.T @ wanted_without - weighted[outside].T @ wanted_without[outside])
         seen = mapped[outside] @ vectors
         for number, penalty in enumerate(PENALTIES):
             predicted[number, outside] = seen @ (turned / (sizes.clamp_min(0)[:, None] + penalty))

@@ -1,7 +1,8 @@
 """Labels that are missing: which classes an image probably has though nobody wrote them down (ABSENT_MEANS "unknown").
 
     predicted = predict_left_out(features, targets)             # (N, C), each image by a model without it
-    targets = reject_probable_negatives(targets, predicted)     # 1 present, 0 absent, -1 unknown
+    rejected = reject_probable_negatives(targets, predicted)    # 1 present, 0 absent, -1 unknown
+    of_folds = reject_for_folds(features, targets, fold_of)     # (K, N, C), what the heads of each fold learn from
 
 A missing label harms more as a negative than it could help: a few per cent of all entries, but those nearest to the
 positives. They are found before training, because a model that has trained on them has learned that they are absent.
@@ -64,3 +65,19 @@ def reject_probable_negatives(
             limit = np.quantile(predicted[is_positive, column], quantile)
             rejected[(targets[:, column] == 0) & (predicted[:, column] > limit), column] = -1
     return rejected
+
+
+def reject_for_folds(
+    features: NDArray[np.float32], targets: NDArray[np.int8], fold_of: NDArray[np.intp]
+) -> NDArray[np.int8]:
+    """(K, N, C): `targets` (N, C) as the heads of each fold learn from them, which hold it out; K folds, 0 to K - 1.
+
+    What is rejected there does not depend on the labels of the fold: the negatives that all labels together reject
+    would tell the heads which labels the images have that they are measured on.
+    """
+    result = np.repeat(targets[None], fold_of.max() + 1, axis=0)
+    for fold in range(len(result)):
+        inside = fold_of != fold
+        predicted = predict_left_out(features[inside], targets[inside])
+        result[fold, inside] = reject_probable_negatives(targets[inside], predicted)
+    return result

@@ -61,12 +61,17 @@ def learn(verb: str) -> Learned:
             "recipes/frozen_features.py, or set HEAD = 'linear'"
         )
     features = search_features.read_features()
-    labels = features.table.targets
+    labels, fold_targets = features.table.targets, None
     if config.ABSENT_MEANS == "unknown":
+        fold_targets = missing_labels.reject_for_folds(features.rows, labels, features.fold_of)
         predicted = missing_labels.predict_left_out(features.rows, labels)
         labels = missing_labels.reject_probable_negatives(labels, predicted)
     head = head_search.find_head(
-        features.rows, as_float_targets(labels).numpy(), features.fold_of, device=features.device
+        features.rows,
+        as_float_targets(labels).numpy(),
+        features.fold_of,
+        device=features.device,
+        fold_targets=fold_targets,
     )
     return Learned(features, labels, head)
 

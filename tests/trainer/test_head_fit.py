@@ -89,6 +89,8 @@ def test_positives_are_weighed_by_the_labels_as_they_are_written(
     options = ["--ABSENT_MEANS=unknown", "--USE_POS_WEIGHT=True", "--NUM_EPOCHS=1", "--UNFREEZE_BACKBONE_EPOCH=0"]
     training.main([*small_run, *SEARCH, *options])
     assert np.isnan(given["targets"]).any(), "some negatives are left out"
+    assert given["fold_targets"].shape == (5, *given["targets"].shape)
+    assert (given["fold_targets"] == -1).any()
     written = dataset_readers.read_dataset(shared_dataset, split="train").targets
     expected = (written == 0).sum(axis=0) / (written == 1).sum(axis=0)  # none is above POS_WEIGHT_CAP
     np.testing.assert_allclose(given["pos_weight"].numpy(), expected, rtol=1e-6)

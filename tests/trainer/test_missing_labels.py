@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import make_small_run
+from conftest import SEED_SHIFT, make_small_run
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
 import training
+from dataset.batches import as_float_targets
 from dataset_readers import read_dataset
-from trainer import missing_labels, training_data
+from trainer import head_search, kernel_search, missing_labels, training_data
 from trainer.run import Run
 from utils import Stopped
 
@@ -148,6 +150,45 @@ def test_labels_that_say_what_is_unknown_are_refused(
     line = fails(training.main, [*run_arguments, f"--DATASET_FOLDER={folder}", "--DATASET_FORMAT=train_list"])
     assert "ABSENT_MEANS is unknown" in line
     assert "but of 1 of the labels here the data set says itself that it is unknown: set ABSENT_MEANS" in line
+
+
+@pytest.mark.parametrize("find", [head_search.find_head, kernel_search.find_kernel_head])
+def test_labels_that_a_fold_holds_out_tell_its_heads_nothing(find: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which negatives are unknown to a head must not depend on the labels that it is measured by."""
+    monkeypatch.setattr(head_search, "PENALTIES", (0.25,))  # else all labels together choose one
+    monkeypatch.setattr(kernel_search, "PENALTIES", (1.0,))
+    rng = np.random.default_rng(SEED_SHIFT)
+    features = rng.normal(size=(120, 20)).astype(np.float32)
+    targets = (rng.random((120, 2)) < 0.3).astype(np.int8)
+    fold_of = np.arange(120) % 4
+    held_out = fold_of == 0
+    others = targets.copy()
+    others[held_out] = 1 - others[held_out]
+
+    def order(labels: NDArray[np.int8], by_folds: bool) -> NDArray[np.intp]:
+        """The order of the images of fold 0 by heads that learned from the others."""
+        predicted = missing_labels.predict_left_out(features, labels)
+        rejected = missing_labels.reject_probable_negatives(labels, predicted)
+        of_folds = missing_labels.reject_for_folds(features, labels, fold_of) if by_folds else None
+        found = find(features, as_float_targets(rejected).numpy(), fold_of, fold_targets=of_folds)
+        return found.out_of_fold[held_out].argsort(axis=0)
+
+    assert np.array_equal(order(targets, by_folds=True), order(others, by_folds=True))
+    assert not np.array_equal(order(targets, by_folds=False), order(others, by_folds=False))
+
+
+def test_what_a_fold_rejects_is_what_its_images_alone_reject() -> None:
+    rng = np.random.default_rng(SEED_SHIFT)
+    features, fold_of = rng.normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
+    targets = (rng.random((60, 2)) < 0.4).astype(np.int8)
+    of_folds = missing_labels.reject_for_folds(features, targets, fold_of)
+    assert of_folds.shape == (3, 60, 2)
+    for fold in range(3):
+        inside = fold_of != fold
+        predicted = missing_labels.predict_left_out(features[inside], targets[inside])
+        expected = missing_labels.reject_probable_negatives(targets[inside], predicted)
+        assert np.array_equal(of_folds[fold, inside], expected)
+        assert (expected == -1).any()
 
 
 def test_too_large_features_are_refused(

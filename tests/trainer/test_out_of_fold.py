@@ -30,8 +30,10 @@ def heads(monkeypatch: pytest.MonkeyPatch) -> dict[str, NDArray[Any]]:
     class Found:
         pass
 
-    def find_head(features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: Any, device: Any) -> Any:
-        given.update(features=features, targets=targets, fold_of=fold_of)
+    def find_head(
+        features: NDArray[np.float32], targets: NDArray[np.float32], fold_of: Any, device: Any, fold_targets: Any
+    ) -> Any:
+        given.update(features=features, targets=targets, fold_of=fold_of, fold_targets=fold_targets)
         found = Found()
         found.out_of_fold = np.where(targets == 1, 0.75, 0.25).astype(np.float32)  # pyright: ignore
         return found
@@ -74,6 +76,7 @@ def test_labels_that_are_probably_missing_are_not_learned(run: list[str], heads:
     assert 0 < rejected.sum() < rejected.size
     assert (predicted.table.targets[rejected] == 0).all()
     np.testing.assert_array_equal(np.isnan(heads["targets"]), rejected)
+    assert heads["fold_targets"].shape == (5, *rejected.shape)
 
 
 def test_probabilities_of_one_label_sum_to_one(
