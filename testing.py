@@ -202,6 +202,8 @@ def test(device: torch.device) -> None:
         predict_all(model, local_paths, rows)
         probabilities = distributed.join(rows.read())
         compared = neighbours.read_compared(model, rows)
+        if compared and images.has_labels and config.TEST_SPLIT == "test":
+            warn_of_seen(neighbours.count_seen(compared, images.paths), len(images.paths))
         if distributed.is_first():
             predictions = Predictions(
                 paths=images.paths,
@@ -354,6 +356,15 @@ def warn_of_moved_probabilities(model: Predictor) -> None:
         utils.warn(
             f"the thresholds were tuned on other probabilities than those with {' and '.join(causes)}: compare the "
             "metrics of tests with and without"
+        )
+
+
+def warn_of_seen(num_seen: int, num_images: int) -> None:
+    """Say that the model was trained on test images, as it is where the data set was split afterwards."""
+    if num_seen > neighbours.MOST_SEEN * num_images:
+        utils.warn(
+            f"by their names and looks, the model was trained on {num_seen} or more of the {num_images} test images, "
+            "so that the metrics say little: split first, then train"
         )
 
 

@@ -10,6 +10,7 @@ How an image is compared, and with which file, is in models/novelty.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,7 @@ MOST_NOVEL = 0.1  # share of the images that are measured apart from the rest
 FEWEST_IMAGES = 100  # that are divided like this
 ROWS_AT_ONCE = 256  # images whose cosines to all others are in memory together
 UNLIKE = "unlike the training images"
+MOST_SEEN = 0.05  # share of test images that may seem to have been trained on: other splits can have the same names
 
 # ---- a test ----
 
@@ -83,6 +85,12 @@ def measure_by_novelty(
             f1 = metrics.measure(probabilities[rows], np.asarray(targets)[rows], thresholds, *limits)["f1_samples"]
         measured[f"f1_samples_{name}"] = f1
     return measured
+
+
+def count_seen(compared: Compared, paths: Sequence[str]) -> int:
+    """How many of the images are most like a training image of the same name: it was probably trained on."""
+    nearest = [compared.names[row] for row in compared.nearest[:, 0]]
+    return sum(f"/{Path(path).as_posix()}".endswith(f"/{name}") for path, name in zip(paths, nearest, strict=True))
 
 
 def describe_novelty(novelty: NDArray[np.floating]) -> str:

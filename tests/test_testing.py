@@ -31,7 +31,7 @@ import overrides
 import predictor
 import testing
 from dataset import augmentations, bad_images, decoding, locks
-from evaluation import prediction_files, test_results
+from evaluation import neighbours, prediction_files, test_results
 from evaluation.prediction_files import RowFile
 from evaluation.predictions import Compared, Predictions
 from export import engines
@@ -410,6 +410,21 @@ def test_an_exported_file_is_measured_by_the_same_command(folder: Path, shared_d
     assert theirs.read_text() == ours.read_text()
     assert results[1]["metrics"] == pytest.approx(results[0]["metrics"], abs=1e-6)
     assert results[1]["model_sha256"] != results[0]["model_sha256"]
+
+
+def test_a_test_on_training_images_is_said_to_be_one(
+    folder: Path, shared_dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a data set is split after the training."""
+    arguments = [*make_small_run(shared_dataset, folder), "--BOOTSTRAP_SAMPLES=0"]
+    names = [f"test{number:03}.jpg" for number in range(12)]
+    for nearest, said in ((np.arange(12), True), (np.zeros(12, int), True), (np.roll(np.arange(12), 1), False)):
+        compared = Compared(np.full(12, 0.5, np.float32), nearest[:, None], names)
+        monkeypatch.setattr(neighbours, "read_compared", lambda model, rows, compared=compared: compared)
+        testing.main(arguments)
+        num_seen = (nearest == np.arange(12)).sum()
+        line = f"warning: by their names and looks, the model was trained on {num_seen} or more of the 12 test images, "
+        assert (line in capsys.readouterr().err) == said
 
 
 def test_int8_images_are_spaced_evenly(shared_dataset: Path, tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def list_unlabelled_images(split: str) -> list[str]:
     if split == "test":
         splits = " or ".join(list_splits())
         message += f", an image or a pattern such as 'photos/*.jpg' to predict, or TEST_SPLIT to {splits}"
+        message += "; or make one: `python dataset_tools.py split`, and then train again"
     raise InputError(message)
 
 

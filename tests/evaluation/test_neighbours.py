@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 from sklearn.neighbors import NearestNeighbors
 
 from evaluation import neighbours
+from evaluation.predictions import Compared
 
 
 def test_f1_is_measured_apart_on_the_most_novel_tenth() -> None:
@@ -48,3 +49,10 @@ def test_images_that_are_alike_are_those_of_scikit_learn_without_the_image_itsel
 
 def test_of_two_images_each_is_nearest_to_the_other() -> None:
     assert neighbours.find_alike(np.eye(2), [1, 0]).rows.tolist() == [[0], [1]]
+
+
+def test_images_that_a_model_was_trained_on_are_known_by_name_and_looks() -> None:
+    nearest = np.array([[0, 1], [2, 0], [1, 2], [1, 0]])
+    compared = Compared(np.zeros(4, np.float32), nearest, ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"])
+    paths = ["/set/test/cat/1.jpg", "/set/test/cat/1.jpg", "/set/test/wildcat/2.jpg", "cat/2.jpg"]
+    assert neighbours.count_seen(compared, paths) == 2, "like another one of that name; in another folder"
