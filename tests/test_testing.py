@@ -598,7 +598,7 @@ def test_a_set_without_a_test_split_is_said_with_the_splits_it_has(
     for split in splits:
         (tmp_path / "csv" / f"{split}.csv").write_text("image_path,labels\na.jpg,red\n")
     message = fails(testing.main, make_small_run(tmp_path / "csv", folder))
-    assert re.search(rf"csv, read as csv, has no test split: .* or TEST_SPLIT to {' or '.join(splits)}$", message)
+    assert re.search(rf"csv, read as csv, has no test split: .* or TEST_SPLIT to {' or '.join(splits)}; or make one", message)
     assert "test-resized" not in message
 
 
