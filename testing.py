@@ -474,6 +474,8 @@ def evaluate(
     `slicings` are {name: {slice: rows of its images}}.
     """
     warn_of_missing_labels(images.table.targets)
+    if not metrics.as_known(images.table.targets)[1].any():
+        return  # what was measured before stays
     scores = predictions.probabilities, images.table.targets, model.thresholds
     limits = {"min_labels": model.min_labels, "max_labels": model.max_labels}
     measured = metrics.measure(*scores, **limits)

@@ -140,6 +140,19 @@ def test_label_files_elsewhere_are_coco_cls(dataset: Path, tmp_path: Path) -> No
     assert table.paths[0] == f"{images}/train000.jpg"
 
 
+def test_masks_are_no_label_files(dataset: Path) -> None:
+    for file in (dataset / "labels" / "train").iterdir():
+        file.unlink()
+    assert dataset_readers.recognise_format(dataset) == "coco_cls", "the labels of test are there"
+    for file in (dataset / "labels" / "test").iterdir():
+        file.unlink()
+    assert dataset_readers.recognise_format(dataset) == "coco_cls", "nothing is labelled yet"
+    for split in ("train", "test"):
+        Image.new("L", (40, 30)).save(dataset / "labels" / split / "a.png")
+    with pytest.raises(InputError, match="is in no known format"):
+        dataset_readers.recognise_format(dataset)
+
+
 @pytest.mark.parametrize("name", ["yolo", "csv"])
 def test_folders_of_labels_with_the_usual_names_may_be_of_another_format(name: str, tmp_path: Path) -> None:
     """Scripts ask with TRAIN_LABELS_DIR, labels/train in the data set's folder: YOLO's boxes lie there, too."""

@@ -307,7 +307,15 @@ def test_other_images_are_no_trial_of_this_search(
     search.main([*space, "--SEARCH_TRIALS=1"])
     monkeypatch.setattr(search_trials, "run", lambda *_: Outcome("complete", 0.99, dataset="others"))
     search.main([*space, "--SEARCH_TRIALS=2"])
-    assert read_csv(tmp_path)[1]["reason"] == "it saw other images or labels than trial 0"
+    assert read_csv(tmp_path)[1]["reason"].startswith("it saw other images or labels than trial 0: move")
+
+
+def test_other_data_are_told_by_images_and_labels_and_by_their_files_where_these_are_known() -> None:
+    assert not search_loop.differ("f 1", "f 1")
+    assert not search_loop.differ("f", "f 1"), "of an earlier search the files are not known"
+    assert not search_loop.differ("", "f 1")
+    assert search_loop.differ("f 1", "f 2")
+    assert search_loop.differ("f", "g 1")
 
 
 HEAD_FITS = 'HEAD_FIT = choices("steps", "search")\nUNFREEZE_BACKBONE_EPOCH = 0\nNUM_EPOCHS = 1\nHEAD = "linear"\n'

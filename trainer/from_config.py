@@ -146,7 +146,7 @@ def require_unseen(table: Table) -> None:
     if shared := set(train_paths).intersection(table.paths):
         raise InputError(
             f"{len(shared)} images are in train and in test, the first: {min(shared)}; remove them from one, or name "
-            "them in EXCLUDE_LIST, which leaves them out of train"
+            "them in EXCLUDE_LIST, which leaves them out of train, and train again"
         )
 
 

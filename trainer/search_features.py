@@ -30,7 +30,7 @@ from trainer.build import choose_loss_options, make_trainer, weighs_positives
 from trainer.head_fit import assign_folds
 from trainer.head_search import Way
 from trainer.search_trials import Outcome
-from trainer.training_data import ImageCaches, read_data, read_whole_features
+from trainer.training_data import ImageCaches, note_files, read_data, read_whole_features
 from trainer.validation import cross_fits
 from utils import InputError
 
@@ -41,7 +41,7 @@ class Features(NamedTuple):
     rows: NDArray[np.float32]  # (N, D)
     targets: NDArray[np.float32]  # (N, C), NaN: unknown
     fold_of: NDArray[np.intp]  # (N,) which fold holds the image out
-    dataset: str  # fingerprint
+    dataset: str  # fingerprint of the images and labels, and that of the files, see `search_loop.differ`
     device: torch.device
     table: Table  # these images, and their labels
 
@@ -55,7 +55,7 @@ def read_features(trained_heads: Sequence[str] = ()) -> Features:
     with distributed.start(config.DEVICE) as device, share_cores():
         from_config.choose_settings(device)  # raises InputError now, not after data and weights are read
         random_state.seed_everything(config.SEED)
-        data = read_data()
+        data = note_files(read_data())
         trainer = make_trainer(data.train, device)
         loaded = trainer.model.loaded
         if config.TAKE_OVER_HEAD and loaded and loaded.head_name in trained_heads:
@@ -73,7 +73,7 @@ def read_features(trained_heads: Sequence[str] = ()) -> Features:
         rows=np.concatenate(rows),
         targets=targets,
         fold_of=assign_folds(table),
-        dataset=data.table.fingerprint(),
+        dataset=f"{data.table.fingerprint()} {data.files_fingerprint}",
         device=device,
         table=table,
     )

@@ -281,8 +281,8 @@ class Loop:
         for tried in self.trials.list_tried():
             if tried.state != "complete":
                 continue
-            if tried.dataset and outcome.dataset and tried.dataset != outcome.dataset:
-                return f"it saw other images or labels than trial {tried.number}"
+            if differ(tried.dataset, outcome.dataset):
+                return f"it saw other images or labels than trial {tried.number}: move the folder of the search away"
             if tried.val_dataset and outcome.val_dataset and tried.val_dataset != outcome.val_dataset:
                 return describe_other_images(tried.number)
         return ""
@@ -345,6 +345,11 @@ class Loop:
 
     def _describe_left(self) -> str:
         return utils.format_duration(max(self.clock.left, 0))
+
+
+def differ(dataset: str, other: str) -> bool:
+    """Whether two trials saw other data: fingerprints of the images and labels, and of the files where both say it."""
+    return any(one != another for one, another in zip(dataset.split(), other.split(), strict=False))
 
 
 def describe_other_images(number: int) -> str:

@@ -116,6 +116,7 @@ def read_result(files: RunFiles, metric: str) -> Outcome:
         figure = float(best["score"] if metric == "best_f1" else best["metrics"]["mAP"])
         dataset = json_files.read_json(files.checkpoint.with_suffix(".json"))["dataset"]
         fingerprint, val_fingerprint = str(dataset["fingerprint"]), str(dataset.get("val_fingerprint", ""))
+        files_fingerprint = str(dataset.get("files_fingerprint", ""))
         num_images = int(dataset["num_val"])
     except (InputError, KeyError, TypeError, ValueError) as error:
         return Outcome("failed", reason=f"{files.result} cannot be read: {error}", run=files.checkpoint)
@@ -125,7 +126,7 @@ def read_result(files: RunFiles, metric: str) -> Outcome:
         "complete",
         figure,
         run=files.checkpoint,
-        dataset=fingerprint,
+        dataset=f"{fingerprint} {files_fingerprint}".strip(),
         val_dataset=val_fingerprint,
         num_images=num_images,
     )

@@ -19,13 +19,18 @@ def list_splits(root: Path) -> list[str]:
     endings = {split: {_find_ending(folder) for folder in folders[split]} for split in folders}
     if not any(".cls" in found for found in endings.values()):
         # without a label only the folders of images tell: others have folders of labels with these names, too
-        splits = [split for split in folders if endings[split] == {None}]
+        splits = [split for split in folders if folders[split] and not any(map(_holds_files, folders[split]))]
         return [split for split in splits if find_named(root / "images", "{}-resized", split)]
     return [split for split in folders if endings[split] - {".txt"}]
 
 
 def holds_labels(folder: Path) -> bool:
     return _find_ending(folder) == ".cls"
+
+
+def _holds_files(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() for entry in entries)
 
 
 def _find_ending(folder: str | Path) -> str | None:

@@ -46,7 +46,7 @@ if case == "goes on":
     time.sleep(60)
 best = {{"score": 0.3, "metrics": {{"mAP": 0.15 if case != "is no number" else float("nan")}}}}
 (run / "train_result.json").write_text(json.dumps({{"models": {{"best": best}}}}).replace("NaN", '"NaN"'))
-dataset = {{"fingerprint": "f", "val_fingerprint": "v", "num_val": 12}}
+dataset = {{"fingerprint": "f", "val_fingerprint": "v", "files_fingerprint": "s", "num_val": 12}}
 (folder / "resnet18" / "linear_0123.json").write_text(json.dumps({{"dataset": dataset}}))
 """
 
@@ -78,7 +78,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_run_that_ends(run, metric: str, figure: float, tmp_path: Path) -> None:
     outcome, seen = run("ends", metric)
     checkpoint = tmp_path / "trained" / "resnet18" / "linear_0123.pt"
-    assert outcome == Outcome("complete", figure, run=checkpoint, dataset="f", val_dataset="v", num_images=12)
+    assert outcome == Outcome("complete", figure, run=checkpoint, dataset="f s", val_dataset="v", num_images=12)
     assert dict(seen).items() <= ({1: 0.1, 3: 0.3} if metric == "best_f1" else {1: 0.05, 2: 0.1, 3: 0.15}).items()
 
 
