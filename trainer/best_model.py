@@ -24,7 +24,7 @@ from evaluation import saved_scores
 from evaluation.saved_scores import SavedScores
 from evaluation.test_results import identify_checkpoint
 from models import checkpoints
-from trainer.run_files import RunFiles
+from trainer.run_files import RunFiles, are_other_files
 from utils import InputError
 
 
@@ -46,7 +46,7 @@ class Validated(NamedTuple):
 
     def has_other_files(self, other: Validated) -> bool:
         """Whether files under the same names were other pictures. Of older runs that is not known."""
-        return len({self.files_fingerprint, other.files_fingerprint} - {""}) == 2
+        return are_other_files(self.files_fingerprint, other.files_fingerprint)
 
 
 def update(

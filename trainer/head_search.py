@@ -109,16 +109,17 @@ def find_head(
     """
     images = torch.from_numpy(features).to(device)
     weights = None if weights is None else count_effectively(weights)
-
-    def weigh(fold: int | None, smoothing: float) -> Entries:
-        labels = targets if fold is None or fold_targets is None else fold_targets[fold]
-        return weigh_entries(labels, weights, pos_weight, smoothing, device)
-
-    entries = weigh(None, label_smoothing)
+    entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
     known, labels = entries.known, entries.labels
     # smoothed first and then weighed, which with pos_weight ranks better than the other way round
     smoothing = max(SMOOTHING, label_smoothing)
-    learned = weigh(None, smoothing)
+    learned = weigh_entries(targets, weights, pos_weight, smoothing, device)
+
+    def weigh(fold: int | None, smoothing: float, of_all: Entries) -> Entries:
+        if fold is None or fold_targets is None:
+            return of_all
+        return weigh_entries(fold_targets[fold], weights, pos_weight, smoothing, device)
+
     soft_labels, entry_weights = learned.soft_labels, learned.weights
     space = rotate(images)
     folds, penalties = torch.from_numpy(fold_of).to(device), torch.tensor(PENALTIES, device=device)
@@ -129,7 +130,7 @@ def find_head(
         logits = torch.zeros(len(penalties), *wanted.shape, device=device)
         for fold in torch.unique(folds).tolist():
             inside, outside = folds != fold, folds == fold
-            of_fold = learned if fold_targets is None else weigh(fold, smoothing)
+            of_fold = weigh(fold, smoothing, learned)
             fitted = _fit(
                 space,
                 inside,
@@ -151,7 +152,7 @@ def find_head(
     # class that nothing is learned of has no more than the rounding of its frequency in each fold.
     is_learned = (fitted.weight != 0).any(dim=0)
     platt, out_of_fold = fit_platt_by_folds(
-        (predicted - predicted.mean(dim=0)) * is_learned, lambda fold: weigh(fold, label_smoothing), folds
+        (predicted - predicted.mean(dim=0)) * is_learned, lambda fold: weigh(fold, label_smoothing, entries), folds
     )
     fitted = fitted._replace(weight=fitted.weight * platt.slope, bias=platt.shift)
     weight, bias = fitted.unrotate(space)

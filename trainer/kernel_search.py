@@ -66,11 +66,13 @@ def find_kernel_head(
     """
     weights = None if weights is None else count_effectively(weights)
 
-    def weigh(fold: int | None) -> Entries:
-        labels = targets if fold is None or fold_targets is None else fold_targets[fold]
-        return weigh_entries(labels, weights, pos_weight, label_smoothing, device)
+    entries = weigh_entries(targets, weights, pos_weight, label_smoothing, device)
 
-    entries = weigh(None)
+    def weigh(fold: int | None) -> Entries:
+        if fold is None or fold_targets is None:
+            return entries
+        return weigh_entries(fold_targets[fold], weights, pos_weight, label_smoothing, device)
+
     folds = torch.from_numpy(fold_of).to(device)
     rows = torch.from_numpy(features).to(device)
     comparison = _choose_landmarks(rows)
@@ -89,7 +91,7 @@ def find_kernel_head(
         return torch.where(of_fold.known, of_fold.labels - frequency, 0.0)
 
     weighted = mapped if weights is None else mapped * image_weights[:, None]  # of many images that is a lot of memory
-    ridge = _fit_ridge(mapped, weighted, want, image_weights, folds)
+    ridge = _fit_ridge(mapped, weighted, want, image_weights, folds, differs=fold_targets is not None)
     platt, out_of_fold = fit_platt_by_folds(ridge.out_of_fold, weigh, folds)
     logits = mapped @ ridge.weight * platt.slope + platt.shift
     num_axes = min(NUM_AXES, features.shape[1])
@@ -155,11 +157,16 @@ class _Ridge(NamedTuple):
 
 
 def _fit_ridge(
-    mapped: Tensor, weighted: Tensor, want: Callable[[int | None], Tensor], image_weights: Tensor, folds: Tensor
+    mapped: Tensor,
+    weighted: Tensor,
+    want: Callable[[int | None], Tensor],
+    image_weights: Tensor,
+    folds: Tensor,
+    differs: bool,
 ) -> _Ridge:
     """Fit what `want` gives, (N, C) without a fold, or for None for all, by `mapped` (N, K).
 
-    `weighted` is `mapped` times `image_weights` (N,).
+    `differs`: that is not the same for each fold. `weighted` is `mapped` times `image_weights` (N,).
 
     Unknown entries count in the choice as they do in training: without them the penalty is too small where many are
     unknown.
@@ -168,10 +175,11 @@ def _fit_ridge(
     products, sums = mapped.T @ weighted, weighted.T @ wanted
     predicted = torch.zeros(len(PENALTIES), *wanted.shape, device=mapped.device)
     for fold in torch.unique(folds).tolist():
-        outside, wanted_without = folds == fold, want(fold)
+        outside, wanted_without = folds == fold, want(fold) if differs else wanted
+        sums_without = weighted.T @ wanted_without if differs else sums
         # what the other folds add up to is what all do, less this fold
         sizes, vectors = torch.linalg.eigh(products - mapped[outside].T @ weighted[outside])
-        turned = vectors.T @ (weighted.T @ wanted_without - weighted[outside].T @ wanted_without[outside])
+        turned = vectors.T @ (sums_without - weighted[outside].T @ wanted_without[outside])
         seen = mapped[outside] @ vectors
         for number, penalty in enumerate(PENALTIES):
             predicted[number, outside] = seen @ (turned / (sizes.clamp_min(0)[:, None] + penalty))

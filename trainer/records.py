@@ -100,7 +100,7 @@ def _is_same_data(dataset: Mapping[str, Any], data: Data) -> bool:
 
 def _has_other_files(dataset: Mapping[str, Any], data: Data) -> bool:
     """Whether a run with this `dataset` saw image files of other sizes. Of older runs they are not known."""
-    return len({dataset.get("files_fingerprint", ""), data.files_fingerprint} - {""}) == 2
+    return run_files.are_other_files(dataset.get("files_fingerprint", ""), data.files_fingerprint)
 
 
 def require_same_files(files: RunFiles, data: Data) -> None:

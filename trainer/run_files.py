@@ -87,6 +87,11 @@ class RunFiles(NamedTuple):
         return self.folder / f"model_epoch_{epoch:03}.pth"
 
 
+def are_other_files(fingerprint: str, other: str) -> bool:
+    """Whether image files of the same names were other pictures, by the fingerprints of their sizes; "": not known."""
+    return len({fingerprint, other} - {""}) == 2
+
+
 def name_configuration(constants: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """A file name, without ending, for a configuration: a few constants, and a hash of everything in `identity`.
 
